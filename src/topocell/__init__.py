@@ -1,0 +1,1 @@
+"""topocell: differentiable architecture search in which the topology of a cell is learned."""

@@ -1,0 +1,255 @@
+"""From labelled images on a device to batches: crop, flip and cutout with separate draws for each image.
+
+Every draw is a function of (seed, purpose, epoch, step), so a resumed run continues with exactly the batches
+it would have seen, and a batch can be asked for without the ones before it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice, pairwise
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from topocell.errors import DataError
+from topocell.rng import generator as seeded
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Labelled images: `images` (N, C, H, W) uint8, `labels` (N,) int64 in 0..len(classes)-1, class names.
+
+    Raises:
+        DataError: another dtype or shape, or a label without a class.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.images.shape)
+        if self.images.dtype != torch.uint8 or len(shape) != 4 or not len(self.labels):
+            raise DataError(f"images are uint8 (N, C, H, W) with N >= 1, but got {self.images.dtype} {shape}")
+        if self.labels.dtype != torch.int64 or self.labels.shape != shape[:1]:
+            got = f"{self.labels.dtype} {tuple(self.labels.shape)}"
+            raise DataError(f"labels are one int64 per image, here {shape[0]}, but got {got}")
+        low, high = (int(bound) for bound in self.labels.aminmax())
+        if low < 0 or high >= len(self.classes):
+            raise DataError(f"labels lie in 0..{len(self.classes) - 1}, but got labels from {low} to {high}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Tensor) -> "ImageSet":
+        """A copy of the images at `indices` (M,) int64, in that order."""
+        return ImageSet(self.images[indices], self.labels[indices], self.classes)
+
+    def to(self, device: torch.device | str) -> "ImageSet":
+        """The same set on the device."""
+        return ImageSet(move(self.images, device), move(self.labels, device), self.classes)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to a training image; the default is DARTS' search on CIFAR (to retrain: cutout 16).
+
+    Args:
+        padding: pixels of zero padding on each side before the crop back to the image's size; 0: no crop.
+        flip: mirror left and right with probability 1/2.
+        cutout: side in pixels of a square that is blanked; 0: none.
+
+    Raises:
+        DataError: a negative padding or cutout.
+    """
+
+    padding: int = 4
+    flip: bool = True
+    cutout: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("padding", "cutout"):
+            if getattr(self, name) < 0:
+                raise DataError(
+                    f"{name} is 0 or more pixels, but got {getattr(self, name)}; 0 switches it off"
+                )
+
+    @property
+    def random(self) -> bool:
+        """Whether anything is drawn at all."""
+        return self.flip or self.padding > 0 or self.cutout > 0
+
+
+NO_AUGMENTATION = Augmentation(padding=0, flip=False, cutout=0)
+
+
+def augment(
+    images: Tensor,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    augmentation: Augmentation | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """A batch as the network sees it: cropped, flipped, normalised as (x/255 - mean)/std, then cut out.
+
+    As in DARTS, padding is zero *before* normalisation (black) and cutout is zero *after* it (the mean
+    colour); the centre of the cutout square is uniform over the image, and the square is clipped at the
+    borders. A square of odd side is as large as asked (DARTS' code makes it one pixel smaller). All draws
+    come from `generator` on the CPU and are moved at once: every device sees the same batch, nothing waits.
+
+    Args:
+        images: (N, C, H, W) uint8 on any device.
+        mean, std: one number per channel, on the scale 0..1.
+        augmentation: None for evaluation: normalisation only.
+        generator: a CPU generator; may be None when nothing is drawn.
+
+    Returns:
+        (N, C, H, W) float32 on the device of `images`, in channels_last memory format.
+    """
+    plan = augmentation or NO_AUGMENTATION
+    n, _, height, width = images.shape
+    if plan.random:
+        if generator is None:
+            raise ValueError("random augmentation needs a generator")
+        # rows of `bounds`: crop offset down and across, mirrored or not, centre of the cutout down and across
+        bounds = (2 * plan.padding + 1, 2 * plan.padding + 1, 1 + plan.flip, height, width)
+        drawn = torch.stack([torch.randint(bound, (n,), generator=generator) for bound in bounds])
+        down, across, mirrored, y, x = move(drawn, images.device)
+        if plan.padding or plan.flip:
+            images = _crop_and_flip(images, plan.padding, down, across, mirrored)
+    out = images.to(torch.float32, memory_format=torch.channels_last, copy=True)
+    out.div_(255).sub_(_channels(mean, images.device)).div_(_channels(std, images.device))
+    if plan.cutout:
+        hidden_rows = _within(height, y, plan.cutout)
+        hidden_columns = _within(width, x, plan.cutout)
+        out.masked_fill_((hidden_rows[:, :, None] & hidden_columns[:, None, :])[:, None], 0.0)
+    return out
+
+
+def _crop_and_flip(images: Tensor, padding: int, down: Tensor, across: Tensor, mirrored: Tensor) -> Tensor:
+    """Per image the window at (down, across) of the padded image, mirrored or not; (N, C, H, W)."""
+    n, _, height, width = images.shape
+    padded = functional.pad(images, [padding] * 4)
+    columns = torch.arange(width, device=images.device).expand(n, width)
+    columns = torch.where(mirrored[:, None] == 1, width - 1 - columns, columns) + across[:, None]
+    rows = torch.arange(height, device=images.device) + down[:, None]
+    sample = torch.arange(n, device=images.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _within(size: int, centre: Tensor, side: int) -> Tensor:
+    """(N, size) bool: which positions lie within `side` pixels around the centre (N,)."""
+    offset = torch.arange(size, device=centre.device) - (centre[:, None] - side // 2)
+    return (offset >= 0) & (offset < side)
+
+
+@lru_cache(maxsize=64)
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(C, 1, 1) float32, kept on the device so that a batch costs no transfer."""
+    return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
+
+
+def move(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on the device; to a GPU through pinned memory, so that the host does not wait."""
+    if torch.device(device).type == "cuda" and not tensor.is_cuda:
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def resize(images: Tensor, resolution: int) -> Tensor:
+    """(N, C, H, W) → (N, C, resolution, resolution), both uint8; bilinear, antialiased when shrinking."""
+    if images.shape[-2:] == (resolution, resolution):
+        return images
+    size = (resolution, resolution)
+    parts = [
+        functional.interpolate(part.float(), size, mode="bilinear", antialias=True)
+        .round()
+        .clamp(0, 255)
+        .byte()
+        for part in images.split(1024)
+    ]
+    return torch.cat(parts)
+
+
+class Batches:
+    """Batches of a set that is kept once on the device as uint8; stateless but for a cached permutation.
+
+    A batch larger than the set is lowered to the set. An epoch is ceil(N / batch_size) batches: a permutation
+    of the set, cut in order. A last batch of a single image is left out, because batch norm needs two.
+
+    Args:
+        data: N images, N >= 2.
+        batch_size: images per batch, at least 2.
+        mean, std: per channel, see `augment`.
+        augmentation: of `batch`; None for normalisation only.
+        seed, purpose: what the draws depend on; two `Batches` with the same purpose draw the same order.
+
+    Raises:
+        DataError: fewer than two images, or a batch size below two.
+    """
+
+    def __init__(
+        self,
+        data: ImageSet,
+        batch_size: int,
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        augmentation: Augmentation | None,
+        device: torch.device | str,
+        seed: int,
+        purpose: str,
+    ) -> None:
+        if batch_size < 2:
+            raise DataError(
+                f"batch_size is 2 or more (batch norm needs two images), but got {batch_size}; raise it"
+            )
+        if len(data) < 2:
+            raise DataError(
+                f"batches need 2 images or more, but the set for {purpose!r} has 1; use more images"
+            )
+        self.data = data.to(device)
+        self.batch_size = min(batch_size, len(data))
+        self.mean, self.std, self.augmentation = mean, std, augmentation
+        self.seed, self.purpose = seed, purpose
+        self._cached: tuple[tuple[int, int], Tensor] | None = None
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.data), self.batch_size)
+        return full + (rest > 1)
+
+    def batch(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """Batch `step` of an epoch, both 0-based: x (B, C, H, W) float32, y (B,) int64, on the device.
+
+        A pure function of its arguments, the seed and the purpose. `step` may go on past `len(self)`: every
+        `len(self)` steps the same epoch starts its next permutation.
+        """
+        turn, position = divmod(step, len(self))
+        start = position * self.batch_size
+        chosen = self._order(epoch, turn)[start : start + self.batch_size]
+        images, labels = self.data.images[chosen], self.data.labels[chosen]
+        draws = seeded(self.seed, self.purpose, "augment", epoch, step)
+        return augment(images, self.mean, self.std, self.augmentation, draws), labels
+
+    def eval_batches(self, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The set in its own order without augmentation, every image once; at most `limit` batches.
+
+        A single image left over joins the batch before it.
+        """
+        n = len(self.data)
+        cuts = list(range(self.batch_size, n, self.batch_size))
+        if n % self.batch_size == 1:
+            cuts.pop()
+        for start, stop in islice(pairwise([0, *cuts, n]), limit):
+            images = self.data.images[start:stop]
+            yield augment(images, self.mean, self.std, None, None), self.data.labels[start:stop]
+
+    def _order(self, epoch: int, turn: int) -> Tensor:
+        """The permutation (N,) of that epoch and turn, on the device."""
+        if self._cached is None or self._cached[0] != (epoch, turn):
+            draws = seeded(self.seed, self.purpose, "order", epoch, turn)
+            order = torch.randperm(len(self.data), generator=draws)
+            self._cached = (epoch, turn), move(order, self.data.images.device)
+        return self._cached[1]

@@ -1,0 +1,181 @@
+"""Operation banks: one primitive for all M edges that leave a node, with stacked weights.
+
+A bank takes the source node once and returns the weighted outputs of all its edges stacked over channels,
+(N, M·C, H', W'), edge-major. Its parameters carry the edges in dimension 0, so removing an edge is a slice.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from topocell.engine.functional import depthwise, fan, normalise, pointwise
+
+
+class Bank(nn.Module):
+    """One parametric operation on the M edges that leave one node with one stride.
+
+    Attributes:
+        edges: indices in the cell of the edges that are live, in edge order.
+    """
+
+    def __init__(self, channels: int, stride: int, edges: Sequence[int]) -> None:
+        super().__init__()
+        self.channels, self.stride, self.edges = channels, stride, list(edges)
+
+    def stack(self, name: str, *shape: int) -> None:
+        """Add a parameter of M slices of `shape`, each drawn as torch draws a convolution's weight."""
+        weight = torch.empty(len(self.edges), *shape)
+        for piece in weight:
+            nn.init.kaiming_uniform_(piece, a=5**0.5)
+        self.register_parameter(name, nn.Parameter(weight))
+
+    def forward(self, x: Tensor, active: Tensor, weight: Tensor) -> Tensor:
+        """Weighted outputs (N, M·C, H', W') of a node `x` (N, C, H, W), with `active` = relu(x).
+
+        `weight` (M·C,) is the weight of each edge repeated over its channels.
+        """
+        raise NotImplementedError
+
+    def keep(self, edges: Sequence[int]) -> list[tuple[nn.Parameter, Tensor]]:
+        """Drop the slices of all other edges; returns each parameter with the indices of its kept slices."""
+        index = torch.tensor([self.edges.index(e) for e in edges], dtype=torch.long)
+        sliced = []
+        for parameter in self.parameters():
+            kept = index.to(parameter.device)
+            parameter.data = parameter.data[kept].clone()
+            parameter.grad = None
+            sliced.append((parameter, kept))
+        self.edges = list(edges)
+        return sliced
+
+    def pieces(self, edge: int) -> dict[str, tuple[nn.Parameter, int]]:
+        """Part name → (stacked parameter, slice) for one edge, named as in the per-edge layout."""
+        row = self.edges.index(edge)
+        return {name: (parameter, row) for name, parameter in self.named_parameters()}
+
+
+class SepConvBank(Bank):
+    """ReLU, depthwise k×k, 1×1, BN, ReLU, depthwise k×k, 1×1, BN."""
+
+    def __init__(self, channels: int, stride: int, edges: Sequence[int], kernel: int) -> None:
+        super().__init__(channels, stride, edges)
+        self.stack("dw1", channels, 1, kernel, kernel)
+        self.stack("pw1", channels, channels, 1, 1)
+        self.stack("dw2", channels, 1, kernel, kernel)
+        self.stack("pw2", channels, channels, 1, 1)
+
+    def forward(self, x: Tensor, active: Tensor, weight: Tensor) -> Tensor:
+        y = depthwise(fan(active, len(self.edges)), self.dw1.flatten(0, 1), self.stride, 1)
+        y = normalise(pointwise(y, self.pw1.flatten(2))).relu()
+        y = depthwise(y, self.dw2.flatten(0, 1), 1, 1)
+        return normalise(pointwise(y, self.pw2.flatten(2)), weight)
+
+
+class DilConvBank(Bank):
+    """ReLU, depthwise k×k of dilation 2, 1×1, BN."""
+
+    def __init__(self, channels: int, stride: int, edges: Sequence[int], kernel: int) -> None:
+        super().__init__(channels, stride, edges)
+        self.stack("dw", channels, 1, kernel, kernel)
+        self.stack("pw", channels, channels, 1, 1)
+
+    def forward(self, x: Tensor, active: Tensor, weight: Tensor) -> Tensor:
+        y = depthwise(fan(active, len(self.edges)), self.dw.flatten(0, 1), self.stride, 2)
+        return normalise(pointwise(y, self.pw.flatten(2)), weight)
+
+
+class ConvBank(Bank):
+    """ReLU, k×k convolution, BN: all edges share the input, so this is one dense convolution."""
+
+    def __init__(self, channels: int, stride: int, edges: Sequence[int], kernel: int) -> None:
+        super().__init__(channels, stride, edges)
+        self.stack("conv", channels, channels, kernel, kernel)
+
+    def forward(self, x: Tensor, active: Tensor, weight: Tensor) -> Tensor:
+        kernel = self.conv.shape[-1]
+        return normalise(F.conv2d(active, self.conv.flatten(0, 1), None, self.stride, kernel // 2), weight)
+
+
+class FactorizedConvBank(Bank):
+    """ReLU, 1×7 convolution of stride (1, s), 7×1 convolution of stride (s, 1), BN."""
+
+    def __init__(self, channels: int, stride: int, edges: Sequence[int]) -> None:
+        super().__init__(channels, stride, edges)
+        self.stack("conv1", channels, channels, 1, 7)
+        self.stack("conv2", channels, channels, 7, 1)
+
+    def forward(self, x: Tensor, active: Tensor, weight: Tensor) -> Tensor:
+        y = F.conv2d(active, self.conv1.flatten(0, 1), None, (1, self.stride), (0, 3))
+        y = F.conv2d(y, self.conv2.flatten(0, 1), None, (self.stride, 1), (3, 0), groups=len(self.edges))
+        return normalise(y, weight)
+
+
+class ReduceBank(Bank):
+    """The skip connection of stride 2 (FactorizedReduce): ReLU, two 1×1 convolutions of stride 2, BN."""
+
+    def __init__(self, channels: int, stride: int, edges: Sequence[int]) -> None:
+        super().__init__(channels, stride, edges)
+        self.stack("conv1", channels // 2, channels, 1, 1)
+        self.stack("conv2", channels // 2, channels, 1, 1)
+
+    def forward(self, x: Tensor, active: Tensor, weight: Tensor) -> Tensor:
+        a = F.conv2d(active, self.conv1.flatten(0, 1), None, 2)
+        b = F.conv2d(active[:, :, 1:, 1:], self.conv2.flatten(0, 1), None, 2)
+        m, half = len(self.edges), self.channels // 2
+        if m > 1:
+            halves = zip(a.split(half, 1), b.split(half, 1))
+            stacked = torch.cat([t for pair in halves for t in pair], 1)
+        else:
+            stacked = torch.cat([a, b], 1)
+        return normalise(stacked, weight)
+
+
+class NoiseBank(Bank):
+    """Fresh N(0, 1) noise on every forward, no parameters, no gradient to the input (S4 of RobustDARTS)."""
+
+    def forward(self, x: Tensor, active: Tensor, weight: Tensor) -> Tensor:
+        sample = x[:, :, :: self.stride, :: self.stride]
+        noise = torch.cat([torch.randn_like(sample) for _ in self.edges], 1)
+        return noise * weight.view(1, -1, 1, 1)
+
+
+def _identity(x: Tensor, stride: int, norm: bool) -> Tensor:
+    return x
+
+
+def _max_pool(x: Tensor, stride: int, norm: bool) -> Tensor:
+    y = F.max_pool2d(x, 3, stride, 1)
+    return normalise(y) if norm else y
+
+
+def _avg_pool(x: Tensor, stride: int, norm: bool) -> Tensor:
+    y = F.avg_pool2d(x, 3, stride, 1, count_include_pad=False)
+    return normalise(y) if norm else y
+
+
+#: Operations with weights of their own on each edge: name → bank(channels, stride, edges).
+BANKS: Mapping[str, Callable[[int, int, Sequence[int]], Bank]] = {
+    "sep_conv_3x3": lambda c, s, e: SepConvBank(c, s, e, 3),
+    "sep_conv_5x5": lambda c, s, e: SepConvBank(c, s, e, 5),
+    "sep_conv_7x7": lambda c, s, e: SepConvBank(c, s, e, 7),
+    "dil_conv_3x3": lambda c, s, e: DilConvBank(c, s, e, 3),
+    "dil_conv_5x5": lambda c, s, e: DilConvBank(c, s, e, 5),
+    "conv_7x1_1x7": FactorizedConvBank,
+    "nor_conv_1x1": lambda c, s, e: ConvBank(c, s, e, 1),
+    "nor_conv_3x3": lambda c, s, e: ConvBank(c, s, e, 3),
+    "noise": NoiseBank,
+}
+
+#: Operations without weights: the same for all edges of a source, so computed once: name → f(x, stride, norm).
+SHARED: Mapping[str, Callable[[Tensor, int, bool], Tensor]] = {
+    "max_pool_3x3": _max_pool,
+    "avg_pool_3x3": _avg_pool,
+    "skip_connect": _identity,
+}
+
+
+def bank_for(name: str, stride: int) -> Callable[[int, int, Sequence[int]], Bank] | None:
+    """The bank of an operation, or None where it has no weights (a skip connection has some at stride 2)."""
+    return ReduceBank if name == "skip_connect" and stride == 2 else BANKS.get(name)

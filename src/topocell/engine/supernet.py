@@ -1,0 +1,151 @@
+"""The supernet: a skeleton of `SuperCell`s, and the exchange of its weights with the per-edge layout."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from topocell.engine.cell import Kept, SuperCell
+from topocell.engine.weights import ArchWeights
+from topocell.errors import CheckpointError
+from topocell.skeleton import Skeleton, Slot
+from topocell.spaces.cell import SpaceSpec
+
+
+class _Piece(NamedTuple):
+    """One weight of the per-edge layout: a parameter, or one slice of a stacked one."""
+
+    parameter: nn.Parameter
+    row: int | None
+
+    def of(self, tensor: Tensor) -> Tensor:
+        return tensor if self.row is None else tensor[self.row]
+
+
+class Supernet(nn.Module):
+    """All networks of a space at once, weighted by two tensors per cell type.
+
+    Batch norm uses the statistics of the batch in training and in evaluation. Operations and preprocess layers
+    have no affine batch norm; the stem, NAS-Bench-201's residual blocks and the `bn-relu` head have.
+
+    Args:
+        space: cell types and skeleton.
+        channels: initial channels C (reduction doubles them).
+        layers: number of cells (NAS-Bench-201: 3N + 2, counting its two residual blocks).
+        classes: width of the output.
+        in_channels: channels of the images.
+        head: `"plain"`, or `"bn-relu"` (GDAS, DOTS: batch norm and ReLU before pooling).
+        partial: K of PC-DARTS: 1/K of the channels pass through the operations.
+
+    Raises:
+        SpaceError: if space, channels and layers do not fit together.
+    """
+
+    def __init__(
+        self,
+        space: SpaceSpec,
+        channels: int,
+        layers: int,
+        classes: int,
+        in_channels: int = 3,
+        *,
+        head: str = "plain",
+        partial: int = 1,
+    ) -> None:
+        super().__init__()
+        self.space = space
+
+        def make_cell(slot: Slot) -> SuperCell:
+            return SuperCell(space.cells[slot.cell_type], slot.channels, partial=partial)
+
+        self.skeleton = Skeleton(
+            skeleton=space.skeleton,
+            make_cell=make_cell,
+            inputs={name: cell.inputs for name, cell in space.cells.items()},
+            channels=channels,
+            layers=layers,
+            classes=classes,
+            in_channels=in_channels,
+            stem_multiplier=space.stem_multiplier,
+            affine=False,
+            batch_statistics=True,
+            head=head,
+        )
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The place of every cell, in order."""
+        return self.skeleton.slots
+
+    def forward(self, x: Tensor, weights: Mapping[str, ArchWeights]) -> Tensor:
+        """Logits (N, classes) of images `x` (N, in_channels, H, W) under the weights of each cell type."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.skeleton(x, lambda slot: (weights[slot.cell_type],))
+        return logits
+
+    def restrict(self, masks: Mapping[str, Tensor]) -> Kept:
+        """Remove for good every candidate that is False in its cell type's mask (E, K); later steps cost less.
+
+        The layout (E, K) of the weights stays. Returns each sliced parameter with the indices of its kept
+        slices, for optimizer state; parameters that vanish are no longer in `parameters()`.
+        """
+        kept: Kept = []
+        for slot, cell in self._cells():
+            if slot.cell_type in masks:
+                kept += cell.restrict(masks[slot.cell_type])
+        return kept
+
+    def masks(self) -> dict[str, Tensor]:
+        """(E, K) bool per cell type: the candidates that are live."""
+        return {slot.cell_type: cell.mask.clone() for slot, cell in self._cells()}
+
+    def per_edge_state_dict(self) -> dict[str, Tensor]:
+        """The weights, one entry per edge, operation and part: `cells.{c}.edges.{e}.{op}.{part}.weight`.
+
+        Besides: `cells.{c}.preprocess{0,1}.{conv|conv1|conv2}.weight`, `stem.conv.weight`, `stem.bn.*`,
+        `classifier.*`, and for NAS-Bench-201 `blocks.{i}.*` and `head.bn.*`.
+        """
+        return {name: piece.of(piece.parameter.detach()).clone() for name, piece in self._pieces().items()}
+
+    def per_edge_grad_dict(self) -> dict[str, Tensor]:
+        """Gradients by the same names; weights without a gradient are absent."""
+        return {
+            name: piece.of(piece.parameter.grad).clone()
+            for name, piece in self._pieces().items()
+            if piece.parameter.grad is not None
+        }
+
+    def load_per_edge_state_dict(self, state: Mapping[str, Tensor], strict: bool = True) -> None:
+        """Take weights by the names of `per_edge_state_dict`.
+
+        Raises:
+            CheckpointError: a missing or unexpected name (with `strict`), or a wrong shape.
+        """
+        pieces = self._pieces()
+        missing, unexpected = pieces.keys() - state.keys(), state.keys() - pieces.keys()
+        if strict and (missing or unexpected):
+            wrong = sorted(missing or unexpected)
+            kind = "lacks" if missing else "has the unexpected"
+            raise CheckpointError(f"the state {kind} weight {wrong[0]!r} ({len(wrong)} in all)")
+        with torch.no_grad():
+            for name in pieces.keys() & state.keys():
+                target = pieces[name].of(pieces[name].parameter)
+                if target.shape != state[name].shape:
+                    raise CheckpointError(
+                        f"weight {name!r} must have shape {tuple(target.shape)}, but got {tuple(state[name].shape)}"
+                    )
+                target.copy_(state[name])
+
+    def _cells(self) -> list[tuple[Slot, SuperCell]]:
+        return [(slot, placed.cell) for slot, placed in zip(self.slots, self.skeleton.cells)]
+
+    def _pieces(self) -> dict[str, _Piece]:
+        pieces: dict[str, _Piece] = {}
+        for slot, cell in self._cells():
+            for name, (parameter, row) in cell.pieces().items():
+                pieces[f"cells.{slot.index}.{name}"] = _Piece(parameter, row)
+        for name, parameter in self.skeleton.named_parameters():
+            if ".cell." not in name:
+                pieces[name] = _Piece(parameter, None)
+        return pieces

@@ -1,0 +1,28 @@
+"""The seam between a search method and the supernet: two tensors per cell type, and nothing else."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class ArchWeights(NamedTuple):
+    """Weights of one cell type: `node_j = Σ_{e=i→j} edges[e] · Σ_k ops[e, k] · op_k(node_i)`.
+
+    Attributes:
+        ops: (E, K) weight of candidate k on edge e; entries of removed or missing candidates are not read.
+        edges: (E,) weight of edge e.
+    """
+
+    ops: Tensor
+    edges: Tensor
+
+    def detach(self) -> "ArchWeights":
+        """The same weights without their history."""
+        return ArchWeights(self.ops.detach(), self.edges.detach())
+
+
+def uniform_weights(n_edges: int, mask: Tensor) -> ArchWeights:
+    """Every live candidate of an edge weighs the same, every edge weighs one. `mask` is (E, K) bool."""
+    live = mask.to(torch.get_default_dtype())
+    return ArchWeights(live / live.sum(1, keepdim=True).clamp(min=1), live.new_ones(n_edges))

@@ -1,0 +1,42 @@
+"""Errors that a user can cause. Each message states the rule, the value, and the next step.
+
+The command line prints the message of a `TopocellError` on one line and exits with code 2; anything else that
+escapes is a bug of ours and keeps its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class TopocellError(Exception):
+    """Base of every error that a user's input can cause."""
+
+
+class RecipeError(TopocellError):
+    """A recipe, an override, or a combination of choices that has no meaning."""
+
+
+class SpaceError(TopocellError):
+    """A cell or search space that cannot exist."""
+
+
+class GenotypeError(TopocellError):
+    """A genotype that names no network."""
+
+
+class DataError(TopocellError):
+    """A dataset that is missing, unreadable, or unfit for the task."""
+
+
+class CheckpointError(TopocellError):
+    """A checkpoint that is damaged, foreign, or belongs to another run."""
+
+
+class RunError(TopocellError):
+    """A run directory that cannot be used as asked."""
+
+
+def nearest(word: object, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for the known name closest to `word`, or an empty string when none is close."""
+    found = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+    return f" (did you mean {found[0]!r}?)" if found else ""

@@ -1,0 +1,189 @@
+"""Files that survive: replaced whole or not at all, grown by whole lines, locked against a second process."""
+
+import contextlib
+import errno
+import fcntl
+import functools
+import json
+import math
+import os
+import platform
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from topocell.errors import RunError
+
+LOCK = ".lock"
+_TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")
+
+
+def replace(path: Path, *parts: bytes | memoryview) -> None:
+    """Make `path` hold `parts`, one after the other, durably and at once: readers see the old or the new.
+
+    Writes `.NAME.PID.tmp` in the same directory, flushes it to the disk and renames it. Raises OSError; the
+    temporary file is gone then, and the old one untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            _write(descriptor, *parts)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    sync_directory(path.parent)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add `line` to `path` durably. Raises OSError; no part of the line stays then."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        length = os.fstat(descriptor).st_size
+        try:
+            _write(descriptor, f"{line}\n".encode(errors="backslashreplace"))
+        except BaseException:
+            os.ftruncate(descriptor, length)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def cut(path: Path, length: int) -> None:
+    """Drop, durably, what `path` holds beyond `length` bytes. Raises OSError."""
+    with path.open("r+b") as file:
+        file.truncate(length)
+        os.fsync(file.fileno())
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    """Lines, with their ends, of a file of JSON lines, without a last one that is torn or unreadable."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    if lines and not (lines[-1].endswith(b"\n") and is_json(lines[-1])):
+        lines.pop()
+    return lines
+
+
+def is_json(text: bytes) -> bool:
+    """Whether `text` is one JSON value."""
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON, with null in place of every NaN and infinity, which JSON cannot say."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in directory `path` durable, where the file system can. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as fault:
+        if fault.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems sync no directories
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether `path` is named like a file that `replace` had not finished."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def lock(folder: Path) -> Callable[[], None]:
+    """Lock `folder` for this process; calling the value, once or more often, gives the lock back.
+
+    The lock ends with the process, however that ends, even when children forked from it live on. Raises
+    OSError, or RunError naming the process that holds it.
+    """
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as fault:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "?"
+            raise RunError(
+                f"one process at a time may use {folder}, but process {holder} is using it; wait for its "
+                "end, stop it, or choose another --out"
+            ) from fault
+        owner = f"{os.getpid()} on {platform.node()}".encode()
+        os.pwrite(descriptor, owner, 0)
+        os.ftruncate(descriptor, len(owner))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    _locked.add(descriptor)
+    return functools.partial(_unlock, descriptor)
+
+
+@contextlib.contextmanager
+def guarded(path: Path) -> Iterator[None]:
+    """Turn an OSError inside into a RunError that says why `path` could not be written."""
+    try:
+        yield
+    except OSError as fault:
+        raise RunError(write_fault(path, fault)) from fault
+
+
+def write_fault(path: Path, fault: OSError) -> str:
+    """One line that says why `path` could not be written and what to do about it."""
+    if fault.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"the disk must have room for {path}, but it is full ({reason(fault)}); free some space and give "
+            "the same command again: what was saved before is intact"
+        )
+    if fault.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{path} must be writable, but is not ({reason(fault)}); change that or choose another --out"
+    return f"{path} must be writable, but writing failed ({reason(fault)}); mend that or choose another --out"
+
+
+def reason(fault: OSError) -> str:
+    """The system's words for `fault`."""
+    return (fault.strerror or str(fault)).lower()
+
+
+def _write(descriptor: int, *parts: bytes | memoryview) -> None:
+    """Write every byte of `parts`, in as many calls as the system needs, down to the disk."""
+    for part in parts:
+        rest = memoryview(part)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    os.fsync(descriptor)
+
+
+_locked: set[int] = set()
+
+
+def _unlock(descriptor: int) -> None:
+    if descriptor in _locked:
+        _locked.remove(descriptor)
+        os.close(descriptor)
+
+
+def _close_in_child() -> None:
+    """A forked child (a data loader's worker) must not keep the lock of a parent that was killed."""
+    while _locked:
+        os.close(_locked.pop())
+
+
+os.register_at_fork(after_in_child=_close_in_child)

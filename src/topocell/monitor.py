@@ -1,0 +1,46 @@
+"""What long work reports to, and how it is told to stop. The search and the retraining know nothing else of it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+Figures = Callable[[], Mapping[str, float]]
+
+
+class Interrupted(Exception):
+    """Raised after a checkpoint when the user or the system asked to stop."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by signal {signal_number}")
+        self.signal_number = signal_number
+
+
+class Monitor(Protocol):
+    """The surroundings of long work."""
+
+    def step(self, phase: str, done: int, total: int, figures: Figures) -> None:
+        """`done` of `total` steps are behind us; `figures` reads values off the device and is called rarely."""
+
+    def metrics(self, record: Mapping[str, Any]) -> None:
+        """One line for metrics.jsonl."""
+
+    def checkpoint(self, state: Callable[[], dict[str, Any]], due: bool = False) -> None:
+        """A state may be saved here, and is when `due`; raises `Interrupted` after saving if told to stop."""
+
+    def say(self, text: str) -> None:
+        """One line for the user and the log."""
+
+
+class Silent:
+    """A monitor that ignores everything: for library use and tests."""
+
+    def step(self, phase: str, done: int, total: int, figures: Figures) -> None:
+        """Ignored."""
+
+    def metrics(self, record: Mapping[str, Any]) -> None:
+        """Ignored."""
+
+    def checkpoint(self, state: Callable[[], dict[str, Any]], due: bool = False) -> None:
+        """Ignored."""
+
+    def say(self, text: str) -> None:
+        """Ignored."""

@@ -1,0 +1,170 @@
+"""The primitives of cells as plain modules, for networks whose architecture is fixed.
+
+Every operation maps `(N, C, H, W)` to `(N, C, H / stride, W / stride)` with H and W even where the stride is
+2. Convolutions have no bias and no ReLU works in place, since one tensor feeds several operations.
+Definitions are those of DARTS (Liu et al., 2019) and NAS-Bench-201 (Dong and Yang, 2020); the supernet has
+its own batched form.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from topocell.errors import SpaceError, nearest
+
+
+def batch_norm(channels: int, affine: bool, batch_statistics: bool = False) -> nn.BatchNorm2d:
+    """Batch norm over `channels`; with `batch_statistics` also in evaluation, and none kept."""
+    return nn.BatchNorm2d(channels, affine=affine, track_running_stats=not batch_statistics)
+
+
+def _depthwise(channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    padding = dilation * (kernel - 1) // 2
+    return nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
+
+
+class ReLUConvBN(nn.Module):
+    """ReLU, k×k convolution, batch norm: DARTS' preprocess layer (k = 1), NAS-Bench-201's `nor_conv_k`.
+
+    Shapes: `(N, c_in, H, W)` to `(N, c_out, ceil(H / stride), ceil(W / stride))`.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        affine: bool,
+        *,
+        kernel: int = 1,
+        stride: int = 1,
+        batch_statistics: bool = False,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, (kernel - 1) // 2, bias=False)
+        self.bn = batch_norm(c_out, affine, batch_statistics)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(F.relu(x)))
+
+
+class FactorizedReduce(nn.Module):
+    """ReLU, two 1×1 convolutions of stride 2 on even and on odd pixels, concatenated; batch norm (DARTS).
+
+    Shapes: `(N, c_in, H, W)` with even H, W to `(N, c_out, H / 2, W / 2)`. An odd `c_out`, which DARTS does
+    not allow, gives the second convolution one channel more.
+    """
+
+    def __init__(self, c_in: int, c_out: int, affine: bool, *, batch_statistics: bool = False) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_out // 2, 1, 2, bias=False)
+        self.conv2 = nn.Conv2d(c_in, c_out - c_out // 2, 1, 2, bias=False)
+        self.bn = batch_norm(c_out, affine, batch_statistics)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(x)
+        return self.bn(torch.cat([self.conv1(x), self.conv2(x[:, :, 1:, 1:])], dim=1))
+
+
+class SepConv(nn.Module):
+    """`sep_conv_kxk`: ReLU, depthwise k×k, 1×1, batch norm; twice, the second time with stride 1."""
+
+    def __init__(self, channels: int, stride: int, affine: bool, *, kernel: int) -> None:
+        super().__init__()
+        self.dw1 = _depthwise(channels, kernel, stride)
+        self.pw1 = nn.Conv2d(channels, channels, 1, bias=False)
+        self.bn1 = batch_norm(channels, affine)
+        self.dw2 = _depthwise(channels, kernel)
+        self.pw2 = nn.Conv2d(channels, channels, 1, bias=False)
+        self.bn2 = batch_norm(channels, affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn1(self.pw1(self.dw1(F.relu(x))))
+        return self.bn2(self.pw2(self.dw2(F.relu(x))))
+
+
+class DilConv(nn.Module):
+    """`dil_conv_kxk`: ReLU, depthwise k×k of dilation 2, 1×1, batch norm."""
+
+    def __init__(self, channels: int, stride: int, affine: bool, *, kernel: int) -> None:
+        super().__init__()
+        self.dw = _depthwise(channels, kernel, stride, dilation=2)
+        self.pw = nn.Conv2d(channels, channels, 1, bias=False)
+        self.bn = batch_norm(channels, affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.pw(self.dw(F.relu(x))))
+
+
+class Conv7x1(nn.Module):
+    """`conv_7x1_1x7`: ReLU, 1×7 convolution that strides over columns, 7×1 over rows, batch norm."""
+
+    def __init__(self, channels: int, stride: int, affine: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, (1, 7), (1, stride), (0, 3), bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, (7, 1), (stride, 1), (3, 0), bias=False)
+        self.bn = batch_norm(channels, affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv2(self.conv1(F.relu(x))))
+
+
+class Zero(nn.Module):
+    """`none`: zeros of the (strided) input's shape."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
+
+
+class Noise(nn.Module):
+    """`noise` (RobustDARTS, S4): fresh N(0, 1) of the (strided) input's shape, in training and evaluation."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.randn_like(x[:, :, :: self.stride, :: self.stride])
+
+
+def _skip(channels: int, stride: int, affine: bool) -> nn.Module:
+    return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine)
+
+
+def _normal_conv(channels: int, stride: int, affine: bool, *, kernel: int) -> nn.Module:
+    return ReLUConvBN(channels, channels, affine, kernel=kernel, stride=stride)
+
+
+#: Operation → `build(channels, stride, affine)`. A new primitive is one row here and in `spaces.OPERATIONS`.
+TABLE: dict[str, Callable[[int, int, bool], nn.Module]] = {
+    "none": lambda channels, stride, affine: Zero(stride),
+    "max_pool_3x3": lambda channels, stride, affine: nn.MaxPool2d(3, stride, 1),
+    "avg_pool_3x3": lambda channels, stride, affine: nn.AvgPool2d(3, stride, 1, count_include_pad=False),
+    "skip_connect": _skip,
+    "sep_conv_3x3": partial(SepConv, kernel=3),
+    "sep_conv_5x5": partial(SepConv, kernel=5),
+    "dil_conv_3x3": partial(DilConv, kernel=3),
+    "dil_conv_5x5": partial(DilConv, kernel=5),
+    "sep_conv_7x7": partial(SepConv, kernel=7),
+    "conv_7x1_1x7": Conv7x1,
+    "noise": lambda channels, stride, affine: Noise(stride),
+    "nor_conv_1x1": partial(_normal_conv, kernel=1),
+    "nor_conv_3x3": partial(_normal_conv, kernel=3),
+}
+
+
+def make(name: str, channels: int, stride: int, affine: bool) -> nn.Module:
+    """The module of one operation from `channels` to `channels` channels; pools are bare (no batch norm).
+
+    Raises:
+        SpaceError: if no operation has that name.
+    """
+    if name not in TABLE:
+        raise SpaceError(f"unknown operation {name!r}{nearest(name, TABLE)}; known: {', '.join(TABLE)}")
+    return TABLE[name](channels, stride, affine)

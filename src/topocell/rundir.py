@@ -1,0 +1,387 @@
+"""The run directory: all that one run leaves behind, safe against kills, full disks and second processes.
+
+    recipe.yaml  env.json  metrics.jsonl  timings.json  log.txt  results.json
+    checkpoints/NNNNNN.ckpt, NAME.ckpt    genotype.json  weights.safetensors  report.html  figures/
+
+Whole files are replaced atomically; metrics.jsonl and log.txt grow by whole lines.
+"""
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import re
+import reprlib
+import subprocess
+import sys
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import safetensors.torch
+import torch
+import yaml
+
+from topocell import files
+from topocell.checkpoint import Checkpoints, load, save
+from topocell.errors import CheckpointError, RunError, nearest
+
+_MACHINE = ("topocell", "torch", "torchvision", "numpy", "platform", "cpu", "device", "gpu", "threads")
+
+
+class RunDir:
+    """One run directory, locked against other processes until `close()` or the end of the `with` block.
+
+    Made by `open` (a recipe in hand) or `existing` (only the directory known). `warnings` collects, in words,
+    what was found amiss and survived; log.txt has them too.
+    """
+
+    def __init__(self, path: Path, *, lock: bool) -> None:
+        self.path = path
+        self.warnings: list[str] = []
+        self._checkpoints = Checkpoints(path / "checkpoints")
+        self._metrics = path / "metrics.jsonl"
+        self._unlock = weakref.finalize(self, files.lock(path)) if lock else None
+
+    @classmethod
+    def open(cls, path: str | Path, recipe_yaml: str, *, env: Mapping[str, Any]) -> Self:
+        """Create the run directory of a resolved recipe, or reopen it to go on.
+
+        `env` is what `environment` returns. Reopening keeps the first env.json; differences that can change
+        numbers become warnings. Raises RunError, with nothing overwritten, when `path` is no directory, is
+        not writable, holds something that is no run, belongs to another recipe or other data, or is in use.
+        """
+        path = Path(path)
+        with files.guarded(path):
+            if path.exists() and not path.is_dir():
+                raise RunError(f"--out must name a directory, but {path} is a file; choose another --out")
+            if not path.exists():
+                path.mkdir(parents=True, exist_ok=True)
+                files.sync_directory(path.parent)
+            _refuse_foreign(path)
+            run = cls(path, lock=True)
+            try:
+                if run.has("recipe.yaml"):
+                    run._compare_recipe(recipe_yaml)
+                else:
+                    run.write_text("recipe.yaml", recipe_yaml)
+                run._settle()
+                if run.has("env.json"):
+                    run._compare_environment(env)
+                else:
+                    run.write_json("env.json", env)
+            except BaseException:
+                run.close()
+                raise
+        return run
+
+    @classmethod
+    def existing(cls, path: str | Path, *, lock: bool = True) -> Self:
+        """Open the run at `path`, whatever its recipe. `lock=False` is for readers: neither this nor `latest`
+        changes the directory then, and what adds to metrics, timings or checkpoints is refused.
+
+        Raises RunError when there is no run (suggesting the nearest beside it) or when it is in use.
+        """
+        path = Path(path)
+        with files.guarded(path):
+            if not (path / "recipe.yaml").is_file():
+                runs = [found.parent.name for found in path.absolute().parent.glob("*/recipe.yaml")]
+                raise RunError(
+                    f"a run directory holds a recipe.yaml, but {path} does not"
+                    f"{nearest(path.absolute().name, runs)}; begin with: topocell run RECIPE --out DIR"
+                )
+            run = cls(path, lock=lock)
+            if lock:
+                run._settle()
+        return run
+
+    def close(self) -> None:
+        """Give up the lock; what needs it is refused from now on."""
+        if self._unlock is not None:
+            self._unlock()
+            self._unlock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def genotype_path(self) -> Path:
+        return self.path / "genotype.json"
+
+    @property
+    def weights_path(self) -> Path:
+        return self.path / "weights.safetensors"
+
+    @property
+    def report_path(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def figures(self) -> Path:
+        """Directory for figures, made when it is missing. Raises RunError."""
+        folder = self.path / "figures"
+        with files.guarded(folder):
+            folder.mkdir(exist_ok=True)
+        return folder
+
+    @property
+    def recipe_yaml(self) -> str:
+        """Text of the resolved recipe. Raises RunError when the file cannot be read as text."""
+        path = self.path / "recipe.yaml"
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as fault:
+            raise RunError(f"{path} must be text, but is not ({fault}); restore it from a copy") from fault
+
+    def has(self, name: str) -> bool:
+        """Whether the run holds the file `name`."""
+        return self._file(name).is_file()
+
+    def write_text(self, name: str, text: str) -> None:
+        """Replace the file `name`. Raises RunError when that is no plain file name or the disk refuses."""
+        self._replace(name, text.encode())
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Replace the file `name` by `value` as JSON, NaN and infinities as null. Raises as `write_text`."""
+        self._replace(name, f"{files.to_json(value, indent=2)}\n".encode())
+
+    def read_json(self, name: str) -> Any:
+        """What `write_json` wrote. Raises RunError when the file is missing or is not JSON."""
+        path = self._file(name)
+        try:
+            return json.loads(path.read_bytes())
+        except FileNotFoundError as fault:
+            raise RunError(f"{self.path} has no {name} yet; run the step that writes it first") from fault
+        except (OSError, ValueError) as fault:
+            raise RunError(f"{path} must be JSON, but is not ({fault}); restore it from a copy") from fault
+
+    def write_tensors(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Replace the file `name` by `tensors` in safetensors format. Raises as `write_text`."""
+        contiguous = torch.contiguous_format
+        own = {key: value.detach().cpu().clone(memory_format=contiguous) for key, value in tensors.items()}
+        self._replace(name, safetensors.torch.save(own))
+
+    def add_seconds(self, phase: str, seconds: float) -> None:
+        """Add to the seconds that timings.json holds for `phase`."""
+        self._must_be_locked()
+        timings = self._read_object("timings.json") if self.has("timings.json") else {}
+        timings[phase] = timings.get(phase, 0.0) + seconds
+        self.write_json("timings.json", timings)
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Add one line to metrics.jsonl, on the disk when this returns; NaN and infinities become null.
+
+        Raises RunError when the disk refuses; no part of the line stays then.
+        """
+        self._must_be_locked()
+        line = files.to_json(record)
+        with files.guarded(self._metrics):
+            files.append_line(self._metrics, line)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl in order; a last line that a kill has torn is left out.
+
+        Raises RunError, naming the line, when any other line is damaged.
+        """
+        records = []
+        for number, line in enumerate(files.whole_lines(self._metrics), start=1):
+            if not files.is_json(line):
+                raise RunError(
+                    f"lines of {self._metrics} must be JSON, but line {number} is not; remove that line"
+                )
+            records.append(json.loads(line))
+        return records
+
+    def log(self, text: str) -> None:
+        """Add `text`, on one line behind the time in UTC, to log.txt. Raises RunError."""
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        path = self.path / "log.txt"
+        with files.guarded(path):
+            files.append_line(path, f"{now} {' '.join(text.splitlines())}")
+
+    def save_checkpoint(self, state: dict[str, Any], *, keep: int = 2) -> None:
+        """Store `state` as the newest checkpoint and drop all but the `keep` newest sound ones.
+
+        Raises CheckpointError when it cannot be written; the earlier ones are all there then, and so is what
+        `latest` returns. For the types that `state` may hold see `topocell.checkpoint.save`.
+        """
+        self._must_be_locked()
+        length = self._metrics.stat().st_size if self._metrics.exists() else 0
+        self._checkpoints.save(state, length, keep)
+
+    def latest(self, map_location: str | torch.device = "cpu") -> dict[str, Any] | None:
+        """The newest sound state, or None when none was ever saved.
+
+        metrics.jsonl is cut back to what it was when that state was saved, so that the metrics of a resumed
+        run equal those of an unbroken one. Damaged newer checkpoints become warnings. Raises CheckpointError
+        when there are checkpoints and all are damaged.
+        """
+        saved = self._checkpoints.latest(map_location)
+        while self._checkpoints.warnings:
+            self._warn(self._checkpoints.warnings.pop(0))
+        state, length = saved or (None, 0)
+        self._cut_metrics(length)
+        return state
+
+    def save_named(self, name: str, state: dict[str, Any]) -> None:
+        """Keep `state` as checkpoints/NAME.ckpt until the next save of that name. Raises CheckpointError."""
+        self._must_be_locked()
+        save(self._checkpoints.named(name), state)
+
+    def load_named(self, name: str, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+        """What `save_named` kept. Raises CheckpointError when there is none or it is damaged."""
+        if not self.has_named(name):
+            raise CheckpointError(
+                f"{self.path} has no checkpoint {name!r} yet; run the step that saves it first"
+            )
+        return load(self._checkpoints.named(name), map_location)
+
+    def has_named(self, name: str) -> bool:
+        """Whether `save_named` has kept a state of that name."""
+        return self._checkpoints.named(name).is_file()
+
+    def _file(self, name: str) -> Path:
+        if not re.fullmatch(r"\w[\w.+-]*", name):
+            raise RunError(
+                f"a file of a run has a name of letters, digits and '_.+-', but got {name!r}; choose another"
+            )
+        return self.path / name
+
+    def _replace(self, name: str, data: bytes) -> None:
+        path = self._file(name)
+        with files.guarded(path):
+            files.replace(path, data)
+
+    def _read_object(self, name: str) -> dict[str, Any]:
+        value = self.read_json(name)
+        if not isinstance(value, dict):
+            raise RunError(
+                f"{self.path / name} must hold a JSON object, but does not; restore it from a copy"
+            )
+        return value
+
+    def _must_be_locked(self) -> None:
+        if self._unlock is None:
+            raise RuntimeError(
+                f"{self.path} is not locked by this RunDir: open it with lock=True to add to it"
+            )
+
+    def _settle(self) -> None:
+        """Put right what a kill may have left: temporary files, missing parts, a torn line."""
+        self._checkpoints.folder.mkdir(exist_ok=True)
+        for folder in (self.path, self._checkpoints.folder):
+            for found in filter(files.is_temporary, folder.iterdir()):
+                found.unlink()
+        self._metrics.touch()
+        self._cut_metrics(sum(map(len, files.whole_lines(self._metrics))))
+
+    def _compare_recipe(self, recipe_yaml: str) -> None:
+        if self.recipe_yaml == recipe_yaml:
+            return
+        try:
+            stored = yaml.safe_load(self.recipe_yaml)
+        except yaml.YAMLError as fault:
+            where = self.path / "recipe.yaml"
+            raise RunError(
+                f"{where} must be YAML, but is damaged; restore it or choose another --out"
+            ) from fault
+        difference = _first_difference(stored, yaml.safe_load(recipe_yaml))
+        if difference is not None:
+            raise RunError(
+                f"output directory {self.path} belongs to another recipe (first difference: {difference}); "
+                "choose another --out or delete it"
+            )
+
+    def _compare_environment(self, env: Mapping[str, Any]) -> None:
+        stored = self._read_object("env.json")
+        then, now = stored.get("data_fingerprint"), env.get("data_fingerprint")
+        if then != now:
+            raise RunError(
+                f"a run goes on with the data it began with, but the data of {self.path} changed (it "
+                f"was {then}, is {now}); restore the data or choose another --out"
+            )
+        changed = [key for key in _MACHINE if stored.get(key) != env.get(key)]
+        if changed:
+            words = ", ".join(f"{key} was {stored.get(key)}, is {env.get(key)}" for key in changed)
+            self._warn(f"the run goes on in another place, and numbers may differ a little: {words}")
+
+    def _warn(self, text: str) -> None:
+        self.warnings.append(text)
+        if self._unlock is not None:
+            self.log(f"warning: {text}")
+
+    def _cut_metrics(self, length: int) -> None:
+        """Cut metrics.jsonl back to `length` bytes, when this process holds the lock."""
+        size = self._metrics.stat().st_size if self._metrics.exists() else 0
+        if size < length:
+            self._warn(f"{self._metrics} lost records: it has {size} bytes, but {length} had been written")
+        elif size > length and self._unlock is not None:
+            with files.guarded(self._metrics):
+                files.cut(self._metrics, length)
+
+
+def environment(
+    device: str | torch.device, data_fingerprint: str, seeds: Mapping[str, int]
+) -> dict[str, Any]:
+    """What env.json records: versions, machine, git commit, command line, data and seeds."""
+    gpu = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None
+    return {
+        **{name: importlib.metadata.version(name) for name in ("topocell", "torchvision", "numpy")},
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "device": str(device),
+        "gpu": gpu,
+        "threads": torch.get_num_threads(),
+        "git_commit": _git_commit(),
+        "command": list(sys.argv),
+        "data_fingerprint": data_fingerprint,
+        "seeds": dict(seeds),
+    }
+
+
+def _cpu_model() -> str | None:
+    source = Path("/proc/cpuinfo")
+    lines = source.read_text().splitlines() if source.exists() else []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, None) or platform.processor() or None
+
+
+def _git_commit() -> str | None:
+    """Commit checked out in the current directory, or None outside a repository."""
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _refuse_foreign(path: Path) -> None:
+    names = sorted(found.name for found in path.iterdir() if not files.is_temporary(found))
+    if "recipe.yaml" not in names and set(names) - {files.LOCK}:
+        other = next(name for name in names if name != files.LOCK)
+        raise RunError(
+            f"--out must name a run or an empty directory, but {path} holds {other!r} and no recipe.yaml; "
+            "choose another --out"
+        )
+
+
+def _first_difference(then: Any, now: Any, where: str = "") -> str | None:
+    """The first place at which two recipes differ, in words, or None when they say the same."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        keys: list[Any] = [*then, *(key for key in now if key not in then)]
+        parts = [(f"{where}.{key}" if where else f"{key}", then.get(key), now.get(key)) for key in keys]
+    elif isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
+        parts = [(f"{where}[{index}]", a, b) for index, (a, b) in enumerate(zip(then, now, strict=True))]
+    elif type(then) is type(now) and then == now:
+        return None
+    else:
+        return f"key {where or '(top)'} is {reprlib.repr(then)} there and {reprlib.repr(now)} here"
+    return next((found for key, a, b in parts if (found := _first_difference(a, b, key))), None)

@@ -1,0 +1,225 @@
+"""Levels: which parameters are updated from which loss, in which order. A level is one function of `Learner`.
+
+Every update moves its own parameters only: the network is frozen while α or β move, and the architecture is
+detached while the network weights move.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD, Adam
+
+from topocell.arch import ArchState
+from topocell.engine import Supernet
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass
+class Seen:
+    """Loss (0-dim), correct predictions (0-dim) and images of one batch, kept on the device."""
+
+    loss: Tensor
+    correct: Tensor
+    images: int
+
+
+@dataclass
+class ArchBatch:
+    """One architecture update: the batch it takes, and whether it moves α, β or both."""
+
+    batch: Batch
+    alpha: bool
+    beta: bool
+
+
+@dataclass
+class Learner:
+    """A supernet, an architecture state, their optimizers, and the updates that levels are made of.
+
+    Attributes:
+        clip: gradient-norm clip of the network weights, or None.
+        penalty: λ of the validity penalty, part of every β loss.
+        mixed: λ of the training loss in `mixed`.
+    """
+
+    net: Supernet
+    arch: ArchState
+    weights: SGD
+    alpha: Adam
+    beta: Adam | None
+    clip: float | None
+    penalty: float = 0.0
+    mixed: float = 1.0
+
+    def weights_step(self, batch: Batch) -> Seen:
+        """Descend the training loss in the network weights, the architecture held fixed."""
+        fixed = {t: w.detach() for t, w in self.arch().items()}
+        self.weights.zero_grad(set_to_none=True)
+        logits = self.net(batch[0], fixed)
+        loss = F.cross_entropy(logits, batch[1])
+        loss.backward()
+        self._apply_weights()
+        return _seen(loss, logits, batch)
+
+    def _apply_weights(self) -> None:
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
+        self.weights.step()
+
+    def arch_parameters(self, alpha: bool, beta: bool) -> list[nn.Parameter]:
+        """The logits that an update moves; β only where the topology has logits."""
+        chosen = list(self.arch.alpha.values()) if alpha else []
+        return chosen + ([b for b in self.arch.beta.values() if b.numel()] if beta else [])
+
+    def arch_gradient(self, update: ArchBatch, penalised: bool = True) -> list[Tensor]:
+        """Gradient of the loss on one batch in the logits of `update`, the network frozen."""
+        parameters = self.arch_parameters(update.alpha, update.beta)
+        with frozen(self.net.parameters()):
+            loss = F.cross_entropy(self.net(update.batch[0], self.arch()), update.batch[1])
+            if penalised and update.beta and self.penalty:
+                loss = loss + self.penalty * self.arch.penalty()
+            return _complete(torch.autograd.grad(loss, parameters, allow_unused=True), parameters)
+
+    def apply_arch(self, update: ArchBatch, gradient: Sequence[Tensor]) -> None:
+        """Let the optimizers of `update` follow `gradient`."""
+        for parameter, grad in zip(self.arch_parameters(update.alpha, update.beta), gradient):
+            parameter.grad = grad
+        for chosen, optimizer in ((update.alpha, self.alpha), (update.beta, self.beta)):
+            if chosen and optimizer is not None:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+
+
+Updates = Sequence[ArchBatch]
+Level = Callable[[Learner, Batch, Updates], Seen]
+
+
+def weights_only(learner: Learner, train: Batch, updates: Updates) -> Seen:
+    """Network weights only (warm-up)."""
+    return learner.weights_step(train)
+
+
+def single(learner: Learner, train: Batch, updates: Updates) -> Seen:
+    """Weights, α and β together from one pass over the training batch (SNAS; second stage of DOTS).
+
+    DOTS' code takes two passes, weights first; its equation updates both on the same batch, as here.
+    """
+    if not updates:
+        return learner.weights_step(train)
+    update = ArchBatch(train, any(u.alpha for u in updates), any(u.beta for u in updates))
+    parameters = learner.arch_parameters(update.alpha, update.beta)
+    network = list(learner.net.parameters())
+    logits = learner.net(train[0], learner.arch())
+    loss = F.cross_entropy(logits, train[1])
+    total = loss + learner.penalty * learner.arch.penalty() if update.beta and learner.penalty else loss
+    gradient = torch.autograd.grad(total, [*network, *parameters], allow_unused=True)
+    for parameter, grad in zip(network, gradient):
+        parameter.grad = grad
+    learner._apply_weights()
+    learner.apply_arch(update, _complete(gradient[len(network) :], parameters))
+    return _seen(loss, logits, train)
+
+
+def bilevel(learner: Learner, train: Batch, updates: Updates) -> Seen:
+    """First order: each architecture update on its validation batch at the current weights, then the weights."""
+    for update in updates:
+        learner.apply_arch(update, learner.arch_gradient(update))
+    return learner.weights_step(train)
+
+
+def unrolled(learner: Learner, train: Batch, updates: Updates) -> Seen:
+    """Second order: the validation gradient at w' = one virtual SGD step from w (DARTS Eq. 6–8)."""
+    for update in updates:
+        learner.apply_arch(update, unrolled_gradient(learner, train, update))
+    return learner.weights_step(train)
+
+
+def mixed(learner: Learner, train: Batch, updates: Updates) -> Seen:
+    """MiLeNAS: weights first, then each architecture update on ∇L_val + λ ∇L_train, on the same train batch."""
+    seen = learner.weights_step(train)
+    for update in updates:
+        gradient = learner.arch_gradient(update)
+        if learner.mixed:
+            both = ArchBatch(train, update.alpha, update.beta)
+            extra = learner.arch_gradient(both, penalised=False)
+            gradient = [g + learner.mixed * e for g, e in zip(gradient, extra)]
+        learner.apply_arch(update, gradient)
+    return seen
+
+
+def unrolled_gradient(learner: Learner, train: Batch, update: ArchBatch) -> list[Tensor]:
+    """∇ of L_val(w'(α), α), w' = w − ξ(μ·v + ∇w L_train + λ_w·w), by finite differences; w is restored exactly.
+
+    ξ, μ, v and λ_w are those of the weights' optimizer. The mixed second derivative is
+    [∇α L_train(w + εd) − ∇α L_train(w − εd)] / 2ε with d = ∇w' L_val and ε = 0.01 / ‖d‖ (DARTS Eq. 8).
+    """
+    network = [p for p in learner.net.parameters() if p.requires_grad]
+    group = learner.weights.param_groups[0]
+    xi = group["lr"]
+    saved = [p.detach().clone() for p in network]
+    fixed = {t: w.detach() for t, w in learner.arch().items()}
+    loss = F.cross_entropy(learner.net(train[0], fixed), train[1])
+    gradient = _complete(torch.autograd.grad(loss, network, allow_unused=True), network)
+    try:
+        with torch.no_grad():
+            for p, g in zip(network, gradient):
+                step = g.add(p, alpha=group["weight_decay"])
+                buffer = learner.weights.state.get(p, {}).get("momentum_buffer")
+                if buffer is not None:
+                    step = step.add(buffer, alpha=group["momentum"])
+                p.sub_(step, alpha=xi)
+        parameters = learner.arch_parameters(update.alpha, update.beta)
+        loss = F.cross_entropy(learner.net(update.batch[0], learner.arch()), update.batch[1])
+        if update.beta and learner.penalty:
+            loss = loss + learner.penalty * learner.arch.penalty()
+        found = torch.autograd.grad(loss, [*parameters, *network], allow_unused=True)
+        outer = _complete(found[: len(parameters)], parameters)
+        direction = _complete(found[len(parameters) :], network)
+        epsilon = 0.01 / torch.linalg.vector_norm(torch.stack([d.norm() for d in direction])).clamp(min=1e-12)
+        at_train = ArchBatch(train, update.alpha, update.beta)
+        ends = []
+        for sign in (1.0, -1.0):
+            with torch.no_grad():
+                for p, w, d in zip(network, saved, direction):
+                    p.copy_(w + sign * epsilon * d)
+            ends.append(learner.arch_gradient(at_train, penalised=False))
+    finally:
+        with torch.no_grad():
+            for p, w in zip(network, saved):
+                p.copy_(w)
+    return [g - xi * (up - down) / (2 * epsilon) for g, up, down in zip(outer, *ends)]
+
+
+LEVELS: dict[str, Level] = {
+    "weights": weights_only,
+    "single": single,
+    "bilevel": bilevel,
+    "unrolled": unrolled,
+    "mixed": mixed,
+}
+
+
+@contextmanager
+def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """No gradients for these parameters inside: the backward pass skips them, and what it would keep for them."""
+    changed = [p for p in parameters if p.requires_grad]
+    for p in changed:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in changed:
+            p.requires_grad_(True)
+
+
+def _complete(gradient: Sequence[Tensor | None], of: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(gradient, of)]
+
+
+def _seen(loss: Tensor, logits: Tensor, batch: Batch) -> Seen:
+    return Seen(loss.detach(), (logits.detach().argmax(1) == batch[1]).sum(), len(batch[1]))

@@ -1,0 +1,318 @@
+"""The search: a list of stages run by one loop. Read this file first.
+
+An epoch of a stage is `for step: level(learner, train batch, architecture updates)`. Everything that differs
+between methods is in the stage (plan.py), the level (levels.py), the relaxation and the topology. All random
+draws are functions of (seed, purpose, epoch, step), so a state saved after any step continues bit for bit.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adam
+
+from topocell.arch import ArchState
+from topocell.data import Batches, SearchData
+from topocell.engine import Supernet
+from topocell.errors import RunError
+from topocell.monitor import Monitor, Silent
+from topocell.rng import derive as derive_seed
+from topocell.rng import generator
+from topocell.running import Running
+from topocell.search.levels import LEVELS, ArchBatch, Learner, weights_only
+from topocell.search.plan import ArchOptimizer, SearchPlan, Stage, WeightOptimizer
+from topocell.search.selection import Rules
+from topocell.search.watch import observe
+from topocell.spaces.cell import SpaceSpec
+
+Candidates = Mapping[str, Sequence[Sequence[str]]]
+
+
+class Search:
+    """A search in progress; `run` brings it to its end.
+
+    Args:
+        plan: stages and sizes.
+        space: the search space that the first stage starts from.
+        data: the training images, cut into splits; the test images are out of reach.
+        rules: how cells are derived when the search is watched.
+        seed, device: of the whole search.
+        monitor: receives metrics, progress and states to save.
+
+    Attributes:
+        learner: the supernet, the architecture state and their optimizers at this moment.
+    """
+
+    learner: Learner
+
+    def __init__(
+        self,
+        plan: SearchPlan,
+        space: SpaceSpec,
+        data: SearchData,
+        *,
+        rules: Rules | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        monitor: Monitor | None = None,
+    ) -> None:
+        self.plan, self.space, self.data, self.rules = plan, space, data, rules or Rules()
+        self.seed, self.device, self.monitor = seed, torch.device(device), monitor or Silent()
+        self.stage = self.epoch = self.step = 0
+        self.running = Running(self.device)
+
+    def run(self, state: Mapping[str, Any] | None = None) -> Learner:
+        """Search from the beginning, or go on from a `state_dict`; returns the trained learner.
+
+        Raises:
+            RunError: the loss is no longer a number.
+            Interrupted: the monitor was told to stop, after the state was saved.
+        """
+        if state is None:
+            self._enter(None)
+        else:
+            self.load_state_dict(state)
+        while True:
+            self._finish_stage()
+            if self.stage + 1 == len(self.plan.stages):
+                return self.learner
+            before, self.stage = self.plan.stages[self.stage], self.stage + 1
+            self._enter(before)
+            self.epoch = self.step = 0
+            self.monitor.checkpoint(self.state_dict, due=True)
+
+    # One stage ----------------------------------------------------------------------------------------------
+
+    def _finish_stage(self) -> None:
+        stage = self.plan.stages[self.stage]
+        train = self._batches(stage.weights_on, f"{stage.name} weights")
+        alpha = beta = train
+        if stage.splits_needed - {stage.weights_on}:
+            alpha = beta = self._batches(stage.alpha_on, f"{stage.name} alpha")
+            if stage.beta_on != stage.alpha_on:
+                beta = self._batches(stage.beta_on, f"{stage.name} beta")
+        while self.epoch < stage.epochs:
+            self._set_schedules(stage)
+            learning = self.epoch >= stage.warmup and stage.level != "weights"
+            level = LEVELS[stage.level] if learning else weights_only
+            while self.step < len(train):
+                torch.manual_seed(derive_seed(self.seed, "step", stage.name, self.epoch, self.step))
+                due = learning and (stage.arch_every == "step" or self.step == len(train) - 1)
+                updates = self._updates(stage, alpha, beta) if due else []
+                seen = level(self.learner, train.batch(self.epoch, self.step), updates)
+                self.step += 1
+                self.running.add(seen.loss, seen.correct, seen.images)
+                self._report_step(stage, len(train))
+                if self.step < len(train):
+                    self.monitor.checkpoint(self.state_dict)
+            self.monitor.metrics(self._record(stage, alpha))
+            self.epoch, self.step = self.epoch + 1, 0
+            self.running.clear()
+            self.monitor.checkpoint(self.state_dict, due=True)
+
+    def _updates(self, stage: Stage, alpha: Batches, beta: Batches) -> list[ArchBatch]:
+        """α and β jointly on one batch, or one after the other on their own splits."""
+        has_beta = self.learner.beta is not None
+        if stage.level == "single":
+            empty = torch.empty(0)
+            return [ArchBatch((empty, empty), True, has_beta)]
+        at = self.step if stage.arch_every == "step" else 0
+        first = alpha.batch(self.epoch, at)
+        if not has_beta or beta is alpha:
+            return [ArchBatch(first, True, has_beta)]
+        return [ArchBatch(first, True, False), ArchBatch(beta.batch(self.epoch, at), False, True)]
+
+    def _set_schedules(self, stage: Stage) -> None:
+        learner, at = self.learner, (self.epoch, stage.epochs)
+        learner.arch.op_temperature = stage.op_temperature.value(*at)
+        learner.arch.edge_temperature = stage.edge_temperature.value(*at)
+        learner.weights.param_groups[0]["lr"] = stage.weights.lr.value(*at)
+        learner.alpha.param_groups[0]["lr"] = stage.alpha.lr.value(*at)
+        if learner.beta is not None:
+            learner.beta.param_groups[0]["lr"] = stage.beta.lr.value(*at)
+
+    # Entering a stage ---------------------------------------------------------------------------------------
+
+    def _enter(self, before: Stage | None) -> None:
+        """Build what the stage makes afresh, keep the rest of the learner."""
+        stage = self.plan.stages[self.stage]
+        old = self.learner if before is not None else None
+        if old is not None and stage.shrink is not None:
+            self.space = self._shrunk(stage, old.arch)
+        resized = before is None or (before.layers, before.channels) != (stage.layers, stage.channels)
+        shrunk = stage.shrink is not None and old is not None
+        fresh_net = resized or "weights" in stage.reset
+        fresh_alpha = before is None or shrunk or "alpha" in stage.reset
+        fresh_beta = before is None or before.topology != stage.topology or "beta" in stage.reset
+        net, arch = self._build(stage)
+        if old is not None:
+            if not fresh_net:
+                net.load_per_edge_state_dict(_shared(old.net, net), strict=False)
+            with torch.no_grad():
+                for name in self.space.cells:
+                    if not fresh_alpha:
+                        arch.alpha[name].copy_(old.arch.alpha[name])
+                        arch.restrict({name: old.arch.mask(name)})
+                    if not fresh_beta:
+                        arch.beta[name].copy_(old.arch.beta[name])
+        self.learner = self._learner(stage, net, arch)
+        if old is None or "optimizers" in stage.reset:
+            return
+        if not (fresh_net or shrunk):
+            self.learner.weights.load_state_dict(_settings_of(self.learner.weights, old.weights))
+        if not fresh_alpha:
+            self.learner.alpha.load_state_dict(_settings_of(self.learner.alpha, old.alpha))
+        if not fresh_beta and self.learner.beta is not None and old.beta is not None:
+            self.learner.beta.load_state_dict(_settings_of(self.learner.beta, old.beta))
+
+    def _shrunk(self, stage: Stage, arch: ArchState) -> SpaceSpec:
+        cells = {}
+        for name, cell in self.space.cells.items():
+            mask, ops = arch.mask(name), arch.ops(name).detach()
+            if not stage.shrink_none:
+                is_none = torch.tensor([[op == "none" for op in _padded(c, mask)] for c in cell.candidates])
+                mask = mask & ~is_none.to(mask.device)
+            if stage.shrink == "best":
+                keep = arch.relaxations[name].retained(ops, mask)
+            else:
+                order = ops.masked_fill(~mask, -1.0).argsort(1, descending=True, stable=True)
+                keep = torch.zeros_like(mask).scatter(1, order[:, : int(stage.shrink or 1)], True) & mask
+            cells[name] = cell.with_candidates(
+                [[op for op, k in zip(names, row) if k] for names, row in zip(cell.candidates, keep.tolist())]
+            )
+        return self.space.with_cells(cells)
+
+    def _build(self, stage: Stage) -> tuple[Supernet, ArchState]:
+        torch.manual_seed(derive_seed(self.seed, "supernet", stage.name))
+        net = Supernet(
+            self.space,
+            stage.channels or self.plan.channels,
+            stage.layers or self.plan.layers,
+            len(self.data.classes),
+            self.data.shape[0],
+            head=self.plan.head,
+            partial=self.plan.partial,
+        )
+        draw = generator(self.seed, "architecture", stage.name)
+        choices = stage.relaxation.model_dump(), stage.topology.model_dump()
+        arch = ArchState(self.space, *choices, init=stage.init, generator=draw)
+        return net.to(self.device), arch.to(self.device)
+
+    def _learner(self, stage: Stage, net: Supernet, arch: ArchState) -> Learner:
+        beta = [b for b in arch.beta.values() if b.numel()]
+        return Learner(
+            net,
+            arch,
+            _sgd(net, stage.weights),
+            _adam(list(arch.alpha.values()), stage.alpha),
+            _adam(beta, stage.beta) if beta else None,
+            stage.weights.clip,
+            stage.penalty,
+            stage.mixed,
+        )
+
+    def _batches(self, split: str, purpose: str) -> Batches:
+        return Batches(
+            self.data.get(split),
+            self.plan.batch_size,
+            mean=self.data.mean,
+            std=self.data.std,
+            augmentation=self.data.augmentation,
+            device=self.device,
+            seed=self.seed,
+            purpose=purpose,
+        )
+
+    # What is seen and saved ---------------------------------------------------------------------------------
+
+    def _report_step(self, stage: Stage, steps: int) -> None:
+        done, total = self.epoch * steps + self.step, stage.epochs * steps
+        name = f"search {self.stage + 1}/{len(self.plan.stages)} {stage.name}"
+        self.monitor.step(name, done, total, self.running.figures)
+
+    def _record(self, stage: Stage, watched: Batches) -> dict[str, Any]:
+        figures = self.running.figures()
+        if not figures["loss"] < float("inf"):
+            raise RunError(
+                f"the loss must stay finite, but it became {figures['loss']} in stage {stage.name!r}, epoch "
+                f"{self.epoch}; lower search.stages.{stage.name}.weights.lr"
+            )
+        torch.manual_seed(derive_seed(self.seed, "watch", stage.name, self.epoch))
+        arch = self.learner.arch
+        return {
+            "phase": "search",
+            "stage": stage.name,
+            "stage_index": self.stage,
+            "epoch": self.epoch,
+            "train_loss": figures["loss"],
+            "train_accuracy": figures["accuracy"],
+            "lr": self.learner.weights.param_groups[0]["lr"],
+            "op_temperature": arch.op_temperature,
+            "edge_temperature": arch.edge_temperature,
+            "penalty": float(arch.penalty()) if stage.penalty else None,
+            **observe(self.learner.net, arch, self.rules, watched.eval_batches(self.plan.watch_batches)),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the search depends on."""
+        learner = self.learner
+        return {
+            "stage": self.stage,
+            "epoch": self.epoch,
+            "step": self.step,
+            "candidates": {t: [list(c) for c in cell.candidates] for t, cell in self.space.cells.items()},
+            "net": learner.net.state_dict(),
+            "arch": learner.arch.state_dict(),
+            "weights": learner.weights.state_dict(),
+            "alpha": learner.alpha.state_dict(),
+            "beta": None if learner.beta is None else learner.beta.state_dict(),
+            "running": self.running.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the search that `state_dict` was taken from (same plan, data and seed)."""
+        self.stage, self.epoch, self.step = state["stage"], state["epoch"], state["step"]
+        candidates: Candidates = state["candidates"]
+        self.space = self.space.with_cells(
+            {t: cell.with_candidates(candidates[t]) for t, cell in self.space.cells.items()}
+        )
+        stage = self.plan.stages[self.stage]
+        net, arch = self._build(stage)
+        arch.load_state_dict(state["arch"])
+        net.restrict({t: arch.mask(t) for t in self.space.cells})
+        net.load_state_dict(state["net"])
+        self.learner = self._learner(stage, net, arch)
+        self.learner.weights.load_state_dict(state["weights"])
+        self.learner.alpha.load_state_dict(state["alpha"])
+        if self.learner.beta is not None:
+            self.learner.beta.load_state_dict(state["beta"])
+        self.running.load_state_dict(state["running"])
+
+
+def _sgd(net: Supernet, options: WeightOptimizer) -> SGD:
+    return SGD(
+        net.parameters(),
+        lr=options.lr.value(0, 1),
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+        nesterov=options.nesterov,
+    )
+
+
+def _adam(parameters: list[Any], options: ArchOptimizer) -> Adam:
+    return Adam(parameters, lr=options.lr.value(0, 1), betas=options.betas, weight_decay=options.weight_decay)
+
+
+def _settings_of(new: SGD | Adam, old: SGD | Adam) -> dict[str, Any]:
+    """The running state of `old` under the settings of `new`."""
+    return {"state": old.state_dict()["state"], "param_groups": new.state_dict()["param_groups"]}
+
+
+def _shared(old: Supernet, new: Supernet) -> dict[str, Tensor]:
+    names = new.per_edge_state_dict().keys()
+    return {name: weight for name, weight in old.per_edge_state_dict().items() if name in names}
+
+
+def _padded(names: Sequence[str], mask: Tensor) -> list[str]:
+    return [*names, *[""] * (mask.shape[1] - len(names))]

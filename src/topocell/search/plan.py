@@ -1,0 +1,178 @@
+"""What a search is told to do, as data: stages, curves and optimizers. A recipe is checked against these models."""
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class Model(BaseModel):
+    """Base of all parts of a recipe: unknown keys are faults, values are fixed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Curve(Model):
+    """A value over the epochs of a stage. In a recipe a plain number is a constant curve.
+
+    At epoch e of E the curve is at t = (from + (to − from) · e / E) / of, with `span = (from, to, of)`: a stage
+    can cover a part of a curve that several stages share (DOTS: epochs 0–30, 30–50 and 50–70 of one cosine). With
+    `closed`, e / (E − 1) is taken instead, so that the last epoch has the end value.
+
+        constant     start
+        linear       start + (end − start) t
+        cosine       end + (start − end) (1 + cos πt) / 2
+        exponential  start · (end / start)^t
+    """
+
+    shape: Literal["constant", "linear", "cosine", "exponential"] = "constant"
+    start: float
+    end: float | None = None
+    span: tuple[NonNegative, NonNegative, Positive] = (0.0, 1.0, 1.0)
+    closed: bool = False
+
+    @model_validator(mode="after")
+    def _needs_end(self) -> "Curve":
+        if self.shape != "constant" and self.end is None:
+            raise ValueError(f"a curve of shape {self.shape!r} needs an end")
+        if self.shape == "exponential" and not (self.start > 0 and (self.end or 0) > 0):
+            raise ValueError("an exponential curve needs start > 0 and end > 0")
+        if not self.span[0] <= self.span[1] <= self.span[2]:
+            raise ValueError(f"span = (from, to, of) must have from <= to <= of, but got {self.span}")
+        return self
+
+    def value(self, epoch: int, epochs: int) -> float:
+        """The value at 0-based `epoch` of a stage of `epochs` epochs."""
+        if self.shape == "constant" or self.end is None:
+            return self.start
+        first, last, of = self.span
+        steps = max(epochs - 1, 1) if self.closed else max(epochs, 1)
+        t = min((first + (last - first) * epoch / steps) / of, 1.0)
+        if self.shape == "linear":
+            return self.start + (self.end - self.start) * t
+        if self.shape == "cosine":
+            return self.end + (self.start - self.end) * (1 + math.cos(math.pi * t)) / 2
+        return self.start * (self.end / self.start) ** t
+
+
+def _constant(value: Any) -> Any:
+    return {"start": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+CurveOrNumber = Annotated[Curve, BeforeValidator(_constant)]
+
+
+class Choice(BaseModel):
+    """A named piece with its own options; a plain string is a name without options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+
+def _name_only(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+NamedChoice = Annotated[Choice, BeforeValidator(_name_only)]
+
+
+class WeightOptimizer(Model):
+    """SGD of the network weights (DARTS: 0.025 → 0.001 cosine, momentum 0.9, weight decay 3e-4, clip 5)."""
+
+    lr: CurveOrNumber = Curve(shape="cosine", start=0.025, end=0.001)
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NonNegative = 3e-4
+    nesterov: bool = False
+    clip: Positive | None = 5.0
+
+
+class ArchOptimizer(Model):
+    """Adam of α or β (DARTS: 3e-4, betas (0.5, 0.999), weight decay 1e-3)."""
+
+    lr: CurveOrNumber = Curve(start=3e-4)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.5, 0.999)
+    weight_decay: NonNegative = 1e-3
+
+
+class Stage(Model):
+    """One part of a search: what is updated from what, and what happens before it.
+
+    The first stage starts afresh. A later one goes on with the weights, logits and optimizers it finds, unless
+    `reset`, `shrink`, `layers`, `channels`, `relaxation` or `topology` say otherwise: a changed network has fresh
+    weights (shrinking alone keeps the weights that stay), changed candidates or topology have fresh logits, and
+    whatever is fresh has a fresh optimizer.
+
+    Attributes:
+        epochs: number of epochs, warm-up included; 0 builds the state and trains nothing.
+        warmup: how many of them update the network weights only.
+        level: a row of `topocell.search.levels.LEVELS`.
+        weights_on, alpha_on, beta_on: the split that feeds each update; `all` is every split together. One split
+            for α and β means one joint update, two mean alternate updates. Level `single` takes all from
+            `weights_on`.
+        arch_every: update the architecture at every step, or once at the end of an epoch.
+        penalty: λ of the validity penalty in the β loss.
+        mixed: λ of the training loss beside the validation loss (level `mixed`).
+        shrink: before the stage keep the candidates that the relaxation retains (`best`: the winner of each edge,
+            or of each group of a grouped relaxation), or a number of best candidates of each edge.
+        shrink_none: whether `none` can be retained.
+        reset: what to make afresh before the stage.
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    epochs: int = Field(ge=0)
+    warmup: int = Field(0, ge=0)
+    level: str = "bilevel"
+    relaxation: NamedChoice = Choice(name="softmax")
+    topology: NamedChoice = Choice(name="dense")
+    init: NonNegative = 1e-3
+    weights_on: str = "train"
+    alpha_on: str = "val"
+    beta_on: str = "val"
+    arch_every: Literal["step", "epoch"] = "step"
+    weights: WeightOptimizer = WeightOptimizer()
+    alpha: ArchOptimizer = ArchOptimizer()
+    beta: ArchOptimizer = ArchOptimizer()
+    op_temperature: CurveOrNumber = Curve(start=1.0)
+    edge_temperature: CurveOrNumber = Curve(start=1.0)
+    penalty: NonNegative = 0.0
+    mixed: NonNegative = 1.0
+    shrink: Literal["best"] | Annotated[int, Field(ge=1)] | None = None
+    shrink_none: bool = False
+    reset: tuple[Literal["weights", "alpha", "beta", "optimizers"], ...] = ()
+    layers: Annotated[int, Field(ge=1)] | None = None
+    channels: Annotated[int, Field(ge=2)] | None = None
+
+    @property
+    def splits_needed(self) -> frozenset[str]:
+        """Names of the splits that the stage draws batches from."""
+        if self.level in ("single", "weights"):
+            return frozenset({self.weights_on})
+        return frozenset({self.weights_on, self.alpha_on, self.beta_on})
+
+    @model_validator(mode="after")
+    def _warm_up_fits(self) -> "Stage":
+        if self.warmup > self.epochs:
+            raise ValueError(f"warmup is at most epochs, but got warmup={self.warmup} and epochs={self.epochs}")
+        return self
+
+
+class SearchPlan(Model):
+    """A whole search (DARTS: 16 channels, 8 cells, batches of 64)."""
+
+    channels: int = Field(16, ge=2)
+    layers: int = Field(8, ge=1)
+    batch_size: int = Field(64, ge=2)
+    head: Literal["plain", "bn-relu"] = "plain"
+    partial: int = Field(1, ge=1)
+    watch_batches: int | None = Field(16, ge=1)
+    stages: tuple[Stage, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "SearchPlan":
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"every stage has its own name, but got {names}")
+        return self

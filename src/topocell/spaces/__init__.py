@@ -1,0 +1,47 @@
+"""Search spaces by name. A new space is one function that returns a `SpaceSpec` and one row in `SPACES`."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from topocell.errors import SpaceError, nearest
+from topocell.spaces.cell import OPERATIONS, CellSpec, SpaceSpec, complete_edges
+from topocell.spaces.darts import DARTS_OPERATIONS, DARTS_OPERATIONS_WITHOUT_NONE, darts
+from topocell.spaces.nasbench201 import NASBENCH201_OPERATIONS, nasbench201
+
+SPACES: dict[str, Callable[..., SpaceSpec]] = {"darts": darts, "nasbench201": nasbench201}
+
+__all__ = [
+    "DARTS_OPERATIONS",
+    "DARTS_OPERATIONS_WITHOUT_NONE",
+    "NASBENCH201_OPERATIONS",
+    "OPERATIONS",
+    "SPACES",
+    "CellSpec",
+    "SpaceSpec",
+    "complete_edges",
+    "get",
+    "register",
+]
+
+
+def get(name: str, **options: Any) -> SpaceSpec:
+    """The space of that name, e.g. `get("darts", nodes=4)`.
+
+    Raises:
+        SpaceError: unknown name, or an option that the space does not take.
+    """
+    if name not in SPACES:
+        raise SpaceError(f"unknown space {name!r}{nearest(name, SPACES)}; known: {', '.join(sorted(SPACES))}")
+    known = inspect.signature(SPACES[name]).parameters
+    for option in options:
+        if option not in known:
+            raise SpaceError(
+                f"space {name!r} has no option {option!r}{nearest(option, known)}; it takes: {', '.join(known)}"
+            )
+    return SPACES[name](**options)
+
+
+def register(name: str, build: Callable[..., SpaceSpec]) -> None:
+    """Make a user's own space known by name to recipes and the command line of this process."""
+    SPACES[name] = build

@@ -1,0 +1,189 @@
+"""Search spaces as plain data: what a cell may be, and how cells are stacked. Nothing here imports torch."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Literal
+
+from topocell.errors import SpaceError, nearest
+
+#: Every operation that a cell may name, in the order of DARTS' PRIMITIVES first (FACTS: none to dil_conv_5x5).
+OPERATIONS: tuple[str, ...] = (
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+    "sep_conv_7x7",
+    "conv_7x1_1x7",
+    "noise",
+    "nor_conv_1x1",
+    "nor_conv_3x3",
+)
+
+Edge = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class CellSpec:
+    """One cell as a directed acyclic graph whose edges choose among candidate operations.
+
+    Nodes are numbered as in DARTS: `0 .. inputs-1` are the inputs, then `nodes` computed nodes. An edge
+    `(src, dst)` has `src < dst` and enters a computed node. Edges are stored by destination, then source,
+    whatever order they are given in; `candidates[e]` belongs to `edges[e]` and moves with it.
+
+    Args:
+        inputs: number of input nodes, 1 or 2.
+        nodes: number of computed (intermediate) nodes.
+        edges: `(src, dst)` pairs; every computed node needs at least one.
+        candidates: one tuple of operation names per edge, or one flat tuple that all edges share.
+        output: `"concat"` of all computed nodes over channels (DARTS), or the `"last"` node (NAS-Bench-201).
+        stride: stride of the edges that leave an input node: 1, or 2 in a reduction cell.
+        pool_norm: whether a pool is followed by batch norm in the supernet (DARTS: yes, NAS-Bench-201: no).
+
+    Raises:
+        SpaceError: if a rule above does not hold; the message names the edge or the value.
+    """
+
+    inputs: int
+    nodes: int
+    edges: tuple[Edge, ...]
+    candidates: tuple[tuple[str, ...], ...]
+    output: Literal["concat", "last"] = "concat"
+    stride: int = 1
+    pool_norm: bool = True
+
+    def __post_init__(self) -> None:
+        if self.inputs not in (1, 2):
+            raise SpaceError(f"a cell has 1 or 2 inputs, but got inputs={self.inputs}")
+        if self.nodes < 1:
+            raise SpaceError(f"a cell has at least one computed node, but got nodes={self.nodes}")
+        if self.output not in ("concat", "last"):
+            raise SpaceError(f"output is 'concat' or 'last', but got {self.output!r}")
+        if self.stride not in (1, 2):
+            raise SpaceError(f"stride is 1 or 2, but got stride={self.stride}")
+        edges = [(int(s), int(d)) for s, d in self.edges]
+        shared = bool(self.candidates) and all(isinstance(c, str) for c in self.candidates)
+        lists = [self.candidates] * len(edges) if shared else list(self.candidates)
+        if len(lists) != len(edges):
+            raise SpaceError(f"candidates has one entry per edge, but got {len(lists)} for {len(edges)} edges")
+        for src, dst in edges:
+            if not (0 <= src < dst and self.inputs <= dst < self.inputs + self.nodes):
+                raise SpaceError(
+                    f"an edge (src, dst) has src < dst and enters a computed node "
+                    f"({self.inputs}..{self.inputs + self.nodes - 1}), but got {(src, dst)}"
+                )
+        if len(set(edges)) != len(edges):
+            raise SpaceError("each edge is listed once, but got a repeated edge")
+        for dst in self.computed:
+            if all(d != dst for _, d in edges):
+                raise SpaceError(f"every computed node has an input, but no edge enters node {dst}")
+        for edge, names in zip(edges, lists):
+            if isinstance(names, str) or not names:
+                raise SpaceError(f"edge {edge} needs a list of at least one candidate, but got {names!r}")
+            for name in names:
+                if name not in OPERATIONS:
+                    raise SpaceError(f"unknown operation {name!r} on edge {edge}{nearest(name, OPERATIONS)}")
+            if len(set(names)) != len(names):
+                raise SpaceError(f"each candidate is listed once per edge, but edge {edge} has {names}")
+        order = sorted(range(len(edges)), key=lambda i: (edges[i][1], edges[i][0]))
+        object.__setattr__(self, "edges", tuple(edges[i] for i in order))
+        object.__setattr__(self, "candidates", tuple(tuple(lists[i]) for i in order))
+
+    @property
+    def n_edges(self) -> int:
+        """E, the number of edges."""
+        return len(self.edges)
+
+    @property
+    def n_candidates(self) -> int:
+        """K, the largest number of candidates on any edge."""
+        return max(len(c) for c in self.candidates)
+
+    @property
+    def computed(self) -> range:
+        """Indices of the computed nodes."""
+        return range(self.inputs, self.inputs + self.nodes)
+
+    @property
+    def live(self) -> tuple[tuple[bool, ...], ...]:
+        """(E, K) booleans: True where an edge lists a candidate, False where its list is shorter than K."""
+        return tuple(tuple(k < len(c) for k in range(self.n_candidates)) for c in self.candidates)
+
+    @property
+    def width(self) -> int:
+        """Output channels as a multiple of the cell's channels: `nodes` for concat, 1 for last."""
+        return self.nodes if self.output == "concat" else 1
+
+    def incoming(self, node: int) -> list[int]:
+        """Indices of the edges that enter `node`, in edge order."""
+        return [e for e, (_, d) in enumerate(self.edges) if d == node]
+
+    def outgoing(self, node: int) -> list[int]:
+        """Indices of the edges that leave `node`, in edge order."""
+        return [e for e, (s, _) in enumerate(self.edges) if s == node]
+
+    def edge_stride(self, edge: int) -> int:
+        """Stride of one edge: the cell's stride where it leaves an input node, else 1."""
+        return self.stride if self.edges[edge][0] < self.inputs else 1
+
+    def with_candidates(self, candidates: Sequence[Sequence[str]]) -> "CellSpec":
+        """The same cell with other candidates, one list per edge."""
+        return replace(self, candidates=tuple(tuple(c) for c in candidates))
+
+    def with_edges(self, keep: Iterable[int]) -> "CellSpec":
+        """The same cell with only the edges of the given indices."""
+        kept = sorted(set(keep))
+        return replace(
+            self, edges=tuple(self.edges[e] for e in kept), candidates=tuple(self.candidates[e] for e in kept)
+        )
+
+
+def complete_edges(inputs: int, nodes: int) -> tuple[Edge, ...]:
+    """All edges of the complete cell: every computed node takes every node before it."""
+    return tuple((s, d) for d in range(inputs, inputs + nodes) for s in range(d))
+
+
+@dataclass(frozen=True)
+class SpaceSpec:
+    """A search space: its cell types and the skeleton that stacks them.
+
+    Args:
+        name: name shown to users and written to genotypes.
+        cells: cell type name → CellSpec. Skeleton `"darts"` takes `normal` and `reduce`; skeleton
+            `"nasbench201"` takes one type, `cell`, with one input and stride 1.
+        skeleton: how cells are stacked (see `topocell.skeleton`).
+        stem_multiplier: stem channels as a multiple of the cell's channels (DARTS on CIFAR: 3).
+
+    Raises:
+        SpaceError: if the cell types do not fit the skeleton.
+    """
+
+    name: str
+    cells: Mapping[str, CellSpec]
+    skeleton: Literal["darts", "nasbench201"] = "darts"
+    stem_multiplier: int = field(default=3)
+
+    def __post_init__(self) -> None:
+        need = {"darts": {"normal", "reduce"}, "nasbench201": {"cell"}}.get(self.skeleton)
+        if need is None:
+            raise SpaceError(f"skeleton is 'darts' or 'nasbench201', but got {self.skeleton!r}")
+        if set(self.cells) != need:
+            raise SpaceError(
+                f"skeleton {self.skeleton!r} takes the cell types {sorted(need)}, but got {sorted(self.cells)}"
+            )
+        if self.skeleton == "darts" and (self.cells["normal"].stride, self.cells["reduce"].stride) != (1, 2):
+            raise SpaceError("skeleton 'darts' takes a normal cell of stride 1 and a reduce cell of stride 2")
+        if self.skeleton == "nasbench201" and (self.cells["cell"].inputs, self.cells["cell"].stride) != (
+            1,
+            1,
+        ):
+            raise SpaceError("skeleton 'nasbench201' takes a cell with one input and stride 1")
+        object.__setattr__(self, "cells", MappingProxyType(dict(self.cells)))
+
+    def with_cells(self, cells: Mapping[str, CellSpec]) -> "SpaceSpec":
+        """The same space with other cells of the same types."""
+        return replace(self, cells=dict(cells))

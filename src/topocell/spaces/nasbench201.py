@@ -1,0 +1,21 @@
+"""The NAS-Bench-201 cell: four nodes, six edges, five operations, the last node is the output."""
+
+from collections.abc import Sequence
+
+from topocell.spaces.cell import CellSpec, SpaceSpec, complete_edges
+
+#: The five operations of NAS-Bench-201, in the benchmark's order.
+NASBENCH201_OPERATIONS: tuple[str, ...] = (
+    "none",
+    "skip_connect",
+    "nor_conv_1x1",
+    "nor_conv_3x3",
+    "avg_pool_3x3",
+)
+
+
+def nasbench201(nodes: int = 3, candidates: Sequence[str] = NASBENCH201_OPERATIONS) -> SpaceSpec:
+    """The NAS-Bench-201 space: node 0 is the input, node `nodes` the output; pools have no batch norm."""
+    edges = complete_edges(1, nodes)
+    cell = CellSpec(1, nodes, edges, tuple(tuple(candidates) for _ in edges), "last", pool_norm=False)
+    return SpaceSpec("nasbench201", {"cell": cell}, "nasbench201", stem_multiplier=1)

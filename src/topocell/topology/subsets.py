@@ -1,0 +1,228 @@
+"""Topologies in which each node chooses a set of edges: TopoNAS, stretchable cells and DOTS in one class."""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from topocell import axes
+from topocell.errors import RecipeError, SpaceError, nearest
+from topocell.spaces.cell import CellSpec
+from topocell.topology.base import Decoded, GroupedLogits, Topology, named, positive, rectangle, with_last
+from topocell.topology.wiring import Assignments, subsets, without_orphans
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """One distribution of `Subsets`: the edges that enter or leave a node, and the sets to choose from.
+
+    Args:
+        node: the node that the edges enter (view "target") or leave (view "source").
+        edges: indices of its n edges, ascending.
+        choices: bool (n_choices, n), B_g: which edges each choice keeps.
+        slice: where the logits of its choices lie in `beta`.
+    """
+
+    node: int
+    edges: tuple[int, ...]
+    choices: Tensor
+    slice: slice
+
+
+class Subsets(Topology):
+    """A distribution over *sets* of edges per node: TopoNAS, stretchable cells and DOTS.
+
+    For each group g, the edges that enter (view "target", DOTS) or leave (view "source", TopoNAS) a node,
+
+        p_g = softmax(β_g / T)        s_e = scale_g · Σ_c p_g(c) · norm(c) · B_g[c, e]
+
+    with one row of B_g for each set that may be chosen, in the order of `itertools.combinations`; sets of
+    several sizes come by size, the empty set first. Groups are in the order of their nodes.
+
+    Args:
+        cell: the cell. View "target" has a group for each computed node, view "source" for each node with an
+            outgoing edge.
+        view: "source" or "target".
+        sizes: an integer k, "any" (one edge and more), "any-or-none", or a list with one k per group. An
+            integer k means min(k, n) of n incoming edges, and min(k, max(1, n - 1)) of n outgoing ones: where
+            there is a choice a node never keeps all. For the DARTS cell: the 2, 2, 2, 1, 1 of TopoNAS.
+        norm: norm(c): "none" is 1; "mean" is 1/|c|, and 0 for the empty set (DOTS; its code leaves it out).
+        scale: "unit" makes every s_e = 1 at equal logits: n/k for sets of k (TopoNAS, Eq. 10),
+            (2^n-1)/2^(n-1) for any size (Eq. 13), 2 with the empty set. "none" is 1. "printed" is
+            (2^n-1)/2^(n-1), which the stretchable paper prints also for its sets that may be empty.
+
+    Attributes:
+        groups: the groups, as `Group`, in the order of their logits.
+
+    Raises:
+        RecipeError: an option outside the above, or "printed" with fixed sizes.
+        SpaceError: no choice gives every computed node an input, or a group has more than 2^14 choices.
+    """
+
+    def __init__(
+        self,
+        cell: CellSpec,
+        view: Literal["source", "target"] = "source",
+        sizes: int | Literal["any", "any-or-none"] | Sequence[int] = 2,
+        norm: Literal["none", "mean"] = "none",
+        scale: Literal["unit", "none", "printed"] = "unit",
+    ) -> None:
+        _one_of("view", view, ("source", "target"))
+        _one_of("norm", norm, ("none", "mean"))
+        _one_of("scale", scale, ("unit", "none", "printed"))
+        if scale == "printed" and not isinstance(sizes, str):
+            raise RecipeError(f"scale 'printed' is for sets of any size, but got sizes={sizes!r}; use 'unit'")
+        self.view = view
+        edges_of = cell.incoming if view == "target" else cell.outgoing
+        nodes = [node for node in range(cell.inputs + cell.nodes) if edges_of(node)]
+        edges = [tuple(edges_of(node)) for node in nodes]
+        rows = [subsets(len(e), k) for e, k in zip(edges, _sizes(view, sizes, [len(e) for e in edges]))]
+        super().__init__(cell, sum(len(b) for b in rows))
+        self._may_drop_nodes = sizes == "any-or-none"
+        self._softmax = GroupedLogits([len(b) for b in rows])
+        self.groups = [Group(*g) for g in zip(nodes, edges, map(torch.from_numpy, rows), self._softmax.slices)]
+        self._assignments = Assignments(cell, edges, rows)
+        self._constants = axes.Constants(mix=self._mix(norm, scale), **self._inputs())
+        if not isinstance(sizes, str) and self.n_valid == 0:
+            raise SpaceError(
+                f"every computed node has an input, but no choice with view={view!r} and sizes={sizes!r} gives "
+                f"all of them one; use larger sizes or 'any'"
+            )
+
+    def _mix(self, norm: str, scale: str) -> np.ndarray:
+        """(E, n_logits): scale_g · norm(c) · B_g[c, e], so that s = mix · p."""
+        mix = np.zeros((self.cell.n_edges, self.n_logits))
+        for group in self.groups:
+            b = group.choices.numpy().astype(float)
+            if norm == "mean":
+                b /= np.maximum(b.sum(1, keepdims=True), 1)
+            n = len(group.edges)
+            factor = {"unit": 1 / b.mean(), "none": 1.0, "printed": (2**n - 1) / 2 ** (n - 1)}[scale]
+            mix[list(group.edges), group.slice] = factor * b.T
+        return mix
+
+    def _inputs(self) -> dict[str, np.ndarray]:
+        """Index arrays of the penalty, with R rows: one per computed node and group that can give it an input.
+
+        `with_input` (R, ..) lists the choices of the group that do, `group` (R,) is the group, and `rows`
+        (nodes, ..) lists the rows of each node.
+        """
+        found = [
+            (j, g, np.flatnonzero(covers >> j & 1) + group.slice.start)
+            for j in range(self.cell.nodes)
+            for g, (group, covers) in enumerate(zip(self.groups, self._assignments.covers))
+            if (covers >> j & 1).any()
+        ]
+        rows = [[r for r, (j, _, _) in enumerate(found) if j == node] for node in range(self.cell.nodes)]
+        return {
+            "with_input": rectangle([choices for _, _, choices in found], self.n_logits),
+            "group": np.array([g for _, g, _ in found]),
+            "rows": rectangle(rows, len(found)),
+        }
+
+    @property
+    def n_valid(self) -> int:
+        """Number of assignments of choices that give every computed node an input (exact below 2^53)."""
+        return self._assignments.n_valid
+
+    def probabilities(self, beta: Tensor, temperature: float = 1.0) -> Tensor:
+        """p (n_logits,): the softmax of each group; `groups[g].slice` finds the choices of group g."""
+        return self._softmax.log_softmax(self._logits(beta, temperature)).exp()
+
+    def weights(self, beta: Tensor, temperature: float = 1.0) -> Tensor:
+        """s (E,), by the equation above."""
+        return (self._constants.get("mix", beta) * self.probabilities(beta, temperature)).sum(1)
+
+    def entropy(self, beta: Tensor, temperature: float = 1.0) -> Tensor | None:
+        """Mean entropy in nats over the groups with two and more choices."""
+        return self._softmax.entropy(self._logits(beta, temperature))
+
+    def penalty(self, beta: Tensor) -> Tensor:
+        """r(β) (TopoNAS, Eq. 14), zero-dimensional, at least 0 and below the number of computed nodes.
+
+        r = Σ_j Π_g (1 - max_{c gives j an input} p_g(c) / max_c p_g(c)), over the computed nodes j and the
+        groups g that can give j an input. It is zero exactly when each of these nodes has an input from a most
+        likely choice of some group. The paper defines it for view "source"; for view "target" the same rule is
+        zero unless a set may be empty.
+        """
+        logits = self._logits(beta)
+        index = functools.partial(self._constants.get, like=logits)
+        best = self._softmax.padded(logits).amax(1)[index("group")]
+        best_with_input = with_last(logits, -math.inf)[index("with_input")].amax(1)
+        missed = with_last(0.0 - torch.expm1(best_with_input - best), 1.0)[index("rows")]
+        return functools.reduce(torch.mul, missed.unbind(1)).sum()
+
+    def decode_report(self, beta: Tensor) -> Decoded:
+        """The most likely choices, argmax of Σ_g log p_g(c_g), that give every computed node an input.
+
+        The papers take the plain argmax, which may leave nodes without an input; this is the exact maximum
+        over the choices that do not, by dynamic programming. Ties go to the lowest choices. With sizes
+        "any-or-none" the plain argmax is taken (stretchable cells): nodes that it leaves without an input are
+        dropped with the edges leaving them, and so on. Only if that drops every node, or the last node where
+        it is the cell's output, are the most likely choices that keep all nodes taken.
+
+        Raises:
+            RunError: a logit is not finite.
+        """
+        values = self._values(beta)
+        scores = [values[group.slice] for group in self.groups]
+        plain = [int(np.argmax(score)) for score in scores]
+        kept, dropped = without_orphans(self.cell, self._assignments.edges(plain))
+        if not dropped:
+            return Decoded(kept, True, (), self._log_probability(beta, plain))
+        problem = f"the most likely choices leave {named(dropped)} without an input"
+        needed = self.cell.computed if self.cell.output == "concat" else self.cell.computed[-1:]
+        if self._may_drop_nodes and not set(needed) <= set(dropped):
+            note = f"{problem}: dropped with the edges that leave {'it' if len(dropped) == 1 else 'them'}"
+            return Decoded(kept, False, dropped, self._log_probability(beta, plain), note)
+        best = self._assignments.best_valid(scores)
+        changes = "; ".join(
+            f"{self._described(group, new)} instead of {self._described(group, old)}"
+            for group, new, old in zip(self.groups, best, plain)
+            if new != old
+        )
+        note = f"{problem}; took the most likely ones that give every node an input: {changes}"
+        edges = tuple(self._assignments.edges(best))
+        return Decoded(edges, False, (), self._log_probability(beta, best), note)
+
+    def random(self, generator: torch.Generator) -> list[int]:
+        """Drawn uniformly from the `n_valid` assignments that give every computed node an input."""
+
+        def uniform() -> float:
+            return torch.rand((), generator=generator, dtype=torch.float64, device=generator.device).item()
+
+        return self._assignments.edges(self._assignments.random(uniform))
+
+    def _log_probability(self, beta: Tensor, assignment: Sequence[int]) -> float:
+        log_p = self._softmax.log_softmax(beta.detach().to("cpu", torch.float64))
+        return sum(log_p[group.slice][c].item() for group, c in zip(self.groups, assignment))
+
+    def _described(self, group: Group, choice: int) -> str:
+        end, arrow = (1, "→") if self.view == "source" else (0, "←")
+        ends = [str(self.cell.edges[e][end]) for e, on in zip(group.edges, group.choices[choice]) if on]
+        return f"{group.node} {arrow} {', '.join(ends) or 'nothing'}"
+
+
+def _sizes(view: str, sizes: object, n_edges: Sequence[int]) -> list[Sequence[int]]:
+    """The sizes that the sets of each group may have, from the option `sizes` of `Subsets`."""
+    if isinstance(sizes, str):
+        _one_of("sizes", sizes, ("any", "any-or-none"))
+        return [range(0 if sizes == "any-or-none" else 1, n + 1) for n in n_edges]
+    if not isinstance(sizes, list | tuple):
+        k = positive("sizes", sizes)
+        return [[min(k, n if view == "target" else max(1, n - 1))] for n in n_edges]
+    if len(sizes) != len(n_edges) or any(positive("sizes", k) > n for k, n in zip(sizes, n_edges)):
+        raise RecipeError(
+            f"a list of sizes has one k per group, at most its number of edges, {list(n_edges)}, but got {list(sizes)}"
+        )
+    return [[k] for k in sizes]
+
+
+def _one_of(option: str, value: object, known: Sequence[str]) -> None:
+    if value not in known:
+        raise RecipeError(f"{option} is one of {', '.join(known)}, but got {value!r}{nearest(value, known)}")

@@ -1,0 +1,115 @@
+"""Sets of edges as plain arrays: what each node may choose, and which choices together make a valid cell.
+
+A cell is valid when each of its computed nodes has an input; as edges only lead forward, every node is then
+reached from an input node. Nothing here imports torch.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from topocell.errors import SpaceError
+from topocell.spaces.cell import CellSpec
+
+#: Largest number of choices of one group: all subsets of 14 edges.
+MAX_CHOICES = 2**14
+
+
+def subsets(n: int, sizes: Sequence[int]) -> np.ndarray:
+    """Bool (n_choices, n): the sets of `n` edges of the given sizes, by size, then as
+    `itertools.combinations`.
+
+    Raises:
+        SpaceError: more than `MAX_CHOICES` sets.
+    """
+    if sum(math.comb(n, k) for k in sizes) > MAX_CHOICES:
+        raise SpaceError(
+            f"a group has at most {MAX_CHOICES} choices, but {n} edges have more sets of {sizes[0]} to "
+            f"{sizes[-1]} edges; choose a fixed size"
+        )
+    chosen = [set(c) for k in sizes for c in itertools.combinations(range(n), k)]
+    return np.array([[i in c for i in range(n)] for c in chosen])
+
+
+class Assignments:
+    """All assignments of one choice to each group of edges.
+
+    Args:
+        cell: the cell.
+        edges: per group, the indices of its edges; each edge of the cell is in one group.
+        choices: per group, bool (n_choices, n): the edges that each choice keeps.
+
+    Attributes:
+        covers: per group, int (n_choices,): the computed nodes that a choice gives an input, as bits; bit j
+            is node `cell.inputs + j`.
+    """
+
+    def __init__(self, cell: CellSpec, edges: Sequence[Sequence[int]], choices: Sequence[np.ndarray]) -> None:
+        self.cell = cell
+        self._edges = edges
+        self._choices = choices
+        bits = [[1 << (cell.edges[e][1] - cell.inputs) for e in group] for group in edges]
+        self.covers = [np.bitwise_or.reduce(np.where(b, bit, 0), axis=1) for b, bit in zip(choices, bits)]
+        # Sets of nodes that have an input, as bits; the last is the set of all.
+        self._states = np.arange(2**cell.nodes)
+
+    def edges(self, assignment: Sequence[int]) -> list[int]:
+        """Indices of the edges of one choice per group, sorted."""
+        kept = zip(self._edges, self._choices, assignment)
+        return sorted(e for group, b, c in kept for e, on in zip(group, b[c]) if on)
+
+    @functools.cached_property
+    def _counts(self) -> list[np.ndarray]:
+        """[g][state]: in how many ways groups g, g+1.. give an input to every node that `state` lacks."""
+        table = [np.where(self._states == self._states[-1], 1.0, 0.0)]
+        for covers in reversed(self.covers):
+            table.append(functools.reduce(np.add, (table[-1][self._states | cover] for cover in covers)))
+        return table[::-1]
+
+    @property
+    def n_valid(self) -> int:
+        """Number of assignments that give every computed node an input (exact below 2^53)."""
+        return int(self._counts[0][0])
+
+    def random(self, uniform: Callable[[], float]) -> list[int]:
+        """An assignment drawn uniformly from the valid ones; `uniform()` draws from [0, 1)."""
+        state, assignment = 0, []
+        for covers, count in zip(self.covers, self._counts[1:]):
+            total = np.cumsum(count[state | covers])
+            assignment.append(int(np.searchsorted(total, uniform() * total[-1], side="right")))
+            state |= int(covers[assignment[-1]])
+        return assignment
+
+    def best_valid(self, scores: Sequence[np.ndarray]) -> list[int]:
+        """The valid assignment of the largest total score, ties to the lowest choices, group by group.
+
+        Dynamic programming over the set of nodes that have an input: `table[g][state]` is the best score
+        with which groups g, g+1.. give an input to every node that `state` lacks.
+        """
+        table = [np.where(self._states == self._states[-1], 0.0, -np.inf)]
+        for covers, score in zip(reversed(self.covers), reversed(scores)):
+            reached = (table[-1][self._states | cover] + gain for cover, gain in zip(covers, score))
+            table.append(functools.reduce(np.maximum, reached))
+        state, assignment = 0, []
+        for covers, score, rest in zip(self.covers, scores, table[-2::-1]):
+            assignment.append(int(np.argmax(rest[state | covers] + score)))
+            state |= int(covers[assignment[-1]])
+        return assignment
+
+
+def without_orphans(cell: CellSpec, edges: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The given (sorted) edges less those that leave a node without an input, and the nodes without an input.
+
+    Dropping an edge may leave another node without an input, whose edges are dropped too, and so on.
+    """
+    reached = set(range(cell.inputs))
+    kept = []
+    for e in edges:  # by destination: all edges into a node come before any that leaves it
+        src, dst = cell.edges[e]
+        if src in reached:
+            reached.add(dst)
+            kept.append(e)
+    return tuple(kept), tuple(node for node in cell.computed if node not in reached)

@@ -1,0 +1,286 @@
+"""Retraining: the network of a genotype from scratch, several seeds, and the only place that sees the test split.
+
+Accuracy is reported of the last epoch; the best epoch is reported beside it and never alone, because choosing it
+uses the test split.
+"""
+
+import statistics
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+from torch.optim import SGD
+
+from topocell.data import Augmentation, Batches, Dataset
+from topocell.errors import RunError
+from topocell.genotype import Genotype
+from topocell.monitor import Monitor, Silent
+from topocell.network import FixedNet, channels_for, count
+from topocell.rng import derive as derive_seed
+from topocell.running import Running
+from topocell.search.plan import Curve, Model, WeightOptimizer
+
+
+class RetrainPlan(Model):
+    """How the network of a genotype is trained (DARTS on CIFAR: 36 channels, 20 cells, 600 epochs).
+
+    Attributes:
+        parameters: choose the channels that come closest to this number of parameters, instead of `channels`.
+        drop_path: probability at the end of training; it grows linearly from 0.
+        auxiliary: weight of the auxiliary head's loss; 0 for none.
+        cutout: side of the square that is blanked, in pixels; 0 for none.
+        label_smoothing: of the cross entropy.
+        seeds: one training each.
+        test_every: epochs between two tests; the last epoch is always tested.
+    """
+
+    channels: int = Field(36, ge=2)
+    parameters: Annotated[int, Field(ge=1)] | None = None
+    layers: int = Field(20, ge=1)
+    epochs: int = Field(600, ge=1)
+    batch_size: int = Field(96, ge=2)
+    weights: WeightOptimizer = WeightOptimizer(lr=Curve(shape="cosine", start=0.025, end=0.0))
+    drop_path: float = Field(0.2, ge=0, lt=1)
+    auxiliary: float = Field(0.4, ge=0)
+    cutout: int = Field(16, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    test_every: int = Field(1, ge=1)
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    head: Literal["plain", "bn-relu"] = "plain"
+
+
+class Retraining:
+    """Retraining in progress; `run` trains one network per seed and returns the results.
+
+    Args:
+        genotype: the architecture.
+        plan: how to train.
+        data: training and test images.
+        seed: of the run; each training's own seed comes on top.
+        monitor: receives metrics, progress and states to save.
+
+    Attributes:
+        net: the network in training; after `run`, the one of the last seed.
+        first_weights: weights of the network of the first seed once it is trained.
+    """
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        plan: RetrainPlan,
+        data: Dataset,
+        *,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        monitor: Monitor | None = None,
+    ) -> None:
+        self.genotype, self.plan, self.data, self.seed = genotype, plan, data, seed
+        self.device, self.monitor = torch.device(device), monitor or Silent()
+        self.round = self.epoch = self.step = 0
+        self.runs: list[dict[str, Any]] = []
+        self.tests: list[float] = []
+        self.first_weights: dict[str, Tensor] = {}
+        self.channels = plan.channels
+        if plan.parameters is not None:
+            sizes = plan.layers, len(data.train.classes), data.shape[0], plan.stem, plan.head
+            self.channels = channels_for(genotype, plan.parameters, *sizes)
+        base = data.augmentation
+        self._augmentation = Augmentation(base.padding, base.flip, plan.cutout)
+        self.running = Running(self.device)
+
+    def run(self, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Train every seed, or go on from a `state_dict`; returns what results.json holds.
+
+        Raises:
+            RunError: the loss is no longer a number.
+            Interrupted: the monitor was told to stop, after the state was saved.
+        """
+        if state is None:
+            self._begin()
+        else:
+            self.load_state_dict(state)
+        while True:
+            self._train()
+            best = max(self.tests)
+            every = self._tested_epochs()
+            self.runs.append(
+                {
+                    "seed": self.plan.seeds[self.round],
+                    "last": self.tests[-1],
+                    "best": best,
+                    "best_epoch": every[self.tests.index(best)],
+                }
+            )
+            if self.round == 0:
+                self.first_weights = {k: v.detach().cpu().clone() for k, v in self.net.state_dict().items()}
+            if self.round + 1 == len(self.plan.seeds):
+                return self.results()
+            self.round, self.epoch, self.step, self.tests = self.round + 1, 0, 0, []
+            self._begin()
+
+    def results(self) -> dict[str, Any]:
+        """Accuracy per seed, mean ± standard deviation (n − 1) of last and of best, and the size of the network."""
+        size = count(self.net, self.data.shape)
+        last, best = ([run[key] for run in self.runs] for key in ("last", "best"))
+        return {
+            "dataset": self.data.name,
+            "classes": len(self.data.train.classes),
+            "train_images": len(self.data.train),
+            "test_images": len(self.data.test),
+            "parameters": size.parameters,
+            "multiply_adds": size.multiply_adds,
+            "channels": self.channels,
+            "layers": self.plan.layers,
+            "epochs": self.plan.epochs,
+            "runs": self.runs,
+            "last_mean": statistics.fmean(last),
+            "last_std": statistics.stdev(last) if len(last) > 1 else None,
+            "best_mean": statistics.fmean(best),
+            "best_std": statistics.stdev(best) if len(best) > 1 else None,
+            "n": len(last),
+        }
+
+    def _begin(self) -> None:
+        plan, seed = self.plan, self.plan.seeds[self.round]
+        torch.manual_seed(derive_seed(self.seed, "retrain", seed))
+        net = FixedNet(
+            self.genotype,
+            self.channels,
+            plan.layers,
+            len(self.data.train.classes),
+            in_channels=self.data.shape[0],
+            stem=plan.stem,
+            auxiliary=plan.auxiliary > 0,
+            head=plan.head,
+        )
+        self.net = net.to(self.device, memory_format=torch.channels_last)
+        self.optimizer = SGD(
+            self.net.parameters(),
+            lr=plan.weights.lr.value(0, plan.epochs),
+            momentum=plan.weights.momentum,
+            weight_decay=plan.weights.weight_decay,
+            nesterov=plan.weights.nesterov,
+        )
+        self.batches = self._batches(train=True)
+
+    def _batches(self, train: bool) -> Batches:
+        return Batches(
+            self.data.train if train else self.data.test,
+            self.plan.batch_size,
+            mean=self.data.mean,
+            std=self.data.std,
+            augmentation=self._augmentation if train else None,
+            device=self.device,
+            seed=derive_seed(self.seed, "retrain", self.plan.seeds[self.round]),
+            purpose="retrain" if train else "test",
+        )
+
+    def _train(self) -> None:
+        plan, seed = self.plan, self.plan.seeds[self.round]
+        test = self._batches(train=False)
+        steps = len(self.batches)
+        while self.epoch < plan.epochs:
+            self.optimizer.param_groups[0]["lr"] = plan.weights.lr.value(self.epoch, plan.epochs)
+            self.net.drop_path = plan.drop_path * self.epoch / plan.epochs
+            self.net.train()
+            while self.step < steps:
+                torch.manual_seed(derive_seed(self.seed, "retrain", seed, self.epoch, self.step))
+                self._train_step(*self.batches.batch(self.epoch, self.step))
+                self.step += 1
+                done = (self.round * plan.epochs + self.epoch) * steps + self.step
+                name = f"retrain, seed {self.round + 1}/{len(plan.seeds)}"
+                self.monitor.step(name, done, len(plan.seeds) * plan.epochs * steps, self.running.figures)
+                if self.step < steps:
+                    self.monitor.checkpoint(self.state_dict)
+            self._end_epoch(test)
+            self.monitor.checkpoint(self.state_dict, due=True)
+
+    def _train_step(self, x: Tensor, y: Tensor) -> None:
+        plan = self.plan
+        self.optimizer.zero_grad(set_to_none=True)
+        out = self.net(x)
+        logits, extra = out if isinstance(out, tuple) else (out, None)
+        loss = F.cross_entropy(logits, y, label_smoothing=plan.label_smoothing)
+        total = loss
+        if extra is not None:
+            total = loss + plan.auxiliary * F.cross_entropy(extra, y, label_smoothing=plan.label_smoothing)
+        total.backward()
+        if plan.weights.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.net.parameters(), plan.weights.clip)
+        self.optimizer.step()
+        self.running.add(loss.detach(), (logits.detach().argmax(1) == y).sum(), len(y))
+
+    def _end_epoch(self, test: Batches) -> None:
+        figures = self.running.figures()
+        if not figures["loss"] < float("inf"):
+            raise RunError(
+                f"the loss must stay finite, but it became {figures['loss']} in epoch {self.epoch} of retraining; "
+                f"lower retrain.weights.lr"
+            )
+        tested = self.epoch in self._tested_epochs()
+        test_loss, test_accuracy = evaluate(self.net, test) if tested else (None, None)
+        if test_accuracy is not None:
+            self.tests.append(test_accuracy)
+        self.monitor.metrics(
+            {
+                "phase": "retrain",
+                "seed": self.plan.seeds[self.round],
+                "epoch": self.epoch,
+                "train_loss": figures["loss"],
+                "train_accuracy": figures["accuracy"],
+                "test_loss": test_loss,
+                "test_accuracy": test_accuracy,
+                "lr": self.optimizer.param_groups[0]["lr"],
+                "drop_path": self.net.drop_path,
+            }
+        )
+        self.epoch, self.step = self.epoch + 1, 0
+        self.running.clear()
+
+    def _tested_epochs(self) -> list[int]:
+        last, every = self.plan.epochs - 1, self.plan.test_every
+        return [e for e in range(self.plan.epochs) if e == last or (e + 1) % every == 0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the retraining depends on."""
+        return {
+            "round": self.round,
+            "epoch": self.epoch,
+            "step": self.step,
+            "runs": self.runs,
+            "tests": self.tests,
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "first_weights": self.first_weights,
+            "running": self.running.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the retraining that `state_dict` was taken from (same genotype, plan, data and seed)."""
+        self.round, self.epoch, self.step = state["round"], state["epoch"], state["step"]
+        self.runs, self.tests = list(state["runs"]), list(state["tests"])
+        self.first_weights = dict(state["first_weights"])
+        self._begin()
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.running.load_state_dict(state["running"])
+
+
+def evaluate(net: FixedNet, batches: Batches) -> tuple[float, float]:
+    """Mean cross entropy and accuracy (fraction) of a network over all batches, in evaluation mode."""
+    training = net.training
+    net.eval()
+    loss = correct = torch.zeros(())
+    images = 0
+    with torch.no_grad():
+        for x, y in batches.eval_batches():
+            logits = net(x)
+            loss = loss + F.cross_entropy(logits, y, reduction="sum").cpu()
+            correct = correct + (logits.argmax(1) == y).sum().cpu()
+            images += len(y)
+    net.train(training)
+    return float(loss) / images, float(correct) / images
