@@ -23,9 +23,7 @@ _OPERATIONS = {
 def cell(text: str, concat: tuple[int, ...] = (2, 3, 4, 5)) -> CellGenotype:
     """A cell of two inputs from its words."""
     nodes = (node.split() for node in text.split("|"))
-    return CellGenotype(
-        2, tuple(tuple((_OPERATIONS[w[:2]], int(w[2:])) for w in node) for node in nodes), concat
-    )
+    return CellGenotype(2, tuple(tuple((_OPERATIONS[w[:2]], int(w[2:])) for w in node) for node in nodes), concat)
 
 
 def genotype(normal: str, reduce: str) -> Genotype:

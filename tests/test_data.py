@@ -15,6 +15,7 @@ import torchvision.datasets.cifar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.transforms import functional as transforms
 
 from topocell import data
 from topocell.data import Batches, ImageSet, fingerprint, load, overlap, search_data, split
@@ -259,12 +260,13 @@ def test_mixed_sizes_take_the_median_shorter_side(tmp_path):
     assert load("folder", root, resolution=16).shape == (3, 16, 16)
 
 
-def test_the_centre_is_kept(tmp_path):
-    root = small(tmp_path, size=(8, 8))
-    wide = np.zeros((16, 32, 3), np.uint8)
-    wide[:, 8:24] = 255
-    Image.fromarray(wide).save(root / "train" / "a" / "000.png")
-    assert load("folder", root, resolution=8).train.images[0].eq(255).all()
+@pytest.mark.parametrize("size", [(16, 32), (48, 24)])
+def test_resizing_equals_torchvisions_resize_and_centre_crop(tmp_path, size):
+    path = small(tmp_path) / "train" / "a" / "000.png"
+    write(path, size=size, seed=0)
+    want = transforms.pil_to_tensor(transforms.center_crop(transforms.resize(Image.open(path), 8), [8, 8]))
+    got = load("folder", tmp_path, resolution=8).train.images[0]
+    assert int((got.int() - want.int()).abs().max()) <= 1  # rounding: torchvision resizes what it then cuts off
 
 
 def test_exif_orientation_is_applied(tmp_path):
@@ -465,11 +467,10 @@ def same(one, other):
 
 
 def test_a_second_load_comes_from_the_cache(tmp_path, cache, decodings):
-    first, second = (load("folder", small(tmp_path, size=(9, 8))) for _ in range(2))
-    assert len(decodings) == 2  # written anew between the loads, so the times of the files differ
-    third = load("folder", tmp_path)
-    assert len(decodings) == 2 and same(second, third) and same(first, second) and third.notes
-    assert {path.suffix for path in cache.iterdir()} == {".safetensors"}
+    small(tmp_path, size=(9, 8))
+    first, second = (load("folder", tmp_path) for _ in range(2))
+    assert len(decodings) == 1 and same(first, second) and first.notes
+    assert [path.suffix for path in cache.iterdir()] == [".safetensors"]
 
 
 @pytest.mark.parametrize("change", ["pixel", "file", "resolution", "cap"])
@@ -479,6 +480,7 @@ def test_the_cache_is_not_used_for_anything_else(tmp_path, decodings, change):
     options = {"resolution": {"resolution": 16}, "cap": {"images": 4}}.get(change, {})
     if change == "pixel":
         write(root / "train" / "a" / "000.png", 99)
+        os.utime(root / "train" / "a" / "000.png", (1, 1))  # a clock may be coarser than this test
     if change == "file":
         write(root / "train" / "a" / "new.png", 99)
     after = load("folder", root, **options)
@@ -500,9 +502,8 @@ def test_a_damaged_cache_is_ignored_and_rebuilt(tmp_path, cache, decodings, dama
             "bare": struct.pack("<Q", len(bare)) + bare + b"\0",  # a good file without our checksum
         }[damage]
     )
-    assert same(load("folder", tmp_path), before) and len(decodings) == 2
-    assert same(load("folder", tmp_path), before) and len(decodings) == 2
-    assert path.read_bytes() == content
+    for _ in range(2):  # made anew once, good the second time
+        assert same(load("folder", tmp_path), before) and len(decodings) == 2
 
 
 def test_an_unwritable_cache_costs_a_note_only(tmp_path, monkeypatch):
@@ -624,7 +625,7 @@ def test_search_data_refuses_the_test_split(folder_set):
 def test_all_is_the_union_in_the_order_of_the_training_set(folder_set):
     sight = search_data(folder_set, {"train": 0.5, "val": 0.5}, seed=3)
     union = sight.get("all")
-    assert values(union.images) == sorted(values(union.images)) and len(union) == 6
+    assert values(union.images) == sorted(set(values(union.images))) and len(union) == 6
     assert union.labels.tolist() == [int(value > 4) for value in values(union.images)]
     assert torch.equal(sight.get("val").images, split(folder_set.train, {"train": 0.5, "val": 0.5}, 3)["val"].images)
 

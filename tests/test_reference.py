@@ -196,9 +196,7 @@ def test_none_is_zero_and_noise_is_fresh_and_without_gradient() -> None:
 @pytest.mark.parametrize("partial", [1, 2])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_every_operation_keeps_the_channels_and_divides_the_size(
-    name: str, stride: int, partial: int
-) -> None:
+def test_every_operation_keeps_the_channels_and_divides_the_size(name: str, stride: int, partial: int) -> None:
     edge = MixedEdge([name], 4, stride, pool_norm=True, partial=partial).double()
     assert edge(random(2, 4, 8, 8), torch.ones(1)).shape == (2, 4, 8 // stride, 8 // stride)
 
@@ -370,8 +368,8 @@ def test_nasbench201_has_three_groups_with_residual_blocks_between() -> None:
 def test_the_residual_block_equals_its_definition() -> None:
     block: Any = ReferenceSupernet(spaces.get("nasbench201"), 4, 5, 2).double().blocks[0]
     x = random(3, 4, 6, 6)
-    y = normalise(convolve(torch.relu(x), block.conv1.weight, (2, 2)))
-    y = normalise(convolve(torch.relu(y), block.conv2.weight))
+    y = normalise(convolve(torch.relu(x), block.conv_a.conv.weight, (2, 2)))
+    y = normalise(convolve(torch.relu(y), block.conv_b.conv.weight))
     mean = x.unfold(2, 2, 2).unfold(3, 2, 2).mean((-2, -1))
     torch.testing.assert_close(block(x), y + convolve(mean, block.shortcut.weight))
 

@@ -72,9 +72,7 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name in ("padding", "cutout"):
             if getattr(self, name) < 0:
-                raise DataError(
-                    f"{name} is 0 or more pixels, but got {getattr(self, name)}; 0 switches it off"
-                )
+                raise DataError(f"{name} is 0 or more pixels, but got {getattr(self, name)}; 0 switches it off")
 
     @property
     def random(self) -> bool:
@@ -164,10 +162,7 @@ def resize(images: Tensor, resolution: int) -> Tensor:
         return images
     size = (resolution, resolution)
     parts = [
-        functional.interpolate(part.float(), size, mode="bilinear", antialias=True)
-        .round()
-        .clamp(0, 255)
-        .byte()
+        functional.interpolate(part.float(), size, mode="bilinear", antialias=True).round().clamp(0, 255).byte()
         for part in images.split(1024)
     ]
     return torch.cat(parts)
@@ -203,13 +198,9 @@ class Batches:
         purpose: str,
     ) -> None:
         if batch_size < 2:
-            raise DataError(
-                f"batch_size is 2 or more (batch norm needs two images), but got {batch_size}; raise it"
-            )
+            raise DataError(f"batch_size is 2 or more (batch norm needs two images), but got {batch_size}; raise it")
         if len(data) < 2:
-            raise DataError(
-                f"batches need 2 images or more, but the set for {purpose!r} has 1; use more images"
-            )
+            raise DataError(f"batches need 2 images or more, but the set for {purpose!r} has 1; use more images")
         self.data = data.to(device)
         self.batch_size = min(batch_size, len(data))
         self.mean, self.std, self.augmentation = mean, std, augmentation

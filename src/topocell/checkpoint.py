@@ -73,8 +73,7 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str
     payload = data[_HEADER.size :]
     if hashlib.sha256(payload).digest() != digest:
         raise CheckpointError(
-            f"checkpoint {path} is damaged or cut short: its {len(payload)} bytes do not match their checksum"
-            f"{_ADVICE}"
+            f"checkpoint {path} is damaged or cut short: its {len(payload)} bytes do not match their checksum{_ADVICE}"
         )
     try:
         state = torch.load(io.BytesIO(payload), map_location=map_location, weights_only=True)
@@ -85,9 +84,7 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str
             f"({type(fault).__name__}: {words}){_ADVICE}"
         ) from fault
     if not isinstance(state, dict):
-        raise CheckpointError(
-            f"checkpoint {path} must hold a dict, but holds a {type(state).__name__}{_ADVICE}"
-        )
+        raise CheckpointError(f"checkpoint {path} must hold a dict, but holds a {type(state).__name__}{_ADVICE}")
     return state
 
 
@@ -179,6 +176,4 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, list | tuple):
         items = [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
         return items if isinstance(value, list) else tuple(items)
-    raise TypeError(
-        f"a checkpoint holds tensors and plain values only, but {where} is a {type(value).__name__}"
-    )
+    raise TypeError(f"a checkpoint holds tensors and plain values only, but {where} is a {type(value).__name__}")

@@ -237,8 +237,7 @@ class Genotype:
         """
         if "cell" not in self.cells:
             raise GenotypeError(
-                f"an architecture string has the cell type 'cell', but got {', '.join(self.cells)}; "
-                f"save JSON instead"
+                f"an architecture string has the cell type 'cell', but got {', '.join(self.cells)}; save JSON instead"
             )
         return genotype_text.format_nasbench201(self.cells["cell"].nodes)
 

@@ -31,7 +31,7 @@ def parse_darts(text: str) -> dict[str, tuple[list[Pair], list[int]]]:
     try:
         body = ast.parse(text.strip()).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        reason = error.msg if isinstance(error, SyntaxError) else "too deeply nested or not text"
+        reason = error.msg[:100] if isinstance(error, SyntaxError) else "too deeply nested or not text"
         raise GenotypeError(f"{_FORM}, but {reason}") from None
     call = body[0].value if len(body) == 1 and isinstance(body[0], (ast.Expr, ast.Assign)) else None
     if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Genotype"):
@@ -39,9 +39,7 @@ def parse_darts(text: str) -> dict[str, tuple[list[Pair], list[int]]]:
     fields: dict[str, ast.expr] = dict(zip(_FIELDS, call.args))
     names = [*fields, *(keyword.arg for keyword in call.keywords)]
     if sorted(map(str, names)) != sorted(_FIELDS) or len(call.args) > len(_FIELDS):
-        raise GenotypeError(
-            f"a DARTS genotype has the fields {', '.join(_FIELDS)}, but got {reprlib.repr(names)}"
-        )
+        raise GenotypeError(f"a DARTS genotype has the fields {', '.join(_FIELDS)}, but got {reprlib.repr(names)}")
     fields |= {str(keyword.arg): keyword.value for keyword in call.keywords}
     return {
         name: (_pairs(name, fields[name]), _numbers(f"{name}_concat", fields[f"{name}_concat"]))
@@ -59,8 +57,8 @@ def format_darts(cells: Mapping[str, tuple[Sequence[Sequence[Pair]], Sequence[in
         for index, pairs in enumerate(nodes):
             if len(pairs) != 2:
                 raise GenotypeError(
-                    f"cells.{name}.nodes[{index}]: DARTS' format has two inputs per node, but got {len(pairs)}"
-                    f"; save JSON instead"
+                    f"cells.{name}.nodes[{index}]: DARTS' format has two inputs per node, "
+                    f"but got {len(pairs)}; save JSON instead"
                 )
         whole = range(concat[0], concat[-1] + 1)
         listed = str(whole) if list(concat) == list(whole) else str(list(concat))

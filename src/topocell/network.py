@@ -229,8 +229,7 @@ def channels_for(
         raise SpaceError(f"a parameter budget is at least 1, but got parameters={parameters}")
     with torch.device("meta"):
         f1, f2, f3 = (
-            _parameters(FixedNet(genotype, c, layers, classes, in_channels, stem, head=head))
-            for c in (2, 4, 6)
+            _parameters(FixedNet(genotype, c, layers, classes, in_channels, stem, head=head)) for c in (2, 4, 6)
         )
     half_second = (f3 - 2 * f2 + f1) // 2
 

@@ -190,9 +190,7 @@ class RunDir:
         records = []
         for number, line in enumerate(files.whole_lines(self._metrics), start=1):
             if not files.is_json(line):
-                raise RunError(
-                    f"lines of {self._metrics} must be JSON, but line {number} is not; remove that line"
-                )
+                raise RunError(f"lines of {self._metrics} must be JSON, but line {number} is not; remove that line")
             records.append(json.loads(line))
         return records
 
@@ -235,9 +233,7 @@ class RunDir:
     def load_named(self, name: str, map_location: str | torch.device = "cpu") -> dict[str, Any]:
         """What `save_named` kept. Raises CheckpointError when there is none or it is damaged."""
         if not self.has_named(name):
-            raise CheckpointError(
-                f"{self.path} has no checkpoint {name!r} yet; run the step that saves it first"
-            )
+            raise CheckpointError(f"{self.path} has no checkpoint {name!r} yet; run the step that saves it first")
         return load(self._checkpoints.named(name), map_location)
 
     def has_named(self, name: str) -> bool:
@@ -259,16 +255,12 @@ class RunDir:
     def _read_object(self, name: str) -> dict[str, Any]:
         value = self.read_json(name)
         if not isinstance(value, dict):
-            raise RunError(
-                f"{self.path / name} must hold a JSON object, but does not; restore it from a copy"
-            )
+            raise RunError(f"{self.path / name} must hold a JSON object, but does not; restore it from a copy")
         return value
 
     def _must_be_locked(self) -> None:
         if self._unlock is None:
-            raise RuntimeError(
-                f"{self.path} is not locked by this RunDir: open it with lock=True to add to it"
-            )
+            raise RuntimeError(f"{self.path} is not locked by this RunDir: open it with lock=True to add to it")
 
     def _settle(self) -> None:
         """Put right what a kill may have left: temporary files, missing parts, a torn line."""
@@ -286,9 +278,7 @@ class RunDir:
             stored = yaml.safe_load(self.recipe_yaml)
         except yaml.YAMLError as fault:
             where = self.path / "recipe.yaml"
-            raise RunError(
-                f"{where} must be YAML, but is damaged; restore it or choose another --out"
-            ) from fault
+            raise RunError(f"{where} must be YAML, but is damaged; restore it or choose another --out") from fault
         difference = _first_difference(stored, yaml.safe_load(recipe_yaml))
         if difference is not None:
             raise RunError(
@@ -324,9 +314,7 @@ class RunDir:
                 files.cut(self._metrics, length)
 
 
-def environment(
-    device: str | torch.device, data_fingerprint: str, seeds: Mapping[str, int]
-) -> dict[str, Any]:
+def environment(device: str | torch.device, data_fingerprint: str, seeds: Mapping[str, int]) -> dict[str, Any]:
     """What env.json records: versions, machine, git commit, command line, data and seeds."""
     gpu = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None
     return {
@@ -355,9 +343,7 @@ def _cpu_model() -> str | None:
 def _git_commit() -> str | None:
     """Commit checked out in the current directory, or None outside a repository."""
     try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
-        )
+        answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip()

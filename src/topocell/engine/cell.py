@@ -46,6 +46,9 @@ class SuperCell(nn.Module):
         SpaceError: if `channels` cannot be divided as `partial` or a strided skip connection asks.
     """
 
+    mask: Tensor
+    position: Tensor
+
     def __init__(self, spec: CellSpec, channels: int, mask: Tensor | None = None, partial: int = 1) -> None:
         super().__init__()
         if channels % partial or (spec.stride == 2 and (channels // partial) % 2):
@@ -57,11 +60,11 @@ class SuperCell(nn.Module):
         self.out_channels = spec.width * channels
         self.banks = nn.ModuleList()
         self._bank_ops: list[str] = []
-        mask = torch.tensor(spec.live) if mask is None else mask
+        live = [list(row) for row in spec.live] if mask is None else mask.tolist()
         groups: dict[tuple[int, str, int], list[int]] = defaultdict(list)
         for e, names in enumerate(spec.candidates):
             for k, op in enumerate(names):
-                if mask[e, k]:
+                if live[e][k]:
                     groups[spec.edges[e][0], op, spec.edge_stride(e)].append(e)
         self._shared: list[_Shared] = []
         for (source, op, stride), edges in sorted(groups.items()):
@@ -72,7 +75,8 @@ class SuperCell(nn.Module):
                 for e in edges:
                     position = e * spec.n_candidates + spec.candidates[e].index(op)
                     self._shared.append(_Shared(source, op, stride, e, position))
-        self.register_buffer("mask", mask.clone().cpu(), persistent=False)
+        self.register_buffer("mask", torch.tensor(live), persistent=False)
+        self._bypassed = [any(row) for row in live]  # partial channels: does anything pass along the edge?
         self._index()
 
     def _index(self) -> None:
@@ -150,7 +154,7 @@ class SuperCell(nn.Module):
             return total
         bypass: Tensor | None = None
         for e in spec.incoming(node):
-            if not self.mask[e].any():
+            if not self._bypassed[e]:
                 continue
             rest = nodes[spec.edges[e][0]][:, part:]
             if spec.edge_stride(e) == 2:
@@ -178,7 +182,7 @@ class SuperCell(nn.Module):
                 ops.append(op)
         self.banks, self._bank_ops = banks, ops
         self._shared = [s for s in self._shared if mask.flatten()[s.position]]
-        self.mask = mask.clone()
+        self.mask, self._bypassed = mask, mask.any(1).tolist()
         self._index()
         return sliced
 

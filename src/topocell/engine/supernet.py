@@ -128,14 +128,14 @@ class Supernet(nn.Module):
             wrong = sorted(missing or unexpected)
             kind = "lacks" if missing else "has the unexpected"
             raise CheckpointError(f"the state {kind} weight {wrong[0]!r} ({len(wrong)} in all)")
-        with torch.no_grad():
-            for name in pieces.keys() & state.keys():
-                target = pieces[name].of(pieces[name].parameter)
-                if target.shape != state[name].shape:
-                    raise CheckpointError(
-                        f"weight {name!r} must have shape {tuple(target.shape)}, but got {tuple(state[name].shape)}"
-                    )
-                target.copy_(state[name])
+        targets = {name: piece.of(piece.parameter.detach()) for name, piece in pieces.items() if name in state}
+        for name, target in targets.items():
+            if target.shape != state[name].shape:
+                raise CheckpointError(
+                    f"weight {name!r} must have shape {tuple(target.shape)}, but got {tuple(state[name].shape)}"
+                )
+        for name, target in targets.items():
+            target.copy_(state[name])
 
     def _cells(self) -> list[tuple[Slot, SuperCell]]:
         return [(slot, placed.cell) for slot, placed in zip(self.slots, self.skeleton.cells)]

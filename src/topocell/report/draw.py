@@ -5,6 +5,7 @@ layout, so labels cannot cover nodes, edges or each other.
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +16,22 @@ from matplotlib.path import Path as Curve
 
 from topocell.errors import GenotypeError, nearest
 from topocell.report.layout import Box, place
-from topocell.report.style import FAINT, FAMILIES, INK, MUTED, Family, family, printable, save, short, styled, text_width
+from topocell.report.style import (
+    FAINT,
+    FAMILIES,
+    INK,
+    MUTED,
+    Family,
+    family,
+    printable,
+    save,
+    short,
+    styled,
+    text_width,
+)
 
 _NODE, _PORT_WIDTH, _PORT_HEIGHT, _LABEL_HEIGHT = 0.36, 0.62, 0.36, 0.25  # inches
-_MARGIN, _HEADING, _PANEL_GAP, _TITLE = 0.25, 0.42, 0.3, 0.45
+_MARGIN, _HEADING, _PANEL_GAP, _TITLE = 0.25, 0.45, 0.35, 0.45
 _LABEL_SIZE, _NODE_SIZE, _PANEL_SIZE, _TITLE_SIZE = 8.5, 10.0, 10.5, 12.5  # points
 _NAMES = {"normal": "Normal cell", "reduce": "Reduction cell", "cell": "Cell"}
 
@@ -119,11 +132,14 @@ class _Panel:
         self.output = len(self.nodes)
         index = {node: i for i, node in enumerate(self.nodes)}
         port = (_PORT_WIDTH, _PORT_HEIGHT)
-        boxes = [Box(2 * depth[n], *(port if n < cell.inputs else (_NODE, _NODE))) for n in self.nodes]
+        boxes = [
+            Box(2 * depth[n], *port) if n < cell.inputs else Box(2 * depth[n], _NODE, _NODE, round=True)
+            for n in self.nodes
+        ]
         boxes.append(Box(2 * self.depth + 1, *port))
         width = max((text_width(short(op), _LABEL_SIZE) for op, _, _ in cell.edges), default=0.0) + 0.2
         links = []
-        for op, src, dst in cell.edges:
+        for _, src, dst in cell.edges:
             links += [(index[src], len(boxes)), (len(boxes), index[dst])]
             boxes.append(Box(2 * depth[dst] - 1, width, _LABEL_HEIGHT))
         links += [(index[n], self.output) for n in cell.concat if n in index]
@@ -141,7 +157,8 @@ class _Panel:
         """The cell's name with its depth and number of edges."""
         name = _NAMES.get(self.cell.kind, printable(self.cell.kind))
         n_edges = len(self.cell.edges)
-        return f"{name}  ·  depth {self.depth}, {n_edges} edge{'s' * (n_edges != 1)}"
+        zeros = "".join(f", node {node} is zero" for node in self.cell.empty if self.cell.zeros)
+        return f"{name}  ·  depth {self.depth}, {n_edges} edge{'s' * (n_edges != 1)}{zeros}"
 
     def draw(self, ax: Axes, x0: float, y0: float) -> None:
         """Draw at the given lower left corner: output lines, then edges, then boxes on top."""
@@ -149,7 +166,7 @@ class _Panel:
         for route in self.routes[2 * n_edges :]:
             _line(ax, route, x0, y0, FAINT, 1.1)
         # An edge is drawn in two halves, so that the arrow ends at the node and not under the label.
-        for e, (op, src, dst) in enumerate(self.cell.edges):
+        for e, (op, _, _) in enumerate(self.cell.edges):
             colour = family(op).colour
             _line(ax, self.routes[2 * e], x0, y0, colour, 1.5)
             _line(ax, self.routes[2 * e + 1], x0, y0, colour, 1.5)
@@ -159,7 +176,7 @@ class _Panel:
         for node, box in zip(self.nodes, self.boxes):
             if node < self.cell.inputs:
                 back = self.cell.inputs - node
-                self._port(ax, box, x0, y0, f"$c_{{k-{back}}}$", f"input-{node}")
+                self._port(ax, box, x0, y0, f"$c_{{k{{-}}{back}}}$", f"input-{node}")
             else:
                 self._node(ax, x0 + box.x, y0 + box.y, node, faded=node in self.cell.empty)
         self._port(ax, self.boxes[self.output], x0, y0, "$c_k$", "output")
@@ -250,12 +267,10 @@ def _rounded(x: float, y: float, width: float, height: float, radius: float, **s
     return FancyBboxPatch(corner, width, height, boxstyle=f"round,pad=0,rounding_size={radius}", zorder=4, **style)
 
 
-def _line(
-    ax: Axes, route: list[tuple[float, float, float]], x0: float, y0: float, colour: str, width: float
-) -> None:
+def _line(ax: Axes, route: list[tuple[float, float, float]], x0: float, y0: float, colour: str, width: float) -> None:
     """A smooth curve along a route, with a white halo that keeps crossings legible."""
     points, codes = [(x0 + route[0][1], y0 + route[0][2])], [Curve.MOVETO]
-    for (_, left, y), (enter, leave, y_next) in zip(route, route[1:]):
+    for (_, left, y), (enter, leave, y_next) in pairwise(route):
         middle = (left + enter) / 2
         points += [(x0 + middle, y0 + y), (x0 + middle, y0 + y_next), (x0 + enter, y0 + y_next)]
         codes += [Curve.CURVE4] * 3

@@ -7,11 +7,13 @@ overlap: within a layer they keep a gap, and layers do not share any x. Edges cr
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 Edge = tuple[int, int]
 
 GAP = 0.13  # free space above and below a box, in the unit of the boxes (inches in drawings)
 WAYPOINT = 0.05  # height kept free for an edge that passes a layer
+PORT = 0.06  # distance between edges where they touch a box
 SWEEPS = 16
 
 
@@ -22,6 +24,7 @@ class Box:
     layer: int
     width: float
     height: float
+    round: bool = False  # a disc or ellipse: edges end on its rim instead of the sides of a rectangle
     x: float = 0.0
     y: float = 0.0
 
@@ -39,7 +42,7 @@ class _Graph:
                 self.boxes.append(Box(layer, 0.0, WAYPOINT))
                 route.append(len(self.boxes) - 1)
             self.routes.append([*route, dst])
-        links = {link for route in self.routes for link in zip(route, route[1:])}
+        links = {link for route in self.routes for link in pairwise(route)}
         self.left: list[list[int]] = [[] for _ in self.boxes]
         self.right: list[list[int]] = [[] for _ in self.boxes]
         for a, b in sorted(links):
@@ -74,17 +77,32 @@ def place(boxes: list[Box], edges: Sequence[Edge]) -> list[list[tuple[float, flo
 
     Returns:
         One route per edge: `(x_enter, x_leave, y)` at the source, at each layer passed, and at the target. An edge
-        runs level from x_enter to x_leave and bends only between two such stops.
+        runs level from x_enter to x_leave and bends only between two such stops. Edges that share a box leave and
+        enter it side by side, in the order of where they go and come from.
     """
     graph = _Graph(boxes, edges)
     _order(graph)
     _set_heights(graph)
     half = _set_columns(graph)
-    stops = []
-    for i, box in enumerate(graph.boxes):
-        reach = box.width / 2 if i < graph.n_real else half[box.layer]
-        stops.append((box.x - reach, box.x + reach, box.y))
-    return [[stops[i] for i in route] for route in graph.routes]
+    ends = [[_stop(graph, half, route, k) for k in range(len(route))] for route in graph.routes]
+    for side in (0, -1):
+        for i, box in enumerate(boxes):
+            shared = [k for k, route in enumerate(graph.routes) if route[side] == i]
+            shared.sort(key=lambda k: -ends[k][1 if side == 0 else -2][2])
+            step = min(PORT, 0.7 * box.height / max(len(shared), 1))
+            for position, k in enumerate(shared):
+                shift = step * ((len(shared) - 1) / 2 - position)
+                narrowing = (1 - (2 * shift / box.height) ** 2) ** 0.5 if box.round else 1.0
+                reach = narrowing * box.width / 2
+                ends[k][side] = (box.x - reach, box.x + reach, box.y + shift)
+    return ends
+
+
+def _stop(graph: _Graph, half: list[float], route: list[int], k: int) -> tuple[float, float, float]:
+    """Where an edge is level at the k-th vertex of its route; waypoints span the whole layer."""
+    box = graph.boxes[route[k]]
+    reach = half[box.layer] if 0 < k < len(route) - 1 else box.width / 2
+    return (box.x - reach, box.x + reach, box.y)
 
 
 def _order(graph: _Graph) -> None:
@@ -123,28 +141,33 @@ def _swap_neighbours(graph: _Graph) -> None:
 
 
 def _set_heights(graph: _Graph) -> None:
-    """Pull every vertex towards its neighbours, least squares per layer, without breaking order or distance."""
+    """Pull every vertex towards its neighbours, without breaking order or distance within a layer.
+
+    Each layer in turn is solved by least squares. Weights fall with the distance to a neighbour, which turns the
+    sum of squares into a sum of distances as the sweeps converge: an edge gets one bend instead of a staircase.
+    """
     boxes = graph.boxes
     distances = []
     for layer in graph.layers:
-        steps = [(boxes[a].height + boxes[b].height) / 2 + GAP for a, b in zip(layer, layer[1:])]
+        steps = [(boxes[a].height + boxes[b].height) / 2 + GAP for a, b in pairwise(layer)]
         offset = [0.0]
         for step in steps:
             offset.append(offset[-1] + step)
         distances.append(offset)
         for i, down in zip(layer, offset):
             boxes[i].y = offset[-1] / 2 - down
-    for sweep in range(4 * SWEEPS):
+    for sweep in range(8 * SWEEPS):
+        near = max(0.3 * 0.95**sweep, 0.01)
         order = range(len(graph.layers)) if sweep % 2 == 0 else range(len(graph.layers) - 1, -1, -1)
         for depth in order:
             layer = graph.layers[depth]
             wish, weight = [], []
             for i in layer:
-                # An edge between two waypoints pulls hardest: a long edge should be a straight line.
-                pulls = [
-                    (boxes[j].y, 1.0 + 3.0 * (i >= graph.n_real) + 3.0 * (j >= graph.n_real))
-                    for j in graph.left[i] + graph.right[i]
-                ]
+                pulls = []
+                for j in graph.left[i] + graph.right[i]:
+                    # Between two waypoints an edge pulls hardest: a long edge should be a straight line.
+                    stiffness = 1.0 + 3.0 * (i >= graph.n_real) + 3.0 * (j >= graph.n_real)
+                    pulls.append((boxes[j].y, stiffness / (near + abs(boxes[i].y - boxes[j].y))))
                 total = sum(w for _, w in pulls)
                 wish.append(sum(y * w for y, w in pulls) / total if pulls else boxes[i].y)
                 weight.append(total or 1.0)

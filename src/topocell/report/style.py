@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -44,7 +44,7 @@ _SHORT = {
     "conv_7x1_1x7": "conv 7×1 1×7",
 }
 _PATTERN = re.compile(r"(sep|dil|nor)_conv_(\d+)x(\d+)|(max|avg)_pool_(\d+)x(\d+)")
-_RC = {
+_RC: dict[Any, Any] = {
     "font.size": 9.0,
     "text.color": INK,
     "text.parse_math": False,  # names come from files: a dollar sign is a dollar sign
@@ -120,6 +120,8 @@ def save(figure: Figure, path: Path) -> None:
     Call inside `styled()`; the folder is made if it is missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()  # tick labels change with the layout they cause: lay out twice
     if path.suffix.lower() == ".svg":
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
     else:

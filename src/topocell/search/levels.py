@@ -45,6 +45,7 @@ class Learner:
         clip: gradient-norm clip of the network weights, or None.
         penalty: λ of the validity penalty, part of every β loss.
         mixed: λ of the training loss in `mixed`.
+        loss: mean loss (0-dim) of logits (N, classes) and labels (N,).
     """
 
     net: Supernet
@@ -55,13 +56,14 @@ class Learner:
     clip: float | None
     penalty: float = 0.0
     mixed: float = 1.0
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
 
     def weights_step(self, batch: Batch) -> Seen:
         """Descend the training loss in the network weights, the architecture held fixed."""
         fixed = {t: w.detach() for t, w in self.arch().items()}
         self.weights.zero_grad(set_to_none=True)
         logits = self.net(batch[0], fixed)
-        loss = F.cross_entropy(logits, batch[1])
+        loss = self.loss(logits, batch[1])
         loss.backward()
         self._apply_weights()
         return _seen(loss, logits, batch)
@@ -80,7 +82,7 @@ class Learner:
         """Gradient of the loss on one batch in the logits of `update`, the network frozen."""
         parameters = self.arch_parameters(update.alpha, update.beta)
         with frozen(self.net.parameters()):
-            loss = F.cross_entropy(self.net(update.batch[0], self.arch()), update.batch[1])
+            loss = self.loss(self.net(update.batch[0], self.arch()), update.batch[1])
             if penalised and update.beta and self.penalty:
                 loss = loss + self.penalty * self.arch.penalty()
             return _complete(torch.autograd.grad(loss, parameters, allow_unused=True), parameters)
@@ -115,7 +117,7 @@ def single(learner: Learner, train: Batch, updates: Updates) -> Seen:
     parameters = learner.arch_parameters(update.alpha, update.beta)
     network = list(learner.net.parameters())
     logits = learner.net(train[0], learner.arch())
-    loss = F.cross_entropy(logits, train[1])
+    loss = learner.loss(logits, train[1])
     total = loss + learner.penalty * learner.arch.penalty() if update.beta and learner.penalty else loss
     gradient = torch.autograd.grad(total, [*network, *parameters], allow_unused=True)
     for parameter, grad in zip(network, gradient):
@@ -163,7 +165,7 @@ def unrolled_gradient(learner: Learner, train: Batch, update: ArchBatch) -> list
     xi = group["lr"]
     saved = [p.detach().clone() for p in network]
     fixed = {t: w.detach() for t, w in learner.arch().items()}
-    loss = F.cross_entropy(learner.net(train[0], fixed), train[1])
+    loss = learner.loss(learner.net(train[0], fixed), train[1])
     gradient = _complete(torch.autograd.grad(loss, network, allow_unused=True), network)
     try:
         with torch.no_grad():
@@ -174,7 +176,7 @@ def unrolled_gradient(learner: Learner, train: Batch, update: ArchBatch) -> list
                     step = step.add(buffer, alpha=group["momentum"])
                 p.sub_(step, alpha=xi)
         parameters = learner.arch_parameters(update.alpha, update.beta)
-        loss = F.cross_entropy(learner.net(update.batch[0], learner.arch()), update.batch[1])
+        loss = learner.loss(learner.net(update.batch[0], learner.arch()), update.batch[1])
         if update.beta and learner.penalty:
             loss = loss + learner.penalty * learner.arch.penalty()
         found = torch.autograd.grad(loss, [*parameters, *network], allow_unused=True)

@@ -140,7 +140,7 @@ class Search:
         old = self.learner if before is not None else None
         if old is not None and stage.shrink is not None:
             self.space = self._shrunk(stage, old.arch)
-        resized = before is None or (before.layers, before.channels) != (stage.layers, stage.channels)
+        resized = before is None or self._size(before) != self._size(stage)
         shrunk = stage.shrink is not None and old is not None
         fresh_net = resized or "weights" in stage.reset
         fresh_alpha = before is None or shrunk or "alpha" in stage.reset
@@ -187,8 +187,7 @@ class Search:
         torch.manual_seed(derive_seed(self.seed, "supernet", stage.name))
         net = Supernet(
             self.space,
-            stage.channels or self.plan.channels,
-            stage.layers or self.plan.layers,
+            *self._size(stage),
             len(self.data.classes),
             self.data.shape[0],
             head=self.plan.head,
@@ -198,6 +197,9 @@ class Search:
         choices = stage.relaxation.model_dump(), stage.topology.model_dump()
         arch = ArchState(self.space, *choices, init=stage.init, generator=draw)
         return net.to(self.device), arch.to(self.device)
+
+    def _size(self, stage: Stage) -> tuple[int, int]:
+        return stage.channels or self.plan.channels, stage.layers or self.plan.layers
 
     def _learner(self, stage: Stage, net: Supernet, arch: ArchState) -> Learner:
         beta = [b for b in arch.beta.values() if b.numel()]

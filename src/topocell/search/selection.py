@@ -17,6 +17,8 @@ from topocell.genotype import CellGenotype
 from topocell.rng import generator
 from topocell.spaces.cell import CellSpec
 from topocell.topology import Dense
+from topocell.topology.base import named
+from topocell.topology.wiring import without_orphans
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,11 @@ class Rules:
 
 @dataclass(frozen=True)
 class Derived:
-    """Derived cells: kept edges and chosen candidate index per cell type, the cells, and notes in words."""
+    """Derived cells, and notes in words.
+
+    `kept` are the edges of the cells, all with an operation; `chosen` is the candidate index of every edge, kept or
+    not, None where an edge has nothing to choose.
+    """
 
     kept: Mapping[str, tuple[int, ...]]
     chosen: Mapping[str, tuple[int | None, ...]]
@@ -53,8 +59,7 @@ class Derived:
         for name, soft in like.items():
             ops, edges = torch.zeros_like(soft.ops), torch.zeros_like(soft.edges)
             for e in self.kept[name]:
-                if (k := self.chosen[name][e]) is not None:
-                    ops[e, k], edges[e] = 1.0, 1.0
+                ops[e, self.chosen[name][e]], edges[e] = 1.0, 1.0
             out[name] = ArchWeights(ops, edges)
         return out
 
@@ -152,6 +157,10 @@ def derive(arch: ArchState, rules: Rules) -> Derived:
         edge_rule = "magnitude" if rules.edges == "topology" and not learned else rules.edges
         ops = OPERATION_RULES[rules.operations](arch, name, rules)
         edges, note = EDGE_RULES[edge_rule](arch, name, rules)
+        edges = [e for e in edges if (k := ops[e]) is not None and cell.candidates[e][k] != "none"]
+        if arch.space.skeleton == "darts":  # in NAS-Bench-201 a node without an input is zero, and stays
+            edges, dropped = map(list, without_orphans(cell, edges))
+            note = note or (f"{named(dropped)} chose none on every edge: dropped" if dropped else None)
         kept[name], chosen[name] = tuple(edges), tuple(ops)
         cells[name] = _cell_genotype(cell, edges, ops)
         if note:
@@ -160,17 +169,13 @@ def derive(arch: ArchState, rules: Rules) -> Derived:
 
 
 def _cell_genotype(cell: CellSpec, kept: list[int], ops: list[int | None]) -> CellGenotype:
-    nodes: list[tuple[tuple[str, int], ...]] = []
-    for node in cell.computed:
-        pairs = []
-        for e in cell.incoming(node):
-            k = ops[e]
-            if e in kept and k is not None and cell.candidates[e][k] != "none":
-                pairs.append((cell.candidates[e][k], cell.edges[e][0]))
-        nodes.append(tuple(pairs))
+    nodes = tuple(
+        tuple((cell.candidates[e][ops[e] or 0], cell.edges[e][0]) for e in cell.incoming(node) if e in kept)
+        for node in cell.computed
+    )
     if cell.output == "last":
-        return CellGenotype(cell.inputs, tuple(nodes), (cell.computed[-1],))
-    return CellGenotype(cell.inputs, tuple(nodes), tuple(n for n, pairs in zip(cell.computed, nodes) if pairs))
+        return CellGenotype(cell.inputs, nodes, (cell.computed[-1],))
+    return CellGenotype(cell.inputs, nodes, tuple(n for n, pairs in zip(cell.computed, nodes) if pairs))
 
 
 def cells_as_dict(cells: Mapping[str, CellGenotype]) -> dict[str, Any]:

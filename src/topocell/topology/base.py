@@ -136,7 +136,7 @@ def with_last(values: Tensor, last: float) -> Tensor:
 
 def named(nodes: Iterable[int]) -> str:
     """`node 3` or `nodes 3, 4`."""
-    names = [str(node) for node in nodes]
+    names = [str(node) for node in sorted(nodes)]
     return f"node{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 

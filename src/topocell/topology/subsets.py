@@ -175,10 +175,11 @@ class Subsets(Topology):
         kept, dropped = without_orphans(self.cell, self._assignments.edges(plain))
         if not dropped:
             return Decoded(kept, True, (), self._log_probability(beta, plain))
-        problem = f"the most likely choices leave {named(dropped)} without an input"
+        entered = {self.cell.edges[e][1] for e in self._assignments.edges(plain)}
+        problem = f"the most likely choices leave {named(set(self.cell.computed) - entered)} without an input"
         needed = self.cell.computed if self.cell.output == "concat" else self.cell.computed[-1:]
         if self._may_drop_nodes and not set(needed) <= set(dropped):
-            note = f"{problem}: dropped with the edges that leave {'it' if len(dropped) == 1 else 'them'}"
+            note = f"{problem}; dropped {named(dropped)}, which nothing reaches any more"
             return Decoded(kept, False, dropped, self._log_probability(beta, plain), note)
         best = self._assignments.best_valid(scores)
         changes = "; ".join(

@@ -1,0 +1,5 @@
+"""`python -m topocell`."""
+
+from topocell.cli import entry
+
+entry()

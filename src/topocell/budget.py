@@ -1,0 +1,130 @@
+"""Budgets: a recipe as published, scaled to minutes, or scaled to seconds. They change sizes, never the method.
+
+A recipe may refine a budget under its own key `budgets`, which is merged after the general rule; the user's
+overrides come last.
+"""
+
+import copy
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+from typing import Any
+
+Data = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Upper bounds of a budget; epochs of all stages together are scaled down to `epochs` in proportion."""
+
+    epochs: int
+    channels: int
+    layers: int
+    batch_size: int
+    images: int
+    test_images: int
+    resolution: int
+    watch_batches: int
+    retrain_epochs: int
+    retrain_channels: int
+    retrain_layers: int
+    seeds: int
+    test_every: int
+    arch_lr_factor: float
+
+
+SMALL = Limits(20, 8, 5, 64, 5000, 2000, 16, 8, 15, 16, 5, 3, 5, 10.0)
+SMOKE = Limits(2, 4, 3, 16, 96, 60, 16, 1, 1, 4, 3, 1, 1, 1.0)
+
+#: `layers` of NAS-Bench-201 counts its two residual blocks: 5 is one cell a stage.
+NASBENCH201_LAYERS = 5
+
+
+def paper(data: Data, overridden: Set[str]) -> Data:
+    """The recipe as published."""
+    return data
+
+
+def small(data: Data, overridden: Set[str]) -> Data:
+    """Minutes on two CPU cores: fewer and smaller images, a smaller network, fewer epochs, three seeds.
+
+    The learning rates of α and β are multiplied by ten, since they have a tenth of the steps to move in.
+    """
+    return _scale(data, SMALL)
+
+
+def smoke(data: Data, overridden: Set[str]) -> Data:
+    """Seconds, to see that every step works; on `digits` unless the dataset is overridden. Not a result."""
+    data = _scale(data, SMOKE)
+    if not any(key == "data" or key.startswith("data.dataset") for key in overridden):
+        kept = {k: v for k, v in data["data"].items() if k not in ("root", "download", "resolution")}
+        data["data"] = {**kept, "dataset": "digits"}
+    return data
+
+
+BUDGETS: dict[str, Callable[[Data, Set[str]], Data]] = {"paper": paper, "small": small, "smoke": smoke}
+
+
+def _scale(data: Data, limits: Limits) -> Data:
+    data = copy.deepcopy(data)
+    space = data.get("space")
+    name = space.get("name") if isinstance(space, dict) else space
+    layers = NASBENCH201_LAYERS if name == "nasbench201" else limits.layers
+    images = _section(data, "data")
+    _cap(images, "images", limits.images, None)
+    _cap(images, "test_images", limits.test_images, None)
+    if images.get("dataset", "cifar10") != "digits":
+        _cap(images, "resolution", limits.resolution, None)
+    search = _section(data, "search")
+    partial = search.get("partial", 1)
+    channels = max(limits.channels, 2 * partial) if isinstance(partial, int) else limits.channels
+    _cap(search, "channels", channels, 16)
+    _cap(search, "layers", layers, 8)
+    _cap(search, "batch_size", limits.batch_size, 64)
+    _cap(search, "watch_batches", limits.watch_batches, 16)
+    stages = [s for s in search.get("stages") or [] if isinstance(s, dict)]
+    total = sum(s["epochs"] for s in stages if isinstance(s.get("epochs"), int))
+    for stage in stages:
+        _scale_epochs(stage, min(1.0, limits.epochs / max(total, 1)))
+        if "layers" in stage:
+            _cap(stage, "layers", layers, None)
+        if "channels" in stage:
+            _cap(stage, "channels", channels, None)
+        for group in ("alpha", "beta"):
+            optimizer = _section(stage, group)
+            if isinstance(rate := optimizer.get("lr", 3e-4), float):
+                optimizer["lr"] = rate * limits.arch_lr_factor
+    retrain = _section(data, "retrain")
+    if "parameters" in retrain:
+        del retrain["parameters"]
+    _cap(retrain, "channels", limits.retrain_channels, 36)
+    retrain["layers"] = min(retrain.get("layers", 20), layers if layers > limits.layers else limits.retrain_layers)
+    _cap(retrain, "epochs", limits.retrain_epochs, 600)
+    _cap(retrain, "batch_size", limits.batch_size, 96)
+    _cap(retrain, "cutout", limits.resolution // 4, 16)
+    retrain["test_every"] = limits.test_every
+    retrain["seeds"] = list(range(limits.seeds))
+    return data
+
+
+def _section(data: Data, key: str) -> Data:
+    """The mapping at `key`, made if it is missing; anything else is left for the schema to refuse."""
+    value = data.get(key)
+    if value is None:
+        value = data[key] = {}
+    return value if isinstance(value, dict) else {}
+
+
+def _cap(section: Data, key: str, limit: int, default: int | None) -> None:
+    value = section.get(key, default)
+    section[key] = min(value, limit) if isinstance(value, int) else limit
+
+
+def _scale_epochs(stage: Data, factor: float) -> None:
+    epochs, warmup = stage.get("epochs"), stage.get("warmup", 0)
+    if not isinstance(epochs, int) or not isinstance(warmup, int) or epochs <= 0:
+        return
+    learning = max(1, round((epochs - warmup) * factor)) if epochs > warmup else 0
+    warming = max(1, round(warmup * factor)) if warmup > 0 else 0
+    stage["epochs"] = learning + warming
+    if warmup:
+        stage["warmup"] = warming

@@ -1,0 +1,352 @@
+"""Recipes: YAML files that say all of a run. Reading one reports every fault at once, before anything starts.
+
+A recipe is resolved in this order: the defaults of the schema (those of DARTS), the recipe it `extends`, the file
+itself, the budget, and `key=value` overrides. Mappings are merged; the list of stages is merged by name when the
+change is a mapping, otherwise replaced.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+
+from topocell.budget import BUDGETS
+from topocell.data import DATASETS
+from topocell.errors import RecipeError, nearest
+from topocell.relaxation import RELAXATIONS
+from topocell.search.levels import LEVELS
+from topocell.search.plan import Model, NamedChoice, SearchPlan, Stage
+from topocell.search.selection import EDGE_RULES, OPERATION_RULES
+from topocell.spaces import SPACES
+from topocell.topology import TOPOLOGIES
+from topocell.train import RetrainPlan
+
+Budget = Literal["paper", "small", "smoke"]
+
+
+def _one_of(what: str, table: Iterable[str]) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        known = sorted(table)
+        if isinstance(value, str) and value not in known:
+            raise ValueError(f"unknown {what} {value!r}{nearest(value, known)}; known: {', '.join(known)}")
+        return value
+
+    return BeforeValidator(check)
+
+
+class DataPlan(Model):
+    """Which images, and how the training images are cut for the search.
+
+    Attributes:
+        dataset: a row of `topocell.data.DATASETS`; `folder` reads a tree of images by class.
+        root: where the images are.
+        download: whether torchvision may fetch what is missing.
+        resolution: side in pixels to scale images to; default as they are.
+        images, test_images: use only so many, balanced over the classes.
+        splits: name → fraction of the training images, for the search.
+    """
+
+    dataset: Annotated[str, _one_of("dataset", DATASETS)] = "cifar10"
+    root: str | None = None
+    download: bool = False
+    resolution: int | None = None
+    images: Annotated[int, Field(ge=4)] | None = None
+    test_images: Annotated[int, Field(ge=2)] | None = None
+    splits: dict[str, Annotated[float, Field(gt=0, le=1)]] = {"train": 0.5, "val": 0.5}
+
+    @model_validator(mode="after")
+    def _splits_fit(self) -> "DataPlan":
+        if not self.splits or sum(self.splits.values()) > 1 + 1e-9:
+            raise ValueError(f"the fractions in splits sum to at most 1, but got {self.splits}")
+        if reserved := {"all", "test"} & self.splits.keys():
+            raise ValueError(f"a split cannot be called {sorted(reserved)[0]!r}")
+        return self
+
+
+class SelectionPlan(Model):
+    """How the cell is derived: see `topocell.search.selection.Rules`."""
+
+    operations: Annotated[str, _one_of("rule", OPERATION_RULES)] = "magnitude"
+    edges: Annotated[str, _one_of("rule", EDGE_RULES)] = "topology"
+    in_degree: int = Field(2, ge=1)
+    none: bool = False
+
+
+class Recipe(Model):
+    """Everything that a run needs, checked. Made by `load_recipe`."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    about: str = ""
+    source: str = ""
+    published: str = ""
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+    space: NamedChoice
+    data: DataPlan = DataPlan()
+    search: SearchPlan
+    selection: SelectionPlan = SelectionPlan()
+    retrain: RetrainPlan = RetrainPlan()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Recipe":
+        faults = [fault for stage in self.search.stages for fault in self._stage_faults(stage)]
+        if self.space.name not in SPACES:
+            faults.append(
+                f"space: unknown space {self.space.name!r}{nearest(self.space.name, SPACES)}; "
+                f"known: {', '.join(sorted(SPACES))}"
+            )
+        if self.selection.edges == "topology" and self.search.stages[-1].topology.name == "dense":
+            faults.append(
+                "selection.edges: topology needs a topology that decides edges, but the last stage has topology "
+                "dense; use selection.edges=magnitude, or set a topology"
+            )
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+    def _stage_faults(self, stage: Stage) -> list[str]:
+        where, faults = f"search.stages.{stage.name}", []
+        for key, value, table in (
+            ("level", stage.level, LEVELS),
+            ("relaxation", stage.relaxation.name, RELAXATIONS),
+            ("topology", stage.topology.name, TOPOLOGIES),
+        ):
+            if value not in table:
+                faults.append(
+                    f"{where}.{key}: unknown {key} {value!r}{nearest(value, table)}; known: {', '.join(table)}"
+                )
+        for split in sorted(stage.splits_needed - {"all"} - self.data.splits.keys()):
+            faults.append(
+                f"{where}: level {stage.level} needs the split {split!r}, but data.splits has "
+                f"{', '.join(self.data.splits)}{nearest(split, self.data.splits)}"
+            )
+        return faults
+
+    def to_yaml(self) -> str:
+        """The resolved recipe as YAML; reading it again gives an equal recipe."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+
+
+def load_recipe(
+    name_or_path: str | Path, overrides: Sequence[str] = (), budget: Budget | str = "paper"
+) -> Recipe:
+    """Read a recipe by name or from a file, apply a budget and `key=value` overrides, and check everything.
+
+    Args:
+        name_or_path: a name of `recipe_names()`, or the path of a YAML file.
+        overrides: e.g. `["data.dataset=digits", "search.stages.topology.epochs=5", "retrain.seeds=[0,1,2]"]`;
+            values are YAML, stages are addressed by name or number.
+        budget: `"paper"` leaves the recipe as published; `"small"` scales it to minutes, `"smoke"` to seconds.
+
+    Raises:
+        RecipeError: unknown recipe, unreadable YAML, or any fault in it; all faults are in one message.
+    """
+    data = _read(name_or_path, [])
+    if budget not in BUDGETS:
+        raise RecipeError(f"unknown budget {budget!r}{nearest(budget, BUDGETS)}; known: {', '.join(BUDGETS)}")
+    own_budgets = data.pop("budgets", {}) or {}
+    changes = [_parse_override(text) for text in overrides]
+    data = BUDGETS[budget](data, {key for key, _ in changes})
+    data = merge(data, own_budgets.get(budget, {}))
+    for key, value in changes:
+        _override(data, key, value)
+    return _check(data, str(name_or_path))
+
+
+def resolved(text: str) -> Recipe:
+    """A recipe from the text of a resolved recipe.yaml (no `extends`, no budget).
+
+    Raises:
+        RecipeError: any fault.
+    """
+    return _check(_parse(text, "recipe.yaml"), "recipe.yaml")
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with topocell."""
+    return sorted(p.name.removesuffix(".yaml") for p in _builtin().iterdir() if p.name.endswith(".yaml"))
+
+
+def recipe_text(name: str) -> str:
+    """The file of a recipe that comes with topocell, as written.
+
+    Raises:
+        RecipeError: unknown name.
+    """
+    if name not in recipe_names():
+        raise RecipeError(
+            f"unknown recipe {name!r}{nearest(name, recipe_names())}; `topocell recipes list` shows all, "
+            f"a path to a YAML file works too"
+        )
+    return (_builtin() / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def merge(base: Any, change: Any, inside: bool = False) -> Any:
+    """`base` with `change` laid over it; neither is modified.
+
+    A choice of another name replaces the old one with its options, and `splits` are replaced as a whole; `inside`
+    says that this is not the recipe itself, whose name may change freely.
+    """
+    if isinstance(change, Mapping) and isinstance(base, Mapping):
+        if inside and "name" in change and change["name"] != base.get("name"):
+            return copy.deepcopy(dict(change))
+        out = copy.deepcopy(dict(base))
+        for key, value in change.items():
+            whole = key not in out or key == "splits"
+            out[key] = copy.deepcopy(value) if whole else merge(out[key], value, inside=True)
+        return out
+    if isinstance(change, Mapping) and _is_named_list(base):
+        unknown = change.keys() - {item["name"] for item in base}
+        if unknown:
+            name = sorted(unknown)[0]
+            known = [item["name"] for item in base]
+            raise RecipeError(f"there is no stage {name!r}{nearest(name, known)}; the stages are {', '.join(known)}")
+        return [merge(item, change.get(item["name"], {}), inside=True) for item in base]
+    return copy.deepcopy(change)
+
+
+def _is_named_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) and "name" in v for v in value)
+
+
+def _builtin() -> Any:
+    return resources.files("topocell") / "recipes"
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as fault:
+        line = getattr(getattr(fault, "problem_mark", None), "line", None)
+        at = f", line {line + 1}" if line is not None else ""
+        problem = getattr(fault, "problem", None) or "it cannot be read"
+        raise RecipeError(f"{where}{at} is not valid YAML: {problem}") from None
+    if not isinstance(data, dict) or not all(isinstance(k, str) for k in data):
+        raise RecipeError(f"{where}: a recipe is a mapping of keys to values, but got {type(data).__name__}")
+    return data
+
+
+def _read(name_or_path: str | Path, seen: list[str]) -> dict[str, Any]:
+    path = Path(name_or_path)
+    if str(name_or_path) in seen:
+        raise RecipeError(f"recipes extend each other in a circle: {' → '.join([*seen, str(name_or_path)])}")
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as fault:
+            reason = getattr(fault, "strerror", None) or "it is not UTF-8 text"
+            raise RecipeError(f"cannot read the recipe {str(path)!r}: {reason}") from None
+    else:
+        text = recipe_text(str(name_or_path))
+    data = _parse(text, str(name_or_path))
+    parent = data.pop("extends", None)
+    if parent is None:
+        return data
+    if not isinstance(parent, str):
+        raise RecipeError(f"extends must be the name or path of a recipe, but got {parent!r}")
+    return dict(merge(_read(parent, [*seen, str(name_or_path)]), data))
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    key, sign, value = text.partition("=")
+    if not sign or not key.strip():
+        raise RecipeError(f"an override has the form key=value, but got {text!r}; e.g. retrain.epochs=100")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        raise RecipeError(f"the value of the override {text!r} is not valid YAML") from None
+
+
+def _override(data: dict[str, Any], key: str, value: Any) -> None:
+    at: Any = data
+    parts = key.split(".")
+    for i, part in enumerate(parts):
+        last, where = i == len(parts) - 1, ".".join(parts[: i + 1])
+        if isinstance(at, list):
+            names = [item.get("name") if isinstance(item, dict) else None for item in at]
+            if part in names:
+                index = names.index(part)
+            elif part.isdecimal() and int(part) < len(at):
+                index = int(part)
+            else:
+                known = [str(n) for n in names if n] or [str(n) for n in range(len(at))]
+                raise RecipeError(f"{where}: there is no {part!r}{nearest(part, known)}; known: {', '.join(known)}")
+            if last:
+                at[index] = value
+            at = at[index]
+            continue
+        if last:
+            at[part] = value
+        else:
+            if isinstance(at.get(part), str) and part in ("space", "relaxation", "topology"):
+                at[part] = {"name": at[part]}
+            elif isinstance(at.get(part), int | float):
+                at[part] = {"start": at[part]}
+            at = at.setdefault(part, {})
+            if not isinstance(at, dict | list):
+                raise RecipeError(f"{where} is a single value, so {key!r} cannot be set inside it")
+
+
+def _check(data: Mapping[str, Any], where: str) -> Recipe:
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as fault:
+        lines = _faults(fault, data)
+        raise RecipeError(f"{where}: " + "; ".join(lines)) from None
+
+
+def _faults(error: ValidationError, data: Any) -> list[str]:
+    lines: list[str] = []
+    for item in error.errors():
+        path, model = _readable(item["loc"], data)
+        message, value = item["msg"].removeprefix("Value error, "), item.get("input")
+        if item["type"] == "extra_forbidden":
+            known = _known_keys(path)
+            lines.append(f"{model}: unknown key{nearest(path[-1], known)}")
+        elif item["type"] == "missing":
+            lines.append(f"{model}: is required")
+        elif item["type"] == "value_error":
+            lines += [line if not item["loc"] else f"{model}: {line}" for line in message.split("\n")]
+        else:
+            shown = repr(value)
+            lines.append(f"{model}: {message[:1].lower()}{message[1:]}, but got {shown[:60]}")
+    return list(dict.fromkeys(lines))
+
+
+def _readable(loc: Sequence[int | str], data: Any) -> tuple[list[str], str]:
+    """The path of a fault in the user's words: stage names in place of numbers, without union branches."""
+    at, path = data, []
+    for part in loc:
+        if isinstance(at, list) and isinstance(part, int) and part < len(at):
+            at = at[part]
+            path.append(str(at["name"]) if isinstance(at, dict) and "name" in at else str(part))
+        elif isinstance(at, dict) and part in at:
+            at = at[part]
+            path.append(str(part))
+        elif isinstance(at, dict):
+            path.append(str(part))
+            break
+        else:
+            break
+    return path or [""], ".".join(path) or "recipe"
+
+
+def _known_keys(path: Sequence[str]) -> list[str]:
+    model: type[BaseModel] | None = Recipe
+    for part in path[:-1]:
+        if model is None:
+            break
+        if model is SearchPlan and part == "stages":
+            model = Stage
+            continue
+        field = model.model_fields.get(part)
+        if field is None:
+            continue  # the name of a stage
+        default = field.annotation
+        model = default if isinstance(default, type) and issubclass(default, BaseModel) else None
+    return list(model.model_fields) if model is not None else []
+

@@ -1,0 +1,364 @@
+"""The report of a run: one self-contained HTML file, written from whatever the run directory holds so far.
+
+The page needs no network and runs no scripts: figures are inline SVG, styles are inline, and every string that came
+from a file is escaped. Equal run directories give equal reports.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from topocell import files
+from topocell.errors import GenotypeError, RunError
+from topocell.report import figures
+from topocell.report.draw import draw_genotype, draw_text
+from topocell.report.style import printable
+from topocell.report.tables import (
+    format_accuracy,
+    format_count,
+    format_percent,
+    format_seconds,
+    is_number,
+    results_table,
+)
+
+_LOG_LINES = 60
+_CURVES = (
+    ("search", "Search", "Accuracy and loss of the supernet; validation is cut from the training images."),
+    ("architecture", "Architecture", "How undecided α and β are, how sharp the relaxation is, how deep the cell."),
+    (
+        "operations",
+        "Operations",
+        "The cell that would be derived after each epoch. A rising block of skips is a collapse.",
+    ),
+    ("retrain", "Retraining", "The derived cell, trained from scratch; the test split is used here and nowhere else."),
+)
+_DRAW = {
+    "search": figures.search_curves,
+    "architecture": figures.architecture_curves,
+    "operations": figures.operation_curves,
+    "retrain": figures.retrain_curves,
+}
+_FILES = {
+    "recipe.yaml": "the resolved recipe",
+    "env.json": "versions and machine",
+    "metrics.jsonl": "figures of every epoch",
+    "genotype.json": "the derived cell",
+    "results.json": "test accuracy per seed",
+    "timings.json": "seconds per phase",
+    "log.txt": "the log",
+}
+
+
+class _Files:
+    """The files of a run directory, each read once and leniently; `states` says of each what was found."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.texts: dict[str, str] = {}
+        self.states: dict[str, str] = {}
+
+    def text(self, name: str) -> str:
+        """A file's text; empty if it is not there."""
+        if name not in self.texts:
+            self.texts[name], self.states[name] = "", "present"
+            try:
+                self.texts[name] = (self.path / name).read_bytes().decode("utf-8", errors="replace")
+            except FileNotFoundError:
+                self.states[name] = "missing"
+            except OSError as fault:
+                self.states[name] = f"unreadable: {files.reason(fault)}"
+        return self.texts[name]
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        """The mapping that a JSON or YAML file holds; empty if there is none."""
+        text = self.text(name)
+        try:
+            value = (yaml.safe_load(text) if name.endswith(".yaml") else json.loads(text)) if text else {}
+        except (ValueError, yaml.YAMLError, RecursionError) as fault:
+            self.states[name] = f"damaged: {' '.join(str(fault).split())}"
+            return {}
+        if not isinstance(value, dict):
+            self.states[name] = f"damaged: it holds a {type(value).__name__} in place of a mapping"
+            return {}
+        return value
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The JSON objects of a file with one per line; a torn or damaged line is counted and left out."""
+        rows, damaged = [], 0
+        for line in self.text(name).split("\n"):
+            try:
+                row = json.loads(line) if line.strip() else None
+            except (ValueError, RecursionError):
+                row = line
+            if isinstance(row, dict):
+                rows.append(row)
+            elif row is not None:
+                damaged += 1
+        if damaged:
+            self.states[name] = f"present, {damaged} damaged line{'s' * (damaged != 1)} left out"
+        return rows
+
+
+def write_report(run_path: Path | str) -> Path:
+    """Write `report.html` and `figures/*.svg` of a run directory, finished or not, and return the report's path.
+
+    Raises:
+        RunError: there is no such directory, or the files cannot be written.
+    """
+    path = Path(run_path)
+    if not path.is_dir():
+        raise RunError(f"a report is written from a run directory, but {str(path)!r} is none; check the path")
+    found = _Files(path)
+    recipe, env, results, timings, genotype = (
+        found.mapping(name) for name in ("recipe.yaml", "env.json", "results.json", "timings.json", "genotype.json")
+    )
+    metrics = found.rows("metrics.jsonl")
+    log = found.text("log.txt").splitlines()
+    report = path / "report.html"
+    with files.guarded(report):
+        drawn = _draw_curves(path, metrics)
+        cells, drawing_fault = _draw_cells(path, genotype)
+        epochs = figures.search_epochs(metrics)
+        page = _template().render(
+            name=str(recipe.get("name") or path.resolve().name),
+            run=path.resolve().name,
+            dataset=str(results.get("dataset") or _part(recipe, "data").get("dataset") or ""),
+            finished=bool(_headline(results)),
+            progress=_progress(recipe, epochs, genotype, metrics, results),
+            headline=_headline(results),
+            facts=_facts(results),
+            cells=cells,
+            cell_texts=[] if drawing_fault or not genotype else _cell_texts(genotype),
+            drawing_fault=drawing_fault,
+            genotype=found.text("genotype.json"),
+            origin=_flatten(genotype.get("origin")),
+            curves=[(key, title, caption, drawn[key]) for key, title, caption in _CURVES],
+            warnings=_warnings(epochs),
+            selection=_selection(metrics),
+            seeds=results_table(results),
+            timings=[(phase, format_seconds(seconds)) for phase, seconds in timings.items()],
+            total=format_seconds(sum(s for s in timings.values() if is_number(s))),
+            recipe=found.text("recipe.yaml"),
+            versions=_flatten(env),
+            notes=_notes(results, epochs),
+            files=[(name, what, found.states[name]) for name, what in _FILES.items()],
+            log=log[-_LOG_LINES:],
+            log_lines=len(log),
+        )
+        files.replace(report, printable(page).encode("utf-8"))
+    return report
+
+
+def _template() -> Any:
+    folder = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html")
+
+
+def _draw_curves(path: Path, metrics: list[dict[str, Any]]) -> dict[str, Markup | None]:
+    """Draw what there is to draw; a figure left by an earlier report goes if there is nothing for it now."""
+    drawn: dict[str, Markup | None] = {}
+    for key, title, _ in _CURVES:
+        target = path / "figures" / f"{key}.svg"
+        if _DRAW[key](metrics, target):
+            drawn[key] = _inline(target, key, f"{title}: curves over epochs")
+        else:
+            target.unlink(missing_ok=True)
+            drawn[key] = None
+    return drawn
+
+
+def _draw_cells(path: Path, genotype: Mapping[str, Any]) -> tuple[Markup | None, str]:
+    """The drawing of the cells, or None and the reason why a genotype cannot be drawn."""
+    target = path / "figures" / "cells.svg"
+    try:
+        if genotype:
+            draw_genotype(genotype, target)
+            return _inline(target, "cells", "The derived cells as graphs"), ""
+    except GenotypeError as fault:
+        target.unlink(missing_ok=True)
+        return None, str(fault)
+    target.unlink(missing_ok=True)
+    return None, ""
+
+
+def _inline(path: Path, prefix: str, label: str) -> Markup:
+    """One of our own SVG files as an element of the page: ids made unique, size left to the style sheet."""
+    text = path.read_text(encoding="utf-8")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
+    head, body = text.split(">", 1)
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', head)
+    size = [float(x) for x in box.groups()] if box else [600.0, 400.0]
+    opening = Markup('<svg viewBox="0 0 {} {}" style="--w: {}px" role="img" aria-label="{}"').format(
+        f"{size[0]:g}", f"{size[1]:g}", round(size[0] * 4 / 3), label
+    )
+    # The file is ours and matplotlib escapes every text in it.
+    return (
+        opening
+        + Markup(' xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">')
+        + Markup(body)
+    )
+
+
+def _cell_texts(genotype: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(str(kind), draw_text(genotype, kind)) for kind in genotype["cells"]]
+
+
+def _part(recipe: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """One section of a recipe; empty if it is missing or no mapping."""
+    part = recipe.get(key)
+    return part if isinstance(part, dict) else {}
+
+
+def _headline(results: Mapping[str, Any]) -> dict[str, str]:
+    """Mean accuracy of the last epoch and, apart from it, of the best epoch; empty without results."""
+    n = results.get("n")
+    if not is_number(results.get("last_mean")) or not isinstance(n, int):
+        return {}
+
+    def accuracy(which: str) -> str:
+        mean, std = results.get(f"{which}_mean"), results.get(f"{which}_std")
+        return format_accuracy(mean, std if is_number(std) else None, n) if is_number(mean) else "—"
+
+    last, _, count = accuracy("last").partition(" (")
+    return {"last": last, "n": count.rstrip(")"), "best": accuracy("best")}
+
+
+def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Size of the network and of the task, those that are known."""
+    facts = [
+        ("Parameters", format_count(results.get("parameters"))),
+        ("Multiply-adds", format_count(results.get("multiply_adds"))),
+        ("Initial channels", str(results.get("channels", "—"))),
+        ("Cells", str(results.get("layers", "—"))),
+        ("Epochs", str(results.get("epochs", "—"))),
+        ("Classes", str(results.get("classes", "—"))),
+        ("Training images", _thousands(results.get("train_images"))),
+        ("Test images", _thousands(results.get("test_images"))),
+    ]
+    return [(label, value) for label, value in facts if value != "—"]
+
+
+def _thousands(value: object) -> str:
+    return f"{value:,}".replace(",", "\u202f") if isinstance(value, int) else "—"
+
+
+def _progress(
+    recipe: Mapping[str, Any],
+    epochs: list[figures.Epoch],
+    genotype: Mapping[str, Any],
+    metrics: Iterable[Mapping[str, Any]],
+    results: Mapping[str, Any],
+) -> list[tuple[str, str]]:
+    """How far each step has come, from what was recorded and what the recipe plans."""
+    stages = _part(recipe, "search").get("stages")
+    planned = [stage.get("epochs") for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
+    known = [n for n in planned if isinstance(n, int)]
+    total = sum(known) if known and len(known) == len(planned) else None
+    seeds: dict[str, int] = {}
+    for row in metrics:
+        if row.get("phase") == "retrain" and isinstance(row.get("epoch"), int):
+            seed = str(row.get("seed"))
+            seeds[seed] = max(seeds.get(seed, 0), row["epoch"] + 1)
+    goal = _part(recipe, "retrain").get("epochs")
+    of = f" of {goal}" if isinstance(goal, int) else ""
+    trained = ", ".join(f"seed {seed}: {done}{of} epochs" for seed, done in seeds.items())
+    if len(seeds) > 1 and len(set(seeds.values())) == 1:
+        trained = f"{len(seeds)} seeds, {max(seeds.values())}{of} epochs each"
+    return [
+        ("Search", _of(epochs[-1].number if epochs else 0, total)),
+        ("Cell", "derived" if genotype else "not derived yet"),
+        ("Retraining", trained or "not begun"),
+        ("Results", "complete" if _headline(results) else "not yet"),
+    ]
+
+
+def _of(done: int, total: int | None) -> str:
+    return f"{done} of {total} epochs" if total is not None else f"{done} epochs" if done else "not begun"
+
+
+def _warnings(epochs: list[figures.Epoch]) -> list[tuple[str, str, str]]:
+    """Each different warning of the watch with its stage and the epochs that gave it: (text, stage, epochs)."""
+    when: dict[tuple[str, str], list[int]] = {}
+    for epoch in epochs:
+        given = epoch.row.get("warnings")
+        for text in given if isinstance(given, list) else []:
+            when.setdefault((str(text), epoch.stage), []).append(epoch.number)
+    return [(text, stage, _ranges(numbers)) for (text, stage), numbers in when.items()]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """`1–3, 7` for 1, 2, 3, 7."""
+    parts: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in parts)
+
+
+def _selection(metrics: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    """The rows of phase "select" as a table whose columns are all their fields, the header first."""
+    rows = [{k: v for k, v in row.items() if k != "phase"} for row in metrics if row.get("phase") == "select"]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return [columns, *([_value(row.get(column, "")) for column in columns] for row in rows)] if columns else []
+
+
+def _flatten(value: object, prefix: str = "") -> list[tuple[str, str]]:
+    """A nested mapping as rows of dotted name and value."""
+    if not isinstance(value, dict):
+        return [(prefix, _value(value))] if prefix else []
+    return [row for key, item in value.items() for row in _flatten(item, f"{prefix}.{key}" if prefix else str(key))]
+
+
+def _value(value: object) -> str:
+    """A value for a table cell: the shortest readable form of a number, words for null and for booleans."""
+    if value is None:
+        return "none"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _notes(results: Mapping[str, Any], epochs: list[figures.Epoch]) -> list[str]:
+    """What a reader must know to trust the numbers as far as they go, and no further."""
+    notes = [
+        "Test accuracy was computed by retraining only. The search and the selection of the cell never see the test "
+        "split."
+    ]
+    if _headline(results):
+        notes.append(
+            "The headline is the test accuracy after the last epoch. “Best epoch” picks an epoch by its test accuracy "
+            "and is therefore optimistic; it is given for comparison with reports that use it."
+        )
+        if results["n"] >= 2:
+            notes.append(
+                f"± is the sample standard deviation (n − 1) over {results['n']} retrainings of the same cell. It does "
+                "not include how much cells differ between searches with different seeds."
+            )
+        else:
+            notes.append(
+                "One seed was retrained, so no spread can be given: small differences from other results mean nothing."
+            )
+    else:
+        notes.append("No test accuracy has been computed for this run yet; validation accuracies do not replace it.")
+    gaps = [(e, e.row["gap"]) for e in epochs if isinstance(e.row.get("gap"), dict)]
+    if gaps and all(is_number(gaps[-1][1].get(key)) for key in ("soft", "derived")):
+        epoch, gap = gaps[-1]
+        notes.append(
+            f"After search epoch {epoch.number} the supernet reached {format_percent(gap['soft'])} on the validation "
+            f"split with its soft weights and {format_percent(gap['derived'])} masked to the derived cell. The wider "
+            "this gap, the less the supernet says about the cell."
+        )
+    return notes

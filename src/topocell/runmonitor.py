@@ -1,0 +1,71 @@
+"""The monitor of a run with a directory: metrics and checkpoints go to disk, progress to the display.
+
+Between checkpoints at least `CHECKPOINT_SECONDS` pass, except where a state is due (end of an epoch or stage);
+a kill in between costs at most that much work, because what is repeated is repeated bit for bit.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from topocell.display import Display
+from topocell.monitor import Figures, Interrupted
+from topocell.rundir import RunDir
+
+CHECKPOINT_SECONDS = 30.0
+
+
+class RunMonitor:
+    """Implements `topocell.monitor.Monitor` on a run directory; `phase` goes into every checkpoint."""
+
+    def __init__(self, directory: RunDir, display: Display) -> None:
+        self.directory, self.display = directory, display
+        self.phase = ""
+        self._signal: int | None = None
+        self._saved = time.monotonic()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Inside, SIGINT and SIGTERM ask to stop at the next step, after a checkpoint; a second one is final."""
+
+        def ask(number: int, frame: object) -> None:
+            if self._signal is not None:
+                raise KeyboardInterrupt
+            self._signal = number
+
+        try:
+            before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # only the main thread may listen
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def step(self, phase: str, done: int, total: int, figures: Figures) -> None:
+        """Progress to the display."""
+        self.display.step(phase, done, total, figures)
+
+    def metrics(self, record: Mapping[str, Any]) -> None:
+        """A line in metrics.jsonl, and its gist on the display."""
+        self.directory.append_metrics(record)
+        for warning in record.get("warnings", ()):
+            self.directory.log(warning)
+        self.display.epoch(record)
+
+    def checkpoint(self, state: Callable[[], dict[str, Any]], due: bool = False) -> None:
+        """Save when due, when enough time has passed, or when told to stop."""
+        late = time.monotonic() - self._saved >= CHECKPOINT_SECONDS
+        if due or late or self._signal is not None:
+            self.directory.save_checkpoint({"phase": self.phase, "state": state()})
+            self._saved = time.monotonic()
+        if self._signal is not None:
+            raise Interrupted(self._signal)
+
+    def say(self, text: str) -> None:
+        """A line for the user and in log.txt."""
+        self.directory.log(text)
+        self.display.say(text)
