@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
+# Waiting threads sleep: on a shared machine a busy neighbour then costs its share of the time, not ten times it.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: demo test lint bench clean
 
 $(READY): pyproject.toml

@@ -102,12 +102,19 @@ def test_equal_genotypes_give_equal_files_whatever_the_users_settings(suffix, tm
 
 
 def test_hostile_title_cell_type_and_operation_stay_text(tmp_path):
-    evil = "</text><script>alert(1)</script>$\\frac$\x00"
+    evil = "</text><script>$\\frac$\x00"
     genotype = {"space": "darts", "cells": {evil: cell([[[evil, 0]]])}}
     draw_genotype(genotype, tmp_path / "cells.svg", title=evil)
     assert not list(ET.parse(tmp_path / "cells.svg").iter("{http://www.w3.org/2000/svg}script"))
     clean = evil.replace("\x00", "\ufffd")
     assert sum(clean in text for text in texts(tmp_path / "cells.svg")) == 3
+
+
+def test_a_long_operation_name_is_cut_in_the_drawing(tmp_path):
+    draw_genotype({"space": "own", "cells": {"normal": cell([[["x" * 25, 0], ["y" * 24, 1]]])}}, tmp_path / "cells.svg")
+    shown = texts(tmp_path / "cells.svg")
+    assert "x" * 23 + "…" in shown
+    assert "y" * 24 in shown
 
 
 @pytest.mark.parametrize("name", ["cells.pdf", "cells", "cells.svg.gz"])

@@ -152,8 +152,14 @@ def read(path):
     return page
 
 
-def test_a_finished_run_shows_everything(tmp_path):
-    page = read(write_report(make_run(tmp_path / "demo")))
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The report of a finished run; read only."""
+    return write_report(make_run(tmp_path_factory.mktemp("finished") / "demo"))
+
+
+def test_a_finished_run_shows_everything(finished):
+    page = read(finished)
     for words in (
         "97.10 ± 0.10 %",
         "n = 3",
@@ -182,13 +188,13 @@ def test_a_finished_run_shows_everything(tmp_path):
     assert "line 39 " not in page.text
     assert json.dumps(GENOTYPE) in "".join(page.words)
     assert RECIPE in "".join(page.words)
-    assert sorted(p.name for p in (tmp_path / "demo/figures").iterdir()) == sorted(
+    assert sorted(p.name for p in (finished.parent / "figures").iterdir()) == sorted(
         [*(f"{c}.svg" for c in CURVES), "cells.svg"]
     )
 
 
-def test_the_page_is_self_contained_and_runs_nothing(tmp_path):
-    page = read(write_report(make_run(tmp_path / "demo")))
+def test_the_page_is_self_contained_and_runs_nothing(finished):
+    page = read(finished)
     tags = {tag for tag, _ in page.tags}
     assert not tags & {"script", "link", "img", "iframe", "object", "embed", "form", "base"}
     assert sum(tag == "svg" for tag, _ in page.tags) == 5
@@ -206,15 +212,11 @@ def test_the_page_is_self_contained_and_runs_nothing(tmp_path):
     assert policy["content"].startswith("default-src 'none'")
 
 
-def test_equal_runs_give_equal_bytes(tmp_path):
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-    first, second = (write_report(make_run(tmp_path / folder / "demo")) for folder in ("a", "b"))
-    assert first.read_bytes() == second.read_bytes()
-    again = first.read_bytes()
-    write_report(first.parent)
-    assert first.read_bytes() == again
-    assert str(tmp_path) not in first.read_text()
+def test_equal_runs_give_equal_bytes(finished, tmp_path):
+    run = make_run(tmp_path / "demo")
+    assert write_report(run).read_bytes() == finished.read_bytes()
+    assert write_report(run).read_bytes() == finished.read_bytes()
+    assert str(tmp_path) not in finished.read_text()
 
 
 def test_hostile_strings_are_shown_and_not_run(tmp_path):

@@ -310,11 +310,7 @@ def test_the_supernet_masked_to_the_derived_cell_is_the_network_of_the_genotype(
 
 
 def test_rules_that_do_not_exist_are_refused_by_name() -> None:
-    with pytest.raises(
-        RecipeError, match=r"selection.operations must be one of .*'magnitud' \(did you mean 'magnitude'"
-    ):
+    with pytest.raises(RecipeError, match=r"operations must be one of .*'magnitud' \(did you mean 'magnitude'\?\)"):
         derive(state(small()), Rules(operations="magnitud"))
-    with pytest.raises(
-        RecipeError, match="selection.edges must be one of magnitude, topology, all, random, but got 'top'"
-    ):
+    with pytest.raises(RecipeError, match=r"edges must be one of magnitude, topology, all, random, but got 'top'"):
         check_rules(Rules(edges="top"))

@@ -269,10 +269,10 @@ def _reopened(out: str | Path, display: Display | None) -> Iterator[_Work]:
 
 
 def _work(recipe: Recipe, directory: RunDir, dataset: Dataset, display: Display | None) -> _Work:
-    display = display or Quiet()
+    work = _Work(recipe, directory, dataset, display or Quiet())
     for note in dataset.notes:
-        display.say(f"data: {note}")
-    return _Work(recipe, directory, dataset, display)
+        work.monitor.say(f"data: {note}")
+    return work
 
 
 def _environment(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:

@@ -249,7 +249,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if type(fault).__name__ == "NoArgsIsHelpError":
             print(fault.format_message())
             return 0
-        return _fail(" ".join(fault.format_message().split()) + "; see: topocell --help")
+        text = " ".join(fault.format_message().split()).replace("Value error, ", "").rstrip(".")
+        return _fail(f"{text}; see: topocell --help")
     except TopocellError as fault:
         return _fail(" ".join(str(fault).split()))
     except Interrupted as stop:

@@ -6,7 +6,7 @@ change is a mapping, otherwise replaced.
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,25 +17,12 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_v
 from topocell.budget import BUDGETS
 from topocell.data import DATASETS
 from topocell.errors import RecipeError, nearest
-from topocell.relaxation import RELAXATIONS
-from topocell.search.levels import LEVELS
-from topocell.search.plan import Model, NamedChoice, SearchPlan, Stage
+from topocell.search.plan import Choice, Model, SearchPlan, Stage, name_only, one_of
 from topocell.search.selection import EDGE_RULES, OPERATION_RULES
 from topocell.spaces import SPACES
-from topocell.topology import TOPOLOGIES
 from topocell.train import RetrainPlan
 
 Budget = Literal["paper", "small", "smoke"]
-
-
-def _one_of(what: str, table: Iterable[str]) -> BeforeValidator:
-    def check(value: Any) -> Any:
-        known = sorted(table)
-        if isinstance(value, str) and value not in known:
-            raise ValueError(f"unknown {what} {value!r}{nearest(value, known)}; known: {', '.join(known)}")
-        return value
-
-    return BeforeValidator(check)
 
 
 class DataPlan(Model):
@@ -50,13 +37,13 @@ class DataPlan(Model):
         splits: name → fraction of the training images, for the search.
     """
 
-    dataset: Annotated[str, _one_of("dataset", DATASETS)] = "cifar10"
+    dataset: Annotated[str, one_of("dataset", DATASETS)] = "cifar10"
     root: str | None = None
     download: bool = False
     resolution: int | None = None
     images: Annotated[int, Field(ge=4)] | None = None
     test_images: Annotated[int, Field(ge=2)] | None = None
-    splits: dict[str, Annotated[float, Field(gt=0, le=1)]] = {"train": 0.5, "val": 0.5}
+    splits: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field({"train": 0.5, "val": 0.5})
 
     @model_validator(mode="after")
     def _splits_fit(self) -> "DataPlan":
@@ -70,8 +57,8 @@ class DataPlan(Model):
 class SelectionPlan(Model):
     """How the cell is derived: see `topocell.search.selection.Rules`."""
 
-    operations: Annotated[str, _one_of("rule", OPERATION_RULES)] = "magnitude"
-    edges: Annotated[str, _one_of("rule", EDGE_RULES)] = "topology"
+    operations: Annotated[str, one_of("rule", OPERATION_RULES)] = "magnitude"
+    edges: Annotated[str, one_of("rule", EDGE_RULES)] = "topology"
     in_degree: int = Field(2, ge=1)
     none: bool = False
 
@@ -85,7 +72,7 @@ class Recipe(Model):
     published: str = ""
     seed: int = Field(0, ge=0)
     device: str = "auto"
-    space: NamedChoice
+    space: Annotated[Choice, BeforeValidator(name_only), one_of("space", SPACES)]
     data: DataPlan = DataPlan()
     search: SearchPlan
     selection: SelectionPlan = SelectionPlan()
@@ -94,11 +81,6 @@ class Recipe(Model):
     @model_validator(mode="after")
     def _parts_fit(self) -> "Recipe":
         faults = [fault for stage in self.search.stages for fault in self._stage_faults(stage)]
-        if self.space.name not in SPACES:
-            faults.append(
-                f"space: unknown space {self.space.name!r}{nearest(self.space.name, SPACES)}; "
-                f"known: {', '.join(sorted(SPACES))}"
-            )
         if self.selection.edges == "topology" and self.search.stages[-1].topology.name == "dense":
             faults.append(
                 "selection.edges: topology needs a topology that decides edges, but the last stage has topology "
@@ -110,15 +92,6 @@ class Recipe(Model):
 
     def _stage_faults(self, stage: Stage) -> list[str]:
         where, faults = f"search.stages.{stage.name}", []
-        for key, value, table in (
-            ("level", stage.level, LEVELS),
-            ("relaxation", stage.relaxation.name, RELAXATIONS),
-            ("topology", stage.topology.name, TOPOLOGIES),
-        ):
-            if value not in table:
-                faults.append(
-                    f"{where}.{key}: unknown {key} {value!r}{nearest(value, table)}; known: {', '.join(table)}"
-                )
         for split in sorted(stage.splits_needed - {"all"} - self.data.splits.keys()):
             faults.append(
                 f"{where}: level {stage.level} needs the split {split!r}, but data.splits has "
@@ -337,16 +310,11 @@ def _readable(loc: Sequence[int | str], data: Any) -> tuple[list[str], str]:
 
 def _known_keys(path: Sequence[str]) -> list[str]:
     model: type[BaseModel] | None = Recipe
+    if path[:2] == ["search", "stages"] and len(path) > 3:
+        model, path = Stage, path[3:]
     for part in path[:-1]:
-        if model is None:
-            break
-        if model is SearchPlan and part == "stages":
-            model = Stage
-            continue
-        field = model.model_fields.get(part)
-        if field is None:
-            continue  # the name of a stage
-        default = field.annotation
+        field = model.model_fields.get(part) if model is not None else None
+        default = field.annotation if field is not None else None
         model = default if isinstance(default, type) and issubclass(default, BaseModel) else None
     return list(model.model_fields) if model is not None else []
 

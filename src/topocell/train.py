@@ -157,7 +157,7 @@ class Retraining:
             auxiliary=plan.auxiliary > 0,
             head=plan.head,
         )
-        self.net = net.to(self.device, memory_format=torch.channels_last)
+        self.net = net.to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = SGD(
             self.net.parameters(),
             lr=plan.weights.lr.value(0, plan.epochs),

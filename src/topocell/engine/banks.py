@@ -59,6 +59,11 @@ class Bank(nn.Module):
 class SepConvBank(Bank):
     """ReLU, depthwise k×k, 1×1, BN, ReLU, depthwise k×k, 1×1, BN."""
 
+    dw1: nn.Parameter
+    pw1: nn.Parameter
+    dw2: nn.Parameter
+    pw2: nn.Parameter
+
     def __init__(self, channels: int, stride: int, edges: Sequence[int], kernel: int) -> None:
         super().__init__(channels, stride, edges)
         self.stack("dw1", channels, 1, kernel, kernel)
@@ -76,6 +81,9 @@ class SepConvBank(Bank):
 class DilConvBank(Bank):
     """ReLU, depthwise k×k of dilation 2, 1×1, BN."""
 
+    dw: nn.Parameter
+    pw: nn.Parameter
+
     def __init__(self, channels: int, stride: int, edges: Sequence[int], kernel: int) -> None:
         super().__init__(channels, stride, edges)
         self.stack("dw", channels, 1, kernel, kernel)
@@ -89,6 +97,8 @@ class DilConvBank(Bank):
 class ConvBank(Bank):
     """ReLU, k×k convolution, BN: all edges share the input, so this is one dense convolution."""
 
+    conv: nn.Parameter
+
     def __init__(self, channels: int, stride: int, edges: Sequence[int], kernel: int) -> None:
         super().__init__(channels, stride, edges)
         self.stack("conv", channels, channels, kernel, kernel)
@@ -100,6 +110,9 @@ class ConvBank(Bank):
 
 class FactorizedConvBank(Bank):
     """ReLU, 1×7 convolution of stride (1, s), 7×1 convolution of stride (s, 1), BN."""
+
+    conv1: nn.Parameter
+    conv2: nn.Parameter
 
     def __init__(self, channels: int, stride: int, edges: Sequence[int]) -> None:
         super().__init__(channels, stride, edges)
@@ -114,6 +127,9 @@ class FactorizedConvBank(Bank):
 
 class ReduceBank(Bank):
     """The skip connection of stride 2 (FactorizedReduce): ReLU, two 1×1 convolutions of stride 2, BN."""
+
+    conv1: nn.Parameter
+    conv2: nn.Parameter
 
     def __init__(self, channels: int, stride: int, edges: Sequence[int]) -> None:
         super().__init__(channels, stride, edges)

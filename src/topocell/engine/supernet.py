@@ -138,7 +138,8 @@ class Supernet(nn.Module):
             target.copy_(state[name])
 
     def _cells(self) -> list[tuple[Slot, SuperCell]]:
-        return [(slot, placed.cell) for slot, placed in zip(self.slots, self.skeleton.cells)]
+        cells = [placed.cell for placed in self.skeleton.cells]
+        return [(slot, cell) for slot, cell in zip(self.slots, cells) if isinstance(cell, SuperCell)]
 
     def _pieces(self) -> dict[str, _Piece]:
         pieces: dict[str, _Piece] = {}

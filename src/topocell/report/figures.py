@@ -17,10 +17,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from topocell.report.style import CYCLE, FAMILIES, MUTED, family, printable, save, short, styled, text_width
+from topocell.report.style import CYCLE, FAMILIES, MUTED, clipped, family, save, short, styled, text_width
 
 Row = Mapping[str, Any]
-_PANEL = (4.3, 2.7)  # inches
+_PANEL = (4.3, 2.1)  # inches: width with its labels, height of the axes alone
+_LEGEND_COLUMNS = 8
 _SPLIT_DASHES: dict[str, Literal[":", "-"]] = {"train": ":", "test": "-"}
 
 
@@ -96,7 +97,7 @@ def operation_curves(metrics: Iterable[Row], path: Path) -> bool:
     if not kinds:
         return False
     with styled():
-        figure, axes = _grid(len(kinds))
+        figure, axes = _grid(len(kinds), right=1.6)
         names = sorted({op for e in epochs for k in kinds for op in _counts(e.row, k)}, key=_stacking)
         colours = _shades(names)
         edges = [e.number - 0.5 for e in epochs] + [epochs[-1].number + 0.5]
@@ -106,7 +107,7 @@ def operation_curves(metrics: Iterable[Row], path: Path) -> bool:
                 top = [b + _counts(e.row, kind).get(op, 0.0) for b, e in zip(base, epochs)]
                 ax.stairs(top, edges, baseline=base, fill=True, color=colours[op], label=short(op))
                 base = top
-            ax.set_title(f"Operations, {printable(kind)}")
+            ax.set_title(f"Operations, {clipped(kind)}")
             ax.yaxis.set_major_locator(MaxNLocator(integer=True))
             ax.set_ylim(0, max(base) * 1.02)
             _finish_search_axes(ax, epochs)
@@ -136,7 +137,7 @@ def retrain_curves(metrics: Iterable[Row], path: Path) -> bool:
         panels.append(("Test accuracy, last half, %", "accuracy", 100.0, ("test",), (last + 1) // 2))
     drawn = False
     with styled():
-        figure, axes = _grid(len(panels))
+        figure, axes = _grid(len(panels), legend_rows=math.ceil((len(seeds) + 2) / _LEGEND_COLUMNS))
         for ax, (title, what, scale, splits, first) in zip(axes, panels):
             for k, seed in enumerate(sorted(seeds)):
                 shown = [seeds[seed][epoch] for epoch in sorted(seeds[seed]) if epoch >= first]
@@ -156,7 +157,7 @@ def retrain_curves(metrics: Iterable[Row], path: Path) -> bool:
             Line2D([], [], color=MUTED, linestyle=dashes, label="training" if split == "train" else split)
             for split, dashes in _SPLIT_DASHES.items()
         ]
-        figure.legend(handles=keys, loc="outside lower center", ncols=min(len(keys), 8))
+        figure.legend(handles=keys, loc="lower center", ncols=min(len(keys), _LEGEND_COLUMNS))
         save(figure, path)
     return True
 
@@ -184,7 +185,7 @@ def _search_figure(epochs: list[Epoch], panels: Sequence[tuple[str, str, list[_L
     if not panels:
         return False
     with styled():
-        figure, axes = _grid(len(panels))
+        figure, axes = _grid(len(panels), legend_rows=(1 + max(len(lines) for _, _, lines in panels)) // 2)
         for ax, (title, unit, lines) in zip(axes, panels):
             for line in lines:
                 _plot(ax, [e.number for e in epochs], line, [e.row["stage_index"] for e in epochs])
@@ -192,7 +193,7 @@ def _search_figure(epochs: list[Epoch], panels: Sequence[tuple[str, str, list[_L
             if title == "Derived cell":
                 ax.yaxis.set_major_locator(MaxNLocator(integer=True))
             _finish_search_axes(ax, epochs)
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.42 / _PANEL[1]), ncols=2)
         save(figure, path)
     return True
 
@@ -212,17 +213,26 @@ def _finish_search_axes(ax: Axes, epochs: list[Epoch]) -> None:
         if k:
             ax.axvline(first.number - 0.5, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
         # Names stand between title and axes, at the start of their stage, where they fit before the next one.
-        name = printable(first.stage)
+        name = clipped(first.stage)
         if text_width(name, 7.5) < (end - first.number) * inches:
             ax.text(first.number - 0.5, 1.02, name, transform=transform, color=MUTED, fontsize=7.5)
     ax.set_title(ax.get_title(loc="left"), pad=17)
 
 
-def _grid(n: int) -> tuple[Figure, list[Axes]]:
-    """A row of n panels; figures never pass through pyplot, so nothing global is left behind."""
-    width = min(_PANEL[0], 10.2 / n)
-    figure = Figure(figsize=(width * n, _PANEL[1] + 0.6), layout="constrained", facecolor="white")
-    return figure, [figure.add_subplot(1, n, k + 1) for k in range(n)]
+def _grid(n: int, legend_rows: int = 0, right: float = 0.0) -> tuple[Figure, list[Axes]]:
+    """A row of n panels with room for a legend below (rows) or at the right (inches).
+
+    Figures never pass through pyplot, so nothing global is left behind.
+    """
+    panel = min(_PANEL[0], 10.2 / n)
+    left, above, below = 0.58, 0.5, 0.5 + 0.19 * legend_rows
+    size = (panel * n + right, _PANEL[1] + above + below)
+    figure = Figure(figsize=size, facecolor="white")
+    axes = []
+    for k in range(n):
+        corner = ((k * panel + left) / size[0], below / size[1])
+        axes.append(figure.add_axes((*corner, (panel - left - 0.15) / size[0], _PANEL[1] / size[1])))
+    return figure, axes
 
 
 def _plot(ax: Axes, x: Sequence[int], line: _Line, stages: Sequence[int] | None = None) -> None:
@@ -231,7 +241,7 @@ def _plot(ax: Axes, x: Sequence[int], line: _Line, stages: Sequence[int] | None 
     pieces = [[(a, y) for a, y, _ in piece] for _, piece in groupby(points, key=lambda point: point[2])]
     marker = "o" if len(points) <= 12 or min(map(len, pieces)) == 1 else ""
     for k, piece in enumerate(pieces):
-        label = printable(line.label) if k == 0 else None
+        label = clipped(line.label) if k == 0 else None
         style: dict[str, Any] = {"color": line.colour, "linestyle": line.dashes, "label": label}
         ax.plot(*zip(*piece), marker=marker, markersize=3.5, **style)
 

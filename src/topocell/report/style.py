@@ -78,7 +78,7 @@ def short(operation: str) -> str:
     if found:
         conv, ch, cw, pool, ph, pw = found.groups()
         return f"{conv.replace('nor', 'conv')} {ch}×{cw}" if conv else f"{pool} {ph}×{pw}"
-    return _SHORT.get(operation) or printable(operation).replace("_", " ")
+    return _SHORT.get(operation) or clipped(operation.replace("_", " "))
 
 
 def family(operation: str) -> Family:
@@ -95,6 +95,12 @@ def family(operation: str) -> Family:
 def printable(text: str) -> str:
     """The text with every character that XML cannot carry (control characters, surrogates) shown as U+FFFD."""
     return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\ufffd", text)
+
+
+def clipped(text: str, length: int = 24) -> str:
+    """A printable text that fits a label: at most `length` characters, the last one an ellipsis if it was cut."""
+    text = printable(text)
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 @functools.cache
@@ -120,8 +126,6 @@ def save(figure: Figure, path: Path) -> None:
     Call inside `styled()`; the folder is made if it is missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if figure.get_layout_engine() is not None:
-        figure.draw_without_rendering()  # tick labels change with the layout they cause: lay out twice
     if path.suffix.lower() == ".svg":
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
     else:

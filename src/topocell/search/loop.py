@@ -176,7 +176,7 @@ class Search:
             if stage.shrink == "best":
                 keep = arch.relaxations[name].retained(ops, mask)
             else:
-                order = ops.masked_fill(~mask, -1.0).argsort(1, descending=True, stable=True)
+                order = ops.masked_fill(~mask, -1.0).sort(dim=1, descending=True, stable=True).indices
                 keep = torch.zeros_like(mask).scatter(1, order[:, : int(stage.shrink or 1)], True) & mask
             cells[name] = cell.with_candidates(
                 [[op for op, k in zip(names, row) if k] for names, row in zip(cell.candidates, keep.tolist())]
@@ -252,7 +252,7 @@ class Search:
             "lr": self.learner.weights.param_groups[0]["lr"],
             "op_temperature": arch.op_temperature,
             "edge_temperature": arch.edge_temperature,
-            "penalty": float(arch.penalty()) if stage.penalty else None,
+            "penalty": float(arch.penalty().detach()) if stage.penalty else None,
             **observe(self.learner.net, arch, self.rules, watched.eval_batches(self.plan.watch_batches)),
         }
 

@@ -1,9 +1,15 @@
 """What a search is told to do, as data: stages, curves and optimizers. A recipe is checked against these models."""
 
 import math
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from topocell.errors import nearest
+from topocell.relaxation import RELAXATIONS
+from topocell.search.levels import LEVELS
+from topocell.topology import TOPOLOGIES
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -72,11 +78,27 @@ class Choice(BaseModel):
     name: str
 
 
-def _name_only(value: Any) -> Any:
+def name_only(value: Any) -> Any:
+    """`"softmax"` → `{"name": "softmax"}`."""
     return {"name": value} if isinstance(value, str) else value
 
 
-NamedChoice = Annotated[Choice, BeforeValidator(_name_only)]
+
+
+def one_of(what: str, table: Iterable[str]) -> AfterValidator:
+    """A validator for a name of `table`, or for a `Choice` with such a name; the nearest name is suggested."""
+
+    def check(value: Any) -> Any:
+        name = value.name if isinstance(value, Choice) else value
+        if name not in table:
+            raise ValueError(f"unknown {what} {name!r}{nearest(name, table)}; known: {', '.join(sorted(table))}")
+        return value
+
+    return AfterValidator(check)
+
+
+RelaxationChoice = Annotated[Choice, BeforeValidator(name_only), one_of("relaxation", RELAXATIONS)]
+TopologyChoice = Annotated[Choice, BeforeValidator(name_only), one_of("topology", TOPOLOGIES)]
 
 
 class WeightOptimizer(Model):
@@ -124,9 +146,9 @@ class Stage(Model):
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
     epochs: int = Field(ge=0)
     warmup: int = Field(0, ge=0)
-    level: str = "bilevel"
-    relaxation: NamedChoice = Choice(name="softmax")
-    topology: NamedChoice = Choice(name="dense")
+    level: Annotated[str, one_of("level", LEVELS)] = "bilevel"
+    relaxation: RelaxationChoice = Choice(name="softmax")
+    topology: TopologyChoice = Choice(name="dense")
     init: NonNegative = 1e-3
     weights_on: str = "train"
     alpha_on: str = "val"

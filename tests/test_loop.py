@@ -1,0 +1,621 @@
+"""The search loop on tiny searches: what moves when, what a stage changes, and that a killed search goes on exactly."""
+
+import gc
+import math
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from topocell import checkpoint, data, spaces
+from topocell.augment import NO_AUGMENTATION, augment
+from topocell.data import SearchData
+from topocell.errors import DataError, RunError
+from topocell.monitor import Interrupted, Silent
+from topocell.search import levels
+from topocell.search.levels import LEVELS, ArchBatch, Batch, Learner
+from topocell.search.loop import Search
+from topocell.search.plan import SearchPlan
+from topocell.search.selection import Rules, derive
+from topocell.search.watch import skip_warnings
+
+THIRDS = {"train": 1 / 3, "val-alpha": 1 / 3, "val-beta": 1 / 3}
+HALVES = {"train": 0.5, "val": 0.5}
+SPACE = spaces.get("darts", nodes=2, candidates=("none", "skip_connect", "sep_conv_3x3"))
+SETS = {"name": "subsets", "view": "source", "sizes": "any"}
+PAIRS = {"name": "subsets", "view": "target", "sizes": 2, "norm": "mean", "scale": "none"}
+
+
+@pytest.fixture(scope="module")
+def dataset() -> data.Dataset:
+    return data.load("digits", images=96, test_images=20)
+
+
+@pytest.fixture(scope="module")
+def halves(dataset: data.Dataset) -> SearchData:
+    """48 images for the weights, 48 for the architecture: three steps of 16 an epoch."""
+    return data.search_data(dataset, HALVES, seed=0)
+
+
+@pytest.fixture(scope="module")
+def thirds(dataset: data.Dataset) -> SearchData:
+    """32 images each for the weights, α and β: two steps of 16 an epoch."""
+    return data.search_data(dataset, THIRDS, seed=0)
+
+
+def plan(*stages: Mapping[str, Any], **options: Any) -> SearchPlan:
+    named = [{"name": f"stage-{number}", "epochs": 1} | dict(stage) for number, stage in enumerate(stages)]
+    sizes = {"channels": 4, "layers": 3, "batch_size": 16, "watch_batches": 1}
+    return SearchPlan.model_validate(sizes | options | {"stages": named})
+
+
+class Recorder(Silent):
+    """Keeps the metrics, and calls `look` whenever a state may be saved."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.progress: list[tuple[str, int, int]] = []
+        self.look: Callable[[bool], None] = lambda due: None
+
+    def step(self, phase: str, done: int, total: int, figures: Callable[[], Mapping[str, float]]) -> None:
+        assert set(figures()) == {"loss", "accuracy"}
+        self.progress.append((phase, done, total))
+
+    def metrics(self, record: Mapping[str, Any]) -> None:
+        self.records.append(dict(record))
+
+    def checkpoint(self, state: Callable[[], dict[str, Any]], due: bool = False) -> None:
+        self.look(due)
+
+
+class Saver(Recorder):
+    """Saves every state that is offered to a numbered file, and notes how many records came before it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.before: list[int] = []
+        self.due: list[bool] = []
+
+    def checkpoint(self, state: Callable[[], dict[str, Any]], due: bool = False) -> None:
+        checkpoint.save(self.folder / f"{len(self.before)}.ckpt", state())
+        self.before.append(len(self.records))
+        self.due.append(due)
+
+
+def search(of: SearchPlan, given: SearchData, monitor: Any = None, **options: Any) -> Search:
+    return Search(of, options.pop("space", SPACE), given, monitor=monitor, **options)
+
+
+def finished(of: SearchPlan, given: SearchData, monitor: Any = None, **options: Any) -> Search:
+    done = search(of, given, monitor, **options)
+    done.run()
+    return done
+
+
+def flat(state: Any, name: str = "state") -> dict[str, Any]:
+    """Leaves of nested dicts and lists by their path; tensors as bytes, so that equal means bit for bit."""
+    if isinstance(state, Mapping):
+        items = [(str(key), value) for key, value in state.items()]
+    elif isinstance(state, list | tuple):
+        items = [(str(index), value) for index, value in enumerate(state)]
+    else:
+        leaf = (state.shape, state.contiguous().numpy().tobytes()) if isinstance(state, Tensor) else state
+        return {name: leaf}
+    found: dict[str, Any] = {}
+    for key, value in items:
+        found |= flat(value, f"{name}.{key}")
+    return found
+
+
+def assert_identical(first: Any, second: Any) -> None:
+    one, other = flat(first), flat(second)
+    assert one.keys() == other.keys()
+    assert [name for name in one if one[name] != other[name]] == []
+
+
+def logits(learner: Learner) -> list[Tensor]:
+    return [p.detach().clone() for p in learner.arch.parameters()]
+
+
+def same(first: list[Tensor], second: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+# --- going on after a kill
+
+#: Every kind of thing that must survive: shrink, sizes, alternate and joint updates, momentum carried over a stage.
+SEARCHES: dict[str, tuple[dict[str, float], SearchPlan]] = {
+    "two stages": (
+        THIRDS,
+        plan(
+            {
+                "epochs": 2,
+                "warmup": 1,
+                "topology": SETS,
+                "alpha_on": "val-alpha",
+                "beta_on": "val-beta",
+                "penalty": 10,
+                "relaxation": {"name": "grouped-softmax", "groups": [["none", "skip_connect"], ["sep_conv_3x3"]]},
+            },
+            {
+                "level": "single",
+                "weights_on": "all",
+                "topology": PAIRS,
+                "shrink": "best",
+                "shrink_none": True,
+                "channels": 6,
+                "reset": ["weights"],
+                "edge_temperature": {"shape": "exponential", "start": 10, "end": 0.02, "closed": True},
+            },
+        ),
+    ),
+    "one network": (
+        HALVES,
+        plan(
+            {"level": "unrolled", "topology": SETS},
+            {"level": "mixed", "topology": SETS, "arch_every": "epoch", "weights": {"lr": 0.01, "nesterov": True}},
+            {"level": "weights", "shrink": 1},
+            head="bn-relu",
+            partial=2,
+        ),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=SEARCHES)
+def unbroken(
+    request: Any, dataset: data.Dataset, tmp_path_factory: Any
+) -> tuple[SearchPlan, SearchData, Saver, Search]:
+    """A search that ran to its end, with all of its states in files."""
+    fractions, chosen = SEARCHES[request.param]
+    given = data.search_data(dataset, fractions, seed=0)
+    saver = Saver(tmp_path_factory.mktemp("states"))
+    return chosen, given, saver, finished(chosen, given, saver, seed=5)
+
+
+def test_a_search_goes_on_bit_for_bit_from_each_of_its_states(unbroken: Any) -> None:
+    """In the middle of an epoch, between epochs and between stages: logits, weights, optimizers and metrics."""
+    chosen, given, saver, whole = unbroken
+    assert len(saver.before) > 6
+    assert {True, False} == set(saver.due)
+    for number, records_before in enumerate(saver.before):
+        torch.manual_seed(number)  # the state of the library's own generator is of no importance
+        recorder = Recorder()
+        resumed = search(chosen, given, recorder, seed=5)
+        resumed.run(checkpoint.load(saver.folder / f"{number}.ckpt"))
+        assert_identical(resumed.state_dict(), whole.state_dict())
+        assert_identical(recorder.records, saver.records[records_before:])
+
+
+def test_states_can_be_saved_after_every_step_and_are_due_after_every_epoch_and_stage(unbroken: Any) -> None:
+    chosen, given, saver, _ = unbroken
+    expected = []
+    for number, stage in enumerate(chosen.stages):
+        steps = math.ceil(len(given.get(stage.weights_on)) / 16)
+        expected += [True] * (number > 0) + ([False] * (steps - 1) + [True]) * stage.epochs
+    assert saver.due == expected
+    phases = dict.fromkeys(phase for phase, _, _ in saver.progress)
+    assert list(phases) == [f"search {n + 1}/{len(chosen.stages)} {s.name}" for n, s in enumerate(chosen.stages)]
+    for phase in phases:
+        done = [(d, total) for p, d, total in saver.progress if p == phase]
+        assert done == [(i + 1, len(done)) for i in range(len(done))]
+
+
+class Stopper(Recorder):
+    """Saves and interrupts at the `at`-th opportunity, as the monitor of a run does when it gets a signal."""
+
+    def __init__(self, path: Path, at: int) -> None:
+        super().__init__()
+        self.path, self.left = path, at
+
+    def checkpoint(self, state: Callable[[], dict[str, Any]], due: bool = False) -> None:
+        self.left -= 1
+        if self.left == 0:
+            checkpoint.save(self.path, state())
+            raise Interrupted(15)
+
+
+def test_a_search_that_is_interrupted_again_and_again_reaches_the_same_end(unbroken: Any, tmp_path: Path) -> None:
+    chosen, given, saver, whole = unbroken
+    path, records, state = tmp_path / "state.ckpt", [], None
+    for _ in range(100):
+        stopper = Stopper(path, at=4)
+        running = search(chosen, given, stopper, seed=5)
+        try:
+            running.run(state)
+        except Interrupted as stop:
+            assert stop.signal_number == 15
+            records += stopper.records
+            state = checkpoint.load(path)
+        else:
+            records += stopper.records
+            break
+    assert_identical(running.state_dict(), whole.state_dict())
+    assert_identical(records, saver.records)
+
+
+def test_the_same_seed_gives_the_same_search_and_another_seed_another(halves: SearchData) -> None:
+    short = plan({"init": 0.1})
+    first, again, other = (finished(short, halves, seed=s) for s in (0, 0, 1))
+    assert_identical(first.state_dict(), again.state_dict())
+    assert not same(logits(first.learner), logits(other.learner))
+
+
+# --- which update takes what
+
+
+@pytest.fixture
+def updates(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Batch, list[ArchBatch]]]:
+    """The batches that every step of level `bilevel` is given."""
+    seen: list[tuple[Batch, list[ArchBatch]]] = []
+
+    def spy(learner: Learner, train: Batch, given: Any) -> Any:
+        seen.append((train, list(given)))
+        return levels.bilevel(learner, train, given)
+
+    monkeypatch.setitem(LEVELS, "bilevel", spy)
+    return seen
+
+
+def images(batch: Batch) -> set[bytes]:
+    return {x.contiguous().numpy().tobytes() for x in batch[0]}
+
+
+def split_images(given: SearchData, name: str) -> set[bytes]:
+    """The images of a split as a network sees them without augmentation."""
+    batch = augment(given.get(name).images, given.mean, given.std, None, None)
+    return images((batch, torch.zeros(0)))
+
+
+def test_alternate_updates_take_their_own_splits(thirds: SearchData, updates: Any) -> None:
+    plain = replace(thirds, augmentation=NO_AUGMENTATION)
+    finished(plan({"epochs": 2, "topology": SETS, "alpha_on": "val-alpha", "beta_on": "val-beta"}), plain)
+    assert len(updates) == 4
+    seen: dict[str, set[bytes]] = {"train": set(), "val-alpha": set(), "val-beta": set()}
+    for train, (first, second) in updates:
+        assert (first.alpha, first.beta, second.alpha, second.beta) == (True, False, False, True)
+        for split, batch in (("train", train), ("val-alpha", first.batch), ("val-beta", second.batch)):
+            seen[split] |= images(batch)
+    assert seen == {split: split_images(plain, split) for split in seen}
+
+
+def test_joint_updates_take_one_batch(halves: SearchData, updates: Any) -> None:
+    plain = replace(halves, augmentation=NO_AUGMENTATION)
+    finished(plan({"topology": SETS}), plain)
+    assert len(updates) == 3
+    for train, given in updates:
+        assert [(u.alpha, u.beta) for u in given] == [(True, True)]
+        assert images(train) <= split_images(plain, "train")
+        assert images(given[0].batch) <= split_images(plain, "val")
+
+
+def test_a_topology_without_logits_asks_for_no_update_of_beta(thirds: SearchData, updates: Any) -> None:
+    finished(plan({"alpha_on": "val-alpha", "beta_on": "val-beta"}), thirds)
+    assert [[(u.alpha, u.beta) for u in given] for _, given in updates] == [[(True, False)]] * 2
+
+
+def test_the_architecture_may_learn_from_the_split_of_the_weights(halves: SearchData, updates: Any) -> None:
+    finished(plan({"alpha_on": "train", "beta_on": "train"}), replace(halves, augmentation=NO_AUGMENTATION))
+    assert all(torch.equal(train[0], given[0].batch[0]) for train, given in updates)
+
+
+def test_warm_up_moves_the_weights_only(halves: SearchData) -> None:
+    recorder = Recorder()
+    running = search(plan({"epochs": 3, "warmup": 2, "topology": SETS}), halves, recorder)
+    history: list[list[Tensor]] = []
+    weights: list[Tensor] = []
+
+    def look(due: bool) -> None:
+        history.append(logits(running.learner))
+        weights.append(next(running.learner.net.parameters()).detach().clone())
+
+    recorder.look = look
+    running.run()
+    steps = 3
+    assert all(same(step, history[0]) for step in history[: 2 * steps])
+    assert not any(same(a, b) for a, b in zip(history[2 * steps - 1 :], history[2 * steps :]))
+    assert not any(torch.equal(a, b) for a, b in pairwise(weights))
+    assert {float(s["step"]) for s in running.learner.alpha.state.values()} == {float(steps)}
+
+
+def test_once_an_epoch_the_architecture_moves_after_the_last_batch(halves: SearchData, updates: Any) -> None:
+    running = finished(plan({"epochs": 2, "topology": SETS, "arch_every": "epoch"}), halves)
+    assert [len(given) for _, given in updates] == [0, 0, 1, 0, 0, 1]
+    assert {float(s["step"]) for s in running.learner.alpha.state.values()} == {2.0}
+    first, second = (given[0].batch[0] for _, given in updates if given)
+    assert not torch.equal(first, second)
+
+
+def test_level_weights_moves_no_logits_and_needs_one_split(halves: SearchData) -> None:
+    only = replace(halves, splits={"train": halves.splits["train"]}, order={"train": halves.order["train"]})
+    running = finished(plan({"level": "weights", "topology": SETS}), only)
+    assert not running.learner.alpha.state
+    assert running.learner.beta is not None
+    assert not running.learner.beta.state
+
+
+# --- curves
+
+
+def test_temperatures_and_learning_rates_follow_their_curves(halves: SearchData) -> None:
+    stage = {
+        "epochs": 3,
+        "topology": SETS,
+        "op_temperature": {"shape": "linear", "start": 2, "end": 1},
+        "edge_temperature": {"shape": "exponential", "start": 10, "end": 0.1, "closed": True},
+        "weights": {"lr": {"shape": "cosine", "start": 0.025, "end": 0.001}},
+        "alpha": {"lr": {"shape": "linear", "start": 0.3, "end": 0.0}},
+        "beta": {"lr": {"shape": "linear", "start": 0.6, "end": 0.0}},
+    }
+    recorder = Recorder()
+    running = search(plan(stage), halves, recorder)
+    rates: list[tuple[float, float]] = []
+
+    def look(due: bool) -> None:
+        assert running.learner.beta is not None
+        rates.append((running.learner.alpha.param_groups[0]["lr"], running.learner.beta.param_groups[0]["lr"]))
+
+    recorder.look = look
+    running.run()
+    assert [r["op_temperature"] for r in recorder.records] == pytest.approx([2, 5 / 3, 4 / 3])
+    assert [r["edge_temperature"] for r in recorder.records] == pytest.approx([10, 1, 0.1])
+    cosine = [0.001 + 0.012 * (1 + math.cos(math.pi * e / 3)) for e in range(3)]
+    assert [r["lr"] for r in recorder.records] == pytest.approx(cosine)
+    assert [pytest.approx(pair) for pair in rates[::3]] == [(0.3, 0.6), (0.2, 0.4), (0.1, 0.2)]
+
+
+# --- from one stage to the next
+
+
+def at_the_end_of_the_first_stage(of: SearchPlan, given: SearchData, folder: Path, **options: Any) -> dict[str, Any]:
+    """The last state of the first stage, before anything is made of it."""
+    saver = Saver(folder)
+    finished(of, given, saver, **options)
+    number = len(saver.due) - 1 - saver.due[::-1].index(True) if len(of.stages) == 1 else None
+    if number is None:
+        records = [i for i, due in enumerate(saver.due) if due]
+        number = records[of.stages[0].epochs - 1]
+    state = checkpoint.load(folder / f"{number}.ckpt")
+    assert (state["stage"], state["epoch"]) == (0, of.stages[0].epochs)
+    return state
+
+
+def restored(of: SearchPlan, given: SearchData, state: dict[str, Any], **options: Any) -> Learner:
+    """The learner of a state, as the search that goes on from it finds it."""
+    copy = search(of, given, **options)
+    copy.load_state_dict(state)
+    return copy.learner
+
+
+def continued(of: SearchPlan, given: SearchData, state: dict[str, Any], **options: Any) -> Search:
+    going_on = search(of, given, **options)
+    going_on.run(state)
+    return going_on
+
+
+def on_each_edge(choice: list[float]) -> Tensor:
+    return torch.tensor([choice] * 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"shrink": "best"}, ("skip_connect",)),
+        ({"shrink": "best", "shrink_none": True}, ("skip_connect",)),  # none alone is no candidate
+        ({"shrink": 1}, ("skip_connect",)),
+        ({"shrink": 1, "shrink_none": True}, ("none",)),
+        ({"shrink": 2}, ("skip_connect", "sep_conv_3x3")),
+        ({"shrink": 2, "shrink_none": True}, ("none", "skip_connect")),
+        ({"shrink": 3, "shrink_none": True}, ("none", "skip_connect", "sep_conv_3x3")),
+        ({"shrink": 9}, ("skip_connect", "sep_conv_3x3")),
+    ],
+    ids=str,
+)
+def test_shrinking_keeps_the_best_candidates_and_their_weights(
+    halves: SearchData, tmp_path: Path, options: dict[str, Any], kept: tuple[str, ...]
+) -> None:
+    both = plan({}, {"epochs": 0, **options})
+    state = at_the_end_of_the_first_stage(both, halves, tmp_path)
+    for kind in SPACE.cells:
+        state["arch"][f"alpha.{kind}"] = on_each_edge([2.0, 1.0, 0.0])
+    done = continued(both, halves, state)
+    for cell in done.space.cells.values():
+        assert cell.candidates == (kept,) * 5
+    assert {name: alpha.shape for name, alpha in done.learner.arch.alpha.items()} == {
+        "normal": (5, len(kept)),
+        "reduce": (5, len(kept)),
+    }
+    before = restored(both, halves, state).net.per_edge_state_dict()
+    after = done.learner.net.per_edge_state_dict()
+    stays = {name for name in before if ".edges." not in name or name.split(".")[4] in kept}
+    assert set(after) == stays
+    assert all(torch.equal(after[name], before[name]) for name in after)
+    assert not done.learner.weights.state
+    assert not done.learner.alpha.state
+
+
+def test_a_grouped_relaxation_keeps_a_winner_of_each_group(halves: SearchData, tmp_path: Path) -> None:
+    groups = {"name": "grouped-softmax", "groups": [["none", "skip_connect"], ["sep_conv_3x3"]]}
+    both = plan({"relaxation": groups}, {"epochs": 0, "shrink": "best", "shrink_none": True})
+    state = at_the_end_of_the_first_stage(both, halves, tmp_path)
+    alpha = on_each_edge([1.0, 2.0, -5.0])
+    alpha[0] = torch.tensor([2.0, 1.0, -5.0])
+    state["arch"]["alpha.normal"] = alpha
+    cell = continued(both, halves, state).space.cells["normal"]
+    assert cell.candidates == (("none", "sep_conv_3x3"),) + (("skip_connect", "sep_conv_3x3"),) * 4
+
+
+def second_stage(halves: SearchData, folder: Path, **options: Any) -> tuple[Learner, Learner]:
+    """The learner at the end of the first stage and at the start of the second."""
+    both = plan({"topology": SETS}, {"epochs": 0, "topology": SETS, **options})
+    state = at_the_end_of_the_first_stage(both, halves, folder)
+    return restored(both, halves, state), continued(both, halves, state).learner
+
+
+def changed(before: Learner, after: Learner) -> set[str]:
+    """Which of the parts of a learner are not those of before."""
+    parts = {
+        "weights": (before.net.state_dict(), after.net.state_dict()),
+        "alpha": (dict(before.arch.alpha), dict(after.arch.alpha)),
+        "beta": (dict(before.arch.beta), dict(after.arch.beta)),
+        "momentum": (before.weights.state_dict()["state"], after.weights.state_dict()["state"]),
+        "moments of alpha": (before.alpha.state_dict()["state"], after.alpha.state_dict()["state"]),
+    }
+    assert before.beta is not None
+    if after.beta is not None:
+        parts["moments of beta"] = (before.beta.state_dict()["state"], after.beta.state_dict()["state"])
+    return {name for name, (old, new) in parts.items() if flat(_detached(old)) != flat(_detached(new))}
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _detached(item) for key, item in value.items()}
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+MOMENTS = {"momentum", "moments of alpha", "moments of beta"}
+
+
+@pytest.mark.parametrize(
+    ("options", "fresh"),
+    [
+        ({}, set()),
+        ({"weights": {"lr": 0.5}, "level": "single"}, set()),
+        ({"reset": ["weights"]}, {"weights", "momentum"}),
+        ({"reset": ["alpha"]}, {"alpha", "moments of alpha"}),
+        ({"reset": ["beta"]}, {"beta", "moments of beta"}),
+        ({"reset": ["optimizers"]}, MOMENTS),
+        ({"reset": ["weights", "alpha", "beta"]}, {"weights", "alpha", "beta"} | MOMENTS),
+        ({"topology": PAIRS}, {"beta", "moments of beta"}),
+        ({"topology": "dense"}, {"beta"}),
+        ({"layers": 2}, {"weights", "momentum"}),
+        ({"channels": 6}, {"weights", "momentum"}),
+        ({"channels": 4, "layers": 3}, set()),  # the sizes that the plan has anyway
+    ],
+    ids=str,
+)
+def test_what_a_stage_makes_afresh(
+    halves: SearchData, tmp_path: Path, options: dict[str, Any], fresh: set[str]
+) -> None:
+    before, after = second_stage(halves, tmp_path, **options)
+    assert changed(before, after) == fresh
+    if "weights" not in options:
+        assert after.weights.param_groups[0]["lr"] == 0.025
+
+
+def test_a_stage_has_its_own_settings_beside_the_momentum_it_finds(halves: SearchData, tmp_path: Path) -> None:
+    stage = {"weights": {"lr": 0.5, "weight_decay": 0.1, "nesterov": True, "clip": None}, "penalty": 3, "mixed": 0.5}
+    before, after = second_stage(halves, tmp_path, **stage, alpha={"lr": 0.2, "betas": [0.9, 0.99]})
+    group = after.weights.param_groups[0]
+    assert (group["lr"], group["weight_decay"], group["nesterov"]) == (0.5, 0.1, True)
+    assert (after.clip, after.penalty, after.mixed) == (None, 3, 0.5)
+    assert after.alpha.param_groups[0]["lr"] == 0.2
+    assert after.alpha.param_groups[0]["betas"] == (0.9, 0.99)
+    assert (before.clip, before.penalty, before.mixed) == (5, 0, 1)
+    assert changed(before, after) == set()
+
+
+def test_layers_and_channels_of_a_stage(halves: SearchData) -> None:
+    sizes: list[tuple[int, int, int]] = []
+    recorder = Recorder()
+    running = search(plan({"epochs": 1}, {"epochs": 1, "layers": 4}, {"channels": 6}), halves, recorder)
+
+    def look(due: bool) -> None:
+        slots = running.learner.net.slots
+        sizes.append((running.stage, len(slots), slots[0].channels))
+
+    recorder.look = look
+    running.run()
+    assert list(dict.fromkeys(sizes)) == [(0, 3, 4), (1, 4, 4), (2, 3, 6)]
+
+
+def test_a_stage_of_no_epochs_trains_nothing(halves: SearchData) -> None:
+    recorder = Recorder()
+    done = finished(plan({"epochs": 0}), halves, recorder)
+    assert (recorder.records, recorder.progress) == ([], [])
+    assert not done.learner.weights.state
+
+
+# --- what is recorded
+
+
+def test_the_records_describe_each_epoch(halves: SearchData) -> None:
+    recorder = Recorder()
+    stage = {"epochs": 2, "topology": SETS, "penalty": 10}
+    done = finished(
+        plan({**stage}, {"topology": "dense"}, watch_batches=None), halves, recorder, rules=Rules(in_degree=1)
+    )
+    assert [(r["phase"], r["stage"], r["stage_index"], r["epoch"]) for r in recorder.records] == [
+        ("search", "stage-0", 0, 0),
+        ("search", "stage-0", 0, 1),
+        ("search", "stage-1", 1, 0),
+    ]
+    first, last = recorder.records[0], recorder.records[-1]
+    assert first["penalty"] >= 0
+    assert last["penalty"] is None
+    assert set(first["beta_entropy"]) == {"normal", "reduce"}
+    assert last["beta_entropy"] is None
+    assert 1 < first["train_loss"] < 5  # ln 10 = 2.3 at the start
+    assert all(0 <= r[name] <= 1 for r in recorder.records for name in ("train_accuracy", "val_accuracy"))
+    derived = derive(done.learner.arch, Rules(in_degree=1))
+    assert last["derived"]["normal"]["nodes"] == [[list(p) for p in n] for n in derived.cells["normal"].nodes]
+    assert sum(last["operations"]["normal"].values()) == 2
+    assert set(last["depth"]) == set(last["width"]) == {"normal", "reduce"}
+    val = halves.get("val")
+    x = augment(val.images, halves.mean, halves.std, None, None)
+    soft = done.learner.arch()
+    with torch.no_grad():
+        batches = list(zip(x.split(16), val.labels.split(16)))  # cut as in the search: they are batch norm's statistics
+        correct = [
+            sum((done.learner.net(part, weights).argmax(1) == y).sum().item() for part, y in batches)
+            for weights in (soft, derived.weights(soft))
+        ]
+    assert last["gap"] == pytest.approx({"soft": correct[0] / len(val), "derived": correct[1] / len(val)})
+    assert last["val_accuracy"] == last["gap"]["soft"]
+
+
+def test_skip_connections_that_take_over_are_reported_in_words() -> None:
+    assert skip_warnings({"normal": {"skip_connect": 1, "sep_conv_3x3": 2}, "reduce": {}}) == []
+    assert skip_warnings({"normal": {"skip_connect": 2, "sep_conv_3x3": 2}, "reduce": {"noise": 1}}) == [
+        "skip connections take over the normal cell: 2 of 4 operations"
+    ]
+
+
+def test_a_search_learns() -> None:
+    """Five epochs on 200 digits; a guess is right one time in ten."""
+    given = data.search_data(data.load("digits", images=200, test_images=20), HALVES, seed=0)
+    recorder = Recorder()
+    finished(plan({"epochs": 5, "weights": {"lr": 0.1}}, batch_size=20), given, recorder)
+    assert recorder.records[-1]["train_accuracy"] > 0.25
+    assert recorder.records[-1]["train_loss"] < recorder.records[0]["train_loss"] - 0.3
+
+
+# --- what must not happen
+
+
+def test_a_search_holds_no_reference_to_the_test_images() -> None:
+    dataset = data.load("digits", images=40, test_images=20)
+    test, pixels = weakref.ref(dataset.test), weakref.ref(dataset.test.images)
+    running = search(plan({"epochs": 0}), data.search_data(dataset, HALVES, seed=0))
+    del dataset
+    gc.collect()
+    running.run()
+    assert test() is None
+    assert pixels() is None
+
+
+def test_a_stage_that_asks_for_the_test_split_is_refused(halves: SearchData) -> None:
+    with pytest.raises(DataError, match="the search never sees the test split"):
+        finished(plan({"weights_on": "test", "level": "weights"}), halves)
+
+
+def test_a_loss_that_is_no_longer_a_number_ends_the_search(halves: SearchData) -> None:
+    with pytest.raises(RunError, match=r"the loss must stay finite, .* stage 'stage-0', epoch 0; lower search\.stages"):
+        finished(plan({"weights": {"lr": 1e30, "clip": None}}), halves)
