@@ -493,6 +493,7 @@ MOMENTS = {"momentum", "moments of alpha", "moments of beta"}
         ({"reset": ["beta"]}, {"beta", "moments of beta"}),
         ({"reset": ["optimizers"]}, MOMENTS),
         ({"reset": ["weights", "alpha", "beta"]}, {"weights", "alpha", "beta"} | MOMENTS),
+        ({"relaxation": "uniform"}, set()),
         ({"topology": PAIRS}, {"beta", "moments of beta"}),
         ({"topology": "dense"}, {"beta"}),
         ({"layers": 2}, {"weights", "momentum"}),

@@ -1,0 +1,69 @@
+"""Every Python block and every `topocell` command of README and docs runs.
+
+Searches run under the smoke budget and a temporary directory; all other words of a command are as written.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.io import write_png
+
+from topocell.cli import main
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def python_blocks() -> list[tuple[str, str]]:
+    found = []
+    for page in PAGES:
+        blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        found += [(f"{page.name}-{i}", block) for i, block in enumerate(blocks)]
+    return found
+
+
+def commands() -> list[str]:
+    found = []
+    for page in PAGES:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            command = line.strip().removeprefix(".venv/bin/").split("  #")[0].strip()
+            if line.startswith("    ") and command.startswith("topocell ") and command not in found:
+                found.append(command)
+    return found
+
+
+def test_the_documentation_has_code_and_commands() -> None:
+    assert len(python_blocks()) >= 2
+    assert len(commands()) >= 6
+
+
+@pytest.mark.parametrize("block", [b for _, b in python_blocks()], ids=[name for name, _ in python_blocks()])
+def test_python_blocks_run(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "documentation", "exec"), {"__name__": "documentation"})
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_run(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TOPOCELL_CACHE", str(tmp_path / "cache"))
+    words = shlex.split(command)[1:]
+    if words[0] == "run":
+        words = [w for w in words if w not in ("data.download=true", "paper", "small")]
+        words = [w for w in words if w not in ("--budget", "smoke")] + ["--budget", "smoke", "--quiet"]
+        photos(tmp_path / "photos")
+    assert main(words) == 0
+
+
+def photos(root: Path) -> None:
+    """A tree of 24 small images in three classes."""
+    draw = torch.Generator().manual_seed(0)
+    for label, name in enumerate(("cat", "dog", "owl")):
+        for i in range(8):
+            path = root / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            noise = torch.randint(0, 80, (3, 16, 16), generator=draw)
+            write_png((noise + 60 * label).to(torch.uint8), str(path))
