@@ -6,7 +6,7 @@ READY := .venv/.ready
 # Waiting threads sleep: on a shared machine a busy neighbour then costs its share of the time, not ten times it.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -23,10 +23,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest
-
-bench: $(READY)
-	$(BIN)/python -m benchmarks.supernet
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -18,8 +18,10 @@ from topocell import spaces
 from topocell.arch import ArchState
 from topocell.data import Dataset, search_data
 from topocell.display import Display, Quiet
-from topocell.errors import RecipeError, RunError
-from topocell.genotype import Genotype
+from topocell.engine import Supernet
+from topocell.errors import RecipeError, RunError, SpaceError
+from topocell.genotype import CellGenotype, Genotype
+from topocell.network import FixedNet
 from topocell.recipe import Recipe, resolved
 from topocell.report.html import write_report
 from topocell.rundir import RunDir, environment
@@ -90,7 +92,12 @@ def report(out: str | Path) -> Path:
 def build_space(recipe: Recipe) -> SpaceSpec:
     """The search space of a recipe. Raises SpaceError."""
     options = recipe.space.model_dump()
-    return spaces.get(options.pop("name"), **options)
+    name = options.pop("name")
+    try:
+        return spaces.get(name, **options)
+    except (TypeError, ValueError) as fault:
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise SpaceError(f"space {name!r} cannot be built with {given}: {fault}; see: topocell spaces") from fault
 
 
 def load_data(recipe: Recipe) -> Dataset:
@@ -113,7 +120,7 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError):
         raise RecipeError(f"device must name a device of this machine, but got {name!r}; use auto or cpu") from None
     return device
@@ -125,9 +132,34 @@ def check(recipe: Recipe) -> None:
     Raises:
         RecipeError, SpaceError: a combination that cannot be.
     """
-    space = build_space(recipe)
-    for stage in recipe.search.stages:
+    space, plan = build_space(recipe), recipe.search
+    for name, cell in space.cells.items():
+        if all(op == "none" for candidates in cell.candidates for op in candidates):
+            raise SpaceError(f"a cell needs an operation besides none, but {name} of space {space.name!r} has none")
+    for stage in plan.stages:
         ArchState(space, stage.relaxation.model_dump(), stage.topology.model_dump())
+        with torch.device("meta"):
+            channels, layers = stage.channels or plan.channels, stage.layers or plan.layers
+            Supernet(space, channels, layers, 2, head=plan.head, partial=plan.partial)
+
+
+def check_images(recipe: Recipe, dataset: Dataset) -> None:
+    """Raises SpaceError for images that the network of the retraining cannot take, before the search begins."""
+    plan, cells = recipe.retrain, {}
+    for name, cell in build_space(recipe).cells.items():
+        cells[name] = CellGenotype(cell.inputs, ((("skip_connect", 0),),) * cell.nodes, (cell.computed[-1],))
+    with torch.device("meta"):
+        net = FixedNet(
+            Genotype("any", cells),
+            plan.channels,
+            plan.layers,
+            len(dataset.train.classes),
+            dataset.shape[0],
+            plan.stem,
+            auxiliary=plan.auxiliary > 0,
+            head=plan.head,
+        )
+        net(torch.zeros(2, *dataset.shape))
 
 
 class _Work:
@@ -256,6 +288,7 @@ class _Work:
 def _opened(recipe: Recipe, out: str | Path, display: Display | None) -> Iterator[_Work]:
     check(recipe)
     dataset = load_data(recipe)
+    check_images(recipe, dataset)
     with RunDir.open(out, recipe.to_yaml(), env=_environment(recipe, dataset)) as directory:
         yield _work(recipe, directory, dataset, display)
 
@@ -270,13 +303,12 @@ def _reopened(out: str | Path, display: Display | None) -> Iterator[_Work]:
 
 def _work(recipe: Recipe, directory: RunDir, dataset: Dataset, display: Display | None) -> _Work:
     work = _Work(recipe, directory, dataset, display or Quiet())
-    for note in dataset.notes:
-        work.monitor.say(f"data: {note}")
+    if work.phase != DONE:
+        for note in dataset.notes:
+            work.monitor.say(f"data: {note}")
     return work
 
 
 def _environment(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     seeds = {"run": recipe.seed, **{f"retrain {i}": s for i, s in enumerate(recipe.retrain.seeds)}}
     return environment(find_device(recipe.device), dataset.fingerprint, seeds)
-
-

@@ -32,7 +32,7 @@ class Limits:
     arch_lr_factor: float
 
 
-SMALL = Limits(20, 8, 5, 64, 5000, 2000, 16, 8, 15, 16, 5, 3, 5, 10.0)
+SMALL = Limits(12, 8, 5, 64, 5000, 2000, 16, 8, 15, 16, 5, 3, 5, 10.0)
 SMOKE = Limits(2, 4, 3, 16, 96, 60, 16, 1, 1, 4, 3, 1, 1, 1.0)
 
 #: `layers` of NAS-Bench-201 counts its two residual blocks: 5 is one cell a stage.
@@ -56,8 +56,10 @@ def smoke(data: Data, overridden: Set[str]) -> Data:
     """Seconds, to see that every step works; on `digits` unless the dataset is overridden. Not a result."""
     data = _scale(data, SMOKE)
     if not any(key == "data" or key.startswith("data.dataset") for key in overridden):
-        kept = {k: v for k, v in data["data"].items() if k not in ("root", "download", "resolution")}
-        data["data"] = {**kept, "dataset": "digits"}
+        images = _section(data, "data")
+        for key in ("root", "download", "resolution"):
+            images.pop(key, None)
+        images["dataset"] = "digits"
     return data
 
 
@@ -76,12 +78,14 @@ def _scale(data: Data, limits: Limits) -> Data:
         _cap(images, "resolution", limits.resolution, None)
     search = _section(data, "search")
     partial = search.get("partial", 1)
-    channels = max(limits.channels, 2 * partial) if isinstance(partial, int) else limits.channels
+    unit = 2 * partial if isinstance(partial, int) and partial > 0 else 1  # channels are a multiple of it
+    channels = -(-limits.channels // unit) * unit
     _cap(search, "channels", channels, 16)
     _cap(search, "layers", layers, 8)
     _cap(search, "batch_size", limits.batch_size, 64)
     _cap(search, "watch_batches", limits.watch_batches, 16)
-    stages = [s for s in search.get("stages") or [] if isinstance(s, dict)]
+    listed = search.get("stages")
+    stages = [s for s in listed if isinstance(s, dict)] if isinstance(listed, list) else []
     total = sum(s["epochs"] for s in stages if isinstance(s.get("epochs"), int))
     for stage in stages:
         _scale_epochs(stage, min(1.0, limits.epochs / max(total, 1)))
@@ -91,13 +95,12 @@ def _scale(data: Data, limits: Limits) -> Data:
             _cap(stage, "channels", channels, None)
         for group in ("alpha", "beta"):
             optimizer = _section(stage, group)
-            if isinstance(rate := optimizer.get("lr", 3e-4), float):
-                optimizer["lr"] = rate * limits.arch_lr_factor
+            optimizer["lr"] = _times(optimizer.get("lr", 3e-4), limits.arch_lr_factor)
     retrain = _section(data, "retrain")
     if "parameters" in retrain:
         del retrain["parameters"]
     _cap(retrain, "channels", limits.retrain_channels, 36)
-    retrain["layers"] = min(retrain.get("layers", 20), layers if layers > limits.layers else limits.retrain_layers)
+    _cap(retrain, "layers", max(limits.retrain_layers, layers), 20)
     _cap(retrain, "epochs", limits.retrain_epochs, 600)
     _cap(retrain, "batch_size", limits.batch_size, 96)
     _cap(retrain, "cutout", limits.resolution // 4, 16)
@@ -116,7 +119,17 @@ def _section(data: Data, key: str) -> Data:
 
 def _cap(section: Data, key: str, limit: int, default: int | None) -> None:
     value = section.get(key, default)
-    section[key] = min(value, limit) if isinstance(value, int) else limit
+    if value is None:
+        section[key] = limit
+    elif isinstance(value, int):
+        section[key] = min(value, limit)
+
+
+def _times(rate: Any, factor: float) -> Any:
+    """A learning rate times a factor; of a curve, both ends."""
+    if isinstance(rate, dict):
+        return {key: _times(value, factor) if key in ("start", "end") else value for key, value in rate.items()}
+    return rate * factor if isinstance(rate, int | float) else rate
 
 
 def _scale_epochs(stage: Data, factor: float) -> None:

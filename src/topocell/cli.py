@@ -2,7 +2,8 @@
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -69,8 +70,14 @@ def _app(
     pass
 
 
-def _display(quiet: bool) -> Display:
-    return Quiet() if quiet else Terminal()
+@contextmanager
+def _display(quiet: bool) -> Iterator[Display]:
+    """What shows the work; however that ends, the terminal is left in order."""
+    if quiet:
+        yield Quiet()
+        return
+    with Terminal() as terminal:
+        yield terminal
 
 
 @app.command()
@@ -91,7 +98,8 @@ def run(
 
         topocell run toponas-arbitrary-mile data.download=true retrain.seeds=[0,1,2] --out runs/toponas
     """
-    api.run(load_recipe(recipe, overrides or [], budget.value), out, _display(quiet))
+    with _display(quiet) as display:
+        api.run(load_recipe(recipe, overrides or [], budget.value), out, display)
 
 
 @app.command()
@@ -110,7 +118,8 @@ def search(
 
         topocell search my-recipe.yaml seed=3 --out runs/mine-3
     """
-    api.search(load_recipe(recipe, overrides or [], budget.value), out, _display(quiet))
+    with _display(quiet) as display:
+        api.search(load_recipe(recipe, overrides or [], budget.value), out, display)
 
 
 @app.command()
@@ -130,7 +139,8 @@ def select(
         topocell select runs/dots --ops magnitude --edges magnitude --in-degree 3
     """
     given = {"operations": operations, "edges": edges, "in_degree": in_degree}
-    api.select(run_path, _display(quiet), **{k: v for k, v in given.items() if v is not None})
+    with _display(quiet) as display:
+        api.select(run_path, display, **{k: v for k, v in given.items() if v is not None})
 
 
 @app.command()
@@ -141,9 +151,8 @@ def retrain(run_path: RunPath, quiet: QuietOption = False) -> None:
 
         topocell retrain runs/dots
     """
-    display = _display(quiet)
-    results = api.retrain(run_path, display)
-    display.results(results)
+    with _display(quiet) as display:
+        display.results(api.retrain(run_path, display))
 
 
 @app.command()

@@ -6,7 +6,9 @@ change is a mapping, otherwise replaced.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_v
 from topocell.budget import BUDGETS
 from topocell.data import DATASETS
 from topocell.errors import RecipeError, nearest
-from topocell.search.plan import Choice, Model, SearchPlan, Stage, name_only, one_of
+from topocell.search.plan import Choice, Curve, Model, SearchPlan, Stage, name_only, one_of
 from topocell.search.selection import EDGE_RULES, OPERATION_RULES
 from topocell.spaces import SPACES
 from topocell.train import RetrainPlan
@@ -81,6 +83,7 @@ class Recipe(Model):
     @model_validator(mode="after")
     def _parts_fit(self) -> "Recipe":
         faults = [fault for stage in self.search.stages for fault in self._stage_faults(stage)]
+        faults += _curve_faults("retrain.weights.lr", self.retrain.weights.lr, zero=True)
         if self.selection.edges == "topology" and self.search.stages[-1].topology.name == "dense":
             faults.append(
                 "selection.edges: topology needs a topology that decides edges, but the last stage has topology "
@@ -91,7 +94,14 @@ class Recipe(Model):
         return self
 
     def _stage_faults(self, stage: Stage) -> list[str]:
-        where, faults = f"search.stages.{stage.name}", []
+        where = f"search.stages.{stage.name}"
+        faults = [
+            fault
+            for part in ("weights", "alpha", "beta")
+            for fault in _curve_faults(f"{where}.{part}.lr", getattr(stage, part).lr, zero=True)
+        ]
+        faults += _curve_faults(f"{where}.op_temperature", stage.op_temperature, zero=False)
+        faults += _curve_faults(f"{where}.edge_temperature", stage.edge_temperature, zero=False)
         for split in sorted(stage.splits_needed - {"all"} - self.data.splits.keys()):
             faults.append(
                 f"{where}: level {stage.level} needs the split {split!r}, but data.splits has "
@@ -104,9 +114,13 @@ class Recipe(Model):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
 
 
-def load_recipe(
-    name_or_path: str | Path, overrides: Sequence[str] = (), budget: Budget | str = "paper"
-) -> Recipe:
+def _curve_faults(where: str, curve: Curve, zero: bool) -> list[str]:
+    rule = "at least 0" if zero else "above 0"
+    ends = [end for end in (curve.start, curve.end) if end is not None]
+    return [f"{where}: must be {rule}, but got {end:g}" for end in ends if end < 0 or (end == 0 and not zero)]
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), budget: Budget | str = "paper") -> Recipe:
     """Read a recipe by name or from a file, apply a budget and `key=value` overrides, and check everything.
 
     Args:
@@ -121,10 +135,13 @@ def load_recipe(
     data = _read(name_or_path, [])
     if budget not in BUDGETS:
         raise RecipeError(f"unknown budget {budget!r}{nearest(budget, BUDGETS)}; known: {', '.join(BUDGETS)}")
-    own_budgets = data.pop("budgets", {}) or {}
+    refinements = _own_budgets(data.pop("budgets", None), str(name_or_path))
     changes = [_parse_override(text) for text in overrides]
+    for key, value in changes:
+        if key == "data.dataset":  # the sizes of a budget depend on it
+            _override(data, key, value)
     data = BUDGETS[budget](data, {key for key, _ in changes})
-    data = merge(data, own_budgets.get(budget, {}))
+    data = merge(data, refinements.get(budget, {}))
     for key, value in changes:
         _override(data, key, value)
     return _check(data, str(name_or_path))
@@ -144,18 +161,24 @@ def recipe_names() -> list[str]:
     return sorted(p.name.removesuffix(".yaml") for p in _builtin().iterdir() if p.name.endswith(".yaml"))
 
 
-def recipe_text(name: str) -> str:
-    """The file of a recipe that comes with topocell, as written.
+def recipe_text(name_or_path: str | Path) -> str:
+    """The file of a recipe as written: of one that comes with topocell by its name, of any by its path.
 
     Raises:
-        RecipeError: unknown name.
+        RecipeError: unknown name, or a file that cannot be read.
     """
-    if name not in recipe_names():
+    if _is_path(name_or_path):
+        try:
+            return Path(name_or_path).read_text(encoding="utf-8")
+        except (OSError, ValueError) as fault:
+            reason = getattr(fault, "strerror", None) or "it is not UTF-8 text"
+            raise RecipeError(f"cannot read the recipe {str(name_or_path)!r}: {reason}; check the path") from None
+    if name_or_path not in recipe_names():
         raise RecipeError(
-            f"unknown recipe {name!r}{nearest(name, recipe_names())}; `topocell recipes list` shows all, "
-            f"a path to a YAML file works too"
+            f"unknown recipe {name_or_path!r}{nearest(name_or_path, recipe_names())}; `topocell recipes list` shows "
+            f"all, a path to a YAML file works too"
         )
-    return (_builtin() / f"{name}.yaml").read_text(encoding="utf-8")
+    return (_builtin() / f"{name_or_path}.yaml").read_text(encoding="utf-8")
 
 
 def merge(base: Any, change: Any, inside: bool = False) -> Any:
@@ -173,55 +196,99 @@ def merge(base: Any, change: Any, inside: bool = False) -> Any:
             out[key] = copy.deepcopy(value) if whole else merge(out[key], value, inside=True)
         return out
     if isinstance(change, Mapping) and _is_named_list(base):
-        unknown = change.keys() - {item["name"] for item in base}
-        if unknown:
-            name = sorted(unknown)[0]
-            known = [item["name"] for item in base]
-            raise RecipeError(f"there is no stage {name!r}{nearest(name, known)}; the stages are {', '.join(known)}")
+        known = [item["name"] for item in base]
+        for name in change:
+            if name not in known:
+                raise RecipeError(
+                    f"there is no stage {name!r}{nearest(name, known)}; the stages are {', '.join(known)}"
+                )
         return [merge(item, change.get(item["name"], {}), inside=True) for item in base]
     return copy.deepcopy(change)
 
 
 def _is_named_list(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) and "name" in v for v in value)
+    return isinstance(value, list) and bool(value) and all(_name_of(item) is not None for item in value)
+
+
+def _name_of(item: Any) -> str | None:
+    """The name of a stage, None where it has none."""
+    name = item.get("name") if isinstance(item, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def _builtin() -> Any:
     return resources.files("topocell") / "recipes"
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which 6e-3 is a number, as everybody expects; YAML 1.1 asks for 6.0e-3."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+\Z"), list("-+0123456789")
+)
+
+
+def _load_yaml(text: str) -> Any:
+    """The value of a YAML text, nothing in it shared, so that a change to one place leaves the others alone.
+
+    Raises:
+        ValueError: not YAML; the message says why and, where that is known, in which line.
+    """
+    try:
+        return _unshared(yaml.load(text, _Loader))  # a safe loader
+    except Exception as fault:  # what PyYAML raises on some texts is none of its own errors
+        line = getattr(getattr(fault, "problem_mark", None), "line", None)
+        at = f" (line {line + 1})" if line is not None else ""
+        raise ValueError(f"{getattr(fault, 'problem', None) or 'it cannot be read'}{at}") from None
+
+
+def _unshared(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
+
+
 def _parse(text: str, where: str) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as fault:
-        line = getattr(getattr(fault, "problem_mark", None), "line", None)
-        at = f", line {line + 1}" if line is not None else ""
-        problem = getattr(fault, "problem", None) or "it cannot be read"
-        raise RecipeError(f"{where}{at} is not valid YAML: {problem}") from None
+        data = _load_yaml(text)
+    except ValueError as fault:
+        raise RecipeError(f"{where} is not valid YAML: {fault}") from None
     if not isinstance(data, dict) or not all(isinstance(k, str) for k in data):
         raise RecipeError(f"{where}: a recipe is a mapping of keys to values, but got {type(data).__name__}")
     return data
 
 
-def _read(name_or_path: str | Path, seen: list[str]) -> dict[str, Any]:
+def _is_path(name_or_path: str | Path) -> bool:
     path = Path(name_or_path)
+    return path.suffix in (".yaml", ".yml") or len(path.parts) > 1
+
+
+def _read(name_or_path: str | Path, seen: list[str]) -> dict[str, Any]:
+    """A recipe laid over the one it extends; a path after `extends` starts from the folder of the file it is in."""
     if str(name_or_path) in seen:
         raise RecipeError(f"recipes extend each other in a circle: {' → '.join([*seen, str(name_or_path)])}")
-    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as fault:
-            reason = getattr(fault, "strerror", None) or "it is not UTF-8 text"
-            raise RecipeError(f"cannot read the recipe {str(path)!r}: {reason}") from None
-    else:
-        text = recipe_text(str(name_or_path))
-    data = _parse(text, str(name_or_path))
+    data = _parse(recipe_text(name_or_path), str(name_or_path))
     parent = data.pop("extends", None)
     if parent is None:
         return data
     if not isinstance(parent, str):
         raise RecipeError(f"extends must be the name or path of a recipe, but got {parent!r}")
-    return dict(merge(_read(parent, [*seen, str(name_or_path)]), data))
+    base = Path(name_or_path).parent / parent if _is_path(parent) else parent
+    return dict(merge(_read(base, [*seen, str(name_or_path)]), data))
+
+
+def _own_budgets(value: Any, where: str) -> dict[str, dict[str, Any]]:
+    """What a recipe says under `budgets`: name of a budget → changes."""
+    own = {} if value is None else value
+    if not isinstance(own, dict) or not all(isinstance(change, dict) for change in own.values()):
+        raise RecipeError(f"{where}: budgets has a mapping of changes for each budget it refines, but got {value!r}")
+    for name in own:
+        if name not in BUDGETS:
+            raise RecipeError(
+                f"{where}: budgets.{name}: unknown budget{nearest(name, BUDGETS)}; known: {', '.join(BUDGETS)}"
+            )
+    return own
 
 
 def _parse_override(text: str) -> tuple[str, Any]:
@@ -229,9 +296,9 @@ def _parse_override(text: str) -> tuple[str, Any]:
     if not sign or not key.strip():
         raise RecipeError(f"an override has the form key=value, but got {text!r}; e.g. retrain.epochs=100")
     try:
-        return key.strip(), yaml.safe_load(value)
-    except (yaml.YAMLError, RecursionError, ValueError):
-        raise RecipeError(f"the value of the override {text!r} is not valid YAML") from None
+        return key.strip(), _load_yaml(value)
+    except ValueError as fault:
+        raise RecipeError(f"the value of the override {text!r} is not valid YAML: {fault}") from None
 
 
 def _override(data: dict[str, Any], key: str, value: Any) -> None:
@@ -239,14 +306,16 @@ def _override(data: dict[str, Any], key: str, value: Any) -> None:
     parts = key.split(".")
     for i, part in enumerate(parts):
         last, where = i == len(parts) - 1, ".".join(parts[: i + 1])
+        if not isinstance(at, dict | list):
+            raise RecipeError(f"{'.'.join(parts[:i])} is a single value, so {key!r} cannot be set inside it")
         if isinstance(at, list):
-            names = [item.get("name") if isinstance(item, dict) else None for item in at]
+            names = [_name_of(item) for item in at]
             if part in names:
                 index = names.index(part)
             elif part.isdecimal() and int(part) < len(at):
                 index = int(part)
             else:
-                known = [str(n) for n in names if n] or [str(n) for n in range(len(at))]
+                known = [name for name in names if name] or [str(n) for n in range(len(at))]
                 raise RecipeError(f"{where}: there is no {part!r}{nearest(part, known)}; known: {', '.join(known)}")
             if last:
                 at[index] = value
@@ -260,22 +329,37 @@ def _override(data: dict[str, Any], key: str, value: Any) -> None:
             elif isinstance(at.get(part), int | float):
                 at[part] = {"start": at[part]}
             at = at.setdefault(part, {})
-            if not isinstance(at, dict | list):
-                raise RecipeError(f"{where} is a single value, so {key!r} cannot be set inside it")
 
 
 def _check(data: Mapping[str, Any], where: str) -> Recipe:
+    lines = [f"{'.'.join(path)}: must be finite, but got {value}" for path, value in _infinite(data, ())]
     try:
-        return Recipe.model_validate(data)
+        recipe = Recipe.model_validate(data)
     except ValidationError as fault:
-        lines = _faults(fault, data)
-        raise RecipeError(f"{where}: " + "; ".join(lines)) from None
+        lines += _faults(fault, data)
+    if lines:
+        raise RecipeError(f"{where}: " + "; ".join(dict.fromkeys(lines)))
+    return recipe
+
+
+def _infinite(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
+    """Where a recipe holds a number that is none, or has no end."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path, value
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from _infinite(
+            item, (*path, _name_of(item) or str(key)) if isinstance(value, list) else (*path, str(key))
+        )
 
 
 def _faults(error: ValidationError, data: Any) -> list[str]:
     lines: list[str] = []
-    for item in error.errors():
-        path, model = _readable(item["loc"], data)
+    found = error.errors()
+    for item in found:
+        loc = item["loc"]
+        if item["type"] == "too_short" and any(other["loc"][: len(loc)] == loc != other["loc"] for other in found):
+            continue  # short only for want of the parts that have faults of their own
+        path, model = _readable(loc, data)
         message, value = item["msg"].removeprefix("Value error, "), item.get("input")
         if item["type"] == "extra_forbidden":
             known = _known_keys(path)
@@ -285,9 +369,14 @@ def _faults(error: ValidationError, data: Any) -> list[str]:
         elif item["type"] == "value_error":
             lines += [line if not item["loc"] else f"{model}: {line}" for line in message.split("\n")]
         else:
-            shown = repr(value)
-            lines.append(f"{model}: {message[:1].lower()}{message[1:]}, but got {shown[:60]}")
-    return list(dict.fromkeys(lines))
+            for words, plain in _PLAIN_WORDS:
+                message = re.sub(words, plain, message)
+            lines.append(f"{model}: {message[:1].lower()}{message[1:]}, but got {repr(value)[:60]}")
+    return lines
+
+
+#: What pydantic calls things, and what a YAML file calls them.
+_PLAIN_WORDS = ((r"valid dictionary( or instance of \w+)?", "mapping"), ("valid tuple", "list"), ("tuple", "list"))
 
 
 def _readable(loc: Sequence[int | str], data: Any) -> tuple[list[str], str]:
@@ -296,11 +385,11 @@ def _readable(loc: Sequence[int | str], data: Any) -> tuple[list[str], str]:
     for part in loc:
         if isinstance(at, list) and isinstance(part, int) and part < len(at):
             at = at[part]
-            path.append(str(at["name"]) if isinstance(at, dict) and "name" in at else str(part))
+            path.append(_name_of(at) or str(part))
         elif isinstance(at, dict) and part in at:
             at = at[part]
             path.append(str(part))
-        elif isinstance(at, dict):
+        elif isinstance(at, dict) or (isinstance(at, list) and isinstance(part, int)):
             path.append(str(part))
             break
         else:
@@ -317,4 +406,3 @@ def _known_keys(path: Sequence[str]) -> list[str]:
         default = field.annotation if field is not None else None
         model = default if isinstance(default, type) and issubclass(default, BaseModel) else None
     return list(model.model_fields) if model is not None else []
-

@@ -1,9 +1,11 @@
 """The monitor of a run with a directory: metrics and checkpoints go to disk, progress to the display.
 
 Between checkpoints at least `CHECKPOINT_SECONDS` pass, except where a state is due (end of an epoch or stage);
-a kill in between costs at most that much work, because what is repeated is repeated bit for bit.
+a kill in between costs at most that much work, because what is repeated is repeated bit for bit. The environment
+variable TOPOCELL_CHECKPOINT_SECONDS takes another number of seconds; 0 saves after every step.
 """
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from topocell.display import Display
+from topocell.errors import RunError
 from topocell.monitor import Figures, Interrupted
 from topocell.rundir import RunDir
 
@@ -18,10 +21,14 @@ CHECKPOINT_SECONDS = 30.0
 
 
 class RunMonitor:
-    """Implements `topocell.monitor.Monitor` on a run directory; `phase` goes into every checkpoint."""
+    """Implements `topocell.monitor.Monitor` on a run directory; `phase` goes into every checkpoint.
+
+    Raises RunError when TOPOCELL_CHECKPOINT_SECONDS is not a number of seconds.
+    """
 
     def __init__(self, directory: RunDir, display: Display) -> None:
         self.directory, self.display = directory, display
+        self._seconds = checkpoint_seconds()
         self.phase = ""
         self._signal: int | None = None
         self._saved = time.monotonic()
@@ -58,7 +65,7 @@ class RunMonitor:
 
     def checkpoint(self, state: Callable[[], dict[str, Any]], due: bool = False) -> None:
         """Save when due, when enough time has passed, or when told to stop."""
-        late = time.monotonic() - self._saved >= CHECKPOINT_SECONDS
+        late = time.monotonic() - self._saved >= self._seconds
         if due or late or self._signal is not None:
             self.directory.save_checkpoint({"phase": self.phase, "state": state()})
             self._saved = time.monotonic()
@@ -69,3 +76,15 @@ class RunMonitor:
         """A line for the user and in log.txt."""
         self.directory.log(text)
         self.display.say(text)
+
+
+def checkpoint_seconds() -> float:
+    """Seconds between checkpoints: TOPOCELL_CHECKPOINT_SECONDS, or `CHECKPOINT_SECONDS`. Raises RunError."""
+    text = os.environ.get("TOPOCELL_CHECKPOINT_SECONDS", "")
+    try:
+        seconds = float(text) if text else CHECKPOINT_SECONDS
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise RunError(f"TOPOCELL_CHECKPOINT_SECONDS is a number of seconds, 0 or more, but is {text!r}; change it")
+    return seconds

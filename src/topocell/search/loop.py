@@ -92,6 +92,8 @@ class Search:
             alpha = beta = self._batches(stage.alpha_on, f"{stage.name} alpha")
             if stage.beta_on != stage.alpha_on:
                 beta = self._batches(stage.beta_on, f"{stage.name} beta")
+        held_out = stage.alpha_on if stage.alpha_on in self.data.splits else stage.weights_on
+        watched = self._batches(held_out, f"{stage.name} watch", augmented=False)
         while self.epoch < stage.epochs:
             self._set_schedules(stage)
             learning = self.epoch >= stage.warmup and stage.level != "weights"
@@ -106,7 +108,7 @@ class Search:
                 self._report_step(stage, len(train))
                 if self.step < len(train):
                     self.monitor.checkpoint(self.state_dict)
-            self.monitor.metrics(self._record(stage, alpha))
+            self.monitor.metrics(self._record(stage, watched))
             self.epoch, self.step = self.epoch + 1, 0
             self.running.clear()
             self.monitor.checkpoint(self.state_dict, due=True)
@@ -214,13 +216,13 @@ class Search:
             stage.mixed,
         )
 
-    def _batches(self, split: str, purpose: str) -> Batches:
+    def _batches(self, split: str, purpose: str, augmented: bool = True) -> Batches:
         return Batches(
             self.data.get(split),
             self.plan.batch_size,
             mean=self.data.mean,
             std=self.data.std,
-            augmentation=self.data.augmentation,
+            augmentation=self.data.augmentation if augmented else None,
             device=self.device,
             seed=self.seed,
             purpose=purpose,
@@ -242,6 +244,7 @@ class Search:
             )
         torch.manual_seed(derive_seed(self.seed, "watch", stage.name, self.epoch))
         arch = self.learner.arch
+        looks = range(min(self.plan.watch_batches or len(watched), len(watched)))
         return {
             "phase": "search",
             "stage": stage.name,
@@ -253,7 +256,7 @@ class Search:
             "op_temperature": arch.op_temperature,
             "edge_temperature": arch.edge_temperature,
             "penalty": float(arch.penalty().detach()) if stage.penalty else None,
-            **observe(self.learner.net, arch, self.rules, watched.eval_batches(self.plan.watch_batches)),
+            **observe(self.learner.net, arch, self.rules, (watched.batch(self.epoch, i) for i in looks)),
         }
 
     def state_dict(self) -> dict[str, Any]:
