@@ -15,7 +15,7 @@ from torch import Tensor
 
 from topocell import checkpoint, data, spaces
 from topocell.augment import NO_AUGMENTATION, augment
-from topocell.data import SearchData
+from topocell.data import Batches, SearchData
 from topocell.errors import DataError, RunError
 from topocell.monitor import Interrupted, Silent
 from topocell.search import levels
@@ -569,16 +569,36 @@ def test_the_records_describe_each_epoch(halves: SearchData) -> None:
     assert sum(last["operations"]["normal"].values()) == 2
     assert set(last["depth"]) == set(last["width"]) == {"normal", "reduce"}
     val = halves.get("val")
-    x = augment(val.images, halves.mean, halves.std, None, None)
+    watched = Batches(
+        val, 16, mean=halves.mean, std=halves.std, augmentation=None, device="cpu", seed=0, purpose="stage-1 watch"
+    )
     soft = done.learner.arch()
     with torch.no_grad():
-        batches = list(zip(x.split(16), val.labels.split(16)))  # cut as in the search: they are batch norm's statistics
+        batches = [watched.batch(0, i) for i in range(len(watched))]  # batch norm takes its statistics from a batch
         correct = [
             sum((done.learner.net(part, weights).argmax(1) == y).sum().item() for part, y in batches)
             for weights in (soft, derived.weights(soft))
         ]
     assert last["gap"] == pytest.approx({"soft": correct[0] / len(val), "derived": correct[1] / len(val)})
     assert last["val_accuracy"] == last["gap"]["soft"]
+
+
+def test_the_watch_mixes_the_classes_of_a_sorted_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch norm with the statistics of one class alone would show an accuracy that no mixed batch has."""
+    dataset = data.load("digits", images=96, test_images=20)
+    by_class = dataset.train.subset(dataset.train.labels.argsort(stable=True))
+    given = data.search_data(replace(dataset, train=by_class), {"train": 0.5, "rest": 0.5}, seed=0)
+    seen: list[Tensor] = []
+
+    def look(net: Any, arch: Any, rules: Any, batches: Any) -> dict[str, Any]:
+        seen.extend(labels for _, labels in batches)
+        return {}
+
+    monkeypatch.setattr("topocell.search.loop.observe", look)
+    finished(plan({"epochs": 1, "level": "weights", "weights_on": "all"}, watch_batches=None), given)
+    assert len(seen) == 6
+    assert all(len(labels.unique()) > 3 for labels in seen)
+    assert len(given.get("all").labels[:16].unique()) <= 3
 
 
 def test_skip_connections_that_take_over_are_reported_in_words() -> None:

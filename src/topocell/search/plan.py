@@ -83,8 +83,6 @@ def name_only(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-
-
 def one_of(what: str, table: Iterable[str]) -> AfterValidator:
     """A validator for a name of `table`, or for a `Choice` with such a name; the nearest name is suggested."""
 
