@@ -33,6 +33,11 @@ def recipe_file(folder: Path, text: str) -> Path:
     return path
 
 
+def by_the_general_rule(recipe: Recipe, budget: str) -> Recipe:
+    """A budget without what the recipe itself says about it."""
+    return Recipe.model_validate(BUDGETS[budget](recipe.model_dump(mode="json"), set()))
+
+
 def test_paper_changes_nothing() -> None:
     data = {"search": {"stages": [{"epochs": 50}]}, "retrain": {"epochs": 600}}
     assert paper(copy.deepcopy(data), set()) == data
@@ -41,7 +46,8 @@ def test_paper_changes_nothing() -> None:
 @pytest.mark.parametrize("budget", LIMITS)
 @pytest.mark.parametrize("name", recipe_names())
 def test_sizes_are_capped_and_the_method_stays(name: str, budget: str) -> None:
-    published, recipe, limits = load_recipe(name), load_recipe(name, budget=budget), LIMITS[budget]
+    published, limits = load_recipe(name), LIMITS[budget]
+    recipe = by_the_general_rule(published, budget)
     search, retrain = recipe.search, recipe.retrain
     assert search.channels == min(published.search.channels, limits.channels)
     assert search.layers == min(published.search.layers, limits.layers)
@@ -72,7 +78,7 @@ def test_sizes_are_capped_and_the_method_stays(name: str, budget: str) -> None:
 @pytest.mark.parametrize("budget", LIMITS)
 @pytest.mark.parametrize("name", recipe_names())
 def test_epochs_shrink_in_proportion(name: str, budget: str) -> None:
-    published, mine = load_recipe(name).search.stages, load_recipe(name, budget=budget).search.stages
+    published, mine = load_recipe(name).search.stages, by_the_general_rule(load_recipe(name), budget).search.stages
     factor = min(1.0, LIMITS[budget].epochs / max(sum(s.epochs for s in published), 1))
     for stage, original in zip(mine, published):
         parts = (stage.warmup, stage.epochs - stage.warmup)
@@ -109,15 +115,12 @@ def test_epochs_that_fit_are_left_alone() -> None:
 @pytest.mark.parametrize("partial", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("budget", LIMITS)
 def test_channels_stay_a_multiple_that_partial_channels_allow(partial: int, budget: str) -> None:
-    changes = [f"search.partial={partial}", f"search.channels={48 * partial}", "search.head=plain"]
-    path = recipe_file
     recipe = load_recipe("darts-v1", budget="paper").model_dump(mode="json")
     recipe["search"] |= {"partial": partial, "channels": 48 * partial}
     data = BUDGETS[budget](recipe, set())
     assert data["search"]["channels"] % (2 * partial) == 0
     assert data["search"]["channels"] >= LIMITS[budget].channels
     api.check(Recipe.model_validate(data))
-    assert changes and path
 
 
 @pytest.mark.parametrize("budget", LIMITS)

@@ -1,6 +1,7 @@
 """The search loop on tiny searches: what moves when, what a stage changes, and that a killed search goes on exactly."""
 
 import gc
+import importlib
 import math
 import weakref
 from collections.abc import Callable, Mapping
@@ -594,7 +595,7 @@ def test_the_watch_mixes_the_classes_of_a_sorted_set(monkeypatch: pytest.MonkeyP
         seen.extend(labels for _, labels in batches)
         return {}
 
-    monkeypatch.setattr("topocell.search.loop.observe", look)
+    monkeypatch.setattr(importlib.import_module("topocell.search.loop"), "observe", look)
     finished(plan({"epochs": 1, "level": "weights", "weights_on": "all"}, watch_batches=None), given)
     assert len(seen) == 6
     assert all(len(labels.unique()) > 3 for labels in seen)

@@ -275,18 +275,32 @@ def test_training_does_not_depend_on_the_test_images(digits: data.Dataset) -> No
     assert_identical(first.first_weights, second.first_weights)
 
 
-def test_only_training_images_are_augmented_and_cut_out(digits: data.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[tuple[int, Augmentation | None]] = []
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, dict[str, Any]]]:
+    """Number of images and options of all `Batches` that are made."""
+    found: list[tuple[int, dict[str, Any]]] = []
 
     class Spy(Batches):
         def __init__(self, images: data.ImageSet, *args: Any, **options: Any) -> None:
-            made.append((len(images), options["augmentation"]))
+            found.append((len(images), options))
             super().__init__(images, *args, **options)
 
     monkeypatch.setattr(train, "Batches", Spy)
+    return found
+
+
+def test_only_training_images_are_augmented_and_cut_out(digits: data.Dataset, made: Any) -> None:
     trained(plan(epochs=1, cutout=5), digits)
     base = digits.augmentation
-    assert set(made) == {(64, Augmentation(base.padding, base.flip, cutout=5)), (40, None)}
+    augmentations = {images: options["augmentation"] for images, options in made}
+    assert augmentations == {64: Augmentation(base.padding, base.flip, cutout=5), 40: None}
+
+
+def test_every_seed_draws_its_own_batches(digits: data.Dataset, made: Any) -> None:
+    trained(plan(epochs=1, seeds=(0, 1), batch_size=64), digits)
+    trained(plan(epochs=1, batch_size=64), digits, seed=1)
+    seeds = [options["seed"] for images, options in made if images == 64]
+    assert len(set(seeds)) == len(seeds) == 3
 
 
 def test_evaluation_takes_every_image_once_in_evaluation_mode(digits: data.Dataset) -> None:

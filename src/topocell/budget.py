@@ -89,9 +89,9 @@ def _scale(data: Data, limits: Limits) -> Data:
     total = sum(s["epochs"] for s in stages if isinstance(s.get("epochs"), int))
     for stage in stages:
         _scale_epochs(stage, min(1.0, limits.epochs / max(total, 1)))
-        if "layers" in stage:
+        if stage.get("layers") is not None:
             _cap(stage, "layers", layers, None)
-        if "channels" in stage:
+        if stage.get("channels") is not None:
             _cap(stage, "channels", channels, None)
         for group in ("alpha", "beta"):
             optimizer = _section(stage, group)
