@@ -148,17 +148,10 @@ def check_images(recipe: Recipe, dataset: Dataset) -> None:
     plan, cells = recipe.retrain, {}
     for name, cell in build_space(recipe).cells.items():
         cells[name] = CellGenotype(cell.inputs, ((("skip_connect", 0),),) * cell.nodes, (cell.computed[-1],))
-    with torch.device("meta"):
-        net = FixedNet(
-            Genotype("any", cells),
-            plan.channels,
-            plan.layers,
-            len(dataset.train.classes),
-            dataset.shape[0],
-            plan.stem,
-            auxiliary=plan.auxiliary > 0,
-            head=plan.head,
-        )
+    classes, channels = len(dataset.train.classes), dataset.shape[0]
+    sizes = plan.channels, plan.layers, classes, channels, plan.stem
+    net = FixedNet(Genotype("any", cells), *sizes, auxiliary=plan.auxiliary > 0, head=plan.head)
+    with torch.no_grad():
         net(torch.zeros(2, *dataset.shape))
 
 

@@ -32,7 +32,7 @@ class Limits:
     arch_lr_factor: float
 
 
-SMALL = Limits(12, 8, 5, 64, 5000, 2000, 16, 8, 15, 16, 5, 3, 5, 10.0)
+SMALL = Limits(12, 8, 5, 64, 3000, 2000, 16, 8, 10, 16, 5, 3, 5, 10.0)
 SMOKE = Limits(2, 4, 3, 16, 96, 60, 16, 1, 1, 4, 3, 1, 1, 1.0)
 
 #: `layers` of NAS-Bench-201 counts its two residual blocks: 5 is one cell a stage.

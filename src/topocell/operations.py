@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from topocell.errors import SpaceError, nearest
+from topocell.functional import depthwise
 
 
 def batch_norm(channels: int, affine: bool, batch_statistics: bool = False) -> nn.BatchNorm2d:
@@ -21,9 +22,15 @@ def batch_norm(channels: int, affine: bool, batch_statistics: bool = False) -> n
     return nn.BatchNorm2d(channels, affine=affine, track_running_stats=not batch_statistics)
 
 
-def _depthwise(channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
-    padding = dilation * (kernel - 1) // 2
-    return nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
+class _Depthwise(nn.Conv2d):
+    """Depthwise convolution that keeps the size at stride 1, with the fast gradients of `topocell.functional`."""
+
+    def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
+        padding = dilation * (kernel - 1) // 2
+        super().__init__(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return depthwise(input, self.weight, int(self.stride[0]), int(self.dilation[0]))
 
 
 class ReLUConvBN(nn.Module):
@@ -73,10 +80,10 @@ class SepConv(nn.Module):
 
     def __init__(self, channels: int, stride: int, affine: bool, *, kernel: int) -> None:
         super().__init__()
-        self.dw1 = _depthwise(channels, kernel, stride)
+        self.dw1 = _Depthwise(channels, kernel, stride)
         self.pw1 = nn.Conv2d(channels, channels, 1, bias=False)
         self.bn1 = batch_norm(channels, affine)
-        self.dw2 = _depthwise(channels, kernel)
+        self.dw2 = _Depthwise(channels, kernel)
         self.pw2 = nn.Conv2d(channels, channels, 1, bias=False)
         self.bn2 = batch_norm(channels, affine)
 
@@ -90,7 +97,7 @@ class DilConv(nn.Module):
 
     def __init__(self, channels: int, stride: int, affine: bool, *, kernel: int) -> None:
         super().__init__()
-        self.dw = _depthwise(channels, kernel, stride, dilation=2)
+        self.dw = _Depthwise(channels, kernel, stride, dilation=2)
         self.pw = nn.Conv2d(channels, channels, 1, bias=False)
         self.bn = batch_norm(channels, affine)
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from topocell.engine.functional import depthwise, fan, normalise, pointwise
+from topocell.functional import depthwise, fan, normalise, pointwise
 
 
 class Bank(nn.Module):

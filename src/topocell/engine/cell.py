@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from topocell.engine.banks import SHARED, Bank, bank_for
-from topocell.engine.functional import shuffle_channels
 from topocell.engine.weights import ArchWeights
 from topocell.errors import SpaceError
+from topocell.functional import shuffle_channels
 from topocell.spaces.cell import CellSpec
 
 Kept = list[tuple[nn.Parameter, Tensor]]

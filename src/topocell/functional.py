@@ -1,4 +1,4 @@
-"""Tensor functions of the engine: convolutions over stacked edges and weighted sums."""
+"""Tensor functions that the supernet and fixed networks share: convolutions, batch norm, channel shuffle."""
 
 from typing import Any
 
