@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from topocell import spaces
 from topocell.engine import ArchWeights, Supernet, uniform_weights
 from topocell.engine.cell import SuperCell
-from topocell.functional import depthwise, normalise
 from topocell.errors import CheckpointError, SpaceError
+from topocell.functional import depthwise, normalise
 from topocell.search.levels import frozen
 from topocell.spaces import DARTS_OPERATIONS, OPERATIONS, CellSpec, SpaceSpec, complete_edges
 

@@ -95,6 +95,7 @@ def test_without_updates_every_level_is_a_step_of_the_weights(level: str) -> Non
     first = plain.weights_step(batch(0))
     second = LEVELS[level](subject, batch(0), [])
     assert torch.equal(first.loss, second.loss)
+    assert all(p.grad is None for p in subject.arch.parameters())
     for a, b in zip(copies(plain), copies(subject)):
         assert same(a, b)
 

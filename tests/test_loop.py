@@ -602,6 +602,26 @@ def test_the_watch_mixes_the_classes_of_a_sorted_set(monkeypatch: pytest.MonkeyP
     assert len(given.get("all").labels[:16].unique()) <= 3
 
 
+def test_the_training_figures_are_means_over_the_images_of_the_epoch(
+    thirds: SearchData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of batches of 16 and of 5 images."""
+    seen: list[tuple[float, int, int]] = []
+
+    def spy(learner: Learner, train: Batch, given: Any) -> Any:
+        found = levels.bilevel(learner, train, given)
+        seen.append((float(found.loss), int(found.correct), found.images))
+        return found
+
+    monkeypatch.setitem(LEVELS, "bilevel", spy)
+    recorder = Recorder()
+    finished(plan({"epochs": 2, "alpha_on": "val-alpha", "beta_on": "val-beta"}), thirds, recorder)
+    assert [images for _, _, images in seen] == [16, 5, 16, 5]
+    for record, steps in zip(recorder.records, (seen[:2], seen[2:])):
+        assert record["train_loss"] == pytest.approx(sum(loss * images for loss, _, images in steps) / 21)
+        assert record["train_accuracy"] == pytest.approx(sum(correct for _, correct, _ in steps) / 21)
+
+
 def test_skip_connections_that_take_over_are_reported_in_words() -> None:
     assert skip_warnings({"normal": {"skip_connect": 1, "sep_conv_3x3": 2}, "reduce": {}}) == []
     assert skip_warnings({"normal": {"skip_connect": 2, "sep_conv_3x3": 2}, "reduce": {"noise": 1}}) == [

@@ -217,6 +217,8 @@ def test_random_cells_are_valid_and_follow_the_seed() -> None:
         assert genotype.cells["normal"] != genotype.cells["reduce"]
     assert [derive(arch, r) for r in rules] == found
     assert len({str(derived.cells) for derived in found}) == 20
+    for part in ("kept", "chosen"):  # the cell types are drawn each for itself
+        assert any(getattr(derived, part)["normal"] != getattr(derived, part)["reduce"] for derived in found)
 
 
 def test_random_cells_are_uniform() -> None:

@@ -205,10 +205,13 @@ class _Work:
         genotype = Genotype(build_space(self.recipe).name, derived.cells, origin)
         for note in derived.notes:
             self.monitor.say(note)
-        before = Genotype.load(self.directory.genotype_path) if self.directory.genotype_path.exists() else None
+        another = self.phase != SELECT and Genotype.load(self.directory.genotype_path).cells != genotype.cells
+        if another:  # what retraining left belongs to the cell of before
+            self._enter(SELECT)
+            self.directory.forget(RETRAIN, "results.json", "weights.safetensors", "report.html")
         genotype.save(self.directory.genotype_path)
         self.display.cell(genotype.to_dict())
-        if self.phase == SELECT or before != genotype:
+        if self.phase == SELECT:
             self._enter(RETRAIN)
         return genotype
 

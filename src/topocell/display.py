@@ -6,7 +6,6 @@ from typing import Any, Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -128,40 +127,44 @@ class Terminal(Quiet):
         self.close()
         self._phase = phase
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
         )
-        self._task = self._progress.add_task(escape(phase), total=None, figures="")
+        self._task = self._progress.add_task(phase, total=None, figures="")
         self._live = Live(Group(self._cell, self._progress), console=self.console, transient=True)
         self._live.start()
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """A line per epoch, and the cell of now above the bar."""
-        self.console.print(epoch_line(record), markup=False)
+        self._print(epoch_line(record))
         for warning in record.get("warnings", ()):
-            self.console.print(f"  {warning}", markup=False, style="yellow")
+            self._print(f"  {warning}", style="yellow")
         if cells := record.get("derived"):
             self._cell = Text("\n".join(_cell_lines({"cells": cells})))
 
     def cell(self, genotype: Mapping[str, Any]) -> None:
         """The derived cell, a line per node."""
         self.close()
-        self.console.print("\n".join(["derived cell", *_cell_lines(genotype)]), markup=False)
+        self._print("\n".join(["derived cell", *_cell_lines(genotype)]))
 
     def results(self, results: Mapping[str, Any]) -> None:
         """Accuracy and size."""
         self.close()
-        self.console.print("\n".join(result_lines(results)), markup=False)
+        self._print("\n".join(result_lines(results)))
 
     def say(self, text: str) -> None:
         """A line."""
-        self.console.print(text, markup=False)
+        self._print(text)
+
+    def _print(self, text: str, style: str = "") -> None:
+        """Words as they are: names in brackets are no markup, names in colons no emoji."""
+        self.console.print(Text(text, style))
 
 
 def _cell_lines(genotype: Mapping[str, Any]) -> list[str]:

@@ -194,6 +194,15 @@ class RunDir:
             records.append(json.loads(line))
         return records
 
+    def forget(self, phase: str, *names: str) -> None:
+        """Drop the records of `phase` from metrics.jsonl, and the files `names`. Raises RunError."""
+        self._must_be_locked()
+        kept = [files.to_json(record) for record in self.metrics() if record.get("phase") != phase]
+        self.write_text("metrics.jsonl", "".join(f"{line}\n" for line in kept))
+        for name in names:
+            with files.guarded(self._file(name)):
+                self._file(name).unlink(missing_ok=True)
+
     def log(self, text: str) -> None:
         """Add `text`, on one line behind the time in UTC, to log.txt. Raises RunError."""
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -44,6 +44,8 @@ class Curve(Model):
     def _needs_end(self) -> "Curve":
         if self.shape != "constant" and self.end is None:
             raise ValueError(f"a curve of shape {self.shape!r} needs an end")
+        if self.shape == "constant" and self.end is not None:
+            raise ValueError("a curve with an end needs a shape: linear, cosine or exponential")
         if self.shape == "exponential" and not (self.start > 0 and (self.end or 0) > 0):
             raise ValueError("an exponential curve needs start > 0 and end > 0")
         if not self.span[0] <= self.span[1] <= self.span[2]:
@@ -121,9 +123,9 @@ class Stage(Model):
     """One part of a search: what is updated from what, and what happens before it.
 
     The first stage starts afresh. A later one goes on with the weights, logits and optimizers it finds, unless
-    `reset`, `shrink`, `layers`, `channels`, `relaxation` or `topology` say otherwise: a changed network has fresh
-    weights (shrinking alone keeps the weights that stay), changed candidates or topology have fresh logits, and
-    whatever is fresh has a fresh optimizer.
+    `reset`, `shrink`, `layers`, `channels` or `topology` say otherwise: a network of another size has fresh weights
+    (shrinking alone keeps the weights that stay), changed candidates have fresh α, a changed topology fresh β, and
+    whatever is fresh has a fresh optimizer. A changed relaxation goes on with the same α.
 
     Attributes:
         epochs: number of epochs, warm-up included; 0 builds the state and trains nothing.

@@ -7,7 +7,7 @@ from typing import Literal
 
 from topocell.errors import SpaceError, nearest
 
-#: Every operation that a cell may name, in the order of DARTS' PRIMITIVES first (FACTS: none to dil_conv_5x5).
+#: Every operation that a cell may name; the first eight, none to dil_conv_5x5, in the order of DARTS' PRIMITIVES.
 OPERATIONS: tuple[str, ...] = (
     "none",
     "max_pool_3x3",
