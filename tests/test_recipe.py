@@ -405,9 +405,10 @@ def test_overrides(text: str, key: str, value: Any) -> None:
 
 def test_an_option_is_added_to_a_choice_and_to_a_curve_written_short(tmp_path: Path) -> None:
     path = file(tmp_path, SHORT.replace("level: single", "level: single, topology: edge-softmax, op_temperature: 2"))
-    changed = load_recipe(path, ["search.stages.second.topology.keep=1", "search.stages.second.op_temperature.end=3"])
+    curve = ["search.stages.second.op_temperature.end=3", "search.stages.second.op_temperature.shape=linear"]
+    changed = load_recipe(path, ["search.stages.second.topology.keep=1", *curve])
     assert stage(changed, "second").topology.model_dump() == {"name": "edge-softmax", "keep": 1}
-    assert stage(changed, "second").op_temperature == Curve(start=2, end=3)
+    assert stage(changed, "second").op_temperature == Curve(shape="linear", start=2, end=3)
 
 
 def test_the_last_override_of_a_key_wins_and_order_matters() -> None:
