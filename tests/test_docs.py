@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchvision.io import write_png
+from PIL import Image
 
 from topocell.cli import main
 
@@ -65,5 +65,5 @@ def photos(root: Path) -> None:
         for i in range(8):
             path = root / name / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            noise = torch.randint(0, 80, (3, 16, 16), generator=draw)
-            write_png((noise + 60 * label).to(torch.uint8), str(path))
+            noise = torch.randint(0, 80, (16, 16, 3), generator=draw)
+            Image.fromarray((noise + 60 * label).to(torch.uint8).numpy()).save(path)
