@@ -400,7 +400,7 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
     overrides = ("data.dataset=folder", f"data.root={tmp_path / 'trees'}", "data.test_images=6")
     run = finish(smoke("quickstart", *overrides), tmp_path / "run")
     results = run.json("results.json")
-    assert (results["classes"], results["train_images"], results["test_images"]) == (3, 36, 6)
+    assert (results["classes"], results["train_images"], results["test_images"]) == (3, 24, 6)
     weights = load_file(run.path / "weights.safetensors")
     assert weights["classifier.weight"].shape[0] == 3
     assert weights["stem.conv.weight"].shape[1] == 3

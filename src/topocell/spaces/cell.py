@@ -26,6 +26,9 @@ OPERATIONS: tuple[str, ...] = (
 
 Edge = tuple[int, int]
 
+#: Decoding a topology looks at all sets of computed nodes, so their number is bounded.
+MAX_NODES = 16
+
 
 @dataclass(frozen=True)
 class CellSpec:
@@ -59,8 +62,8 @@ class CellSpec:
     def __post_init__(self) -> None:
         if self.inputs not in (1, 2):
             raise SpaceError(f"a cell has 1 or 2 inputs, but got inputs={self.inputs}")
-        if self.nodes < 1:
-            raise SpaceError(f"a cell has at least one computed node, but got nodes={self.nodes}")
+        if not 1 <= self.nodes <= MAX_NODES:
+            raise SpaceError(f"a cell has 1 to {MAX_NODES} computed nodes, but got nodes={self.nodes}")
         if self.output not in ("concat", "last"):
             raise SpaceError(f"output is 'concat' or 'last', but got {self.output!r}")
         if self.stride not in (1, 2):
