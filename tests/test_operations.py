@@ -34,7 +34,7 @@ def separable(k: int) -> int:
     return 2 * (C * k * k + C * C)
 
 
-# FACTS: the formulas of DARTS' layers; the second number is the affine terms of batch norm.
+# The formulas of DARTS' layers; the second number is the affine terms of batch norm.
 COUNTS = {
     ("none", 1): (0, 0),
     ("none", 2): (0, 0),

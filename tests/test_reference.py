@@ -37,7 +37,7 @@ def small_space(candidates: tuple[str, ...] = OPERATIONS[:11], nodes: int = 2) -
     return spaces.get("darts", nodes=nodes, candidates=candidates)
 
 
-# --- numbers of parameters (the published tables, F4)
+# --- numbers of parameters (counted on the original networks)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_stride_one_skip_is_the_input_itself() -> None:
 
 
 def test_factorized_reduce_sees_one_diagonal_pixel_per_path() -> None:
-    """On a 2 x 2 input path 1 sees pixel (0, 0) and path 2 pixel (1, 1) (the published tables)."""
+    """On a 2 x 2 input path 1 sees pixel (0, 0) and path 2 pixel (1, 1)."""
     reduce: Any = FactorizedReduce(2, 4).double()
     reduce.bn = nn.Identity()
     x = random(3, 2, 2, 2).abs()
@@ -210,7 +210,7 @@ def test_an_operation_that_is_not_known_is_refused() -> None:
 
 
 def test_the_shuffle_interleaves_the_groups() -> None:
-    """K = 4, C = 16: output channels are 0, 4, 8, 12, 1, 5, ... of the concatenation (the published tables)."""
+    """K = 4, C = 16: output channels are 0, 4, 8, 12, 1, 5, ... of the concatenation."""
     x = torch.arange(16).view(1, 16, 1, 1)
     order = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15]
     assert channel_shuffle(x, 4).flatten().tolist() == order
@@ -326,7 +326,7 @@ def test_weights_may_be_pairs_or_objects() -> None:
 
 
 def test_reductions_halve_the_size_and_double_the_channels() -> None:
-    """L = 20, C = 36: 144 channels at 32 x 32, 288 at 16 x 16, 576 at 8 x 8 (the published tables, F14)."""
+    """L = 20, C = 36: 144 channels at 32 x 32, 288 at 16 x 16, 576 at 8 x 8."""
     space = small_space(("skip_connect",), nodes=4)
     with torch.device("meta"):
         net = ReferenceSupernet(space, 36, 20, 10)
