@@ -3,8 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-# Waiting threads sleep: on a shared machine a busy neighbour then costs its share of the time, not ten times it.
-export OMP_WAIT_POLICY ?= PASSIVE
+# Threads spin only briefly before they sleep: on a shared machine a busy neighbour then costs its share of the time.
+export GOMP_SPINCOUNT ?= 20000
 
 .PHONY: demo test lint clean
 

@@ -314,13 +314,13 @@ def test_a_later_layer_wins(tmp_path: Path) -> None:
         "extends: quickstart\nname: own\nsearch: {stages: {operations: {epochs: 4}}}\nretrain: {epochs: 7}\n"
         "budgets: {smoke: {search: {stages: {operations: {epochs: 3}}}, retrain: {epochs: 2}}}\n",
     )
-    assert stage(load_recipe("quickstart"), "operations").epochs == 6
+    assert stage(load_recipe("quickstart"), "operations").epochs == 5
     paper, smoke = load_recipe(path), load_recipe(path, budget="smoke")
     assert (stage(paper, "operations").epochs, paper.retrain.epochs) == (4, 7)
     assert (stage(smoke, "operations").epochs, smoke.retrain.epochs) == (3, 2)
     both = load_recipe(path, ["retrain.epochs=5"], budget="smoke")
     assert (stage(both, "operations").epochs, both.retrain.epochs) == (3, 5)
-    assert stage(paper, "operations").warmup == 2  # what the file leaves out stays
+    assert stage(paper, "operations").warmup == 1  # what the file leaves out stays
 
 
 def test_extends_chains_through_files_and_finds_them_beside_the_file(tmp_path: Path, monkeypatch: Any) -> None:
