@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.identical import assert_identical, flat
 from torch import Tensor
 
 from topocell import checkpoint, data, spaces
@@ -100,27 +101,6 @@ def finished(of: SearchPlan, given: SearchData, monitor: Any = None, **options: 
     done = search(of, given, monitor, **options)
     done.run()
     return done
-
-
-def flat(state: Any, name: str = "state") -> dict[str, Any]:
-    """Leaves of nested dicts and lists by their path; tensors as bytes, so that equal means bit for bit."""
-    if isinstance(state, Mapping):
-        items = [(str(key), value) for key, value in state.items()]
-    elif isinstance(state, list | tuple):
-        items = [(str(index), value) for index, value in enumerate(state)]
-    else:
-        leaf = (state.shape, state.contiguous().numpy().tobytes()) if isinstance(state, Tensor) else state
-        return {name: leaf}
-    found: dict[str, Any] = {}
-    for key, value in items:
-        found |= flat(value, f"{name}.{key}")
-    return found
-
-
-def assert_identical(first: Any, second: Any) -> None:
-    one, other = flat(first), flat(second)
-    assert one.keys() == other.keys()
-    assert [name for name in one if one[name] != other[name]] == []
 
 
 def logits(learner: Learner) -> list[Tensor]:
