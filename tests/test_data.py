@@ -18,6 +18,7 @@ from PIL import Image
 from torchvision.transforms import functional as transforms
 
 from topocell import data
+from topocell import folder as folders
 from topocell.data import Batches, ImageSet, fingerprint, load, overlap, search_data, split
 from topocell.errors import DataError
 
@@ -302,8 +303,8 @@ def test_without_a_split_the_last_fifth_of_each_class_is_test(tmp_path):
 def test_a_capped_run_decodes_only_what_it_uses(tmp_path, monkeypatch):
     small(tmp_path)
     opened = []
-    pixels = data._pixels
-    monkeypatch.setattr(data, "_pixels", lambda path, *rest: opened.append(path) or pixels(path, *rest))
+    pixels = folders._pixels
+    monkeypatch.setattr(folders, "_pixels", lambda path, *rest: opened.append(path) or pixels(path, *rest))
     assert len(load("folder", tmp_path, images=2, test_images=2).train) == 2
     assert len(opened) == 4
 
@@ -457,8 +458,8 @@ def test_a_set_larger_than_memory_is_refused_before_decoding(tmp_path, monkeypat
 def decodings(monkeypatch):
     """Counts how often images were decoded."""
     calls = []
-    decode = data._decode
-    monkeypatch.setattr(data, "_decode", lambda *args: calls.append(args) or decode(*args))
+    decode = folders._decode
+    monkeypatch.setattr(folders, "_decode", lambda *args: calls.append(args) or decode(*args))
     return calls
 
 

@@ -5,13 +5,8 @@ search and keeps nothing of the test images. `Batches` (from `augment`) makes ba
 """
 
 import hashlib
-import json
 import math
-import os
-import statistics
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -19,13 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from topocell.augment import Augmentation, Batches, ImageSet, resize
 from topocell.errors import DataError, nearest
+from topocell.folder import class_folders, decode_cached, listing, some
 from topocell.rng import generator
 
 __all__ = [
@@ -42,7 +35,6 @@ __all__ = [
     "split",
 ]
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 CIFAR10_STATISTICS = ((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768))
 CIFAR100_STATISTICS = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))  # DARTS-PT
 SVHN_STATISTICS = ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))  # DARTS-PT
@@ -264,23 +256,23 @@ def _read_folder(root: Path | None, download: bool) -> Source:
     if not root.is_dir():
         state = "is a file" if root.exists() else "does not exist"
         raise DataError(f"data.root is a directory, but {str(root)!r} {state}; it should hold {layout}")
-    held_out = next((name for name in ("test", "val") if _folders(root / name)), None)
-    if bool(_folders(root / "train")) != bool(held_out):
+    held_out = next((name for name in ("test", "val") if class_folders(root / name)), None)
+    if bool(class_folders(root / "train")) != bool(held_out):
         only, other = (held_out, "train/") if held_out else ("train", "test/ or val/")
         raise DataError(f"{only}/ and {other} go together, but {str(root)!r} has only {only}/; it should hold {layout}")
     if held_out:
-        classes, train, train_labels = _listing(root / "train")
-        test_classes, test, test_labels = _listing(root / held_out)
+        classes, train, train_labels = listing(root / "train")
+        test_classes, test, test_labels = listing(root / held_out)
         if differing := sorted(set(classes) ^ set(test_classes)):
             raise DataError(
-                f"train/ and {held_out}/ have the same classes, but only one of them has {_some(differing)}; "
+                f"train/ and {held_out}/ have the same classes, but only one of them has {some(differing)}; "
                 f"make the folders in {str(root)!r} agree"
             )
         notes = ("val/ is used as the test set",) if held_out == "val" else ()
     else:
-        classes, files, labels = _listing(root)
+        classes, files, labels = listing(root)
         if single := [name for name, size in zip(classes, labels.bincount().tolist()) if size == 1]:
-            raise DataError(f"each class has 2 images or more to be split, but {_some(single)} have 1; add images")
+            raise DataError(f"each class has 2 images or more to be split, but {some(single)} have 1; add images")
         chosen, rest = _last_fifth(labels)
         train, test = [files[i] for i in chosen.tolist()], [files[i] for i in rest.tolist()]
         train_labels, test_labels = labels[chosen], labels[rest]
@@ -288,133 +280,10 @@ def _read_folder(root: Path | None, download: bool) -> Source:
 
     def pixels(chosen: Tensor, held_out: Tensor, resolution: int | None) -> tuple[Tensor, Tensor, list[str]]:
         paths = [train[i] for i in chosen.tolist()] + [test[i] for i in held_out.tolist()]
-        images, notes = _decode_cached(root, paths, resolution)
+        images, notes = decode_cached(root, paths, resolution)
         return images[: len(chosen)], images[len(chosen) :], notes
 
     return Source(classes, train_labels, test_labels, pixels, notes)
-
-
-def _folders(place: Path) -> list[str]:
-    """Names of the visible folders in a folder, sorted; none if it does not exist."""
-    return sorted(p.name for p in place.glob("*") if p.is_dir() and not p.name.startswith("."))
-
-
-def _some(names: list[str]) -> str:
-    """The first few of many names."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _listing(place: Path) -> tuple[tuple[str, ...], list[str], Tensor]:
-    """Classes, image files (class by class, sorted by path) and labels (N,) of a folder of class folders."""
-    classes = _folders(place)
-    found = [
-        sorted(
-            os.path.join(folder, name)
-            for folder, _, names in os.walk(place / label, followlinks=True)
-            for name in names
-            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-        )
-        for label in classes
-    ]
-    if not any(found):
-        raise DataError(f"no images in {str(place)!r}: it should hold CLASS/* with {', '.join(EXTENSIONS)} files")
-    if empty := [name for name, files in zip(classes, found) if not files]:
-        raise DataError(f"every class has an image, but in {str(place)!r} none is in {_some(empty)}; add or delete")
-    if len(classes) < 2:
-        raise DataError(f"at least 2 classes are needed, but {str(place)!r} has only {classes[0]!r}; add a folder")
-    labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(files) for files in found]))
-    return tuple(classes), [path for files in found for path in files], labels
-
-
-def _decode_cached(root: Path, paths: list[str], resolution: int | None) -> tuple[Tensor, list[str]]:
-    """`_decode` through a file in TOPOCELL_CACHE (default ~/.cache/topocell), which may be deleted."""
-    key = hashlib.sha256(f"1 {root.resolve()} {resolution}".encode())
-    for path in paths:
-        stat = os.stat(path) if os.path.exists(path) else None
-        key.update(f"{path[len(str(root)) :]}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
-    folder = Path(os.environ.get("TOPOCELL_CACHE") or Path.home() / ".cache" / "topocell")
-    cache = folder / f"folder-{key.hexdigest()[:32]}.safetensors"
-    try:
-        with safe_open(cache, framework="pt") as file:
-            images, stored = file.get_tensor("images"), file.metadata()
-        if stored["sha256"] == hashlib.sha256(images.numpy().data).hexdigest():
-            return images, json.loads(stored["notes"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        pass  # absent or damaged: made anew
-    images, notes = _decode(root, paths, resolution)
-    partial = cache.with_suffix(f".{os.getpid()}.partial")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stored = {"sha256": hashlib.sha256(images.numpy().data).hexdigest(), "notes": json.dumps(notes)}
-        save_file({"images": images}, partial, metadata=stored)
-        os.replace(partial, cache)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            partial.unlink()
-        notes = [*notes, f"the decoded images could not be cached in {str(folder)!r} ({error})"]
-    return images, notes
-
-
-def _decode(root: Path, paths: list[str], resolution: int | None) -> tuple[Tensor, list[str]]:
-    """Images (N, C, R, R) uint8: shorter side resized to R, centre crop; C = 1 if all files are grey, else 3.
-
-    Without a resolution, R is the multiple of 4 nearest to the median shorter side, from 8 to 224.
-    """
-    with ThreadPoolExecutor() as pool:
-        headers = [header for header in pool.map(_header, paths) if header]
-        median = statistics.median([min(size) for size, _ in headers] or [8])
-        side = resolution or min(224, max(8, 4 * round(median / 4)))
-        mode = "L" if {mode for _, mode in headers} <= {"1", "L"} else "RGB"
-        _check_memory(len(paths) * len(mode) * side * side, side)
-        out = np.empty((len(paths), len(mode), side, side), np.uint8)
-
-        def decode(index: int) -> str | None:
-            try:
-                out[index] = _pixels(paths[index], mode, side)
-            except Exception as error:  # whatever a decoder makes of a damaged file
-                foreign = isinstance(error, UnidentifiedImageError)
-                reason = "not an image" if foreign else " ".join(str(error).split())
-                return f"{os.path.relpath(paths[index], root)} ({reason})"
-            return None
-
-        faults = [fault for fault in pool.map(decode, range(len(paths))) if fault]
-    if faults:
-        raise DataError(f"{len(faults)} of {len(paths)} images cannot be read: {_some(faults)}; repair or delete them")
-    notes = []
-    if any(size != (side, side) for size, _ in headers):
-        notes.append(f"images were resized to {side}x{side} (shorter side, centre crop)")
-    return torch.from_numpy(out), notes
-
-
-def _check_memory(needed: int, side: int) -> None:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
-    if needed > memory / 2:
-        raise DataError(
-            f"decoded images fit into half the memory, {memory / 2e9:.1f} GB, but these need "
-            f"{needed / 1e9:.1f} GB at {side}x{side}; lower data.resolution or data.images"
-        )
-
-
-def _header(path: str) -> tuple[tuple[int, int], str] | None:
-    """Size and mode of an image file, without decoding it; None if unreadable, which decoding will report."""
-    try:
-        with Image.open(path) as image:
-            return image.size, image.mode
-    except Exception:
-        return None
-
-
-def _pixels(path: str, mode: str, side: int) -> np.ndarray:
-    """(C, side, side) uint8 of one file, turned as its EXIF orientation says."""
-    with Image.open(path) as image:
-        if image.mode[0] in "IF":
-            raise ValueError(f"mode {image.mode} has more than 8 bits per channel")
-        ImageOps.exif_transpose(image, in_place=True)
-        picture = image.convert(mode)
-    if picture.size != (side, side):
-        picture = ImageOps.fit(picture, (side, side), Image.Resampling.BILINEAR)
-    pixels = np.asarray(picture)
-    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
 
 
 class Entry(NamedTuple):

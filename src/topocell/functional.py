@@ -44,36 +44,9 @@ class _Depthwise(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = F.conv2d(grad, weight.flip(-1, -2), None, 1, ctx.padding, ctx.dilation, channels)
         if ctx.needs_input_grad[1]:
-            grad_w = _weight_gradient(x, grad, weight, ctx.padding, ctx.dilation)
+            shape = [1, 1], [ctx.padding] * 2, [ctx.dilation] * 2, False, [0, 0], channels
+            grad_w = torch.ops.aten.convolution_backward(grad, x, weight, None, *shape, [False, True, False])[1]
         return grad_x, grad_w, None, None, None
-
-
-def _weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, padding: int, dilation: int) -> Tensor:
-    """Weight gradient of a depthwise convolution of stride 1. `x`, `grad` (N, G, H, W) → (G, 1, k, k)."""
-    kernel, channels = weight.shape[-1], x.shape[1]
-    if x.device.type == "cpu" and dilation * (kernel - 1) >= x.shape[-1]:
-        return _gram_weight_gradient(x, grad, kernel, padding, dilation)
-    shape = [1, 1], [padding] * 2, [dilation] * 2, False, [0, 0], channels
-    gradient: Tensor = torch.ops.aten.convolution_backward(grad, x, weight, None, *shape, [False, True, False])[1]
-    return gradient
-
-
-def _gram_weight_gradient(x: Tensor, grad: Tensor, kernel: int, padding: int, dilation: int) -> Tensor:
-    """The same where the kernel reaches across the map, which the library is up to ten times slower at on a CPU.
-
-    For each row of taps one matrix product per channel pairs every column of `grad` with every column of `x`,
-    summed over images and rows; a tap is the sum of one diagonal of it.
-    """
-    n, c, h, w = x.shape
-    padded = x.new_zeros(c, h + 2 * padding, n, w)
-    padded[:, padding : padding + h] = x.permute(1, 2, 0, 3)
-    rows = padded.view(c, (h + 2 * padding) * n, w)
-    columns = grad.permute(1, 2, 0, 3).reshape(c, h * n, w).transpose(1, 2)
-    starts = [i * dilation * n for i in range(kernel)]
-    pairs = F.pad(torch.stack([torch.bmm(columns, rows[:, s : s + h * n]) for s in starts], 1), (padding, padding))
-    a, b, y, z = pairs.stride()
-    diagonals = pairs.as_strided((c, kernel, w, kernel), (a, b, y + z, z * dilation))
-    return diagonals.sum(2).unsqueeze(1)
 
 
 def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:

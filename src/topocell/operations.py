@@ -6,8 +6,9 @@ Definitions are those of DARTS (Liu et al., 2019) and NAS-Bench-201 (Dong and Ya
 its own batched form.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from topocell.errors import SpaceError, nearest
 from topocell.functional import depthwise
+from topocell.separable import Chain, Plan, separable, usable
 
 
 def batch_norm(channels: int, affine: bool, batch_statistics: bool = False) -> nn.BatchNorm2d:
@@ -75,34 +77,52 @@ class FactorizedReduce(nn.Module):
         return self.bn(torch.cat([self.conv1(x), self.conv2(x[:, :, 1:, 1:])], dim=1))
 
 
-class SepConv(nn.Module):
+class _Chain(nn.Module):
+    """Stages of ReLU, depthwise k×k, 1×1, batch norm; only the first has the stride. In training by compiled kernels
+    where there are some for the machine (`topocell.separable`)."""
+
+    def __init__(self, channels: int, stride: int, affine: bool, kernel: int, dilation: int, suffixes: str) -> None:
+        super().__init__()
+        self._stages = tuple((f"dw{i}", f"pw{i}", f"bn{i}") for i in suffixes.split(","))
+        self._plan = Plan((Chain(kernel, dilation, len(self._stages), (0,)),), stride, affine=True)
+        for i, (dw, pw, bn) in enumerate(self._stages):
+            self.add_module(dw, _Depthwise(channels, kernel, 1 if i else stride, dilation))
+            self.add_module(pw, nn.Conv2d(channels, channels, 1, bias=False))
+            self.add_module(bn, batch_norm(channels, affine))
+
+    def forward(self, x: Tensor) -> Tensor:
+        stages = [tuple(getattr(self, name) for name in names) for names in self._stages]
+        learns = self.training and stages[0][2].affine and x.is_contiguous(memory_format=torch.channels_last)
+        if learns and usable(x, x.shape[1], self._plan.chains[0].kernel):
+            return self._compiled(x, stages)
+        for dw, pw, bn in stages:
+            x = bn(pw(dw(F.relu(x))))
+        return x
+
+    def _compiled(self, x: Tensor, stages: Sequence[tuple[Any, ...]]) -> Tensor:
+        tensors = [t for dw, pw, bn in stages for t in (dw.weight, pw.weight, bn.weight[None], bn.bias[None])]
+        (out,), statistics = separable(x, self._plan, tensors)
+        count = out.numel() // out.shape[1]
+        with torch.no_grad():
+            for (_, _, bn), (mean, variance) in zip(stages, statistics):
+                bn.num_batches_tracked += 1
+                bn.running_mean.lerp_(mean[0], bn.momentum)
+                bn.running_var.lerp_(variance[0] * (count / max(count - 1, 1)), bn.momentum)
+        return out
+
+
+class SepConv(_Chain):
     """`sep_conv_kxk`: ReLU, depthwise k×k, 1×1, batch norm; twice, the second time with stride 1."""
 
     def __init__(self, channels: int, stride: int, affine: bool, *, kernel: int) -> None:
-        super().__init__()
-        self.dw1 = _Depthwise(channels, kernel, stride)
-        self.pw1 = nn.Conv2d(channels, channels, 1, bias=False)
-        self.bn1 = batch_norm(channels, affine)
-        self.dw2 = _Depthwise(channels, kernel)
-        self.pw2 = nn.Conv2d(channels, channels, 1, bias=False)
-        self.bn2 = batch_norm(channels, affine)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.bn1(self.pw1(self.dw1(F.relu(x))))
-        return self.bn2(self.pw2(self.dw2(F.relu(x))))
+        super().__init__(channels, stride, affine, kernel, 1, "1,2")
 
 
-class DilConv(nn.Module):
+class DilConv(_Chain):
     """`dil_conv_kxk`: ReLU, depthwise k×k of dilation 2, 1×1, batch norm."""
 
     def __init__(self, channels: int, stride: int, affine: bool, *, kernel: int) -> None:
-        super().__init__()
-        self.dw = _Depthwise(channels, kernel, stride, dilation=2)
-        self.pw = nn.Conv2d(channels, channels, 1, bias=False)
-        self.bn = batch_norm(channels, affine)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.pw(self.dw(F.relu(x))))
+        super().__init__(channels, stride, affine, kernel, 2, "")
 
 
 class Conv7x1(nn.Module):

@@ -1,6 +1,6 @@
 """The batched supernet. Start with `cell.py`; `banks.py` holds the operations."""
 
 from topocell.engine.supernet import Supernet
-from topocell.engine.weights import ArchWeights, uniform_weights
+from topocell.engine.weights import ArchWeights, OneHotWeights, uniform_weights
 
-__all__ = ["ArchWeights", "Supernet", "uniform_weights"]
+__all__ = ["ArchWeights", "OneHotWeights", "Supernet", "uniform_weights"]

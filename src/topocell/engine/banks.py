@@ -31,10 +31,11 @@ class Bank(nn.Module):
             nn.init.kaiming_uniform_(piece, a=5**0.5)
         self.register_parameter(name, nn.Parameter(weight))
 
-    def forward(self, x: Tensor, active: Tensor, weight: Tensor) -> Tensor:
+    def forward(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         """Weighted outputs (N, M·C, H', W') of a node `x` (N, C, H, W), with `active` = relu(x).
 
-        `weight` (M·C,) is the weight of each edge repeated over its channels.
+        `weight` (M·C,) is the weight of each edge repeated over its channels; `tensors` are the parameters, or the
+        slices of them for the M edges that run.
         """
         raise NotImplementedError
 
@@ -56,90 +57,87 @@ class Bank(nn.Module):
         return {name: (parameter, row) for name, parameter in self.named_parameters()}
 
 
-class SepConvBank(Bank):
+class ChainBank(Bank):
+    """A chain of stages, each ReLU, depthwise k×k, 1×1 (C → C), BN; only the first has the stride.
+
+    Attributes:
+        kernel, dilation: of the depthwise convolutions.
+        stages: 2 for separable, 1 for dilated convolutions.
+    """
+
+    def __init__(
+        self, channels: int, stride: int, edges: Sequence[int], kernel: int, dilation: int, names: Sequence[str]
+    ) -> None:
+        super().__init__(channels, stride, edges)
+        self.kernel, self.dilation, self.stages = kernel, dilation, len(names) // 2
+        for depth, point in zip(names[::2], names[1::2]):
+            self.stack(depth, channels, 1, kernel, kernel)
+            self.stack(point, channels, channels, 1, 1)
+
+    def forward(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+        y, stride = fan(active, len(tensors[0])), self.stride
+        for i, (depth, point) in enumerate(zip(tensors[::2], tensors[1::2])):
+            y = depthwise(y, depth.flatten(0, 1), stride, self.dilation)
+            y = pointwise(y, point.flatten(2))
+            y = normalise(y).relu() if i + 1 < self.stages else normalise(y, weight)
+            stride = 1
+        return y
+
+
+class SepConvBank(ChainBank):
     """ReLU, depthwise k×k, 1×1, BN, ReLU, depthwise k×k, 1×1, BN."""
 
-    dw1: nn.Parameter
-    pw1: nn.Parameter
-    dw2: nn.Parameter
-    pw2: nn.Parameter
-
     def __init__(self, channels: int, stride: int, edges: Sequence[int], kernel: int) -> None:
-        super().__init__(channels, stride, edges)
-        self.stack("dw1", channels, 1, kernel, kernel)
-        self.stack("pw1", channels, channels, 1, 1)
-        self.stack("dw2", channels, 1, kernel, kernel)
-        self.stack("pw2", channels, channels, 1, 1)
-
-    def forward(self, x: Tensor, active: Tensor, weight: Tensor) -> Tensor:
-        y = depthwise(fan(active, len(self.edges)), self.dw1.flatten(0, 1), self.stride, 1)
-        y = normalise(pointwise(y, self.pw1.flatten(2))).relu()
-        y = depthwise(y, self.dw2.flatten(0, 1), 1, 1)
-        return normalise(pointwise(y, self.pw2.flatten(2)), weight)
+        super().__init__(channels, stride, edges, kernel, 1, ("dw1", "pw1", "dw2", "pw2"))
 
 
-class DilConvBank(Bank):
+class DilConvBank(ChainBank):
     """ReLU, depthwise k×k of dilation 2, 1×1, BN."""
 
-    dw: nn.Parameter
-    pw: nn.Parameter
-
     def __init__(self, channels: int, stride: int, edges: Sequence[int], kernel: int) -> None:
-        super().__init__(channels, stride, edges)
-        self.stack("dw", channels, 1, kernel, kernel)
-        self.stack("pw", channels, channels, 1, 1)
-
-    def forward(self, x: Tensor, active: Tensor, weight: Tensor) -> Tensor:
-        y = depthwise(fan(active, len(self.edges)), self.dw.flatten(0, 1), self.stride, 2)
-        return normalise(pointwise(y, self.pw.flatten(2)), weight)
+        super().__init__(channels, stride, edges, kernel, 2, ("dw", "pw"))
 
 
 class ConvBank(Bank):
     """ReLU, k×k convolution, BN: all edges share the input, so this is one dense convolution."""
 
-    conv: nn.Parameter
-
     def __init__(self, channels: int, stride: int, edges: Sequence[int], kernel: int) -> None:
         super().__init__(channels, stride, edges)
         self.stack("conv", channels, channels, kernel, kernel)
 
-    def forward(self, x: Tensor, active: Tensor, weight: Tensor) -> Tensor:
-        kernel = self.conv.shape[-1]
-        return normalise(F.conv2d(active, self.conv.flatten(0, 1), None, self.stride, kernel // 2), weight)
+    def forward(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+        (conv,) = tensors
+        return normalise(F.conv2d(active, conv.flatten(0, 1), None, self.stride, conv.shape[-1] // 2), weight)
 
 
 class FactorizedConvBank(Bank):
     """ReLU, 1×7 convolution of stride (1, s), 7×1 convolution of stride (s, 1), BN."""
-
-    conv1: nn.Parameter
-    conv2: nn.Parameter
 
     def __init__(self, channels: int, stride: int, edges: Sequence[int]) -> None:
         super().__init__(channels, stride, edges)
         self.stack("conv1", channels, channels, 1, 7)
         self.stack("conv2", channels, channels, 7, 1)
 
-    def forward(self, x: Tensor, active: Tensor, weight: Tensor) -> Tensor:
-        y = F.conv2d(active, self.conv1.flatten(0, 1), None, (1, self.stride), (0, 3))
-        y = F.conv2d(y, self.conv2.flatten(0, 1), None, (self.stride, 1), (3, 0), groups=len(self.edges))
+    def forward(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+        conv1, conv2 = tensors
+        y = F.conv2d(active, conv1.flatten(0, 1), None, (1, self.stride), (0, 3))
+        y = F.conv2d(y, conv2.flatten(0, 1), None, (self.stride, 1), (3, 0), groups=len(conv2))
         return normalise(y, weight)
 
 
 class ReduceBank(Bank):
     """The skip connection of stride 2 (FactorizedReduce): ReLU, two 1×1 convolutions of stride 2, BN."""
 
-    conv1: nn.Parameter
-    conv2: nn.Parameter
-
     def __init__(self, channels: int, stride: int, edges: Sequence[int]) -> None:
         super().__init__(channels, stride, edges)
         self.stack("conv1", channels // 2, channels, 1, 1)
         self.stack("conv2", channels // 2, channels, 1, 1)
 
-    def forward(self, x: Tensor, active: Tensor, weight: Tensor) -> Tensor:
-        a = F.conv2d(active, self.conv1.flatten(0, 1), None, 2)
-        b = F.conv2d(active[:, :, 1:, 1:], self.conv2.flatten(0, 1), None, 2)
-        m, half = len(self.edges), self.channels // 2
+    def forward(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+        conv1, conv2 = tensors
+        a = F.conv2d(active, conv1.flatten(0, 1), None, 2)
+        b = F.conv2d(active[:, :, 1:, 1:], conv2.flatten(0, 1), None, 2)
+        m, half = len(conv1), self.channels // 2
         if m > 1:
             halves = zip(a.split(half, 1), b.split(half, 1))
             stacked = torch.cat([t for pair in halves for t in pair], 1)
@@ -151,9 +149,9 @@ class ReduceBank(Bank):
 class NoiseBank(Bank):
     """Fresh N(0, 1) noise on every forward, no parameters, no gradient to the input (S4 of RobustDARTS)."""
 
-    def forward(self, x: Tensor, active: Tensor, weight: Tensor) -> Tensor:
+    def forward(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         sample = x[:, :, :: self.stride, :: self.stride]
-        noise = torch.cat([torch.randn_like(sample) for _ in self.edges], 1)
+        noise = torch.cat([torch.randn_like(sample) for _ in range(len(weight) // self.channels)], 1)
         return noise * weight.view(1, -1, 1, 1)
 
 

@@ -13,13 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from topocell.engine.banks import SHARED, Bank, bank_for
-from topocell.engine.weights import ArchWeights
+from topocell.engine.banks import SHARED, Bank, ChainBank, bank_for
+from topocell.engine.weights import ArchWeights, OneHotWeights
 from topocell.errors import SpaceError
 from topocell.functional import shuffle_channels
+from topocell.separable import Chain, Plan, separable, usable
 from topocell.spaces.cell import CellSpec
 
 Kept = list[tuple[nn.Parameter, Tensor]]
+Sums = dict[int, Tensor]
 
 
 class _Shared(NamedTuple):
@@ -32,6 +34,21 @@ class _Shared(NamedTuple):
     position: int
 
 
+class _Task(NamedTuple):
+    """A bank, the edges it has to run, their slices of its parameters, and their weights (M,)."""
+
+    bank: Bank
+    edges: list[int]
+    tensors: list[Tensor]
+    scale: Tensor
+
+
+def _chain(task: _Task, edges: list[int]) -> Chain:
+    bank = task.bank
+    assert isinstance(bank, ChainBank)
+    return Chain(bank.kernel, bank.dilation, bank.stages, tuple(edges.index(e) for e in task.edges))
+
+
 class SuperCell(nn.Module):
     """A cell in which every live candidate of every live edge runs.
 
@@ -41,22 +58,31 @@ class SuperCell(nn.Module):
         mask: (E, K) bool, the live candidates; default all that `spec` lists.
         partial: 1 for all channels; K to run only the first 1/K of the channels through the operations, let the
             others bypass them, and shuffle (PC-DARTS).
+        low_memory: keep less for backward and compute it again there.
 
     Raises:
         SpaceError: if `channels` cannot be divided as `partial` or a strided skip connection asks.
     """
 
     mask: Tensor
-    position: Tensor
+    #: Probability with which an element of a skip connection's output is dropped in training (P-DARTS).
+    skip_dropout = 0.0
 
-    def __init__(self, spec: CellSpec, channels: int, mask: Tensor | None = None, partial: int = 1) -> None:
+    def __init__(
+        self,
+        spec: CellSpec,
+        channels: int,
+        mask: Tensor | None = None,
+        partial: int = 1,
+        low_memory: bool = False,
+    ) -> None:
         super().__init__()
         if channels % partial or (spec.stride == 2 and (channels // partial) % 2):
             raise SpaceError(
                 f"channels must be divisible by partial={partial}, and even after that where a cell reduces, "
                 f"but got channels={channels}; choose a multiple of {2 * partial}"
             )
-        self.spec, self.channels, self.partial = spec, channels, partial
+        self.spec, self.channels, self.partial, self.low_memory = spec, channels, partial, low_memory
         self.out_channels = spec.width * channels
         self.banks = nn.ModuleList()
         self._bank_ops: list[str] = []
@@ -80,76 +106,151 @@ class SuperCell(nn.Module):
         self._index()
 
     def _index(self) -> None:
-        """Precompute where in the flattened (E, K) weights each bank and each weightless operation looks."""
+        """Precompute where in the flattened (E, K) weights each bank looks, and what leaves each node."""
         spec = self.spec
-        positions = [
-            e * spec.n_candidates + spec.candidates[e].index(op)
+        self._positions = [
+            [e * spec.n_candidates + spec.candidates[e].index(op) for e in bank.edges]
             for op, bank in zip(self._bank_ops, self._all_banks())
-            for e in bank.edges
         ]
-        device = self.position.device if hasattr(self, "position") else None
-        everything = positions + [s.position for s in self._shared]
-        self.register_buffer("position", torch.tensor(everything, dtype=torch.long, device=device), persistent=False)
-        self._n_banked = len(positions)
+        for i, positions in enumerate(self._positions):
+            index = torch.tensor(positions, dtype=torch.long, device=self.mask.device)
+            self.register_buffer(f"position_{i}", index, persistent=False)
         self._by_source: dict[int, list[int]] = defaultdict(list)
         for i, bank in enumerate(self._all_banks()):
             self._by_source[spec.edges[bank.edges[0]][0]].append(i)
-        self._shared_by_source: dict[int, list[int]] = defaultdict(list)
-        for i, shared in enumerate(self._shared):
-            self._shared_by_source[shared.source].append(i)
+        self._shared_by_source: dict[int, list[_Shared]] = defaultdict(list)
+        for shared in self._shared:
+            self._shared_by_source[shared.source].append(shared)
 
     def _all_banks(self) -> list[Bank]:
         return [bank for bank in self.banks if isinstance(bank, Bank)]
 
     def forward(self, states: list[Tensor], weights: ArchWeights) -> Tensor:
         """`states`: one (N, C, H, W) per input node → (N, width·C, H/stride, W/stride)."""
-        spec, banks = self.spec, self._all_banks()
-        part = self.channels // self.partial
-        joint = (weights.ops * weights.edges.unsqueeze(1)).flatten().to(states[0].dtype)[self.position]
-        repeated = joint[: self._n_banked].repeat_interleave(part)
-        scales = repeated.split([part * len(bank.edges) for bank in banks]) if banks else ()
-        scalars = joint[self._n_banked :].unbind()
-        sums: dict[int, Tensor] = {}
-
-        def add(node: int, value: Tensor) -> None:
-            sums[node] = sums[node] + value if node in sums else value
-
-        nodes = list(states)
+        spec, part = self.spec, self.channels // self.partial
+        joint = (weights.ops * weights.edges.unsqueeze(1)).flatten().to(states[0].dtype)
+        drawn = (weights.ops != 0).flatten().tolist() if isinstance(weights, OneHotWeights) else None
+        nodes, sums = list(states), Sums()
         for source in range(spec.inputs + spec.nodes):
             if source >= spec.inputs:
-                nodes.append(self._finish(source, sums.pop(source, None), nodes, weights))
-            if not (self._by_source[source] or self._shared_by_source[source]):
-                continue
+                total = sums.pop(source, None)
+                if drawn is not None and joint.requires_grad:
+                    total = self._with_zeros(source, total, nodes, joint, drawn)
+                nodes.append(self._finish(source, total, nodes, weights))
             x = nodes[source] if self.partial == 1 else nodes[source][:, :part]
-            active = x.relu() if self._by_source[source] else x
-            stacks: dict[tuple[int, ...], Tensor] = {}
-            for i in self._by_source[source]:
-                out = banks[i](x, active, scales[i])
-                key = tuple(banks[i].edges)
-                stacks[key] = stacks[key] + out if key in stacks else out
-            for edges, stack in stacks.items():
-                for e, piece in zip(edges, stack.split(part, 1)):
-                    add(spec.edges[e][1], piece)
-            once: dict[tuple[str, int], Tensor] = {}
-            for i in self._shared_by_source[source]:
-                _, op, stride, e, _ = self._shared[i]
-                if (op, stride) not in once:
-                    once[op, stride] = SHARED[op](x, stride, spec.pool_norm)
-                node = spec.edges[e][1]
-                if node in sums:
-                    sums[node] = torch.addcmul(sums[node], once[op, stride], scalars[i])
-                else:
-                    sums[node] = once[op, stride] * scalars[i]
+            tasks = [task for i in self._by_source[source] if (task := self._task(i, joint, drawn)) is not None]
+            ready = [s for s in self._shared_by_source[source] if drawn is None or drawn[s.position]]
+            if usable(x, part):
+                for stride in (1, 2):
+                    self._add_chains(x, stride, tasks, ready, joint, sums)
+                tasks, ready = [t for t in tasks if not isinstance(t.bank, ChainBank)], []
+            self._add_banks(x, tasks, sums)
+            self._add_maps(x, ready, joint, sums)
         computed = nodes[spec.inputs :]
         return torch.cat(computed, 1) if spec.output == "concat" else computed[-1]
+
+    def _task(self, bank: int, joint: Tensor, drawn: list[bool] | None) -> _Task | None:
+        """What a bank has to do: all its edges, or those for which its operation was drawn."""
+        found, positions = self._all_banks()[bank], self._positions[bank]
+        if drawn is None:
+            return _Task(found, found.edges, list(found.parameters()), joint[self._buffer(bank)])
+        rows = [row for row, position in enumerate(positions) if drawn[position]]
+        if not rows:
+            return None
+        index = torch.tensor(rows, device=joint.device)
+        tensors = [parameter[index] for parameter in found.parameters()]
+        return _Task(found, [found.edges[r] for r in rows], tensors, joint[self._buffer(bank)[index]])
+
+    def _buffer(self, bank: int) -> Tensor:
+        positions: Tensor = getattr(self, f"position_{bank}")
+        return positions
+
+    def _add_chains(
+        self, x: Tensor, stride: int, tasks: list[_Task], ready: list[_Shared], joint: Tensor, sums: Sums
+    ) -> None:
+        """By compiled kernels: all chains of one stride that leave the node `x`, and its operations without weights."""
+        mine = [t for t in tasks if isinstance(t.bank, ChainBank) and t.bank.stride == stride]
+        ready = [s for s in ready if s.stride == stride]
+        edges = sorted({e for t in mine for e in t.edges} | {s.edge for s in ready})
+        if not edges:
+            return
+        maps = self._maps(x, ready)
+        index = torch.full((len(maps), len(edges)), -1)
+        for row, of in enumerate(maps):
+            for shared in ready:
+                if self._key(shared) == of:
+                    index[row, edges.index(shared.edge)] = shared.position
+        targets = [self.spec.edges[e][1] for e in edges]
+        plan = Plan(
+            tuple(_chain(t, edges) for t in mine),
+            stride,
+            tuple(t in sums for t in targets),
+            len(maps),
+            low_memory=self.low_memory,
+        )
+        tensors = [tensor for t in mine for tensor in (*t.tensors, t.scale.unsqueeze(1).expand(-1, x.shape[1]))]
+        mix = F.pad(joint, (0, 1))[index]  # the last entry, zero, stands for operations that an edge lacks
+        found, _ = separable(x, plan, tensors, list(maps.values()), mix, [sums[t] for t in targets if t in sums])
+        sums.update(zip(targets, found))
+
+    def _add_banks(self, x: Tensor, tasks: list[_Task], sums: Sums) -> None:
+        if not tasks:
+            return
+        active, part = x.relu(), x.shape[1]
+        stacks: dict[tuple[int, ...], Tensor] = {}
+        for task in tasks:
+            out = task.bank(x, active, task.scale.repeat_interleave(part), task.tensors)
+            key = tuple(task.edges)
+            stacks[key] = stacks[key] + out if key in stacks else out
+        for edges, stack in stacks.items():
+            for e, piece in zip(edges, stack.split(part, 1)):
+                node = self.spec.edges[e][1]
+                sums[node] = sums[node] + piece if node in sums else piece
+
+    def _add_maps(self, x: Tensor, ready: list[_Shared], joint: Tensor, sums: Sums) -> None:
+        maps = self._maps(x, ready)
+        for shared in ready:
+            node, value, scalar = self.spec.edges[shared.edge][1], maps[self._key(shared)], joint[shared.position]
+            sums[node] = torch.addcmul(sums[node], value, scalar) if node in sums else value * scalar
+
+    def _key(self, shared: _Shared) -> tuple[str, int, int]:
+        """Edges with equal keys share one result; dropout is drawn for each edge."""
+        own = shared.op == "skip_connect" and self.training and self.skip_dropout > 0
+        return shared.op, shared.stride, shared.edge if own else -1
+
+    def _maps(self, x: Tensor, ready: list[_Shared]) -> dict[tuple[str, int, int], Tensor]:
+        """Results of operations without weights, each computed once."""
+        found: dict[tuple[str, int, int], Tensor] = {}
+        for shared in ready:
+            key = self._key(shared)
+            if key not in found:
+                value = SHARED[shared.op](x, shared.stride, self.spec.pool_norm)
+                found[key] = value if key[2] < 0 else F.dropout(value, self.skip_dropout)
+        return found
+
+    def _with_zeros(
+        self, node: int, total: Tensor | None, nodes: list[Tensor], joint: Tensor, drawn: list[bool]
+    ) -> Tensor:
+        """Adds the weights, all zero, of the candidates that were not drawn, which thereby keep their gradient."""
+        live, k = self.mask.flatten().tolist(), self.spec.n_candidates
+        others = [
+            position
+            for e in self.spec.incoming(node)
+            for position in range(e * k, (e + 1) * k)
+            if live[position] and not drawn[position]
+        ]
+        total = self._nothing(node, nodes) if total is None else total
+        return total + joint[torch.tensor(others, dtype=torch.long, device=joint.device)].sum()
+
+    def _nothing(self, node: int, nodes: list[Tensor]) -> Tensor:
+        e = self.spec.incoming(node)[0]
+        source, stride = nodes[self.spec.edges[e][0]], self.spec.edge_stride(e)
+        return torch.zeros_like(source[:, : self.channels // self.partial, ::stride, ::stride])
 
     def _finish(self, node: int, total: Tensor | None, nodes: list[Tensor], weights: ArchWeights) -> Tensor:
         """The value of a node from the sum of its mixed edges; adds the channels that bypass them."""
         spec, part = self.spec, self.channels // self.partial
-        if total is None:
-            e = spec.incoming(node)[0]
-            source, stride = nodes[spec.edges[e][0]], spec.edge_stride(e)
-            total = torch.zeros_like(source[:, :part, ::stride, ::stride])
+        total = self._nothing(node, nodes) if total is None else total
         if self.partial == 1:
             return total
         bypass: Tensor | None = None

@@ -37,6 +37,11 @@ class Supernet(nn.Module):
         in_channels: channels of the images.
         head: `"plain"`, or `"bn-relu"` (GDAS, DOTS: batch norm and ReLU before pooling).
         partial: K of PC-DARTS: 1/K of the channels pass through the operations.
+        memory: `"standard"`, or `"low"`: keep less for backward and compute it again there.
+
+    Attributes:
+        skip_dropout: probability with which an element of a skip connection's output is dropped in training
+            (P-DARTS); 0 at first.
 
     Raises:
         SpaceError: if space, channels and layers do not fit together.
@@ -52,12 +57,14 @@ class Supernet(nn.Module):
         *,
         head: str = "plain",
         partial: int = 1,
+        memory: str = "standard",
     ) -> None:
         super().__init__()
         self.space = space
+        self.skip_dropout = 0.0
 
         def make_cell(slot: Slot) -> SuperCell:
-            return SuperCell(space.cells[slot.cell_type], slot.channels, partial=partial)
+            return SuperCell(space.cells[slot.cell_type], slot.channels, partial=partial, low_memory=memory == "low")
 
         self.skeleton = Skeleton(
             skeleton=space.skeleton,
@@ -81,6 +88,8 @@ class Supernet(nn.Module):
     def forward(self, x: Tensor, weights: Mapping[str, ArchWeights]) -> Tensor:
         """Logits (N, classes) of images `x` (N, in_channels, H, W) under the weights of each cell type."""
         x = x.contiguous(memory_format=torch.channels_last)
+        for _, cell in self._cells():
+            cell.skip_dropout = self.skip_dropout
         logits: Tensor = self.skeleton(x, lambda slot: (weights[slot.cell_type],))
         return logits
 

@@ -19,7 +19,14 @@ class ArchWeights(NamedTuple):
 
     def detach(self) -> "ArchWeights":
         """The same weights without their history."""
-        return ArchWeights(self.ops.detach(), self.edges.detach())
+        return type(self)(self.ops.detach(), self.edges.detach())
+
+
+class OneHotWeights(ArchWeights):
+    """Weights whose rows of `ops` are one-hot samples: only the operation drawn runs.
+
+    The zeros of the others count as added scalars and so keep their gradient (GDAS).
+    """
 
 
 def uniform_weights(n_edges: int, mask: Tensor) -> ArchWeights:

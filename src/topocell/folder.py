@@ -1,0 +1,145 @@
+"""Folders of images: which files there are, and their pixels, kept in the cache folder once decoded."""
+
+import hashlib
+import json
+import math
+import os
+import statistics
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from topocell.cache import cache_folder
+from topocell.errors import DataError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+def class_folders(place: Path) -> list[str]:
+    """Names of the visible folders in a folder, sorted; none if it does not exist."""
+    return sorted(p.name for p in place.glob("*") if p.is_dir() and not p.name.startswith("."))
+
+
+def some(names: list[str]) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def listing(place: Path) -> tuple[tuple[str, ...], list[str], Tensor]:
+    """Classes, image files (class by class, sorted by path) and labels (N,) of a folder of class folders."""
+    classes = class_folders(place)
+    found = [
+        sorted(
+            os.path.join(folder, name)
+            for folder, _, names in os.walk(place / label, followlinks=True)
+            for name in names
+            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+        )
+        for label in classes
+    ]
+    if not any(found):
+        raise DataError(f"no images in {str(place)!r}: it should hold CLASS/* with {', '.join(EXTENSIONS)} files")
+    if empty := [name for name, files in zip(classes, found) if not files]:
+        raise DataError(f"every class has an image, but in {str(place)!r} none is in {some(empty)}; add or delete")
+    if len(classes) < 2:
+        raise DataError(f"at least 2 classes are needed, but {str(place)!r} has only {classes[0]!r}; add a folder")
+    labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(files) for files in found]))
+    return tuple(classes), [path for files in found for path in files], labels
+
+
+def decode_cached(root: Path, paths: list[str], resolution: int | None) -> tuple[Tensor, list[str]]:
+    """`_decode` through a file in TOPOCELL_CACHE (default ~/.cache/topocell), which may be deleted."""
+    key = hashlib.sha256(f"1 {root.resolve()} {resolution}".encode())
+    for path in paths:
+        stat = os.stat(path) if os.path.exists(path) else None
+        key.update(f"{path[len(str(root)) :]}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+    folder = cache_folder()
+    cache = folder / f"folder-{key.hexdigest()[:32]}.safetensors"
+    try:
+        with safe_open(cache, framework="pt") as file:
+            images, stored = file.get_tensor("images"), file.metadata()
+        if stored["sha256"] == hashlib.sha256(images.numpy().data).hexdigest():
+            return images, json.loads(stored["notes"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        pass  # absent or damaged: made anew
+    images, notes = _decode(root, paths, resolution)
+    partial = cache.with_suffix(f".{os.getpid()}.partial")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stored = {"sha256": hashlib.sha256(images.numpy().data).hexdigest(), "notes": json.dumps(notes)}
+        save_file({"images": images}, partial, metadata=stored)
+        os.replace(partial, cache)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            partial.unlink()
+        notes = [*notes, f"the decoded images could not be cached in {str(folder)!r} ({error})"]
+    return images, notes
+
+
+def _decode(root: Path, paths: list[str], resolution: int | None) -> tuple[Tensor, list[str]]:
+    """Images (N, C, R, R) uint8: shorter side resized to R, centre crop; C = 1 if all files are grey, else 3.
+
+    Without a resolution, R is the multiple of 4 nearest to the median shorter side, from 8 to 224.
+    """
+    with ThreadPoolExecutor() as pool:
+        headers = [header for header in pool.map(_header, paths) if header]
+        median = statistics.median([min(size) for size, _ in headers] or [8])
+        side = resolution or min(224, max(8, 4 * round(median / 4)))
+        mode = "L" if {mode for _, mode in headers} <= {"1", "L"} else "RGB"
+        _check_memory(len(paths) * len(mode) * side * side, side)
+        out = np.empty((len(paths), len(mode), side, side), np.uint8)
+
+        def decode(index: int) -> str | None:
+            try:
+                out[index] = _pixels(paths[index], mode, side)
+            except Exception as error:  # whatever a decoder makes of a damaged file
+                foreign = isinstance(error, UnidentifiedImageError)
+                reason = "not an image" if foreign else " ".join(str(error).split())
+                return f"{os.path.relpath(paths[index], root)} ({reason})"
+            return None
+
+        faults = [fault for fault in pool.map(decode, range(len(paths))) if fault]
+    if faults:
+        raise DataError(f"{len(faults)} of {len(paths)} images cannot be read: {some(faults)}; repair or delete them")
+    notes = []
+    if any(size != (side, side) for size, _ in headers):
+        notes.append(f"images were resized to {side}x{side} (shorter side, centre crop)")
+    return torch.from_numpy(out), notes
+
+
+def _check_memory(needed: int, side: int) -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    if needed > memory / 2:
+        raise DataError(
+            f"decoded images fit into half the memory, {memory / 2e9:.1f} GB, but these need "
+            f"{needed / 1e9:.1f} GB at {side}x{side}; lower data.resolution or data.images"
+        )
+
+
+def _header(path: str) -> tuple[tuple[int, int], str] | None:
+    """Size and mode of an image file, without decoding it; None if unreadable, which decoding will report."""
+    try:
+        with Image.open(path) as image:
+            return image.size, image.mode
+    except Exception:
+        return None
+
+
+def _pixels(path: str, mode: str, side: int) -> np.ndarray:
+    """(C, side, side) uint8 of one file, turned as its EXIF orientation says."""
+    with Image.open(path) as image:
+        if image.mode[0] in "IF":
+            raise ValueError(f"mode {image.mode} has more than 8 bits per channel")
+        ImageOps.exif_transpose(image, in_place=True)
+        picture = image.convert(mode)
+    if picture.size != (side, side):
+        picture = ImageOps.fit(picture, (side, side), Image.Resampling.BILINEAR)
+    pixels = np.asarray(picture)
+    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)

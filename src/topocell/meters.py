@@ -1,0 +1,98 @@
+"""What a computation costs, exactly: bytes saved for backward, bytes alive, dispatcher calls.
+
+with SavedBytes(exclude=net.parameters()) as saved:
+    loss = net(x).sum()
+saved.total
+"""
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class SavedBytes:
+    """Counts what autograd keeps for the backward pass of the forward pass inside; each storage once.
+
+    Args:
+        exclude: tensors that are alive anyway, such as the parameters; what shares their storage is not counted.
+
+    Attributes:
+        total: bytes. To be read before the backward pass, after which the same address may be another tensor's.
+    """
+
+    def __init__(self, exclude: Iterable[Tensor] = ()) -> None:
+        self._excluded = {tensor.untyped_storage().data_ptr() for tensor in exclude}
+        self._found: dict[int, int] = {}
+        self._hooks = saved_tensors_hooks(self._pack, lambda tensor: tensor)
+
+    def __enter__(self) -> "SavedBytes":
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *fault: Any) -> None:
+        self._hooks.__exit__(*fault)
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._excluded:
+            self._found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    @property
+    def total(self) -> int:
+        """Bytes saved so far."""
+        return sum(self._found.values())
+
+
+class DispatcherCalls(TorchDispatchMode):
+    """Counts the operators that reach a backend inside; `total` is their number.
+
+    A composite operator counts as the operators that it is made of. Forward and backward passes count alike.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        self.total += 1
+        return func(*args, **(kwargs or {}))
+
+
+class LiveBytes(TorchDispatchMode):
+    """Follows every tensor that is made inside until it is freed; `peak` is the most bytes alive at once.
+
+    What kernels allocate for themselves and give back before they return is not seen. Views share the storage of
+    their base, and a storage counts once. A tensor of before counts once it is written to or viewed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._followed: dict[int, weakref.ref] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._follow(tensor.untyped_storage())
+        return out
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()
+        if key in self._followed:
+            return
+
+        def freed(_: object) -> None:
+            del self._followed[key]
+            self.live -= size
+
+        self._followed[key] = weakref.ref(storage, freed)
+        self.live += size
+        self.peak = max(self.peak, self.live)

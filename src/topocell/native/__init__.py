@@ -1,0 +1,153 @@
+"""Compiled kernels for the convolutions of the supernet on CPUs (kernels.c), with the library as the way without.
+
+The C file is compiled on first use by the C compiler of the machine, for its own instruction set, in a second or
+two, and kept in the cache folder. Where there is no compiler, or TOPOCELL_NATIVE=0, `kernels` returns None and the
+engine uses PyTorch's own functions: the same numbers, several times slower.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from ctypes import byref, c_int, c_long, c_void_p
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from topocell.cache import cache_folder
+
+SOURCE = Path(__file__).with_name("kernels.c")
+FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared")
+#: Kernel sizes that the compiled loops exist for.
+SIZES = (3, 5, 7)
+
+Pair = tuple[Tensor, Tensor]
+Tensors = Sequence[Tensor]
+
+
+class Shape(ctypes.Structure):
+    """What a stage works on: images, size in and out, channels, edges, kernel, stride, dilation, threads."""
+
+    _fields_ = [(name, c_int) for name in ("N", "H", "W", "h", "w", "C", "M", "k", "stride", "dil", "threads")]
+
+
+class Kernels:
+    """The functions of kernels.c for one vector width. Tensors are float32 and contiguous in the layout named there."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+
+    def stage_forward(
+        self, shape: Shape, inputs: Tensors, norm: Pair | None, weights: Pair, out: tuple[Tensor, Tensor, Tensor]
+    ) -> None:
+        """Fill `out` = z (M, N, h, w, C), mean and variance (M, C); `norm` is factor and shift of the inputs."""
+        factor, shift = norm or (None, None)
+        args = (_pointers(inputs), _at(factor), _at(shift), *map(_at, weights), *map(_at, out))
+        self._library.stage_forward(byref(shape), *args)
+
+    def combine(self, shape: Shape, z: Tensor, norm: Pair, out: Tensors) -> None:
+        """out[m] += factor z + shift, with `norm` = factor, shift (M, C)."""
+        self._library.combine(byref(shape), _at(z), *map(_at, norm), _pointers(out))
+
+    def gradient_sums(self, shape: Shape, grads: Tensors, stage: tuple[Tensor, Tensor, Tensor], sums: Pair) -> None:
+        """Fill `sums` (M, C) with Σ grad and Σ grad (z − mean) rstd; `stage` is z, mean and rstd."""
+        self._library.gradient_sums(byref(shape), _pointers(grads), *map(_at, stage), *map(_at, sums))
+
+    def stage_backward(
+        self,
+        shape: Shape,
+        inputs: Tensors,
+        norm: Pair | None,
+        weights: Pair,
+        stage: tuple[Tensor, Tensor, Tensor],
+        gain: Tensor | None,
+        grads: Tensors,
+        sums: Pair,
+        d_input: Tensor,
+        d_weights: Pair | None,
+    ) -> None:
+        """Add to, or with `norm` fill, `d_input`, and fill `d_weights` (dw, pw)."""
+        factor, shift = norm or (None, None)
+        d_dw, d_pw = d_weights or (None, None)
+        args = (_pointers(inputs), _at(factor), _at(shift), *map(_at, weights), *map(_at, stage), _at(gain))
+        self._library.stage_backward(
+            byref(shape), *args, _pointers(grads), *map(_at, sums), _at(d_input), _at(d_dw), _at(d_pw)
+        )
+
+    def mix_forward(self, maps: Tensors, mix: Tensor, bases: Sequence[Tensor | None], out: Tensors) -> None:
+        """out[m] = base[m] + Σ_p mix[p, m] maps[p]; all maps in one layout, without gaps."""
+        sizes = c_long(out[0].numel()), len(maps), len(out)
+        args = (_pointers(maps), _at(mix), _pointers(bases), _pointers(out))
+        self._library.mix_forward(*sizes, *args, torch.get_num_threads())
+
+    def mix_backward(
+        self, maps: Tensors, mix: Tensor, grads: Tensors, d_maps: Sequence[Tensor | None], d_mix: Tensor
+    ) -> None:
+        """Fill d_maps[p] = Σ_m mix[p, m] grad[m] and d_mix[p, m] = grad[m] · maps[p]."""
+        sizes = c_long(grads[0].numel()), len(maps), len(grads)
+        args = (_pointers(maps), _at(mix), _pointers(grads), _pointers(d_maps), _at(d_mix))
+        self._library.mix_backward(*sizes, *args, torch.get_num_threads())
+
+
+def kernels(channels: int, like: Tensor) -> Kernels | None:
+    """The kernels for feature maps of so many channels beside `like`, None where the library has to do."""
+    if like.device.type != "cpu" or like.dtype != torch.float32 or os.environ.get("TOPOCELL_NATIVE") == "0":
+        return None
+    if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+        return None  # the library's functions follow the precision that is asked for, and can be traced
+    lanes = next((n for n in (16, 8, 4) if channels % n == 0), None)
+    return None if lanes is None else _load(lanes)
+
+
+@cache
+def _load(lanes: int) -> Kernels | None:
+    compiler = shutil.which(os.environ.get("CC") or "cc")
+    if compiler is None or sys.platform == "win32":
+        return None
+    try:
+        library = ctypes.CDLL(str(_compiled(compiler, lanes)))
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return Kernels(library)
+
+
+def _compiled(compiler: str, lanes: int) -> Path:
+    """The shared library for a vector width, compiled unless the cache has it for this source and machine."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
+    parts = (SOURCE.read_bytes(), version, _processor(), repr(FLAGS).encode(), str(lanes).encode())
+    key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]
+    path = cache_folder() / "kernels" / f"{key}.so"
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / "kernels.so"
+        command = [compiler, *FLAGS, f"-DLANES={lanes}", str(SOURCE), "-o", str(made), "-lm"]
+        # Apple's compiler has no OpenMP; without it the kernels run on one thread.
+        if subprocess.run([*command, "-fopenmp"], capture_output=True, timeout=120).returncode != 0:
+            subprocess.run(command, capture_output=True, check=True, timeout=120)
+        os.replace(made, path)
+    return path
+
+
+def _processor() -> bytes:
+    """What -march=native depends on: a cache folder may be shared by different machines."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_bytes().splitlines() if info.exists() else []
+    known = {line for line in lines if line.startswith((b"flags", b"Features", b"model name"))}
+    return b"\n".join([platform.machine().encode(), platform.processor().encode(), *sorted(known)])
+
+
+def _at(tensor: Tensor | None) -> c_void_p:
+    return c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def _pointers(tensors: Sequence[Tensor | None]) -> "ctypes.Array[c_void_p]":
+    return (c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
