@@ -1,6 +1,7 @@
 """Budgets change sizes, never the method: caps, epochs in proportion, and nothing that a recipe does not have."""
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -49,29 +50,36 @@ def test_sizes_are_capped_and_the_method_stays(name: str, budget: str) -> None:
     published, limits = load_recipe(name), LIMITS[budget]
     recipe = by_the_general_rule(published, budget)
     search, retrain = recipe.search, recipe.retrain
-    assert search.channels == min(published.search.channels, limits.channels)
-    assert search.layers == min(published.search.layers, limits.layers)
+    unit = 2 * math.lcm(search.partial, *(stage.partial or 1 for stage in search.stages))
+    assert search.channels == min(published.search.channels, math.ceil(limits.channels / unit) * unit)
+    layers = NASBENCH201_LAYERS if recipe.space.name == "nasbench201" else limits.layers
+    assert search.layers == min(published.search.layers, layers)
     assert search.batch_size == min(published.search.batch_size, limits.batch_size)
     assert (search.watch_batches or 0) <= limits.watch_batches
     assert (recipe.data.images or 0) <= limits.images and (recipe.data.test_images or 0) <= limits.test_images
     assert retrain.channels == min(published.retrain.channels, limits.retrain_channels)
-    assert retrain.layers == min(published.retrain.layers, limits.retrain_layers)
+    assert retrain.layers == min(published.retrain.layers, max(limits.retrain_layers, layers))
     assert retrain.epochs == min(published.retrain.epochs, limits.retrain_epochs)
     assert retrain.parameters is None
-    assert retrain.test_every == limits.test_every and retrain.seeds == tuple(range(limits.seeds))
+    assert retrain.test_every == limits.test_every and retrain.seeds == published.retrain.seeds[: limits.seeds]
     for mine, theirs in zip(search.stages, published.search.stages, strict=True):
         assert all(getattr(mine, key) == getattr(theirs, key) for key in METHOD)
-        assert mine.layers is None if theirs.layers is None else mine.layers == min(theirs.layers, limits.layers)
+        assert mine.layers is None if theirs.layers is None else mine.layers == min(theirs.layers, layers)
         assert mine.channels is None
         for part in ("alpha", "beta"):
             ours, published_part = getattr(mine, part), getattr(theirs, part)
             assert ours.lr.start == pytest.approx(published_part.lr.start * limits.arch_lr_factor)
             assert (ours.betas, ours.weight_decay) == (published_part.betas, published_part.weight_decay)
+    mine, theirs = recipe.selection.projection, published.selection.projection
+    scaled_alone = {"tune_epochs": mine.tune_epochs, "epochs": mine.epochs, "batches": mine.batches}
+    same_method = published.selection.model_copy(update={"projection": theirs.model_copy(update=scaled_alone)})
     assert (recipe.space, recipe.selection, recipe.search.head) == (
         published.space,
-        published.selection,
+        same_method,
         published.search.head,
     )
+    assert mine.tune_epochs == min(theirs.tune_epochs, limits.tune_epochs)
+    assert mine.batches == limits.select_batches
     assert recipe.data.splits == published.data.splits
 
 
@@ -121,6 +129,14 @@ def test_channels_stay_a_multiple_that_partial_channels_allow(partial: int, budg
     assert data["search"]["channels"] % (2 * partial) == 0
     assert data["search"]["channels"] >= LIMITS[budget].channels
     api.check(Recipe.model_validate(data))
+
+
+@pytest.mark.parametrize("budget", LIMITS)
+def test_channels_suit_the_partial_channels_of_every_stage(budget: str) -> None:
+    recipe = load_recipe("drnas", budget=budget)
+    assert [stage.partial for stage in recipe.search.stages] == [6, 3]
+    assert recipe.search.channels == 12
+    api.check(recipe)
 
 
 @pytest.mark.parametrize("budget", LIMITS)
@@ -191,6 +207,33 @@ def test_a_wrong_value_is_left_for_the_schema() -> None:
     for broken in ({"search": 5}, {"data": 5}, {"search": {"stages": {"a": 1}}}, {"search": {"partial": 0}}, {}):
         for budget in (small, smoke):
             budget(copy.deepcopy(broken), set())
+
+
+@pytest.mark.parametrize(
+    ("given", "small_seeds", "smoke_seeds"),
+    [(None, [0, 1, 2], [0]), ([7], [7], [7]), ([5, 3, 9, 1], [5, 3, 9], [5]), ([], [], []), (4, [0, 1, 2], [0])],
+)
+def test_seeds_of_the_file_are_kept(given: Any, small_seeds: list[int], smoke_seeds: list[int]) -> None:
+    """The first of them; a budget adds none, and fills in its own where the file names none."""
+    retrain = {} if given is None else {"seeds": given}
+    for budget, expected in (("small", small_seeds), ("smoke", smoke_seeds)):
+        assert scaled([], budget, retrain=dict(retrain))["retrain"]["seeds"] == expected
+
+
+def test_decisions_move_forward_with_the_epochs() -> None:
+    stage = {"epochs": 50, "progressive": {"first": 9}}
+    for budget, expected in (("small", {"first": 2, "every": 1}), ("smoke", {"first": 0, "every": 1})):
+        assert scaled([stage], budget)["search"]["stages"][0]["progressive"] == expected
+    untouched = {"epochs": 4, "progressive": {"first": 1, "every": 2}}
+    assert scaled([untouched], "small")["search"]["stages"][0]["progressive"] == {"first": 1, "every": 2}
+
+
+def test_the_epochs_of_tuning_shrink_with_those_between_decisions() -> None:
+    selection = {"projection": {"tune_epochs": 5, "epochs": 25}}
+    found = scaled([], "small", selection=copy.deepcopy(selection))["selection"]["projection"]
+    assert found == {"tune_epochs": 1, "epochs": 5, "batches": SMALL.select_batches}
+    kept = {"projection": {"tune_epochs": 1, "epochs": 9, "batches": 2}}
+    assert scaled([], "small", selection=copy.deepcopy(kept))["selection"] == kept
 
 
 def test_smoke_is_smaller_than_small() -> None:

@@ -40,7 +40,7 @@ def makeable(cell: CellSpec, view: str, sizes: object) -> bool:
     """Whether sets of these sizes can give every node an input (they cannot where nodes outnumber kept edges)."""
     try:
         Subsets(cell, view=view, sizes=sizes)
-    except SpaceError:
+    except (SpaceError, RecipeError):
         return False
     return True
 
@@ -180,24 +180,30 @@ def test_sizes_per_group() -> None:
 # ---- decoding ----
 
 
-def expected_decode(t: Subsets, beta: torch.Tensor, may_drop: bool) -> tuple[list[int], set[int]]:
-    """Kept edges and dropped nodes by brute force."""
-    _, kept, valid = brute_force(t)
-    score = scores(t, beta)
-    edges = set(np.flatnonzero(kept[np.argmax(score)]).tolist())
-    alive = set(range(t.cell.inputs + t.cell.nodes))
-    while True:
-        orphans = {n for n in alive if n >= t.cell.inputs and not any(t.cell.edges[e][1] == n for e in edges)}
-        if not orphans:
-            break
-        alive -= orphans
-        edges = {e for e in edges if set(t.cell.edges[e]) <= alive}
-    dropped = set(t.cell.computed) - alive
-    output_left = (t.cell.computed[-1] in alive) if t.cell.output == "last" else len(dropped) < t.cell.nodes
-    if dropped and not (may_drop and output_left):
-        best = np.argmax(np.where(valid, score, -np.inf))
-        return np.flatnonzero(kept[best]).tolist(), set()
-    return sorted(edges), dropped
+@functools.cache
+def reached(t: Subsets) -> np.ndarray:
+    """Which nodes (A, nodes with the inputs) are reached from the inputs under every assignment."""
+    _, kept, _ = brute_force(t)
+    found = np.zeros((len(kept), t.cell.inputs + t.cell.nodes), dtype=bool)
+    found[:, : t.cell.inputs] = True
+    for e, (src, dst) in enumerate(t.cell.edges):  # by destination: a source is settled before its edges
+        found[:, dst] |= kept[:, e] & found[:, src]
+    return found
+
+
+def expected_decode(t: Subsets, beta: torch.Tensor, may_drop: bool) -> tuple[list[int], set[int], float]:
+    """Kept edges, dropped nodes and the score of the assignment, by brute force."""
+    _, kept, _ = brute_force(t)
+    nodes = reached(t)[:, t.cell.inputs :]
+    if may_drop:
+        allowed = nodes[:, -1] if t.cell.output == "last" else nodes.any(1)
+    else:
+        allowed = nodes.all(1)
+    score = np.where(allowed, scores(t, beta), -np.inf)
+    best = int(np.argmax(score))
+    alive = set(np.flatnonzero(reached(t)[best]).tolist())
+    edges = [e for e in np.flatnonzero(kept[best]).tolist() if t.cell.edges[e][0] in alive]
+    return edges, set(t.cell.computed) - alive, score[best]
 
 
 @variants
@@ -208,13 +214,12 @@ def test_decode_is_the_most_likely_valid_assignment(name: str, view: str, sizes:
     for seed in range(25):
         beta = random_beta(t.n_logits, seed)
         report = t.decode_report(beta)
-        edges, dropped = expected_decode(t, beta, sizes == "any-or-none")
+        edges, dropped, taken = expected_decode(t, beta, sizes == "any-or-none")
         assert list(report.kept) == t.decode(beta) == edges
         assert set(report.dropped_nodes) == dropped
         score = scores(t, beta)
         assert report.argmax_valid == valid[np.argmax(score)] == (report.note is None)
         argmax_valid.add(report.argmax_valid)
-        taken = score.max() if dropped else np.where(valid, score, -np.inf).max()
         assert report.log_probability == pytest.approx(taken - np.logaddexp.reduce(score), abs=1e-9)
     if 0.3 < valid.mean() < 0.75:
         assert argmax_valid == {True, False}  # both ways were taken
@@ -270,14 +275,41 @@ def test_stretchable_cells_drop_nodes_without_an_input_and_what_hangs_on_them() 
 def test_stretchable_cells_that_would_lose_everything_are_repaired() -> None:
     t = make("darts4", "source", "any-or-none")
     beta = preferring(t, (), (), (), (), ())
+    beta[t.groups[1].slice][t.groups[1].choices.sum(1) == 2] = 1.0  # node 1 would rather have two than one
     report = t.decode_report(beta)
-    assert report.dropped_nodes == ()
-    assert not report.argmax_valid
-    assert list(report.kept) == expected_decode(t, beta, True)[0]
-    last = make("nasbench201", "target", "any-or-none")  # its last node is the output: it cannot go
-    beta = preferring(last, (0,), (0,), ())
-    assert last.decode_report(beta).dropped_nodes == ()
-    assert any(last.cell.edges[e][1] == 3 for e in last.decode(beta))
+    assert [t.cell.edges[e] for e in report.kept] == [(1, 2), (1, 3)]
+    assert (report.argmax_valid, report.dropped_nodes) == (False, (4, 5))
+    assert report.note == (
+        "the most likely choices leave nodes 2, 3, 4, 5 without an input; took the most likely ones that leave a cell: "
+        "1 → 2, 3 instead of 1 → nothing; dropped nodes 4, 5, which nothing reaches any more"
+    )
+
+
+@pytest.mark.parametrize("view", ["source", "target"])
+def test_the_output_of_a_nasbench201_cell_is_always_reached(view: str) -> None:
+    """Node 3 is the output; node 1 or 2 may go, with the edges leaving it."""
+    t = make("nasbench201", view, "any-or-none")
+    seen = set()
+    for seed in range(200):
+        report = t.decode_report(random_beta(t.n_logits, seed, 3.0))
+        kept = {t.cell.edges[e] for e in report.kept}
+        assert 3 not in report.dropped_nodes and any(dst == 3 for _, dst in kept)
+        assert all(not set(report.dropped_nodes) & set(edge) for edge in kept)
+        seen.add(report.dropped_nodes)
+    assert {(), (1,), (2,), (1, 2)} == seen
+
+
+def test_the_output_is_reached_in_the_most_likely_way() -> None:
+    """Node 1 alone feeds the output, but nothing feeds node 1: it takes two changes, or one that costs more."""
+    t = make("nasbench201", "source", "any-or-none")  # 0 → {1, 2, 3}, 1 → {2, 3}, 2 → {3}
+    beta = preferring(t, (), (1,), ())
+    to_one, to_three = (list(map(tuple, map(np.flatnonzero, t.groups[0].choices.numpy()))).index((k,)) for k in (0, 2))
+    beta[t.groups[0].slice][to_one], beta[t.groups[0].slice][to_three] = 2.0, 1.0
+    assert [t.cell.edges[e] for e in t.decode(beta)] == [(0, 1), (1, 3)]
+    beta[t.groups[0].slice][to_three] = 2.5
+    report = t.decode_report(beta)
+    assert [t.cell.edges[e] for e in report.kept] == [(0, 3)]  # what leaves node 1 is zero, and goes
+    assert report.dropped_nodes == (1, 2)
 
 
 def test_decode_of_eight_nodes_is_fast() -> None:
@@ -414,7 +446,7 @@ def test_entropy_is_in_nats_and_skips_groups_without_a_choice() -> None:
     entropy = t.entropy(beta, 0.5)
     assert entropy is not None
     assert entropy.item() == pytest.approx(sum(expected) / 4)
-    assert make("chain", "source", 2).entropy(torch.zeros(3)) is None
+    assert make("chain", "source", 1).entropy(torch.zeros(3)) is None
 
 
 # ---- the penalty r(β) ----
@@ -696,6 +728,8 @@ def test_random_topologies_are_valid_at_both_ends_of_the_draw(draw: float) -> No
         (RecipeError, "norm is one of", lambda c: Subsets(c, norm="sum")),
         (RecipeError, "scale is one of", lambda c: Subsets(c, scale=2)),
         (RecipeError, "sizes is one of any, any-or-none", lambda c: Subsets(c, sizes="all")),
+        (RecipeError, "edges of the largest group, 4, but got 5; use 4 or less", lambda c: Subsets(c, sizes=5)),
+        (RecipeError, "largest group, 5, but got 7", lambda c: Subsets(c, view="target", sizes=7)),
         (RecipeError, "sizes .*from 1.*got 0", lambda c: Subsets(c, sizes=0)),
         (RecipeError, "sizes .*from 1.*got 2.5", lambda c: Subsets(c, sizes=2.5)),
         (RecipeError, "sizes .*from 1.*got True", lambda c: Subsets(c, sizes=True)),

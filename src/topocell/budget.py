@@ -5,6 +5,7 @@ overrides come last.
 """
 
 import copy
+import math
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any
@@ -30,10 +31,12 @@ class Limits:
     seeds: int
     test_every: int
     arch_lr_factor: float
+    tune_epochs: int
+    select_batches: int
 
 
-SMALL = Limits(12, 8, 5, 64, 3000, 2000, 16, 8, 10, 16, 5, 3, 5, 10.0)
-SMOKE = Limits(2, 4, 3, 16, 96, 60, 16, 1, 1, 4, 3, 1, 1, 1.0)
+SMALL = Limits(12, 8, 5, 64, 3000, 2000, 16, 8, 10, 16, 5, 3, 5, 10.0, 1, 8)
+SMOKE = Limits(2, 4, 3, 16, 96, 60, 16, 1, 1, 4, 3, 1, 1, 1.0, 1, 1)
 
 #: `layers` of NAS-Bench-201 counts its two residual blocks: 5 is one cell a stage.
 NASBENCH201_LAYERS = 5
@@ -77,18 +80,21 @@ def _scale(data: Data, limits: Limits) -> Data:
     if images.get("dataset", "cifar10") != "digits":
         _cap(images, "resolution", limits.resolution, None)
     search = _section(data, "search")
-    partial = search.get("partial", 1)
-    unit = 2 * partial if isinstance(partial, int) and partial > 0 else 1  # channels are a multiple of it
+    listed = search.get("stages")
+    stages = [s for s in listed if isinstance(s, dict)] if isinstance(listed, list) else []
+    partial = [part.get("partial") for part in (search, *stages)]
+    unit = 2 * math.lcm(*(k for k in partial if isinstance(k, int) and k > 0))  # channels are a multiple of it
     channels = -(-limits.channels // unit) * unit
     _cap(search, "channels", channels, 16)
     _cap(search, "layers", layers, 8)
     _cap(search, "batch_size", limits.batch_size, 64)
     _cap(search, "watch_batches", limits.watch_batches, 16)
-    listed = search.get("stages")
-    stages = [s for s in listed if isinstance(s, dict)] if isinstance(listed, list) else []
     total = sum(s["epochs"] for s in stages if isinstance(s.get("epochs"), int))
     for stage in stages:
-        _scale_epochs(stage, min(1.0, limits.epochs / max(total, 1)))
+        factor = min(1.0, limits.epochs / max(total, 1))
+        _scale_epochs(stage, factor)
+        if isinstance(stage.get("progressive"), dict):
+            _scale_decisions(stage["progressive"], factor)
         if stage.get("layers") is not None:
             _cap(stage, "layers", layers, None)
         if stage.get("channels") is not None:
@@ -96,6 +102,7 @@ def _scale(data: Data, limits: Limits) -> Data:
         for group in ("alpha", "beta"):
             optimizer = _section(stage, group)
             optimizer["lr"] = _times(optimizer.get("lr", 3e-4), limits.arch_lr_factor)
+    _scale_projection(_section(_section(data, "selection"), "projection"), limits)
     retrain = _section(data, "retrain")
     if "parameters" in retrain:
         del retrain["parameters"]
@@ -105,7 +112,8 @@ def _scale(data: Data, limits: Limits) -> Data:
     _cap(retrain, "batch_size", limits.batch_size, 96)
     _cap(retrain, "cutout", limits.resolution // 4, 16)
     retrain["test_every"] = limits.test_every
-    retrain["seeds"] = list(range(limits.seeds))
+    seeds = retrain.get("seeds")
+    retrain["seeds"] = seeds[: limits.seeds] if isinstance(seeds, list) else list(range(limits.seeds))
     return data
 
 
@@ -141,3 +149,19 @@ def _scale_epochs(stage: Data, factor: float) -> None:
     stage["epochs"] = learning + warming
     if warmup:
         stage["warmup"] = warming
+
+
+def _scale_decisions(progressive: Data, factor: float) -> None:
+    """Move the epochs of decisions forward in proportion; what then finds no epoch is decided after the last one."""
+    first, every = progressive.get("first", 9), progressive.get("every", 5)
+    if isinstance(first, int) and isinstance(every, int):
+        progressive |= {"first": round(first * factor), "every": max(1, int(every * factor))}
+
+
+def _scale_projection(projection: Data, limits: Limits) -> None:
+    """Tune less between decisions, and measure on fewer batches."""
+    tune, epochs = projection.get("tune_epochs", 5), projection.get("epochs")
+    _cap(projection, "tune_epochs", limits.tune_epochs, 5)
+    _cap(projection, "batches", limits.select_batches, None)
+    if isinstance(epochs, int) and isinstance(tune, int) and tune > limits.tune_epochs:
+        projection["epochs"] = max(1, epochs * limits.tune_epochs // tune)

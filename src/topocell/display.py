@@ -12,6 +12,7 @@ from rich.text import Text
 from topocell.monitor import Figures
 from topocell.report.draw import draw_text
 from topocell.report.tables import format_accuracy
+from topocell.report.truth import truth_lines, truth_of
 
 #: Seconds between two looks at figures that live on the device.
 REFRESH_SECONDS = 0.5
@@ -30,7 +31,7 @@ class Display(Protocol):
         """A derived cell."""
 
     def results(self, results: Mapping[str, Any]) -> None:
-        """The results of retraining."""
+        """The results of retraining, or what a table of true accuracies says."""
 
     def say(self, text: str) -> None:
         """A message."""
@@ -73,7 +74,9 @@ def epoch_line(record: Mapping[str, Any]) -> str:
 
 
 def result_lines(results: Mapping[str, Any]) -> list[str]:
-    """The results of retraining in words."""
+    """A results.json in words: of retraining, or of a look-up."""
+    if truth := truth_of(results):
+        return truth_lines(truth)
     n = results["n"]
     size = f"{results['parameters'] / 1e6:.3g} M parameters, {results['multiply_adds'] / 1e6:.4g} M multiply-adds"
     return [
@@ -141,7 +144,9 @@ class Terminal(Quiet):
         self._live.start()
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        """A line per epoch, and the cell of now above the bar."""
+        """A line per epoch, and the cell of now above the bar; a decision comes with words of its own."""
+        if record.get("phase") == "select":
+            return
         self._print(epoch_line(record))
         for warning in record.get("warnings", ()):
             self._print(f"  {warning}", style="yellow")

@@ -162,6 +162,34 @@ def retrain_curves(metrics: Iterable[Row], path: Path) -> bool:
     return True
 
 
+def truth_curve(trajectory: Iterable[Row], path: Path) -> bool:
+    """True accuracy in percent of the cell that would be derived after each search epoch, and of the best cell.
+
+    Takes the rows of `trajectory` in results.json, each with the `optimum`, in place of those of metrics.jsonl.
+    """
+    rows = [row for row in trajectory if math.isfinite(_number(row, "accuracy"))]
+    if not rows:
+        return False
+    stages = list(dict.fromkeys(str(row.get("stage")) for row in rows))
+    epochs = [
+        Epoch(number, str(row.get("stage")), {"stage_index": stages.index(str(row.get("stage")))})
+        for number, row in enumerate(rows, start=1)
+    ]
+    with styled():
+        figure, axes = _grid(1, legend_rows=1)
+        numbers = [epoch.number for epoch in epochs]
+        found = _Line("derived cell", [_number(row, "accuracy") for row in rows], CYCLE[0])
+        best = _Line("best cell of the table", [_number(row, "optimum") for row in rows], MUTED, ":")
+        for line in (found, best):
+            if _has_values(line):
+                _plot(axes[0], numbers, line)
+        axes[0].set_title("True accuracy, %")
+        _finish_search_axes(axes[0], epochs)
+        axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.42 / _PANEL[1]), ncols=2)
+        save(figure, path)
+    return True
+
+
 def search_epochs(metrics: Iterable[Row]) -> list[Epoch]:
     """The search rows in order of stage and epoch, numbered from 1 through all stages."""
     found: dict[tuple[int, int], Row] = {}

@@ -27,6 +27,7 @@ from topocell.report.tables import (
     is_number,
     results_table,
 )
+from topocell.report.truth import truth_facts, truth_headline, truth_notes, truth_of
 
 _LOG_LINES = 60
 _CURVES = (
@@ -38,19 +39,21 @@ _CURVES = (
         "The cell that would be derived after each epoch. A rising block of skips is a collapse.",
     ),
     ("retrain", "Retraining", "The derived cell, trained from scratch; the test split is used here and nowhere else."),
+    ("truth", "True accuracy", "That of the cell that would be derived after each epoch, and of the best cell."),
 )
 _DRAW = {
     "search": figures.search_curves,
     "architecture": figures.architecture_curves,
     "operations": figures.operation_curves,
     "retrain": figures.retrain_curves,
+    "truth": figures.truth_curve,
 }
 _FILES = {
     "recipe.yaml": "the resolved recipe",
     "env.json": "versions and machine",
     "metrics.jsonl": "figures of every epoch",
     "genotype.json": "the derived cell",
-    "results.json": "test accuracy per seed",
+    "results.json": "test accuracy per seed or true accuracy",
     "timings.json": "seconds per phase",
     "log.txt": "the log",
 }
@@ -123,7 +126,8 @@ def write_report(run_path: Path | str) -> Path:
     log = found.text("log.txt").splitlines()
     report = path / "report.html"
     with files.guarded(report):
-        drawn = _draw_curves(path, metrics)
+        drawn = _draw_curves(path, dict.fromkeys(_DRAW, metrics) | {"truth": _trajectory(results)})
+        truth = truth_of(results)
         cells, drawing_fault = _draw_cells(path, genotype)
         epochs = figures.search_epochs(metrics)
         page = _template().render(
@@ -139,7 +143,8 @@ def write_report(run_path: Path | str) -> Path:
             drawing_fault=drawing_fault,
             genotype=found.text("genotype.json"),
             origin=_flatten(genotype.get("origin")),
-            curves=[(key, title, caption, drawn[key]) for key, title, caption in _CURVES],
+            curves=[(*curve, drawn[curve[0]]) for curve in _CURVES if curve[0] != ("retrain" if truth else "truth")],
+            looked_up=bool(truth),
             warnings=_warnings(epochs),
             selection=_selection(metrics),
             seeds=results_table(results),
@@ -164,12 +169,18 @@ def _template() -> Any:
     return environment.get_template("report.html")
 
 
-def _draw_curves(path: Path, metrics: list[dict[str, Any]]) -> dict[str, Markup | None]:
+def _trajectory(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the true-accuracy curve, each with the accuracy of the best cell beside its own."""
+    rows, optimum = results.get("trajectory"), truth_of(results).get("optimum")
+    return [{**row, "optimum": optimum} for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _draw_curves(path: Path, rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, Markup | None]:
     """Draw what there is to draw; a figure left by an earlier report goes if there is nothing for it now."""
     drawn: dict[str, Markup | None] = {}
     for key, title, _ in _CURVES:
         target = path / "figures" / f"{key}.svg"
-        if _DRAW[key](metrics, target):
+        if _DRAW[key](rows[key], target):
             drawn[key] = _inline(target, key, f"{title}: curves over epochs")
         else:
             target.unlink(missing_ok=True)
@@ -221,7 +232,12 @@ def _part(recipe: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _headline(results: Mapping[str, Any]) -> dict[str, str]:
-    """Mean accuracy of the last epoch and, apart from it, of the best epoch; empty without results."""
+    """Mean accuracy of the last epoch and, apart from it, of the best epoch; empty without results.
+
+    Of a look-up, the true accuracy and its regret.
+    """
+    if truth := truth_of(results):
+        return truth_headline(truth)
     n = results.get("n")
     if not is_number(results.get("last_mean")) or not isinstance(n, int):
         return {}
@@ -231,11 +247,18 @@ def _headline(results: Mapping[str, Any]) -> dict[str, str]:
         return format_accuracy(mean, std if is_number(std) else None, n) if is_number(mean) else "—"
 
     last, _, count = accuracy("last").partition(" (")
-    return {"last": last, "n": count.rstrip(")"), "best": accuracy("best")}
+    return {
+        "title": "Test accuracy, last epoch",
+        "last": last,
+        "n": count.rstrip(")"),
+        "best": accuracy("best"),
+    }
 
 
 def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Size of the network and of the task, those that are known."""
+    """Size of the network and of the task, those that are known; of a look-up, what the table says."""
+    if truth := truth_of(results):
+        return truth_facts(truth)
     facts = [
         ("Parameters", format_count(results.get("parameters"))),
         ("Multiply-adds", format_count(results.get("multiply_adds"))),
@@ -333,26 +356,8 @@ def _value(value: object) -> str:
 
 def _notes(results: Mapping[str, Any], epochs: list[figures.Epoch]) -> list[str]:
     """What a reader must know to trust the numbers as far as they go, and no further."""
-    notes = [
-        "Test accuracy was computed by retraining only. The search and the selection of the cell never see the test "
-        "split."
-    ]
-    if _headline(results):
-        notes.append(
-            "The headline is the test accuracy after the last epoch. “Best epoch” picks an epoch by its test accuracy "
-            "and is therefore optimistic; it is given for comparison with reports that use it."
-        )
-        if results["n"] >= 2:
-            notes.append(
-                f"± is the sample standard deviation (n − 1) over {results['n']} retrainings of the same cell. It does "
-                "not include how much cells differ between searches with different seeds."
-            )
-        else:
-            notes.append(
-                "One seed was retrained, so no spread can be given: small differences from other results mean nothing."
-            )
-    else:
-        notes.append("No test accuracy has been computed for this run yet; validation accuracies do not replace it.")
+    truth = truth_of(results)
+    notes = truth_notes(truth) if truth else _retraining_notes(results)
     gaps = [(e, e.row["gap"]) for e in epochs if isinstance(e.row.get("gap"), dict)]
     if gaps and all(is_number(gaps[-1][1].get(key)) for key in ("soft", "derived")):
         epoch, gap = gaps[-1]
@@ -360,5 +365,28 @@ def _notes(results: Mapping[str, Any], epochs: list[figures.Epoch]) -> list[str]
             f"After search epoch {epoch.number} the supernet reached {format_percent(gap['soft'])} on the validation "
             f"split with its soft weights and {format_percent(gap['derived'])} masked to the derived cell. The wider "
             "this gap, the less the supernet says about the cell."
+        )
+    return notes
+
+
+def _retraining_notes(results: Mapping[str, Any]) -> list[str]:
+    notes = [
+        "Test accuracy was computed by retraining only. The search and the selection of the cell never see the test "
+        "split."
+    ]
+    if not _headline(results):
+        return [*notes, "No test accuracy has been computed for this run yet; validation accuracies do not replace it."]
+    notes.append(
+        "The headline is the test accuracy after the last epoch. “Best epoch” picks an epoch by its test accuracy "
+        "and is therefore optimistic; it is given for comparison with reports that use it."
+    )
+    if results["n"] >= 2:
+        notes.append(
+            f"± is the sample standard deviation (n − 1) over {results['n']} retrainings of the same cell. It does "
+            "not include how much cells differ between searches with different seeds."
+        )
+    else:
+        notes.append(
+            "One seed was retrained, so no spread can be given: small differences from other results mean nothing."
         )
     return notes

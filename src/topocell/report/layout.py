@@ -194,7 +194,7 @@ def _keep_distance(wish: list[float], weight: list[float], offset: list[float]) 
 def _set_columns(graph: _Graph) -> list[float]:
     """Set x layer by layer, with more room where edges climb far; return half the width of each layer."""
     boxes = graph.boxes
-    half = [max(boxes[i].width for i in layer) / 2 for layer in graph.layers]
+    half = [max((boxes[i].width for i in layer), default=0.0) / 2 for layer in graph.layers]
     x = half[0]
     for depth, layer in enumerate(graph.layers):
         for i in layer:

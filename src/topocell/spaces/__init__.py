@@ -1,5 +1,6 @@
 """Search spaces by name. A new space is one function that returns a `SpaceSpec` and one row in `SPACES`."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -7,14 +8,29 @@ from typing import Any
 from topocell.errors import SpaceError, nearest
 from topocell.spaces.cell import OPERATIONS, CellSpec, SpaceSpec, complete_edges
 from topocell.spaces.darts import DARTS_OPERATIONS, DARTS_OPERATIONS_WITHOUT_NONE, darts
-from topocell.spaces.nasbench201 import NASBENCH201_OPERATIONS, nasbench201
+from topocell.spaces.nasbench201 import (
+    NASBENCH201_OPERATIONS,
+    NASBENCH201_OPERATIONS_WITHOUT_NONE,
+    nasbench201,
+)
+from topocell.spaces.robust import s1, s2, s3, s4
+from topocell.spaces.subspaces import SUBSPACES, subspace
 
-SPACES: dict[str, Callable[..., SpaceSpec]] = {"darts": darts, "nasbench201": nasbench201}
+SPACES: dict[str, Callable[..., SpaceSpec]] = {
+    "darts": darts,
+    "nasbench201": nasbench201,
+    "s1": s1,
+    "s2": s2,
+    "s3": s3,
+    "s4": s4,
+    **{name: functools.partial(subspace, name) for name in SUBSPACES},
+}
 
 __all__ = [
     "DARTS_OPERATIONS",
     "DARTS_OPERATIONS_WITHOUT_NONE",
     "NASBENCH201_OPERATIONS",
+    "NASBENCH201_OPERATIONS_WITHOUT_NONE",
     "OPERATIONS",
     "SPACES",
     "CellSpec",
@@ -37,7 +53,8 @@ def get(name: str, **options: Any) -> SpaceSpec:
     for option in options:
         if option not in known:
             raise SpaceError(
-                f"space {name!r} has no option {option!r}{nearest(option, known)}; it takes: {', '.join(known)}"
+                f"space {name!r} has no option {option!r}{nearest(option, known)}; it takes: "
+                f"{', '.join(known) or 'none'}"
             )
     return SPACES[name](**options)
 

@@ -12,6 +12,8 @@ NASBENCH201_OPERATIONS: tuple[str, ...] = (
     "nor_conv_3x3",
     "avg_pool_3x3",
 )
+#: Its four real operations: for a learned topology, in which an edge that is dropped stands for `none`.
+NASBENCH201_OPERATIONS_WITHOUT_NONE: tuple[str, ...] = NASBENCH201_OPERATIONS[1:]
 
 
 def nasbench201(nodes: int = 3, candidates: Sequence[str] = NASBENCH201_OPERATIONS) -> SpaceSpec:

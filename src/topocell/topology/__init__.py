@@ -6,7 +6,6 @@ the derived cell an input. A new topology is one class that implements `Topology
 and of the stretchable cells are 0, 1, 2.. here.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from topocell import axes
@@ -28,7 +27,7 @@ __all__ = [
     "build",
 ]
 
-TOPOLOGIES: dict[str, Callable[..., Topology]] = {
+TOPOLOGIES: dict[str, type[Topology]] = {
     "dense": Dense,
     "edge-softmax": EdgeSoftmax,
     "edge-sigmoid": EdgeSigmoid,

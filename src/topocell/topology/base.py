@@ -43,6 +43,9 @@ class Topology(ABC):
     dtype. A topology holds no state of the search: equal logits give equal answers.
     """
 
+    #: Whether there are logits to learn.
+    learned: bool = True
+
     def __init__(self, cell: CellSpec, n_logits: int) -> None:
         self.cell = cell
         self.n_logits = n_logits

@@ -24,6 +24,8 @@ class Fixed(Topology):
         SpaceError: an edge that the cell does not have, or a computed node that no edge of the wiring enters.
     """
 
+    learned = False
+
     def __init__(self, cell: CellSpec, edges: Iterable[Sequence[int] | int]) -> None:
         super().__init__(cell, 0)
         index_of: dict[tuple[int, ...], int] = {pair: e for e, pair in enumerate(cell.edges)}

@@ -49,8 +49,9 @@ class Subsets(Topology):
             outgoing edge.
         view: "source" or "target".
         sizes: an integer k, "any" (one edge and more), "any-or-none", or a list with one k per group. An
-            integer k means min(k, n) of n incoming edges, and min(k, max(1, n - 1)) of n outgoing ones: where
-            there is a choice a node never keeps all. For the DARTS cell: the 2, 2, 2, 1, 1 of TopoNAS.
+            integer k, at most the edges of the largest group, means min(k, n) of n incoming edges, and
+            min(k, max(1, n - 1)) of n outgoing ones: where there is a choice a node never keeps all. For the DARTS
+            cell: the 2, 2, 2, 1, 1 of TopoNAS.
         norm: norm(c): "none" is 1; "mean" is 1/|c|, and 0 for the empty set (DOTS; its code leaves it out).
         scale: "unit" makes every s_e = 1 at equal logits: n/k for sets of k (TopoNAS, Eq. 10),
             (2^n-1)/2^(n-1) for any size (Eq. 13), 2 with the empty set. "none" is 1. "printed" is
@@ -162,9 +163,9 @@ class Subsets(Topology):
 
         The papers take the plain argmax, which may leave nodes without an input; this is the exact maximum
         over the choices that do not, by dynamic programming. Ties go to the lowest choices. With sizes
-        "any-or-none" the plain argmax is taken (stretchable cells): nodes that it leaves without an input are
-        dropped with the edges leaving them, and so on. Only if that drops every node, or the last node where
-        it is the cell's output, are the most likely choices that keep all nodes taken.
+        "any-or-none" (stretchable cells) nodes without an input are dropped with the edges leaving them, and so
+        on; the choices are then the most likely ones that leave a cell: at least one node, or the last one where
+        it is the cell's output (NAS-Bench-201).
 
         Raises:
             RunError: a logit is not finite.
@@ -172,24 +173,26 @@ class Subsets(Topology):
         values = self._values(beta)
         scores = [values[group.slice] for group in self.groups]
         plain = [int(np.argmax(score)) for score in scores]
-        kept, dropped = without_orphans(self.cell, self._assignments.edges(plain))
-        if not dropped:
-            return Decoded(kept, True, (), self._log_probability(beta, plain))
         entered = {self.cell.edges[e][1] for e in self._assignments.edges(plain)}
-        problem = f"the most likely choices leave {named(set(self.cell.computed) - entered)} without an input"
-        needed = self.cell.computed if self.cell.output == "concat" else self.cell.computed[-1:]
-        if self._may_drop_nodes and not set(needed) <= set(dropped):
-            note = f"{problem}; dropped {named(dropped)}, which nothing reaches any more"
-            return Decoded(kept, False, dropped, self._log_probability(beta, plain), note)
-        best = self._assignments.best_valid(scores)
-        changes = "; ".join(
+        missed = set(self.cell.computed) - entered
+        if not missed:
+            return Decoded(tuple(self._assignments.edges(plain)), log_probability=self._log_probability(beta, plain))
+        if self._may_drop_nodes:
+            output = self.cell.computed if self.cell.output == "concat" else self.cell.computed[-1:]
+            best, rule = self._assignments.best(scores, output, every=False), "leave a cell"
+        else:
+            best, rule = self._assignments.best(scores, self.cell.computed), "give every node an input"
+        kept, dropped = without_orphans(self.cell, self._assignments.edges(best))
+        notes = [f"the most likely choices leave {named(missed)} without an input"]
+        if changes := [
             f"{self._described(group, new)} instead of {self._described(group, old)}"
             for group, new, old in zip(self.groups, best, plain)
             if new != old
-        )
-        note = f"{problem}; took the most likely ones that give every node an input: {changes}"
-        edges = tuple(self._assignments.edges(best))
-        return Decoded(edges, False, (), self._log_probability(beta, best), note)
+        ]:
+            notes.append(f"took the most likely ones that {rule}: {'; '.join(changes)}")
+        if dropped:
+            notes.append(f"dropped {named(dropped)}, which nothing reaches any more")
+        return Decoded(kept, False, dropped, self._log_probability(beta, best), "; ".join(notes))
 
     def random(self, generator: torch.Generator) -> list[int]:
         """Drawn uniformly from the `n_valid` assignments that give every computed node an input."""
@@ -215,7 +218,12 @@ def _sizes(view: str, sizes: object, n_edges: Sequence[int]) -> list[Sequence[in
         _one_of("sizes", sizes, ("any", "any-or-none"))
         return [range(0 if sizes == "any-or-none" else 1, n + 1) for n in n_edges]
     if not isinstance(sizes, list | tuple):
-        k = positive("sizes", sizes)
+        k, most = positive("sizes", sizes), max(n_edges)
+        if k > most:
+            raise RecipeError(
+                f"sizes is at most the number of edges of the largest group, {most}, but got {k}; "
+                f"use {most} or less, or 'any'"
+            )
         return [[min(k, n if view == "target" else max(1, n - 1))] for n in n_edges]
     if len(sizes) != len(n_edges) or any(positive("sizes", k) > n for k, n in zip(sizes, n_edges)):
         raise RecipeError(

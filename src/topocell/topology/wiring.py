@@ -1,7 +1,7 @@
 """Sets of edges as plain arrays: what each node may choose, and which choices together make a valid cell.
 
-A cell is valid when each of its computed nodes has an input; as edges only lead forward, every node is then
-reached from an input node. Nothing here imports torch.
+A node is *reached* when an edge from an input node or from a reached node enters it. A cell is valid when each of
+its computed nodes has an input; as edges only lead forward, every node is then reached. Nothing here imports torch.
 """
 
 import functools
@@ -39,7 +39,8 @@ class Assignments:
 
     Args:
         cell: the cell.
-        edges: per group, the indices of its edges; each edge of the cell is in one group.
+        edges: per group, the indices of its edges, which all enter or all leave one node; each edge of the cell is
+            in one group, and the groups are in the order of their nodes.
         choices: per group, bool (n_choices, n): the edges that each choice keeps.
 
     Attributes:
@@ -53,7 +54,10 @@ class Assignments:
         self._choices = choices
         bits = [[1 << (cell.edges[e][1] - cell.inputs) for e in group] for group in edges]
         self.covers = [np.bitwise_or.reduce(np.where(b, bit, 0), axis=1) for b, bit in zip(choices, bits)]
-        # Sets of nodes that have an input, as bits; the last is the set of all.
+        # The same of the nodes that the kept edges leave, input nodes below the computed ones.
+        ends = [[1 << cell.edges[e][0] for e in group] for group in edges]
+        self._sources = [np.bitwise_or.reduce(np.where(b, bit, 0), axis=1) for b, bit in zip(choices, ends)]
+        # Sets of computed nodes, as bits; the last is the set of all.
         self._states = np.arange(2**cell.nodes)
 
     def edges(self, assignment: Sequence[int]) -> list[int]:
@@ -83,21 +87,35 @@ class Assignments:
             state |= int(covers[assignment[-1]])
         return assignment
 
-    def best_valid(self, scores: Sequence[np.ndarray]) -> list[int]:
-        """The valid assignment of the largest total score, ties to the lowest choices, group by group.
+    def best(self, scores: Sequence[np.ndarray], needed: Sequence[int], every: bool = True) -> list[int]:
+        """The assignment of the largest total score that reaches nodes, ties to the lowest choices, group by group.
 
-        Dynamic programming over the set of nodes that have an input: `table[g][state]` is the best score
-        with which groups g, g+1.. give an input to every node that `state` lacks.
+        Dynamic programming over the set of reached nodes: `table[g][state]` is the best score with which groups
+        g, g+1.. reach what is needed, given the nodes in `state`.
+
+        Args:
+            scores: per group, the score of each choice.
+            needed: computed nodes to be reached: every one of them, or at least one.
         """
-        table = [np.where(self._states == self._states[-1], 0.0, -np.inf)]
-        for covers, score in zip(reversed(self.covers), reversed(scores)):
-            reached = (table[-1][self._states | cover] + gain for cover, gain in zip(covers, score))
-            table.append(functools.reduce(np.maximum, reached))
-        state, assignment = 0, []
-        for covers, score, rest in zip(self.covers, scores, table[-2::-1]):
-            assignment.append(int(np.argmax(rest[state | covers] + score)))
-            state |= int(covers[assignment[-1]])
+        wanted = sum(1 << (node - self.cell.inputs) for node in needed)
+        found = self._states & wanted
+        table = [np.where(found == wanted if every else found > 0, 0.0, -np.inf)]
+        for covers, sources, score in zip(self.covers[::-1], self._sources[::-1], scores[::-1]):
+            options = zip(covers, sources, score)
+            values = (table[-1][self._after(self._states, cover, source)] + gain for cover, source, gain in options)
+            table.append(functools.reduce(np.maximum, values))
+        state, assignment = np.zeros(1, dtype=np.int64), []
+        for covers, sources, score, rest in zip(self.covers, self._sources, scores, table[-2::-1]):
+            after = self._after(state, covers, sources)
+            assignment.append(int(np.argmax(rest[after] + score)))
+            state = after[assignment[-1:]]
         return assignment
+
+    def _after(self, states: np.ndarray, covers: np.ndarray, sources: np.ndarray) -> np.ndarray:
+        """The reached nodes after a choice: those that it covers join them if one of its sources is reached."""
+        inputs = self.cell.inputs
+        live = (states << inputs | (1 << inputs) - 1) & sources
+        return np.where(live > 0, states | covers, states)
 
 
 def without_orphans(cell: CellSpec, edges: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
