@@ -12,6 +12,7 @@ from torch import Tensor
 
 from topocell import spaces
 from topocell.arch import ArchState
+from topocell.engine import OneHotWeights
 from topocell.errors import RecipeError
 from topocell.relaxation import RELAXATIONS
 from topocell.spaces import DARTS_OPERATIONS, DARTS_OPERATIONS_WITHOUT_NONE, CellSpec, SpaceSpec, complete_edges
@@ -21,6 +22,10 @@ GROUPS = [list(DARTS_OPERATIONS[:4]), list(DARTS_OPERATIONS[4:])]
 RELAXATION_CHOICES: dict[str, Any] = {
     "softmax": "softmax",
     "grouped-softmax": {"name": "grouped-softmax", "groups": GROUPS},
+    "gumbel-softmax": "gumbel-softmax",
+    "gumbel-straight-through": "gumbel-straight-through",
+    "sigmoid": "sigmoid",
+    "dirichlet": "dirichlet",
     "uniform": "uniform",
 }
 TOPOLOGY_CHOICES: dict[str, Any] = {
@@ -100,14 +105,21 @@ def test_beta_has_the_published_numbers_of_entries(nodes: int, topology: Any, en
 @pytest.mark.parametrize("relaxation", RELAXATION_CHOICES.values(), ids=RELAXATION_CHOICES)
 def test_every_pair_of_choices_gives_the_two_tensors_of_each_cell_type(relaxation: Any, topology: Any) -> None:
     arch = state(None, relaxation, topology)
+    torch.manual_seed(0)
     weights = arch()
     assert list(weights) == ["normal", "reduce"]
+    torch.manual_seed(0)
     for name, (ops, edges) in weights.items():
         assert (ops.shape, edges.shape) == ((14, 8), (14,))
         assert torch.equal(ops, arch.ops(name))
         assert torch.equal(edges, arch.edges(name))
         assert (ops >= 0).all()
         assert (edges >= 0).all()
+        assert isinstance(weights[name], OneHotWeights) == (relaxation == "gumbel-straight-through")
+        expected = arch.expected()[name]
+        assert torch.equal(expected.edges, edges)
+        assert torch.equal(expected.ops, ops) != arch.relaxations[name].sampled
+        assert not isinstance(expected, OneHotWeights)
 
 
 # --- initial values
@@ -152,10 +164,10 @@ def test_what_is_removed_weighs_exactly_nothing(seed: int, relaxation: str) -> N
     arch.restrict({"normal": mask})
     ops, parts = arch.ops("normal"), arch.relaxations["normal"].parts(mask)
     assert not ops[~mask].any()
-    for part in parts:
+    for part in parts if arch.relaxations["normal"].normalised else ():
         live = part.any(1).to(ops)
         torch.testing.assert_close((ops * part).sum(1), live)
-    assert (arch.ops("reduce") > 0).all()
+    assert (arch.expected()["reduce"].ops > 0).all()
 
 
 def test_removal_is_for_good() -> None:
@@ -189,6 +201,7 @@ def test_edges_with_fewer_candidates_have_padding_that_weighs_nothing() -> None:
 @pytest.mark.parametrize("relaxation", RELAXATION_CHOICES)
 def test_gradients_reach_the_logits(relaxation: str, topology: str) -> None:
     arch = state(None, RELAXATION_CHOICES[relaxation], TOPOLOGY_CHOICES[topology], init=1.0)
+    torch.manual_seed(0)
     loss = sum((w.ops.square().sum() + w.edges.square().sum() for w in arch().values()), torch.zeros(()))
     if not loss.requires_grad:
         assert {relaxation, topology} <= GRADIENT_FREE
@@ -228,7 +241,52 @@ def test_temperatures_sharpen_operations_and_edges_each_for_itself() -> None:
     assert torch.equal(sharper, topology.weights(arch.beta["normal"], 0.1))
 
 
+# --- auxiliary skip connections
+
+
+@pytest.mark.parametrize("relaxation", RELAXATION_CHOICES)
+def test_an_auxiliary_skip_is_added_to_live_skips_in_what_the_supernet_sees_alone(relaxation: str) -> None:
+    arch = state(None, RELAXATION_CHOICES[relaxation], init=1.0)
+    mask = torch.ones(14, 8, dtype=torch.bool)
+    mask[2, 3] = mask[5] = False  # skip_connect is the fourth candidate
+    arch.restrict({"normal": mask})
+    expected, found = arch.expected()["normal"].ops, []
+    for auxiliary in (0.0, 0.4):
+        arch.auxiliary_skip = auxiliary
+        torch.manual_seed(0)
+        found.append(arch()["normal"])
+    difference = torch.zeros(14, 8)
+    difference[:, 3] = 0.4
+    difference[[2, 5], 3] = 0
+    torch.testing.assert_close(found[1].ops - found[0].ops, difference)
+    assert torch.equal(arch.expected()["normal"].ops, expected)
+    assert not isinstance(found[1], OneHotWeights)
+
+
+def test_the_auxiliary_skip_survives_in_the_state_dict() -> None:
+    arch, other = state(), state(seed=1)
+    arch.auxiliary_skip = 0.25
+    other.load_state_dict(through_a_file(arch.state_dict()))
+    assert other.auxiliary_skip == 0.25
+
+
 # --- penalty, entropy
+
+
+def test_the_penalty_of_alpha_is_the_sum_over_the_cell_types() -> None:
+    for relaxation in ("sigmoid", "dirichlet"):
+        arch = state(None, relaxation, init=1.0)
+        each = [r.penalty(arch.alpha[t], arch.mask(t)) for t, r in arch.relaxations.items()]
+        torch.testing.assert_close(arch.alpha_penalty(), each[0] + each[1])
+        arch.alpha_penalty().backward()
+        assert all(alpha.grad is not None and alpha.grad.any() for alpha in arch.alpha.values())
+    assert state().alpha_penalty() == 0
+
+
+def test_entropies_of_sampled_relaxations_are_those_of_their_distributions() -> None:
+    for relaxation in ("gumbel-softmax", "gumbel-straight-through", "dirichlet"):
+        arch = state(None, relaxation, init=0.0)
+        assert arch.alpha_entropy() == pytest.approx({"normal": math.log(8), "reduce": math.log(8)})
 
 
 def test_the_penalty_is_the_sum_over_the_cell_types() -> None:
@@ -300,7 +358,7 @@ def test_the_state_dict_keeps_logits_masks_and_temperatures() -> None:
 
 
 def test_weights_have_the_dtype_of_the_logits() -> None:
-    weights: list[Tensor] = [t for w in state(None, "softmax", PAIRS).double()().values() for t in w]
+    weights: list[Tensor] = [t for w in state(None, "softmax", PAIRS).double()().values() for t in (w.ops, w.edges)]
     assert {w.dtype for w in weights} == {torch.float64}
 
 

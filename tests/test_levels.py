@@ -17,6 +17,7 @@ from torch.optim import SGD, Adam
 from topocell import spaces
 from topocell.arch import ArchState
 from topocell.engine import ArchWeights, Supernet
+from topocell.relaxation import Sigmoid
 from topocell.search import levels
 from topocell.search.levels import LEVELS, ArchBatch, Batch, Learner, frozen, unrolled_gradient
 
@@ -174,6 +175,12 @@ def by_hand_bilevel(of: Learner, train: Batch, updates: Sequence[ArchBatch]) -> 
     move_weights(of, train)
 
 
+def by_hand_weights_first(of: Learner, train: Batch, updates: Sequence[ArchBatch]) -> None:
+    move_weights(of, train)
+    for u in updates:
+        move_arch(of, u, gradient(of, u.batch, logits(of, u.alpha, u.beta), u.beta))
+
+
 def by_hand_mixed(of: Learner, train: Batch, updates: Sequence[ArchBatch]) -> None:
     move_weights(of, train)
     for u in updates:
@@ -186,6 +193,7 @@ def by_hand_mixed(of: Learner, train: Batch, updates: Sequence[ArchBatch]) -> No
 BY_HAND: dict[str, Callable[[Learner, Batch, Sequence[ArchBatch]], None]] = {
     "single": by_hand_single,
     "bilevel": by_hand_bilevel,
+    "bilevel-weights-first": by_hand_weights_first,
     "mixed": by_hand_mixed,
 }
 
@@ -233,6 +241,7 @@ def test_no_level_takes_more_passes_than_it_needs() -> None:
     assert passes("weights") == 1
     assert passes("single") == 1
     assert passes("bilevel") == 2 + 1
+    assert passes("bilevel-weights-first") == 1 + 2
     assert passes("unrolled") == 2 * 4 + 1
     assert passes("mixed") == 1 + 2 * 2
     assert passes("mixed", mixed=0.0) == 1 + 2
@@ -241,7 +250,7 @@ def test_no_level_takes_more_passes_than_it_needs() -> None:
 # --- the penalty
 
 
-@pytest.mark.parametrize("level", ["single", "bilevel", "unrolled", "mixed"])
+@pytest.mark.parametrize("level", sorted(set(LEVELS) - {"weights"}))
 @pytest.mark.parametrize("chosen", CHOSEN)
 def test_the_penalty_enters_beta_exactly_once(level: str, chosen: str) -> None:
     """α and β follow plain gradient descent of rate 1 here: how far they move is the gradient."""
@@ -258,6 +267,69 @@ def test_the_penalty_enters_beta_exactly_once(level: str, chosen: str) -> None:
     assert same(moved[0.0][1], moved[PENALTY][1])
     for without, with_penalty, r in zip(moved[0.0][2], moved[PENALTY][2], expected):
         torch.testing.assert_close(without - with_penalty, PENALTY * beta * r, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("level", sorted(set(LEVELS) - {"weights"}))
+@pytest.mark.parametrize("chosen", CHOSEN)
+def test_the_penalty_of_the_relaxation_enters_alpha_exactly_once(level: str, chosen: str) -> None:
+    alpha, beta = CHOSEN[chosen]
+    moved = {}
+    for penalty in (0.0, 5.0):
+        subject = learner()
+        subject.alpha_penalty = penalty
+        subject.arch.relaxations = {t: Sigmoid(cell) for t, cell in SPACE.cells.items()}  # type: ignore[assignment]
+        subject.alpha = SGD(subject.arch.alpha.values(), lr=1.0)  # type: ignore[assignment]
+        expected = torch.autograd.grad(subject.arch.alpha_penalty(), list(subject.arch.alpha.values()))
+        LEVELS[level](subject, batch(0), [ArchBatch(batch(1), alpha, beta)])
+        moved[penalty] = copies(subject)
+    assert all(r.any() for r in expected)
+    assert same(moved[0.0][2], moved[5.0][2])
+    for without, with_penalty, r in zip(moved[0.0][1], moved[5.0][1], expected):
+        torch.testing.assert_close(without - with_penalty, 5.0 * alpha * r, rtol=1e-8, atol=1e-12)
+
+
+def test_the_gradient_of_the_logits_is_clipped_as_a_whole() -> None:
+    norms = []
+    for clip in (None, 1e-3):
+        subject = learner()
+        subject.arch_clip = clip
+        before = subject.arch_parameters(True, True)
+        start = [p.detach().clone() for p in before]
+        subject.alpha = SGD(subject.arch.alpha.values(), lr=1.0)  # type: ignore[assignment]
+        subject.beta = SGD(subject.arch.beta.values(), lr=1.0)  # type: ignore[assignment]
+        LEVELS["bilevel"](subject, batch(0), [ArchBatch(batch(1), True, True)])
+        norms.append(torch.cat([(p.detach() - s).flatten() for p, s in zip(before, start)]).norm().item())
+    assert norms[0] > 2e-3
+    assert norms[1] == pytest.approx(1e-3, rel=1e-2)
+
+
+# --- perturbation
+
+
+def test_a_perturbation_is_what_the_weights_see_and_the_architecture_does_not() -> None:
+    """With a perturbation that keeps the first candidate alone, on the batch of the weights."""
+    seen: list[tuple[Tensor, Tensor, bool]] = []
+
+    def first_only(of: Learner, weights: dict[str, ArchWeights], given: Batch) -> dict[str, ArchWeights]:
+        assert torch.equal(given[0], batch(0)[0])
+        assert not any(w.ops.requires_grad for w in weights.values())
+        only = torch.tensor([1.0, 0.0], dtype=F64).expand(5, 2)
+        return {t: w._replace(ops=only) for t, w in weights.items()}
+
+    subject = learner()
+    subject.perturb = first_only
+    real = {t: w.ops.detach() for t, w in subject.arch().items()}
+
+    def look(_: nn.Module, inputs: tuple[Tensor, dict[str, ArchWeights]]) -> None:
+        ops = inputs[1]["normal"].ops
+        seen.append((inputs[0], ops.detach(), ops.requires_grad))
+
+    subject.net.register_forward_pre_hook(look)
+    LEVELS["bilevel"](subject, batch(0), [ArchBatch(batch(1), True, True)])
+    (on_val, ops_val, learning), (on_train, ops_train, fixed) = seen
+    assert torch.equal(on_val, batch(1)[0]) and torch.equal(ops_val, real["normal"]) and learning
+    assert torch.equal(on_train, batch(0)[0]) and not fixed
+    assert ops_train.tolist() == [[1.0, 0.0]] * 5
 
 
 # --- second order
@@ -394,7 +466,7 @@ def test_the_weights_come_back_bit_for_bit_whatever_happens(fails_at: int | None
 
 def test_levels_are_told_apart() -> None:
     """From one state, every level takes the architecture somewhere else."""
-    assert len(LEVELS) == 5
+    assert len(LEVELS) == 6
     found = []
     for level in LEVELS.values():
         subject = learner(lr=1.0)

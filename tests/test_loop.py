@@ -20,12 +20,14 @@ from topocell.augment import NO_AUGMENTATION, augment
 from topocell.data import Batches, SearchData
 from topocell.errors import DataError, RunError
 from topocell.monitor import Interrupted, Silent
+from topocell.relaxation import RELAXATIONS
 from topocell.search import levels
 from topocell.search.levels import LEVELS, ArchBatch, Batch, Learner
 from topocell.search.loop import Search
 from topocell.search.plan import SearchPlan
+from topocell.search.robust import PERTURBATIONS
 from topocell.search.selection import Rules, derive
-from topocell.search.watch import skip_warnings
+from topocell.search.watch import observe, skip_warnings
 
 THIRDS = {"train": 1 / 3, "val-alpha": 1 / 3, "val-beta": 1 / 3}
 HALVES = {"train": 0.5, "val": 0.5}
@@ -150,6 +152,19 @@ SEARCHES: dict[str, tuple[dict[str, float], SearchPlan]] = {
             {"level": "weights", "shrink": 1},
             head="bn-relu",
             partial=2,
+        ),
+    ),
+    "sampled and perturbed": (
+        HALVES,
+        plan(
+            {"level": "bilevel-weights-first", "relaxation": "gumbel-straight-through", "topology": SETS, "partial": 2},
+            {"perturbation": "adversarial", "auxiliary_skip": 0, "arch_clip": 1.0},
+            {
+                "relaxation": "dirichlet",
+                "alpha_penalty": 0.1,
+                "auxiliary_skip": {"shape": "linear", "start": 1, "end": 0},
+            },
+            {"level": "single", "relaxation": "gumbel-softmax", "op_temperature": 0.5, "topology": SETS},
         ),
     ),
 }
@@ -357,6 +372,57 @@ def test_temperatures_and_learning_rates_follow_their_curves(halves: SearchData)
     assert [pytest.approx(pair) for pair in rates[::2]] == [(0.3, 0.6), (0.2, 0.4), (0.1, 0.2)]
 
 
+def test_what_a_stage_schedules_reaches_the_learner(halves: SearchData) -> None:
+    stage = {
+        "epochs": 3,
+        "auxiliary_skip": {"shape": "linear", "start": 1, "end": 0},
+        "skip_dropout": {"shape": "linear", "start": 0.3, "end": 0},
+        "alpha_penalty": 0.5,
+        "relaxation": "sigmoid",
+        "arch_clip": 3,
+    }
+    found: list[tuple[float, float]] = []
+    running = search(plan(stage, {"perturbation": "uniform"}), halves, recorder := Recorder())
+    recorder.look = lambda due: found.append((running.learner.arch.auxiliary_skip, running.learner.net.skip_dropout))
+    running.run()
+    assert found[:6:2] == [pytest.approx(pair) for pair in [(1, 0.3), (2 / 3, 0.2), (1 / 3, 0.1)]]
+    assert found[-1] == (0, 0)
+    learner = running.learner
+    assert (learner.alpha_penalty, learner.arch_clip, learner.epsilon) == (0, None, 0.03)
+    assert learner.perturb is PERTURBATIONS["uniform"]
+    first = finished(plan(stage), halves).learner
+    assert (first.alpha_penalty, first.arch_clip, first.perturb) == (0.5, 3, None)
+
+
+def test_epsilon_of_sdarts_grows_with_the_epochs() -> None:
+    """0.03 in epoch 0, 0.2946 in epoch 49: ε(e) = 0.03 + 0.27 e / E, not e / (E − 1)."""
+    stage = plan({"epochs": 50, "perturbation": "uniform"}).stages[0]
+    assert stage.epsilon.value(0, 50) == 0.03
+    assert stage.epsilon.value(49, 50) == pytest.approx(0.2946)
+
+
+@pytest.mark.parametrize("relaxation", ["gumbel-softmax", "gumbel-straight-through", "dirichlet"])
+def test_decisions_and_figures_are_not_sampled(
+    halves: SearchData, tmp_path: Path, relaxation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watch and the shrink ask for expected weights; a sample in either would fail here."""
+    both = plan({"relaxation": relaxation}, {"epochs": 0, "shrink": "best"}, watch_batches=None)
+    state = at_the_end_of_the_first_stage(both, halves, tmp_path)
+    for kind in SPACE.cells:
+        state["arch"][f"alpha.{kind}"] = on_each_edge([2.0, 1.0, 0.5])
+    kind = RELAXATIONS[relaxation]
+    monkeypatch.setattr(kind, "weights", lambda *_: pytest.fail("sampled"))
+    done = continued(both, halves, state)
+    assert {cell.candidates for cell in done.space.cells.values()} == {(("skip_connect",),) * 5}
+    learner = restored(both, halves, state)
+    val = Batches(
+        halves.get("val"), 16, mean=halves.mean, std=halves.std, augmentation=None, device="cpu", seed=0, purpose="any"
+    )
+    records = [observe(learner.net, learner.arch, Rules(), [val.batch(0, 0)]) for _ in range(2)]
+    assert records[0] == records[1]
+    assert learner.net.training
+
+
 # --- from one stage to the next
 
 
@@ -478,6 +544,8 @@ MOMENTS = {"momentum", "moments of alpha", "moments of beta"}
         ({"topology": "dense"}, {"beta"}),
         ({"layers": 2}, {"weights", "momentum"}),
         ({"channels": 6}, {"weights", "momentum"}),
+        ({"partial": 2}, {"weights", "momentum"}),
+        ({"partial": 1}, set()),
         ({"channels": 4, "layers": 3}, set()),  # the sizes that the plan has anyway
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
@@ -517,6 +585,16 @@ def test_layers_and_channels_of_a_stage(halves: SearchData) -> None:
     assert list(dict.fromkeys(sizes)) == [(0, 3, 4), (1, 4, 4), (2, 3, 6)]
 
 
+def test_partial_channels_of_a_stage_come_before_those_of_the_plan(halves: SearchData) -> None:
+    """PC-DARTS for the operations, then all channels for the topology."""
+    found: list[tuple[int, int]] = []
+    running = search(plan({"partial": 1}, {}, {"partial": 1}, partial=2), halves, recorder := Recorder())
+    recorder.look = lambda due: found.append((running.stage, sum(p.numel() for p in running.learner.net.parameters())))
+    running.run()
+    sizes = dict(found)
+    assert sizes[0] == sizes[2] > sizes[1]
+
+
 def test_a_stage_of_no_epochs_trains_nothing(halves: SearchData) -> None:
     recorder = Recorder()
     done = finished(plan({"epochs": 0}), halves, recorder)
@@ -553,7 +631,7 @@ def test_the_records_describe_each_epoch(halves: SearchData) -> None:
     watched = Batches(
         val, 16, mean=halves.mean, std=halves.std, augmentation=None, device="cpu", seed=0, purpose="stage-1 watch"
     )
-    soft = done.learner.arch()
+    soft = done.learner.arch.expected()
     with torch.no_grad():
         batches = [watched.batch(0, i) for i in range(len(watched))]  # batch norm takes its statistics from a batch
         correct = [

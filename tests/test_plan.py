@@ -175,6 +175,16 @@ def test_the_splits_that_a_stage_needs(options: dict[str, Any], splits: set[str]
         ({"weights": {"momentum": 1.0}}, "less than 1"),
         ({"weights": {"clip": 0}}, "greater than 0"),
         ({"alpha": {"betas": [0.5, 1.0]}}, "less than 1"),
+        ({"partial": 0}, "greater than or equal to 1"),
+        ({"arch_clip": 0}, "greater than 0"),
+        ({"perturbation": "unifrom"}, "unknown perturbation 'unifrom' .did you mean 'uniform'"),
+        ({"level": "unrolled", "relaxation": "gumbel-softmax"}, "gumbel-softmax draws a new one for each; use level"),
+        ({"level": "single", "perturbation": "uniform"}, "level single moves weights and architecture in one pass"),
+        ({"relaxation": "gumbel-straight-through", "perturbation": "uniform"}, "has one-hot samples; use relaxation"),
+        ({"relaxation": "sigmoid", "perturbation": "adversarial"}, "has independent weights; use relaxation softmax"),
+        ({"auxiliary_skip": 0.5, "perturbation": "uniform"}, "auxiliary_skip adds up to 0.5 to them; leave one"),
+        ({"alpha_penalty": 1}, "needs a relaxation with a penalty, but softmax has none; use sigmoid or dirichlet"),
+        ({"relaxation": "uniform"}, "relaxation uniform and topology dense have nothing to learn; use level weights"),
         ({"levle": "single"}, "Extra inputs are not permitted"),
     ],
 )
@@ -195,6 +205,17 @@ def test_stages_that_cannot_be(options: dict[str, Any], message: str) -> None:
 def test_plans_that_cannot_be(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         SearchPlan.model_validate(options)
+
+
+def test_a_stage_that_learns_nothing_about_the_architecture_may_have_nothing_to_learn() -> None:
+    for options in ({"level": "weights"}, {"warmup": 4}, {"epochs": 0}, {"topology": "edge-softmax"}):
+        assert stage(relaxation="uniform", **options).relaxation.name == "uniform"
+
+
+def test_the_size_of_a_stage_comes_before_that_of_the_plan() -> None:
+    plan = SearchPlan(channels=12, layers=5, partial=2, stages=(stage(), stage(name="other", partial=1, layers=9)))
+    assert plan.size(plan.stages[0]) == {"channels": 12, "layers": 5, "partial": 2}
+    assert plan.size(plan.stages[1]) == {"channels": 12, "layers": 9, "partial": 1}
 
 
 def test_plans_are_fixed_once_read() -> None:

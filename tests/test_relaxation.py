@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 
 from topocell import relaxation, spaces
 from topocell.errors import RecipeError, SpaceError
-from topocell.relaxation import RELAXATIONS, GroupedSoftmax, Relaxation, Softmax, Uniform, candidate_mask
+from topocell.relaxation import (
+    RELAXATIONS,
+    Dirichlet,
+    GroupedSoftmax,
+    GumbelSoftmax,
+    GumbelStraightThrough,
+    Relaxation,
+    Sigmoid,
+    Softmax,
+    Uniform,
+    candidate_mask,
+)
 from topocell.spaces.cell import CellSpec
 
 DARTS = spaces.get("darts").cells["normal"]
@@ -25,6 +36,7 @@ RAGGED = CellSpec(
         ("none", "max_pool_3x3"),
     ),
 )
+THREE = ("skip_connect", "sep_conv_3x3", "max_pool_3x3")
 CELLS = {"darts": DARTS, "ragged": RAGGED}
 #: DOTS, Group-V2: operations that shape the topology, and the others.
 GROUPS = [
@@ -34,9 +46,15 @@ GROUPS = [
 OPTIONS: dict[str, dict[str, object]] = {
     "softmax": {"offset": {"sep_conv_3x3": 0.6, "none": -0.4}},
     "grouped-softmax": {"groups": GROUPS},
+    "gumbel-softmax": {"offset": {"sep_conv_3x3": 0.6, "none": -0.4}},
+    "gumbel-straight-through": {},
+    "sigmoid": {},
+    "dirichlet": {},
     "uniform": {},
 }
+SAMPLED = {"gumbel-softmax", "gumbel-straight-through", "dirichlet"}
 every_relaxation = pytest.mark.parametrize("name", list(RELAXATIONS))
+every_sampled = pytest.mark.parametrize("name", sorted(SAMPLED))
 every_cell = pytest.mark.parametrize("cell", list(CELLS.values()), ids=list(CELLS))
 
 
@@ -129,12 +147,15 @@ def test_weights_sum_to_the_number_of_live_parts(
 ) -> None:
     relax = built(name, RAGGED)
     mask = candidate_mask(RAGGED) & torch.tensor(live).view(4, 4)
-    weights = relax.weights(torch.tensor(values, dtype=torch.float64).view(4, 4), mask, temperature)
-    assert (weights[~mask] == 0).all()
-    assert (weights >= 0).all()
+    alpha = torch.tensor(values, dtype=torch.float64).view(4, 4)
     groups = [members(RAGGED, g) for g in GROUPS] if name == "grouped-softmax" else [torch.tensor(True)]
-    expected = sum((mask & g).any(1).double() for g in groups)
-    torch.testing.assert_close(weights.sum(1), expected)
+    sums = sum((mask & g).any(1).double() for g in groups)
+    for weights in (relax.weights(alpha, mask, temperature), relax.expected(alpha, mask, temperature)):
+        assert (weights[~mask] == 0).all()
+        assert (weights >= 0).all()
+        assert (weights <= 1 + 1e-12).all()
+        if relax.normalised:
+            torch.testing.assert_close(weights.sum(1), sums)
     parts = relax.parts(mask)
     assert sum(part.int() for part in parts).tolist() == mask.int().tolist()
 
@@ -151,13 +172,19 @@ def test_edges_without_live_candidates_are_zero_also_in_gradients(name: str, cel
         weights = relax.weights(alpha, mask, temperature)
         assert torch.isfinite(weights).all()
         assert (weights[0] == 0).all()
-        gradient = torch.autograd.grad((weights**2).sum() + 0 * alpha.nansum(), alpha)[0]
-        assert torch.isfinite(gradient).all()
-        assert (gradient[~mask] == 0).all()
+        expected = relax.expected(alpha, mask, temperature)
+        assert torch.isfinite(expected).all()
+        assert (expected[0] == 0).all()
+        penalty = relax.penalty(alpha, mask)
+        assert penalty.shape == () and torch.isfinite(penalty)
+        for value in ((weights**2).sum(), (expected**2).sum(), penalty):
+            gradient = torch.autograd.grad(value + 0 * alpha.nansum(), alpha)[0]
+            assert torch.isfinite(gradient).all()
+            assert (gradient[~mask] == 0).all()
 
 
 @every_cell
-@pytest.mark.parametrize("name", ["softmax", "grouped-softmax"])
+@pytest.mark.parametrize("name", ["softmax", "grouped-softmax", "sigmoid"])
 def test_gradients(name: str, cell: CellSpec) -> None:
     relax = built(name, cell)
     alpha = random_alpha(cell).requires_grad_()
@@ -268,6 +295,16 @@ def test_entropy_is_in_nats_over_what_is_still_open() -> None:
     assert relax.entropy(weights, mask & False).item() == 0
 
 
+def test_independent_weights_have_the_entropy_of_each_candidate() -> None:
+    relax, mask = Sigmoid(RAGGED), candidate_mask(RAGGED)
+    assert relax.entropy(relax.expected(torch.zeros(4, 4), mask), mask).item() == pytest.approx(math.log(2))
+    alpha = random_alpha(RAGGED)
+    p = [1 / (1 + math.exp(-a)) for a in alpha[mask].tolist()]
+    each = [-x * math.log(x) - (1 - x) * math.log(1 - x) for x in p]
+    assert relax.entropy(relax.expected(alpha, mask), mask).item() == pytest.approx(sum(each) / 10)
+    assert relax.entropy(relax.expected(alpha, mask), mask & False).item() == 0
+
+
 # ---- every relaxation ----
 
 
@@ -279,8 +316,137 @@ def test_contract(name: str, dtype: torch.dtype) -> None:
     weights = relax.weights(alpha, mask)
     assert (weights.shape, weights.dtype) == ((4, 4), dtype)
     assert relax.entropy(weights, mask).shape == ()
-    assert relax.sampled is False
+    assert relax.sampled == (name in SAMPLED)
+    assert torch.equal(weights, relax.weights(alpha, mask)) != relax.sampled or relax.one_hot
     assert not torch.equal(weights, relax.weights(alpha, mask & random_mask(RAGGED, 1)))
+    expected = relax.expected(alpha, mask)
+    assert (expected.shape, expected.dtype) == ((4, 4), dtype)
+    assert torch.equal(expected, relax.expected(alpha, mask))
+    assert relax.penalty(alpha, mask).dtype == dtype
+
+
+@every_relaxation
+def test_a_seed_gives_the_same_weights_again(name: str) -> None:
+    relax, alpha, mask = built(name, DARTS), random_alpha(DARTS), random_mask(DARTS, 1)
+    drawn = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        drawn.append(relax.weights(alpha, mask))
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2]) != relax.sampled
+
+
+@every_relaxation
+def test_expected_weights_draw_nothing(name: str) -> None:
+    relax, alpha, mask = built(name, DARTS), random_alpha(DARTS), candidate_mask(DARTS)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    relax.expected(alpha, mask)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", sorted(set(RELAXATIONS) - SAMPLED))
+def test_without_sampling_the_weights_are_the_expected_ones(name: str) -> None:
+    relax, alpha, mask = built(name, RAGGED), random_alpha(RAGGED), random_mask(RAGGED, 1)
+    assert torch.equal(relax.weights(alpha, mask, 0.3), relax.expected(alpha, mask, 0.3))
+
+
+@pytest.mark.parametrize("name", sorted(set(RELAXATIONS) - {"uniform"}))
+def test_gradients_reach_every_live_logit(name: str) -> None:
+    relax, alpha, mask = built(name, DARTS), random_alpha(DARTS).requires_grad_(), candidate_mask(DARTS)
+    readout = torch.randn(shape(DARTS), generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    for weights in (relax.weights(alpha, mask), relax.expected(alpha, mask)):
+        assert (torch.autograd.grad((weights * readout).sum(), alpha)[0] != 0).all()
+
+
+# ---- samples ----
+
+
+@every_sampled
+def test_samples_are_those_of_the_distribution(name: str) -> None:
+    """Means over many draws: how often each candidate wins, or its mean weight for Dirichlet; at any temperature."""
+    relax = relaxation.build(name, spaces.get("darts", nodes=8, candidates=THREE).cells["normal"])  # 44 edges
+    alpha = torch.tensor([[0.0, 1.0, -0.5], [2.0, 0.0, 0.0]] * 22, dtype=torch.float64)
+    mask = torch.tensor([[True] * 3, [True, False, True]] * 22)
+    torch.manual_seed(0)
+    drawn = torch.stack([relax.weights(alpha, mask, 0.4) for _ in range(200)])
+    if name != "dirichlet":
+        drawn = torch.nn.functional.one_hot(drawn.argmax(2), 3).double()
+    found = drawn.view(-1, 2, 3).mean(0)
+    torch.testing.assert_close(found, relax.expected(alpha, mask, 0.4)[:2], rtol=0, atol=0.03)
+
+
+def test_gumbel_softmax_is_a_softmax_of_noisy_logits() -> None:
+    relax = GumbelSoftmax(DARTS, offset={"none": 0.5})
+    alpha, mask = random_alpha(DARTS), random_mask(DARTS, 2)
+    torch.manual_seed(1)
+    weights = relax.weights(alpha, mask, 0.7)
+    torch.manual_seed(1)
+    noise = -torch.empty(shape(DARTS), dtype=torch.float64).exponential_().log()
+    torch.testing.assert_close(weights, Softmax(DARTS, {"none": 0.5}).weights(alpha + noise, mask, 0.7))
+    assert torch.equal(relax.expected(alpha, mask, 0.7), Softmax(DARTS, {"none": 0.5}).weights(alpha, mask))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("temperature", [1e-4, 0.1, 1.0, 10.0])
+def test_straight_through_is_one_hot_forward_and_relaxed_backward(dtype: torch.dtype, temperature: float) -> None:
+    mask = random_mask(DARTS, 2)
+    readout = torch.randn(shape(DARTS), dtype=torch.float64).to(dtype)
+    found = {}
+    for kind in (GumbelStraightThrough, GumbelSoftmax):
+        alpha = random_alpha(DARTS).to(dtype).requires_grad_()
+        torch.manual_seed(5)
+        weights = kind(DARTS).weights(alpha, mask, temperature)
+        found[kind] = weights.detach(), torch.autograd.grad((weights * readout).sum(), alpha)[0]
+    (hard, hard_gradient), (soft, soft_gradient) = found[GumbelStraightThrough], found[GumbelSoftmax]
+    assert set(hard.flatten().tolist()) == {0.0, 1.0}
+    assert torch.equal(hard.sum(1), mask.any(1).to(dtype))
+    assert torch.equal(hard.argmax(1)[1:], soft.argmax(1)[1:])
+    assert torch.equal(hard_gradient, soft_gradient)
+    assert [relaxation.build(name, DARTS, **OPTIONS[name]).one_hot for name in OPTIONS].count(True) == 1
+
+
+def test_dirichlet_of_extreme_logits_is_finite() -> None:
+    relax = Dirichlet(RAGGED)
+    mask = candidate_mask(RAGGED)
+    for value in (-200.0, -10.0, 0.0, 10.0, 1e4):
+        for dtype in (torch.float32, torch.float64):
+            alpha = torch.full((4, 4), value, dtype=dtype, requires_grad=True)
+            torch.manual_seed(0)
+            weights = relax.weights(alpha, mask)
+            torch.testing.assert_close(weights.sum(1), torch.ones(4, dtype=dtype))
+            assert torch.isfinite(torch.autograd.grad(weights.square().sum(), alpha)[0]).all()
+    torch.testing.assert_close(
+        relax.expected(torch.tensor([[1.0, 0.0, -1.0, 9.0]] * 4), mask)[0],
+        torch.tensor([2.0, 1.0, math.exp(-1), 0.0]) / (3 + math.exp(-1)),
+    )
+
+
+# ---- penalties ----
+
+
+def test_the_zero_one_loss_is_a_mean_over_what_is_live() -> None:
+    alpha, mask = random_alpha(RAGGED), candidate_mask(RAGGED)
+    live = [1 / (1 + math.exp(-a)) - 0.5 for a in alpha[mask].tolist()]
+    assert Sigmoid(RAGGED).penalty(alpha, mask).item() == pytest.approx(-sum(x * x for x in live) / 10)
+    assert Sigmoid(RAGGED).penalty(alpha, mask & False) == 0
+    assert Sigmoid(RAGGED).penalty(30 * alpha.sign(), mask).item() == pytest.approx(-0.25)
+
+
+def test_the_anchor_of_dirichlet_is_a_concentration_of_one() -> None:
+    mask = candidate_mask(RAGGED)
+    alpha = torch.full((4, 4), 3.0).masked_fill(~mask, math.nan)
+    alpha[0, 0] = -1.0
+    expected = math.sqrt(9 * 3.0**2 + (math.exp(-1) - 1) ** 2)
+    assert Dirichlet(RAGGED).penalty(alpha, mask).item() == pytest.approx(expected)
+    zero = torch.zeros(4, 4, requires_grad=True)
+    assert torch.autograd.grad(Dirichlet(RAGGED).penalty(zero, mask), zero)[0].eq(0).all()
+
+
+def test_other_relaxations_have_no_penalty() -> None:
+    with_penalty = {name for name, kind in RELAXATIONS.items() if kind.penalty is not Relaxation.penalty}
+    assert with_penalty == {"sigmoid", "dirichlet"}
+    assert Softmax(RAGGED).penalty(random_alpha(RAGGED), candidate_mask(RAGGED)) == 0
 
 
 @every_relaxation

@@ -24,11 +24,18 @@ from topocell import checkpoint
 SMALL = ["data.images=64", "data.test_images=20", "space.nodes=2", "--budget", "smoke", "--quiet"]
 LASTING = ("recipe.yaml", "genotype.json", "metrics.jsonl", "results.json", "weights.safetensors")
 
-#: Joint and single level over three stages that shrink and rebuild; alternate mixed updates; second order.
+#: Joint and single level over three stages that shrink and rebuild; alternate mixed updates; second order; decisions
+#: in the search, and after it.
 RUNS = {
     "quickstart": ["search.stages.topology-warmup.epochs=3", "search.stages.topology.epochs=2", "retrain.seeds=[3,4]"],
     "toponas-arbitrary-mile": ["search.stages.search.epochs=2", "search.stages.search.warmup=0"],
     "darts-v2": ["search.stages.search.epochs=2"],
+    "sgas-2": ["search.stages.search.epochs=3"],
+    "darts-pt": [
+        "search.stages.search.epochs=1",
+        "space.candidates=[skip_connect,sep_conv_3x3]",
+        "selection.projection.epochs=2",
+    ],
 }
 #: What is being done at some moment of each run; a kill must have met all of it.
 PLACES = {
@@ -41,6 +48,8 @@ PLACES = {
     },
     "toponas-arbitrary-mile": {"search 1/1 search", "retrain, seed 1/1"},
     "darts-v2": {"search 1/1 search", "retrain, seed 1/1"},
+    "sgas-2": {"search 1/1 search", "retrain, seed 1/1"},
+    "darts-pt": {"search 1/1 search", "select, deciding", "select, tuning", "retrain, seed 1/1"},
 }
 
 

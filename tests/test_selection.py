@@ -69,6 +69,30 @@ def test_the_in_degree_is_that_of_the_rule(in_degree: int, sources: list[list[in
     assert [[source for _, source in node] for node in found] == sources
 
 
+def test_the_strongest_outgoing_edges() -> None:
+    """TopoNAS' counts: two of each node, one where there are two or one; and the same by brute force."""
+    space = small(4)
+    cell = space.cells["normal"]
+    seen = set()
+    for seed in range(30):
+        alpha = 3 * torch.randn(cell.n_edges, 3, generator=torch.Generator().manual_seed(seed))
+        found = derive(state(space, alpha=alpha.tolist()), Rules(edges="magnitude-outgoing"))
+        strength = torch.softmax(alpha.double(), 1)[:, 1:].max(1).values
+        wanted = []
+        for node, k in enumerate((2, 2, 2, 1, 1)):
+            wanted += sorted(cell.outgoing(node), key=lambda e: -float(strength[e]))[:k]
+        reached = {0, 1} | {cell.edges[e][1] for e in wanted}
+        while any(cell.edges[e][0] not in reached for e in wanted):
+            wanted = [e for e in wanted if cell.edges[e][0] in reached]
+            reached = {0, 1} | {cell.edges[e][1] for e in wanted}
+        assert found.kept["normal"] == tuple(sorted(wanted))
+        lost = sorted(set(cell.computed) - reached)
+        notes = [note for note in found.notes if note.startswith("normal")]
+        assert bool(lost) == any("without an input: dropped" in note for note in notes)
+        seen.add(bool(lost))
+    assert seen == {True, False}
+
+
 def test_ties_go_to_the_first_operation_and_the_first_edges() -> None:
     assert pairs(state(small(3)), Rules()) == ((("skip_connect", 0), ("skip_connect", 1)),) * 3
 
@@ -112,6 +136,74 @@ def test_edge_weights_scale_the_strength_of_their_operations() -> None:
     assert by_beta.kept["normal"] == (0, 1, 2, 4)
     arch.beta["normal"].data[4] = 2.6  # .26 · .53 < .51 · .36: now the product prefers 2→3, and β still 0→3
     assert derive(arch, Rules(edges="magnitude", in_degree=1)).kept["normal"] == (0, 4)
+
+
+# --- a bound on skip connections
+
+#: Edges 0→2, 1→2, 0→3, 1→3, 2→3; skip_connect wins everywhere, ever more weakly.
+SKIPS = [[-9.0, 3.0, 0.0], [-9.0, 2.5, 0.1], [-9.0, 2.0, -9.0], [-9.0, 1.5, 0.0], [-9.0, 1.0, 0.9]]
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"),
+    [
+        (None, ((("skip_connect", 0), ("skip_connect", 1)), (("skip_connect", 0), ("skip_connect", 1)))),
+        # 1→3 gives its skip connection up (0.82, then 0.18 for sep_conv_3x3), and 2→3 (0.52) takes its place: too many
+        # still, so it does the same; its sep_conv_3x3 (0.47) stays ahead of 0.18
+        (3, ((("skip_connect", 0), ("skip_connect", 1)), (("skip_connect", 0), ("sep_conv_3x3", 2)))),
+        (1, ((("sep_conv_3x3", 0), ("sep_conv_3x3", 1)), (("skip_connect", 0), ("sep_conv_3x3", 2)))),
+        (0, ((("sep_conv_3x3", 0), ("sep_conv_3x3", 1)), (("sep_conv_3x3", 1), ("sep_conv_3x3", 2)))),
+    ],
+)
+def test_the_weakest_of_too_many_skip_connections_give_way(most: int | None, expected: Any) -> None:
+    arch = state(small(), alpha=SKIPS)
+    assert pairs(arch, Rules(max_skips=most)) == expected
+
+
+def test_cells_that_reduce_keep_their_skip_connections() -> None:
+    arch = state(small(), alpha=SKIPS)
+    arch.alpha["reduce"].data.copy_(torch.tensor(SKIPS, dtype=F64))
+    found = derive(arch, Rules(max_skips=0)).cells
+    assert [op for node in found["reduce"].nodes for op, _ in node] == ["skip_connect"] * 4
+    assert "skip_connect" not in [op for node in found["normal"].nodes for op, _ in node]
+
+
+def test_an_edge_without_another_operation_keeps_its_skip_connection() -> None:
+    arch = state(small(candidates=("none", "skip_connect")))
+    assert pairs(arch, Rules(max_skips=0)) == ((("skip_connect", 0), ("skip_connect", 1)),) * 2
+
+
+# --- a threshold
+
+
+def test_a_threshold_keeps_as_many_inputs_as_reach_it_and_the_best_of_each_node() -> None:
+    """FairDARTS: 0.85, at most two inputs a node; of weights 0.90, 0.84 / 0.80, 0.84, 0.82 / 0.95, 0.90, 0.86, 0.1."""
+    weights = [0.90, 0.84, 0.80, 0.84, 0.82, 0.95, 0.90, 0.86, 0.10]
+    space = small(3, ("skip_connect", "sep_conv_3x3"))
+    arch = ArchState(space, "sigmoid").double()
+    best = [math.log(w / (1 - w)) for w in weights]
+    with torch.no_grad():
+        arch.alpha["normal"].copy_(torch.tensor([[-3.0, value] for value in best]))
+
+    def sources(rules: Rules) -> list[list[int]]:
+        return [[source for _, source in node] for node in pairs(arch, rules)]
+
+    assert sources(Rules(edges="magnitude", threshold=0.85)) == [[0], [1], [0, 1]]
+    assert sources(Rules(edges="magnitude", threshold=0.85, in_degree=4)) == [[0], [1], [0, 1, 2]]
+    assert sources(Rules(edges="magnitude")) == [[0, 1], [1, 2], [0, 1]]
+
+
+def test_a_threshold_that_no_rule_reads_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"part of the edge rule magnitude, but selection\.edges is all"):
+        check_rules(Rules(edges="all", threshold=0.5))
+
+
+def test_nothing_is_sampled_when_a_cell_is_derived() -> None:
+    for relaxation in ("gumbel-softmax", "gumbel-straight-through", "dirichlet"):
+        arch = ArchState(small(), relaxation, init=0.0).double()
+        with torch.no_grad():
+            arch.alpha["normal"].copy_(torch.tensor(ALPHA, dtype=F64))
+        assert pairs(arch, Rules()) == pairs(state(small(), alpha=ALPHA), Rules())
 
 
 # --- topologies decide
@@ -236,6 +328,20 @@ def test_random_cells_are_uniform() -> None:
     assert abs(operations["skip_connect"] - 300) < 5 * math.sqrt(600 / 4)
 
 
+@pytest.mark.parametrize("in_degree", [1, 2, 3, 9])
+def test_random_edges_of_a_dense_topology_are_so_many_random_inputs_of_each_node(in_degree: int) -> None:
+    """Every set of inputs of node 4 equally often, each within five deviations."""
+    arch = state(small(3))
+    found: Counter[tuple[int, ...]] = Counter()
+    for seed in range(400):
+        cell = derive(arch, Rules(edges="random", in_degree=in_degree, seed=seed)).cells["normal"]
+        assert [len(node) for node in cell.nodes] == [min(in_degree, n) for n in (2, 3, 4)]
+        found[tuple(source for _, source in cell.nodes[2])] += 1
+    n = math.comb(4, min(in_degree, 4))
+    assert len(found) == n
+    assert all(abs(count - 400 / n) <= 5 * math.sqrt(400 / n) for count in found.values())
+
+
 @pytest.mark.parametrize("edges", EDGE_RULES)
 @pytest.mark.parametrize("operations", OPERATION_RULES)
 def test_every_pair_of_rules_gives_a_genotype(operations: str, edges: str) -> None:
@@ -314,5 +420,5 @@ def test_the_supernet_masked_to_the_derived_cell_is_the_network_of_the_genotype(
 def test_rules_that_do_not_exist_are_refused_by_name() -> None:
     with pytest.raises(RecipeError, match=r"operations must be one of .*'magnitud' \(did you mean 'magnitude'\?\)"):
         derive(state(small()), Rules(operations="magnitud"))
-    with pytest.raises(RecipeError, match=r"edges must be one of magnitude, topology, all, random, but got 'top'"):
+    with pytest.raises(RecipeError, match=rf"edges must be one of {', '.join(EDGE_RULES)}, but got 'top'"):
         check_rules(Rules(edges="top"))

@@ -1,17 +1,22 @@
-"""Architecture state: the logits α and β, what is live, and the temperatures, turned into `ArchWeights`."""
+"""Architecture state: the logits α and β, what is live, and what is scheduled, turned into `ArchWeights`."""
 
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from topocell import axes
 from topocell import relaxation as relaxations
 from topocell import topology as topologies
-from topocell.engine.weights import ArchWeights
+from topocell.engine.weights import ArchWeights, OneHotWeights
 from topocell.spaces.cell import SpaceSpec
 
 Choice = str | Mapping[str, Any]
+
+#: Attributes of an `ArchState` that the search loop sets by curves.
+SCHEDULED = ("op_temperature", "edge_temperature", "auxiliary_skip")
 
 
 def _named(choice: Choice) -> tuple[str, dict[str, Any]]:
@@ -36,6 +41,9 @@ class ArchState(nn.Module):
     Attributes:
         alpha, beta: logits per cell type, (E, K) and (n_logits,). Logits of missing candidates are never read.
         op_temperature, edge_temperature: floats, set by the search loop and kept in the state dict.
+        auxiliary_skip: float β ≥ 0, likewise: added to the weight of every live skip connection in what the supernet
+            sees, so that a skip need not win weight for the sake of the gradients alone (DARTS−); never part of what
+            is derived. At stride 2 it shares the factorized reduction of the edge's own skip connection.
 
     Raises:
         RecipeError: unknown relaxation or topology, or options that it does not take.
@@ -55,6 +63,10 @@ class ArchState(nn.Module):
         topo, topo_options = _named(topology)
         self.relaxations = {t: relaxations.build(relax, c, **relax_options) for t, c in space.cells.items()}
         self.topologies = {t: topologies.build(topo, c, **topo_options) for t, c in space.cells.items()}
+        self._several = {
+            t: axes.Constants(several=np.array([[len(names) > 1] for names in c.candidates]))
+            for t, c in space.cells.items()
+        }
         self.alpha = nn.ParameterDict()
         self.beta = nn.ParameterDict()
         for name, cell in space.cells.items():
@@ -63,19 +75,44 @@ class ArchState(nn.Module):
                 nn.Parameter(init * torch.randn(shape, generator=generator)) for shape in shapes
             )
             self.register_buffer(f"mask_{name}", torch.tensor(cell.live))
+        self._skips = {
+            t: axes.Constants(skips=relaxations.candidate_table(cell, {"skip_connect": 1.0}, 0.0))
+            for t, cell in space.cells.items()
+        }
         self.op_temperature = self.edge_temperature = 1.0
+        self.auxiliary_skip = 0.0
 
     def forward(self) -> dict[str, ArchWeights]:
-        """`ArchWeights` of every cell type."""
-        return {t: ArchWeights(self.ops(t), self.edges(t)) for t in self.space.cells}
+        """`ArchWeights` of every cell type; a new sample on each call where the relaxation samples."""
+        found: dict[str, ArchWeights] = {}
+        for name, relax in self.relaxations.items():
+            kind = OneHotWeights if relax.one_hot and not self.auxiliary_skip else ArchWeights
+            found[name] = kind(self.ops(name), self.edges(name))
+        return found
+
+    def expected(self) -> dict[str, ArchWeights]:
+        """`ArchWeights` of every cell type without sampling and auxiliary skips: what decisions are made from."""
+        return {
+            t: ArchWeights(relax.expected(self.alpha[t], self.mask(t), self.op_temperature), self.edges(t))
+            for t, relax in self.relaxations.items()
+        }
+
+    def expected_of_all(self, cell_type: str) -> Tensor:
+        """(E, K) operation weights without sampling among all candidates of the space, whatever is live.
+
+        Where candidates have been decided away, their last logits count: how an operation did among all of them.
+        """
+        listed = torch.tensor(self.space.cells[cell_type].live, device=self.alpha[cell_type].device)
+        return self.relaxations[cell_type].expected(self.alpha[cell_type], listed, self.op_temperature)
 
     def get_extra_state(self) -> dict[str, float]:
-        """Temperatures, for the state dict."""
-        return {"op_temperature": self.op_temperature, "edge_temperature": self.edge_temperature}
+        """What is scheduled, for the state dict."""
+        return {name: getattr(self, name) for name in SCHEDULED}
 
     def set_extra_state(self, state: dict[str, float]) -> None:
-        """Temperatures, from the state dict."""
-        self.op_temperature, self.edge_temperature = state["op_temperature"], state["edge_temperature"]
+        """What is scheduled, from the state dict."""
+        for name in SCHEDULED:
+            setattr(self, name, state[name])
 
     def mask(self, cell_type: str) -> Tensor:
         """(E, K) bool: the candidates that are live."""
@@ -83,9 +120,12 @@ class ArchState(nn.Module):
         return mask
 
     def ops(self, cell_type: str) -> Tensor:
-        """(E, K) operation weights; exactly zero where a candidate is not live."""
-        relax = self.relaxations[cell_type]
-        return relax.weights(self.alpha[cell_type], self.mask(cell_type), self.op_temperature)
+        """(E, K) operation weights as the supernet sees them; exactly zero where a candidate is not live."""
+        alpha, mask = self.alpha[cell_type], self.mask(cell_type)
+        weights = self.relaxations[cell_type].weights(alpha, mask, self.op_temperature)
+        if self.auxiliary_skip:
+            weights = weights + self.auxiliary_skip * self._skips[cell_type].get("skips", weights) * mask
+        return weights
 
     def edges(self, cell_type: str) -> Tensor:
         """(E,) edge weights."""
@@ -95,10 +135,23 @@ class ArchState(nn.Module):
         """Validity penalty r(β), summed over the cell types (TopoNAS Eq. 14)."""
         return torch.stack([self.topologies[t].penalty(self.beta[t]) for t in self.space.cells]).sum()
 
+    def alpha_penalty(self) -> Tensor:
+        """What the relaxation adds to the loss of α, summed over the cell types (FairDARTS, DrNAS)."""
+        return torch.stack([r.penalty(self.alpha[t], self.mask(t)) for t, r in self.relaxations.items()]).sum()
+
     def restrict(self, masks: Mapping[str, Tensor]) -> None:
         """Remove candidates for good: False in a cell type's (E, K) mask; what is gone already stays gone."""
         for name, mask in masks.items():
             self.mask(name).logical_and_(mask.to(self.mask(name).device))
+
+    def settled(self, cell_type: str) -> Tensor:
+        """(E, K) bool: logits that decide nothing any more, and so stay as they are.
+
+        Those of candidates that are not live, and all logits of an edge that has come down to one live candidate.
+        """
+        mask = self.mask(cell_type)
+        had_a_choice = self._several[cell_type].get("several", mask)
+        return ~mask | (had_a_choice & (mask.sum(1, keepdim=True) == 1))
 
     def retained(self) -> dict[str, tuple[tuple[str, ...], ...]]:
         """Per cell type and edge, the names of the live candidates."""
@@ -111,8 +164,9 @@ class ArchState(nn.Module):
         }
 
     def alpha_entropy(self) -> dict[str, float]:
-        """Mean entropy of the operation weights over edges, in nats."""
-        return {t: float(self.relaxations[t].entropy(self.ops(t), self.mask(t)).detach()) for t in self.space.cells}
+        """Mean entropy of the expected operation weights over edges, in nats."""
+        ops = {t: weights.ops for t, weights in self.expected().items()}
+        return {t: float(self.relaxations[t].entropy(ops[t], self.mask(t)).detach()) for t in ops}
 
     def beta_entropy(self) -> dict[str, float] | None:
         """Mean entropy of the topology distributions, in nats; None where nothing about edges is learned."""

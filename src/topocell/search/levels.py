@@ -4,7 +4,7 @@ Every update moves its own parameters only: the network is frozen while α or β
 detached while the network weights move.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam
 
 from topocell.arch import ArchState
-from topocell.engine import Supernet
+from topocell.engine import ArchWeights, Supernet
+from topocell.execution import PLAIN, Execution
 
 Batch = tuple[Tensor, Tensor]
 
@@ -46,6 +47,12 @@ class Learner:
         penalty: λ of the validity penalty, part of every β loss.
         mixed: λ of the training loss in `mixed`.
         loss: mean loss (0-dim) of logits (N, classes) and labels (N,).
+        alpha_penalty: λ of the relaxation's penalty, part of every α loss.
+        arch_clip: gradient-norm clip of the logits that an update moves, or None.
+        perturb: what the network weights see in place of the architecture (detached), given the training batch; a row
+            of `topocell.search.robust.PERTURBATIONS`. Architecture updates see the architecture as it is.
+        epsilon: size of the perturbation, set by the search loop.
+        execution: how the network is called.
     """
 
     net: Supernet
@@ -57,12 +64,24 @@ class Learner:
     penalty: float = 0.0
     mixed: float = 1.0
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    alpha_penalty: float = 0.0
+    arch_clip: float | None = None
+    perturb: "Perturbation | None" = None
+    epsilon: float = 0.0
+    execution: Execution = PLAIN
+
+    def logits(self, x: Tensor, weights: Mapping[str, ArchWeights]) -> Tensor:
+        """What the network answers, (N, classes), for images (N, C, H, W) under the weights of each cell type."""
+        logits: Tensor = self.execution(self.net, x, weights)
+        return logits
 
     def weights_step(self, batch: Batch) -> Seen:
-        """Descend the training loss in the network weights, the architecture held fixed."""
+        """Descend the training loss in the network weights, the architecture held fixed or perturbed."""
         fixed = {t: w.detach() for t, w in self.arch().items()}
+        if self.perturb is not None:
+            fixed = self.perturb(self, fixed, batch)
         self.weights.zero_grad(set_to_none=True)
-        logits = self.net(batch[0], fixed)
+        logits = self.logits(batch[0], fixed)
         loss = self.loss(logits, batch[1])
         loss.backward()
         self._apply_weights()
@@ -82,21 +101,37 @@ class Learner:
         """Gradient of the loss on one batch in the logits of `update`, the network frozen."""
         parameters = self.arch_parameters(update.alpha, update.beta)
         with frozen(self.net.parameters()):
-            loss = self.loss(self.net(update.batch[0], self.arch()), update.batch[1])
-            if penalised and update.beta and self.penalty:
-                loss = loss + self.penalty * self.arch.penalty()
+            loss = self.loss(self.logits(update.batch[0], self.arch()), update.batch[1])
+            if penalised:
+                loss = self.penalised(loss, update)
             return _complete(torch.autograd.grad(loss, parameters, allow_unused=True), parameters)
 
+    def penalised(self, loss: Tensor, update: ArchBatch) -> Tensor:
+        """`loss` (0-dim) plus the penalties of the logits that `update` moves."""
+        if update.beta and self.penalty:
+            loss = loss + self.penalty * self.arch.penalty()
+        if update.alpha and self.alpha_penalty:
+            loss = loss + self.alpha_penalty * self.arch.alpha_penalty()
+        return loss
+
     def apply_arch(self, update: ArchBatch, gradient: Sequence[Tensor]) -> None:
-        """Let the optimizers of `update` follow `gradient`."""
-        for parameter, grad in zip(self.arch_parameters(update.alpha, update.beta), gradient):
+        """Let the optimizers of `update` follow `gradient`; logits that are settled neither decay nor coast."""
+        before = {t: alpha.detach().clone() for t, alpha in self.arch.alpha.items()}
+        parameters = self.arch_parameters(update.alpha, update.beta)
+        for parameter, grad in zip(parameters, gradient):
             parameter.grad = grad
+        if self.arch_clip is not None:
+            nn.utils.clip_grad_norm_(parameters, self.arch_clip)
         for chosen, optimizer in ((update.alpha, self.alpha), (update.beta, self.beta)):
             if chosen and optimizer is not None:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for t, alpha in self.arch.alpha.items():
+                alpha.copy_(torch.where(self.arch.settled(t), before[t], alpha))
 
 
+Perturbation = Callable[[Learner, dict[str, ArchWeights], Batch], dict[str, ArchWeights]]
 Updates = Sequence[ArchBatch]
 Level = Callable[[Learner, Batch, Updates], Seen]
 
@@ -116,10 +151,9 @@ def single(learner: Learner, train: Batch, updates: Updates) -> Seen:
     update = ArchBatch(train, any(u.alpha for u in updates), any(u.beta for u in updates))
     parameters = learner.arch_parameters(update.alpha, update.beta)
     network = list(learner.net.parameters())
-    logits = learner.net(train[0], learner.arch())
+    logits = learner.logits(train[0], learner.arch())
     loss = learner.loss(logits, train[1])
-    total = loss + learner.penalty * learner.arch.penalty() if update.beta and learner.penalty else loss
-    gradient = torch.autograd.grad(total, [*network, *parameters], allow_unused=True)
+    gradient = torch.autograd.grad(learner.penalised(loss, update), [*network, *parameters], allow_unused=True)
     for parameter, grad in zip(network, gradient):
         parameter.grad = grad
     learner._apply_weights()
@@ -132,6 +166,14 @@ def bilevel(learner: Learner, train: Batch, updates: Updates) -> Seen:
     for update in updates:
         learner.apply_arch(update, learner.arch_gradient(update))
     return learner.weights_step(train)
+
+
+def weights_first(learner: Learner, train: Batch, updates: Updates) -> Seen:
+    """First order with the weights before the architecture, which sees them as they are then (GDAS)."""
+    seen = learner.weights_step(train)
+    for update in updates:
+        learner.apply_arch(update, learner.arch_gradient(update))
+    return seen
 
 
 def unrolled(learner: Learner, train: Batch, updates: Updates) -> Seen:
@@ -165,7 +207,7 @@ def unrolled_gradient(learner: Learner, train: Batch, update: ArchBatch) -> list
     xi = group["lr"]
     saved = [p.detach().clone() for p in network]
     fixed = {t: w.detach() for t, w in learner.arch().items()}
-    loss = learner.loss(learner.net(train[0], fixed), train[1])
+    loss = learner.loss(learner.logits(train[0], fixed), train[1])
     gradient = _complete(torch.autograd.grad(loss, network, allow_unused=True), network)
     try:
         with torch.no_grad():
@@ -176,9 +218,8 @@ def unrolled_gradient(learner: Learner, train: Batch, update: ArchBatch) -> list
                     step = step.add(buffer, alpha=group["momentum"])
                 p.sub_(step, alpha=xi)
         parameters = learner.arch_parameters(update.alpha, update.beta)
-        loss = learner.loss(learner.net(update.batch[0], learner.arch()), update.batch[1])
-        if update.beta and learner.penalty:
-            loss = loss + learner.penalty * learner.arch.penalty()
+        loss = learner.loss(learner.logits(update.batch[0], learner.arch()), update.batch[1])
+        loss = learner.penalised(loss, update)
         found = torch.autograd.grad(loss, [*parameters, *network], allow_unused=True)
         outer = _complete(found[: len(parameters)], parameters)
         direction = _complete(found[len(parameters) :], network)
@@ -201,6 +242,7 @@ LEVELS: dict[str, Level] = {
     "weights": weights_only,
     "single": single,
     "bilevel": bilevel,
+    "bilevel-weights-first": weights_first,
     "unrolled": unrolled,
     "mixed": mixed,
 }

@@ -16,12 +16,16 @@ from topocell.arch import ArchState
 from topocell.data import Batches, SearchData
 from topocell.engine import Supernet
 from topocell.errors import RunError
+from topocell.execution import PLAIN, Execution
 from topocell.monitor import Monitor, Silent
 from topocell.rng import derive as derive_seed
 from topocell.rng import generator
 from topocell.running import Running
+from topocell.search.build import adam, sgd, split_batches
 from topocell.search.levels import LEVELS, ArchBatch, Learner, weights_only
-from topocell.search.plan import ArchOptimizer, SearchPlan, Stage, WeightOptimizer
+from topocell.search.plan import SearchPlan, Stage
+from topocell.search.progressive import Progress
+from topocell.search.robust import PERTURBATIONS
 from topocell.search.selection import Rules
 from topocell.search.watch import observe
 from topocell.spaces.cell import SpaceSpec
@@ -39,6 +43,7 @@ class Search:
         rules: how cells are derived when the search is watched.
         seed, device: of the whole search.
         monitor: receives metrics, progress and states to save.
+        execution: how the supernet is called in training; what is watched is in float32.
 
     Attributes:
         learner: the supernet, the architecture state and their optimizers at this moment.
@@ -56,11 +61,14 @@ class Search:
         seed: int = 0,
         device: torch.device | str = "cpu",
         monitor: Monitor | None = None,
+        execution: Execution = PLAIN,
     ) -> None:
         self.plan, self.space, self.data, self.rules = plan, space, data, rules or Rules()
         self.seed, self.device, self.monitor = seed, torch.device(device), monitor or Silent()
         self.stage = self.epoch = self.step = 0
+        self.execution = execution
         self.running = Running(self.device)
+        self.progress: Progress | None = None
 
     def run(self, state: Mapping[str, Any] | None = None) -> Learner:
         """Search from the beginning, or go on from a `state_dict`; returns the trained learner.
@@ -98,6 +106,7 @@ class Search:
             self._set_schedules(stage)
             learning = self.epoch >= stage.warmup and stage.level != "weights"
             level = LEVELS[stage.level] if learning else weights_only
+            self._grow_batches(stage, train, alpha, beta)
             while self.step < len(train):
                 torch.manual_seed(derive_seed(self.seed, "step", stage.name, self.epoch, self.step))
                 due = learning and (stage.arch_every == "step" or self.step == len(train) - 1)
@@ -108,7 +117,8 @@ class Search:
                 self._report_step(stage, len(train))
                 if self.step < len(train):
                     self.monitor.checkpoint(self.state_dict)
-            self.monitor.metrics(self._record(stage, watched))
+            decisions = self._decide(stage)
+            self.monitor.metrics(self._record(stage, watched) | decisions)
             self.epoch, self.step = self.epoch + 1, 0
             self.running.clear()
             self.monitor.checkpoint(self.state_dict, due=True)
@@ -129,10 +139,30 @@ class Search:
         learner, at = self.learner, (self.epoch, stage.epochs)
         learner.arch.op_temperature = stage.op_temperature.value(*at)
         learner.arch.edge_temperature = stage.edge_temperature.value(*at)
+        learner.arch.auxiliary_skip = stage.auxiliary_skip.value(*at)
+        learner.net.skip_dropout = stage.skip_dropout.value(*at)
+        learner.epsilon = stage.epsilon.value(*at)
         learner.weights.param_groups[0]["lr"] = stage.weights.lr.value(*at)
         learner.alpha.param_groups[0]["lr"] = stage.alpha.lr.value(*at)
         if learner.beta is not None:
             learner.beta.param_groups[0]["lr"] = stage.beta.lr.value(*at)
+
+    def _grow_batches(self, stage: Stage, *streams: Batches) -> None:
+        """Let the batches of this epoch be as large as the decisions before it allow."""
+        if stage.progressive is not None:
+            size = stage.progressive.batch_size(self.plan.batch_size, self.epoch)
+            for batches in streams:
+                batches.batch_size = min(size, len(batches.data))
+
+    def _decide(self, stage: Stage) -> dict[str, Any]:
+        """Progressive decisions at the end of an epoch; returns what they add to its record."""
+        if stage.progressive is None or self.progress is None:
+            return {}
+        due, last = stage.progressive.decides_after(self.epoch), self.epoch + 1 == stage.epochs
+        made = self.progress.after_epoch(self.learner, due, last)
+        for decision in made:
+            self.monitor.say(decision.words())
+        return {"decisions": [decision.record() for decision in made]}
 
     # Entering a stage ---------------------------------------------------------------------------------------
 
@@ -140,25 +170,28 @@ class Search:
         """Build what the stage makes afresh, keep the rest of the learner."""
         stage = self.plan.stages[self.stage]
         old = self.learner if before is not None else None
+        masks = {t: old.arch.mask(t) for t in self.space.cells} if old is not None else {}
         if old is not None and stage.shrink is not None:
-            self.space = self._shrunk(stage, old.arch)
-        resized = before is None or self._size(before) != self._size(stage)
+            self.space, masks = self._shrunk(stage, old.arch)
+        resized = before is None or self.plan.size(before) != self.plan.size(stage)
         shrunk = stage.shrink is not None and old is not None
         fresh_net = resized or "weights" in stage.reset
         fresh_alpha = before is None or shrunk or "alpha" in stage.reset
         fresh_beta = before is None or before.topology != stage.topology or "beta" in stage.reset
         net, arch = self._build(stage)
         if old is not None:
+            arch.restrict(masks)
+            net.restrict(masks)
             if not fresh_net:
                 net.load_per_edge_state_dict(_shared(old.net, net), strict=False)
             with torch.no_grad():
                 for name in self.space.cells:
                     if not fresh_alpha:
                         arch.alpha[name].copy_(old.arch.alpha[name])
-                        arch.restrict({name: old.arch.mask(name)})
                     if not fresh_beta:
                         arch.beta[name].copy_(old.arch.beta[name])
         self.learner = self._learner(stage, net, arch)
+        self.progress = self._progress(stage)
         if old is None or "optimizers" in stage.reset:
             return
         if not (fresh_net or shrunk):
@@ -168,10 +201,14 @@ class Search:
         if not fresh_beta and self.learner.beta is not None and old.beta is not None:
             self.learner.beta.load_state_dict(_settings_of(self.learner.beta, old.beta))
 
-    def _shrunk(self, stage: Stage, arch: ArchState) -> SpaceSpec:
-        cells = {}
+    def _shrunk(self, stage: Stage, arch: ArchState) -> tuple[SpaceSpec, dict[str, Tensor]]:
+        """The space of the candidates that are kept, and masks of its cells: an edge of which none is kept is pruned.
+
+        A cell lists at least one candidate on every edge, so a pruned edge lists its first.
+        """
+        cells, masks, expected = {}, {}, arch.expected()
         for name, cell in self.space.cells.items():
-            mask, ops = arch.mask(name), arch.ops(name).detach()
+            mask, ops = arch.mask(name), expected[name].ops.detach()
             if not stage.shrink_none:
                 is_none = torch.tensor([[op == "none" for op in _padded(c, mask)] for c in cell.candidates])
                 mask = mask & ~is_none.to(mask.device)
@@ -180,53 +217,50 @@ class Search:
             else:
                 order = ops.masked_fill(~mask, -1.0).sort(dim=1, descending=True, stable=True).indices
                 keep = torch.zeros_like(mask).scatter(1, order[:, : int(stage.shrink or 1)], True) & mask
-            cells[name] = cell.with_candidates(
-                [[op for op, k in zip(names, row) if k] for names, row in zip(cell.candidates, keep.tolist())]
-            )
-        return self.space.with_cells(cells)
+            kept = [[op for op, k in zip(names, row) if k] for names, row in zip(cell.candidates, keep.tolist())]
+            cells[name] = cell.with_candidates([new or old[:1] for new, old in zip(kept, cell.candidates)])
+            masks[name] = torch.tensor(cells[name].live) & keep.any(1, keepdim=True).cpu()
+        return self.space.with_cells(cells), masks
 
     def _build(self, stage: Stage) -> tuple[Supernet, ArchState]:
         torch.manual_seed(derive_seed(self.seed, "supernet", stage.name))
         net = Supernet(
             self.space,
-            *self._size(stage),
-            len(self.data.classes),
-            self.data.shape[0],
+            classes=len(self.data.classes),
+            in_channels=self.data.shape[0],
             head=self.plan.head,
-            partial=self.plan.partial,
+            memory=self.plan.memory,
+            **self.plan.size(stage),
         )
         draw = generator(self.seed, "architecture", stage.name)
         choices = stage.relaxation.model_dump(), stage.topology.model_dump()
         arch = ArchState(self.space, *choices, init=stage.init, generator=draw)
         return net.to(self.device), arch.to(self.device)
 
-    def _size(self, stage: Stage) -> tuple[int, int]:
-        return stage.channels or self.plan.channels, stage.layers or self.plan.layers
-
     def _learner(self, stage: Stage, net: Supernet, arch: ArchState) -> Learner:
         beta = [b for b in arch.beta.values() if b.numel()]
         return Learner(
             net,
             arch,
-            _sgd(net, stage.weights),
-            _adam(list(arch.alpha.values()), stage.alpha),
-            _adam(beta, stage.beta) if beta else None,
+            sgd(net, stage.weights),
+            adam(arch.alpha.values(), stage.alpha),
+            adam(beta, stage.beta) if beta else None,
             stage.weights.clip,
             stage.penalty,
             stage.mixed,
+            alpha_penalty=stage.alpha_penalty,
+            arch_clip=stage.arch_clip,
+            perturb=PERTURBATIONS[stage.perturbation] if stage.perturbation else None,
+            execution=self.execution,
         )
 
+    def _progress(self, stage: Stage) -> Progress | None:
+        plan = stage.progressive
+        return Progress(plan.criterion, plan.in_degree, plan.history) if plan is not None else None
+
     def _batches(self, split: str, purpose: str, augmented: bool = True) -> Batches:
-        return Batches(
-            self.data.get(split),
-            self.plan.batch_size,
-            mean=self.data.mean,
-            std=self.data.std,
-            augmentation=self.data.augmentation if augmented else None,
-            device=self.device,
-            seed=self.seed,
-            purpose=purpose,
-        )
+        size, where = self.plan.batch_size, self.device
+        return split_batches(self.data, split, size, purpose, seed=self.seed, device=where, augmented=augmented)
 
     # What is seen and saved ---------------------------------------------------------------------------------
 
@@ -273,6 +307,7 @@ class Search:
             "alpha": learner.alpha.state_dict(),
             "beta": None if learner.beta is None else learner.beta.state_dict(),
             "running": self.running.state_dict(),
+            "progress": None if self.progress is None else self.progress.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -293,20 +328,9 @@ class Search:
         if self.learner.beta is not None:
             self.learner.beta.load_state_dict(state["beta"])
         self.running.load_state_dict(state["running"])
-
-
-def _sgd(net: Supernet, options: WeightOptimizer) -> SGD:
-    return SGD(
-        net.parameters(),
-        lr=options.lr.value(0, 1),
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-        nesterov=options.nesterov,
-    )
-
-
-def _adam(parameters: list[Any], options: ArchOptimizer) -> Adam:
-    return Adam(parameters, lr=options.lr.value(0, 1), betas=options.betas, weight_decay=options.weight_decay)
+        self.progress = self._progress(stage)
+        if self.progress is not None:
+            self.progress.load_state_dict(state["progress"])
 
 
 def _settings_of(new: SGD | Adam, old: SGD | Adam) -> dict[str, Any]:

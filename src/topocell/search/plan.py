@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from topocell.errors import nearest
-from topocell.relaxation import RELAXATIONS
+from topocell.relaxation import RELAXATIONS, Relaxation
 from topocell.search.levels import LEVELS
+from topocell.search.progressive import CRITERIA
+from topocell.search.robust import PERTURBATIONS
 from topocell.topology import TOPOLOGIES
 
 Positive = Annotated[float, Field(gt=0)]
@@ -119,6 +121,42 @@ class ArchOptimizer(Model):
     weight_decay: NonNegative = 1e-3
 
 
+def _criterion(number: int) -> int:
+    if number not in CRITERIA:
+        raise ValueError(f"a criterion is one of {', '.join(map(str, CRITERIA))}, but got {number}")
+    return number
+
+
+class Progressive(Model):
+    """Decisions in the middle of a stage (SGAS): when they fall, and how an edge is chosen.
+
+    Attributes:
+        criterion: a row of `topocell.search.progressive.CRITERIA`.
+        first, every: an edge of each cell type is decided after the epochs first, first + every, ... What is still
+            undecided after the last epoch of the stage is decided then.
+        in_degree: decided edges that complete a node; its other edges are pruned.
+        history: epochs that the stability of an edge looks back on (criterion 2).
+        batch_growth, batch_max: images added to a batch after every epoch of decisions, since memory is freed then.
+    """
+
+    criterion: Annotated[int, AfterValidator(_criterion)] = 1
+    first: int = Field(9, ge=0)
+    every: int = Field(5, ge=1)
+    in_degree: int = Field(2, ge=1)
+    history: int = Field(4, ge=1)
+    batch_growth: int = Field(8, ge=0)
+    batch_max: int = Field(128, ge=2)
+
+    def decides_after(self, epoch: int) -> bool:
+        """Whether decisions fall at the end of a 0-based epoch."""
+        return epoch >= self.first and (epoch - self.first) % self.every == 0
+
+    def batch_size(self, start: int, epoch: int) -> int:
+        """Images of a batch in an epoch, of a search that starts with batches of `start`."""
+        grown = start + self.batch_growth * sum(map(self.decides_after, range(epoch)))
+        return max(start, min(grown, self.batch_max))
+
+
 class Stage(Model):
     """One part of a search: what is updated from what, and what happens before it.
 
@@ -136,11 +174,19 @@ class Stage(Model):
             `weights_on`.
         arch_every: update the architecture at every step, or once at the end of an epoch.
         penalty: λ of the validity penalty in the β loss.
+        alpha_penalty: λ of the relaxation's own penalty in the α loss.
+        arch_clip: gradient-norm clip of the logits of an update (SNAS: 10), or none.
+        perturbation: a row of `topocell.search.robust.PERTURBATIONS`: what the weights' step sees in place of the
+            operation weights; `epsilon` is its size.
+        auxiliary_skip: weight added to every skip connection in the supernet, not in what is derived (DARTS−).
+        skip_dropout: probability of dropout on the output of skip connections (P-DARTS).
         mixed: λ of the training loss beside the validation loss (level `mixed`).
         shrink: before the stage keep the candidates that the relaxation retains (`best`: the winner of each edge,
             or of each group of a grouped relaxation), or a number of best candidates of each edge.
         shrink_none: whether `none` can be retained.
         reset: what to make afresh before the stage.
+        partial: as for the whole search, for this stage.
+        progressive: decide edge by edge during the stage.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
@@ -160,12 +206,20 @@ class Stage(Model):
     op_temperature: CurveOrNumber = Curve(start=1.0)
     edge_temperature: CurveOrNumber = Curve(start=1.0)
     penalty: NonNegative = 0.0
+    alpha_penalty: NonNegative = 0.0
+    arch_clip: Positive | None = None
+    perturbation: Annotated[str, one_of("perturbation", PERTURBATIONS)] | None = None
+    epsilon: CurveOrNumber = Curve(shape="linear", start=0.03, end=0.3)
+    auxiliary_skip: CurveOrNumber = Curve(start=0.0)
+    skip_dropout: CurveOrNumber = Curve(start=0.0)
     mixed: NonNegative = 1.0
     shrink: Literal["best"] | Annotated[int, Field(ge=1)] | None = None
     shrink_none: bool = False
     reset: tuple[Literal["weights", "alpha", "beta", "optimizers"], ...] = ()
     layers: Annotated[int, Field(ge=1)] | None = None
     channels: Annotated[int, Field(ge=2)] | None = None
+    partial: Annotated[int, Field(ge=1)] | None = None
+    progressive: Progressive | None = None
 
     @property
     def splits_needed(self) -> frozenset[str]:
@@ -180,9 +234,54 @@ class Stage(Model):
             raise ValueError(f"warmup is at most epochs, but got warmup={self.warmup} and epochs={self.epochs}")
         return self
 
+    @model_validator(mode="after")
+    def _axes_fit(self) -> "Stage":
+        name = self.relaxation.name
+        relaxation, topology = RELAXATIONS[name], TOPOLOGIES[self.topology.name]
+        if self.level != "weights" and self.epochs > self.warmup and not (relaxation.learned or topology.learned):
+            raise ValueError(
+                f"level {self.level} updates the architecture, but relaxation {name} and topology "
+                f"{self.topology.name} have nothing to learn; use level weights"
+            )
+        if self.level == "unrolled" and relaxation.sampled:
+            raise ValueError(
+                f"level unrolled compares losses under one architecture, but relaxation {name} draws a new one for "
+                f"each; use level bilevel"
+            )
+        if self.perturbation and self.level == "single":
+            raise ValueError(
+                "a perturbation is for a weights' step of its own, but level single moves weights and architecture in "
+                "one pass; use level bilevel"
+            )
+        if self.perturbation and (relaxation.one_hot or not relaxation.normalised):
+            raise ValueError(
+                f"a perturbation moves probabilities that sum to one, but relaxation {name} has "
+                f"{'one-hot samples' if relaxation.one_hot else 'independent weights'}; use relaxation softmax"
+            )
+        if self.perturbation and _largest(self.auxiliary_skip) > 0:
+            raise ValueError(
+                f"a perturbation moves probabilities that sum to one, but auxiliary_skip adds up to "
+                f"{_largest(self.auxiliary_skip):g} to them; leave one of them out"
+            )
+        if self.alpha_penalty and relaxation.penalty is Relaxation.penalty:
+            raise ValueError(
+                f"alpha_penalty needs a relaxation with a penalty, but {name} has none; use sigmoid or dirichlet, or "
+                f"alpha_penalty=0"
+            )
+        return self
+
+
+def _largest(curve: Curve) -> float:
+    return max(curve.start, curve.end or 0.0)
+
 
 class SearchPlan(Model):
-    """A whole search (DARTS: 16 channels, 8 cells, batches of 64)."""
+    """A whole search (DARTS: 16 channels, 8 cells, batches of 64).
+
+    Attributes:
+        partial: K of PC-DARTS: 1/K of the channels pass through the operations.
+        memory: `low` keeps less for the backward pass and computes it again there.
+    """
 
     channels: int = Field(16, ge=2)
     layers: int = Field(8, ge=1)
@@ -190,7 +289,16 @@ class SearchPlan(Model):
     head: Literal["plain", "bn-relu"] = "plain"
     partial: int = Field(1, ge=1)
     watch_batches: int | None = Field(16, ge=1)
+    memory: Literal["standard", "low"] = "standard"
     stages: tuple[Stage, ...] = Field(min_length=1)
+
+    def size(self, stage: Stage) -> dict[str, int]:
+        """Channels, layers and K of the supernet of a stage, by the names that `Supernet` has for them."""
+        return {
+            "channels": stage.channels or self.channels,
+            "layers": stage.layers or self.layers,
+            "partial": stage.partial or self.partial,
+        }
 
     @model_validator(mode="after")
     def _names_differ(self) -> "SearchPlan":

@@ -14,11 +14,15 @@ from topocell.arch import ArchState
 from topocell.engine.weights import ArchWeights
 from topocell.errors import RecipeError, nearest
 from topocell.genotype import CellGenotype
+from topocell.relaxation import candidate_table
 from topocell.rng import generator
 from topocell.spaces.cell import CellSpec
 from topocell.topology import Dense
 from topocell.topology.base import named
 from topocell.topology.wiring import without_orphans
+
+#: The rule by which a supernet is projected before its cell is derived (see `topocell.search.projection`).
+PERTURBATION = "perturbation"
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,15 @@ class Rules:
 
     Attributes:
         operations: a row of `OPERATION_RULES`.
-        edges: a row of `EDGE_RULES`.
-        in_degree: edges kept per node by the rule `magnitude` (DARTS: 2).
+        edges: a row of `EDGE_RULES`. `magnitude-outgoing` keeps the strongest edges that leave each node, as many as
+            TopoNAS with k = `in_degree` does, in place of those that enter it; nodes without an input are dropped.
+        in_degree: edges kept per node by the rule `magnitude` (DARTS: 2), and by `random` on a topology that keeps all.
         none: whether an edge may choose `none`, which removes it (NAS-Bench-201).
         seed: of the random rules.
+        max_skips: skip connections that a cell of stride 1 may keep (P-DARTS: 2), or any number. While there are more,
+            the edge of the weakest one takes its next best operation, and the edges are ranked anew.
+        threshold: least weight of an operation that the edge rule `magnitude` keeps (FairDARTS: 0.85), so that a node
+            has at most `in_degree` inputs; the best edge of a node stays in any case.
     """
 
     operations: str = "magnitude"
@@ -38,6 +47,13 @@ class Rules:
     in_degree: int = 2
     none: bool = False
     seed: int = 0
+    max_skips: int | None = None
+    threshold: float | None = None
+
+    @property
+    def project(self) -> bool:
+        """Whether the supernet is projected before the cell is derived."""
+        return PERTURBATION in (self.operations, self.edges)
 
 
 @dataclass(frozen=True)
@@ -64,27 +80,23 @@ class Derived:
         return out
 
 
-def _allowed(cell: CellSpec, mask: Tensor, none: bool) -> Tensor:
-    """(E, K) bool: live candidates that an edge may choose."""
-    real = [[k < len(c) and (none or c[k] != "none") for k in range(cell.n_candidates)] for c in cell.candidates]
-    return mask.cpu() & torch.tensor(real)
+def _is(cell: CellSpec, operation: str) -> Tensor:
+    """(E, K) bool: the candidates of that name."""
+    return torch.from_numpy(candidate_table(cell, {operation: True}, False))
 
 
-def _strengths(arch: ArchState, cell_type: str, none: bool) -> Tensor:
-    """(E, K) operation weights, −1 where a candidate cannot be chosen."""
-    cell, mask = arch.space.cells[cell_type], arch.mask(cell_type)
-    ops = arch.ops(cell_type).detach().cpu().double()
-    return ops.masked_fill(~_allowed(cell, mask, none), -1.0)
+def _strengths(arch: ArchState, cell_type: str, allowed: Tensor) -> Tensor:
+    """(E, K) operation weights, −1 where a candidate is not allowed."""
+    return arch.expected()[cell_type].ops.detach().cpu().double().masked_fill(~allowed, -1.0)
 
 
-def _largest(arch: ArchState, cell_type: str, rules: Rules) -> list[int | None]:
-    strengths = _strengths(arch, cell_type, rules.none)
+def _largest(arch: ArchState, cell_type: str, rules: Rules, allowed: Tensor) -> list[int | None]:
+    strengths = _strengths(arch, cell_type, allowed)
     return [int(row.argmax()) if float(row.max()) >= 0 else None for row in strengths]
 
 
-def _any_operation(arch: ArchState, cell_type: str, rules: Rules) -> list[int | None]:
+def _any_operation(arch: ArchState, cell_type: str, rules: Rules, allowed: Tensor) -> list[int | None]:
     draw = generator(rules.seed, "random operations", cell_type)
-    allowed = _allowed(arch.space.cells[cell_type], arch.mask(cell_type), rules.none)
     picked: list[int | None] = []
     for row in allowed:
         options = row.nonzero().flatten().tolist()
@@ -92,43 +104,87 @@ def _any_operation(arch: ArchState, cell_type: str, rules: Rules) -> list[int | 
     return picked
 
 
-def _strongest_inputs(arch: ArchState, cell_type: str, rules: Rules) -> tuple[list[int], str | None]:
-    strengths = _strengths(arch, cell_type, none=False).max(1).values * arch.edges(cell_type).detach().cpu().double()
+def _strongest_inputs(arch: ArchState, cell_type: str, rules: Rules, allowed: Tensor) -> tuple[list[int], str | None]:
     cell, kept = arch.space.cells[cell_type], []
+    best, strengths = _edge_strengths(arch, cell_type, allowed)
+    least = -1.0 if rules.threshold is None else rules.threshold
     for node in cell.computed:
         ranked = sorted(cell.incoming(node), key=lambda e: (-float(strengths[e]), e))
-        kept += ranked[: rules.in_degree]
+        kept += [e for e in ranked if float(best[e]) >= least][: rules.in_degree] or ranked[:1]
     return sorted(kept), None
 
 
-def _by_topology(arch: ArchState, cell_type: str, rules: Rules) -> tuple[list[int], str | None]:
+def _strongest_outputs(arch: ArchState, cell_type: str, rules: Rules, allowed: Tensor) -> tuple[list[int], str | None]:
+    cell, kept = arch.space.cells[cell_type], []
+    _, strengths = _edge_strengths(arch, cell_type, allowed)
+    for node in range(cell.inputs + cell.nodes):
+        ranked = sorted(cell.outgoing(node), key=lambda e: (-float(strengths[e]), e))
+        kept += ranked[: min(rules.in_degree, max(1, len(ranked) - 1))]
+    _, dropped = without_orphans(cell, sorted(kept))
+    note = f"the strongest outgoing edges leave {named(dropped)} without an input: dropped" if dropped else None
+    return sorted(kept), note
+
+
+def _edge_strengths(arch: ArchState, cell_type: str, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """Per edge (E,) the weight of its strongest operation besides none, and that times the weight of the edge."""
+    ops = arch.expected_of_all(cell_type).detach().cpu().double()
+    best = ops.masked_fill(~allowed | _is(arch.space.cells[cell_type], "none"), -1.0).max(1).values
+    return best, best * arch.edges(cell_type).detach().cpu().double()
+
+
+def _by_topology(arch: ArchState, cell_type: str, rules: Rules, allowed: Tensor) -> tuple[list[int], str | None]:
     decoded = arch.topologies[cell_type].decode_report(arch.beta[cell_type].detach().cpu())
     return list(decoded.kept), decoded.note
 
 
-def _all_edges(arch: ArchState, cell_type: str, rules: Rules) -> tuple[list[int], str | None]:
+def _all_edges(arch: ArchState, cell_type: str, rules: Rules, allowed: Tensor) -> tuple[list[int], str | None]:
     return list(range(arch.space.cells[cell_type].n_edges)), None
 
 
-def _any_edges(arch: ArchState, cell_type: str, rules: Rules) -> tuple[list[int], str | None]:
-    return arch.topologies[cell_type].random(generator(rules.seed, "random edges", cell_type)), None
+def _any_edges(arch: ArchState, cell_type: str, rules: Rules, allowed: Tensor) -> tuple[list[int], str | None]:
+    cell, topology = arch.space.cells[cell_type], arch.topologies[cell_type]
+    draw = generator(rules.seed, "random edges", cell_type)
+    if not isinstance(topology, Dense):
+        return topology.random(draw), None
+    kept = []
+    for node in cell.computed:
+        inputs = cell.incoming(node)
+        kept += [inputs[i] for i in torch.randperm(len(inputs), generator=draw)[: rules.in_degree].tolist()]
+    return sorted(kept), None
 
 
-OPERATION_RULES: dict[str, Callable[[ArchState, str, Rules], list[int | None]]] = {
+#: Rules take the state, a cell type, all rules, and (E, K) bool: the live candidates that may be chosen.
+#: `perturbation` finds what a projection has left; in the middle of one, and while a search is watched, the strongest.
+OPERATION_RULES: dict[str, Callable[[ArchState, str, Rules, Tensor], list[int | None]]] = {
     "magnitude": _largest,
     "random": _any_operation,
+    PERTURBATION: _largest,
 }
 
-EDGE_RULES: dict[str, Callable[[ArchState, str, Rules], tuple[list[int], str | None]]] = {
+EDGE_RULES: dict[str, Callable[[ArchState, str, Rules, Tensor], tuple[list[int], str | None]]] = {
     "magnitude": _strongest_inputs,
+    "magnitude-outgoing": _strongest_outputs,
     "topology": _by_topology,
     "all": _all_edges,
     "random": _any_edges,
+    PERTURBATION: _strongest_inputs,
 }
 
 
+def threshold_fault(threshold: float | None, edges: str) -> str | None:
+    """What is wrong with a threshold beside an edge rule that does not read it, in words; None if nothing is."""
+    if threshold is None or edges == "magnitude":
+        return None
+    return (
+        f"selection.threshold is part of the edge rule magnitude, but selection.edges is {edges}; use "
+        f"selection.edges=magnitude, or leave the threshold out"
+    )
+
+
 def check_rules(rules: Rules) -> None:
-    """Raises RecipeError for a rule that does not exist."""
+    """Raises RecipeError for a rule that does not exist, or a threshold that no rule reads."""
+    if fault := threshold_fault(rules.threshold, rules.edges):
+        raise RecipeError(fault)
     for what, name, table in (
         ("operations", rules.operations, OPERATION_RULES),
         ("edges", rules.edges, EDGE_RULES),
@@ -155,9 +211,15 @@ def derive(arch: ArchState, rules: Rules) -> Derived:
     for name, cell in arch.space.cells.items():
         learned = not isinstance(arch.topologies[name], Dense)
         edge_rule = "magnitude" if rules.edges == "topology" and not learned else rules.edges
-        ops = OPERATION_RULES[rules.operations](arch, name, rules)
-        edges, note = EDGE_RULES[edge_rule](arch, name, rules)
-        edges = [e for e in edges if (k := ops[e]) is not None and cell.candidates[e][k] != "none"]
+        allowed = arch.mask(name).cpu() & (rules.none | ~_is(cell, "none"))
+        while True:
+            ops = OPERATION_RULES[rules.operations](arch, name, rules, allowed)
+            edges, note = EDGE_RULES[edge_rule](arch, name, rules, allowed)
+            edges = [e for e in edges if (k := ops[e]) is not None and cell.candidates[e][k] != "none"]
+            surplus = _surplus_skip(arch, name, rules, allowed, [(e, ops[e] or 0) for e in edges])
+            if surplus is None:
+                break
+            allowed[surplus] = False
         if arch.space.skeleton == "darts":  # in NAS-Bench-201 a node without an input is zero, and stays
             edges, dropped = map(list, without_orphans(cell, edges))
             note = note or (f"{named(dropped)} chose none on every edge: dropped" if dropped else None)
@@ -166,6 +228,19 @@ def derive(arch: ArchState, rules: Rules) -> Derived:
         if note:
             notes.append(f"{name}: {note}")
     return Derived(kept, chosen, cells, tuple(notes))
+
+
+def _surplus_skip(
+    arch: ArchState, cell_type: str, rules: Rules, allowed: Tensor, chosen: list[tuple[int, int]]
+) -> tuple[int, int] | None:
+    """The weakest of too many skip connections among the `chosen` (edge, candidate) that an edge can do without."""
+    cell = arch.space.cells[cell_type]
+    skips = [(e, k) for e, k in chosen if cell.candidates[e][k] == "skip_connect"]
+    if rules.max_skips is None or cell.stride != 1 or len(skips) <= rules.max_skips:
+        return None
+    others = (allowed & ~_is(cell, "none")).sum(1) > 1
+    strengths = _strengths(arch, cell_type, allowed)
+    return min(((e, k) for e, k in skips if others[e]), key=lambda at: float(strengths[at]), default=None)
 
 
 def _cell_genotype(cell: CellSpec, kept: list[int], ops: list[int | None]) -> CellGenotype:

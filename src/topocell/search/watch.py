@@ -16,13 +16,16 @@ from topocell.search.selection import Rules, cells_as_dict, derive
 def observe(net: Supernet, arch: ArchState, rules: Rules, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Any]:
     """Figures of one epoch: validation of the supernet, the cell of now, entropies, gap and warnings in words.
 
+    Nothing is sampled: the supernet is looked at under its expected weights, in evaluation mode.
     `gap` compares the accuracy of the supernet under its soft weights with that of the same supernet masked to
     the derived cell: when it is wide, the weights of the architecture say little about the cell.
     """
     derived = derive(arch, rules)
     genotype = Genotype(arch.space.name, derived.cells)
+    training = net.training
+    net.eval()
     with torch.no_grad():
-        soft = arch()
+        soft = arch.expected()
         hard = derived.weights(soft)
         loss = correct = masked = torch.zeros(())
         images = 0
@@ -32,6 +35,7 @@ def observe(net: Supernet, arch: ArchState, rules: Rules, batches: Iterable[tupl
             correct = correct + (logits.argmax(1) == y).sum().cpu()
             masked = masked + (net(x, hard).argmax(1) == y).sum().cpu()
             images += len(y)
+    net.train(training)
     operations = {t: dict(sorted(genotype.operations(t).items())) for t in genotype.cells}
     return {
         "val_loss": float(loss) / images,

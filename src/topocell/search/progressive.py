@@ -1,0 +1,163 @@
+"""Progressive decisions (SGAS): one edge of each cell type after another is decided while the search goes on.
+
+After an epoch of decisions the undecided edge of the best score takes its most likely operation, and the other
+edges of a node with enough decided edges are pruned. Scores are products of measures of the distribution over an
+edge's candidates, each normalised to [0, 1] over the edges of the cell (Li et al., SGAS, 2020).
+
+As in the authors' code the measures of all edges enter the normalisation, those of decided and pruned edges with the
+logits that they had when they were settled.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from topocell.arch import ArchState
+from topocell.search.decisions import decide, only, real_candidates, undecided, without_edges
+from topocell.search.levels import Learner
+from topocell.spaces.cell import CellSpec
+
+History = Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """An edge of a cell type that took its operation, and the edges that were pruned with it, as (src, dst)."""
+
+    cell: str
+    edge: tuple[int, int]
+    operation: str
+    score: float
+    pruned: tuple[tuple[int, int], ...]
+
+    def record(self) -> dict[str, Any]:
+        """For metrics.jsonl."""
+        edges = {"edge": list(self.edge), "pruned": [list(e) for e in self.pruned]}
+        return {"cell": self.cell, "operation": self.operation, "score": self.score, **edges}
+
+    def words(self) -> str:
+        """For the user."""
+        gone = ", ".join(f"{s}→{d}" for s, d in self.pruned)
+        rest = f"; node {self.edge[1]} is complete, pruned {gone}" if gone else ""
+        return f"{self.cell}: edge {self.edge[0]}→{self.edge[1]} is {self.operation} (score {self.score:.3f}){rest}"
+
+
+def distribution(arch: ArchState, cell_type: str) -> tuple[Tensor, Tensor]:
+    """p (E, K), the distribution over all candidates of the space, settled or not; bool (E, K), which are real.
+
+    Real candidates are those that can be decided for: all but `none`.
+    """
+    p = arch.expected_of_all(cell_type).detach().cpu().double()
+    return p, real_candidates(arch.space.cells[cell_type])
+
+
+def conditional(p: Tensor, real: Tensor) -> Tensor:
+    """q (E, K): p among the real candidates, zero elsewhere and on edges that have none."""
+    chosen = p.masked_fill(~real, 0)
+    return chosen / chosen.sum(1, keepdim=True).clamp(min=torch.finfo(p.dtype).tiny)
+
+
+def importance(p: Tensor, real: Tensor, history: History) -> Tensor:
+    """(E,) probability of anything but `none` (SGAS Eq. 3)."""
+    return p.masked_fill(~real, 0).sum(1)
+
+
+def certainty(p: Tensor, real: Tensor, history: History) -> Tensor:
+    """(E,) one minus the entropy of q relative to that of the uniform distribution (SGAS Eq. 4); 1 without a choice."""
+    n = real.sum(1).to(p.dtype)
+    entropy = torch.special.entr(conditional(p, real)).sum(1)
+    return 1 - entropy / torch.where(n > 1, n, math.e).log()
+
+
+def stability(p: Tensor, real: Tensor, history: History) -> Tensor:
+    """(E,) mean overlap Σ_o min(q_then, q_now) with the epochs of `history` (SGAS Eq. 5); 0 without any."""
+    now = conditional(p, real)
+    overlaps = [torch.minimum(then, now).sum(1) for then in history]
+    return torch.stack(overlaps).mean(0) if overlaps else torch.zeros_like(now[:, 0])
+
+
+Measure = Callable[[Tensor, Tensor, History], Tensor]
+
+#: The criteria of SGAS by number: whose product ranks the edges.
+CRITERIA: dict[int, tuple[Measure, ...]] = {1: (importance, certainty), 2: (importance, certainty, stability)}
+
+
+def normalised(values: Tensor) -> Tensor:
+    """(E,) moved and scaled to [0, 1]; all 0 where all are equal."""
+    spread = values.max() - values.min()
+    return (values - values.min()) / spread if float(spread) > 0 else torch.zeros_like(values)
+
+
+def scores(criterion: int, p: Tensor, real: Tensor, history: History) -> Tensor:
+    """(E,) in [0, 1]: the product of the normalised measures of a criterion."""
+    return torch.stack([normalised(measure(p, real, history)) for measure in CRITERIA[criterion]]).prod(0)
+
+
+class Progress:
+    """The decisions of one stage, and the distributions of its last epochs.
+
+    Args:
+        criterion: a row of `CRITERIA`.
+        in_degree: decided edges that complete a node.
+        window: epochs that the stability of an edge looks back on.
+    """
+
+    def __init__(self, criterion: int, in_degree: int, window: int) -> None:
+        self.criterion, self.in_degree, self.window = criterion, in_degree, window
+        self._history: dict[str, list[Tensor]] = {}
+
+    def after_epoch(self, learner: Learner, due: bool, last: bool) -> list[Decision]:
+        """Decide an edge of each cell type if decisions are `due`, all that are left after the `last` epoch.
+
+        Then note the distributions of this epoch, which later decisions look back on.
+        """
+        made: list[Decision] = []
+        found = self.next(learner.arch) if due or last else {}
+        while found:
+            decide(learner, {cell: mask for cell, (mask, _) in found.items()})
+            made += [decision for _, decision in found.values()]
+            found = self.next(learner.arch) if last else {}
+        for name in learner.arch.space.cells:
+            past = [*self._history.get(name, []), conditional(*distribution(learner.arch, name))]
+            self._history[name] = past[-self.window :]
+        return made
+
+    def next(self, arch: ArchState) -> dict[str, tuple[Tensor, Decision]]:
+        """For each cell type with an edge to decide: its mask (E, K) after the next decision, and that decision.
+
+        Ties go to the first edge and the first operation.
+        """
+        found = {}
+        for name, cell in arch.space.cells.items():
+            mask = arch.mask(name).cpu()
+            p, real = distribution(arch, name)
+            open_edges = [e for e in undecided(mask) if bool((mask & real)[e].any())]
+            if not open_edges:
+                continue
+            score = scores(self.criterion, p, real, self._history.get(name, []))
+            edge = open_edges[int(score[open_edges].argmax())]
+            chosen = int(p[edge].masked_fill(~(mask & real)[edge], -1).argmax())
+            mask = only(mask, edge, chosen)
+            pruned = self._surplus(cell, mask, cell.edges[edge][1])
+            gone = tuple(cell.edges[e] for e in pruned)
+            decision = Decision(name, cell.edges[edge], cell.candidates[edge][chosen], float(score[edge]), gone)
+            found[name] = without_edges(mask, pruned), decision
+        return found
+
+    def _surplus(self, cell: CellSpec, mask: Tensor, node: int) -> list[int]:
+        """The undecided edges into a node that has its `in_degree` decided ones."""
+        left = [e for e in undecided(mask) if e in cell.incoming(node)]
+        settled = [e for e in cell.incoming(node) if int(mask[e].sum()) == 1]
+        return left if len(settled) >= self.in_degree else []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The distributions, (E, K) float64 for each cell type and epoch."""
+        return {name: list(past) for name, past in self._history.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The distributions of `state_dict`."""
+        self._history = {name: [q.cpu() for q in past] for name, past in state.items()}

@@ -1,0 +1,371 @@
+"""Selection by perturbation (DARTS-PT): operations and edges are kept for what the supernet loses without them.
+
+On a trained supernet, round by round: an undecided edge of each cell type loses one candidate at a time, without
+renormalisation; the candidate that is missed most is kept and the others leave the supernet, which is then tuned for
+a few epochs. When all edges are decided, nodes with too many inputs lose theirs in the same way (Wang et al.,
+Rethinking Architecture Selection in Differentiable NAS, 2021, Algorithms 1 and 2).
+
+The state can be saved after any measurement and any step of tuning. All draws are functions of (seed, purpose,
+decision, epoch, step).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from topocell.data import SearchData
+from topocell.errors import RunError
+from topocell.monitor import Monitor, Silent
+from topocell.rng import derive as derive_seed
+from topocell.rng import generator
+from topocell.running import Running
+from topocell.search.build import sgd, split_batches
+from topocell.search.damage import METRICS, Cut, Measured, Probe, without
+from topocell.search.decisions import decide, only, real_candidates, undecided, without_edges
+from topocell.search.levels import ArchBatch, Learner, bilevel
+from topocell.search.plan import Curve, Model, NonNegative, Positive, Stage, one_of
+from topocell.search.selection import OPERATION_RULES, PERTURBATION, Rules
+from topocell.spaces.cell import CellSpec
+
+#: What a decision was made from: a number for each cut, larger where what is cut is worth more, and how it reads.
+Worth = list[tuple[float, float]]
+
+
+def by_perturbation(projection: "Projection", cuts: Sequence[Cut]) -> Worth:
+    """What the supernet loses without each of the cuts (DARTS-PT)."""
+    metric = projection.plan.metric
+    measured = [getattr(projection.measure(cut), metric) for cut in cuts]
+    return [(METRICS[metric] * value, value) for value in measured]
+
+
+def by_magnitude(projection: "Projection", cuts: Sequence[Cut]) -> Worth:
+    """The weight of each of the cuts; of an edge that of its best candidate (PT-Mag: the same tuning, other decisions).
+
+    The weights are those among all candidates of the space: a decided edge is worth what its operation had won.
+    """
+    arch = projection.learner.arch
+    values = []
+    for cell_type, edge, candidate in cuts:
+        ops = arch.expected_of_all(cell_type).detach()[edge] * arch.edges(cell_type).detach()[edge]
+        live = arch.mask(cell_type)[edge]
+        values.append(float(ops[live].max() if candidate is None else ops[candidate]))
+    return [(value, value) for value in values]
+
+
+DECISIONS: dict[str, Callable[["Projection", Sequence[Cut]], Worth]] = {
+    "perturbation": by_perturbation,
+    "magnitude": by_magnitude,
+}
+
+
+class ProjectionPlan(Model):
+    """How a supernet is projected. The defaults are the published schedule.
+
+    Round i of n falls before tuning epoch i · tune_epochs. The supernet is tuned for tune_epochs · (n − 1) + 1 epochs,
+    the last one after the last round, or for `epochs` where that is given; rounds that find no epoch left fall
+    before the last one. DARTS: 14 rounds of operations and 3 of edges, 81 epochs; NAS-Bench-201: 6 rounds, and
+    epochs = 25 in the authors' code, so that the last round comes before epoch 24.
+
+    Attributes:
+        decide_by: a row of `DECISIONS`.
+        metric: a row of `topocell.search.damage.METRICS`; ties go to the first operation and the last edge.
+        order: the next edge or node is drawn at random, or taken in the order of the cell.
+        tune_epochs: from one round to the next.
+        epochs: of tuning in all.
+        lr: constant learning rate of the weights while tuning; momentum, weight decay and clip stay, momentum
+            starts afresh. (The authors create a cosine schedule and never step it.)
+        train_alpha: tuning moves the architecture as well, first order on the held-out split; not for fixed α.
+        batches: of one measurement; default the whole held-out split.
+        fixed_batches: all candidates of a decision are measured on the same images, augmented alike. Published are
+            fresh draws, which add noise to every comparison. An edge is then measured once for each node, and
+            otherwise once for each edge that the node loses.
+        epsilon: size of the perturbation while tuning, where the search perturbs (SDARTS-RS+PT: 0.3).
+    """
+
+    decide_by: Annotated[str, one_of("decision", DECISIONS)] = "perturbation"
+    metric: Annotated[str, one_of("metric", METRICS)] = "accuracy"
+    order: Literal["random", "given"] = "random"
+    tune_epochs: int = Field(5, ge=0)
+    epochs: int | None = Field(None, ge=0)
+    lr: Positive = 0.0025
+    train_alpha: bool = True
+    batches: int | None = Field(None, ge=1)
+    fixed_batches: bool = False
+    epsilon: NonNegative = 0.3
+
+
+class Projection:
+    """A projection in progress; `run` brings it to its end.
+
+    Args:
+        learner: the trained supernet with its architecture; both are changed. What `rules` do not decide by
+            perturbation is left: operations take theirs before the first round, edges when the cell is derived.
+        data: the splits that it was searched on; the test images are out of reach.
+        stage: the stage that it was trained in: splits, and settings of its optimizers.
+        plan: the schedule.
+        rules: which of operations and edges are decided here, and how many inputs a node keeps.
+        batch_size: of tuning and of measuring.
+        seed, device, monitor: as for a search.
+
+    Attributes:
+        evaluations, image_evaluations: measurements so far, and the images that they took.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        data: SearchData,
+        stage: Stage,
+        plan: ProjectionPlan,
+        rules: Rules,
+        *,
+        batch_size: int = 64,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        monitor: Monitor | None = None,
+    ) -> None:
+        self.learner, self.stage, self.plan, self.rules = learner, stage, plan, rules
+        self.seed, self.device, self.monitor = seed, torch.device(device), monitor or Silent()
+        self.round = self.turn = self.epoch = self.step = 0
+        self.evaluations = self.image_evaluations = 0
+        self._found: list[Measured] = []  # the measurements of the decision in progress,
+        self._used = 0  # and how many of them it has come to
+        options = stage.weights.model_copy(update={"lr": Curve(start=plan.lr)})
+        learner.weights = sgd(learner.net, options)
+        learner.epsilon = plan.epsilon
+        if rules.operations != PERTURBATION:
+            self._settle_operations()
+        self.running = Running(self.device)
+        cells, edges = learner.arch.space.cells, rules.edges == PERTURBATION
+        open_edges = [len(self._open(t)) for t in cells]
+        self.operation_rounds = max(open_edges) if rules.operations == PERTURBATION else 0
+        self.rounds = self.operation_rounds + (max(len(self._crowded(t)) for t in cells) if edges else 0)
+        default = plan.tune_epochs * (self.rounds - 1) + 1 if plan.tune_epochs else 0
+        self.epochs = (default if plan.epochs is None else plan.epochs) if self.rounds else 0
+
+        def batches(split: str, purpose: str) -> Any:
+            return split_batches(data, split, batch_size, f"projection {purpose}", seed=seed, device=self.device)
+
+        self._train, self._alpha = batches(stage.weights_on, "weights"), batches(stage.alpha_on, "alpha")
+        self._probe = Probe(learner, batches(stage.alpha_on, "probe"), plan.batches, seed)
+
+    def run(self, state: Mapping[str, Any] | None = None) -> Learner:
+        """Project from the beginning, or go on from a `state_dict`; returns the learner, with what is left live.
+
+        Raises:
+            RunError: the loss is no longer a number.
+            Interrupted: the monitor was told to stop, after the state was saved.
+        """
+        if state is not None:
+            self.load_state_dict(state)
+        while True:
+            while self.round < self.rounds and self._due() <= self.epoch:
+                self._take_turn()
+            if self.epoch >= self.epochs:
+                return self.learner
+            self._tune()
+
+    def _due(self) -> int:
+        """The tuning epoch before which the next round falls."""
+        return min(self.round * self.plan.tune_epochs, max(self.epochs - 1, 0))
+
+    # Deciding -----------------------------------------------------------------------------------------------
+
+    def _take_turn(self) -> None:
+        """Decide an edge or a node of one cell type; the round is over when all types had their turn."""
+        cells = self.learner.arch.space.cells
+        cell_type = list(cells)[self.turn]
+        one = self._decide_operation if self.round < self.operation_rounds else self._decide_node
+        self._used = 0
+        decision = one(cell_type)
+        self.evaluations += len(self._found)
+        self.image_evaluations += sum(measured.images for measured in self._found)
+        self._found = []
+        self.round, self.turn = divmod(self.round * len(cells) + self.turn + 1, len(cells))
+        if decision is not None:
+            record, words = decision
+            counts = {"evaluations": self.evaluations, "image_evaluations": self.image_evaluations}
+            self.monitor.metrics({"phase": "select", "epoch": self.epoch, "cell": cell_type, **record, **counts})
+            self.monitor.say(f"{cell_type}: {words}")
+        self.monitor.checkpoint(self.state_dict, due=True)
+
+    def _decide_operation(self, cell_type: str) -> tuple[dict[str, Any], str] | None:
+        """Keep the operation of an undecided edge that is worth most, the first of equals."""
+        cell, mask = self._cell(cell_type), self.learner.arch.mask(cell_type).cpu()
+        if not (edges := self._open(cell_type)):
+            return None
+        edge = self._pick(edges, cell_type)
+        candidates = torch.nonzero(self._allowed(cell_type)[edge]).flatten().tolist()
+        worth = self._worth([Cut(cell_type, edge, k) for k in candidates])
+        best = max(range(len(candidates)), key=lambda i: worth[i][0])
+        decide(self.learner, {cell_type: only(mask, edge, candidates[best])})
+        names = [cell.candidates[edge][k] for k in candidates]
+        place, reads = _arrow(cell, edge), dict(zip(names, (read for _, read in worth)))
+        record = {"decided": place, "kept": names[best], self._measure_name: reads}
+        return record, f"edge {place} keeps {names[best]} ({self._measure_name} {worth[best][1]:.4g})"
+
+    def _decide_node(self, cell_type: str) -> tuple[dict[str, Any], str] | None:
+        """Take edges from a node, one at a time that which is worth least, the last of equals.
+
+        As in the authors' code an edge that the node has lost weighs again while the next one is looked for: in
+        expectation the edges that are worth most stay (Algorithm 2).
+        """
+        cell, mask = self._cell(cell_type), self.learner.arch.mask(cell_type).cpu()
+        if not (nodes := self._crowded(cell_type)):
+            return None
+        node = self._pick(nodes, cell_type)
+        left = self._inputs(cell_type, node)
+        lost: list[int] = []
+        worth: dict[int, tuple[float, float]] = {}
+        while len(left) > self.rules.in_degree:
+            if not worth or not self.plan.fixed_batches:
+                worth |= zip(left, self._worth([Cut(cell_type, e) for e in left]))
+            lost.append(min(reversed(left), key=lambda e: worth[e][0]))
+            left.remove(lost[-1])
+        decide(self.learner, {cell_type: without_edges(mask, lost)})
+        kept = [_arrow(cell, e) for e in left]
+        reads = {_arrow(cell, e): worth[e][1] for e in worth}
+        record = {"decided": f"node {node}", "kept": ", ".join(kept), self._measure_name: reads}
+        return record, f"node {node} keeps {', '.join(kept)}"
+
+    def measure(self, cut: Cut) -> Measured:
+        """The supernet without something, on fresh draws or on those of the decision.
+
+        A decision that goes on after a kill asks again for what it had measured, in the same order.
+        """
+        if self._used == len(self._found):
+            draw = self.evaluations + (0 if self.plan.fixed_batches else self._used)
+            measured = self._probe(without(self._weights(), cut), draw)
+            self._found.append(measured)
+            self.monitor.step("select, deciding", self.round, self.rounds, lambda: asdict(measured))
+            self.monitor.checkpoint(self.state_dict)
+        self._used += 1
+        return self._found[self._used - 1]
+
+    def _worth(self, cuts: Sequence[Cut]) -> Worth:
+        return DECISIONS[self.plan.decide_by](self, cuts)
+
+    def _weights(self) -> dict[str, Any]:
+        return {t: w.detach() for t, w in self.learner.arch.expected().items()}
+
+    @property
+    def _measure_name(self) -> str:
+        return f"{self.plan.metric} without" if self.plan.decide_by == PERTURBATION else "weight"
+
+    def _pick(self, among: Sequence[int], cell_type: str) -> int:
+        if self.plan.order == "given":
+            return among[0]
+        draw = generator(self.seed, "projection order", cell_type, self.round)
+        return among[int(torch.randint(len(among), (), generator=draw))]
+
+    # What is left -------------------------------------------------------------------------------------------
+
+    def _cell(self, cell_type: str) -> CellSpec:
+        return self.learner.arch.space.cells[cell_type]
+
+    def _allowed(self, cell_type: str) -> Tensor:
+        """(E, K) bool: live candidates that may be chosen."""
+        mask = self.learner.arch.mask(cell_type).cpu()
+        return mask if self.rules.none else mask & real_candidates(self._cell(cell_type))
+
+    def _open(self, cell_type: str) -> list[int]:
+        """Edges with an operation to decide."""
+        allowed = self._allowed(cell_type)
+        return [e for e in undecided(self.learner.arch.mask(cell_type).cpu()) if bool(allowed[e].any())]
+
+    def _inputs(self, cell_type: str, node: int) -> list[int]:
+        """Edges into a node that carry something."""
+        cell = self._cell(cell_type)
+        live = (self.learner.arch.mask(cell_type).cpu() & real_candidates(cell)).any(1)
+        return [e for e in cell.incoming(node) if live[e]]
+
+    def _crowded(self, cell_type: str) -> list[int]:
+        """Nodes with more inputs than they keep."""
+        computed = self._cell(cell_type).computed
+        return [node for node in computed if len(self._inputs(cell_type, node)) > self.rules.in_degree]
+
+    def _settle_operations(self) -> None:
+        """Operations by a rule that looks at the architecture alone, all at once."""
+        masks = {}
+        for t in self.learner.arch.space.cells:
+            chosen = OPERATION_RULES[self.rules.operations](self.learner.arch, t, self.rules, self._allowed(t))
+            mask = torch.zeros_like(self.learner.arch.mask(t).cpu())
+            for edge, k in enumerate(chosen):
+                if k is not None:
+                    mask[edge, k] = True
+            masks[t] = mask
+        decide(self.learner, masks)
+
+    # Tuning -------------------------------------------------------------------------------------------------
+
+    def _tune(self) -> None:
+        """One epoch: at each step the architecture on held-out images, then the weights on training images."""
+        learner = self.learner
+        while self.step < len(self._train):
+            torch.manual_seed(derive_seed(self.seed, "tune", self.epoch, self.step))
+            updates = []
+            if self._learns_architecture():
+                updates = [ArchBatch(self._alpha.batch(self.epoch, self.step), True, learner.beta is not None)]
+            seen = bilevel(learner, self._train.batch(self.epoch, self.step), updates)
+            self.step += 1
+            self.running.add(seen.loss, seen.correct, seen.images)
+            done, total = self.epoch * len(self._train) + self.step, self.epochs * len(self._train)
+            self.monitor.step("select, tuning", done, total, self.running.figures)
+            if self.step < len(self._train):
+                self.monitor.checkpoint(self.state_dict)
+        figures = self.running.figures()
+        if not figures["loss"] < float("inf"):
+            raise RunError(
+                f"the loss must stay finite, but it became {figures['loss']} in tuning epoch {self.epoch}; lower "
+                f"selection.projection.lr"
+            )
+        tuned = {"train_loss": figures["loss"], "train_accuracy": figures["accuracy"]}
+        self.monitor.metrics({"phase": "tune", "stage": "tuning", "epoch": self.epoch, **tuned})
+        self.epoch, self.step = self.epoch + 1, 0
+        self.running.clear()
+        self.monitor.checkpoint(self.state_dict, due=True)
+
+    def _learns_architecture(self) -> bool:
+        has_open = self.learner.beta is not None or any(map(self._open, self.learner.arch.space.cells))
+        return self.plan.train_alpha and has_open
+
+    # State --------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the projection depends on."""
+        learner = self.learner
+        return {
+            "at": [self.round, self.turn, self.epoch, self.step],
+            "evaluated": [self.evaluations, self.image_evaluations],
+            "rules": asdict(self.rules),
+            "found": [asdict(measured) for measured in self._found],
+            "net": learner.net.state_dict(),
+            "arch": learner.arch.state_dict(),
+            "weights": learner.weights.state_dict(),
+            "alpha": learner.alpha.state_dict(),
+            "beta": None if learner.beta is None else learner.beta.state_dict(),
+            "running": self.running.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the projection that `state_dict` was taken from (same supernet, plan, data and seed)."""
+        learner = self.learner
+        self.round, self.turn, self.epoch, self.step = state["at"]
+        self.evaluations, self.image_evaluations = state["evaluated"]
+        self._found = [Measured(**measured) for measured in state["found"]]
+        decide(learner, {t: state["arch"][f"mask_{t}"] for t in learner.arch.space.cells})
+        learner.arch.load_state_dict(state["arch"])
+        learner.net.load_state_dict(state["net"])
+        learner.weights.load_state_dict(state["weights"])
+        learner.alpha.load_state_dict(state["alpha"])
+        if learner.beta is not None:
+            learner.beta.load_state_dict(state["beta"])
+        self.running.load_state_dict(state["running"])
+
+
+def _arrow(cell: CellSpec, edge: int) -> str:
+    return f"{cell.edges[edge][0]}→{cell.edges[edge][1]}"
