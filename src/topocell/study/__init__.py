@@ -1,0 +1,139 @@
+"""Studies: the papers' analyses, each a table and a figure. A study is one function and one row in `STUDIES`.
+
+The function takes a `Bench` and its options, checks all it can, says `bench.begin`, takes its items one by one and
+returns an `Outcome`. What is finished stays finished: the same command goes on with what is left.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from topocell.display import Display, Quiet
+from topocell.errors import RecipeError, nearest
+from topocell.study.averages import TopologyAverage, topology_average
+from topocell.study.bench import Bench, Outcome
+from topocell.study.comparison import Compared, Joint, Views, compare
+from topocell.study.evaluation import Depth, Stability, depth, stability
+from topocell.study.options import Options, Training, parse
+from topocell.study.ranking import EdgeRanking, edge_ranking
+
+__all__ = ["STUDIES", "Bench", "Options", "Outcome", "Study", "help_text", "run"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A row of `STUDIES`.
+
+    Args:
+        about: one line.
+        source: table or figure of a paper.
+        options: model of its options.
+        function: `(bench, options) -> Outcome`; its docstring says what is measured.
+        example: arguments of a worked example.
+    """
+
+    about: str
+    source: str
+    options: type[Options]
+    function: Callable[[Bench, Any], Outcome]
+    example: str
+
+
+STUDIES: dict[str, Study] = {
+    "topology-average": Study(
+        "average true accuracy of every wiring of the NAS-Bench-201 cell",
+        "TopoNAS, Figure 1",
+        TopologyAverage,
+        topology_average,
+        "table=nasbench201.csv.gz --out runs/wirings",
+    ),
+    "edge-ranking": Study(
+        "agreement of searched weights of edge pairs with stand-alone accuracy",
+        "DOTS, Figure 1",
+        EdgeRanking,
+        edge_ranking,
+        "recipes=[darts-v1,dots] --budget small data.download=true --out runs/ranking",
+    ),
+    "depth": Study(
+        "one cell in networks of several depths",
+        "TopoNAS, Table 3",
+        Depth,
+        depth,
+        "genotype=runs/dots layers=[8,12,16] retrain.seeds=[0,1,2] --out runs/depth",
+    ),
+    "stability": Study(
+        "cells derived at several epochs of a search",
+        "TopoNAS, Table 10",
+        Stability,
+        stability,
+        "recipes=[darts-v2,toponas-fixed-darts] data.download=true --out runs/stability",
+    ),
+    "views": Study(
+        "outgoing against incoming edges in topology search",
+        "TopoNAS, Table 7",
+        Views,
+        compare,
+        "--budget small data.download=true --out runs/views",
+    ),
+    "joint": Study(
+        "α and β updated one after the other against jointly",
+        "TopoNAS, Table 8",
+        Joint,
+        compare,
+        "--budget small data.download=true --out runs/joint",
+    ),
+    "compare": Study(
+        "any recipes side by side under equal seeds",
+        "",
+        Compared,
+        compare,
+        "'recipes=[random,dots,dots search.channels=4]' --budget smoke --out runs/compare",
+    ),
+}
+
+
+def help_text(name: str) -> str:
+    """What a study measures, its options and a worked example, as Markdown for the command line."""
+    study = STUDIES[name]
+    after = f" ({study.source})" if study.source else ""
+    said = [" ".join(part.split()) for part in inspect.cleandoc(study.function.__doc__ or "").split("\n\n")]
+    options = [f"- `{_signature(key, field)}`: {field.description}" for key, field in study.options.listed().items()]
+    if issubclass(study.options, Training):
+        options.append("- keys of recipes: changes to all of them, e.g. `retrain.epochs=10`")
+    parts = [f"{study.about[:1].upper()}{study.about[1:]}{after}.", *(part for part in said if part[:7] != "Raises:")]
+    return "\n\n".join([*parts, "Options:", "\n".join(options), "Example:", f"topocell study {name} {study.example}"])
+
+
+def _signature(key: str, field: FieldInfo) -> str:
+    """`key=default` as a user would write it."""
+    if field.is_required():
+        return f"{key}=.."
+    default = field.default
+    shown = f"[{','.join(map(str, default))}]" if isinstance(default, tuple) else default
+    return key if shown is None else f"{key}={shown}"
+
+
+def run(name: str, words: Sequence[str], out: str | Path, display: Display | None = None) -> Path:
+    """Run a study, or go on with it, in the directory `out`.
+
+    Args:
+        name: a row of `STUDIES`.
+        words: its options as `key=value`; of a study that trains also changes to its recipes.
+
+    Returns `out`. Besides what follows raises as `topocell.run`.
+
+    Raises:
+        RecipeError: unknown study, unknown option or wrong value.
+        RunError: `out` cannot be used, or belongs to a study with other options.
+    """
+    if name not in STUDIES:
+        raise RecipeError(f"unknown study {name!r}{nearest(name, STUDIES)}; known: {', '.join(STUDIES)}")
+    study = STUDIES[name]
+    options = parse(name, study.options, words)
+    with Bench(name, study.about, options.model_dump(mode="json"), out, display or Quiet()) as bench:
+        bench.finish(study.function(bench, options))
+    return Path(out)

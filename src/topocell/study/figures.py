@@ -1,0 +1,121 @@
+"""Figures of studies, drawn from plain numbers. Each function writes one SVG or PNG file."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from topocell.report.style import BLUE, CYCLE, MUTED, VERMILION, clipped, save, styled
+
+_PANEL = (3.6, 2.9)  # inches
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """One panel of `clouds`: points, of which the one of index `marked` is ringed."""
+
+    title: str
+    x: Sequence[float]
+    y: Sequence[float]
+    marked: int | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One curve of `curves`: mean and, where there are several values, their sample standard deviation."""
+
+    label: str
+    x: Sequence[float]
+    mean: Sequence[float]
+    std: Sequence[float | None]
+
+
+def clouds(panels: Sequence[Cloud], x: str, y: str, path: Path) -> None:
+    """Points against points, a panel per entry, four in a row."""
+    with styled():
+        columns = min(len(panels), 4)
+        rows = -(-len(panels) // columns)
+        figure = _figure(columns, rows)
+        for number, panel in enumerate(panels, start=1):
+            ax = figure.add_subplot(rows, columns, number)
+            ax.scatter(panel.x, panel.y, s=26, color=BLUE)
+            if panel.marked is not None:
+                x_of, y_of = panel.x[panel.marked], panel.y[panel.marked]
+                ax.scatter(x_of, y_of, s=110, facecolors="none", edgecolors=VERMILION, linewidths=1.6, label="derived")
+                ax.legend(loc="best")
+            ax.xaxis.set_major_locator(MaxNLocator(4))
+            ax.ticklabel_format(useOffset=False)
+            ax.set_title(panel.title)
+            ax.set_xlabel(x)
+            ax.set_ylabel(y)
+        save(figure, path)
+
+
+def curves(lines: Sequence[Curve], x: str, y: str, path: Path) -> None:
+    """Means with error bars over a whole-numbered axis."""
+    with styled():
+        figure = _figure(1.4, 1)
+        ax = figure.add_subplot()
+        for number, line in enumerate(lines):
+            colour = CYCLE[number % len(CYCLE)]
+            errors = [s or 0.0 for s in line.std]
+            ax.errorbar(line.x, line.mean, errors, marker="o", markersize=4, capsize=3, color=colour, label=line.label)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _finish(ax, x, y, legend=len(lines) > 1)
+        save(figure, path)
+
+
+def bars(groups: Mapping[str, Sequence[float]], y: str, path: Path) -> None:
+    """A bar per group at the mean of its values, with the values as points and their standard deviation."""
+    with styled():
+        figure = _figure(max(1.0, 0.28 * len(groups)), 1)
+        ax = figure.add_subplot()
+        lowest, highest = min(map(min, groups.values())), max(map(max, groups.values()))
+        for number, values in enumerate(groups.values()):
+            std = statistics.stdev(values) if len(values) > 1 else None
+            colour = CYCLE[number % len(CYCLE)]
+            mean = statistics.fmean(values)
+            ax.bar(number, mean, width=0.6, color=colour, alpha=0.35, yerr=std, capsize=3, ecolor=colour)
+            ax.scatter([number] * len(values), values, s=18, color=colour, zorder=3)
+        room = max(highest - lowest, 0.5)
+        floor = max(0.0, lowest - room)  # differences are small, so the axis is cut, and says so
+        ax.set_ylim(floor, highest + 0.6 * room)
+        ax.set_xticks(range(len(groups)), [clipped(name) for name in groups], rotation=20, ha="right")
+        _finish(ax, "", f"{y} (axis cut)" if floor else y, legend=False)
+        save(figure, path)
+
+
+def steps(points: Sequence[tuple[int, float]], x: str, y: str, path: Path) -> None:
+    """Every (count, value) as a point, the best and the mean of each count as lines."""
+    with styled():
+        figure = _figure(1.4, 1)
+        ax = figure.add_subplot()
+        ordered = sorted(points)
+        counts, values = zip(*ordered)
+        ax.scatter(counts, values, s=16, color=MUTED, alpha=0.7, label="one wiring")
+        by_count = {
+            count: [value for _, value in group] for count, group in groupby(ordered, key=lambda point: point[0])
+        }
+        lines = {"best": [max(v) for v in by_count.values()], "mean": [sum(v) / len(v) for v in by_count.values()]}
+        for (label, line), colour in zip(lines.items(), (VERMILION, BLUE)):
+            ax.plot(list(by_count), line, color=colour, marker="o", markersize=4, label=label)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _finish(ax, x, y, legend=True)
+        save(figure, path)
+
+
+def _figure(columns: float, rows: int) -> Figure:
+    """A figure of so many panels; it never passes through pyplot."""
+    return Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * rows), facecolor="white", layout="constrained")
+
+
+def _finish(ax: Axes, x: str, y: str, legend: bool) -> None:
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    if legend:
+        ax.legend(loc="best")

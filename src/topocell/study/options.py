@@ -1,0 +1,164 @@
+"""Options of studies: models with defaults, read from `key=value` words as they stand on the command line."""
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from topocell.errors import RecipeError, nearest
+from topocell.recipe import Budget, Recipe, load_recipe
+from topocell.search.plan import Model
+
+AnyOptions = TypeVar("AnyOptions", bound="Options")
+
+
+def _distinct(value: Any) -> Any:
+    items = [value] if isinstance(value, int | str) and not isinstance(value, bool) else value
+    if isinstance(items, list | tuple) and (twice := [item for item, n in Counter(map(str, items)).items() if n > 1]):
+        raise ValueError(f"each entry is named once, but {twice[0]!r} is named again")
+    return items
+
+
+#: Lists without repetitions; a single value stands for a list of one.
+Numbers = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1), BeforeValidator(_distinct)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), BeforeValidator(_distinct)]
+Entries = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_distinct)]
+
+
+class Options(Model):
+    """Base of the options of a study; each field says in its description what it is."""
+
+    @classmethod
+    def listed(cls) -> dict[str, FieldInfo]:
+        """The options that a user names, with their descriptions and defaults."""
+        return {name: field for name, field in cls.model_fields.items() if name != "overrides"}
+
+
+class Training(Options):
+    """Options of a study that trains. Changes to its recipes are written among them, e.g. `retrain.epochs=10`."""
+
+    budget: Budget = Field("paper", description="paper, small or smoke; --budget says the same")
+    overrides: tuple[str, ...] = ()
+
+    def recipe(self, entry: str, *defaults: str, last: Sequence[str] = ()) -> Recipe:
+        """The recipe of an entry, `RECIPE [key=value ...]` as on the command line, with all changes applied.
+
+        Changes apply in this order: `defaults` of the study, those of the entry, the user's, `last`.
+
+        Raises:
+            RecipeError: any fault in it.
+        """
+        words = split(entry)
+        return load_recipe(words[0], [*defaults, *words[1:], *self.overrides, *last], self.budget)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One recipe of a study, for every seed.
+
+    Attributes:
+        label: what tables call it.
+        key: the same for names of files.
+        recipes: seed → recipe.
+    """
+
+    label: str
+    key: str
+    recipes: dict[int, Recipe]
+
+    @property
+    def any(self) -> Recipe:
+        """The recipe of the first seed."""
+        return next(iter(self.recipes.values()))
+
+
+class Searches(Training):
+    """Options of a study that searches by several recipes with several seeds."""
+
+    recipes: Entries = Field(
+        description="names or paths of recipes, each with changes of its own if so wished: 'RECIPE key=value'"
+    )
+    seeds: Seeds = Field((0,), description="seeds of the searches; retrain.seeds=[0] unless changed")
+
+    @model_validator(mode="after")
+    def _seeds_are_the_studys(self) -> "Searches":
+        words = [*self.overrides, *(word for entry in self.recipes for word in split(entry)[1:])]
+        if any(word.partition("=")[0].strip() == "seed" for word in words):
+            raise ValueError("the option seeds sets the seed of each search, but got seed=; use seeds=[..]")
+        return self
+
+    def arms(self, *defaults: str) -> list[Arm]:
+        """The recipes for every seed, each cell retrained once unless the user changes `retrain.seeds`.
+
+        Raises:
+            RecipeError: any fault in a recipe.
+        """
+        first = ("retrain.seeds=[0]", *defaults)
+        found = [
+            {seed: self.recipe(entry, *first, last=[f"seed={seed}"]) for seed in self.seeds} for entry in self.recipes
+        ]
+        names = [recipes[self.seeds[0]].name for recipes in found]
+        return [
+            Arm(name, name, recipes) if names.count(name) == 1 else Arm(entry, f"{name}-{number}", recipes)
+            for number, (name, entry, recipes) in enumerate(zip(names, self.recipes, found), start=1)
+        ]
+
+
+def split(entry: str) -> list[str]:
+    """Words of an entry, at least one. Raises RecipeError for open quotes."""
+    try:
+        return shlex.split(entry) or [entry]
+    except ValueError as fault:
+        raise RecipeError(f"an entry is 'RECIPE key=value ...', but {entry!r} cannot be read: {fault}") from None
+
+
+def parse(study: str, model: type[AnyOptions], words: Sequence[str]) -> AnyOptions:
+    """The options that `key=value` words set; values are YAML.
+
+    A key of a recipe (`retrain.epochs`, `data.dataset`, ..) goes to the recipes of a study that trains.
+
+    Raises:
+        RecipeError: a word of another form, an unknown option, a wrong value; all faults in one message.
+    """
+    known, trains = list(model.listed()), issubclass(model, Training)
+    values: dict[str, Any] = {}
+    overrides, faults = [], []
+    for word in words:
+        key, sign, text = word.partition("=")
+        key = key.strip()
+        if not sign or not key:
+            faults.append(f"an option has the form key=value, but got {word!r}")
+        elif key in known:
+            try:
+                values[key] = yaml.safe_load(text)
+            except yaml.YAMLError:
+                faults.append(f"{key}: the value must be YAML, but got {text!r}")
+        elif trains and key.partition(".")[0] in Recipe.model_fields:
+            overrides.append(word)
+        else:
+            also = "; besides, keys of a recipe, e.g. retrain.epochs" if trains else ""
+            faults.append(f"unknown option {key!r}{nearest(key, known)}; it takes {', '.join(known)}{also}")
+    try:
+        options = model.model_validate(values | ({"overrides": overrides} if trains else {}))
+    except ValidationError as fault:
+        faults += _faults(fault)
+    if faults:
+        raise RecipeError(f"study {study}: " + "; ".join(dict.fromkeys(faults)))
+    return options
+
+
+def _faults(error: ValidationError) -> Iterator[str]:
+    for item in error.errors():
+        where = ".".join(map(str, item["loc"]))
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "missing":
+            yield f"{where} is required; give {where}=VALUE"
+        elif item["type"] == "value_error":
+            yield f"{where}: {message}" if where else message
+        else:
+            yield f"{where}: {message[:1].lower()}{message[1:]}, but got {item['input']!r}"
