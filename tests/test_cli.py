@@ -23,13 +23,14 @@ from topocell.display import Terminal
 from topocell.monitor import Interrupted
 from topocell.recipe import load_recipe, recipe_names, recipe_text, resolved
 from topocell.rundir import RunDir, environment
+from topocell.search.selection import EDGE_RULES
 
 SIZES = ["data.images=40", "data.test_images=20", "retrain.layers=2"]
 RUN = ["run", "quickstart", "--budget", "smoke", "--quiet", "--out", "new", *SIZES]
 FOLDER = ["run", "quickstart", "--budget", "smoke", "--out", "new", "data.dataset=folder"]
 RANDOM = ["run", "random", "--budget", "smoke", "--quiet", *SIZES]
 COMMANDS = ["run", "search", "select", "retrain", "report", "draw", "spaces", "recipes list", "recipes show"]
-COMMANDS += ["recipes copy"]
+COMMANDS += ["recipes copy", "compare", "estimate"]
 
 
 def genotype(source: int) -> str:
@@ -137,7 +138,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["select", "begun"], "a cell is derived from a finished search, but the search in begun is not"),
     (["retrain", "begun"], "retraining needs a derived cell, but begun has none yet"),
     (["select", "done", "--ops", "magnitud"], "(did you mean 'magnitude'?)"),
-    (["select", "done", "--edges", "best"], "selection.edges must be one of magnitude, topology"),
+    (["select", "done", "--edges", "best"], "selection.edges must be one of magnitude,"),
     (["select", "done", "--in-degree", "0"], "--in-degree"),
     # pictures and copies
     (["draw", "sound.json", "--out", "cell.gif"], "draw writes .svg or .png, but got 'cell.gif'"),
@@ -256,7 +257,7 @@ def test_every_help_ends_with_examples_that_work(inside: Path, capsys: Any, comm
     assert examples and re.search(r"Examples?:", text)
     for words in examples:
         assert words[1 : 1 + len(command.split())] == command.split()
-        if command in ("run", "search") and not words[2].endswith(".yaml"):
+        if command in ("run", "search", "estimate") and not words[2].endswith(".yaml"):
             arguments = words[3:]
             budget = arguments[arguments.index("--budget") + 1] if "--budget" in arguments else "paper"
             load_recipe(words[2], [a for a in arguments if "=" in a], budget=budget)
@@ -268,7 +269,7 @@ def test_help_says_what_options_take(inside: Path, capsys: Any) -> None:
     text = help_of("run", capsys)
     for words in ("--out", "--budget", "paper", "small", "smoke", "KEY=VALUE", "--quiet", "[required]"):
         assert words in text
-    assert "magnitude, topology, all, random" in help_of("select", capsys)
+    assert ", ".join(EDGE_RULES) in help_of("select", capsys)
 
 
 def test_version(capsys: Any) -> None:

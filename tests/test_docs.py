@@ -51,10 +51,13 @@ def test_commands_run(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TOPOCELL_CACHE", str(tmp_path / "cache"))
     words = shlex.split(command)[1:]
-    if words[0] == "run":
+    if words[0] in ("run", "estimate"):
         words = [w for w in words if w not in ("data.download=true", "paper", "small")]
-        words = [w for w in words if w not in ("--budget", "smoke")] + ["--budget", "smoke", "--quiet"]
+        words = [w for w in words if w not in ("--budget", "smoke")] + ["--budget", "smoke"]
+        words += ["--quiet"] if words[0] == "run" else []
         photos(tmp_path / "photos")
+    if words[0] in ("select", "compare"):
+        assert main(["run", "dots", "--budget", "smoke", "--quiet", "--out", words[1]]) == 0
     assert main(words) == 0
 
 

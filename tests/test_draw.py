@@ -85,6 +85,13 @@ def test_empty_node_of_nasbench201_is_zero_and_not_dropped(tmp_path):
     assert any("node 1 is zero" in text for text in shown)
 
 
+def test_a_zero_node_that_an_edge_leaves_is_drawn(tmp_path):
+    """Between the input and the node stands no operation."""
+    cell = {"inputs": 1, "nodes": [[], [], [["avg_pool_3x3", 2]]], "concat": [3]}
+    draw_genotype({"format": 1, "space": "nasbench201", "cells": {"cell": cell}, "origin": {}}, tmp_path / "cells.svg")
+    assert any("node 1 is zero, node 2 is zero" in text for text in texts(tmp_path / "cells.svg"))
+
+
 def test_png_has_its_signature_and_a_size_that_can_be_read(tmp_path):
     draw_genotype(DARTS, tmp_path / "cells.PNG")
     data = (tmp_path / "cells.PNG").read_bytes()

@@ -16,14 +16,27 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 #: From the bottom to the top; a part imports its own layer and those above it in this list.
 LAYERS = (
-    ("errors", "rng", "functional", "monitor", "running", "budget"),
-    ("files", "axes", "spaces", "genotype_text", "operations", "augment"),
-    ("genotype", "relaxation", "topology", "skeleton", "checkpoint"),
+    (
+        "errors",
+        "rng",
+        "cache",
+        "native",
+        "functional",
+        "separable",
+        "monitor",
+        "running",
+        "budget",
+        "execution",
+        "meters",
+    ),
+    ("files", "axes", "spaces", "genotype_text", "operations", "augment", "folder"),
+    ("genotype", "tabular", "relaxation", "topology", "skeleton", "checkpoint"),
     ("arch", "engine", "network", "data", "rundir"),
     ("search", "train"),
-    ("report", "display", "runmonitor"),
+    ("report", "display", "runmonitor", "estimate"),
     ("recipe",),
     ("api",),
+    ("study",),
     ("cli", "__main__", "__init__"),
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
@@ -106,11 +119,11 @@ def test_parts_that_must_not_know_each_other(parts: tuple[str, ...], never: set[
 
 def test_only_the_top_knows_recipes() -> None:
     users = {part_of(m) for m, path in MODULES.items() if any(part_of(n) in ("recipe", "budget") for n in own(path))}
-    assert users == {"recipe", "api", "cli", "__init__"}
+    assert users == {"recipe", "api", "study", "cli", "__init__"}
 
 
 @pytest.mark.parametrize(
-    "part", ["errors", "spaces", "genotype", "genotype_text", "files", "monitor", "report", "budget"]
+    "part", ["errors", "spaces", "genotype", "genotype_text", "tabular", "files", "monitor", "report", "budget"]
 )
 def test_plain_data_needs_no_torch(part: str) -> None:
     assert members(part)

@@ -111,10 +111,14 @@ def test_outputs_and_all_gradients_are_those_of_the_library(
     weights = [w for b in banks for w in b.parameters()]
     inputs = [x, *maps, *([mix] if maps else []), *bases, *scales, *weights]
 
-    chains = tuple(Chain(b.kernel, b.dilation, b.stages, tuple(b.edges)) for b in banks)
-    plan = Plan(chains, stride, tuple(based), len(maps), low_memory=low)
-    tensors = [t for b, s in zip(banks, scales) for t in (*b.parameters(), s[:, None].expand(-1, channels))]
-    found, _ = separable(x, plan, tensors, maps, mix, bases)
+    positions = iter(range(sum(len(s) for s in scales)))
+    chains = tuple(
+        Chain(b.kernel, b.dilation, b.stages, tuple(b.edges), tuple(next(positions) for _ in b.edges)) for b in banks
+    )
+    first = sum(len(s) for s in scales)
+    rows = tuple(tuple(first + p * outputs + m for m in range(outputs)) for p in range(len(maps)))
+    plan = Plan(chains, stride, tuple(based), rows, low_memory=low)
+    found, _ = separable(x, plan, weights, torch.cat([*scales, mix.flatten()]), maps, bases)
     towards = [torch.randn(size) for _ in range(outputs)]
     gradients = torch.autograd.grad(sum((f * t).sum() for f, t in zip(found, towards)), inputs, allow_unused=True)
 

@@ -13,13 +13,16 @@ from rich.console import Console
 from rich.table import Table
 
 import topocell
-from topocell import api, spaces
+from topocell import api, spaces, study
 from topocell.display import Display, Quiet, Terminal
 from topocell.errors import RunError, TopocellError
+from topocell.estimate import gigabytes
 from topocell.genotype import Genotype
 from topocell.monitor import Interrupted
-from topocell.recipe import load_recipe, recipe_names, recipe_text
+from topocell.recipe import load_recipe, overridden, recipe_names, recipe_text
+from topocell.report.compare import comparison
 from topocell.report.draw import draw_genotype
+from topocell.report.tables import format_seconds
 from topocell.search.selection import EDGE_RULES, OPERATION_RULES
 
 app = typer.Typer(
@@ -32,6 +35,8 @@ app = typer.Typer(
 )
 recipes = typer.Typer(no_args_is_help=True, help="List, show and copy the recipes that come with topocell.")
 app.add_typer(recipes, name="recipes")
+studies = typer.Typer(no_args_is_help=True, help="The papers' analyses; each writes a table and a figure.")
+app.add_typer(studies, name="study")
 
 
 class Budget(StrEnum):
@@ -128,19 +133,47 @@ def select(
     operations: Annotated[str | None, typer.Option("--ops", help=f"One of {', '.join(OPERATION_RULES)}.")] = None,
     edges: Annotated[str | None, typer.Option("--edges", help=f"One of {', '.join(EDGE_RULES)}.")] = None,
     in_degree: Annotated[int | None, typer.Option(min=1, help="Edges per node for the rule magnitude.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--as", help="Select beside the run, in RUN/selections/NAME.", show_default=False)
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Of `selection`, e.g. projection.batches=8.", show_default=False),
+    ] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Derive the cell from a searched run, by the recipe's rules or by others, and write genotype.json.
+
+    With `--as` several selections of one supernet stand side by side, each a run directory that can be retrained. So
+    does a selection by perturbation of a run that has its cell already.
 
     Examples:
 
         topocell select runs/dots
 
         topocell select runs/dots --ops magnitude --edges magnitude --in-degree 3
+
+        topocell select runs/dots --ops perturbation --edges topology --as pt projection.tune_epochs=1
     """
     given = {"operations": operations, "edges": edges, "in_degree": in_degree}
+    wanted = overridden({}, changes or []) | {k: v for k, v in given.items() if v is not None}
     with _display(quiet) as display:
-        api.select(run_path, display, **{k: v for k, v in given.items() if v is not None})
+        api.select(run_path, display, name, **wanted)
+
+
+@app.command()
+def compare(run_path: RunPath) -> None:
+    """Show what the selections of a run have derived side by side, and how their cells do.
+
+    Example:
+
+        topocell compare runs/dots
+    """
+    names, *rows = zip(*comparison(run_path))
+    table = Table(*names)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
 
 
 @app.command()
@@ -164,6 +197,31 @@ def report(run_path: RunPath) -> None:
         topocell report runs/demo
     """
     typer.echo(str(api.report(run_path)))
+
+
+@app.command()
+def estimate(recipe: RecipeName, overrides: Overrides = None, budget: BudgetOption = Budget.paper) -> None:
+    """Time and memory of a run before it starts, from a few steps of each of its parts.
+
+    Where something will not fit in memory, it says which settings would.
+
+    Examples:
+
+        topocell estimate quickstart
+
+        topocell estimate dots --budget small data.dataset=digits search.batch_size=128
+    """
+    found = api.estimate(load_recipe(recipe, overrides or [], budget.value))
+    free = f", {gigabytes(found.free)} free" if found.free is not None else ""
+    table = Table("part", "steps", "a step", "time", "peak memory", title=f"{recipe} on {found.device}{free}")
+    for part in found.parts:
+        steps, step = (f"{part.steps:,}", f"{part.step_seconds:.3g} s") if part.steps else ("", "")
+        memory = gigabytes(part.memory.peak) if part.memory is not None else ""
+        table.add_row(part.name, steps, step, format_seconds(part.seconds), memory)
+    table.add_row("the whole run", "", "", format_seconds(found.seconds), "")
+    Console().print(table)
+    for sentence in found.advice():
+        typer.echo(sentence)
 
 
 @app.command()
@@ -247,6 +305,39 @@ def recipes_copy(
     except OSError as fault:
         raise RunError(f"cannot write {to}: {fault.strerror}") from None
     typer.echo(f"{to}: run it with: topocell run {to} --out DIR")
+
+
+@studies.command("list")
+def studies_list() -> None:
+    """List the studies with what each shows and the figure or table of a paper that it repeats."""
+    table = Table("study", "what it shows", "after")
+    for name, row in study.STUDIES.items():
+        table.add_row(name, row.about, row.source)
+    Console().print(table)
+
+
+def _add_study(name: str) -> None:
+    """The command of a study; what its help says comes from its row."""
+
+    @studies.command(name, help=study.help_text(name), short_help=study.STUDIES[name].about)
+    def command(
+        out: Annotated[Path, typer.Option("--out", help="Directory of the study; continued if it was begun.")],
+        options: Annotated[
+            list[str] | None,
+            typer.Argument(metavar="[KEY=VALUE]...", help="Options, see above.", show_default=False),
+        ] = None,
+        budget: Annotated[
+            Budget | None, typer.Option(help="Of a study that trains, the same as budget=.", show_default=False)
+        ] = None,
+        quiet: QuietOption = False,
+    ) -> None:
+        words = [*(options or []), *([f"budget={budget.value}"] if budget else [])]
+        with _display(quiet) as display:
+            study.run(name, words, out, display)
+
+
+for _name in study.STUDIES:
+    _add_study(_name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,11 +19,11 @@ class Count(NamedTuple):
     multiply_adds: int
 
 
-def drop_samples(x: Tensor, probability: float) -> Tensor:
+def drop_samples(x: Tensor, probability: float | Tensor) -> Tensor:
     """`x` `(N, C, H, W)` with each sample zeroed with `probability`, else divided by `1 - probability`."""
     keep = 1.0 - probability
-    mask = x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(keep)
-    return x / keep * mask
+    kept = torch.rand((x.shape[0], 1, 1, 1), device=x.device) < keep
+    return x / keep * kept
 
 
 class FixedCell(nn.Module):
@@ -50,14 +50,14 @@ class FixedCell(nn.Module):
             for name, (source, _) in zip(names, self._edges)
         )
 
-    def forward(self, states: list[Tensor], drop_path: float = 0.0) -> Tensor:
+    def forward(self, states: list[Tensor], drop_path: float | Tensor | None = None) -> Tensor:
         """`(N, out_channels, H / stride, W / stride)` from one `(N, C, H, W)` tensor per input."""
         values = dict(enumerate(states))
         for node in self._zeros:
             values[node] = torch.zeros_like(states[0])
         for operation, (source, node) in zip(self.operations, self._edges):
             value = operation(values[source])
-            if drop_path > 0 and not isinstance(operation, nn.Identity):
+            if drop_path is not None and not isinstance(operation, nn.Identity):
                 value = drop_samples(value, drop_path)
             values[node] = values[node] + value if node in values else value
         return torch.cat([values[node] for node in self._concat], dim=1)
@@ -162,7 +162,9 @@ class FixedNet(Skeleton):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:  # type: ignore[override]
         """Logits `(N, classes)` of images `(N, in_channels, H, W)`; with `auxiliary` in training, both."""
-        drop_path = self.drop_path if self.training else 0.0
+        drop_path = None
+        if self.training and self.drop_path > 0:  # a tensor: compiled code is the same for all probabilities
+            drop_path = torch.full((), self.drop_path, device=x.device)
         features, tapped = self.features(x, lambda slot: (drop_path,), tap=self._tap)
         logits = self.classify(features)
         if self.training and self.auxiliary_head is not None and tapped is not None:

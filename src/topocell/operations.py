@@ -104,10 +104,10 @@ class _Chain(nn.Module):
         (out,), statistics = separable(x, self._plan, tensors)
         count = out.numel() // out.shape[1]
         with torch.no_grad():
-            for (_, _, bn), (mean, variance) in zip(stages, statistics):
+            for (_, _, bn), found in zip(stages, statistics):
                 bn.num_batches_tracked += 1
-                bn.running_mean.lerp_(mean[0], bn.momentum)
-                bn.running_var.lerp_(variance[0] * (count / max(count - 1, 1)), bn.momentum)
+                bn.running_mean.lerp_(found[0, 0], bn.momentum)
+                bn.running_var.lerp_(found[1, 0] * (count / max(count - 1, 1)), bn.momentum)
         return out
 
 

@@ -19,8 +19,10 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_v
 from topocell.budget import BUDGETS
 from topocell.data import DATASETS
 from topocell.errors import RecipeError, nearest
+from topocell.execution import PRECISIONS
 from topocell.search.plan import Choice, Curve, Model, SearchPlan, Stage, name_only, one_of
-from topocell.search.selection import EDGE_RULES, OPERATION_RULES
+from topocell.search.projection import ProjectionPlan
+from topocell.search.selection import EDGE_RULES, OPERATION_RULES, PERTURBATION, Rules, threshold_fault
 from topocell.spaces import SPACES
 from topocell.train import RetrainPlan
 
@@ -57,16 +59,44 @@ class DataPlan(Model):
 
 
 class SelectionPlan(Model):
-    """How the cell is derived: see `topocell.search.selection.Rules`."""
+    """How the cell is derived: see `topocell.search.selection.Rules`.
+
+    `projection` is how a supernet is projected, where operations or edges are selected by perturbation.
+    """
 
     operations: Annotated[str, one_of("rule", OPERATION_RULES)] = "magnitude"
     edges: Annotated[str, one_of("rule", EDGE_RULES)] = "topology"
     in_degree: int = Field(2, ge=1)
     none: bool = False
+    max_skips: Annotated[int, Field(ge=0)] | None = None
+    threshold: Annotated[float, Field(gt=0, le=1)] | None = None
+    projection: ProjectionPlan = ProjectionPlan()
+
+    def rules(self, seed: int) -> Rules:
+        """The rules; `seed` is that of random ones."""
+        return Rules(**self.model_dump(exclude={"projection"}), seed=seed)
+
+
+class TruthPlan(Model):
+    """Where the true accuracy of the found cell is looked up, in place of retraining it (NAS-Bench-201).
+
+    Attributes:
+        table: a file that `topocell.tabular.Table.load` reads; default the one that the environment variable
+            TOPOCELL_NASBENCH201 names. Without either the cell is retrained.
+        column: of the table.
+    """
+
+    table: str | None = None
+    column: str = "cifar10_test_200ep"
 
 
 class Recipe(Model):
-    """Everything that a run needs, checked. Made by `load_recipe`."""
+    """Everything that a run needs, checked. Made by `load_recipe`.
+
+    Attributes:
+        precision: a row of `topocell.execution.PRECISIONS`: `bf16` trains supernet and network under autocast.
+        compile: whether the network of the retraining is compiled (on a CPU that takes minutes, and a C++ compiler).
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     about: str = ""
@@ -74,11 +104,14 @@ class Recipe(Model):
     published: str = ""
     seed: int = Field(0, ge=0)
     device: str = "auto"
+    precision: Annotated[str, one_of("precision", PRECISIONS)] = "fp32"
+    compile: bool = False
     space: Annotated[Choice, BeforeValidator(name_only), one_of("space", SPACES)]
     data: DataPlan = DataPlan()
     search: SearchPlan
     selection: SelectionPlan = SelectionPlan()
     retrain: RetrainPlan = RetrainPlan()
+    truth: TruthPlan = TruthPlan()
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Recipe":
@@ -89,9 +122,21 @@ class Recipe(Model):
                 "selection.edges: topology needs a topology that decides edges, but the last stage has topology "
                 "dense; use selection.edges=magnitude, or set a topology"
             )
+        if fault := threshold_fault(self.selection.threshold, self.selection.edges):
+            faults.append(fault)
+        faults += self._projection_faults()
         if faults:
             raise ValueError("\n".join(faults))
         return self
+
+    def _projection_faults(self) -> list[str]:
+        held_out, splits = self.search.stages[-1].alpha_on, self.data.splits
+        if PERTURBATION not in (self.selection.operations, self.selection.edges) or held_out in {*splits, "all"}:
+            return []
+        return [
+            f"selection: perturbation measures on the split alpha_on of the last stage, {held_out!r}, but data.splits "
+            f"has {', '.join(splits)}{nearest(held_out, splits)}; name one of them"
+        ]
 
     def _stage_faults(self, stage: Stage) -> list[str]:
         where = f"search.stages.{stage.name}"
@@ -102,6 +147,9 @@ class Recipe(Model):
         ]
         faults += _curve_faults(f"{where}.op_temperature", stage.op_temperature, zero=False)
         faults += _curve_faults(f"{where}.edge_temperature", stage.edge_temperature, zero=False)
+        faults += _curve_faults(f"{where}.auxiliary_skip", stage.auxiliary_skip, zero=True)
+        for name in ("epsilon", "skip_dropout"):
+            faults += _curve_faults(f"{where}.{name}", getattr(stage, name), zero=True, most=1.0)
         for split in sorted(stage.splits_needed - {"all"} - self.data.splits.keys()):
             faults.append(
                 f"{where}: level {stage.level} needs the split {split!r}, but data.splits has "
@@ -114,10 +162,11 @@ class Recipe(Model):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
 
 
-def _curve_faults(where: str, curve: Curve, zero: bool) -> list[str]:
-    rule = "at least 0" if zero else "above 0"
+def _curve_faults(where: str, curve: Curve, zero: bool, most: float = math.inf) -> list[str]:
+    rule = ("at least 0" if zero else "above 0") + (f" and at most {most:g}" if most < math.inf else "")
     ends = [end for end in (curve.start, curve.end) if end is not None]
-    return [f"{where}: must be {rule}, but got {end:g}" for end in ends if end < 0 or (end == 0 and not zero)]
+    wrong = [end for end in ends if not 0 <= end <= most or (end == 0 and not zero)]
+    return [f"{where}: must be {rule}, but got {end:g}" for end in wrong]
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), budget: Budget | str = "paper") -> Recipe:
@@ -154,6 +203,23 @@ def resolved(text: str) -> Recipe:
         RecipeError: any fault.
     """
     return _check(_parse(text, "recipe.yaml"), "recipe.yaml")
+
+
+def overridden(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of a part of a recipe with `key=value` overrides. Raises RecipeError for a text of another form."""
+    changed = copy.deepcopy(dict(data))
+    for text in overrides:
+        _override(changed, *_parse_override(text))
+    return changed
+
+
+def reselected(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with another selection: `changes` are laid over its `selection`.
+
+    Raises:
+        RecipeError: any fault.
+    """
+    return _check(merge(recipe.model_dump(mode="json"), {"selection": dict(changes)}), recipe.name)
 
 
 def recipe_names() -> list[str]:

@@ -128,6 +128,10 @@ class RunDir:
             folder.mkdir(exist_ok=True)
         return folder
 
+    def beside(self, name: str) -> Path:
+        """Where a selection of that name stands, a run directory itself. Raises RunError for a name that is none."""
+        return self.path / "selections" / self._file(name).name
+
     @property
     def recipe_yaml(self) -> str:
         """Text of the resolved recipe. Raises RunError when the file cannot be read as text."""

@@ -7,6 +7,7 @@ backward, or nothing where memory is low: the rest costs less to compute again t
 """
 
 from collections.abc import Iterator, Sequence
+from ctypes import addressof
 from typing import Any, NamedTuple
 
 import torch
@@ -14,16 +15,20 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from topocell.functional import BN_EPS
-from topocell.native import SIZES, Kernels, Pair, Shape, kernels
+from topocell.native import SIZES, Addresses, Floats, Kernels, Norm, Shape, addresses, floats, kernels, rows
 
 
 class Chain(NamedTuple):
-    """The same operation on M edges: kernel size, dilation, number of stages, and the output of each edge."""
+    """The same operation on M edges: kernel size, dilation, number of stages, and the output of each edge.
+
+    `scales` says where in the weights of the cell the weight of each edge stands; empty where batch norm is affine.
+    """
 
     kernel: int
     dilation: int
     stages: int
     slots: tuple[int, ...]
+    scales: tuple[int, ...] = ()
 
 
 class Plan(NamedTuple):
@@ -31,21 +36,22 @@ class Plan(NamedTuple):
 
     Attributes:
         based: for each output, whether there is a map that it starts from.
-        maps: number of ready maps.
-        affine: whether each batch norm has a gain and a bias; else the last one of each chain has a gain alone.
+        mix: for each ready map and output, where in the weights of the cell the weight of the map stands; −1: none.
+        affine: whether each batch norm has a gain and a bias.
         low_memory: keep nothing but the inputs for backward.
     """
 
     chains: tuple[Chain, ...]
     stride: int
     based: tuple[bool, ...] = (False,)
-    maps: int = 0
+    mix: tuple[tuple[int, ...], ...] = ()
     affine: bool = False
     low_memory: bool = False
 
-    def tensors(self, chain: Chain) -> int:
-        """How many tensors `separable` takes for a chain."""
-        return (4 if self.affine else 2) * chain.stages + (0 if self.affine else 1)
+    @property
+    def per_stage(self) -> int:
+        """How many tensors `separable` takes for a stage."""
+        return 4 if self.affine else 2
 
 
 class Stage(NamedTuple):
@@ -58,21 +64,15 @@ class Stage(NamedTuple):
 
 
 class Output(NamedTuple):
-    """z (M, N, h, w, C) after the 1×1 convolution of a stage, and its mean and variance (M, C)."""
+    """z (M, N, h, w, C) after the 1×1 convolution of a stage, and its mean and variance (2, M, C)."""
 
     z: Tensor
-    mean: Tensor
-    variance: Tensor
+    statistics: Tensor
 
-    @property
-    def rstd(self) -> Tensor:
-        return (self.variance + BN_EPS).rsqrt()
-
-    def norm(self, stage: Stage) -> Pair:
-        """Batch norm as factor and shift (M, C)."""
-        factor = self.rstd if stage.gain is None else self.rstd * stage.gain
-        shift = -self.mean * factor
-        return factor, shift if stage.bias is None else shift + stage.bias
+    def norm(self, stage: Stage, scale: Floats | None) -> Norm:
+        """The batch norm after a stage, by address: all of it must stay alive as long as this."""
+        gain, bias = (None if t is None else t.data_ptr() for t in stage[2:])
+        return Norm(*rows(self.statistics), gain, bias, None if scale is None else addressof(scale), BN_EPS)
 
 
 def usable(x: Tensor, channels: int, kernel: int = 3) -> bool:
@@ -84,80 +84,83 @@ def separable(
     x: Tensor,
     plan: Plan,
     tensors: Sequence[Tensor],
+    weights: Tensor | None = None,
     maps: Sequence[Tensor] = (),
-    mix: Tensor | None = None,
     bases: Sequence[Tensor] = (),
-) -> tuple[tuple[Tensor, ...], list[Pair]]:
+) -> tuple[tuple[Tensor, ...], list[Tensor]]:
     """Sums of normalised convolutions of relu(x), one (N, C, h, w) for each output slot; and batch statistics.
 
     `x` is (N, C, H, W). `tensors` has, for each chain and stage, the depthwise (M, C, 1, k, k) and 1×1
-    (M, C, C, 1, 1) weights and with `affine` the gain and bias (M, C) of the batch norm after it; without, a gain
-    (M, C) ends each chain. `maps` (N, C, h, w) are added with the weights `mix` (number of maps, number of outputs),
-    and `bases` to the outputs that have one. The statistics, with `affine`, are the mean and variance (M, C) of each
-    batch norm, in order.
+    (M, C, C, 1, 1) weights and with `affine` the gain and bias (M, C) of the batch norm after it. Without, the end of
+    a chain and the `maps` (N, C, h, w) are weighted by entries of `weights`, a vector. `bases` are added to the outputs
+    that have one. The statistics are the mean and variance (2, M, C) before each batch norm, in order.
     """
-    mix = x.new_zeros(0, len(plan.based)) if mix is None else mix
-    *found, statistics = _Separable.apply(x, plan, mix, *maps, *bases, *tensors)
-    return tuple(found), statistics if plan.affine else []
+    weights = x.new_zeros(0) if weights is None else weights
+    *found, statistics = _Separable.apply(x, plan, weights, *maps, *bases, *tensors)
+    return tuple(found), statistics
 
 
 class _Separable(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, plan: Plan, mix: Tensor, *given: Tensor) -> tuple[Any, ...]:
+    def forward(ctx: Any, x: Tensor, plan: Plan, weights: Tensor, *given: Tensor) -> tuple[Any, ...]:
         compiled = _kernels(x)
-        x, mix = _dense(x), mix.contiguous()
+        x, values = _dense(x), weights.tolist()
         maps, bases, tensors = _cut(plan, given)
         maps, starts = [_dense(m) for m in maps], iter([_dense(b) for b in bases])
         n, c, height, width = x.shape
         size = n, c, (height - 1) // plan.stride + 1, (width - 1) // plan.stride + 1
         outputs = [torch.empty(size, memory_format=torch.channels_last) for _ in plan.based]
-        compiled.mix_forward(maps, mix, [next(starts) if based else None for based in plan.based], outputs)
+        compiled.mix_forward(
+            maps, _mix(plan, values), [next(starts) if based else None for based in plan.based], outputs
+        )
         kept: list[Tensor] = []
-        statistics: list[Pair] = []
+        statistics: list[Tensor] = []
         for chain, stages in _parts(plan, tensors):
             made = _forward(compiled, plan, chain, x, stages)
-            shape = _shape(x, plan, chain, len(stages) - 1)
-            compiled.combine(shape, made[-1].z, made[-1].norm(stages[-1]), [outputs[s] for s in chain.slots])
-            statistics += [(output.mean, output.variance) for output in made]
+            scale = _scale(chain, values)
+            norm, where = made[-1].norm(stages[-1], scale), addresses([outputs[s] for s in chain.slots])
+            compiled.combine(_shape(x, plan, chain, len(stages) - 1), made[-1].z, norm, where)
+            statistics += [output.statistics for output in made]
             kept += [tensor for output in made for tensor in output]
-        ctx.save_for_backward(x, mix, *maps, *tensors, *([] if plan.low_memory else kept))
-        ctx.plan = plan
+        ctx.save_for_backward(x, *maps, *tensors, *([] if plan.low_memory else kept))
+        ctx.plan, ctx.values = plan, values
         return *outputs, statistics
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         plan: Plan = ctx.plan
-        x, mix, *rest = ctx.saved_tensors
+        values: list[float] = ctx.values
+        x, *rest = ctx.saved_tensors
         compiled = _kernels(x)
-        count = sum(plan.tensors(chain) for chain in plan.chains)
-        maps, tensors, kept = rest[: plan.maps], rest[plan.maps : plan.maps + count], iter(rest[plan.maps + count :])
-        needs_x, _, needs_mix, *needed = ctx.needs_input_grad
+        count = len(plan.mix) + plan.per_stage * sum(chain.stages for chain in plan.chains)
+        maps, tensors, kept = rest[: len(plan.mix)], rest[len(plan.mix) : count], iter(rest[count:])
+        needs_x, _, needs_weights, *needed = ctx.needs_input_grad
         dense = [_dense(g) for g in grads[: len(plan.based)]]
+        d_values = [0.0] * len(values)
         d_maps = [torch.empty_like(m) if wanted else None for m, wanted in zip(maps, needed)]
-        d_mix = torch.empty_like(mix)
         if maps:
-            compiled.mix_backward(maps, mix, dense, d_maps, d_mix)
+            d_mix = floats([0.0] * (len(maps) * len(dense)))
+            compiled.mix_backward(maps, _mix(plan, values), dense, d_maps, d_mix)
+            for position, d in zip((i for row in plan.mix for i in row), d_mix):
+                if position >= 0:
+                    d_values[position] += d
         d_x = torch.zeros_like(x, memory_format=torch.channels_last)
         found: list[Tensor | None] = [*d_maps, *(g for g, based in zip(dense, plan.based) if based)]
         for chain, stages in _parts(plan, tensors):
             if plan.low_memory:
                 made = _forward(compiled, plan, chain, x, stages)
             else:
-                made = [Output(next(kept), next(kept), next(kept)) for _ in stages]
-            mine = needed[len(found) : len(found) + plan.tensors(chain)]
-            found += _backward(compiled, plan, chain, x, d_x, stages, made, [dense[s] for s in chain.slots], mine)
-        return d_x if needs_x else None, None, d_mix if needs_mix else None, *found
-
-
-def _dense(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def _cut(plan: Plan, given: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
-    """Maps, bases, and the tensors of the chains."""
-    bases = plan.maps + sum(plan.based)
-    return given[: plan.maps], given[plan.maps : bases], given[bases:]
+                made = [Output(next(kept), next(kept)) for _ in stages]
+            mine = needed[len(found) : len(found) + plan.per_stage * chain.stages]
+            d_scale = floats([0.0] * len(chain.slots))
+            grads_here = [dense[s] for s in chain.slots]
+            scale = _scale(chain, values)
+            found += _backward(compiled, plan, chain, x, d_x, stages, made, scale, d_scale, grads_here, mine)
+            for position, d in zip(chain.scales, d_scale):
+                d_values[position] += d
+        d_weights = x.new_tensor(d_values) if needs_weights else None
+        return d_x if needs_x else None, None, d_weights, *found
 
 
 def _kernels(x: Tensor) -> Kernels:
@@ -166,15 +169,32 @@ def _kernels(x: Tensor) -> Kernels:
     return compiled
 
 
+def _dense(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _cut(plan: Plan, given: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
+    """Maps, bases, and the tensors of the chains."""
+    bases = len(plan.mix) + sum(plan.based)
+    return given[: len(plan.mix)], given[len(plan.mix) : bases], given[bases:]
+
+
+def _mix(plan: Plan, values: Sequence[float]) -> Floats:
+    return floats([values[i] if i >= 0 else 0.0 for row in plan.mix for i in row])
+
+
+def _scale(chain: Chain, values: Sequence[float]) -> Floats | None:
+    return floats([values[i] for i in chain.scales]) if chain.scales else None
+
+
 def _parts(plan: Plan, tensors: Sequence[Tensor]) -> Iterator[tuple[Chain, list[Stage]]]:
     """Each chain with the tensors of its stages."""
     given = (tensor.contiguous() for tensor in tensors)
     for chain in plan.chains:
-        stages = []
-        for i in range(chain.stages):
-            dw, pw, last = next(given), next(given), i == chain.stages - 1
-            gain = next(given) if plan.affine or last else None
-            stages.append(Stage(dw, pw, gain, next(given) if plan.affine else None))
+        pairs = [(next(given), next(given)) for _ in range(chain.stages)] if not plan.affine else []
+        stages = [Stage(dw, pw, None, None) for dw, pw in pairs]
+        if plan.affine:
+            stages = [Stage(next(given), next(given), next(given), next(given)) for _ in range(chain.stages)]
         yield chain, stages
 
 
@@ -187,15 +207,20 @@ def _shape(x: Tensor, plan: Plan, chain: Chain, stage: int) -> Shape:
     return Shape(n, *into, *out, c, edges, chain.kernel, stride, chain.dilation, threads)
 
 
+def _inputs(x: Tensor, stage: int, stages: Sequence[Stage], outputs: Sequence[Output]) -> tuple[Addresses, Norm | None]:
+    """Where the inputs of the edges of a stage are, and the batch norm before it."""
+    if stage == 0:
+        return addresses([x] * len(stages[0].dw)), None
+    return rows(outputs[stage - 1].z), outputs[stage - 1].norm(stages[stage - 1], None)
+
+
 def _forward(compiled: Kernels, plan: Plan, chain: Chain, x: Tensor, stages: Sequence[Stage]) -> list[Output]:
     outputs: list[Output] = []
     for i, stage in enumerate(stages):
         shape = _shape(x, plan, chain, i)
         z = x.new_empty(shape.M, shape.N, shape.h, shape.w, shape.C)
-        output = Output(z, x.new_empty(shape.M, shape.C), x.new_empty(shape.M, shape.C))
-        inputs = list(outputs[-1].z) if i else [x] * shape.M
-        norm = outputs[-1].norm(stages[i - 1]) if i else None
-        compiled.stage_forward(shape, inputs, norm, (stage.dw, stage.pw), output)
+        output = Output(z, x.new_empty(2, shape.M, shape.C))
+        compiled.stage_forward(shape, *_inputs(x, i, stages, outputs), (stage.dw, stage.pw), *output)
         outputs.append(output)
     return outputs
 
@@ -208,26 +233,25 @@ def _backward(
     d_x: Tensor,
     stages: Sequence[Stage],
     outputs: Sequence[Output],
-    grads: list[Tensor],
+    scale: Floats | None,
+    d_scale: Floats,
+    grads: Sequence[Tensor],
     needed: Sequence[bool],
 ) -> list[Tensor | None]:
-    """Adds to `d_x`; returns the gradients of the tensors of the chain, None where a stage needs none."""
+    """Adds to `d_x` and fills `d_scale`; returns the gradients of the tensors of the chain that a stage needs."""
     found: list[Tensor | None] = []
+    where, alive = addresses(grads), [*grads]  # what `where` points to must not go
     for i in reversed(range(len(stages))):
-        stage, output, shape = stages[i], outputs[i], _shape(x, plan, chain, i)
-        seen = output.z, output.mean, output.rstd
-        sums = torch.empty_like(output.mean), torch.empty_like(output.mean)
-        compiled.gradient_sums(shape, grads, seen, sums)
-        per_stage = 4 if plan.affine else 2
-        wanted = any(needed[per_stage * i : per_stage * i + 2])
+        stage, output, shape, last = stages[i], outputs[i], _shape(x, plan, chain, i), i == len(stages) - 1
+        norm = output.norm(stage, scale if last else None)
+        sums = torch.empty_like(output.statistics)
+        compiled.gradient_sums(shape, where, output.z, norm, sums, d_scale if last else None)
+        wanted = any(needed[plan.per_stage * i : plan.per_stage * i + 2])
         made = (torch.empty_like(stage.dw), torch.empty_like(stage.pw)) if wanted else None
-        inputs, norm, d_input = [x] * shape.M, None, d_x
-        if i > 0:
-            z = outputs[i - 1].z
-            inputs, norm, d_input = list(z), outputs[i - 1].norm(stages[i - 1]), torch.empty_like(z)
-        weights = stage.dw, stage.pw
-        compiled.stage_backward(shape, inputs, norm, weights, seen, stage.gain, grads, sums, d_input, made)
-        affine = [d for d, tensor in zip(reversed(sums), (stage.gain, stage.bias)) if tensor is not None]
-        found = [*(made or (None, None)), *affine, *found]
-        grads = list(d_input) if i > 0 else grads
+        d_input = torch.empty_like(outputs[i - 1].z) if i else d_x
+        inputs, before = _inputs(x, i, stages, outputs)
+        compiled.stage_backward(shape, inputs, before, (stage.dw, stage.pw), output.z, norm, where, sums, d_input, made)
+        found = [*(made or (None, None)), *((sums[1], sums[0]) if plan.affine else ()), *found]
+        where = rows(d_input)
+        alive.append(d_input)
     return found

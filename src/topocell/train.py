@@ -16,12 +16,16 @@ from torch.optim import SGD
 
 from topocell.data import Augmentation, Batches, Dataset
 from topocell.errors import RunError
+from topocell.execution import PLAIN, Execution
 from topocell.genotype import Genotype
 from topocell.monitor import Monitor, Silent
 from topocell.network import FixedNet, channels_for, count
 from topocell.rng import derive as derive_seed
 from topocell.running import Running
 from topocell.search.plan import Curve, Model, WeightOptimizer
+
+#: Devices on which torch updates all weights in one pass over memory.
+FUSED = ("cpu", "cuda")
 
 
 class RetrainPlan(Model):
@@ -62,6 +66,7 @@ class Retraining:
         data: training and test images.
         seed: of the run; each training's own seed comes on top.
         monitor: receives metrics, progress and states to save.
+        execution: how the network is called in training; tests are in float32 and not compiled.
 
     Attributes:
         net: the network in training; after `run`, the one of the last seed.
@@ -77,9 +82,11 @@ class Retraining:
         seed: int = 0,
         device: torch.device | str = "cpu",
         monitor: Monitor | None = None,
+        execution: Execution = PLAIN,
     ) -> None:
         self.genotype, self.plan, self.data, self.seed = genotype, plan, data, seed
         self.device, self.monitor = torch.device(device), monitor or Silent()
+        self.execution = execution
         self.round = self.epoch = self.step = 0
         self.runs: list[dict[str, Any]] = []
         self.tests: list[float] = []
@@ -124,7 +131,8 @@ class Retraining:
 
     def results(self) -> dict[str, Any]:
         """Accuracy per seed, mean ± standard deviation (n − 1) of last and of best, and the size of the network."""
-        size = count(self.net, self.data.shape)
+        with self.execution.plain():
+            size = count(self.net, self.data.shape)
         last, best = ([run[key] for run in self.runs] for key in ("last", "best"))
         return {
             "dataset": self.data.name,
@@ -158,12 +166,14 @@ class Retraining:
             head=plan.head,
         )
         self.net = net.to(self.device).to(memory_format=torch.channels_last)
+        self.execution.prepare(self.net.cells)
         self.optimizer = SGD(
             self.net.parameters(),
             lr=plan.weights.lr.value(0, plan.epochs),
             momentum=plan.weights.momentum,
             weight_decay=plan.weights.weight_decay,
             nesterov=plan.weights.nesterov,
+            fused=self.device.type in FUSED,
         )
         self.batches = self._batches(train=True)
 
@@ -202,7 +212,7 @@ class Retraining:
     def _train_step(self, x: Tensor, y: Tensor) -> None:
         plan = self.plan
         self.optimizer.zero_grad(set_to_none=True)
-        out = self.net(x)
+        out = self.execution(self.net, x)
         logits, extra = out if isinstance(out, tuple) else (out, None)
         loss = F.cross_entropy(logits, y, label_smoothing=plan.label_smoothing)
         total = loss
@@ -222,7 +232,8 @@ class Retraining:
                 f"lower retrain.weights.lr"
             )
         tested = self.epoch in self._tested_epochs()
-        test_loss, test_accuracy = evaluate(self.net, test) if tested else (None, None)
+        with self.execution.plain():
+            test_loss, test_accuracy = evaluate(self.net, test) if tested else (None, None)
         if test_accuracy is not None:
             self.tests.append(test_accuracy)
         self.monitor.metrics(

@@ -35,18 +35,20 @@ class _Shared(NamedTuple):
 
 
 class _Task(NamedTuple):
-    """A bank, the edges it has to run, their slices of its parameters, and their weights (M,)."""
+    """A bank by its number, the edges it has to run, their slices of its parameters, and where their weights stand."""
 
+    number: int
     bank: Bank
     edges: list[int]
     tensors: list[Tensor]
-    scale: Tensor
+    positions: list[int]
 
 
 def _chain(task: _Task, edges: list[int]) -> Chain:
     bank = task.bank
     assert isinstance(bank, ChainBank)
-    return Chain(bank.kernel, bank.dilation, bank.stages, tuple(edges.index(e) for e in task.edges))
+    slots = tuple(edges.index(e) for e in task.edges)
+    return Chain(bank.kernel, bank.dilation, bank.stages, slots, tuple(task.positions))
 
 
 class SuperCell(nn.Module):
@@ -138,32 +140,35 @@ class SuperCell(nn.Module):
                     total = self._with_zeros(source, total, nodes, joint, drawn)
                 nodes.append(self._finish(source, total, nodes, weights))
             x = nodes[source] if self.partial == 1 else nodes[source][:, :part]
-            tasks = [task for i in self._by_source[source] if (task := self._task(i, joint, drawn)) is not None]
+            tasks = [task for i in self._by_source[source] if (task := self._task(i, drawn)) is not None]
             ready = [s for s in self._shared_by_source[source] if drawn is None or drawn[s.position]]
             if usable(x, part):
                 for stride in (1, 2):
                     self._add_chains(x, stride, tasks, ready, joint, sums)
                 tasks, ready = [t for t in tasks if not isinstance(t.bank, ChainBank)], []
-            self._add_banks(x, tasks, sums)
+            self._add_banks(x, tasks, joint, sums)
             self._add_maps(x, ready, joint, sums)
         computed = nodes[spec.inputs :]
         return torch.cat(computed, 1) if spec.output == "concat" else computed[-1]
 
-    def _task(self, bank: int, joint: Tensor, drawn: list[bool] | None) -> _Task | None:
+    def _task(self, number: int, drawn: list[bool] | None) -> _Task | None:
         """What a bank has to do: all its edges, or those for which its operation was drawn."""
-        found, positions = self._all_banks()[bank], self._positions[bank]
+        bank, positions = self._all_banks()[number], self._positions[number]
         if drawn is None:
-            return _Task(found, found.edges, list(found.parameters()), joint[self._buffer(bank)])
+            return _Task(number, bank, bank.edges, list(bank.parameters()), positions)
         rows = [row for row, position in enumerate(positions) if drawn[position]]
         if not rows:
             return None
-        index = torch.tensor(rows, device=joint.device)
-        tensors = [parameter[index] for parameter in found.parameters()]
-        return _Task(found, [found.edges[r] for r in rows], tensors, joint[self._buffer(bank)[index]])
+        index = torch.tensor(rows, device=self.mask.device)
+        tensors = [parameter[index] for parameter in bank.parameters()]
+        return _Task(number, bank, [bank.edges[r] for r in rows], tensors, [positions[r] for r in rows])
 
-    def _buffer(self, bank: int) -> Tensor:
-        positions: Tensor = getattr(self, f"position_{bank}")
-        return positions
+    def _scale(self, task: _Task, joint: Tensor) -> Tensor:
+        """(M,) weights of the edges of a task."""
+        index: Tensor = getattr(self, f"position_{task.number}")
+        if len(task.positions) < len(index):
+            index = torch.tensor(task.positions, device=joint.device)
+        return joint[index]
 
     def _add_chains(
         self, x: Tensor, stride: int, tasks: list[_Task], ready: list[_Shared], joint: Tensor, sums: Sums
@@ -175,31 +180,26 @@ class SuperCell(nn.Module):
         if not edges:
             return
         maps = self._maps(x, ready)
-        index = torch.full((len(maps), len(edges)), -1)
-        for row, of in enumerate(maps):
-            for shared in ready:
-                if self._key(shared) == of:
-                    index[row, edges.index(shared.edge)] = shared.position
+        where = {(self._key(shared), shared.edge): shared.position for shared in ready}
         targets = [self.spec.edges[e][1] for e in edges]
         plan = Plan(
             tuple(_chain(t, edges) for t in mine),
             stride,
             tuple(t in sums for t in targets),
-            len(maps),
+            tuple(tuple(where.get((key, e), -1) for e in edges) for key in maps),
             low_memory=self.low_memory,
         )
-        tensors = [tensor for t in mine for tensor in (*t.tensors, t.scale.unsqueeze(1).expand(-1, x.shape[1]))]
-        mix = F.pad(joint, (0, 1))[index]  # the last entry, zero, stands for operations that an edge lacks
-        found, _ = separable(x, plan, tensors, list(maps.values()), mix, [sums[t] for t in targets if t in sums])
-        sums.update(zip(targets, found))
+        tensors = [tensor for t in mine for tensor in t.tensors]
+        bases = [sums[t] for t in targets if t in sums]
+        sums.update(zip(targets, separable(x, plan, tensors, joint, list(maps.values()), bases)[0]))
 
-    def _add_banks(self, x: Tensor, tasks: list[_Task], sums: Sums) -> None:
+    def _add_banks(self, x: Tensor, tasks: list[_Task], joint: Tensor, sums: Sums) -> None:
         if not tasks:
             return
         active, part = x.relu(), x.shape[1]
         stacks: dict[tuple[int, ...], Tensor] = {}
         for task in tasks:
-            out = task.bank(x, active, task.scale.repeat_interleave(part), task.tensors)
+            out = task.bank(x, active, self._scale(task, joint).repeat_interleave(part), task.tensors)
             key = tuple(task.edges)
             stacks[key] = stacks[key] + out if key in stacks else out
         for edges, stack in stacks.items():

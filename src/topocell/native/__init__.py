@@ -14,9 +14,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from ctypes import byref, c_int, c_long, c_void_p
+from ctypes import byref, c_double, c_float, c_int, c_long, c_void_p
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,62 +39,68 @@ class Shape(ctypes.Structure):
     _fields_ = [(name, c_int) for name in ("N", "H", "W", "h", "w", "C", "M", "k", "stride", "dil", "threads")]
 
 
+class Norm(ctypes.Structure):
+    """A batch norm: addresses of statistics, gain and bias (M, C) and scale (M,); None where there is none."""
+
+    _fields_ = [(name, c_void_p) for name in ("mean", "variance", "gain", "bias", "scale")] + [("eps", c_double)]
+
+
+#: Floats, or addresses, one after another.
+Floats = ctypes.Array[c_float]
+Addresses = ctypes.Array[c_void_p]
+
+
 class Kernels:
-    """The functions of kernels.c for one vector width. Tensors are float32 and contiguous in the layout named there."""
+    """The functions of kernels.c for one vector width, on addresses of contiguous float32 arrays as named there."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
 
     def stage_forward(
-        self, shape: Shape, inputs: Tensors, norm: Pair | None, weights: Pair, out: tuple[Tensor, Tensor, Tensor]
+        self, shape: Shape, inputs: Addresses, before: Norm | None, weights: Pair, z: Tensor, statistics: Tensor
     ) -> None:
-        """Fill `out` = z (M, N, h, w, C), mean and variance (M, C); `norm` is factor and shift of the inputs."""
-        factor, shift = norm or (None, None)
-        args = (_pointers(inputs), _at(factor), _at(shift), *map(_at, weights), *map(_at, out))
+        """Fill z (M, N, h, w, C) and `statistics` (2, M, C), its mean and variance; `before` is the norm of inputs."""
+        args = (inputs, _by(before), *map(_at, weights), _at(z), *map(c_void_p, rows(statistics)))
         self._library.stage_forward(byref(shape), *args)
 
-    def combine(self, shape: Shape, z: Tensor, norm: Pair, out: Tensors) -> None:
-        """out[m] += factor z + shift, with `norm` = factor, shift (M, C)."""
-        self._library.combine(byref(shape), _at(z), *map(_at, norm), _pointers(out))
+    def combine(self, shape: Shape, z: Tensor, norm: Norm, out: Addresses) -> None:
+        """out[m] += norm of z."""
+        self._library.combine(byref(shape), _at(z), byref(norm), out)
 
-    def gradient_sums(self, shape: Shape, grads: Tensors, stage: tuple[Tensor, Tensor, Tensor], sums: Pair) -> None:
-        """Fill `sums` (M, C) with Σ grad and Σ grad (z − mean) rstd; `stage` is z, mean and rstd."""
-        self._library.gradient_sums(byref(shape), _pointers(grads), *map(_at, stage), *map(_at, sums))
+    def gradient_sums(
+        self, shape: Shape, grads: Addresses, z: Tensor, norm: Norm, sums: Tensor, d_scale: Floats | None
+    ) -> None:
+        """Fill `sums` (2, M, C) with Σ grad and Σ grad (z − mean) rstd, `d_scale` (M,) with the latter's total."""
+        self._library.gradient_sums(byref(shape), grads, _at(z), byref(norm), *map(c_void_p, rows(sums)), d_scale)
 
     def stage_backward(
         self,
         shape: Shape,
-        inputs: Tensors,
-        norm: Pair | None,
+        inputs: Addresses,
+        before: Norm | None,
         weights: Pair,
-        stage: tuple[Tensor, Tensor, Tensor],
-        gain: Tensor | None,
-        grads: Tensors,
-        sums: Pair,
+        z: Tensor,
+        norm: Norm,
+        grads: Addresses,
+        sums: Tensor,
         d_input: Tensor,
         d_weights: Pair | None,
     ) -> None:
-        """Add to, or with `norm` fill, `d_input`, and fill `d_weights` (dw, pw)."""
-        factor, shift = norm or (None, None)
-        d_dw, d_pw = d_weights or (None, None)
-        args = (_pointers(inputs), _at(factor), _at(shift), *map(_at, weights), *map(_at, stage), _at(gain))
-        self._library.stage_backward(
-            byref(shape), *args, _pointers(grads), *map(_at, sums), _at(d_input), _at(d_dw), _at(d_pw)
-        )
+        """Add to, or with `before` fill, `d_input`, and fill `d_weights` (dw, pw)."""
+        given = (inputs, _by(before), *map(_at, weights), _at(z), byref(norm), grads, *map(c_void_p, rows(sums)))
+        self._library.stage_backward(byref(shape), *given, _at(d_input), *map(_at, d_weights or (None, None)))
 
-    def mix_forward(self, maps: Tensors, mix: Tensor, bases: Sequence[Tensor | None], out: Tensors) -> None:
+    def mix_forward(self, maps: Tensors, mix: Floats, bases: Sequence[Tensor | None], out: Tensors) -> None:
         """out[m] = base[m] + Σ_p mix[p, m] maps[p]; all maps in one layout, without gaps."""
-        sizes = c_long(out[0].numel()), len(maps), len(out)
-        args = (_pointers(maps), _at(mix), _pointers(bases), _pointers(out))
-        self._library.mix_forward(*sizes, *args, torch.get_num_threads())
+        args = (addresses(maps), mix, addresses(bases), addresses(out))
+        self._library.mix_forward(c_long(out[0].numel()), len(maps), len(out), *args, torch.get_num_threads())
 
     def mix_backward(
-        self, maps: Tensors, mix: Tensor, grads: Tensors, d_maps: Sequence[Tensor | None], d_mix: Tensor
+        self, maps: Tensors, mix: Floats, grads: Tensors, d_maps: Sequence[Tensor | None], d_mix: Floats
     ) -> None:
         """Fill d_maps[p] = Σ_m mix[p, m] grad[m] and d_mix[p, m] = grad[m] · maps[p]."""
-        sizes = c_long(grads[0].numel()), len(maps), len(grads)
-        args = (_pointers(maps), _at(mix), _pointers(grads), _pointers(d_maps), _at(d_mix))
-        self._library.mix_backward(*sizes, *args, torch.get_num_threads())
+        args = (addresses(maps), mix, addresses(grads), addresses(d_maps), d_mix)
+        self._library.mix_backward(c_long(grads[0].numel()), len(maps), len(grads), *args, torch.get_num_threads())
 
 
 def kernels(channels: int, like: Tensor) -> Kernels | None:
@@ -145,9 +152,25 @@ def _processor() -> bytes:
     return b"\n".join([platform.machine().encode(), platform.processor().encode(), *sorted(known)])
 
 
+def addresses(tensors: Sequence[Tensor | None]) -> Addresses:
+    """Where the tensors are."""
+    return (c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
+
+
+def rows(tensor: Tensor) -> Addresses:
+    """Where the parts of a contiguous tensor along its first dimension are."""
+    step = tensor.nbytes // len(tensor)
+    return (c_void_p * len(tensor))(*(tensor.data_ptr() + i * step for i in range(len(tensor))))
+
+
+def floats(values: Sequence[float]) -> Floats:
+    """Numbers as C has them."""
+    return (c_float * len(values))(*values)
+
+
 def _at(tensor: Tensor | None) -> c_void_p:
     return c_void_p(None if tensor is None else tensor.data_ptr())
 
 
-def _pointers(tensors: Sequence[Tensor | None]) -> "ctypes.Array[c_void_p]":
-    return (c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
+def _by(norm: Norm | None) -> Any:
+    return None if norm is None else byref(norm)

@@ -8,8 +8,8 @@
  * All arrays are float32. A feature map is N images of H x W pixels of C channels, channels last. C is a multiple
  * of LANES, the floats of a vector. M edges work side by side: edge m has the input in[m], its own weights and its own output.
  *   dw (M, C, k, k)   pw (M, C, C) as (out, in)   z (M, N, h, w, C)   mean, variance, rstd, sums (M, C)
- * Where in_factor is null the input is the source node and the same for all edges; else it is the z of the stage
- * before, and in_factor, in_shift (M, C) are its batch norm.
+ * Where `before` is null the input is the source node and the same for all edges; else it is the z of the stage before,
+ * and `before` its batch norm.
  * Work is shared out by images; sums are kept per thread and added in the order of the threads.
  */
 #include <math.h>
@@ -27,6 +27,12 @@ typedef struct {
     int N, H, W, h, w, C, M, k, stride, dil, threads;
 } Shape;
 
+/* A batch norm: statistics, gain and bias (M, C), scale (M,); gain, bias and scale may be null. */
+typedef struct {
+    const float *mean, *variance, *gain, *bias, *scale;
+    double eps;
+} Norm;
+
 static void *room(size_t bytes) {
     void *found = NULL;
     if (posix_memalign(&found, 64, bytes ? bytes : 64)) abort();
@@ -39,6 +45,22 @@ typedef int bits __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 #define LOAD(p) (*(const vec *)(p))
 #define STORE(p, v) (*(vec *)(p) = (v))
 #define BLOCK 2048 /* floats of each map that are worked on at a time */
+
+static float rstd_of(const Norm *norm, long i) { return (float)(1.0 / sqrt(norm->variance[i] + norm->eps)); }
+
+/* Gain times scale of channel c of edge m. */
+static float gain_of(const Norm *norm, int m, int c, int C) {
+    return (norm->gain ? norm->gain[(long)m * C + c] : 1.0f) * (norm->scale ? norm->scale[m] : 1.0f);
+}
+
+/* The batch norm of edge m as factor and shift (C,). */
+static void affine(const Norm *norm, int m, int C, float *factor, float *shift) {
+    for (int c = 0; c < C; c++) {
+        const long i = (long)m * C + c;
+        factor[c] = rstd_of(norm, i) * gain_of(norm, m, c, C);
+        shift[c] = (norm->bias ? norm->bias[i] : 0.0f) - norm->mean[i] * factor[c];
+    }
+}
 
 /* (W + 2 pad) x (H + 2 pad) pixels, zero at the border: ReLU of the image, or of its factor-fold plus shift. */
 static void fill(float *buffer, const float *image, int H, int W, int C, int pad, const float *factor,
@@ -219,14 +241,16 @@ static void swap(const float *from, float *to, int rows, int columns) {
 }
 
 /* Forward: fills z and its mean and (biased) variance. */
-void stage_forward(const Shape *s, const float *const *in, const float *in_factor, const float *in_shift,
-                   const float *dw, const float *pw, float *z, float *mean, float *variance) {
+void stage_forward(const Shape *s, const float *const *in, const Norm *before, const float *dw, const float *pw,
+                   float *z, float *mean, float *variance) {
     const int C = s->C, taps = s->k * s->k, pad = s->dil * (s->k - 1) / 2, threads = s->threads;
     const long row = (long)(s->W + 2 * pad) * C, image = (long)s->H * s->W * C, out = (long)s->h * s->w * C;
     float *dws = room(sizeof(float) * s->M * taps * C), *pws = room(sizeof(float) * s->M * C * C);
+    float *factor = room(sizeof(float) * s->M * C), *shift = room(sizeof(float) * s->M * C);
     double *sums = room(sizeof(double) * threads * s->M * C * 2);
     memset(sums, 0, sizeof(double) * threads * s->M * C * 2);
     for (int m = 0; m < s->M; m++) {
+        if (before) affine(before, m, C, factor + (long)m * C, shift + (long)m * C);
         swap(dw + (long)m * C * taps, dws + (long)m * taps * C, C, taps);
         swap(pw + (long)m * C * C, pws + (long)m * C * C, C, C);
     }
@@ -237,17 +261,16 @@ void stage_forward(const Shape *s, const float *const *in, const float *in_facto
 #pragma omp for schedule(static)
         for (int n = 0; n < s->N; n++)
             for (int m = 0; m < s->M; m++) {
-                if (in_factor || m == 0)
-                    fill(padded, in[m] + n * image, s->H, s->W, C, pad, in_factor ? in_factor + (long)m * C : NULL,
-                            in_factor ? in_shift + (long)m * C : NULL);
+                if (before || m == 0)
+                    fill(padded, in[m] + n * image, s->H, s->W, C, pad, before ? factor + (long)m * C : NULL,
+                         shift + (long)m * C);
                 float *to = z + ((long)m * s->N + n) * out;
                 depthwise(padded, row, C, dws + (long)m * taps * C, deep, (long)s->w * C, s->h, s->w, s->k, s->stride,
                           s->dil, 0);
                 pointwise(deep, pws + (long)m * C * C, to, s->h * s->w, C);
                 moments(to, NULL, NULL, s->h * s->w, C, mine + (long)m * C * 2, mine + (long)m * C * 2 + C);
             }
-        free(padded);
-        free(deep);
+        free(padded), free(deep);
     }
     const double count = (double)s->N * s->h * s->w;
     for (int m = 0; m < s->M; m++)
@@ -261,15 +284,15 @@ void stage_forward(const Shape *s, const float *const *in, const float *in_facto
             mean[(long)m * C + c] = (float)average;
             variance[(long)m * C + c] = (float)(spread < 0 ? 0 : spread);
         }
-    free(dws);
-    free(pws);
-    free(sums);
+    free(dws), free(pws), free(factor), free(shift), free(sums);
 }
 
-/* out[m] (N, h, w, C) += factor z + shift. */
-void combine(const Shape *s, const float *z, const float *factor, const float *shift, float *const *out) {
+/* out[m] (N, h, w, C) += batch norm of z. */
+void combine(const Shape *s, const float *z, const Norm *norm, float *const *out) {
     const int C = s->C;
     const long size = (long)s->h * s->w * C;
+    float *factor = room(sizeof(float) * s->M * C), *shift = room(sizeof(float) * s->M * C);
+    for (int m = 0; m < s->M; m++) affine(norm, m, C, factor + (long)m * C, shift + (long)m * C);
 #pragma omp parallel for schedule(static) num_threads(s->threads)
     for (int n = 0; n < s->N; n++)
         for (int m = 0; m < s->M; m++) {
@@ -280,11 +303,13 @@ void combine(const Shape *s, const float *z, const float *factor, const float *s
                 for (long p = c; p < size; p += C) STORE(to + p, LOAD(to + p) + LOAD(from + p) * by + plus);
             }
         }
+    free(factor), free(shift);
 }
 
-/* Sums that the backward of batch norm needs: of grad, and of grad times (z - mean) rstd; (M, C) each. */
-void gradient_sums(const Shape *s, const float *const *grad, const float *z, const float *mean, const float *rstd,
-                      float *sum, float *product) {
+/* Sums that the backward of batch norm needs: of grad, and of grad times (z - mean) rstd; (M, C) each. Where it is
+ * not null, d_scale (M,) is the second summed over the channels. */
+void gradient_sums(const Shape *s, const float *const *grad, const float *z, const Norm *norm, float *sum,
+                   float *product, float *d_scale) {
     const int C = s->C, threads = s->threads;
     const long size = (long)s->h * s->w * C;
     double *sums = room(sizeof(double) * threads * s->M * C * 2);
@@ -295,36 +320,48 @@ void gradient_sums(const Shape *s, const float *const *grad, const float *z, con
 #pragma omp for schedule(static)
         for (int n = 0; n < s->N; n++)
             for (int m = 0; m < s->M; m++)
-                moments(grad[m] + n * size, z + ((long)m * s->N + n) * size, mean + (long)m * C, s->h * s->w, C,
+                moments(grad[m] + n * size, z + ((long)m * s->N + n) * size, norm->mean + (long)m * C, s->h * s->w, C,
                            mine + (long)m * C * 2, mine + (long)m * C * 2 + C);
     }
-    for (int m = 0; m < s->M; m++)
+    for (int m = 0; m < s->M; m++) {
+        double total = 0;
         for (int c = 0; c < C; c++) {
             double a = 0, b = 0;
             for (int t = 0; t < threads; t++) {
                 a += sums[((long)t * s->M + m) * C * 2 + c];
                 b += sums[((long)t * s->M + m) * C * 2 + C + c];
             }
+            b *= rstd_of(norm, (long)m * C + c);
             sum[(long)m * C + c] = (float)a;
-            product[(long)m * C + c] = (float)(b * rstd[(long)m * C + c]);
+            product[(long)m * C + c] = (float)b;
+            total += b;
         }
+        if (d_scale) d_scale[m] = (float)total;
+    }
     free(sums);
 }
 
-/* Backward, given grad[m] of the output of the batch norm, its gain (M, C) if any, and the sums of `gradient_sums`.
- * d_in: where in_factor is null, (N, H, W, C), added to; else (M, N, H, W, C), the gradient of the output of the batch
- * norm before. d_dw, d_pw are filled where they are not null. */
-void stage_backward(const Shape *s, const float *const *in, const float *in_factor, const float *in_shift,
-                       const float *dw, const float *pw, const float *z, const float *mean, const float *rstd,
-                       const float *gain, const float *const *grad, const float *sum, const float *product,
-                       float *d_in, float *d_dw, float *d_pw) {
+/* Backward, given grad[m] of the output of the batch norm and the sums of `gradient_sums`. d_in: where `before` is
+ * null, (N, H, W, C), added to; else (M, N, H, W, C), the gradient of the output of that batch norm. d_dw, d_pw are
+ * filled where they are not null. */
+void stage_backward(const Shape *s, const float *const *in, const Norm *before, const float *dw, const float *pw,
+                    const float *z, const Norm *norm, const float *const *grad, const float *sum,
+                    const float *product, float *d_in, float *d_dw, float *d_pw) {
     const int C = s->C, taps = s->k * s->k, pad = s->dil * (s->k - 1) / 2, threads = s->threads;
     const int pixels = s->h * s->w, weights = d_dw != NULL;
     const long row = (long)(s->W + 2 * pad) * C, image = (long)s->H * s->W * C, out = (long)pixels * C;
     const long padded_size = row * (s->H + 2 * pad), per_edge = (long)taps * C + (long)C * C;
     const double count = (double)s->N * pixels;
     float *dws = room(sizeof(float) * s->M * taps * C), *flipped = room(sizeof(float) * s->M * taps * C);
-    float *sums = NULL;
+    float *factor = room(sizeof(float) * s->M * C), *shift = room(sizeof(float) * s->M * C);
+    float *rstd = room(sizeof(float) * s->M * C), *gain = room(sizeof(float) * s->M * C), *sums = NULL;
+    for (int m = 0; m < s->M; m++) {
+        if (before) affine(before, m, C, factor + (long)m * C, shift + (long)m * C);
+        for (int c = 0; c < C; c++) {
+            rstd[(long)m * C + c] = rstd_of(norm, (long)m * C + c);
+            gain[(long)m * C + c] = gain_of(norm, m, c, C);
+        }
+    }
     if (weights) {
         sums = room(sizeof(float) * threads * s->M * per_edge);
         memset(sums, 0, sizeof(float) * threads * s->M * per_edge);
@@ -344,21 +381,20 @@ void stage_backward(const Shape *s, const float *const *in, const float *in_fact
         for (int n = 0; n < s->N; n++) {
             for (int m = 0; m < s->M; m++) {
                 const float *weight = dws + (long)m * taps * C;
-                if (in_factor || m == 0) {
-                    fill(padded, in[m] + n * image, s->H, s->W, C, pad, in_factor ? in_factor + (long)m * C : NULL,
-                            in_factor ? in_shift + (long)m * C : NULL);
+                if (before || m == 0) {
+                    fill(padded, in[m] + n * image, s->H, s->W, C, pad, before ? factor + (long)m * C : NULL,
+                         shift + (long)m * C);
                     memset(d_padded, 0, sizeof(float) * padded_size);
                 }
                 /* batch norm */
                 const float *from = z + ((long)m * s->N + n) * out, *g = grad[m] + n * out;
                 for (int c = 0; c < C; c += LANES) {
-                    const vec r = LOAD(rstd + (long)m * C + c), mu = LOAD(mean + (long)m * C + c);
+                    const vec r = LOAD(rstd + (long)m * C + c), mu = LOAD(norm->mean + (long)m * C + c);
                     const vec a = LOAD(sum + (long)m * C + c) / (float)count;
                     const vec b = LOAD(product + (long)m * C + c) / (float)count * r;
-                    vec factor = r;
-                    if (gain) factor *= LOAD(gain + (long)m * C + c);
+                    const vec by = r * LOAD(gain + (long)m * C + c);
                     for (long p = c; p < out; p += C)
-                        STORE(d_z + p, (LOAD(g + p) - a - (LOAD(from + p) - mu) * b) * factor);
+                        STORE(d_z + p, (LOAD(g + p) - a - (LOAD(from + p) - mu) * b) * by);
                 }
                 /* 1 x 1 */
                 pointwise(d_z, pw + (long)m * C * C, d_deep, pixels, C);
@@ -380,15 +416,15 @@ void stage_backward(const Shape *s, const float *const *in, const float *in_fact
                     scatter(d_deep, s->h, s->w, C, weight, d_padded, row, s->k, s->stride, s->dil);
                 }
                 /* ReLU; its input is positive where its output is */
-                if (!in_factor && m + 1 < s->M) continue;
-                float *to = in_factor ? d_in + ((long)m * s->N + n) * image : d_in + n * image;
+                if (!before && m + 1 < s->M) continue;
+                float *to = before ? d_in + ((long)m * s->N + n) * image : d_in + n * image;
                 for (int y = 0; y < s->H; y++) {
                     const float *slope = padded + (y + pad) * row + (long)pad * C;
                     const float *d = d_padded + (y + pad) * row + (long)pad * C;
                     float *line = to + (long)y * s->W * C;
                     for (int i = 0; i < s->W * C; i += LANES) {
                         vec passed = KEEP(LOAD(slope + i) > (vec){0}, LOAD(d + i));
-                        if (!in_factor) passed += LOAD(line + i);
+                        if (!before) passed += LOAD(line + i);
                         STORE(line + i, passed);
                     }
                 }
@@ -405,8 +441,7 @@ void stage_backward(const Shape *s, const float *const *in, const float *in_fact
         }
         free(sums);
     }
-    free(dws);
-    free(flipped);
+    free(dws), free(flipped), free(factor), free(shift), free(rstd), free(gain);
 }
 
 /* out[m] = base[m] + sum over p of mix[p, m] maps[p]; a base may be null. All of `size` floats, a multiple of LANES. */

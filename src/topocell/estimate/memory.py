@@ -1,0 +1,90 @@
+"""Memory: how much a plan needs, how much there is, and what to change where the one exceeds the other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+#: Part of the free memory that a plan may ask for.
+SHARE = 0.95
+#: What torch says, on a GPU and on a CPU, when memory runs out.
+FULL = ("out of memory", "not enough memory", "can't allocate memory")
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A number of the recipe that memory grows with, by its key; its values are multiples of `unit`."""
+
+    key: str
+    value: int
+    unit: int = 1
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory in bytes: `fixed` + `per_image` · batch size. `data` of the fixed part are the images.
+
+    On a GPU it is what torch allocates; on a CPU all tensors alive at once: what is saved for the backward pass,
+    gradients, parameters, optimizer state, and what kernels hand to each other at that moment. What the interpreter,
+    torch and the allocator need for themselves, about half a gigabyte, comes on top.
+    """
+
+    fixed: float
+    per_image: float
+    batch: int
+    data: int
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the planned batch size."""
+        return round(self.fixed + self.per_image * self.batch)
+
+    def fits(self, free: int | None) -> bool:
+        """Whether that much may be asked for where `free` bytes are left (None: unknown)."""
+        return free is None or self.peak <= SHARE * free
+
+
+def smaller(what: str, memory: Memory, knobs: Sequence[Knob], switches: Sequence[str], free: int, device: str) -> str:
+    """What to change for something to fit: the largest batch, or the largest value of another knob, or a switch.
+
+    Memory is taken to be proportional to the other knobs, the images apart. The batch size is the first of `knobs`;
+    `switches` are settings that are known to suffice.
+    """
+    limit = SHARE * free
+    most = {knobs[0].key: int((limit - memory.fixed) / max(memory.per_image, 1))}
+    share = (limit - memory.data) / max(memory.peak - memory.data, 1)
+    most |= {knob.key: int(knob.value * share) // knob.unit * knob.unit for knob in knobs[1:]}
+    ways = " or ".join([*switches, *(f"{key}={value}" for key, value in most.items() if value >= 2)])
+    return (
+        f"{what} must fit in the memory of {device}, of which {gigabytes(free)} are free, but needs about "
+        f"{gigabytes(memory.peak)}; {f'set {ways}' if ways else 'use another device'}"
+    )
+
+
+def out_of_memory(what: str, device: str, knobs: Sequence[Knob]) -> str:
+    """What to change when memory has run out in the middle of something."""
+    ways = " or ".join(f"{knob.key} (now {knob.value})" for knob in knobs)
+    return (
+        f"{what} must fit in the memory of {device}, but it ran out; lower {ways}: topocell estimate finds values "
+        f"that fit; or make room: the same command then goes on from the last checkpoint"
+    )
+
+
+def is_out_of_memory(fault: BaseException) -> bool:
+    """Whether a fault says that memory ran out, of whatever device."""
+    return isinstance(fault, MemoryError) or any(words in str(fault) for words in FULL)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be had on a device; None where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    source = Path("/proc/meminfo")
+    lines = source.read_text().splitlines() if device.type == "cpu" and source.exists() else []
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def gigabytes(size: float) -> str:
+    """Bytes in words: `1.25 GB`, `49 MB`."""
+    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"

@@ -1,0 +1,68 @@
+"""How a network is executed: in which precision, compiled or not. The parameters are float32 either way."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_map
+
+#: Name → the type that convolutions and matrix products compute in; None for that of the parameters.
+PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
+#: Kinds of cells that may be compiled; torch gives up on what comes after that.
+KINDS = 64
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Calls networks: `Execution("bf16")(net, x)` instead of `net(x)`.
+
+    With `bf16`, inside autocast, convolutions and matrix products take bfloat16 copies of their weights, and
+    activations are bfloat16; parameters and their gradients, batch-norm weights and statistics, and the architecture
+    are float32, and so are the outputs, hence loss and softmax. (On a CPU torch keeps the statistics of a batch norm
+    without weights in bfloat16.) Weights are copied here and not by autocast alone, so that operators of our own, which
+    autocast does not know, see one type. It saves time on GPUs, and on CPUs with instructions for it.
+
+    Args:
+        precision: a row of `PRECISIONS`.
+        compile: whether `prepare` compiles.
+    """
+
+    precision: str = "fp32"
+    compile: bool = False
+
+    def __call__(self, net: nn.Module, *inputs: Any) -> Any:
+        """What `net` returns for `inputs`, its tensors in the type of the parameters."""
+        dtype = PRECISIONS[self.precision]
+        if dtype is None:
+            return net(*inputs)
+        like = next(net.parameters())
+        with torch.autocast(like.device.type, dtype=dtype):
+            weights = {name: p.to(dtype) for name, p in net.named_parameters() if p.dim() > 1}
+            out = functional_call(net, weights, inputs)
+        return tree_map(lambda tensor: tensor.to(like.dtype), out)
+
+    def prepare(self, cells: nn.ModuleList) -> None:
+        """Let each of the cells be compiled when it is first called; names in the state dict stay.
+
+        Cells of one shape share their code, so that the time to compile grows with the kinds of cells, not with
+        their number: seven in DARTS' network of 20 cells, each once with and once without drop path, and again for a
+        last batch of another size. On a CPU that takes minutes. Every shape has code of its own, whichever comes
+        first, so that a run that is resumed computes the same. Supernets are not compiled: one cell of DARTS' supernet
+        takes minutes alone, for about a tenth of its time.
+        """
+        if self.compile:
+            dynamo = torch._dynamo.config
+            dynamo.recompile_limit = max(dynamo.recompile_limit, KINDS)
+            for cell in cells:
+                cell.compile(dynamic=False)
+
+    def plain(self) -> AbstractContextManager[None]:
+        """Inside, compiled modules run as they are written: for what is done once, or has hooks."""
+        return torch.compiler.set_stance("force_eager") if self.compile else nullcontext()
+
+
+#: float32, and nothing compiled.
+PLAIN = Execution()
