@@ -1,5 +1,21 @@
 """One thread per test process: the networks of the tests are too small to gain from more."""
 
+from collections.abc import Iterator
+
+import pytest
 import torch
 
+from topocell.spaces import SPACES
+from topocell.study import STUDIES
+
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_tables() -> Iterator[None]:
+    """What a test registers, such as a user's own space, is gone after it."""
+    before = [(table, dict(table)) for table in (SPACES, STUDIES)]
+    yield
+    for table, rows in before:
+        table.clear()
+        table.update(rows)

@@ -31,7 +31,8 @@ pytestmark = needs_compiler
 
 def near(found: Tensor, wanted: Tensor, within: float = 2e-5) -> bool:
     """By the norm of the difference: a pixel next to zero may pass a ReLU on one side only."""
-    return float((found.double() - wanted.double()).norm()) <= within * float(wanted.double().norm()) + 1e-7
+    found, wanted = found.detach().double(), wanted.detach().double()
+    return float((found - wanted).norm()) <= within * float(wanted.norm()) + 1e-7
 
 
 def bank(name: str, channels: int, stride: int, edges: list[int]) -> ChainBank:
