@@ -59,7 +59,7 @@ def _child(job: dict[str, Any], pipe: int) -> None:
 def _run(job: dict[str, Any], pipe: int) -> int:
     import torch
 
-    from topocell import api, cli
+    from topocell import cli, steps
     from topocell.rundir import RunDir
     from topocell.runmonitor import RunMonitor
 
@@ -92,7 +92,7 @@ def _run(job: dict[str, Any], pipe: int) -> int:
 
     append_metrics, rename = RunDir.append_metrics, os.replace
     RunMonitor.step, RunDir.append_metrics, os.replace = step, append, replace  # type: ignore[method-assign,assignment]
-    api.write_report = lambda path: path / "report.html"  # type: ignore[assignment]
+    steps.write_report = lambda path: path / "report.html"  # type: ignore[assignment]
     return cli.main(job["argv"])
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topocell import api
+from topocell import objects
 from topocell.budget import BUDGETS, NASBENCH201_LAYERS, SMALL, SMOKE, Limits, paper, small, smoke
 from topocell.recipe import Recipe, load_recipe, recipe_names
 
@@ -128,7 +128,7 @@ def test_channels_stay_a_multiple_that_partial_channels_allow(partial: int, budg
     data = BUDGETS[budget](recipe, set())
     assert data["search"]["channels"] % (2 * partial) == 0
     assert data["search"]["channels"] >= LIMITS[budget].channels
-    api.check(Recipe.model_validate(data))
+    objects.check(Recipe.model_validate(data))
 
 
 @pytest.mark.parametrize("budget", LIMITS)
@@ -136,7 +136,7 @@ def test_channels_suit_the_partial_channels_of_every_stage(budget: str) -> None:
     recipe = load_recipe("drnas", budget=budget)
     assert [stage.partial for stage in recipe.search.stages] == [6, 3]
     assert recipe.search.channels == 12
-    api.check(recipe)
+    objects.check(recipe)
 
 
 @pytest.mark.parametrize("budget", LIMITS)
@@ -146,7 +146,7 @@ def test_nasbench201_keeps_a_cell_in_each_stage_of_its_skeleton(budget: str) -> 
     data |= {"selection": {"edges": "all"}, "retrain": {"layers": 17, "auxiliary": 0.0}}
     found = BUDGETS[budget](data, set())
     assert found["search"]["layers"] == found["retrain"]["layers"] == NASBENCH201_LAYERS
-    api.check(Recipe.model_validate(found))
+    objects.check(Recipe.model_validate(found))
 
 
 def test_smoke_runs_on_digits_unless_told_otherwise() -> None:

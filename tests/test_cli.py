@@ -17,10 +17,10 @@ from PIL import Image
 from rich.console import Console
 
 from topocell import api, cli
-from topocell.api import load_data
 from topocell.cli import main
 from topocell.display import Terminal
 from topocell.monitor import Interrupted
+from topocell.objects import load_data
 from topocell.recipe import load_recipe, recipe_names, recipe_text, resolved
 from topocell.rundir import RunDir, environment
 from topocell.search.selection import EDGE_RULES

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.golden_genotypes import DARTS_V2
 
-from topocell import api, estimate
+from topocell import api, estimate, objects
 from topocell.cli import main
 from topocell.data import search_data
 from topocell.errors import RunError
@@ -48,9 +48,9 @@ class Counter(Silent):
 
 
 def searched(recipe: Recipe, monitor: Any) -> Search:
-    dataset = api.load_data(recipe)
+    dataset = objects.load_data(recipe)
     data = search_data(dataset, recipe.data.splits, recipe.seed)
-    search = Search(recipe.search, api.build_space(recipe), data, monitor=monitor)
+    search = Search(recipe.search, objects.build_space(recipe), data, monitor=monitor)
     search.run()
     return search
 
@@ -66,7 +66,7 @@ def test_the_steps_are_those_of_the_run(found: tuple[Recipe, Estimate]) -> None:
     searched(recipe, counter)
     assert [part.steps for part in guess.parts[: len(names)]] == list(counter.steps.values())
     counter = Counter()
-    Retraining(DARTS_V2, recipe.retrain, api.load_data(recipe), monitor=counter).run()
+    Retraining(DARTS_V2, recipe.retrain, objects.load_data(recipe), monitor=counter).run()
     assert guess.parts[-1].steps == sum(counter.steps.values())
 
 
@@ -138,15 +138,15 @@ def test_the_memory_of_a_stage_is_that_of_the_stage(found: tuple[Recipe, Estimat
     ]
     plan = recipe.search.model_copy(update={"stages": tuple(stages[: stage + 1])})
     short = recipe.model_copy(update={"search": plan})
-    data = search_data(api.load_data(recipe), recipe.data.splits, 0)
-    exact = exact_peak(lambda: Search(plan, api.build_space(short), data).run())
+    data = search_data(objects.load_data(recipe), recipe.data.splits, 0)
+    exact = exact_peak(lambda: Search(plan, objects.build_space(short), data).run())
     assert memory.peak - memory.data == pytest.approx(exact, rel=0.15)
 
 
 def test_the_memory_of_a_retraining_is_what_it_saves_and_holds() -> None:
     """Against exact counts: saved for backward, parameters, gradients, momentum and running statistics."""
     recipe = recipe_of("quickstart", "retrain.channels=8")
-    dataset = api.load_data(recipe)
+    dataset = objects.load_data(recipe)
     memory = estimate_retraining(DARTS_V2, recipe.retrain, dataset).memory
     assert memory is not None
     training = Retraining(DARTS_V2, recipe.retrain.model_copy(update={"epochs": 1}), dataset)

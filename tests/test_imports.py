@@ -35,6 +35,8 @@ LAYERS = (
     ("search", "train"),
     ("report", "display", "runmonitor", "estimate"),
     ("recipe",),
+    ("objects",),
+    ("steps",),
     ("api",),
     ("study",),
     ("cli", "__main__", "__init__"),
@@ -119,7 +121,7 @@ def test_parts_that_must_not_know_each_other(parts: tuple[str, ...], never: set[
 
 def test_only_the_top_knows_recipes() -> None:
     users = {part_of(m) for m, path in MODULES.items() if any(part_of(n) in ("recipe", "budget") for n in own(path))}
-    assert users == {"recipe", "api", "study", "cli", "__init__"}
+    assert users == {"recipe", "objects", "steps", "api", "study", "cli", "__init__"}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from topocell import api
+from topocell import objects
 from topocell.recipe import load_recipe
 from topocell.search.plan import Curve, Stage
 
@@ -31,7 +31,7 @@ def test_snas() -> None:
     assert (stage.init, stage.arch_clip, stage.weights.lr) == (0.01, 10, COSINE)
     assert (stage.alpha.lr.start, stage.alpha.betas, stage.alpha.weight_decay) == (3e-4, (0.5, 0.999), 1e-3)
     assert not recipe.selection.none
-    assert "none" in api.build_space(recipe).cells["normal"].candidates[0]
+    assert "none" in objects.build_space(recipe).cells["normal"].candidates[0]
 
 
 def test_gdas() -> None:
@@ -52,7 +52,7 @@ def test_sdarts(name: str, kind: str) -> None:
     stage = only_stage(name)
     assert (stage.perturbation, stage.level, stage.epochs) == (kind, "bilevel", 50)
     assert [stage.epsilon.value(e, 50) for e in (0, 49)] == [0.03, pytest.approx(0.2946)]
-    assert api.build_space(load_recipe(name)).cells["normal"].n_candidates == 7
+    assert objects.build_space(load_recipe(name)).cells["normal"].n_candidates == 7
     assert (stage.relaxation.name, stage.weights.lr) == ("softmax", COSINE)
 
 
@@ -113,7 +113,7 @@ def test_fairdarts_and_darts_minus() -> None:
     assert load_recipe("fairdarts").selection.threshold == 0.85
     assert [minus.auxiliary_skip.value(e, 50) for e in (0, 25, 49)] == pytest.approx([1, 0.5, 0.02])
     for name in ("fairdarts", "darts-minus"):
-        assert "none" not in api.build_space(load_recipe(name)).cells["normal"].candidates[0]
+        assert "none" not in objects.build_space(load_recipe(name)).cells["normal"].candidates[0]
 
 
 @pytest.mark.parametrize("method", OVER)

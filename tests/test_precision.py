@@ -10,7 +10,7 @@ from tests.identical import assert_identical
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
 
-from topocell import api, data, spaces
+from topocell import api, data, objects, spaces
 from topocell.arch import ArchState
 from topocell.engine import Supernet
 from topocell.errors import RecipeError
@@ -220,8 +220,8 @@ def test_drop_path_does_not_compile_every_epoch_anew(monkeypatch: pytest.MonkeyP
 
 def test_recipes_say_how_networks_are_executed() -> None:
     plain, other = load_recipe("quickstart"), load_recipe("quickstart", ["precision=bf16", "compile=true"])
-    assert api.execution(plain) == PLAIN
-    assert api.execution(other) == Execution("bf16", compile=True)
+    assert objects.execution(plain) == PLAIN
+    assert objects.execution(other) == Execution("bf16", compile=True)
     with pytest.raises(RecipeError, match=r"unknown precision 'bf6' \(did you mean 'bf16'\?\)"):
         load_recipe("quickstart", ["precision=bf6"])
 

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from topocell import api
+from topocell import objects
 from topocell.budget import BUDGETS
 from topocell.errors import RecipeError, SpaceError
 from topocell.recipe import Recipe, load_recipe, merge, recipe_names, recipe_text, resolved
@@ -70,7 +70,7 @@ def test_every_recipe_reads_back_equal(name: str, budget: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_names_what_exists(name: str) -> None:
-    api.check(load_recipe(name, budget="smoke"))
+    objects.check(load_recipe(name, budget="smoke"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -105,7 +105,7 @@ def test_headers_name_the_alternatives_of_the_papers() -> None:
 @pytest.mark.parametrize(("name", "text"), HEADER_OVERRIDES)
 def test_overrides_written_in_headers_are_valid(name: str, text: str) -> None:
     changed = load_recipe(name, [text], budget="paper")
-    api.check(changed.model_copy(update={"search": load_recipe(name, [text], budget="smoke").search}))
+    objects.check(changed.model_copy(update={"search": load_recipe(name, [text], budget="smoke").search}))
     key, _, value = text.partition("=")
     assert at(changed.model_dump(mode="json"), key) == yaml.safe_load(value)
 
@@ -137,8 +137,8 @@ def test_darts() -> None:
         assert recipe.data.splits == {"train": 0.5, "val": 0.5}
         rules = recipe.selection
         assert (rules.operations, rules.edges, rules.in_degree, rules.none) == ("magnitude", "magnitude", 2, False)
-        assert api.build_space(recipe).cells["normal"].n_edges == 14
-        assert api.build_space(recipe).cells["normal"].n_candidates == 8
+        assert objects.build_space(recipe).cells["normal"].n_edges == 14
+        assert objects.build_space(recipe).cells["normal"].n_candidates == 8
 
 
 #: Recipes that retrain in another way than DARTS; what they do instead has tests of its own.
@@ -261,7 +261,7 @@ def test_toponas(name: str) -> None:
     assert only.beta_on == ("val_alpha" if name == "toponas-joint" else "val_beta")
     more_nodes = {"toponas-n8": 5, "toponas-n9": 6, "toponas-n11": 8}
     assert (only.level, only.mixed) == ("mixed" if name.endswith("mile") or name in more_nodes else "bilevel", 1.0)
-    assert api.build_space(recipe).cells["normal"].nodes == more_nodes.get(name, 4)
+    assert objects.build_space(recipe).cells["normal"].nodes == more_nodes.get(name, 4)
     assert only.penalty == (0.0 if name == "toponas-input-view" else 10.0)
     options = only.topology.model_dump()
     assert options.pop("name") == "subsets"
@@ -270,7 +270,7 @@ def test_toponas(name: str) -> None:
         assert options == {"view": "target", "sizes": 2, "norm": "none", "scale": "none"}
     else:
         assert options == {"view": "source", "sizes": sizes, "norm": "none", "scale": "unit"}
-    candidates = {c for cell in api.build_space(recipe).cells.values() for c in cell.candidates}
+    candidates = {c for cell in objects.build_space(recipe).cells.values() for c in cell.candidates}
     assert len(candidates) == 1
     assert len(next(iter(candidates))) == 7 and "none" not in next(iter(candidates))
     assert (recipe.selection.operations, recipe.selection.edges) == ("magnitude", "topology")
@@ -282,7 +282,7 @@ def test_stretchable(layers: int) -> None:
     (only,) = recipe.search.stages
     assert recipe.search.layers == recipe.retrain.layers == layers  # the same depth in both
     assert recipe.retrain.parameters == 3_500_000
-    cell = api.build_space(recipe).cells["normal"]
+    cell = objects.build_space(recipe).cells["normal"]
     assert (cell.nodes, cell.n_edges, cell.n_candidates) == (6, 27, 7)
     assert only.topology.model_dump()["sizes"] == "any-or-none"
     assert only.topology.model_dump()["scale"] == "unit"
@@ -350,7 +350,7 @@ def test_nasbench201_is_searched_and_retrained_as_published(name: str) -> None:
 def test_nasbench201_with_none_keeps_all_edges_and_without_it_the_topology_decides() -> None:
     for name in NASBENCH201:
         recipe = load_recipe(name)
-        operations = api.build_space(recipe).cells["cell"].candidates[0]
+        operations = objects.build_space(recipe).cells["cell"].candidates[0]
         assert operations[-4:] == ("skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
         if len(operations) == 4:
             assert (recipe.selection.edges, recipe.selection.none) == ("topology", False)
@@ -685,7 +685,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 )
 def test_combinations_without_a_meaning_are_refused_before_training(override: str, words: str) -> None:
     with pytest.raises((RecipeError, SpaceError)) as caught:
-        api.check(load_recipe("quickstart", [override]))
+        objects.check(load_recipe("quickstart", [override]))
     assert words in str(caught.value)
 
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from topocell import Genotype, api, checkpoint, spaces
+from topocell import Genotype, api, checkpoint, objects, spaces, steps
 from topocell.augment import Batches
 from topocell.cli import main
 from topocell.errors import RecipeError, SpaceError
@@ -60,7 +60,7 @@ def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(api.TRUTH_VARIABLE, raising=False)
+        patch.delenv(objects.TRUTH_VARIABLE, raising=False)
         yield
     torch.set_num_threads(before)
 
@@ -149,7 +149,7 @@ def test_the_run_directory_holds_everything(run: Run) -> None:
     for name in kept:
         assert checkpoint.load(run.path / name)
     env = run.json("env.json")
-    assert env["data_fingerprint"] == api.load_data(run.recipe).fingerprint
+    assert env["data_fingerprint"] == objects.load_data(run.recipe).fingerprint
     assert (env["device"], env["threads"], env["seeds"]["run"]) == ("cpu", 1, run.recipe.seed)
     projected = {"select"} if run.recipe.selection.rules(0).project else set()
     assert set(run.json("timings.json")) == {"search", "retrain"} | projected
@@ -183,7 +183,7 @@ def test_the_metrics_tell_every_epoch(run: Run) -> None:
 
 
 def test_the_cell_is_valid_and_of_the_space(run: Run) -> None:
-    genotype, space = run.genotype(), api.build_space(run.recipe)
+    genotype, space = run.genotype(), objects.build_space(run.recipe)
     assert genotype.space == space.name and set(genotype.cells) == set(space.cells)
     origin = {"recipe": run.recipe.name, "seed": run.recipe.seed, "run": run.path.name}
     assert genotype.to_dict()["origin"] == origin
@@ -239,7 +239,7 @@ def test_the_results_are_complete_and_agree_with_the_metrics(run: Run) -> None:
 
 
 def test_the_weights_give_the_network_that_was_tested(run: Run) -> None:
-    results, plan, data = run.json("results.json"), run.recipe.retrain, api.load_data(run.recipe)
+    results, plan, data = run.json("results.json"), run.recipe.retrain, objects.load_data(run.recipe)
     net = FixedNet(
         run.genotype(),
         results["channels"],
@@ -272,7 +272,7 @@ def again(run: Run) -> None:
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes seconds, and some tests are about something else."""
-    monkeypatch.setattr(api, "write_report", lambda path: path / "report.html")
+    monkeypatch.setattr(steps, "write_report", lambda path: path / "report.html")
 
 
 @pytest.mark.usefixtures("no_report")

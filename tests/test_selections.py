@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from topocell import api
+from topocell import api, steps
 from topocell.cli import main
 from topocell.errors import RecipeError, RunError
 from topocell.genotype import Genotype
@@ -32,7 +32,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "write_report", lambda path: path / "report.html")
+    monkeypatch.setattr(steps, "write_report", lambda path: path / "report.html")
 
 
 def recipe(*more: str) -> Recipe:
@@ -52,7 +52,7 @@ def projected(tmp_path_factory: Any) -> Path:
     """A finished run of the same search with perturbation as its rule."""
     path = tmp_path_factory.mktemp("projected") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "write_report", lambda path: path / "report.html")
+        patch.setattr(steps, "write_report", lambda path: path / "report.html")
         api.run(recipe(*PT), path)
     return path
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from pydantic import Field
 
-from topocell import ArchState, Genotype, api, files, spaces, study
+from topocell import ArchState, Genotype, api, files, objects, spaces, steps, study
 from topocell.cli import main
 from topocell.display import Quiet
 from topocell.errors import DataError, RecipeError, RunError
@@ -31,7 +31,7 @@ from topocell.tabular import Table, official_archs
 TINY = ["--budget", "smoke", "data.images=24", "data.test_images=10", "space.nodes=2", "search.watch_batches=1"]
 CELL = {"inputs": 2, "nodes": [[["skip_connect", 0], ["sep_conv_3x3", 1]], [["skip_connect", 2]]], "concat": [2, 3]}
 TABLE_FILES = ("table.csv", "table.md", "figure.png", "figure.svg", "study.json")
-REAL_TABLE = os.environ.get(api.TRUTH_VARIABLE, "")
+REAL_TABLE = os.environ.get(objects.TRUTH_VARIABLE, "")
 
 #: The smallest form of every study; {place} is a directory with `cell.json` and `table.csv`.
 SMALLEST = {
@@ -49,8 +49,8 @@ SMALLEST = {
 def without_reports() -> Any:
     """Drawing a run's report takes longer than the run, and is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "write_report", lambda path: path / "report.html")
-        patch.delenv(api.TRUTH_VARIABLE, raising=False)
+        patch.setattr(steps, "write_report", lambda path: path / "report.html")
+        patch.delenv(objects.TRUTH_VARIABLE, raising=False)
         yield
 
 
@@ -403,7 +403,7 @@ def test_averages_of_a_planted_table(place: Path, done: Callable[[str], Path]) -
     assert summary == {"6": 70.0, **{str(k): pytest.approx(41 + 5 * k) for k in range(6)}}
 
 
-@pytest.mark.skipif(not REAL_TABLE, reason=f"{api.TRUTH_VARIABLE} does not name the NAS-Bench-201 table")
+@pytest.mark.skipif(not REAL_TABLE, reason=f"{objects.TRUTH_VARIABLE} does not name the NAS-Bench-201 table")
 def test_topology_average_of_the_benchmark(tmp_path: Path) -> None:
     """TopoNAS, Figure 1, CIFAR-10 after 200 epochs."""
     study.run("topology-average", [f"table={REAL_TABLE}"], tmp_path / "a")
@@ -413,7 +413,7 @@ def test_topology_average_of_the_benchmark(tmp_path: Path) -> None:
 
 
 def test_the_environment_names_the_table(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(api.TRUTH_VARIABLE, str(place / "table.csv"))
+    monkeypatch.setenv(objects.TRUTH_VARIABLE, str(place / "table.csv"))
     study.run("topology-average", [], tmp_path / "a")
     assert len(rows_of(tmp_path / "a")) == 64
     with pytest.raises(DataError, match="cannot read the table"):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.made_up import COLUMNS, accuracy, made_up_table
 
-from topocell import Genotype, api
+from topocell import Genotype, api, objects, steps
 from topocell.cli import main
 from topocell.display import result_lines
 from topocell.errors import DataError, RecipeError
@@ -20,7 +20,7 @@ QUICK = ["data.images=24", "data.test_images=10"]
 
 @pytest.fixture(autouse=True)
 def no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(api.TRUTH_VARIABLE, raising=False)
+    monkeypatch.delenv(objects.TRUTH_VARIABLE, raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def table(tmp_path_factory: Any) -> Path:
 @pytest.fixture(scope="module")
 def finished(table: Path, tmp_path_factory: Any) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(api.TRUTH_VARIABLE, raising=False)
+        patch.delenv(objects.TRUTH_VARIABLE, raising=False)
         path = Path(tmp_path_factory.mktemp("runs") / "run")
         api.run(smoke("nb201-dots", f"truth.table={table}"), path)
     return path
@@ -96,7 +96,7 @@ def test_the_steps_one_by_one_end_in_the_same_results(
     finished: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The table of the environment this time, and another column of it."""
-    monkeypatch.setenv(api.TRUTH_VARIABLE, str(table))
+    monkeypatch.setenv(objects.TRUTH_VARIABLE, str(table))
     path = tmp_path / "run"
     api.search(smoke("nb201-dots", f"truth.column={COLUMNS[1]}"), path)
     genotype = api.select(path)
@@ -108,7 +108,7 @@ def test_the_steps_one_by_one_end_in_the_same_results(
 
 
 def test_another_selection_is_looked_up_anew(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "write_report", lambda path: path / "report.html")
+    monkeypatch.setattr(steps, "write_report", lambda path: path / "report.html")
     path = tmp_path / "run"
     api.run(smoke("nb201-random", f"truth.table={table}"), path)
     before = read(path)
@@ -150,11 +150,11 @@ def test_a_run_that_was_stopped_ends_in_the_same_results(finished: Path, table: 
 def test_a_table_of_the_environment_is_for_its_own_space_alone(
     name: str, overrides: list[str], table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(api.TRUTH_VARIABLE, str(table))
-    assert api.load_truth(smoke(name, *overrides)) is None
+    monkeypatch.setenv(objects.TRUTH_VARIABLE, str(table))
+    assert objects.load_truth(smoke(name, *overrides)) is None
     with pytest.raises(RecipeError, match=r"holds the cells of space nasbench201 .*leave truth\.table out"):
-        api.load_truth(smoke(name, *overrides, f"truth.table={table}"))
-    assert api.load_truth(smoke("nb201-random")) is not None
+        objects.load_truth(smoke(name, *overrides, f"truth.table={table}"))
+    assert objects.load_truth(smoke("nb201-random")) is not None
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_a_table_of_the_environment_is_for_its_own_space_alone(
 def test_a_wrong_table_is_told_before_the_search(
     override: str, message: str, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(api.TRUTH_VARIABLE, str(table))
+    monkeypatch.setenv(objects.TRUTH_VARIABLE, str(table))
     with pytest.raises(DataError, match=message):
         api.run(smoke("nb201-random", override), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from topocell import api
+from topocell import objects
 from topocell.errors import DataError
 from topocell.genotype_text import parse_nasbench201
 from topocell.rundir import environment
@@ -23,7 +23,7 @@ class TopologyAverage(Options):
     """Options of `topology-average`."""
 
     table: str | None = Field(
-        None, description=f"NAS-Bench-201 table, CSV or CSV.gz; unset: that of {api.TRUTH_VARIABLE}"
+        None, description=f"NAS-Bench-201 table, CSV or CSV.gz; unset: that of {objects.TRUTH_VARIABLE}"
     )
     column: str = Field("cifar10_test_200ep", description="column of accuracies in percent")
 
@@ -37,11 +37,11 @@ def topology_average(bench: Bench, options: TopologyAverage) -> Outcome:
     Raises:
         DataError: no table is named, or it cannot be read.
     """
-    path = options.table or os.environ.get(api.TRUTH_VARIABLE)
+    path = options.table or os.environ.get(objects.TRUTH_VARIABLE)
     if not path:
         raise DataError(
             f"topology-average reads a table of NAS-Bench-201, but none is named; give table=PATH or set "
-            f"{api.TRUTH_VARIABLE}"
+            f"{objects.TRUTH_VARIABLE}"
         )
     table = Table.load(path)
     values = table.values(options.column)

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field
 
-from topocell import api
+from topocell import objects
 from topocell.display import Display
 from topocell.errors import RecipeError
 from topocell.genotype import Genotype
@@ -43,7 +43,7 @@ def depth(bench: Bench, options: Depth) -> Outcome:
     genotype = Genotype.load(place / "genotype.json" if place.is_dir() else place)
     of_run = str(place / "recipe.yaml") if place.is_dir() else "darts-v1"
     recipes = {n: options.recipe(options.retrain_as or of_run, last=[f"retrain.layers={n}"]) for n in options.layers}
-    if any(map(api.load_truth, recipes.values())):
+    if any(map(objects.load_truth, recipes.values())):
         raise RecipeError("depth retrains cells, but a table of true accuracies is named; leave it out for this study")
     seeds = recipes[options.layers[0]].retrain.seeds
     named = {f"{n} layers": recipe for n, recipe in recipes.items()}
@@ -109,7 +109,7 @@ def stability(bench: Bench, options: Stability) -> Outcome:
 def _cells(recipe: Recipe, path: Path, display: Display) -> Record:
     """Search; the genotype derived after each epoch, in order."""
     rows = search_epochs(searched(recipe, path, display))
-    header = {"format": 1, "space": api.build_space(recipe).name}
+    header = {"format": 1, "space": objects.build_space(recipe).name}
     return {"cells": [Genotype.from_dict({**header, "cells": epoch.row["derived"]}).to_dict() for epoch in rows]}
 
 

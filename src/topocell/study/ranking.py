@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field
 from scipy.stats import kendalltau
 
-from topocell import api
+from topocell import objects
 from topocell.arch import ArchState
 from topocell.display import Display
 from topocell.errors import RecipeError, RunError
@@ -85,7 +85,7 @@ class _Ranking:
 
 
 def _n_pairs(arm: Arm) -> int:
-    space = api.build_space(arm.any)
+    space = objects.build_space(arm.any)
     n = len(_pairs(space.cells[_ranked_type(space)]))
     if n < 2:
         raise RecipeError(

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from topocell import api
+from topocell import api, objects, steps
 from topocell.data import Dataset, search_data
 from topocell.display import Display
 from topocell.genotype import Genotype
@@ -23,12 +23,12 @@ def check(recipes: Iterable[Recipe]) -> dict[str, str]:
     """
     loaded: dict[str, Dataset] = {}
     for recipe in recipes:
-        api.check(recipe)
+        objects.check(recipe)
         key = f"{recipe.data!r} {recipe.seed}"
         if key not in loaded:
-            loaded[key] = api.load_data(recipe)
-        if api.load_truth(recipe) is None:
-            api.check_images(recipe, loaded[key])
+            loaded[key] = objects.load_data(recipe)
+        if objects.load_truth(recipe) is None:
+            objects.check_images(recipe, loaded[key])
     return {dataset.fingerprint: dataset.name for dataset in loaded.values()}
 
 
@@ -37,7 +37,7 @@ def begin(bench: Bench, items: int, recipes: Mapping[str, Recipe], seeds: Sequen
     data = check(recipes.values())
     resolved_recipes = {label: recipe.model_dump(mode="json") for label, recipe in recipes.items()}
     named = {str(number): seed for number, seed in enumerate(seeds)}
-    device = api.find_device(next(iter(recipes.values())).device)
+    device = objects.find_device(next(iter(recipes.values())).device)
     found = environment(device, ", ".join(data), named)
     bench.begin(items, {"recipes": resolved_recipes, "data": data, **inputs}, found)
 
@@ -53,13 +53,13 @@ def retrained(recipe: Recipe, genotype: Genotype, path: Path, display: Display) 
 
     Returns results, genotype and seconds. Raises as `api.retrain`.
     """
-    env = environment(api.find_device(recipe.device), api.load_data(recipe).fingerprint, {"run": recipe.seed})
-    if (table := api.load_truth(recipe)) is not None:
+    env = environment(objects.find_device(recipe.device), objects.load_data(recipe).fingerprint, {"run": recipe.seed})
+    if (table := objects.load_truth(recipe)) is not None:
         env["truth_fingerprint"] = table.fingerprint
     with RunDir.open(path, recipe.to_yaml(), env=env) as directory:
         if directory.latest() is None:
             genotype.save(directory.genotype_path)
-            directory.save_checkpoint({"phase": api.RETRAIN, "state": None})
+            directory.save_checkpoint({"phase": steps.RETRAIN, "state": None})
     api.retrain(path, display)
     return _left_by(path)
 
@@ -68,7 +68,7 @@ def searched(recipe: Recipe, path: Path, display: Display) -> list[dict[str, Any
     """Only the search; returns the metrics of its epochs. Raises as `api.search`."""
     api.search(recipe, path, display)
     with RunDir.existing(path, lock=False) as directory:
-        return [row for row in directory.metrics() if row["phase"] == api.SEARCH]
+        return [row for row in directory.metrics() if row["phase"] == steps.SEARCH]
 
 
 def finished_search(path: Path) -> Search:
@@ -80,8 +80,8 @@ def finished_search(path: Path) -> Search:
     with RunDir.existing(path, lock=False) as directory:
         recipe = resolved(directory.recipe_yaml)
         state = directory.load_named("supernet")
-    data = search_data(api.load_data(recipe), recipe.data.splits, recipe.seed)
-    search = Search(recipe.search, api.build_space(recipe), data, seed=recipe.seed)
+    data = search_data(objects.load_data(recipe), recipe.data.splits, recipe.seed)
+    search = Search(recipe.search, objects.build_space(recipe), data, seed=recipe.seed)
     search.load_state_dict(state)
     return search
 

@@ -1,0 +1,114 @@
+"""Recipe → objects. The only place where configuration becomes objects."""
+
+import os
+
+import torch
+
+from topocell import data as datasets
+from topocell import spaces
+from topocell.arch import ArchState
+from topocell.data import Dataset
+from topocell.engine import Supernet
+from topocell.errors import RecipeError, SpaceError
+from topocell.execution import Execution
+from topocell.genotype import CellGenotype, Genotype
+from topocell.network import FixedNet
+from topocell.recipe import Recipe
+from topocell.spaces.cell import SpaceSpec
+from topocell.tabular import Table, holds
+
+#: Environment variable that names a table of NAS-Bench-201.
+TRUTH_VARIABLE = "TOPOCELL_NASBENCH201"
+
+
+def execution(recipe: Recipe) -> Execution:
+    """How the networks of a recipe are called."""
+    return Execution(recipe.precision, recipe.compile)
+
+
+def build_space(recipe: Recipe) -> SpaceSpec:
+    """The search space of a recipe. Raises SpaceError."""
+    options = recipe.space.model_dump()
+    name = options.pop("name")
+    try:
+        return spaces.get(name, **options)
+    except (TypeError, ValueError) as fault:
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise SpaceError(f"space {name!r} cannot be built with {given}: {fault}; see: topocell spaces") from fault
+
+
+def load_data(recipe: Recipe) -> Dataset:
+    """The dataset of a recipe. Raises DataError."""
+    plan = recipe.data
+    return datasets.load(
+        plan.dataset,
+        plan.root,
+        download=plan.download,
+        resolution=plan.resolution,
+        images=plan.images,
+        test_images=plan.test_images,
+        seed=recipe.seed,
+    )
+
+
+def load_truth(recipe: Recipe) -> Table | None:
+    """The table in which the found cell is looked up in place of retraining; None if the cell is retrained.
+
+    It is the one that `truth.table` names, or the environment variable TOPOCELL_NASBENCH201 where the table holds
+    the cells of the recipe's space.
+
+    Raises:
+        RecipeError: `truth.table` does not hold the cells of the space. DataError: no such table or column.
+    """
+    space, named = build_space(recipe), recipe.truth.table
+    if named is not None and not holds(space):
+        raise RecipeError(
+            f"truth.table holds the cells of space nasbench201 (3 nodes), but the space is {space.name!r}; "
+            f"leave truth.table out, or set space=nasbench201"
+        )
+    path = named or os.environ.get(TRUTH_VARIABLE)
+    if not path or not holds(space):
+        return None
+    table = Table.load(path)
+    table.values(recipe.truth.column)
+    return table
+
+
+def find_device(name: str) -> torch.device:
+    """`auto` is the first GPU, else the CPU. Raises RecipeError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise RecipeError(f"device must name a device of this machine, but got {name!r}; use auto or cpu") from None
+    return device
+
+
+def check(recipe: Recipe) -> None:
+    """Build what the recipe names without training, so that faults show before anything starts.
+
+    Raises:
+        RecipeError, SpaceError: a combination that cannot be.
+    """
+    space, plan = build_space(recipe), recipe.search
+    for name, cell in space.cells.items():
+        if all(op == "none" for candidates in cell.candidates for op in candidates):
+            raise SpaceError(f"a cell needs an operation besides none, but {name} of space {space.name!r} has none")
+    for stage in plan.stages:
+        ArchState(space, stage.relaxation.model_dump(), stage.topology.model_dump())
+        with torch.device("meta"):
+            Supernet(space, classes=2, head=plan.head, memory=plan.memory, **plan.size(stage))
+
+
+def check_images(recipe: Recipe, dataset: Dataset) -> None:
+    """Raises SpaceError for images that the network of the retraining cannot take, before the search begins."""
+    plan, cells = recipe.retrain, {}
+    for name, cell in build_space(recipe).cells.items():
+        cells[name] = CellGenotype(cell.inputs, ((("skip_connect", 0),),) * cell.nodes, (cell.computed[-1],))
+    classes, channels = len(dataset.train.classes), dataset.shape[0]
+    sizes = plan.channels, plan.layers, classes, channels, plan.stem
+    net = FixedNet(Genotype("any", cells), *sizes, auxiliary=plan.auxiliary > 0, head=plan.head)
+    with torch.no_grad():
+        net(torch.zeros(2, *dataset.shape))

@@ -1,0 +1,256 @@
+"""The steps of a run on its directory, each of which reads what the one before left there."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from topocell.arch import ArchState
+from topocell.data import Dataset, search_data
+from topocell.display import Display
+from topocell.errors import RunError
+from topocell.estimate import (
+    Knob,
+    is_out_of_memory,
+    out_of_memory,
+    retrain_knobs,
+    stage_knobs,
+)
+from topocell.genotype import Genotype
+from topocell.objects import build_space, execution, find_device
+from topocell.recipe import Recipe, reselected
+from topocell.report.html import write_report
+from topocell.rundir import RunDir, environment
+from topocell.runmonitor import RunMonitor
+from topocell.search.loop import Search
+from topocell.search.projection import Projection
+from topocell.search.selection import Derived, Rules, check_rules, derive
+from topocell.tabular import Table, found_truth
+from topocell.train import Retraining
+
+#: Steps of a run, in order; a checkpoint says which one it belongs to, `done` that nothing is left.
+SEARCH, SELECT, RETRAIN, DONE = "search", "select", "retrain", "done"
+
+#: Phase of the metrics of tuning between decisions, in the step `select`.
+TUNE = "tune"
+
+
+class Work:
+    """The steps of one run on an open run directory."""
+
+    def __init__(
+        self, recipe: Recipe, directory: RunDir, dataset: Dataset, truth: Table | None, display: Display
+    ) -> None:
+        self.recipe, self.directory, self.dataset, self.display = recipe, directory, dataset, display
+        self.truth = truth
+        self.device = find_device(recipe.device)
+        self.monitor = RunMonitor(directory, display)
+        saved = directory.latest() or {"phase": SEARCH, "state": None}
+        self.phase: str = saved["phase"]
+        self.state: Mapping[str, Any] | None = saved["state"]
+        for warning in directory.warnings:
+            display.say(warning)
+        if self.phase == DONE:
+            display.say(f"{directory.path} is finished; its report: {directory.report_path}")
+        elif self.state is not None:
+            display.say(f"going on with {directory.path}: {self.phase}")
+
+    def search(self) -> None:
+        """Run the search, or what is left of it."""
+        if self.phase != SEARCH:
+            return
+        with self._timed(SEARCH):
+            search = self._search()
+            search.run(self.state)
+        self.directory.save_named("supernet", search.state_dict())
+        self._enter(SELECT)
+
+    def _search(self) -> Search:
+        recipe = self.recipe
+        return Search(
+            recipe.search,
+            build_space(recipe),
+            search_data(self.dataset, recipe.data.splits, recipe.seed),
+            rules=self._rules(),
+            seed=recipe.seed,
+            device=self.device,
+            monitor=self.monitor,
+            execution=execution(recipe),
+        )
+
+    def select(self, again: bool = False, **changes: Any) -> Genotype:
+        """Derive the cell from the searched supernet and write genotype.json; a projection goes on where it was.
+
+        Without changes, a projection that was begun under other rules keeps them.
+        """
+        self._must_be_searched()
+        rules, begun = self._rules(**changes), self.state["rules"] if self.phase == SELECT and self.state else None
+        if self.phase != SELECT and (not again or rules.project):
+            return Genotype.load(self.directory.genotype_path)
+        if begun is not None and not changes:
+            rules = Rules(**begun)
+        if begun is not None and rules != Rules(**begun):
+            self._forget_selection()
+        derived = self._project(rules) if rules.project else self._derive(rules)
+        origin = {"recipe": self.recipe.name, "seed": self.recipe.seed, "run": self.directory.path.name}
+        genotype = Genotype(build_space(self.recipe).name, derived.cells, origin)
+        for note in derived.notes:
+            self.monitor.say(note)
+        another = self.phase != SELECT and Genotype.load(self.directory.genotype_path).cells != genotype.cells
+        if another:  # what retraining left belongs to the cell of before
+            self._forget_selection()
+            self.directory.forget(RETRAIN, "results.json", "weights.safetensors", "report.html")
+        genotype.save(self.directory.genotype_path)
+        self.display.cell(genotype.to_dict())
+        if self.phase == SELECT:
+            self._enter(RETRAIN)
+        return genotype
+
+    def name_beside(self, changes: Mapping[str, Any]) -> str | None:
+        """The name of a selection that must not disturb the cell that the run has; None where there is none."""
+        rules = self._rules(**changes)
+        mine = not changes and any(record.get("phase") == SELECT for record in self.directory.metrics())
+        apart = self.phase not in (SEARCH, SELECT) and rules.project and not mine
+        return f"{rules.operations}-{rules.edges}" if apart or "projection" in changes else None
+
+    def begin_beside(self, name: str, changes: Mapping[str, Any]) -> tuple[Recipe, Path]:
+        """Make selections/NAME a run that stands before its selection; returns its recipe and directory."""
+        self._must_be_searched()
+        recipe = reselected(self.recipe, changes)
+        path = self.directory.beside(name)
+        if (path / "recipe.yaml").exists() and (path / "recipe.yaml").read_text(encoding="utf-8") != recipe.to_yaml():
+            raise RunError(f"a selection keeps the rules it began with, but {path} has others; name another with --as")
+        with RunDir.open(path, recipe.to_yaml(), env=run_environment(recipe, self.dataset, self.truth)) as directory:
+            if directory.latest() is None:
+                directory.save_named("supernet", self.directory.load_named("supernet"))
+                for record in self.directory.metrics():
+                    if record.get("phase") == SEARCH:
+                        directory.append_metrics(record)
+                directory.save_checkpoint({"phase": SELECT, "state": None})
+        return recipe, path
+
+    def retrain(self) -> dict[str, Any]:
+        """Retrain the derived cell, or what is left of it, and write results.json and weights.safetensors.
+
+        With a table of true accuracies the cell is looked up there instead, and there are no weights.
+        """
+        if self.phase == DONE:
+            results: dict[str, Any] = self.directory.read_json("results.json")
+            return results
+        genotype = Genotype.load(self.directory.genotype_path)
+        if self.truth is not None:
+            results = found_truth(self.truth, self.recipe.truth.column, genotype, self.directory.metrics())
+            self.directory.write_json("results.json", results)
+            self._enter(DONE)
+            return results
+        with self._timed(RETRAIN):
+            training = Retraining(
+                genotype,
+                self.recipe.retrain,
+                self.dataset,
+                seed=self.recipe.seed,
+                device=self.device,
+                monitor=self.monitor,
+                execution=execution(self.recipe),
+            )
+            results = training.run(self.state)
+        self.directory.write_tensors("weights.safetensors", training.first_weights)
+        self.directory.write_json("results.json", results)
+        self._enter(DONE)
+        return results
+
+    def report(self) -> Path:
+        """Write the report."""
+        path = write_report(self.directory.path)
+        if self.directory.has("results.json"):
+            self.display.results(self.directory.read_json("results.json"))
+        self.display.say(f"report: {path}")
+        return path
+
+    def need_genotype(self) -> None:
+        """Raises RunError unless a cell has been derived."""
+        if self.phase in (SEARCH, SELECT) or not self.directory.genotype_path.exists():
+            raise RunError(
+                f"retraining needs a derived cell, but {self.directory.path} has none yet; "
+                f"go on with: topocell select {self.directory.path}"
+            )
+
+    def _must_be_searched(self) -> None:
+        if self.phase == SEARCH:
+            raise RunError(
+                f"a cell is derived from a finished search, but the search in {self.directory.path} is not; "
+                f"go on with: topocell run or topocell search"
+            )
+
+    def _rules(self, **changes: Any) -> Rules:
+        named = {key: changes[key] for key in ("operations", "edges") if key in changes}
+        check_rules(replace(self.recipe.selection.rules(self.recipe.seed), **named))
+        return reselected(self.recipe, changes).selection.rules(self.recipe.seed)
+
+    def _project(self, rules: Rules) -> Derived:
+        recipe, search = self.recipe, self._search()
+        search.load_state_dict(self.directory.load_named("supernet"))
+        projection = Projection(
+            search.learner,
+            search.data,
+            recipe.search.stages[-1],
+            recipe.selection.projection,
+            rules,
+            batch_size=recipe.search.batch_size,
+            seed=recipe.seed,
+            device=self.device,
+            monitor=self.monitor,
+        )
+        with self._timed(SELECT):
+            projection.run(self.state)
+        return derive(projection.learner.arch, rules)
+
+    def _forget_selection(self) -> None:
+        """Drop what a selection has left, to stand before it."""
+        for phase in (SELECT, TUNE):
+            self.directory.forget(phase)
+        self._enter(SELECT)
+
+    def _derive(self, rules: Rules) -> Derived:
+        state = self.directory.load_named("supernet")
+        stage = self.recipe.search.stages[-1]
+        space = build_space(self.recipe)
+        cells = {t: cell.with_candidates(state["candidates"][t]) for t, cell in space.cells.items()}
+        arch = ArchState(space.with_cells(cells), stage.relaxation.model_dump(), stage.topology.model_dump())
+        arch.load_state_dict(state["arch"])
+        return derive(arch, rules)
+
+    def _enter(self, phase: str) -> None:
+        self.phase, self.state = phase, None
+        self.monitor.phase = phase
+        self.directory.save_checkpoint({"phase": phase, "state": None})
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        self.monitor.phase = phase
+        start = time.monotonic()
+        try:
+            with self.monitor.listening():
+                yield
+        except (RuntimeError, MemoryError) as fault:
+            if not is_out_of_memory(fault):
+                raise
+            raise RunError(out_of_memory(phase, str(self.device), knobs(self.recipe, phase))) from fault
+        finally:
+            self.directory.add_seconds(phase, time.monotonic() - start)
+
+
+def knobs(recipe: Recipe, phase: str) -> tuple[Knob, ...]:
+    """What the memory of a phase depends on."""
+    if phase == RETRAIN:
+        return retrain_knobs(recipe.retrain)
+    of_stages = (stage_knobs(recipe.search, stage) for stage in recipe.search.stages)
+    return tuple(dict.fromkeys(knob for knobs in of_stages for knob in knobs))
+
+
+def run_environment(recipe: Recipe, dataset: Dataset, truth: Table | None) -> dict[str, Any]:
+    seeds = {"run": recipe.seed, **{f"retrain {i}": s for i, s in enumerate(recipe.retrain.seeds)}}
+    found = environment(find_device(recipe.device), dataset.fingerprint, seeds)
+    return found if truth is None else {**found, "truth_fingerprint": truth.fingerprint}
