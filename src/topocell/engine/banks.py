@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from topocell.functional import depthwise, fan, normalise, pointwise
+from topocell.pooling import avg_pool
 
 
 class Bank(nn.Module):
@@ -165,7 +166,7 @@ def _max_pool(x: Tensor, stride: int, norm: bool) -> Tensor:
 
 
 def _avg_pool(x: Tensor, stride: int, norm: bool) -> Tensor:
-    y = F.avg_pool2d(x, 3, stride, 1, count_include_pad=False)
+    y = avg_pool(x, stride)
     return normalise(y) if norm else y
 
 

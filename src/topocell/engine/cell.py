@@ -13,12 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from topocell.engine.banks import SHARED, Bank, ChainBank, bank_for
+from topocell.engine.banks import SHARED, Bank, ChainBank, ConvBank, bank_for
 from topocell.engine.weights import ArchWeights, OneHotWeights
 from topocell.errors import SpaceError
 from topocell.functional import shuffle_channels
-from topocell.separable import Chain, Plan, separable, usable
+from topocell.separable import Chain, Dense, Plan, separable, usable
 from topocell.spaces.cell import CellSpec
+
+#: The banks that run by compiled kernels where there are some.
+COMPILED = (ChainBank, ConvBank)
 
 Kept = list[tuple[nn.Parameter, Tensor]]
 Sums = dict[int, Tensor]
@@ -44,11 +47,14 @@ class _Task(NamedTuple):
     positions: list[int]
 
 
+def _slots(task: _Task, edges: list[int]) -> tuple[int, ...]:
+    return tuple(edges.index(e) for e in task.edges)
+
+
 def _chain(task: _Task, edges: list[int]) -> Chain:
     bank = task.bank
     assert isinstance(bank, ChainBank)
-    slots = tuple(edges.index(e) for e in task.edges)
-    return Chain(bank.kernel, bank.dilation, bank.stages, slots, tuple(task.positions))
+    return Chain(bank.kernel, bank.dilation, bank.stages, _slots(task, edges), tuple(task.positions))
 
 
 class SuperCell(nn.Module):
@@ -144,8 +150,8 @@ class SuperCell(nn.Module):
             ready = [s for s in self._shared_by_source[source] if drawn is None or drawn[s.position]]
             if usable(x, part):
                 for stride in (1, 2):
-                    self._add_chains(x, stride, tasks, ready, joint, sums)
-                tasks, ready = [t for t in tasks if not isinstance(t.bank, ChainBank)], []
+                    self._add_compiled(x, stride, tasks, ready, joint, sums)
+                tasks, ready = [t for t in tasks if not isinstance(t.bank, COMPILED)], []
             self._add_banks(x, tasks, joint, sums)
             self._add_maps(x, ready, joint, sums)
         computed = nodes[spec.inputs :]
@@ -170,28 +176,34 @@ class SuperCell(nn.Module):
             index = torch.tensor(task.positions, device=joint.device)
         return joint[index]
 
-    def _add_chains(
+    def _add_compiled(
         self, x: Tensor, stride: int, tasks: list[_Task], ready: list[_Shared], joint: Tensor, sums: Sums
     ) -> None:
-        """By compiled kernels: all chains of one stride that leave the node `x`, and its operations without weights."""
-        mine = [t for t in tasks if isinstance(t.bank, ChainBank) and t.bank.stride == stride]
+        """By compiled kernels: what leaves the node `x` with one stride, as convolution or without weights."""
+        chains = [t for t in tasks if isinstance(t.bank, ChainBank) and t.bank.stride == stride]
+        dense = [t for t in tasks if isinstance(t.bank, ConvBank) and t.bank.stride == stride]
         ready = [s for s in ready if s.stride == stride]
-        edges = sorted({e for t in mine for e in t.edges} | {s.edge for s in ready})
+        edges = sorted({e for t in chains + dense for e in t.edges} | {s.edge for s in ready})
         if not edges:
             return
-        maps = self._maps(x, ready)
+        # The source itself comes first among the maps, as `identity` asks.
+        maps = dict(sorted(self._maps(x, ready).items(), key=lambda item: item[1] is not x))
+        identity = any(value is x for value in maps.values())
         where = {(self._key(shared), shared.edge): shared.position for shared in ready}
         targets = [self.spec.edges[e][1] for e in edges]
         plan = Plan(
-            tuple(_chain(t, edges) for t in mine),
+            tuple(_chain(t, edges) for t in chains),
             stride,
             tuple(t in sums for t in targets),
             tuple(tuple(where.get((key, e), -1) for e in edges) for key in maps),
+            tuple(Dense(_slots(t, edges), tuple(t.positions)) for t in dense),
+            identity,
             low_memory=self.low_memory,
         )
-        tensors = [tensor for t in mine for tensor in t.tensors]
+        tensors = [tensor for t in chains + dense for tensor in t.tensors]
         bases = [sums[t] for t in targets if t in sums]
-        sums.update(zip(targets, separable(x, plan, tensors, joint, list(maps.values()), bases)[0]))
+        given = list(maps.values())[identity:]
+        sums.update(zip(targets, separable(x, plan, tensors, joint, given, bases)[0]))
 
     def _add_banks(self, x: Tensor, tasks: list[_Task], joint: Tensor, sums: Sums) -> None:
         if not tasks:

@@ -1,4 +1,4 @@
-"""Compiled kernels for the convolutions of the supernet on CPUs (kernels.c), with the library as the way without.
+"""Compiled kernels for the operations of the supernet on CPUs (kernels.c), with the library as the way without.
 
 The C file is compiled on first use by the C compiler of the machine, for its own instruction set, in a second or
 two, and kept in the cache folder. Where there is no compiler, or TOPOCELL_NATIVE=0, `kernels` returns None and the
@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from topocell.cache import cache_folder
+from topocell.errors import RunError
 
 SOURCE = Path(__file__).with_name("kernels.c")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared")
@@ -34,9 +36,14 @@ Tensors = Sequence[Tensor]
 
 
 class Shape(ctypes.Structure):
-    """What a stage works on: images, size in and out, channels, edges, kernel, stride, dilation, threads."""
+    """What a stage works on: images, size in and out, channels, edges, kernel, stride, dilation, threads.
 
-    _fields_ = [(name, c_int) for name in ("N", "H", "W", "h", "w", "C", "M", "k", "stride", "dil", "threads")]
+    With `stacked`, z is (N, h, w, M, C) in memory, not (M, N, h, w, C).
+    """
+
+    _fields_ = [
+        (name, c_int) for name in ("N", "H", "W", "h", "w", "C", "M", "k", "stride", "dil", "threads", "stacked")
+    ]
 
 
 class Norm(ctypes.Structure):
@@ -63,6 +70,10 @@ class Kernels:
         args = (inputs, _by(before), *map(_at, weights), _at(z), *map(c_void_p, rows(statistics)))
         self._library.stage_forward(byref(shape), *args)
 
+    def statistics(self, shape: Shape, z: Tensor, statistics: Tensor) -> None:
+        """Fill `statistics` (2, M, C) with the mean and variance of stacked z."""
+        self._library.statistics(byref(shape), _at(z), *map(c_void_p, rows(statistics)))
+
     def combine(self, shape: Shape, z: Tensor, norm: Norm, out: Addresses) -> None:
         """out[m] += norm of z."""
         self._library.combine(byref(shape), _at(z), byref(norm), out)
@@ -72,6 +83,10 @@ class Kernels:
     ) -> None:
         """Fill `sums` (2, M, C) with Σ grad and Σ grad (z − mean) rstd, `d_scale` (M,) with the latter's total."""
         self._library.gradient_sums(byref(shape), grads, _at(z), byref(norm), *map(c_void_p, rows(sums)), d_scale)
+
+    def norm_backward(self, shape: Shape, grads: Addresses, z: Tensor, norm: Norm, sums: Tensor, d_z: Tensor) -> None:
+        """Fill `d_z`, the gradient of z and laid out like it, given the `sums` of `gradient_sums`."""
+        self._library.norm_backward(byref(shape), grads, _at(z), byref(norm), *map(c_void_p, rows(sums)), _at(d_z))
 
     def stage_backward(
         self,
@@ -96,11 +111,24 @@ class Kernels:
         self._library.mix_forward(c_long(out[0].numel()), len(maps), len(out), *args, torch.get_num_threads())
 
     def mix_backward(
-        self, maps: Tensors, mix: Floats, grads: Tensors, d_maps: Sequence[Tensor | None], d_mix: Floats
+        self, maps: Tensors, mix: Floats, grads: Tensors, d_maps: Sequence[Tensor | None], d_mix: Floats | None
     ) -> None:
-        """Fill d_maps[p] = Σ_m mix[p, m] grad[m] and d_mix[p, m] = grad[m] · maps[p]."""
+        """Fill d_maps[p] = Σ_m mix[p, m] grad[m] and, with it, d_mix[p, m] = grad[m] · maps[p]; else no map is read."""
         args = (addresses(maps), mix, addresses(grads), addresses(d_maps), d_mix)
-        self._library.mix_backward(c_long(grads[0].numel()), len(maps), len(grads), *args, torch.get_num_threads())
+        self._library.mix_backward(c_long(grads[0].numel()), len(d_maps), len(grads), *args, torch.get_num_threads())
+
+    def relu_backward(self, x: Tensor, grads: Tensors, d_x: Tensor) -> None:
+        """d_x += Σ grad[p] where x is positive; all in one layout, without gaps."""
+        args = (_at(x), addresses(grads), _at(d_x), torch.get_num_threads())
+        self._library.relu_backward(c_long(x.numel()), len(grads), *args)
+
+    def avg_pool_forward(self, shape: Shape, x: Tensor, out: Tensor) -> None:
+        """Fill out (N, h, w, C) with 3×3 averages of x (N, H, W, C); the border does not count."""
+        self._library.avg_pool_forward(byref(shape), _at(x), _at(out))
+
+    def avg_pool_backward(self, shape: Shape, grad: Tensor, d_x: Tensor) -> None:
+        """Fill the gradient `d_x` of x given that of the output of `avg_pool_forward`."""
+        self._library.avg_pool_backward(byref(shape), _at(grad), _at(d_x))
 
 
 def kernels(channels: int, like: Tensor) -> Kernels | None:
@@ -126,22 +154,39 @@ def _load(lanes: int) -> Kernels | None:
 
 
 def _compiled(compiler: str, lanes: int) -> Path:
-    """The shared library for a vector width, compiled unless the cache has it for this source and machine."""
+    """The shared library for a vector width, compiled unless the cache has it for this source and machine.
+
+    Raises:
+        RunError: others may write the folder. OSError, SubprocessError: it cannot be compiled.
+    """
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
     parts = (SOURCE.read_bytes(), version, _processor(), repr(FLAGS).encode(), str(lanes).encode())
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]
     path = cache_folder() / "kernels" / f"{key}.so"
-    if path.exists():
-        return path
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not _is_private(path.parent):
+        raise RunError(
+            f"compiled kernels are run, so only you may be able to write {path.parent}, but it is a link, another "
+            f"user's, or open to others; delete it, or name another folder with TOPOCELL_CACHE"
+        )
+    if path.exists() and _is_private(path):
+        return path
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / "kernels.so"
         command = [compiler, *FLAGS, f"-DLANES={lanes}", str(SOURCE), "-o", str(made), "-lm"]
         # Apple's compiler has no OpenMP; without it the kernels run on one thread.
         if subprocess.run([*command, "-fopenmp"], capture_output=True, timeout=120).returncode != 0:
             subprocess.run(command, capture_output=True, check=True, timeout=120)
+        made.chmod(0o700)
         os.replace(made, path)
     return path
+
+
+def _is_private(path: Path) -> bool:
+    """Whether nobody but its owner, who is this user or root, can have written what is there; links are not."""
+    found = path.lstat()
+    owned = not stat.S_ISLNK(found.st_mode) and found.st_uid in (os.geteuid(), 0)
+    return owned and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _processor() -> bytes:

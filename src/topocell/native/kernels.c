@@ -1,13 +1,15 @@
-/* Kernels of separable and dilated convolutions in the supernet, for CPUs. Compiled on first use, see __init__.py.
+/* Kernels of the supernet's operations, for CPUs. Compiled on first use, see __init__.py.
  *
  * One stage of a bank: (batch norm,) ReLU, depthwise k x k, 1 x 1, and the statistics of the batch norm that follows.
  *
  * A depthwise-separable operation is a chain of such stages, so these four functions are all that the banks of
- * separable and dilated convolutions need, forward and backward.
+ * separable and dilated convolutions need, forward and backward. Of a dense convolution, which the library does better,
+ * they do what comes after: the batch norm, and the sum into the nodes. 3 x 3 pools stand at the end.
  *
  * All arrays are float32. A feature map is N images of H x W pixels of C channels, channels last. C is a multiple
  * of LANES, the floats of a vector. M edges work side by side: edge m has the input in[m], its own weights and its own output.
  *   dw (M, C, k, k)   pw (M, C, C) as (out, in)   z (M, N, h, w, C)   mean, variance, rstd, sums (M, C)
+ * `stacked` z, of a dense convolution, are (N, h, w, M, C).
  * Where `before` is null the input is the source node and the same for all edges; else it is the z of the stage before,
  * and `before` its batch norm.
  * Work is shared out by images; sums are kept per thread and added in the order of the threads.
@@ -22,10 +24,17 @@
 static int omp_get_thread_num(void) { return 0; }
 #endif
 
-/* Images, size in and out, channels, edges, kernel, stride, dilation, threads. */
+/* Images, size in and out, channels, edges, kernel, stride, dilation, threads, layout of z. */
 typedef struct {
-    int N, H, W, h, w, C, M, k, stride, dil, threads;
+    int N, H, W, h, w, C, M, k, stride, dil, threads, stacked;
 } Shape;
+
+/* Where image n of edge m begins in z, and how far its pixels are apart. */
+static long start_of(const Shape *s, int m, int n) {
+    const long pixels = (long)s->h * s->w;
+    return s->stacked ? (n * pixels * s->M + m) * s->C : ((long)m * s->N + n) * pixels * s->C;
+}
+static long step_of(const Shape *s) { return s->stacked ? (long)s->M * s->C : s->C; }
 
 /* A batch norm: statistics, gain and bias (M, C), scale (M,); gain, bias and scale may be null. */
 typedef struct {
@@ -60,6 +69,16 @@ static void affine(const Norm *norm, int m, int C, float *factor, float *shift) 
         factor[c] = rstd_of(norm, i) * gain_of(norm, m, c, C);
         shift[c] = (norm->bias ? norm->bias[i] : 0.0f) - norm->mean[i] * factor[c];
     }
+}
+
+/* The batch norm of each edge as rstd and gain (M, C). */
+static void slopes(const Shape *s, const Norm *norm, float *rstd, float *gain) {
+    for (int m = 0; m < s->M; m++)
+        for (int c = 0; c < s->C; c++) {
+            const long i = (long)m * s->C + c;
+            rstd[i] = rstd_of(norm, i);
+            gain[i] = gain_of(norm, m, c, s->C);
+        }
 }
 
 /* (W + 2 pad) x (H + 2 pad) pixels, zero at the border: ReLU of the image, or of its factor-fold plus shift. */
@@ -212,17 +231,18 @@ static void scatter(const float *grad, int h, int w, int C, const float *weight,
                 }
 }
 
-/* sum (C,) += sums of a (n, C); square (C,) += sums of its squares, or of a times (b - mean) with b. */
-static void moments(const float *a, const float *b, const float *mean, int n, int C, double *sum,
-                       double *square) {
-    for (int c = 0; c < C; c += LANES) {
-        for (int start = 0; start < n; start += 256) {
+/* sum (C,) += sums of a (n, C); square (C,) += sums of its squares, or of a times (b - mean) with b, whose pixels are
+ * `step` apart. */
+static void moments(const float *a, const float *b, long step, const float *mean, int n, int C, double *sum,
+                    double *square) {
+    for (int start = 0; start < n; start += 256)
+        for (int c = 0; c < C; c += LANES) {
             vec s = {0}, q = {0};
             const int end = start + 256 < n ? start + 256 : n;
             for (int p = start; p < end; p++) {
                 const vec v = LOAD(a + (long)p * C + c);
                 vec other = v;
-                if (b) other = LOAD(b + (long)p * C + c) - LOAD(mean + c);
+                if (b) other = LOAD(b + p * step + c) - LOAD(mean + c);
                 s += v;
                 q += v * other;
             }
@@ -231,6 +251,32 @@ static void moments(const float *a, const float *b, const float *mean, int n, in
                 square[c + i] += q[i];
             }
         }
+}
+
+/* Mean and (biased) variance (n,) of `count` values each, from the sums and squares (threads, 2, n) of `moments`. */
+static void statistics_of(const double *sums, int threads, long n, double count, float *mean, float *variance) {
+    for (long i = 0; i < n; i++) {
+        double sum = 0, square = 0;
+        for (int t = 0; t < threads; t++) {
+            sum += sums[2 * t * n + i];
+            square += sums[(2 * t + 1) * n + i];
+        }
+        const double average = sum / count, spread = square / count - average * average;
+        mean[i] = (float)average;
+        variance[i] = (float)(spread < 0 ? 0 : spread);
+    }
+}
+
+/* d_z (pixels, C) of one edge in one image, given grad of the output of the batch norm, the sums of `gradient_sums`
+ * over `count` pixels, and rstd and gain (C,). */
+static void norm_gradient(const float *grad, const float *z, long z_step, const float *mean, const float *rstd,
+                          const float *gain, const float *sum, const float *product, double count, float *d_z,
+                          long d_step, int pixels, int C) {
+    for (int c = 0; c < C; c += LANES) {
+        const vec r = LOAD(rstd + c), mu = LOAD(mean + c), by = r * LOAD(gain + c);
+        const vec a = LOAD(sum + c) / (float)count, b = LOAD(product + c) / (float)count * r;
+        for (long p = 0; p < pixels; p++)
+            STORE(d_z + p * d_step + c, (LOAD(grad + p * C + c) - a - (LOAD(z + p * z_step + c) - mu) * b) * by);
     }
 }
 
@@ -268,23 +314,28 @@ void stage_forward(const Shape *s, const float *const *in, const Norm *before, c
                 depthwise(padded, row, C, dws + (long)m * taps * C, deep, (long)s->w * C, s->h, s->w, s->k, s->stride,
                           s->dil, 0);
                 pointwise(deep, pws + (long)m * C * C, to, s->h * s->w, C);
-                moments(to, NULL, NULL, s->h * s->w, C, mine + (long)m * C * 2, mine + (long)m * C * 2 + C);
+                moments(to, NULL, C, NULL, s->h * s->w, C, mine + (long)m * C, mine + (long)(s->M + m) * C);
             }
         free(padded), free(deep);
     }
-    const double count = (double)s->N * s->h * s->w;
-    for (int m = 0; m < s->M; m++)
-        for (int c = 0; c < C; c++) {
-            double sum = 0, square = 0;
-            for (int t = 0; t < threads; t++) {
-                sum += sums[((long)t * s->M + m) * C * 2 + c];
-                square += sums[((long)t * s->M + m) * C * 2 + C + c];
-            }
-            const double average = sum / count, spread = square / count - average * average;
-            mean[(long)m * C + c] = (float)average;
-            variance[(long)m * C + c] = (float)(spread < 0 ? 0 : spread);
-        }
+    statistics_of(sums, threads, (long)s->M * C, (double)s->N * s->h * s->w, mean, variance);
     free(dws), free(pws), free(factor), free(shift), free(sums);
+}
+
+/* Mean and (biased) variance of stacked z. */
+void statistics(const Shape *s, const float *z, float *mean, float *variance) {
+    const int all = s->M * s->C, pixels = s->h * s->w, threads = s->threads;
+    double *sums = room(sizeof(double) * threads * all * 2);
+    memset(sums, 0, sizeof(double) * threads * all * 2);
+#pragma omp parallel num_threads(threads)
+    {
+        double *mine = sums + (long)omp_get_thread_num() * all * 2;
+#pragma omp for schedule(static)
+        for (int n = 0; n < s->N; n++)
+            moments(z + (long)n * pixels * all, NULL, all, NULL, pixels, all, mine, mine + all);
+    }
+    statistics_of(sums, threads, all, (double)s->N * pixels, mean, variance);
+    free(sums);
 }
 
 /* out[m] (N, h, w, C) += batch norm of z. */
@@ -296,11 +347,12 @@ void combine(const Shape *s, const float *z, const Norm *norm, float *const *out
 #pragma omp parallel for schedule(static) num_threads(s->threads)
     for (int n = 0; n < s->N; n++)
         for (int m = 0; m < s->M; m++) {
-            const float *from = z + ((long)m * s->N + n) * size;
-            float *to = out[m] + n * size;
             for (int c = 0; c < C; c += LANES) {
                 const vec by = LOAD(factor + (long)m * C + c), plus = LOAD(shift + (long)m * C + c);
-                for (long p = c; p < size; p += C) STORE(to + p, LOAD(to + p) + LOAD(from + p) * by + plus);
+                const float *from = z + start_of(s, m, n) + c;
+                float *to = out[m] + n * size + c;
+                for (int p = 0; p < s->h * s->w; p++, to += C, from += step_of(s))
+                    STORE(to, LOAD(to) + LOAD(from) * by + plus);
             }
         }
     free(factor), free(shift);
@@ -320,8 +372,8 @@ void gradient_sums(const Shape *s, const float *const *grad, const float *z, con
 #pragma omp for schedule(static)
         for (int n = 0; n < s->N; n++)
             for (int m = 0; m < s->M; m++)
-                moments(grad[m] + n * size, z + ((long)m * s->N + n) * size, norm->mean + (long)m * C, s->h * s->w, C,
-                           mine + (long)m * C * 2, mine + (long)m * C * 2 + C);
+                moments(grad[m] + n * size, z + start_of(s, m, n), step_of(s), norm->mean + (long)m * C, s->h * s->w,
+                        C, mine + (long)m * C * 2, mine + (long)m * C * 2 + C);
     }
     for (int m = 0; m < s->M; m++) {
         double total = 0;
@@ -341,6 +393,23 @@ void gradient_sums(const Shape *s, const float *const *grad, const float *z, con
     free(sums);
 }
 
+/* d_z, laid out like z, given grad[m] of the output of the batch norm and the sums of `gradient_sums`. */
+void norm_backward(const Shape *s, const float *const *grad, const float *z, const Norm *norm, const float *sum,
+                   const float *product, float *d_z) {
+    const int C = s->C, pixels = s->h * s->w;
+    const long step = step_of(s);
+    float *rstd = room(sizeof(float) * s->M * C), *gain = room(sizeof(float) * s->M * C);
+    slopes(s, norm, rstd, gain);
+#pragma omp parallel for schedule(static) num_threads(s->threads)
+    for (int n = 0; n < s->N; n++)
+        for (int m = 0; m < s->M; m++) {
+            const long i = (long)m * C, start = start_of(s, m, n);
+            norm_gradient(grad[m] + (long)n * pixels * C, z + start, step, norm->mean + i, rstd + i, gain + i, sum + i,
+                          product + i, (double)s->N * pixels, d_z + start, step, pixels, C);
+        }
+    free(rstd), free(gain);
+}
+
 /* Backward, given grad[m] of the output of the batch norm and the sums of `gradient_sums`. d_in: where `before` is
  * null, (N, H, W, C), added to; else (M, N, H, W, C), the gradient of the output of that batch norm. d_dw, d_pw are
  * filled where they are not null. */
@@ -355,13 +424,8 @@ void stage_backward(const Shape *s, const float *const *in, const Norm *before, 
     float *dws = room(sizeof(float) * s->M * taps * C), *flipped = room(sizeof(float) * s->M * taps * C);
     float *factor = room(sizeof(float) * s->M * C), *shift = room(sizeof(float) * s->M * C);
     float *rstd = room(sizeof(float) * s->M * C), *gain = room(sizeof(float) * s->M * C), *sums = NULL;
-    for (int m = 0; m < s->M; m++) {
-        if (before) affine(before, m, C, factor + (long)m * C, shift + (long)m * C);
-        for (int c = 0; c < C; c++) {
-            rstd[(long)m * C + c] = rstd_of(norm, (long)m * C + c);
-            gain[(long)m * C + c] = gain_of(norm, m, c, C);
-        }
-    }
+    for (int m = 0; before && m < s->M; m++) affine(before, m, C, factor + (long)m * C, shift + (long)m * C);
+    slopes(s, norm, rstd, gain);
     if (weights) {
         sums = room(sizeof(float) * threads * s->M * per_edge);
         memset(sums, 0, sizeof(float) * threads * s->M * per_edge);
@@ -388,14 +452,8 @@ void stage_backward(const Shape *s, const float *const *in, const Norm *before, 
                 }
                 /* batch norm */
                 const float *from = z + ((long)m * s->N + n) * out, *g = grad[m] + n * out;
-                for (int c = 0; c < C; c += LANES) {
-                    const vec r = LOAD(rstd + (long)m * C + c), mu = LOAD(norm->mean + (long)m * C + c);
-                    const vec a = LOAD(sum + (long)m * C + c) / (float)count;
-                    const vec b = LOAD(product + (long)m * C + c) / (float)count * r;
-                    const vec by = r * LOAD(gain + (long)m * C + c);
-                    for (long p = c; p < out; p += C)
-                        STORE(d_z + p, (LOAD(g + p) - a - (LOAD(from + p) - mu) * b) * by);
-                }
+                norm_gradient(g, from, C, norm->mean + (long)m * C, rstd + (long)m * C, gain + (long)m * C,
+                              sum + (long)m * C, product + (long)m * C, count, d_z, C, pixels, C);
                 /* 1 x 1 */
                 pointwise(d_z, pw + (long)m * C * C, d_deep, pixels, C);
                 if (weights) {
@@ -460,7 +518,8 @@ void mix_forward(long size, int P, int M, const float *const *maps, const float 
     }
 }
 
-/* d_maps[p] = sum over m of mix[p, m] grad[m], where not null; d_mix[p, m] = product of grad[m] and maps[p]. */
+/* d_maps[p] = sum over m of mix[p, m] grad[m], where not null; d_mix[p, m] = product of grad[m] and maps[p]. Where
+ * d_mix is null the maps are not read. */
 void mix_backward(long size, int P, int M, const float *const *maps, const float *mix, const float *const *grad,
                   float *const *d_maps, float *d_mix, int threads) {
     double *sums = room(sizeof(double) * threads * P * M);
@@ -478,7 +537,7 @@ void mix_backward(long size, int P, int M, const float *const *maps, const float
                         for (int m = 0; m < M; m++) sum += mix[p * M + m] * LOAD(grad[m] + i);
                         STORE(d_maps[p] + i, sum);
                     }
-                for (int m = 0; m < M; m++) {
+                for (int m = 0; d_mix && m < M; m++) {
                     vec sum = {0};
                     for (long i = start; i < end; i += LANES) sum += LOAD(grad[m] + i) * LOAD(maps[p] + i);
                     for (int l = 0; l < LANES; l++) mine[p * M + m] += sum[l];
@@ -486,10 +545,73 @@ void mix_backward(long size, int P, int M, const float *const *maps, const float
             }
         }
     }
-    for (int i = 0; i < P * M; i++) {
+    for (int i = 0; d_mix && i < P * M; i++) {
         double sum = 0;
         for (int t = 0; t < threads; t++) sum += sums[(long)t * P * M + i];
         d_mix[i] = (float)sum;
     }
     free(sums);
+}
+
+/* d_x += sum over p of grad[p] where x is positive. All of `size` floats, a multiple of LANES. */
+void relu_backward(long size, int P, const float *x, const float *const *grad, float *d_x, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (long i = 0; i < size; i += LANES) {
+        vec sum = {0};
+        for (int p = 0; p < P; p++) sum += LOAD(grad[p] + i);
+        STORE(d_x + i, LOAD(d_x + i) + KEEP(LOAD(x + i) > (vec){0}, sum));
+    }
+}
+
+/* Pixels from..to - 1 of `size` that the 3 pixel window around `stride` * i covers. */
+static void window(int i, int stride, int size, int *from, int *to) {
+    *from = i * stride > 0 ? i * stride - 1 : 0;
+    *to = i * stride + 2 < size ? i * stride + 2 : size;
+}
+
+/* 3 x 3 pools with a border of one pixel that does not count. x (N, H, W, C), out (N, h, w, C). */
+void avg_pool_forward(const Shape *s, const float *x, float *out) {
+    const int C = s->C;
+#pragma omp parallel for schedule(static) num_threads(s->threads)
+    for (int n = 0; n < s->N; n++) {
+        const float *image = x + (long)n * s->H * s->W * C;
+        float *to = out + (long)n * s->h * s->w * C;
+        for (int y = 0; y < s->h; y++)
+            for (int i = 0; i < s->w; i++, to += C) {
+                int top, bottom, left, right;
+                window(y, s->stride, s->H, &top, &bottom), window(i, s->stride, s->W, &left, &right);
+                const float share = 1.0f / ((bottom - top) * (right - left));
+                for (int c = 0; c < C; c += LANES) {
+                    vec sum = {0};
+                    for (int v = top; v < bottom; v++)
+                        for (int u = left; u < right; u++) sum += LOAD(image + ((long)v * s->W + u) * C + c);
+                    STORE(to + c, sum * share);
+                }
+            }
+    }
+}
+
+/* The same of the gradients: fills d_x (N, H, W, C) from grad (N, h, w, C). */
+void avg_pool_backward(const Shape *s, const float *grad, float *d_x) {
+    const int C = s->C;
+#pragma omp parallel for schedule(static) num_threads(s->threads)
+    for (int n = 0; n < s->N; n++) {
+        const float *from = grad + (long)n * s->h * s->w * C;
+        float *to = d_x + (long)n * s->H * s->W * C;
+        memset(to, 0, sizeof(float) * s->H * s->W * C);
+        for (int y = 0; y < s->h; y++)
+            for (int i = 0; i < s->w; i++, from += C) {
+                int top, bottom, left, right;
+                window(y, s->stride, s->H, &top, &bottom), window(i, s->stride, s->W, &left, &right);
+                const float share = 1.0f / ((bottom - top) * (right - left));
+                for (int c = 0; c < C; c += LANES) {
+                    const vec part = LOAD(from + c) * share;
+                    for (int v = top; v < bottom; v++)
+                        for (int u = left; u < right; u++) {
+                            float *at = to + ((long)v * s->W + u) * C + c;
+                            STORE(at, LOAD(at) + part);
+                        }
+                }
+            }
+    }
 }
