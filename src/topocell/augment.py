@@ -48,8 +48,9 @@ class ImageSet:
         return ImageSet(self.images[indices], self.labels[indices], self.classes)
 
     def to(self, device: torch.device | str) -> "ImageSet":
-        """The same set on the device."""
-        return ImageSet(move(self.images, device), move(self.labels, device), self.classes)
+        """The same set on the device, its images in channels_last memory format."""
+        images = self.images.contiguous(memory_format=torch.channels_last)
+        return ImageSet(move(images, device), move(self.labels, device), self.classes)
 
 
 @dataclass(frozen=True)
@@ -118,23 +119,30 @@ def augment(
         if plan.padding or plan.flip:
             images = _crop_and_flip(images, plan.padding, down, across, mirrored)
     out = images.to(torch.float32, memory_format=torch.channels_last, copy=True)
-    out.div_(255).sub_(_channels(mean, images.device)).div_(_channels(std, images.device))
+    rows = out.permute(0, 2, 3, 1).view(n, height, -1)  # (N, H, W·C): rows as long as a vector operation can be
+    rows.div_(255).sub_(_row(mean, width, images.device)).div_(_row(std, width, images.device))
     if plan.cutout:
         hidden_rows = _within(height, y, plan.cutout)
-        hidden_columns = _within(width, x, plan.cutout)
-        out.masked_fill_((hidden_rows[:, :, None] & hidden_columns[:, None, :])[:, None], 0.0)
+        hidden_columns = _within(width, x, plan.cutout).repeat_interleave(len(mean), 1)
+        hidden = hidden_rows.float()[:, :, None] * hidden_columns.float()[:, None, :]
+        rows.addcmul_(rows, hidden, value=-1)
     return out
 
 
 def _crop_and_flip(images: Tensor, padding: int, down: Tensor, across: Tensor, mirrored: Tensor) -> Tensor:
     """Per image the window at (down, across) of the padded image, mirrored or not; (N, C, H, W)."""
-    n, _, height, width = images.shape
-    padded = functional.pad(images, [padding] * 4)
-    columns = torch.arange(width, device=images.device).expand(n, width)
-    columns = torch.where(mirrored[:, None] == 1, width - 1 - columns, columns) + across[:, None]
-    rows = torch.arange(height, device=images.device) + down[:, None]
-    sample = torch.arange(n, device=images.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    height, width = images.shape[-2:]
+    pixels = images.permute(0, 2, 3, 1)
+    both = torch.stack([pixels, pixels.flip(2)])
+    sample = torch.arange(len(images), device=images.device)
+    if padding:
+        across = torch.where(mirrored == 1, 2 * padding - across, across)  # of the mirrored image, the same window
+        padded = functional.pad(both, [0, 0, padding, padding, padding, padding])
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 1, 2, 3, 5, 6, 4)
+        pixels = windows[mirrored, sample, down, across]
+    else:
+        pixels = both[mirrored, sample]
+    return pixels.permute(0, 3, 1, 2)
 
 
 def _within(size: int, centre: Tensor, side: int) -> Tensor:
@@ -144,9 +152,9 @@ def _within(size: int, centre: Tensor, side: int) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """(C, 1, 1) float32, kept on the device so that a batch costs no transfer."""
-    return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
+def _row(values: tuple[float, ...], width: int, device: torch.device) -> Tensor:
+    """(width · C,) float32, one number per channel, for each pixel of a row; kept so that a batch costs no transfer."""
+    return torch.tensor(values, dtype=torch.float32, device=device).repeat(width)
 
 
 def move(tensor: Tensor, device: torch.device | str) -> Tensor:
@@ -217,12 +225,16 @@ class Batches:
         A pure function of its arguments, the seed and the purpose. `step` may go on past `len(self)`: every
         `len(self)` steps the same epoch starts its next permutation.
         """
+        chosen = self.numbers(epoch, step)
+        pixels, labels = self.data.images.permute(0, 2, 3, 1)[chosen], self.data.labels[chosen]
+        draws = seeded(self.seed, self.purpose, "augment", epoch, step)
+        return augment(pixels.permute(0, 3, 1, 2), self.mean, self.std, self.augmentation, draws), labels
+
+    def numbers(self, epoch: int, step: int) -> Tensor:
+        """Where in the set the images of `batch` stand, (B,) int64, on the device."""
         turn, position = divmod(step, len(self))
         start = position * self.batch_size
-        chosen = self._order(epoch, turn)[start : start + self.batch_size]
-        images, labels = self.data.images[chosen], self.data.labels[chosen]
-        draws = seeded(self.seed, self.purpose, "augment", epoch, step)
-        return augment(images, self.mean, self.std, self.augmentation, draws), labels
+        return self._order(epoch, turn)[start : start + self.batch_size]
 
     def eval_batches(self, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The set in its own order without augmentation, every image once; at most `limit` batches.
