@@ -222,7 +222,7 @@ def test_seeds_of_the_file_are_kept(given: Any, small_seeds: list[int], smoke_se
 
 def test_decisions_move_forward_with_the_epochs() -> None:
     stage = {"epochs": 50, "progressive": {"first": 9}}
-    for budget, expected in (("small", {"first": 2, "every": 1}), ("smoke", {"first": 0, "every": 1})):
+    for budget, expected in (("small", {"first": 5, "every": 3}), ("smoke", {"first": 0, "every": 1})):
         assert scaled([stage], budget)["search"]["stages"][0]["progressive"] == expected
     untouched = {"epochs": 4, "progressive": {"first": 1, "every": 2}}
     assert scaled([untouched], "small")["search"]["stages"][0]["progressive"] == {"first": 1, "every": 2}

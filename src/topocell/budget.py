@@ -35,7 +35,7 @@ class Limits:
     select_batches: int
 
 
-SMALL = Limits(12, 8, 5, 64, 3000, 2000, 16, 8, 16, 16, 5, 3, 4, 10.0, 1, 8)
+SMALL = Limits(30, 8, 5, 64, 3000, 2000, 16, 8, 16, 16, 5, 3, 4, 10.0, 1, 8)
 SMOKE = Limits(2, 4, 3, 16, 96, 60, 16, 1, 1, 4, 3, 1, 1, 1.0, 1, 1)
 
 #: `layers` of NAS-Bench-201 counts its two residual blocks: 5 is one cell a stage.
@@ -50,7 +50,7 @@ def paper(data: Data, overridden: Set[str]) -> Data:
 def small(data: Data, overridden: Set[str]) -> Data:
     """Minutes on two CPU cores: fewer and smaller images, a smaller network, fewer epochs, three seeds.
 
-    The learning rates of α and β are multiplied by ten, since they have a tenth of the steps to move in.
+    The learning rates of α and β are multiplied by ten, since they have far fewer steps to move in.
     """
     return _scale(data, SMALL)
 
@@ -95,6 +95,10 @@ def _scale(data: Data, limits: Limits) -> Data:
         _scale_epochs(stage, factor)
         if isinstance(stage.get("progressive"), dict):
             _scale_decisions(stage["progressive"], factor)
+            if stage["progressive"].get("decide_by") == "perturbation":
+                _cap(stage["progressive"], "batches", limits.select_batches, None)
+        if isinstance(stage.get("stop"), dict):
+            _scale_stop(stage["stop"], factor)
         if stage.get("layers") is not None:
             _cap(stage, "layers", layers, None)
         if stage.get("channels") is not None:
@@ -106,15 +110,27 @@ def _scale(data: Data, limits: Limits) -> Data:
     retrain = _section(data, "retrain")
     if "parameters" in retrain:
         del retrain["parameters"]
-    _cap(retrain, "channels", limits.retrain_channels, 36)
-    _cap(retrain, "layers", max(limits.retrain_layers, layers), 20)
-    _cap(retrain, "epochs", limits.retrain_epochs, 600)
-    _cap(retrain, "batch_size", limits.batch_size, 96)
-    _cap(retrain, "cutout", limits.resolution // 4, 16)
-    retrain["test_every"] = limits.test_every
-    seeds = retrain.get("seeds")
-    retrain["seeds"] = seeds[: limits.seeds] if isinstance(seeds, list) else list(range(limits.seeds))
+    depth, cutout = max(limits.retrain_layers, layers), limits.resolution // 4
+    _scale_training(retrain, limits, (limits.retrain_channels, 36), (depth, 20), (limits.retrain_epochs, 600), 96)
+    _cap(retrain, "cutout", cutout, 16)
+    shallow, epochs = _section(data, "shallow"), max(1, limits.retrain_epochs // 2)
+    _scale_training(shallow, limits, (limits.channels, 16), (depth, 5), (epochs, 100), 64)
+    _cap(shallow, "cutout", cutout, 0)
+    shallow["threshold"] = 0.0  # no accuracy is known beforehand at such a scale
     return data
+
+
+def _scale_training(
+    plan: Data, limits: Limits, channels: tuple[int, int], layers: tuple[int, int], epochs: tuple[int, int], batch: int
+) -> None:
+    """Scale a retraining; pairs are a limit and the default of the schema, `batch` is the default batch size."""
+    _cap(plan, "channels", *channels)
+    _cap(plan, "layers", *layers)
+    _cap(plan, "epochs", *epochs)
+    _cap(plan, "batch_size", limits.batch_size, batch)
+    plan["test_every"] = limits.test_every
+    seeds = plan.get("seeds")
+    plan["seeds"] = seeds[: limits.seeds] if isinstance(seeds, list) else list(range(limits.seeds))
 
 
 def _section(data: Data, key: str) -> Data:
@@ -156,6 +172,13 @@ def _scale_decisions(progressive: Data, factor: float) -> None:
     first, every = progressive.get("first", 9), progressive.get("every", 5)
     if isinstance(first, int) and isinstance(every, int):
         progressive |= {"first": round(first * factor), "every": max(1, int(every * factor))}
+
+
+def _scale_stop(stop: Data, factor: float) -> None:
+    """Let a stage end ahead of time in proportion."""
+    for key, least in (("stable", 1), ("first", 0)):
+        if isinstance(stop.get(key), int):
+            stop[key] = max(least, round(stop[key] * factor))
 
 
 def _scale_projection(projection: Data, limits: Limits) -> None:
