@@ -1,5 +1,6 @@
 # make demo: the quick start.  make test: ruff, mypy, pytest.  make bench: benchmarks/RESULTS.md, in an hour or more.
-# All set up .venv on a fresh machine.
+# make faults: kills, full disks, damaged files, malformed input; docs/reliability.md, within 40 minutes.
+# make soak: half an hour in which memory, open files and checkpoints must stay flat.  All set up .venv on a fresh machine.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -7,7 +8,10 @@ READY := .venv/.ready
 # Threads spin only briefly before they sleep: on a shared machine a busy neighbour then costs its share of the time.
 export GOMP_SPINCOUNT ?= 20000
 
-.PHONY: demo test lint bench clean
+# Of coverage-guided fuzzing in `make faults`.
+FUZZ_MINUTES ?= 10
+
+.PHONY: demo test lint bench faults audit soak clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -30,6 +34,27 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.data_path
 	$(BIN)/python -m benchmarks.supernet
 	$(BIN)/python -m benchmarks.fixed_network
+
+# Goes on after a failure, so that the table shows it; the exit code is that of the whole.
+faults: export TOPOCELL_FAULT_RECORD = $(CURDIR)/build/faults.jsonl
+faults: $(READY)
+	mkdir -p build && rm -f "$(TOPOCELL_FAULT_RECORD)"
+	failed=0; \
+	TOPOCELL_FAULTS=full OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/faults tests/fuzz || failed=1; \
+	if $(BIN)/python -c "import atheris" 2>/dev/null; \
+	then $(BIN)/python -m tests.fuzz.parsers_atheris --minutes $(FUZZ_MINUTES) || failed=1; \
+	else echo "coverage-guided fuzzing is left out: it needs pip install -e .[dev-fuzz]"; fi; \
+	$(BIN)/python -m tests.faults.soak --minutes 3 || failed=1; \
+	$(BIN)/python -m tests.faults.table "$(TOPOCELL_FAULT_RECORD)" docs/reliability.md && exit $$failed
+
+# Known vulnerabilities of what is installed, and patterns in the sources that usually are some.
+audit: $(READY)
+	$(BIN)/python -m pip install --quiet --editable ".[dev-audit]"
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive src
+	$(BIN)/pip-audit --skip-editable
+
+soak: $(READY)
+	$(BIN)/python -m tests.faults.soak --minutes 30
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,70 @@
+"""Faults that a job of tests/forked.py puts into its own process before it runs a command."""
+
+import datetime
+import errno
+import itertools
+import math
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def failing_call(name: str, at: int, code: str) -> None:
+    """Call number `at` of `os.NAME`, and all that follow, fail with the error `code`; a write stores a part first."""
+    number, real, calls = getattr(errno, code), getattr(os, name), itertools.count(1)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        if next(calls) < at:
+            return real(*arguments, **named)
+        if name == "write":
+            real(arguments[0], memoryview(arguments[1])[: len(arguments[1]) // 2])
+        raise OSError(number, os.strerror(number))
+
+    setattr(os, name, call)
+
+
+def backward_clocks(seconds: float) -> None:
+    """Every look at a clock is `seconds` before the last one."""
+    looks = itertools.count(1)
+
+    def backward(start: float) -> Callable[[], float]:
+        return lambda: start - seconds * next(looks)
+
+    start = time.time()
+    time.time, time.monotonic = backward(start), backward(time.monotonic())
+
+    class Backward(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Any:
+            return datetime.datetime.fromtimestamp(start - seconds * next(looks), tz)
+
+    datetime.datetime = Backward  # type: ignore[misc]
+
+
+def broken_image(purpose: str, epoch: int, step: int) -> None:
+    """The first image of one batch is infinite: of a purpose that ends in a word, at an epoch and step."""
+    from topocell.data import Batches
+
+    real = Batches.batch
+
+    def batch(self: Batches, *at: int) -> Any:
+        x, y = real(self, *at)
+        if self.purpose.endswith(purpose) and at == (epoch, step):
+            x[0] = math.inf
+        return x, y
+
+    Batches.batch = batch  # type: ignore[method-assign,assignment]
+
+
+def ordinary_user() -> None:
+    """Rights of nobody in place of root's."""
+    os.seteuid(65534)
+
+
+FAULTS: dict[str, Callable[..., None]] = {
+    "failing call": failing_call,
+    "backward clocks": backward_clocks,
+    "broken image": broken_image,
+    "ordinary user": ordinary_user,
+}
