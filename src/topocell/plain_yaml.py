@@ -1,0 +1,74 @@
+"""YAML as people write recipes in it: plain values of sensible size, and 6e-3 is a number.
+
+The text may come from anybody. Nothing in it names a Python type, and what takes little to write and much to read
+(aliases of aliases, merges of merges, numbers without end) is refused rather than built.
+"""
+
+import re
+from typing import Any
+
+import yaml
+
+MAX_TEXT = 100_000
+MAX_VALUES = 20_000
+MAX_DEPTH = 30
+MAX_NUMBER = 2**63
+
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which reads 6e-3 as text (YAML 1.1 asks for 6.0e-3) and takes the last of equal keys."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Resolve `<<: *alias`; a key that is there twice is a fault."""
+        names = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and names.count((key.tag, key.value)) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is there twice", key.start_mark)
+            if key.tag == _MERGE and not isinstance(value, yaml.MappingNode):
+                raise yaml.constructor.ConstructorError(None, None, "<< takes one mapping", key.start_mark)
+        super().flatten_mapping(node)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+\Z"), list("-+0123456789")
+)
+
+
+def load(text: str) -> Any:
+    """The value of a YAML text: None, bool, int, float, str, and lists and mappings of them.
+
+    Nothing in it is shared, so that a change to one place leaves the others alone.
+
+    Raises:
+        ValueError: not YAML, or more than `MAX_TEXT` characters, `MAX_VALUES` values, `MAX_DEPTH` levels; the message
+            says why and, where that is known, in which line.
+    """
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"it has {len(text)} characters, and at most {MAX_TEXT} are read")
+    try:
+        value = yaml.load(text, _Loader)  # nosec B506: a safe loader
+    except Exception as fault:  # what PyYAML raises on some texts is none of its own errors
+        line = getattr(getattr(fault, "problem_mark", None), "line", None)
+        at = f" (line {line + 1})" if line is not None else ""
+        raise ValueError(f"{getattr(fault, 'problem', None) or 'it cannot be read'}{at}") from None
+    return _plain(value, [MAX_VALUES], MAX_DEPTH)
+
+
+def _plain(value: Any, left: list[int], levels: int) -> Any:
+    """A copy that shares nothing; `left` counts down the values that may still come."""
+    left[0] -= 1
+    if left[0] < 0:
+        raise ValueError(f"it has more than {MAX_VALUES} values; repeat fewer aliases")
+    if levels < 0:
+        raise ValueError(f"it nests more than {MAX_DEPTH} levels")
+    if isinstance(value, dict):
+        return {_plain(key, left, 0): _plain(item, left, levels - 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item, left, levels - 1) for item in value]
+    if isinstance(value, int) and abs(value) > MAX_NUMBER:
+        raise ValueError("an integer has at most 64 bits, and one in it has more")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"values are text, numbers, lists and mappings, but one is a {type(value).__name__}; quote it")
