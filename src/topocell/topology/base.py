@@ -45,6 +45,8 @@ class Topology(ABC):
 
     #: Whether there are logits to learn.
     learned: bool = True
+    #: Indices of the edges that no choice keeps: the supernet does not have them.
+    absent: tuple[int, ...] = ()
 
     def __init__(self, cell: CellSpec, n_logits: int) -> None:
         self.cell = cell

@@ -1,7 +1,7 @@
 """Topologies in which each edge stands for itself: given beforehand, or with one logit per edge."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,23 +11,34 @@ from topocell import axes
 from topocell.errors import RecipeError, SpaceError
 from topocell.spaces.cell import CellSpec
 from topocell.topology.base import Decoded, GroupedLogits, Topology, named, positive
+from topocell.topology.named import named_edges
 
 
 class Fixed(Topology):
-    """A wiring chosen beforehand: weight 1 on its edges, 0 elsewhere, no logits (eDARTS).
+    """A wiring chosen beforehand: weight 1 on its edges, no logits; the other edges do not exist (eDARTS).
 
     Args:
         cell: the cell.
         edges: the wiring, each edge as `(src, dst)` or as an edge index.
+        wiring: in place of `edges`, a name of `topocell.topology.named.WIRINGS`.
 
     Raises:
+        RecipeError: neither or both of `edges` and `wiring` are given, or no wiring has that name.
         SpaceError: an edge that the cell does not have, or a computed node that no edge of the wiring enters.
     """
 
     learned = False
 
-    def __init__(self, cell: CellSpec, edges: Iterable[Sequence[int] | int]) -> None:
+    def __init__(
+        self, cell: CellSpec, edges: Sequence[Sequence[int] | int] | None = None, wiring: str | None = None
+    ) -> None:
         super().__init__(cell, 0)
+        if (edges is None) == (wiring is None):
+            raise RecipeError(
+                f"a fixed wiring has either edges or the name of a wiring, but got edges={edges} and wiring={wiring}; "
+                f"give one of them, e.g. wiring=edarts"
+            )
+        edges = named_edges(wiring, cell) if wiring is not None else edges or ()
         index_of: dict[tuple[int, ...], int] = {pair: e for e, pair in enumerate(cell.edges)}
         kept = set()
         for edge in edges:
@@ -45,6 +56,7 @@ class Fixed(Topology):
                     f"one of {[cell.edges[e] for e in cell.incoming(node)]}"
                 )
         self._kept = tuple(sorted(kept))
+        self.absent = tuple(e for e in range(cell.n_edges) if e not in kept)
         self._constants = axes.Constants(weights=np.isin(np.arange(cell.n_edges), self._kept).astype(float))
 
     def weights(self, beta: Tensor, temperature: float = 1.0) -> Tensor:

@@ -18,6 +18,22 @@ from topocell.spaces.cell import CellSpec
 MAX_CHOICES = 2**14
 
 
+def n_wirings(cell: CellSpec, in_degree: int) -> int:
+    """In how many ways every computed node can take `in_degree` inputs (eDARTS: 1·3·6·10 = 180 in the DARTS cell)."""
+    n_incoming = (len(cell.incoming(node)) for node in cell.computed)
+    return math.prod(math.comb(n, min(in_degree, n)) for n in n_incoming)
+
+
+def wirings(cell: CellSpec, in_degree: int) -> list[tuple[int, ...]]:
+    """All sets of edges, sorted indices, in which every computed node has `in_degree` inputs; it takes all of fewer.
+
+    The inputs of the last node change fastest, each node's in the order of `itertools.combinations`.
+    """
+    incoming = (cell.incoming(node) for node in cell.computed)
+    choices = (itertools.combinations(edges, min(in_degree, len(edges))) for edges in incoming)
+    return [tuple(itertools.chain(*chosen)) for chosen in itertools.product(*choices)]
+
+
 def subsets(n: int, sizes: Sequence[int]) -> np.ndarray:
     """Bool (n_choices, n): the sets of `n` edges of the given sizes, by size, then as
     `itertools.combinations`.

@@ -1,0 +1,161 @@
+"""Items made by several processes: all of them once, and what happens when something or somebody ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from topocell.errors import DataError, RunError
+from topocell.monitor import Interrupted
+from topocell.study.workers import Task, make_all
+
+# Workers import this module by name: what they make is a function of it.
+
+
+def square(n: int) -> dict[str, int]:
+    return {"square": n * n, "process": os.getpid(), "group": os.getpgrp()}
+
+
+def refuse(n: int) -> dict[str, int]:
+    raise DataError(f"no {n}")
+
+
+def break_down(n: int) -> dict[str, int]:
+    raise ValueError(f"broken {n}")
+
+
+def vanish(n: int) -> dict[str, int]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def stay(place: str) -> dict[str, int]:
+    """Say who works, and never end."""
+    Path(place).write_text(str(os.getpid()))
+    time.sleep(600)
+    return {}
+
+
+def stop_parent(place: str) -> dict[str, int]:
+    while not Path(place).exists():
+        time.sleep(0.05)
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(600)
+    return {}
+
+
+def gone(process: int) -> bool:
+    """Within seconds the process has ended."""
+    for _ in range(200):
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def collect(tasks: list[Task], workers: int = 2) -> tuple[list[str], dict[str, Mapping[str, Any]]]:
+    begun: list[str] = []
+    done: dict[str, Mapping[str, Any]] = {}
+
+    def keep(key: str, record: Mapping[str, Any], seconds: float) -> None:
+        assert seconds >= 0 and key not in done
+        done[key] = record
+
+    make_all(tasks, workers, begun.append, keep)
+    return begun, done
+
+
+def test_every_task_is_made_once() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    begun, done = collect([Task(f"t{n}", square, (n,)) for n in range(7)])
+    assert begun == [f"t{n}" for n in range(7)]
+    assert {key: record["square"] for key, record in done.items()} == {f"t{n}": n * n for n in range(7)}
+    processes = {record["process"] for record in done.values()}
+    assert len(processes) <= 2 and os.getpid() not in processes
+    assert all(record["group"] == record["process"] for record in done.values())  # Ctrl-C does not reach them
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert all(map(gone, processes))
+
+
+def test_nothing_to_make_starts_nobody() -> None:
+    assert collect([]) == ([], {})
+
+
+def test_the_fault_of_a_task_is_the_fault_of_all() -> None:
+    with pytest.raises(DataError, match=r"^no 1$"):
+        collect([Task("a", refuse, (1,))])
+    with pytest.raises(RuntimeError, match="broken 3"):
+        collect([Task("a", break_down, (3,))])
+
+
+def test_a_worker_that_was_killed_is_named() -> None:
+    with pytest.raises(RunError, match=r"the one at b was ended by SIGKILL; the same command goes on"):
+        collect([Task("b", vanish, (2,))])
+
+
+def test_a_signal_stops_the_workers(tmp_path: Path) -> None:
+    place = tmp_path / "stays"
+    with pytest.raises(Interrupted) as stop:
+        collect([Task("a", stay, (str(place),)), Task("b", stop_parent, (str(place),))])
+    assert stop.value.signal_number == signal.SIGTERM
+    assert gone(int(place.read_text()))
+
+
+STUDY = [
+    sys.executable,
+    "-m",
+    "topocell",
+    "study",
+    "wirings",
+    "--budget",
+    "smoke",
+    "nodes=2",
+    "again=0",
+    "--workers",
+    "2",
+]
+STUDY += ["data.images=24", "data.test_images=10", "shallow.epochs=40", "--quiet"]
+
+
+def started(out: Path, until: Callable[[], bool]) -> subprocess.Popen[str]:
+    process = subprocess.Popen([*STUDY, "--out", str(out)], stderr=subprocess.PIPE, text=True)
+    for _ in range(6000):
+        if until():
+            return process
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    process.kill()
+    raise AssertionError("the study did not get there in time")
+
+
+def epochs(out: Path) -> dict[str, int]:
+    return {p.parent.name: len(p.read_text().splitlines()) for p in sorted(out.glob("runs/*/metrics.jsonl"))}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_study_goes_on_after_its_end(number: signal.Signals, tmp_path: Path) -> None:
+    """Networks that were under way go on where they were; those that were finished are not trained again."""
+    out = tmp_path / "study"
+    process = started(out, lambda: sum(epochs(out).values()) >= 3)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=300)
+    if number == signal.SIGTERM:
+        assert process.returncode == 128 + number and "the same command goes on" in said
+    before = epochs(out)
+    assert 1 <= len(before) <= 3 and max(before.values()) < 40
+    time.sleep(0.5)
+    assert epochs(out) == before  # nobody works on
+    finished = subprocess.run([*STUDY, "--out", str(out)], capture_output=True, text=True, timeout=600)
+    assert finished.returncode == 0, finished.stderr
+    assert epochs(out) == dict.fromkeys(epochs(out), 40) and len(epochs(out)) == 3
+    items = [json.loads(line)["item"] for line in (out / "items.jsonl").read_text().splitlines()]
+    assert sorted(items) == ["01-01", "01-02", "01-12"]
