@@ -1,13 +1,13 @@
 """What several selections of one supernet have derived, side by side."""
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from topocell.errors import RunError
+from topocell import files, plain_yaml
+from topocell.errors import RunError, one_line
 from topocell.genotype import Genotype
+from topocell.report.rankings import Ranking, agreement, ranking
 from topocell.report.tables import format_accuracy, format_count, is_number
 from topocell.report.truth import truth_of
 
@@ -17,35 +17,62 @@ _HEADER = ["selection", "operations", "edges", "cell", "edges kept", "skips", "i
 def comparison(run_path: Path | str) -> list[list[str]]:
     """A table, its header first: the run itself where it has a cell, then each selection beside it by name.
 
-    `cell` is the key that equal cells share; what has not been measured or retrained yet is a dash. The last column is
-    the true accuracy where a table was looked up, otherwise that of the retrained networks after their last epoch.
+    `cell` is the key that equal cells share; what has not been measured or retrained yet is a dash. Where there are
+    several, `τ to NAME` is Kendall's τ between the rankings of operations that two selections imply, see
+    `topocell.report.rankings`. The last column is the true accuracy where a table was looked up, otherwise that of the
+    retrained networks after their last epoch.
 
     Raises:
         RunError: no run directory, or none in which a cell was derived. GenotypeError: a damaged genotype.json.
+        CheckpointError: a damaged supernet.
     """
-    path = Path(run_path)
-    if not (path / "recipe.yaml").is_file():
-        raise RunError(f"selections are compared in a run directory, but {path} holds no recipe.yaml; check the path")
+    found = _selections(Path(run_path))
+    others = list(found.items()) if len(found) > 1 else []
+    rankings = {name: _ranking(path) for name, path in others}
+    header = [*_HEADER, *(f"τ to {one_line(name)}" for name, _ in others), "accuracy"]
+    rows = []
+    for name, path in found.items():
+        *facts, accuracy = _row(path, name)
+        rows.append([*facts, *(_tau(rankings[name], rankings[other]) for other, _ in others), accuracy])
+    return [header, *rows]
+
+
+def _selections(path: Path) -> dict[str, Path]:
+    """Directories in which a cell was derived, by the name that tables give them. Raises RunError."""
+    with files.guarded(path):
+        if not (path / "recipe.yaml").is_file():
+            raise RunError(
+                f"selections are compared in a run directory, but {path} holds no recipe.yaml; check the path"
+            )
     beside = sorted(found.parent for found in (path / "selections").glob("*/genotype.json"))
     mine = [path] if (path / "genotype.json").is_file() else []
     if not mine + beside:
         raise RunError(f"{path} has no derived cell to compare; go on with: topocell select {path}")
-    rows = [_row(found, "(run)" if found == path else found.name) for found in mine + beside]
-    return [[*_HEADER, "accuracy"], *rows]
+    return {"(run)" if found == path else found.name: found for found in mine + beside}
+
+
+def _ranking(path: Path) -> Ranking:
+    return ranking(path, _mapping(path / "recipe.yaml"), _metrics(path))
+
+
+def _tau(mine: Ranking, other: Ranking) -> str:
+    tau = agreement(mine, other)
+    return "—" if tau is None else f"{tau:.2f}"
 
 
 def _row(path: Path, name: str) -> list[str]:
     genotype, results = Genotype.load(path / "genotype.json"), _mapping(path / "results.json")
-    rules = _mapping(path / "recipe.yaml").get("selection") or {}
+    selection = _mapping(path / "recipe.yaml").get("selection")
+    rules = selection if isinstance(selection, dict) else {}
     counts = {kind: genotype.operations(kind) for kind in genotype.cells}
     return [
-        name,
-        str(rules.get("operations", "—")),
-        str(rules.get("edges", "—")),
+        one_line(name),
+        one_line(str(rules.get("operations", "—"))),
+        one_line(str(rules.get("edges", "—"))),
         genotype.key,
         " + ".join(str(sum(found.values())) for found in counts.values()),
         " + ".join(str(found["skip_connect"]) for found in counts.values()),
-        format_count(_images(path / "metrics.jsonl")),
+        format_count(_images(path)),
         format_count(results.get("parameters")),
         _accuracy(results),
     ]
@@ -58,19 +85,30 @@ def _accuracy(results: dict[str, Any]) -> str:
     return format_accuracy(mean, std if is_number(std) else None, int(n)) if is_number(mean) and is_number(n) else "—"
 
 
-def _images(metrics: Path) -> int | None:
+def _images(path: Path) -> int | None:
     """Images that a projection was measured on; None where there was none."""
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
-    counts = [row.get("image_evaluations") for line in lines if (row := json.loads(line)).get("phase") == "select"]
+    counts = [row.get("image_evaluations") for row in _metrics(path) if row.get("phase") == "select"]
     return counts[-1] if counts else None
+
+
+def _metrics(path: Path) -> Iterator[dict[str, Any]]:
+    lines = path / "metrics.jsonl"
+    return map(_object, files.whole_lines(lines) if lines.is_file() else ())
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    """The JSON object of a line; empty where it is none."""
+    found = files.from_json(line) if files.is_json(line) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _mapping(path: Path) -> dict[str, Any]:
     """What a YAML or JSON file holds; empty where there is none."""
+    read = plain_yaml.load if path.suffix == ".yaml" else files.from_json
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = read(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, yaml.YAMLError) as fault:
+    except (OSError, ValueError) as fault:
         raise RunError(f"{path} cannot be read ({fault}); restore it from a copy") from None
     return found if isinstance(found, dict) else {}

@@ -16,6 +16,7 @@ from torch.optim import SGD, Adam
 from topocell.arch import ArchState
 from topocell.engine import ArchWeights, Supernet
 from topocell.execution import PLAIN, Execution
+from topocell.guard import Group, Stateful, total_norm
 
 Batch = tuple[Tensor, Tensor]
 
@@ -53,6 +54,9 @@ class Learner:
             of `topocell.search.robust.PERTURBATIONS`. Architecture updates see the architecture as it is.
         epsilon: size of the perturbation, set by the search loop.
         execution: how the network is called.
+        attention: added to the logits α (E, K) of each cell type after every update of α, or None.
+        see: is told every loss and gradient norm (0-dim) with its name before it moves anything; what it raises ends
+            the step. Default nobody.
     """
 
     net: Supernet
@@ -69,6 +73,22 @@ class Learner:
     perturb: "Perturbation | None" = None
     epsilon: float = 0.0
     execution: Execution = PLAIN
+    attention: Mapping[str, Tensor] | None = None
+    see: Callable[[str, Tensor], None] | None = None
+
+    @property
+    def parts(self) -> dict[str, Stateful]:
+        """All that a step changes, by name."""
+        beta = {} if self.beta is None else {"beta": self.beta}
+        return {"net": self.net, "arch": self.arch, "weights": self.weights, "alpha": self.alpha, **beta}
+
+    def groups(self, keys: Mapping[str, str]) -> list[Group]:
+        """Weights, α and β with their learning rates now; `keys` says where a recipe has these."""
+        moved = [("weights", "the weights", self.weights), ("alpha", "the logits of alpha", self.alpha)]
+        if self.beta is not None:
+            moved.append(("beta", "the logits of beta", self.beta))
+        settings = [(keys[name], words, optimizer.param_groups[0]) for name, words, optimizer in moved]
+        return [Group(words, group["params"], key, group["lr"]) for key, words, group in settings]
 
     def logits(self, x: Tensor, weights: Mapping[str, ArchWeights]) -> Tensor:
         """What the network answers, (N, classes), for images (N, C, H, W) under the weights of each cell type."""
@@ -84,12 +104,18 @@ class Learner:
         logits = self.logits(batch[0], fixed)
         loss = self.loss(logits, batch[1])
         loss.backward()
-        self._apply_weights()
+        self._apply_weights(loss)
         return _seen(loss, logits, batch)
 
-    def _apply_weights(self) -> None:
+    def _apply_weights(self, loss: Tensor) -> None:
+        if self.see is not None:
+            self.see("the loss", loss)
         if self.clip is not None:
-            nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
+            norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
+        elif self.see is not None:
+            norm = total_norm(p.grad for p in self.net.parameters())
+        if self.see is not None:
+            self.see("the gradient norm of the weights", norm)
         self.weights.step()
 
     def arch_parameters(self, alpha: bool, beta: bool) -> list[nn.Parameter]:
@@ -104,6 +130,8 @@ class Learner:
             loss = self.loss(self.logits(update.batch[0], self.arch()), update.batch[1])
             if penalised:
                 loss = self.penalised(loss, update)
+            if not loss.requires_grad:  # nothing that is still open leads to the output
+                return _complete([None] * len(parameters), parameters)
             return _complete(torch.autograd.grad(loss, parameters, allow_unused=True), parameters)
 
     def penalised(self, loss: Tensor, update: ArchBatch) -> Tensor:
@@ -120,6 +148,8 @@ class Learner:
         parameters = self.arch_parameters(update.alpha, update.beta)
         for parameter, grad in zip(parameters, gradient):
             parameter.grad = grad
+        if self.see is not None:
+            self._show_arch(update)
         if self.arch_clip is not None:
             nn.utils.clip_grad_norm_(parameters, self.arch_clip)
         for chosen, optimizer in ((update.alpha, self.alpha), (update.beta, self.beta)):
@@ -128,7 +158,19 @@ class Learner:
                 optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             for t, alpha in self.arch.alpha.items():
+                if update.alpha and self.attention is not None:
+                    alpha.add_(self.attention[t])
                 alpha.copy_(torch.where(self.arch.settled(t), before[t], alpha))
+
+    def _show_arch(self, update: ArchBatch) -> None:
+        """Let the gradient norms of α and β be seen; those of settled logits move nothing and do not count."""
+        assert self.see is not None
+        if update.alpha:
+            slopes = {t: a.grad for t, a in self.arch.alpha.items() if a.grad is not None}
+            moving = [torch.where(self.arch.settled(t), 0.0, slope) for t, slope in slopes.items()]
+            self.see("the gradient norm of alpha", total_norm(moving))
+        if update.beta and self.beta is not None:
+            self.see("the gradient norm of beta", total_norm(b.grad for b in self.arch.beta.values() if b.numel()))
 
 
 Perturbation = Callable[[Learner, dict[str, ArchWeights], Batch], dict[str, ArchWeights]]
@@ -156,7 +198,7 @@ def single(learner: Learner, train: Batch, updates: Updates) -> Seen:
     gradient = torch.autograd.grad(learner.penalised(loss, update), [*network, *parameters], allow_unused=True)
     for parameter, grad in zip(network, gradient):
         parameter.grad = grad
-    learner._apply_weights()
+    learner._apply_weights(loss)
     learner.apply_arch(update, _complete(gradient[len(network) :], parameters))
     return _seen(loss, logits, train)
 

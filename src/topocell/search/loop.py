@@ -6,6 +6,7 @@ draws are functions of (seed, purpose, epoch, step), so a state saved after any 
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,18 +16,19 @@ from torch.optim import SGD, Adam
 from topocell.arch import ArchState
 from topocell.data import Batches, SearchData
 from topocell.engine import Supernet
-from topocell.errors import RunError
 from topocell.execution import PLAIN, Execution
+from topocell.guard import Guard, OnNan, Place
 from topocell.monitor import Monitor, Silent
 from topocell.rng import derive as derive_seed
 from topocell.rng import generator
 from topocell.running import Running
-from topocell.search.build import adam, sgd, split_batches
+from topocell.search.build import adam, attention, progress, sgd, split_batches
 from topocell.search.levels import LEVELS, ArchBatch, Learner, weights_only
 from topocell.search.plan import SearchPlan, Stage
 from topocell.search.progressive import Progress
 from topocell.search.robust import PERTURBATIONS
 from topocell.search.selection import Rules
+from topocell.search.stopping import Stopping
 from topocell.search.watch import observe
 from topocell.spaces.cell import SpaceSpec
 
@@ -44,6 +46,7 @@ class Search:
         seed, device: of the whole search.
         monitor: receives metrics, progress and states to save.
         execution: how the supernet is called in training; what is watched is in float32.
+        on_nan: what is done about a step that is not finite, see `topocell.guard`.
 
     Attributes:
         learner: the supernet, the architecture state and their optimizers at this moment.
@@ -62,19 +65,22 @@ class Search:
         device: torch.device | str = "cpu",
         monitor: Monitor | None = None,
         execution: Execution = PLAIN,
+        on_nan: OnNan = "stop",
     ) -> None:
         self.plan, self.space, self.data, self.rules = plan, space, data, rules or Rules()
         self.seed, self.device, self.monitor = seed, torch.device(device), monitor or Silent()
         self.stage = self.epoch = self.step = 0
         self.execution = execution
         self.running = Running(self.device)
+        self.guard = Guard(on_nan, self.device, lambda: self.learner.parts, self._place, self.monitor.say)
         self.progress: Progress | None = None
+        self.stopping: Stopping | None = None
 
     def run(self, state: Mapping[str, Any] | None = None) -> Learner:
         """Search from the beginning, or go on from a `state_dict`; returns the trained learner.
 
         Raises:
-            RunError: the loss is no longer a number.
+            RunError: a loss or a gradient is not finite, and `on_nan` does not say to go on.
             Interrupted: the monitor was told to stop, after the state was saved.
         """
         if state is None:
@@ -88,18 +94,13 @@ class Search:
             before, self.stage = self.plan.stages[self.stage], self.stage + 1
             self._enter(before)
             self.epoch = self.step = 0
-            self.monitor.checkpoint(self.state_dict, due=True)
+            self.monitor.checkpoint(self._sound_state, due=True)
 
     # One stage ----------------------------------------------------------------------------------------------
 
     def _finish_stage(self) -> None:
         stage = self.plan.stages[self.stage]
-        train = self._batches(stage.weights_on, f"{stage.name} weights")
-        alpha = beta = train
-        if stage.splits_needed - {stage.weights_on}:
-            alpha = beta = self._batches(stage.alpha_on, f"{stage.name} alpha")
-            if stage.beta_on != stage.alpha_on:
-                beta = self._batches(stage.beta_on, f"{stage.name} beta")
+        train, alpha, beta = self._streams(stage)
         held_out = stage.alpha_on if stage.alpha_on in self.data.splits else stage.weights_on
         watched = self._batches(held_out, f"{stage.name} watch", augmented=False)
         while self.epoch < stage.epochs:
@@ -107,21 +108,38 @@ class Search:
             learning = self.epoch >= stage.warmup and stage.level != "weights"
             level = LEVELS[stage.level] if learning else weights_only
             self._grow_batches(stage, train, alpha, beta)
+            if self.step == 0:
+                self.guard.begin_epoch()
             while self.step < len(train):
                 torch.manual_seed(derive_seed(self.seed, "step", stage.name, self.epoch, self.step))
                 due = learning and (stage.arch_every == "step" or self.step == len(train) - 1)
                 updates = self._updates(stage, alpha, beta) if due else []
-                seen = level(self.learner, train.batch(self.epoch, self.step), updates)
+                act = partial(level, self.learner, train.batch(self.epoch, self.step), updates)
+                seen = self.guard.step(self.step, len(train), act)
                 self.step += 1
-                self.running.add(seen.loss, seen.correct, seen.images)
+                if seen is not None:
+                    self.running.add(seen.loss, seen.correct, seen.images)
                 self._report_step(stage, len(train))
                 if self.step < len(train):
-                    self.monitor.checkpoint(self.state_dict)
+                    self.monitor.checkpoint(self._sound_state)
+            self.guard.settle()
             decisions = self._decide(stage)
-            self.monitor.metrics(self._record(stage, watched) | decisions)
-            self.epoch, self.step = self.epoch + 1, 0
+            record = self._record(stage, watched) | decisions
+            stopped = self._stopped(stage, record) if learning else {}
+            self.monitor.metrics(record | stopped)
+            self.epoch, self.step = stage.epochs if stopped else self.epoch + 1, 0
             self.running.clear()
-            self.monitor.checkpoint(self.state_dict, due=True)
+            self.guard.end_epoch()
+            self.monitor.checkpoint(self._sound_state, due=True)
+
+    def _streams(self, stage: Stage) -> tuple[Batches, Batches, Batches]:
+        """Batches of the weights, α and β; one and the same where they share a split."""
+        train = self._batches(stage.weights_on, f"{stage.name} weights")
+        if not stage.splits_needed - {stage.weights_on}:
+            return train, train, train
+        alpha = self._batches(stage.alpha_on, f"{stage.name} alpha")
+        shared = stage.beta_on == stage.alpha_on
+        return train, alpha, alpha if shared else self._batches(stage.beta_on, f"{stage.name} beta")
 
     def _updates(self, stage: Stage, alpha: Batches, beta: Batches) -> list[ArchBatch]:
         """α and β jointly on one batch, or one after the other on their own splits."""
@@ -159,10 +177,20 @@ class Search:
         if stage.progressive is None or self.progress is None:
             return {}
         due, last = stage.progressive.decides_after(self.epoch), self.epoch + 1 == stage.epochs
-        made = self.progress.after_epoch(self.learner, due, last)
+        made = self.progress.after_epoch(due, last)
         for decision in made:
             self.monitor.say(decision.words())
         return {"decisions": [decision.record() for decision in made]}
+
+    def _stopped(self, stage: Stage, record: Mapping[str, Any]) -> dict[str, str]:
+        """What the end of a stage ahead of time adds to the record of its last epoch; nothing where it goes on."""
+        if self.stopping is None:
+            return {}
+        why = self.stopping.after_epoch(self.epoch, self.learner.arch, record["operations"])
+        if why is None:
+            return {}
+        self.monitor.say(f"stage {stage.name} ends after epoch {self.epoch + 1} of {stage.epochs}: {why}")
+        return {"stopped": why}
 
     # Entering a stage ---------------------------------------------------------------------------------------
 
@@ -191,10 +219,11 @@ class Search:
                     if not fresh_beta:
                         arch.beta[name].copy_(old.arch.beta[name])
         self.learner = self._learner(stage, net, arch)
-        self.progress = self._progress(stage)
+        self.progress, self.stopping = self._progress(stage), self._stopping(stage)
         if old is None or "optimizers" in stage.reset:
             return
-        if not (fresh_net or shrunk):
+        thinned = any(not torch.equal(arch.mask(t).cpu(), mask.cpu()) for t, mask in masks.items())
+        if not (fresh_net or shrunk or thinned):
             self.learner.weights.load_state_dict(_settings_of(self.learner.weights, old.weights))
         if not fresh_alpha:
             self.learner.alpha.load_state_dict(_settings_of(self.learner.alpha, old.alpha))
@@ -235,6 +264,7 @@ class Search:
         draw = generator(self.seed, "architecture", stage.name)
         choices = stage.relaxation.model_dump(), stage.topology.model_dump()
         arch = ArchState(self.space, *choices, init=stage.init, generator=draw)
+        net.restrict({t: arch.mask(t) for t in self.space.cells})
         return net.to(self.device), arch.to(self.device)
 
     def _learner(self, stage: Stage, net: Supernet, arch: ArchState) -> Learner:
@@ -252,11 +282,17 @@ class Search:
             arch_clip=stage.arch_clip,
             perturb=PERTURBATIONS[stage.perturbation] if stage.perturbation else None,
             execution=self.execution,
+            attention=attention(self.space, stage.attention, self.device),
+            see=self.guard.see,
         )
 
     def _progress(self, stage: Stage) -> Progress | None:
-        plan = stage.progressive
-        return Progress(plan.criterion, plan.in_degree, plan.history) if plan is not None else None
+        size, save = self.plan.batch_size, partial(self.monitor.checkpoint, self._sound_state)
+        return progress(self.learner, self.data, stage, size, seed=self.seed, device=self.device, save=save)
+
+    def _stopping(self, stage: Stage) -> Stopping | None:
+        plan = stage.stop
+        return Stopping(plan.skips, plan.stable, plan.first) if plan is not None else None
 
     def _batches(self, split: str, purpose: str, augmented: bool = True) -> Batches:
         size, where = self.plan.batch_size, self.device
@@ -271,11 +307,6 @@ class Search:
 
     def _record(self, stage: Stage, watched: Batches) -> dict[str, Any]:
         figures = self.running.figures()
-        if not figures["loss"] < float("inf"):
-            raise RunError(
-                f"the loss must stay finite, but it became {figures['loss']} in stage {stage.name!r}, epoch "
-                f"{self.epoch}; lower search.stages.{stage.name}.weights.lr"
-            )
         torch.manual_seed(derive_seed(self.seed, "watch", stage.name, self.epoch))
         arch = self.learner.arch
         looks = range(min(self.plan.watch_batches or len(watched), len(watched)))
@@ -290,8 +321,30 @@ class Search:
             "op_temperature": arch.op_temperature,
             "edge_temperature": arch.edge_temperature,
             "penalty": float(arch.penalty().detach()) if stage.penalty else None,
+            **({"left_out": self.guard.left_out} if self.guard.left_out else {}),
             **observe(self.learner.net, arch, self.rules, (watched.batch(self.epoch, i) for i in looks)),
         }
+
+    def _place(self, step: int) -> Place:
+        """Where a step of this epoch happened, for the explanation of a fault."""
+        stage, learner, key = self.plan.stages[self.stage], self.learner, "search.stages.{}.{}.lr"
+        streams = self._streams(stage)
+        self._grow_batches(stage, *streams)
+        at = (step, *[step if stage.arch_every == "step" else 0] * 2)
+        splits = (stage.weights_on, stage.alpha_on, stage.beta_on)
+        return Place(
+            f"stage {stage.name!r}, epoch {self.epoch}, step {step}",
+            learner.groups({name: key.format(stage.name, name) for name in ("weights", "alpha", "beta")}),
+            [
+                (split, stream.numbers(self.epoch, i), stream.batch(self.epoch, i)[0])
+                for split, stream, i in zip(splits, streams, at)
+            ],
+        )
+
+    def _sound_state(self) -> dict[str, Any]:
+        """`state_dict`, to be saved. Raises RunError where something in it is not finite."""
+        self.guard.settle()
+        return self.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the search depends on."""
@@ -307,7 +360,9 @@ class Search:
             "alpha": learner.alpha.state_dict(),
             "beta": None if learner.beta is None else learner.beta.state_dict(),
             "running": self.running.state_dict(),
+            "guard": self.guard.state_dict(),
             "progress": None if self.progress is None else self.progress.state_dict(),
+            "stopping": None if self.stopping is None else self.stopping.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -328,9 +383,12 @@ class Search:
         if self.learner.beta is not None:
             self.learner.beta.load_state_dict(state["beta"])
         self.running.load_state_dict(state["running"])
-        self.progress = self._progress(stage)
+        self.guard.load_state_dict(state.get("guard"))
+        self.progress, self.stopping = self._progress(stage), self._stopping(stage)
         if self.progress is not None:
             self.progress.load_state_dict(state["progress"])
+        if self.stopping is not None:
+            self.stopping.load_state_dict(state["stopping"])
 
 
 def _settings_of(new: SGD | Adam, old: SGD | Adam) -> dict[str, Any]:

@@ -8,10 +8,21 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from topocell.errors import nearest
 from topocell.relaxation import RELAXATIONS, Relaxation
+from topocell.search.damage import METRICS
+from topocell.search.decider import DECISIONS
 from topocell.search.levels import LEVELS
 from topocell.search.progressive import CRITERIA
+from topocell.search.racing import Racing
 from topocell.search.robust import PERTURBATIONS
+from topocell.search.selection import PERTURBATION
+from topocell.spaces import OPERATIONS
 from topocell.topology import TOPOLOGIES
+
+#: Sizes of a network and of a batch. The bounds are far beyond what is of use, and keep a slip from taking hours to
+#: build, or from overflowing.
+Channels = Annotated[int, Field(ge=2, le=4096)]
+Layers = Annotated[int, Field(ge=1, le=128)]
+BatchSize = Annotated[int, Field(ge=2, le=65536)]
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -127,8 +138,46 @@ def _criterion(number: int) -> int:
     return number
 
 
-class Progressive(Model):
+class Deciding(Model):
+    """How an operation, or an edge, is decided for; the base of plans that do so.
+
+    Attributes:
+        decide_by: a row of `topocell.search.decider.DECISIONS`.
+        metric: a row of `topocell.search.damage.METRICS`; ties go to the first operation, and the last edge goes.
+        batches: of one measurement; default the whole held-out split.
+        fixed_batches: all candidates of a decision are measured on the same images, augmented alike. Published are
+            fresh draws, which add noise to every comparison. An edge is then measured once for each node, and
+            otherwise once for each edge that the node loses.
+        racing: candidates are measured, on the same images as with `fixed_batches`, only until it is clear that they
+            stay or go (see `topocell.search.racing`).
+    """
+
+    decide_by: Annotated[str, one_of("decision", DECISIONS)] = PERTURBATION
+    metric: Annotated[str, one_of("metric", METRICS)] = "accuracy"
+    batches: int | None = Field(None, ge=1)
+    fixed_batches: bool = False
+    racing: Racing | None = None
+
+    @property
+    def same_images(self) -> bool:
+        """Whether all candidates of a decision are measured on the same images."""
+        return self.fixed_batches or self.racing is not None
+
+    @model_validator(mode="after")
+    def _races_are_measured(self) -> "Deciding":
+        if self.racing is not None and self.decide_by != PERTURBATION:
+            raise ValueError(
+                f"racing saves measurements of decisions by {PERTURBATION}, but decide_by is {self.decide_by}; leave "
+                f"racing out, or set decide_by={PERTURBATION}"
+            )
+        return self
+
+
+class Progressive(Deciding):
     """Decisions in the middle of a stage (SGAS): when they fall, and how an edge is chosen.
+
+    The edge is chosen by the criterion; its operation as `decide_by` says: the most likely one (SGAS), or the one that
+    the supernet misses most, measured on the split that α learns from (SGAS+PT of DARTS-PT).
 
     Attributes:
         criterion: a row of `topocell.search.progressive.CRITERIA`.
@@ -139,6 +188,7 @@ class Progressive(Model):
         batch_growth, batch_max: images added to a batch after every epoch of decisions, since memory is freed then.
     """
 
+    decide_by: Annotated[str, one_of("decision", DECISIONS)] = "magnitude"
     criterion: Annotated[int, AfterValidator(_criterion)] = 1
     first: int = Field(9, ge=0)
     every: int = Field(5, ge=1)
@@ -157,13 +207,28 @@ class Progressive(Model):
         return max(start, min(grown, self.batch_max))
 
 
+class Stop(Model):
+    """When a stage ends ahead of time (DARTS+): see `topocell.search.stopping.Stopping`."""
+
+    skips: Annotated[int, Field(ge=1)] | None = None
+    stable: Annotated[int, Field(ge=1)] | None = None
+    first: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _has_a_criterion(self) -> "Stop":
+        if self.skips is None and self.stable is None:
+            raise ValueError("stop needs a criterion; set skips (DARTS+: 2), stable (10), or leave stop out")
+        return self
+
+
 class Stage(Model):
     """One part of a search: what is updated from what, and what happens before it.
 
     The first stage starts afresh. A later one goes on with the weights, logits and optimizers it finds, unless
     `reset`, `shrink`, `layers`, `channels` or `topology` say otherwise: a network of another size has fresh weights
     (shrinking alone keeps the weights that stay), changed candidates have fresh α, a changed topology fresh β, and
-    whatever is fresh has a fresh optimizer. A changed relaxation goes on with the same α.
+    whatever is fresh has a fresh optimizer. A changed relaxation goes on with the same α. Edges that a fixed wiring
+    does not have are gone from then on.
 
     Attributes:
         epochs: number of epochs, warm-up included; 0 builds the state and trains nothing.
@@ -172,7 +237,10 @@ class Stage(Model):
         weights_on, alpha_on, beta_on: the split that feeds each update; `all` is every split together. One split
             for α and β means one joint update, two mean alternate updates. Level `single` takes all from
             `weights_on`.
-        arch_every: update the architecture at every step, or once at the end of an epoch.
+        arch_every: update the architecture at every step, or once an epoch, on one batch at its last step.
+        attention: operation → constant added to its logit on every edge after each update of α. This is one reading of
+            eDARTS; the other is the `offset` of relaxation softmax, which is there once and for all.
+        stop: end the stage ahead of time.
         penalty: λ of the validity penalty in the β loss.
         alpha_penalty: λ of the relaxation's own penalty in the α loss.
         arch_clip: gradient-norm clip of the logits of an update (SNAS: 10), or none.
@@ -189,7 +257,7 @@ class Stage(Model):
         progressive: decide edge by edge during the stage.
     """
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=100)
     epochs: int = Field(ge=0)
     warmup: int = Field(0, ge=0)
     level: Annotated[str, one_of("level", LEVELS)] = "bilevel"
@@ -200,6 +268,8 @@ class Stage(Model):
     alpha_on: str = "val"
     beta_on: str = "val"
     arch_every: Literal["step", "epoch"] = "step"
+    attention: dict[Annotated[str, one_of("operation", OPERATIONS)], float] = Field({})
+    stop: Stop | None = None
     weights: WeightOptimizer = WeightOptimizer()
     alpha: ArchOptimizer = ArchOptimizer()
     beta: ArchOptimizer = ArchOptimizer()
@@ -216,8 +286,8 @@ class Stage(Model):
     shrink: Literal["best"] | Annotated[int, Field(ge=1)] | None = None
     shrink_none: bool = False
     reset: tuple[Literal["weights", "alpha", "beta", "optimizers"], ...] = ()
-    layers: Annotated[int, Field(ge=1)] | None = None
-    channels: Annotated[int, Field(ge=2)] | None = None
+    layers: Layers | None = None
+    channels: Channels | None = None
     partial: Annotated[int, Field(ge=1)] | None = None
     progressive: Progressive | None = None
 
@@ -232,6 +302,20 @@ class Stage(Model):
     def _warm_up_fits(self) -> "Stage":
         if self.warmup > self.epochs:
             raise ValueError(f"warmup is at most epochs, but got warmup={self.warmup} and epochs={self.epochs}")
+        return self
+
+    @model_validator(mode="after")
+    def _end_fits(self) -> "Stage":
+        if self.stop is not None and self.level == "weights":
+            raise ValueError("stop looks at what is learned about operations, but level weights learns nothing of it")
+        if self.stop is not None and self.progressive is not None:
+            raise ValueError(
+                "stop ends a stage ahead of time, but progressive decides edges until its last epoch; leave one out"
+            )
+        if self.attention and not RELAXATIONS[self.relaxation.name].learned:
+            raise ValueError(
+                f"attention moves logits, but relaxation {self.relaxation.name} does not read them; leave it out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -283,9 +367,9 @@ class SearchPlan(Model):
         memory: `low` keeps less for the backward pass and computes it again there.
     """
 
-    channels: int = Field(16, ge=2)
-    layers: int = Field(8, ge=1)
-    batch_size: int = Field(64, ge=2)
+    channels: Channels = 16
+    layers: Layers = 8
+    batch_size: BatchSize = 64
     head: Literal["plain", "bn-relu"] = "plain"
     partial: int = Field(1, ge=1)
     watch_batches: int | None = Field(16, ge=1)

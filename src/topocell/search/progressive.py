@@ -1,7 +1,8 @@
 """Progressive decisions (SGAS): one edge of each cell type after another is decided while the search goes on.
 
-After an epoch of decisions the undecided edge of the best score takes its most likely operation, and the other
-edges of a node with enough decided edges are pruned. Scores are products of measures of the distribution over an
+After an epoch of decisions the undecided edge of the best score takes its most likely operation, or the one that the
+supernet misses most (SGAS+PT of Wang et al., Rethinking Architecture Selection, 2021), and the other edges of a node
+with enough decided edges are pruned. Scores are products of measures of the distribution over an
 edge's candidates, each normalised to [0, 1] over the edges of the cell (Li et al., SGAS, 2020).
 
 As in the authors' code the measures of all edges enter the normalisation, those of decided and pruned edges with the
@@ -10,15 +11,16 @@ logits that they had when they were settled.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from topocell.arch import ArchState
+from topocell.search.damage import Cut
+from topocell.search.decider import Decider
 from topocell.search.decisions import decide, only, real_candidates, undecided, without_edges
-from topocell.search.levels import Learner
 from topocell.spaces.cell import CellSpec
 
 History = Sequence[Tensor]
@@ -26,18 +28,24 @@ History = Sequence[Tensor]
 
 @dataclass(frozen=True)
 class Decision:
-    """An edge of a cell type that took its operation, and the edges that were pruned with it, as (src, dst)."""
+    """An edge of a cell type that took its operation, and the edges that were pruned with it, as (src, dst).
+
+    `reads` is what each of its operations was judged by; `race` what metrics say of a race.
+    """
 
     cell: str
     edge: tuple[int, int]
     operation: str
     score: float
     pruned: tuple[tuple[int, int], ...]
+    reads: Mapping[str, float]
+    race: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """For metrics.jsonl."""
         edges = {"edge": list(self.edge), "pruned": [list(e) for e in self.pruned]}
-        return {"cell": self.cell, "operation": self.operation, "score": self.score, **edges}
+        measured = {"reads": dict(self.reads), **self.race}
+        return {"cell": self.cell, "operation": self.operation, "score": self.score, **edges, **measured}
 
     def words(self) -> str:
         """For the user."""
@@ -104,34 +112,39 @@ class Progress:
         criterion: a row of `CRITERIA`.
         in_degree: decided edges that complete a node.
         window: epochs that the stability of an edge looks back on.
+        decider: chooses the operation of an edge; by magnitude it is the most likely one.
     """
 
-    def __init__(self, criterion: int, in_degree: int, window: int) -> None:
-        self.criterion, self.in_degree, self.window = criterion, in_degree, window
+    def __init__(self, criterion: int, in_degree: int, window: int, decider: Decider) -> None:
+        self.criterion, self.in_degree, self.window, self.decider = criterion, in_degree, window, decider
         self._history: dict[str, list[Tensor]] = {}
+        self._made: list[Decision] = []
 
-    def after_epoch(self, learner: Learner, due: bool, last: bool) -> list[Decision]:
+    def after_epoch(self, due: bool, last: bool) -> list[Decision]:
         """Decide an edge of each cell type if decisions are `due`, all that are left after the `last` epoch.
 
-        Then note the distributions of this epoch, which later decisions look back on.
+        Then note the distributions of this epoch, which later decisions look back on. Where it is taken up again
+        from a state that was saved in the middle, it goes on there.
         """
-        made: list[Decision] = []
-        found = self.next(learner.arch) if due or last else {}
+        found = self.next() if due or last else {}
         while found:
-            decide(learner, {cell: mask for cell, (mask, _) in found.items()})
-            made += [decision for _, decision in found.values()]
-            found = self.next(learner.arch) if last else {}
-        for name in learner.arch.space.cells:
-            past = [*self._history.get(name, []), conditional(*distribution(learner.arch, name))]
+            decide(self.decider.learner, {cell: mask for cell, (mask, _) in found.items()})
+            self.decider.settle()
+            self._made += [decision for _, decision in found.values()]
+            found = self.next() if last else {}
+        arch = self.decider.learner.arch
+        for name in arch.space.cells:
+            past = [*self._history.get(name, []), conditional(*distribution(arch, name))]
             self._history[name] = past[-self.window :]
+        made, self._made = self._made, []
         return made
 
-    def next(self, arch: ArchState) -> dict[str, tuple[Tensor, Decision]]:
+    def next(self) -> dict[str, tuple[Tensor, Decision]]:
         """For each cell type with an edge to decide: its mask (E, K) after the next decision, and that decision.
 
         Ties go to the first edge and the first operation.
         """
-        found = {}
+        found, arch = {}, self.decider.learner.arch
         for name, cell in arch.space.cells.items():
             mask = arch.mask(name).cpu()
             p, real = distribution(arch, name)
@@ -140,12 +153,16 @@ class Progress:
                 continue
             score = scores(self.criterion, p, real, self._history.get(name, []))
             edge = open_edges[int(score[open_edges].argmax())]
-            chosen = int(p[edge].masked_fill(~(mask & real)[edge], -1).argmax())
+            candidates = torch.nonzero((mask & real)[edge]).flatten().tolist()
+            verdict = self.decider([Cut(name, edge, k) for k in candidates], 1)
+            chosen = candidates[verdict.kept[0]]
             mask = only(mask, edge, chosen)
             pruned = self._surplus(cell, mask, cell.edges[edge][1])
             gone = tuple(cell.edges[e] for e in pruned)
-            decision = Decision(name, cell.edges[edge], cell.candidates[edge][chosen], float(score[edge]), gone)
-            found[name] = without_edges(mask, pruned), decision
+            names = cell.candidates[edge]
+            reads = dict(zip((names[k] for k in candidates), verdict.reads))
+            decided = name, cell.edges[edge], names[chosen], float(score[edge]), gone
+            found[name] = without_edges(mask, pruned), Decision(*decided, reads, verdict.record)
         return found
 
     def _surplus(self, cell: CellSpec, mask: Tensor, node: int) -> list[int]:
@@ -155,9 +172,17 @@ class Progress:
         return left if len(settled) >= self.in_degree else []
 
     def state_dict(self) -> dict[str, Any]:
-        """The distributions, (E, K) float64 for each cell type and epoch."""
-        return {name: list(past) for name, past in self._history.items()}
+        """The distributions, (E, K) float64 for each cell type and epoch, and what a decision in progress has."""
+        history = {name: list(past) for name, past in self._history.items()}
+        return {"history": history, "made": [asdict(d) for d in self._made], "decider": self.decider.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The distributions of `state_dict`."""
-        self._history = {name: [q.cpu() for q in past] for name, past in state.items()}
+        """What `state_dict` has kept."""
+        self._history = {name: [q.cpu() for q in past] for name, past in state["history"].items()}
+        self._made = [_decision(made) for made in state["made"]]
+        self.decider.load_state_dict(state["decider"])
+
+
+def _decision(state: Mapping[str, Any]) -> Decision:
+    pruned = tuple((source, node) for source, node in state["pruned"])
+    return Decision(**{**state, "edge": tuple(state["edge"]), "pruned": pruned})

@@ -9,9 +9,9 @@ The state can be saved after any measurement and any step of tuning. All draws a
 decision, epoch, step).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -19,50 +19,20 @@ from torch import Tensor
 
 from topocell.data import SearchData
 from topocell.errors import RunError
-from topocell.monitor import Monitor, Silent
+from topocell.monitor import Figures, Monitor, Silent
 from topocell.rng import derive as derive_seed
 from topocell.rng import generator
 from topocell.running import Running
-from topocell.search.build import sgd, split_batches
-from topocell.search.damage import METRICS, Cut, Measured, Probe, without
+from topocell.search.build import decider, sgd, split_batches
+from topocell.search.damage import Cut
 from topocell.search.decisions import decide, only, real_candidates, undecided, without_edges
 from topocell.search.levels import ArchBatch, Learner, bilevel
-from topocell.search.plan import Curve, Model, NonNegative, Positive, Stage, one_of
+from topocell.search.plan import Curve, Deciding, NonNegative, Positive, Stage
 from topocell.search.selection import OPERATION_RULES, PERTURBATION, Rules
 from topocell.spaces.cell import CellSpec
 
-#: What a decision was made from: a number for each cut, larger where what is cut is worth more, and how it reads.
-Worth = list[tuple[float, float]]
 
-
-def by_perturbation(projection: "Projection", cuts: Sequence[Cut]) -> Worth:
-    """What the supernet loses without each of the cuts (DARTS-PT)."""
-    metric = projection.plan.metric
-    measured = [getattr(projection.measure(cut), metric) for cut in cuts]
-    return [(METRICS[metric] * value, value) for value in measured]
-
-
-def by_magnitude(projection: "Projection", cuts: Sequence[Cut]) -> Worth:
-    """The weight of each of the cuts; of an edge that of its best candidate (PT-Mag: the same tuning, other decisions).
-
-    The weights are those among all candidates of the space: a decided edge is worth what its operation had won.
-    """
-    arch = projection.learner.arch
-    values = []
-    for cell_type, edge, candidate in cuts:
-        ops = arch.expected_of_all(cell_type).detach()[edge] * arch.edges(cell_type).detach()[edge]
-        live = arch.mask(cell_type)[edge]
-        values.append(float(ops[live].max() if candidate is None else ops[candidate]))
-    return [(value, value) for value in values]
-
-
-DECISIONS: dict[str, Callable[["Projection", Sequence[Cut]], Worth]] = {
-    "perturbation": by_perturbation,
-    "magnitude": by_magnitude,
-}
-
-
-class ProjectionPlan(Model):
+class ProjectionPlan(Deciding):
     """How a supernet is projected. The defaults are the published schedule.
 
     Round i of n falls before tuning epoch i · tune_epochs. The supernet is tuned for tune_epochs · (n − 1) + 1 epochs,
@@ -71,30 +41,20 @@ class ProjectionPlan(Model):
     epochs = 25 in the authors' code, so that the last round comes before epoch 24.
 
     Attributes:
-        decide_by: a row of `DECISIONS`.
-        metric: a row of `topocell.search.damage.METRICS`; ties go to the first operation and the last edge.
         order: the next edge or node is drawn at random, or taken in the order of the cell.
         tune_epochs: from one round to the next.
         epochs: of tuning in all.
         lr: constant learning rate of the weights while tuning; momentum, weight decay and clip stay, momentum
             starts afresh. (The authors create a cosine schedule and never step it.)
         train_alpha: tuning moves the architecture as well, first order on the held-out split; not for fixed α.
-        batches: of one measurement; default the whole held-out split.
-        fixed_batches: all candidates of a decision are measured on the same images, augmented alike. Published are
-            fresh draws, which add noise to every comparison. An edge is then measured once for each node, and
-            otherwise once for each edge that the node loses.
         epsilon: size of the perturbation while tuning, where the search perturbs (SDARTS-RS+PT: 0.3).
     """
 
-    decide_by: Annotated[str, one_of("decision", DECISIONS)] = "perturbation"
-    metric: Annotated[str, one_of("metric", METRICS)] = "accuracy"
     order: Literal["random", "given"] = "random"
     tune_epochs: int = Field(5, ge=0)
     epochs: int | None = Field(None, ge=0)
     lr: Positive = 0.0025
     train_alpha: bool = True
-    batches: int | None = Field(None, ge=1)
-    fixed_batches: bool = False
     epsilon: NonNegative = 0.3
 
 
@@ -112,7 +72,7 @@ class Projection:
         seed, device, monitor: as for a search.
 
     Attributes:
-        evaluations, image_evaluations: measurements so far, and the images that they took.
+        decider: makes the decisions, and counts what they took.
     """
 
     def __init__(
@@ -131,12 +91,10 @@ class Projection:
         self.learner, self.stage, self.plan, self.rules = learner, stage, plan, rules
         self.seed, self.device, self.monitor = seed, torch.device(device), monitor or Silent()
         self.round = self.turn = self.epoch = self.step = 0
-        self.evaluations = self.image_evaluations = 0
-        self._found: list[Measured] = []  # the measurements of the decision in progress,
-        self._used = 0  # and how many of them it has come to
         options = stage.weights.model_copy(update={"lr": Curve(start=plan.lr)})
         learner.weights = sgd(learner.net, options)
         learner.epsilon = plan.epsilon
+        learner.see = None  # the search's guard has no part in this; `_tune` looks at the loss of every epoch
         if rules.operations != PERTURBATION:
             self._settle_operations()
         self.running = Running(self.device)
@@ -151,7 +109,17 @@ class Projection:
             return split_batches(data, split, batch_size, f"projection {purpose}", seed=seed, device=self.device)
 
         self._train, self._alpha = batches(stage.weights_on, "weights"), batches(stage.alpha_on, "alpha")
-        self._probe = Probe(learner, batches(stage.alpha_on, "probe"), plan.batches, seed)
+        self.decider = decider(
+            learner,
+            data,
+            stage.alpha_on,
+            plan,
+            batch_size,
+            "projection probe",
+            seed=seed,
+            device=self.device,
+            seen=self.seen,
+        )
 
     def run(self, state: Mapping[str, Any] | None = None) -> Learner:
         """Project from the beginning, or go on from a `state_dict`; returns the learner, with what is left live.
@@ -180,15 +148,12 @@ class Projection:
         cells = self.learner.arch.space.cells
         cell_type = list(cells)[self.turn]
         one = self._decide_operation if self.round < self.operation_rounds else self._decide_node
-        self._used = 0
         decision = one(cell_type)
-        self.evaluations += len(self._found)
-        self.image_evaluations += sum(measured.images for measured in self._found)
-        self._found = []
+        self.decider.settle()
         self.round, self.turn = divmod(self.round * len(cells) + self.turn + 1, len(cells))
         if decision is not None:
             record, words = decision
-            counts = {"evaluations": self.evaluations, "image_evaluations": self.image_evaluations}
+            counts = {name: getattr(self.decider, name) for name in ("evaluations", "image_evaluations")}
             self.monitor.metrics({"phase": "select", "epoch": self.epoch, "cell": cell_type, **record, **counts})
             self.monitor.say(f"{cell_type}: {words}")
         self.monitor.checkpoint(self.state_dict, due=True)
@@ -200,57 +165,33 @@ class Projection:
             return None
         edge = self._pick(edges, cell_type)
         candidates = torch.nonzero(self._allowed(cell_type)[edge]).flatten().tolist()
-        worth = self._worth([Cut(cell_type, edge, k) for k in candidates])
-        best = max(range(len(candidates)), key=lambda i: worth[i][0])
+        verdict = self.decider([Cut(cell_type, edge, k) for k in candidates], 1)
+        (best,) = verdict.kept
         decide(self.learner, {cell_type: only(mask, edge, candidates[best])})
         names = [cell.candidates[edge][k] for k in candidates]
-        place, reads = _arrow(cell, edge), dict(zip(names, (read for _, read in worth)))
-        record = {"decided": place, "kept": names[best], self._measure_name: reads}
-        return record, f"edge {place} keeps {names[best]} ({self._measure_name} {worth[best][1]:.4g})"
+        place, reads = _arrow(cell, edge), dict(zip(names, verdict.reads))
+        record = {"decided": place, "kept": names[best], self._measure_name: reads, **verdict.record}
+        return record, f"edge {place} keeps {names[best]} ({self._measure_name} {verdict.reads[best]:.4g})"
 
     def _decide_node(self, cell_type: str) -> tuple[dict[str, Any], str] | None:
-        """Take edges from a node, one at a time that which is worth least, the last of equals.
-
-        As in the authors' code an edge that the node has lost weighs again while the next one is looked for: in
-        expectation the edges that are worth most stay (Algorithm 2).
-        """
+        """Take from a node the edges that are worth least, the last of equals."""
         cell, mask = self._cell(cell_type), self.learner.arch.mask(cell_type).cpu()
         if not (nodes := self._crowded(cell_type)):
             return None
         node = self._pick(nodes, cell_type)
-        left = self._inputs(cell_type, node)
-        lost: list[int] = []
-        worth: dict[int, tuple[float, float]] = {}
-        while len(left) > self.rules.in_degree:
-            if not worth or not self.plan.fixed_batches:
-                worth |= zip(left, self._worth([Cut(cell_type, e) for e in left]))
-            lost.append(min(reversed(left), key=lambda e: worth[e][0]))
-            left.remove(lost[-1])
-        decide(self.learner, {cell_type: without_edges(mask, lost)})
-        kept = [_arrow(cell, e) for e in left]
-        reads = {_arrow(cell, e): worth[e][1] for e in worth}
-        record = {"decided": f"node {node}", "kept": ", ".join(kept), self._measure_name: reads}
-        return record, f"node {node} keeps {', '.join(kept)}"
+        edges = self._inputs(cell_type, node)
+        verdict = self.decider([Cut(cell_type, e) for e in edges], self.rules.in_degree)
+        left = [edges[i] for i in verdict.kept]
+        decide(self.learner, {cell_type: without_edges(mask, [e for e in edges if e not in left])})
+        kept, names = (", ".join(_arrow(cell, e) for e in left)), [_arrow(cell, e) for e in edges]
+        reads = dict(zip(names, verdict.reads))
+        record = {"decided": f"node {node}", "kept": kept, self._measure_name: reads, **verdict.record}
+        return record, f"node {node} keeps {kept}"
 
-    def measure(self, cut: Cut) -> Measured:
-        """The supernet without something, on fresh draws or on those of the decision.
-
-        A decision that goes on after a kill asks again for what it had measured, in the same order.
-        """
-        if self._used == len(self._found):
-            draw = self.evaluations + (0 if self.plan.fixed_batches else self._used)
-            measured = self._probe(without(self._weights(), cut), draw)
-            self._found.append(measured)
-            self.monitor.step("select, deciding", self.round, self.rounds, lambda: asdict(measured))
-            self.monitor.checkpoint(self.state_dict)
-        self._used += 1
-        return self._found[self._used - 1]
-
-    def _worth(self, cuts: Sequence[Cut]) -> Worth:
-        return DECISIONS[self.plan.decide_by](self, cuts)
-
-    def _weights(self) -> dict[str, Any]:
-        return {t: w.detach() for t, w in self.learner.arch.expected().items()}
+    def seen(self, figures: Figures) -> None:
+        """What a decider calls after a measurement."""
+        self.monitor.step("select, deciding", self.round, self.rounds, figures)
+        self.monitor.checkpoint(self.state_dict)
 
     @property
     def _measure_name(self) -> str:
@@ -340,9 +281,8 @@ class Projection:
         learner = self.learner
         return {
             "at": [self.round, self.turn, self.epoch, self.step],
-            "evaluated": [self.evaluations, self.image_evaluations],
             "rules": asdict(self.rules),
-            "found": [asdict(measured) for measured in self._found],
+            "decider": self.decider.state_dict(),
             "net": learner.net.state_dict(),
             "arch": learner.arch.state_dict(),
             "weights": learner.weights.state_dict(),
@@ -355,8 +295,7 @@ class Projection:
         """Become the projection that `state_dict` was taken from (same supernet, plan, data and seed)."""
         learner = self.learner
         self.round, self.turn, self.epoch, self.step = state["at"]
-        self.evaluations, self.image_evaluations = state["evaluated"]
-        self._found = [Measured(**measured) for measured in state["found"]]
+        self.decider.load_state_dict(state["decider"])
         decide(learner, {t: state["arch"][f"mask_{t}"] for t in learner.arch.space.cells})
         learner.arch.load_state_dict(state["arch"])
         learner.net.load_state_dict(state["net"])

@@ -14,12 +14,21 @@ from pydantic.fields import FieldInfo
 
 from topocell.display import Display, Quiet
 from topocell.errors import RecipeError, nearest
+from topocell.study.ablation import Ablation, ablation
+from topocell.study.agreement import SelectionAgreement, selection_agreement
 from topocell.study.averages import TopologyAverage, topology_average
 from topocell.study.bench import Bench, Outcome
 from topocell.study.comparison import Compared, Joint, Views, compare
 from topocell.study.evaluation import Depth, Stability, depth, stability
 from topocell.study.options import Options, Training, parse
 from topocell.study.ranking import EdgeRanking, edge_ranking
+from topocell.study.shuffling import EdgeShuffle, edge_shuffle
+from topocell.study.skips import SkipGap, skip_gap
+from topocell.study.strength import OperationStrength, operation_strength
+from topocell.study.subspaces import Subspaces, subspaces
+from topocell.study.trajectory import Trajectory, trajectory
+from topocell.study.tuning import ProgressiveTuning, TuningEpochs, progressive_tuning, tuning_epochs
+from topocell.study.wirings import Wirings, wirings_study
 
 __all__ = ["STUDIES", "Bench", "Options", "Outcome", "Study", "help_text", "run"]
 
@@ -34,6 +43,7 @@ class Study:
         options: model of its options.
         function: `(bench, options) -> Outcome`; its docstring says what is measured.
         example: arguments of a worked example.
+        parallel: whether items are made by several processes with --workers.
     """
 
     about: str
@@ -41,6 +51,7 @@ class Study:
     options: type[Options]
     function: Callable[[Bench, Any], Outcome]
     example: str
+    parallel: bool = False
 
 
 STUDIES: dict[str, Study] = {
@@ -57,6 +68,30 @@ STUDIES: dict[str, Study] = {
         EdgeRanking,
         edge_ranking,
         "recipes=[darts-v1,dots] --budget small data.download=true --out runs/ranking",
+    ),
+    "wirings": Study(
+        "accuracy of every wiring of the DARTS cell, all operations alike",
+        "eDARTS, Figure 3",
+        Wirings,
+        wirings_study,
+        "--budget small data.download=true --workers 4 --out runs/wirings",
+        parallel=True,
+    ),
+    "subspaces": Study(
+        "searches in parts of the DARTS space at several depths",
+        "eDARTS, Figure 2",
+        Subspaces,
+        subspaces,
+        "--budget small depths=[5,8] first_also=[] seeds=[0,1,2] data.download=true --workers 2 --out runs/subspaces",
+        parallel=True,
+    ),
+    "edarts-ablation": Study(
+        "fewer images and fewer architecture updates in DARTS, and its skip connections",
+        "eDARTS, Table II",
+        Ablation,
+        ablation,
+        "--budget small seeds=[0,1,2] data.download=true --workers 2 --out runs/ablation",
+        parallel=True,
     ),
     "depth": Study(
         "one cell in networks of several depths",
@@ -85,6 +120,61 @@ STUDIES: dict[str, Study] = {
         Joint,
         compare,
         "--budget small data.download=true --out runs/joint",
+    ),
+    "trajectory": Study(
+        "cells selected by magnitude and by perturbation in the course of a search",
+        "DARTS-PT, Figures 4 and 8",
+        Trajectory,
+        trajectory,
+        "--budget small data.download=true truth.table=nasbench201.csv.gz --out runs/trajectory",
+        parallel=True,
+    ),
+    "operation-strength": Study(
+        "weight of each operation of an edge against the accuracy of the supernet with it alone",
+        "DARTS-PT, Figures 1, 2 and 7",
+        OperationStrength,
+        operation_strength,
+        "recipes='darts-pt space=s2' edges=3 --budget small data.download=true --out runs/strength",
+        parallel=True,
+    ),
+    "skip-gap": Study(
+        "weight of skip connections over convolutions against the accuracy of the supernet",
+        "DARTS-PT, Figure 3",
+        SkipGap,
+        skip_gap,
+        "--budget small data.download=true --out runs/skip-gap",
+        parallel=True,
+    ),
+    "edge-shuffle": Study(
+        "a supernet whose edges change places, beside a VGG and a ResNet",
+        "DARTS-PT, Table 1",
+        EdgeShuffle,
+        edge_shuffle,
+        "--budget small data.download=true --out runs/edge-shuffle",
+        parallel=True,
+    ),
+    "progressive-tuning": Study(
+        "decisions by perturbation and by magnitude under the same tuning",
+        "DARTS-PT, Figure 6",
+        ProgressiveTuning,
+        progressive_tuning,
+        "--budget small data.download=true --out runs/progressive-tuning",
+        parallel=True,
+    ),
+    "tuning-epochs": Study(
+        "accuracy of the selected cell against the epochs of tuning between decisions",
+        "DARTS-PT, Figure 9",
+        TuningEpochs,
+        tuning_epochs,
+        "--budget small data.download=true truth.table=nasbench201.csv.gz --out runs/tuning-epochs",
+        parallel=True,
+    ),
+    "selection-agreement": Study(
+        "decisions of races against those of whole measurements, and what races save",
+        "",
+        SelectionAgreement,
+        selection_agreement,
+        "runs=[runs/darts-pt,runs/nb201-pt] --out runs/agreement",
     ),
     "compare": Study(
         "any recipes side by side under equal seeds",
@@ -117,12 +207,13 @@ def _signature(key: str, field: FieldInfo) -> str:
     return key if shown is None else f"{key}={shown}"
 
 
-def run(name: str, words: Sequence[str], out: str | Path, display: Display | None = None) -> Path:
+def run(name: str, words: Sequence[str], out: str | Path, display: Display | None = None, workers: int = 1) -> Path:
     """Run a study, or go on with it, in the directory `out`.
 
     Args:
         name: a row of `STUDIES`.
         words: its options as `key=value`; of a study that trains also changes to its recipes.
+        workers: processes that make its items, each by one thread; 1 makes them here, by all threads.
 
     Returns `out`. Besides what follows raises as `topocell.run`.
 
@@ -133,7 +224,10 @@ def run(name: str, words: Sequence[str], out: str | Path, display: Display | Non
     if name not in STUDIES:
         raise RecipeError(f"unknown study {name!r}{nearest(name, STUDIES)}; known: {', '.join(STUDIES)}")
     study = STUDIES[name]
+    if workers > 1 and not study.parallel:
+        known = ", ".join(name for name, row in STUDIES.items() if row.parallel)
+        raise RecipeError(f"--workers is for studies of independent items, {known}, but got {name}; leave it out")
     options = parse(name, study.options, words)
-    with Bench(name, study.about, options.model_dump(mode="json"), out, display or Quiet()) as bench:
+    with Bench(name, study.about, options.model_dump(mode="json"), out, display or Quiet(), workers) as bench:
         bench.finish(study.function(bench, options))
     return Path(out)

@@ -9,6 +9,7 @@ table.csv  table.md  figure.png  figure.svg
 import csv
 import io
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from topocell import files
-from topocell.display import Display
+from topocell.display import Display, Quiet
 from topocell.errors import RunError
 from topocell.report.tables import format_seconds, is_number
+from topocell.study.workers import Task, make_all
 
 Record = dict[str, Any]
 
@@ -46,11 +48,21 @@ class Bench:
     """A study at work in its directory.
 
     A study first checks all that it can, then says `begin`, which makes the directory or reopens it, and then takes
-    its items one by one: an item that an earlier process finished is not made again.
+    its items one by one: an item that an earlier process finished is not made again. Items that do not depend on each
+    other can be given together to `all_trained`, and are then made by `workers` processes.
     """
 
-    def __init__(self, study: str, about: str, options: Mapping[str, Any], path: str | Path, display: Display) -> None:
+    def __init__(
+        self,
+        study: str,
+        about: str,
+        options: Mapping[str, Any],
+        path: str | Path,
+        display: Display,
+        workers: int = 1,
+    ) -> None:
         self.study, self.about, self.options, self.path, self.display = study, about, options, Path(path), display
+        self.workers = workers
         self._records: dict[str, Record] = {}
         self._total = self._taken = 0
         self._unlock: Callable[[], None] = lambda: None
@@ -90,20 +102,48 @@ class Bench:
 
         Raises whatever `make` raises; RunError when the record cannot be written.
         """
-        self._taken += 1
-        if key not in self._records:
-            self.display.say(f"[{self._taken}/{self._total}] {key}")
-            start = time.monotonic()
-            made = make(*args)
-            line = files.to_json({"item": key, **made, "seconds": time.monotonic() - start})
-            with files.guarded(self._lines):
-                files.append_line(self._lines, line)
-            self._records[key] = json.loads(line)
-        return self._records[key]
+        if key in self._records:
+            self._taken += 1
+            return self._records[key]
+        self._say_begun(key)
+        start = time.monotonic()
+        return self._keep(key, make(*args), time.monotonic() - start)
 
     def trained(self, key: str, make: Callable[..., Mapping[str, Any]], *args: Any) -> Record:
         """An item made by `make(*args, path, display)` in a run directory of its own, `runs/KEY`."""
-        return self.item(key, make, *args, self.path / "runs" / key, self.display)
+        return self.item(key, make, *args, self._run_path(key), self.display)
+
+    def _run_path(self, key: str) -> Path:
+        """The run directory of an item. Raises RunError for a key that could lead elsewhere."""
+        if not re.fullmatch(r"\w[\w.,+-]{,199}", key):
+            raise RunError(f"an item has a name of letters, digits and '_.,+-', but got {key[:80]!r}; choose another")
+        return self.path / "runs" / key
+
+    def all_trained(self, tasks: Sequence[Task]) -> dict[str, Record]:
+        """Items made as by `trained`, key → record, in the order of the tasks.
+
+        With several workers they are made at the same time, each by one thread, and shown by their beginning alone.
+        The number of workers is no option of the study: it may differ when the study goes on.
+        """
+        if self.workers > 1:
+            missing = [task for task in tasks if task.key not in self._records]
+            placed = [Task(t.key, t.make, (*t.args, self._run_path(t.key), Quiet())) for t in missing]
+            self._taken += len(tasks) - len(missing)
+            make_all(placed, self.workers, self._say_begun, self._keep)
+            return {task.key: self._records[task.key] for task in tasks}
+        return {task.key: self.trained(task.key, task.make, *task.args) for task in tasks}
+
+    def _say_begun(self, key: str) -> None:
+        self._taken += 1
+        self.display.say(f"[{self._taken}/{self._total}] {key}")
+
+    def _keep(self, key: str, made: Mapping[str, Any], seconds: float) -> Record:
+        line = files.to_json({"item": key, **made, "seconds": seconds})
+        with files.guarded(self._lines):
+            files.append_line(self._lines, line)
+        record: Record = json.loads(line)
+        self._records[key] = record
+        return record
 
     def finish(self, outcome: Outcome) -> None:
         """Write table and figure, and complete study.json."""
@@ -137,6 +177,7 @@ class Bench:
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"--out must name a directory, but {self.path} is a file; choose another --out")
         self.path.mkdir(parents=True, exist_ok=True)
+        files.refuse_links(self.path, "runs")
         others = {found.name for found in self.path.iterdir() if not files.is_temporary(found)} - {files.LOCK}
         if others and not self._stated.exists():
             raise RunError(

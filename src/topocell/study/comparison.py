@@ -56,7 +56,7 @@ def compare(bench: Bench, options: Compared) -> Outcome:
                 "difference %": spread(differences)[0],
                 "difference ± %": spread(differences)[1],
                 "parameters": _mean_parameters(records),
-                "skips": spread([_skips(cell) for cell in cells])[0],
+                "skips": spread([skips(cell) for cell in cells])[0],
                 "search seconds": spread([record["timings"]["search"] for record in records])[0],
                 "published": arm.any.published,
             }
@@ -75,6 +75,6 @@ def _mean_parameters(records: list[Record]) -> float | None:
     return spread(found)[0] if found else None
 
 
-def _skips(genotype: Genotype) -> int:
+def skips(genotype: Genotype) -> int:
     """Skip connections in all cell types."""
     return sum(genotype.operations(cell_type)["skip_connect"] for cell_type in genotype.cells)

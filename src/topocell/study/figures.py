@@ -1,5 +1,6 @@
 """Figures of studies, drawn from plain numbers. Each function writes one SVG or PNG file."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -90,6 +91,30 @@ def bars(groups: Mapping[str, Sequence[float]], y: str, path: Path) -> None:
         save(figure, path)
 
 
+def grouped_bars(groups: Mapping[str, Mapping[str, Sequence[float]]], y: str, path: Path) -> None:
+    """Group → bar → values: bars of the same name share a colour; their height is the mean, with standard deviation."""
+    with styled():
+        figure = _figure(max(1.2, 0.3 * len(groups)), 1)
+        ax = figure.add_subplot()
+        names = list(dict.fromkeys(name for bars_of in groups.values() for name in bars_of))
+        width, lowest, highest = 0.8 / len(names), math.inf, -math.inf
+        for number, name in enumerate(names):
+            colour, places = CYCLE[number % len(CYCLE)], [x for x, of in enumerate(groups.values()) if name in of]
+            values = [of[name] for of in groups.values() if name in of]
+            spreads = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values]
+            means = list(map(statistics.fmean, values))
+            at = [x + (number - (len(names) - 1) / 2) * width for x in places]
+            ax.bar(at, means, width=0.9 * width, color=colour, alpha=0.6, yerr=spreads, capsize=2, label=name)
+            lowest = min(lowest, *(m - s for m, s in zip(means, spreads)))
+            highest = max(highest, *(m + s for m, s in zip(means, spreads)))
+        room = max(highest - lowest, 0.5)
+        floor = max(0.0, lowest - 0.5 * room)
+        ax.set_ylim(floor, highest + 0.6 * room)
+        ax.set_xticks(range(len(groups)), map(clipped, groups))
+        _finish(ax, "", f"{y} (axis cut)" if floor else y, legend=len(names) > 1)
+        save(figure, path)
+
+
 def steps(points: Sequence[tuple[int, float]], x: str, y: str, path: Path) -> None:
     """Every (count, value) as a point, the best and the mean of each count as lines."""
     with styled():
@@ -109,7 +134,25 @@ def steps(points: Sequence[tuple[int, float]], x: str, y: str, path: Path) -> No
         save(figure, path)
 
 
-def _figure(columns: float, rows: int) -> Figure:
+def accuracy_map(
+    values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], label: str, title: str, path: Path
+) -> None:
+    """A table of values (rows × columns) as colours, the largest ringed."""
+    with styled():
+        figure = _figure(max(1.2, 0.13 * len(columns) + 0.5), max(0.9, 0.075 * len(rows) + 0.35))
+        ax = figure.add_subplot()
+        image = ax.imshow(values, cmap="cividis", aspect="auto")
+        best = max((value, -r, -c) for r, row in enumerate(values) for c, value in enumerate(row))
+        ax.plot(-best[2], -best[1], "o", markersize=11, fillstyle="none", color=VERMILION, markeredgewidth=1.6)
+        ax.set_xticks(range(len(columns)), columns)
+        ax.set_yticks(range(len(rows)), rows, fontsize=7)
+        ax.grid(False)
+        ax.set_title(title)
+        figure.colorbar(image, label=label)
+        save(figure, path)
+
+
+def _figure(columns: float, rows: float) -> Figure:
     """A figure of so many panels; it never passes through pyplot."""
     return Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * rows), facecolor="white", layout="constrained")
 

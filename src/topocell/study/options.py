@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from topocell import plain_yaml
 from topocell.errors import RecipeError, nearest
 from topocell.recipe import Budget, Recipe, load_recipe
 from topocell.search.plan import Model
@@ -17,17 +17,18 @@ from topocell.search.plan import Model
 AnyOptions = TypeVar("AnyOptions", bound="Options")
 
 
-def _distinct(value: Any) -> Any:
-    items = [value] if isinstance(value, int | str) and not isinstance(value, bool) else value
+def distinct(value: Any) -> Any:
+    """A validator of lists without repetitions; a single value stands for a list of one. Raises ValueError."""
+    items = [value] if isinstance(value, int | float | str) and not isinstance(value, bool) else value
     if isinstance(items, list | tuple) and (twice := [item for item, n in Counter(map(str, items)).items() if n > 1]):
         raise ValueError(f"each entry is named once, but {twice[0]!r} is named again")
     return items
 
 
 #: Lists without repetitions; a single value stands for a list of one.
-Numbers = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1), BeforeValidator(_distinct)]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), BeforeValidator(_distinct)]
-Entries = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_distinct)]
+Numbers = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1), BeforeValidator(distinct)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), BeforeValidator(distinct)]
+Entries = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(distinct)]
 
 
 class Options(Model):
@@ -109,6 +110,13 @@ class Searches(Training):
         ]
 
 
+def shallow_only(options: Training) -> Training:
+    """A validator for studies that evaluate cells by `shallow`: changes to `retrain` would be read by nobody."""
+    if wrong := [word for word in options.overrides if word.startswith("retrain.")]:
+        raise ValueError(f"this study trains by shallow, not by retrain, but got {wrong[0]}; write shallow instead")
+    return options
+
+
 def split(entry: str) -> list[str]:
     """Words of an entry, at least one. Raises RecipeError for open quotes."""
     try:
@@ -135,8 +143,8 @@ def parse(study: str, model: type[AnyOptions], words: Sequence[str]) -> AnyOptio
             faults.append(f"an option has the form key=value, but got {word!r}")
         elif key in known:
             try:
-                values[key] = yaml.safe_load(text)
-            except yaml.YAMLError:
+                values[key] = plain_yaml.load(text)
+            except ValueError:
                 faults.append(f"{key}: the value must be YAML, but got {text!r}")
         elif trains and key.partition(".")[0] in Recipe.model_fields:
             overrides.append(word)

@@ -1,0 +1,186 @@
+"""DARTS-PT, Figures 6 and 9: what tuning between decisions does, and what the decisions themselves do."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from topocell import objects, steps
+from topocell.display import Display
+from topocell.errors import RecipeError
+from topocell.genotype import Genotype
+from topocell.recipe import Recipe, reselected
+from topocell.rundir import RunDir
+from topocell.runmonitor import RunMonitor
+from topocell.search.projection import Projection
+from topocell.search.selection import derive
+from topocell.steps import run_environment
+from topocell.study import drawings
+from topocell.study.bench import Bench, Outcome, Record
+from topocell.study.options import Arm, Entries, Searches, Seeds
+from topocell.study.snapshots import FINISHED, expected, held_out, photographed, revived, selected
+from topocell.study.training import begin
+from topocell.study.workers import Task
+from topocell.study.worth import Found, as_summary, curves_of, in_words, place, valued
+
+#: What decides in the two projections of `progressive-tuning`: PT, and PT-Mag.
+WAYS = ("perturbation", "magnitude")
+
+
+class ProgressiveTuning(Searches):
+    """Options of `progressive-tuning`."""
+
+    recipes: Entries = Field(("darts-pt space=s2",), description="recipes that select by perturbation")
+    seeds: Seeds = Field((0, 1, 2), description="seeds of the searches; retrain.seeds=[0] unless changed")
+
+
+class TuningEpochs(Searches):
+    """Options of `tuning-epochs`."""
+
+    recipes: Entries = Field(("nb201-pt",), description="recipes that select by perturbation")
+    tune_epochs: Seeds = Field((0, 1, 2, 5, 10), description="epochs of tuning from one round of decisions to the next")
+    seeds: Seeds = Field((0, 1, 2), description="seeds of the searches; retrain.seeds=[0] unless changed")
+
+
+def progressive_tuning(bench: Bench, options: ProgressiveTuning) -> Outcome:
+    """One supernet projected with decisions by perturbation and by magnitude (PT-Mag), with the same tuning.
+
+    After each decision, and the tuning that follows it, the supernet is measured on the split that moves its
+    architecture, always on the same images without augmentation. The table has the supernet before and after the
+    projection and the accuracy of the cell that is left. The ± is over searches.
+
+    Raises:
+        RecipeError: a recipe that does not select by perturbation.
+    """
+    arms = _projecting(options)
+    runs = len(arms) * len(options.seeds)
+    begin(bench, runs * (1 + 2 * len(WAYS)), {arm.label: arm.any for arm in arms}, options.seeds)
+    changes = {way: {"decide_by": way} for way in WAYS}
+    made = _selections(bench, arms, watched, changes)
+    found, course = [], []
+    for arm, seed, way, record in made:
+        course += [
+            {"recipe": arm.label, "selection": way, "decisions": n, "supernet %": 100 * accuracy}
+            for n, accuracy in enumerate(record["course"])
+        ]
+        ends = {"supernet before %": 100 * record["course"][0], "supernet after %": 100 * record["course"][-1]}
+        named = {"selection": way, "decisions": len(record["course"]) - 1, **ends}
+        found.append(Found(arm, seed, Genotype.from_dict(record["genotype"]), named))
+    rows, scale = valued(bench, found)
+    lines = curves_of(course, "decisions", "supernet %", "recipe", "selection")
+    return Outcome(
+        rows,
+        lambda path: drawings.bands(lines, "decisions made", "validation accuracy of the supernet, %", path),
+        len(options.seeds),
+        as_summary(lines, "decisions"),
+        [*(in_words(line, "decision") for line in lines), scale],
+    )
+
+
+def tuning_epochs(bench: Bench, options: TuningEpochs) -> Outcome:
+    """Accuracy of the selected cell against the epochs of tuning between decisions. The ± is over searches.
+
+    Each supernet is projected once for each entry of `tune_epochs`; after the last round it is tuned for one epoch, or
+    none where there is none in between. (`selection.projection.epochs`, the total of one schedule, is left out.)
+
+    Raises:
+        RecipeError: a recipe that does not select by perturbation.
+    """
+    arms = _projecting(options)
+    runs = len(arms) * len(options.seeds)
+    items = runs * (1 + 2 * len(options.tune_epochs))
+    begin(bench, items, {arm.label: arm.any for arm in arms}, options.seeds)
+    changes = {str(n): {"tune_epochs": n, "epochs": None} for n in options.tune_epochs}
+    found = [
+        Found(arm, seed, Genotype.from_dict(record["genotype"]), {"tuning epochs": int(n)})
+        for arm, seed, n, record in _selections(bench, arms, _finished, changes)
+    ]
+    rows, scale = valued(bench, found)
+    lines = curves_of(rows, "tuning epochs", "accuracy %", "recipe")
+    label = "epochs of tuning between decisions"
+    return Outcome(
+        rows,
+        lambda path: drawings.bands(lines, label, "test accuracy of the cell, %", path),
+        len(options.seeds),
+        as_summary(lines, "tuning epochs"),
+        [*(in_words(line, "tuning epochs") for line in lines), scale],
+    )
+
+
+def _projecting(options: Searches) -> list[Arm]:
+    arms = options.arms()
+    for arm in arms:
+        if not arm.any.selection.rules(0).project:
+            raise RecipeError(
+                f"this study compares projections of a supernet, but {arm.label} does not select by perturbation; "
+                f"use selection.operations=perturbation"
+            )
+    return arms
+
+
+def _selections(
+    bench: Bench, arms: Sequence[Arm], select: Callable[..., Record], changes: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[Arm, int, str, Record]]:
+    """Every search, and `select` on its supernet under each change to the projection, by name."""
+    every = [(arm, seed, recipe, place(arm, seed)) for arm in arms for seed, recipe in arm.recipes.items()]
+    bench.all_trained([Task(f"{key}-search", photographed, (recipe, ())) for _, _, recipe, key in every])
+    tasks, names = [], []
+    for arm, seed, recipe, key in every:
+        for name, change in changes.items():
+            changed, searched = reselected(recipe, {"projection": change}), bench.path / "runs" / f"{key}-search"
+            tasks.append(Task(f"{key}-{name}", select, (changed, searched)))
+            names.append((arm, seed, name))
+    records = bench.all_trained(tasks)
+    return [(*name, records[task.key]) for name, task in zip(names, tasks)]
+
+
+def _finished(recipe: Recipe, searched: Path, path: Path, display: Display) -> Record:
+    return selected(recipe, searched, FINISHED, path, display)
+
+
+class Watching(RunMonitor):
+    """Adds `val_accuracy`, what `look` measures, to every record of a projection: its decisions and tuning epochs."""
+
+    look: Callable[[], float]
+
+    def metrics(self, record: Mapping[str, Any]) -> None:
+        """As of a `RunMonitor`."""
+        super().metrics({**record, "val_accuracy": self.look()})
+
+
+def watched(recipe: Recipe, searched: Path, path: Path, display: Display) -> Record:
+    """Project the supernet of a finished search and watch it; goes on between any two measurements.
+
+    Returns `genotype`, and `course`: accuracies of the supernet, before the first decision and after each with the
+    tuning that followed it. Raises as `Projection.run`.
+    """
+    dataset, truth = objects.load_data(recipe), objects.load_truth(recipe)
+    with RunDir.open(path, recipe.to_yaml(), env=run_environment(recipe, dataset, truth)) as directory:
+        search, rules = revived(recipe, searched), recipe.selection.rules(recipe.seed)
+        monitor = Watching(directory, display)
+        monitor.phase = steps.SELECT
+        projection = Projection(
+            search.learner,
+            search.data,
+            recipe.search.stages[-1],
+            recipe.selection.projection,
+            rules,
+            batch_size=recipe.search.batch_size,
+            seed=recipe.seed,
+            device=search.device,
+            monitor=monitor,
+        )
+        probe = held_out(search, recipe, "progress")
+        monitor.look = lambda: probe(expected(search.learner), 0).accuracy
+        course = [monitor.look()]
+        saved = directory.latest()
+        with monitor.listening():
+            projection.run(saved["state"] if saved else None)
+        for row in directory.metrics():
+            if row["phase"] == steps.SELECT:
+                course.append(row["val_accuracy"])
+            else:
+                course[-1] = row["val_accuracy"]
+    genotype = Genotype(objects.build_space(recipe).name, derive(search.learner.arch, rules).cells)
+    return {"genotype": genotype.to_dict(), "course": course}
