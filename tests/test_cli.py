@@ -98,7 +98,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     ([*RUN, "search.layers=many"], "search.layers: input should be a valid integer"),
     ([*RUN, "search.layers=0"], "search.layers: input should be greater than or equal to 1, but got 0"),
     ([*RUN, "retrain.drop_path=1"], "retrain.drop_path: input should be less than 1, but got 1"),
-    ([*RUN, "retrain.weights.lr=-0.1"], "retrain.weights.lr: must be at least 0, but got -0.1"),
+    ([*RUN, "retrain.weights.lr=-0.1"], "retrain.weights.lr: must be at least 0 and at most 1e+38, but got -0.1"),
     ([*RUN, "retrain.seeds=3"], "retrain.seeds: input should be a list, but got 3"),
     ([*RUN, "search.stages.topolgy.epochs=3"], "there is no 'topolgy' (did you mean 'topology'?)"),
     ([*RUN, "search.stages.topology.level=bilevl"], "unknown level 'bilevl' (did you mean 'bilevel'?)"),
@@ -205,7 +205,7 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_the_terminal_in_order(
 ) -> None:
     screen = io.StringIO()
 
-    def stopped(recipe: object, out: object, display: Any) -> None:
+    def stopped(recipe: object, out: object, display: Any, **_: object) -> None:
         display.step("search 1/1 search", 1, 9, lambda: {"loss": 1.0, "accuracy": 0.5})
         assert "\x1b[?25l" in screen.getvalue()  # the cursor is hidden
         raise Interrupted(signal.SIGTERM)
@@ -220,7 +220,7 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_the_terminal_in_order(
 
 @pytest.mark.parametrize("quiet", [True, False])
 def test_ctrl_c_while_nobody_listens(inside: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, quiet: bool) -> None:
-    def stopped(*_: object) -> None:
+    def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(api, "run", stopped)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from topocell import spaces
-from topocell.engine import ArchWeights, Supernet, uniform_weights
+from topocell.engine import ArchWeights, Branches, Supernet, uniform_weights
 from topocell.engine.cell import SuperCell
 from topocell.errors import CheckpointError, SpaceError
 from topocell.functional import depthwise, normalise
@@ -32,6 +32,10 @@ both_precisions = pytest.mark.parametrize("dtype", list(PRECISION), ids=["float6
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64).to(dtype)
+
+
+#: What needs no random numbers in a forward pass.
+QUIET = tuple(op for op in OPERATIONS if op != "noise")
 
 
 def darts(nodes: int = 2, candidates: tuple[str, ...] = OPERATIONS) -> SpaceSpec:
@@ -185,6 +189,46 @@ def test_batch_norm_takes_the_statistics_of_the_batch_in_training_and_in_evaluat
     assert torch.equal(net.eval()(x, weights), trained)
     assert not torch.allclose(net(x[:2], weights), trained[:2])
     assert not any("running" in name for name in net.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("space", "layers"),
+    [(darts(candidates=QUIET), 6), (darts(candidates=QUIET), 2), (spaces.get("nasbench201"), 8)],
+    ids=["darts-6", "darts-2", "nasbench201"],
+)
+@both_precisions
+def test_a_network_goes_on_from_the_first_cell_of_a_type(space: SpaceSpec, layers: int, dtype: torch.dtype) -> None:
+    """Two layers are two reduction cells: without a normal cell all lies before the first one."""
+    net, x = supernet(space, layers, dtype=dtype), random(4, 3, 8, 8, dtype=dtype)
+    weights = random_weights(space, seed=1, dtype=dtype)
+    whole = net(x, weights)
+    for kind, cell in space.cells.items():
+        states = net.prefix(x, weights, kind)
+        assert_close(net.suffix(states, weights, kind), whole)
+        branches = [weights]
+        for edge in range(3):
+            cut = weights[kind].ops.clone()
+            cut[edge, cell.n_candidates - 1] = 0
+            branches.append({**weights, kind: weights[kind]._replace(ops=cut)})
+        found = Branches(net)(x, branches, kind)
+        assert found.shape == (4, 4, 3)
+        for one, alone in zip(found, branches):
+            assert_close(one, net(x, alone))
+
+
+def test_branches_draw_what_a_pass_of_its_own_draws() -> None:
+    space = darts(candidates=("noise", "skip_connect"))
+    net, x, weights = supernet(space, 4), random(2, 3, 8, 8), random_weights(space, seed=1)
+    torch.manual_seed(5)
+    found = Branches(net)(x, [weights, weights], "reduce")
+    torch.manual_seed(5)
+    alone = net(x, weights)
+    assert torch.equal(found[0], found[1])
+    assert_close(found[0], alone)
+
+
+def assert_close(found: Tensor, expected: Tensor) -> None:
+    assert float((found - expected).abs().max()) <= 0.1 * PRECISION[found.dtype]
 
 
 def test_noise_is_fresh_on_every_edge_and_every_forward_pass() -> None:

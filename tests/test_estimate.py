@@ -20,6 +20,7 @@ from topocell.monitor import Silent
 from topocell.recipe import Recipe, load_recipe
 from topocell.search.loop import Search
 from topocell.search.projection import Projection
+from topocell.search.racing import Racing
 from topocell.train import Retraining
 
 CPU = torch.device("cpu")
@@ -100,14 +101,14 @@ def test_measurements_of_a_projection_are_counted() -> None:
     """DARTS with 2 nodes: 5 edges of 3 operations, then node 3 loses one of its three inputs."""
     candidates = "space.candidates=[none,skip_connect,max_pool_3x3,sep_conv_3x3]"
     recipe = recipe_of("darts-v1", candidates, "search.stages.search.epochs=0")
-    for changes in ({}, {"fixed_batches": True}, {"decide_by": "magnitude"}):
+    for changes in ({}, {"fixed_batches": True}, {"racing": Racing()}, {"decide_by": "magnitude"}):
         plan = recipe.selection.projection.model_copy(update={"tune_epochs": 0, **changes})
         rules = replace(recipe.selection.rules(0), operations="perturbation", edges="perturbation")
         search = searched(recipe, Silent())
         guess = _measurements(search.learner, plan, rules)
         projection = Projection(search.learner, search.data, recipe.search.stages[0], plan, rules, batch_size=32)
         projection.run()
-        assert guess == projection.evaluations == (0 if "decide_by" in changes else 2 * (5 * 3 + 3))
+        assert guess == projection.decider.evaluations == (0 if "decide_by" in changes else 2 * (5 * 3 + 3))
 
 
 def test_a_selection_by_perturbation_is_estimated() -> None:

@@ -104,14 +104,14 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(GenotypeError, match="cannot be written: No space left"):
+    with pytest.raises(GenotypeError, match=r"must have room for .*genotype\.json, but it is full"):
         DARTS_V2.save(path)
     assert Genotype.load(path) == DARTS_V1
     assert os.listdir(tmp_path) == ["genotype.json"]
 
 
 def test_save_into_a_missing_directory(tmp_path: Path) -> None:
-    with pytest.raises(GenotypeError, match="cannot be written: No such file"):
+    with pytest.raises(GenotypeError, match=r"must be writable, but writing failed .no such file"):
         DARTS_V2.save(tmp_path / "no" / "genotype.json")
 
 

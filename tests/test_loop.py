@@ -716,5 +716,5 @@ def test_a_stage_that_asks_for_the_test_split_is_refused(halves: SearchData) -> 
 
 
 def test_a_loss_that_is_no_longer_a_number_ends_the_search(halves: SearchData) -> None:
-    with pytest.raises(RunError, match=r"the loss must stay finite, .* stage 'stage-0', epoch 0; lower search\.stages"):
+    with pytest.raises(RunError, match=r"must stay finite, .* stage 'stage-0', epoch 0, step 1: .*lower search\.st"):
         finished(plan({"weights": {"lr": 1e30, "clip": None}}), halves)

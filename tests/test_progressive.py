@@ -17,9 +17,11 @@ from topocell import checkpoint, data, spaces
 from topocell.arch import ArchState
 from topocell.data import SearchData
 from topocell.engine import Supernet
+from topocell.errors import RecipeError
 from topocell.monitor import Silent
 from topocell.recipe import load_recipe
 from topocell.search import levels
+from topocell.search.decider import Decider
 from topocell.search.decisions import undecided
 from topocell.search.levels import LEVELS, Learner
 from topocell.search.loop import Search
@@ -45,6 +47,10 @@ def learner(init: float = 1.0, seed: int = 0) -> Learner:
     net = Supernet(LIGHT, 2, 3, 3, in_channels=1)
     arch = ArchState(LIGHT, init=init, generator=torch.Generator().manual_seed(seed))
     return Learner(net, arch, SGD(net.parameters(), lr=0.1), Adam(arch.alpha.values()), None, clip=None)
+
+
+def progress(of: Learner, criterion: int = 1, in_degree: int = 2, window: int = 4) -> Progress:
+    return Progress(criterion, in_degree, window, Decider(of))
 
 
 # --- measures
@@ -105,22 +111,22 @@ def test_the_best_edge_takes_its_best_real_operation() -> None:
     with torch.no_grad():
         subject.arch.alpha["normal"][5] = torch.tensor([2.0, 0.0, 1.0])  # none is the most likely, skip comes next
         subject.arch.alpha["normal"][7] = torch.tensor([0.0, 3.0, 0.0])  # sure, important
-    (first, *_) = Progress(1, 2, 4).after_epoch(subject, due=True, last=False)
+    (first, *_) = progress(subject, 1, 2, 4).after_epoch(due=True, last=False)
     assert (first.cell, first.edge, first.operation) == ("normal", LIGHT.cells["normal"].edges[7], "max_pool_3x3")
     assert subject.arch.mask("normal")[7].tolist() == [False, True, False]
     with torch.no_grad():  # only edge 5 differs from the others now, and edge 7, which is decided
         subject.arch.alpha["normal"][5] = torch.tensor([-2.0, 0.0, 1.0])
-    (second, *_) = Progress(1, 2, 4).after_epoch(subject, due=True, last=False)
+    (second, *_) = progress(subject, 1, 2, 4).after_epoch(due=True, last=False)
     assert (second.edge, second.operation) == (LIGHT.cells["normal"].edges[5], "skip_connect")
 
 
 def test_decided_edges_enter_the_normalisation_with_the_logits_they_had() -> None:
     subject = learner()
-    progress = Progress(1, 2, 4)
+    deciding = progress(subject)
     expected = scores(1, *_everything(subject), [])
     order = sorted(range(14), key=lambda e: -float(expected[e]))
-    (first, *_) = progress.after_epoch(subject, due=True, last=False)
-    (second, *_) = progress.after_epoch(subject, due=True, last=False)
+    (first, *_) = deciding.after_epoch(due=True, last=False)
+    (second, *_) = deciding.after_epoch(due=True, last=False)
     for decision, edge in zip((first, second), order):
         assert decision.edge == LIGHT.cells["normal"].edges[edge]
         assert decision.score == pytest.approx(float(expected[edge]))
@@ -135,11 +141,12 @@ def _everything(subject: Learner) -> tuple[Tensor, Tensor]:
 
 def test_eight_decisions_leave_eight_edges_two_per_node() -> None:
     for seed in range(3):
-        subject, progress = learner(seed=seed), Progress(2, 2, 4)
+        subject = learner(seed=seed)
+        deciding = progress(subject, 2)
         for number in range(8):
-            made = progress.after_epoch(subject, due=True, last=False)
+            made = deciding.after_epoch(due=True, last=False)
             assert [d.cell for d in made] == ["normal", "reduce"], number
-        assert progress.after_epoch(subject, due=True, last=False) == []
+        assert deciding.after_epoch(due=True, last=False) == []
         for name, cell in LIGHT.cells.items():
             mask = subject.arch.mask(name)
             assert undecided(mask) == [] and int(mask.any(1).sum()) == 8
@@ -152,7 +159,7 @@ def test_eight_decisions_leave_eight_edges_two_per_node() -> None:
 @pytest.mark.parametrize("in_degree", [1, 3, 9])
 def test_a_node_is_complete_with_in_degree_edges(in_degree: int) -> None:
     subject = learner()
-    made = Progress(1, in_degree, 4).after_epoch(subject, due=False, last=True)
+    made = progress(subject, 1, in_degree, 4).after_epoch(due=False, last=True)
     expected = [min(in_degree, inputs) for inputs in (2, 3, 4, 5)]
     for name, cell in LIGHT.cells.items():
         mask = subject.arch.mask(name)
@@ -161,21 +168,22 @@ def test_a_node_is_complete_with_in_degree_edges(in_degree: int) -> None:
 
 
 def test_an_epoch_without_decisions_is_remembered() -> None:
-    subject, progress = learner(), Progress(2, 2, 3)
+    subject = learner()
+    deciding = progress(subject, 2, 2, 3)
     for _ in range(5):
-        assert progress.after_epoch(subject, due=False, last=False) == []
-    state = progress.state_dict()
-    assert {name: len(past) for name, past in state.items()} == {"normal": 3, "reduce": 3}
-    again = Progress(2, 2, 3)
+        assert deciding.after_epoch(due=False, last=False) == []
+    state = deciding.state_dict()
+    assert {name: len(past) for name, past in state["history"].items()} == {"normal": 3, "reduce": 3}
+    again = progress(subject, 2, 2, 3)
     again.load_state_dict(state)
-    assert again.next(subject.arch)["normal"][1] == progress.next(subject.arch)["normal"][1]
-    assert Progress(2, 2, 3).next(subject.arch)["normal"][1].score == 0  # stability is zero without a past
-    assert progress.next(subject.arch)["normal"][1].score >= 0
+    assert again.next()["normal"][1] == deciding.next()["normal"][1]
+    assert progress(subject, 2, 2, 3).next()["normal"][1].score == 0  # stability is zero without a past
+    assert deciding.next()["normal"][1].score >= 0
 
 
 def test_decisions_in_words() -> None:
     subject = learner()
-    made = Progress(1, 1, 4).after_epoch(subject, due=True, last=False)
+    made = progress(subject, 1, 1, 4).after_epoch(due=True, last=False)
     words = made[0].words()
     source, node = made[0].edge
     assert words.startswith(f"normal: edge {source}→{node} is {made[0].operation} (score ")
@@ -279,7 +287,8 @@ def test_decisions_are_recorded_and_said(unbroken: Any) -> None:
     assert [sum(d["cell"] == kind for d in made) for kind in TINY.cells] == [4, 4]
     assert len(saver.said) == len(made)
     for decision, words in zip(made, saver.said):
-        assert set(decision) == {"cell", "edge", "operation", "score", "pruned"}
+        assert set(decision) == {"cell", "edge", "operation", "score", "pruned", "reads"}
+        assert decision["operation"] == max(decision["reads"], key=decision["reads"].__getitem__) != "none"
         assert f"{decision['cell']}: edge {decision['edge'][0]}→{decision['edge'][1]}" in words
     pruned = [edge for d in made for edge in d["pruned"] if d["cell"] == "normal"]
     assert len(pruned) == 1 and pruned[0][1] == 3
@@ -309,6 +318,51 @@ def test_a_decided_network_goes_on_with_its_momentum(halves: SearchData, unbroke
     assert_identical(entered["net"], states[last]["net"])
     assert_identical(entered["weights"]["state"], states[last]["weights"]["state"])
     assert_identical(entered["arch"], states[last]["arch"])
+
+
+MEASURED = {**DECIDING, "first": 0, "decide_by": "perturbation", "metric": "loss"}
+
+
+def measuring(monitor: Any, halves: SearchData, **options: Any) -> Search:
+    stages = plan({"epochs": 2, "progressive": {**MEASURED, **options}})
+    return Search(stages, TINY, halves, rules=RULES, seed=3, monitor=monitor)
+
+
+@pytest.mark.parametrize("options", [{"batches": 2}, {"racing": {"first": 1, "confidence": 0.6}}], ids=str)
+def test_operations_can_go_by_perturbation_and_a_decision_be_killed(
+    halves: SearchData, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    saver = Saver(tmp_path)
+    whole = measuring(saver, halves, **options)
+    whole.run()
+    made = [d for record in saver.records for d in record["decisions"]]
+    assert len(made) == 8 and whole.progress is not None
+    for decision in made:
+        assert decision["operation"] == max(decision["reads"], key=decision["reads"].__getitem__)
+        assert set(decision["reads"]) == {"skip_connect", "sep_conv_3x3"}
+        assert ("race" in decision) == ("racing" in options)
+    assert whole.progress.decider.evaluations == 2 * len(made)
+    states = [checkpoint.load(tmp_path / f"{number}.ckpt") for number in range(len(saver.before))]
+    inside = [n for n, state in enumerate(states) if state["progress"]["decider"]["trials"]]
+    several = [n for n in inside if len(states[n]["progress"]["decider"]["trials"]) == 2]
+    later = [n for n in inside if states[n]["progress"]["made"]]
+    for number in (inside[0], several[-1], later[0]):
+        again = Saver()
+        resumed = measuring(again, halves, **options)
+        resumed.run(states[number])
+        assert_identical(resumed.state_dict(), whole.state_dict())
+        assert_identical(again.records, saver.records[saver.before[number] :])
+
+
+def test_the_recipe_of_sgas_with_perturbation() -> None:
+    ours, theirs = (load_recipe(name).search.stages[0].progressive for name in ("sgas-pt", "sgas-1"))
+    assert ours is not None and theirs is not None
+    assert (ours.decide_by, ours.metric, ours.batches) == ("perturbation", "accuracy", None)
+    assert ours.model_copy(update={"decide_by": "magnitude"}) == theirs
+    small = load_recipe("sgas-pt", budget="small").search.stages[0].progressive
+    assert small is not None and small.batches == 8
+    with pytest.raises(RecipeError, match=r"progressive: perturbation measures on the split alpha_on of the st"):
+        load_recipe("sgas-pt", ["search.stages.search.level=single", "data.splits={train: 1.0}"])
 
 
 def test_batches_grow_after_epochs_of_decisions(halves: SearchData, monkeypatch: pytest.MonkeyPatch) -> None:

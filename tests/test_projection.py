@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from topocell.recipe import load_recipe
 from topocell.search import projection as module
 from topocell.search.build import split_batches
 from topocell.search.damage import Cut, Measured, Probe, without
+from topocell.search.decider import DECISIONS
 from topocell.search.decisions import decide, only, undecided
 from topocell.search.levels import Learner, Seen, weights_only
 from topocell.search.plan import Stage
-from topocell.search.projection import DECISIONS, Projection, ProjectionPlan
+from topocell.search.projection import Projection, ProjectionPlan
 from topocell.search.selection import Rules, derive
 from topocell.spaces import CellSpec, SpaceSpec
 
@@ -160,7 +161,7 @@ def test_magnitude_in_the_same_schedule_follows_the_weights() -> None:
     subject = planted()
     done = project(subject, OPERATIONS, data=search_data(64), train_alpha=False, decide_by="magnitude", tune_epochs=1)
     assert derive(subject.arch, OPERATIONS).cells["cell"].nodes == ((), (), ())
-    assert (done.evaluations, done.image_evaluations, done.epoch) == (0, 0, 3)
+    assert (done.decider.evaluations, done.decider.image_evaluations, done.epoch) == (0, 0, 3)
 
 
 def test_none_cannot_be_kept_unless_the_rules_allow_it() -> None:
@@ -184,11 +185,18 @@ class Counted:
         self.draws: list[int] = []
         self.steps: list[int] = []
         patch.setattr(Probe, "__call__", self.measure)
+        patch.setattr(Probe, "side_by_side", self.measure_together)
         patch.setattr(module, "bilevel", self.tune)
 
     def measure(self, weights: Mapping[str, ArchWeights], draw: int) -> Measured:
         self.draws.append(draw)
         return Measured(1.0, 0.5, 25_000)
+
+    def measure_together(
+        self, weights: Mapping[str, ArchWeights], cuts: Sequence[Cut], draw: int, look: int
+    ) -> tuple[Tensor, Tensor]:
+        self.draws += [draw] * len(cuts) if look == 0 else []
+        return torch.ones(len(cuts), 16), torch.ones(len(cuts), 16, dtype=torch.bool)
 
     def tune(self, of: Learner, batch: tuple[Tensor, Tensor], updates: Any) -> Any:
         self.steps.append(len(updates))
@@ -217,8 +225,8 @@ def test_the_counts_of_darts(counted: Counted) -> None:
     assert all("→" in r["decided"] for r in operations)
     assert Counter(r["decided"] for r in nodes) == {"node 3": 2, "node 4": 2, "node 5": 2}
     assert [r["epoch"] for r in recorder.of("tune")] == list(range(81)) and done.epoch == 81
-    assert done.evaluations == len(counted.draws) == 196 + 44
-    assert done.image_evaluations == 240 * 25_000
+    assert done.decider.evaluations == len(counted.draws) == 196 + 44
+    assert done.decider.image_evaluations == 240 * 25_000
     assert sorted(counted.draws) == list(range(240))  # fresh images for each
     left = [int(subject.arch.mask(t).any(1).sum()) for t in space.cells]
     assert left == [8, 8]
@@ -236,7 +244,7 @@ def test_the_counts_of_nasbench201(counted: Counted) -> None:
     done.run()
     assert [r["epoch"] for r in recorder.of("select")] == [0, 5, 10, 15, 20, 24]
     assert len(recorder.of("tune")) == 25
-    assert done.evaluations == 30
+    assert done.decider.evaluations == 30
     assert undecided(subject.arch.mask("cell")) == []
 
 
@@ -266,7 +274,7 @@ def test_fixed_batches_measure_all_candidates_of_a_decision_on_the_same_images(c
     for decision in range(18):
         expected += [3 * decision] * 3
     assert counted.draws[: 2 * normal] == expected
-    assert done.evaluations == 2 * (normal + 3 + 4)  # a node's edges are measured once
+    assert done.decider.evaluations == 2 * (normal + 3 + 4)  # a node's edges are measured once
     assert len(set(counted.draws)) == 18 + 4
 
 
@@ -326,6 +334,24 @@ def test_a_measurement_counts_the_answers_over_its_batches() -> None:
             correct += int((logits.argmax(1) == y).sum())
     found = probe(quiet, 3)
     assert found.loss == pytest.approx(losses / 32) and found.accuracy == correct / 32
+
+
+def test_candidates_side_by_side_are_measured_as_alone() -> None:
+    """Also where operations draw: noise is the same for all of them, and for a pass of its own."""
+    space = spaces.get("darts", nodes=2, candidates=("noise", "skip_connect", "sep_conv_3x3"))
+    subject = learner(space, layers=4)
+    batches = split_batches(DATA, "val", 16, "probe", seed=0, device="cpu")
+    weights = {t: w.detach() for t, w in subject.arch.expected().items()}
+    probe = Probe(subject, batches, None, seed=0)
+    assert (probe.looks, probe.images) == (2, 32)
+    for kind in space.cells:
+        cuts = [Cut(kind, 1, 0), Cut(kind, 1, 2), Cut(kind, 3)]
+        found = [probe.side_by_side(weights, cuts, 5, look) for look in range(2)]
+        for number, cut in enumerate(cuts):
+            alone = probe(without(weights, cut), 5)
+            loss = sum(float(loss[number].sum()) for loss, _ in found) / 32
+            assert loss == pytest.approx(alone.loss, rel=1e-6)
+            assert sum(int(correct[number].sum()) for _, correct in found) / 32 == alone.accuracy
 
 
 # --- which of operations and edges
@@ -458,10 +484,69 @@ def test_a_state_can_be_saved_after_every_measurement_and_is_due_after_every_dec
     recorder, whole = unbroken
     assert recorder.due.count(True) == 2 * whole.rounds + whole.epochs
     steps = 2 * whole.epochs
-    assert recorder.due.count(False) == whole.evaluations + steps - whole.epochs
+    assert recorder.due.count(False) == whole.decider.evaluations + steps - whole.epochs
     assert len(recorder.said) == len(recorder.of("select"))
     for record, words in zip(recorder.of("select"), recorder.said):
         assert words.startswith(f"{record['cell']}: ") and record["kept"] in words
+
+
+RACING = {"tune_epochs": 1, "epochs": 2, "metric": "loss", "racing": {"first": 1, "growth": 1.5, "confidence": 0.6}}
+
+
+def race(monitor: Any = None) -> Projection:
+    return Projection(learner(SMALL), DATA, STAGE, ProjectionPlan(**RACING), BOTH, batch_size=4, monitor=monitor)
+
+
+def test_a_race_that_is_killed_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    whole = race(recorder)
+    whole.run()
+    ended = Counter(record["race"]["ended"] for record in recorder.of("select"))
+    assert ended["separated"] > 2 and ended["whole split"] > 0
+    states = [checkpoint.load(tmp_path / f"{number}.ckpt") for number in range(len(recorder.before))]
+    inside = [n for n, state in enumerate(states) if state["decider"]["trials"]]
+    nodes = [n for n in inside if states[n]["at"][0] >= whole.operation_rounds]
+    fewer = [
+        n for n in inside if (t := states[n]["decider"]["trials"][0])["ended"] is None and t["looks"] and t["kept"]
+    ]
+    for number in (inside[0], inside[len(inside) // 2], nodes[1], nodes[-1], *fewer[:1]):
+        torch.manual_seed(number)
+        again = Recorder()
+        resumed = race(again)
+        resumed.run(states[number])
+        assert_identical(resumed.state_dict(), whole.state_dict())
+        assert_identical(again.records, recorder.records[recorder.before[number] :])
+
+
+def test_what_a_race_takes_is_counted() -> None:
+    recorder = Recorder()
+    done = race(recorder)
+    done.run()
+    records = recorder.of("select")
+    assert done.decider.evaluations == sum(len(r["race"]["images"]) for r in records) == 2 * (9 * 3 + 3 + 4)
+    assert done.decider.image_evaluations == sum(sum(r["race"]["images"]) for r in records)
+    assert done.decider.image_evaluations < 32 * done.decider.evaluations
+    for record in records:
+        images = record["race"]["images"]
+        assert len(images) == len(record["loss without"]) and max(images) <= 32
+        assert (record["race"]["ended"] == "whole split") == (max(images) == 32)
+
+
+def test_a_race_to_the_end_decides_as_measuring_everything_does() -> None:
+    """At a confidence that is never reached nobody leaves; only then the whole split is seen by all."""
+    kept = []
+    for plan in ({"fixed_batches": True}, {"racing": {"first": 1, "confidence": 1 - 1e-12}}):
+        recorder = Recorder()
+        done = project(learner(SMALL), BOTH, recorder, tune_epochs=0, metric="loss", **plan)
+        kept.append([(r["decided"], r["kept"], r["loss without"]) for r in recorder.of("select")])
+        assert done.decider.image_evaluations == 32 * done.decider.evaluations
+    assert kept[0] == kept[1]
+
+
+def test_only_decisions_by_perturbation_are_raced() -> None:
+    with pytest.raises(ValueError, match="racing saves measurements of decisions by perturbation, but decide_by is m"):
+        ProjectionPlan(decide_by="magnitude", racing={})
+    assert ProjectionPlan(racing={}).same_images and not ProjectionPlan().same_images
 
 
 def test_it_gets_cheaper_as_it_goes(unbroken: Any) -> None:

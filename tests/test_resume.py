@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import Tensor
+from tests.forked import Forked
+from tests.identical import assert_same_run
 
 from topocell import checkpoint
 
 SMALL = ["data.images=64", "data.test_images=20", "space.nodes=2", "--budget", "smoke", "--quiet"]
-LASTING = ("recipe.yaml", "genotype.json", "metrics.jsonl", "results.json", "weights.safetensors")
 
 #: Joint and single level over three stages that shrink and rebuild; alternate mixed updates; second order; decisions
 #: in the search, and after it.
@@ -53,34 +53,6 @@ PLACES = {
 }
 
 
-class Forked:
-    """Commands in children of a process that has imported everything."""
-
-    def __init__(self, folder: Path) -> None:
-        self.errors = folder / "errors.txt"
-        self.process = subprocess.Popen(
-            [sys.executable, Path(__file__).parent / "forked.py"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-
-    def __call__(self, argv: list[str], seconds: str = "30", **moment: Any) -> tuple[int, str]:
-        """Exit code and, for a child that signalled itself, what it was doing."""
-        job = {"argv": argv, "errors": str(self.errors), "seconds": seconds, "signal": signal.SIGKILL, "times": 1}
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(json.dumps(job | moment) + "\n")
-        self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline())
-        return answer["code"], answer["where"]
-
-    def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait(60)
-
-
 @pytest.fixture(scope="module")
 def forked(tmp_path_factory: Any) -> Iterator[Forked]:
     server = Forked(tmp_path_factory.mktemp("forked"))
@@ -100,27 +72,6 @@ def unbroken(forked: Forked, tmp_path_factory: Any) -> Mapping[str, Path]:
         (folder / name).mkdir()
         assert forked(command(name, folder / name / "run")) == (0, ""), forked.errors.read_text()
     return {name: folder / name / "run" for name in RUNS}
-
-
-def flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Leaves of nested dicts and lists by their path; tensors as bytes, so that equal means bit for bit."""
-    if isinstance(value, Tensor):
-        return {name: (str(value.dtype), tuple(value.shape), value.contiguous().numpy().tobytes())}
-    items = (
-        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else None
-    )
-    if items is None:
-        return {name: value}
-    return {path: leaf for key, item in items for path, leaf in flat(item, f"{name}.{key}").items()}
-
-
-def assert_identical(found: Path, wanted: Path) -> None:
-    for name in LASTING:
-        assert (found / name).read_bytes() == (wanted / name).read_bytes(), name
-    one, other = (flat(checkpoint.load(path / "checkpoints/supernet.ckpt")) for path in (found, wanted))
-    assert one.keys() == other.keys() and any(".alpha." in name for name in one)
-    assert [name for name in one if one[name] != other[name]] == []
-    assert [p.name for p in found.rglob("*.tmp")] == []
 
 
 def until_done(
@@ -156,7 +107,7 @@ def test_killed_after_every_few_steps_with_a_state_after_each(
     assert len(kills) >= 8
     assert {where for _, where in kills} >= PLACES[name]
     assert {event for event, _ in kills} == {"step", "rename", "metrics", "renamed"}
-    assert_identical(tmp_path / "run", unbroken[name])
+    assert_same_run(tmp_path / "run", unbroken[name])
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -167,7 +118,7 @@ def test_killed_between_the_states_of_two_epochs(
     moments = itertools.cycle([("step", 3), ("metrics", 2), ("step", 5)])  # an epoch has two or four steps
     kills = until_done(forked, command(name, tmp_path / "run"), moments, "30")
     assert len(kills) >= 2
-    assert_identical(tmp_path / "run", unbroken[name])
+    assert_same_run(tmp_path / "run", unbroken[name])
 
 
 @pytest.mark.parametrize("name", ["quickstart"])
@@ -180,7 +131,7 @@ def test_killed_around_every_file_that_is_put_in_place(
     )
     kills = until_done(forked, command(name, tmp_path / "run"), moments, "30")
     assert len(kills) >= 8
-    assert_identical(tmp_path / "run", unbroken[name])
+    assert_same_run(tmp_path / "run", unbroken[name])
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -189,7 +140,7 @@ def test_killed_at_random_moments(forked: Forked, unbroken: Mapping[str, Path], 
     moments = ((draw.choice(["step", "metrics", "rename", "renamed"]), draw.randint(1, 6)) for _ in itertools.count())
     name = draw.choice(sorted(RUNS))
     until_done(forked, command(name, tmp_path / "run"), moments, draw.choice(["0", "0.1"]))
-    assert_identical(tmp_path / "run", unbroken[name])
+    assert_same_run(tmp_path / "run", unbroken[name])
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -209,7 +160,7 @@ def test_a_request_to_stop_is_saved_and_said(
     done = sum(n for epoch, n in steps.items() if epoch < (state["stage"], state["epoch"]))
     assert done + state["step"] == count
     assert forked(argv) == (0, "")
-    assert_identical(tmp_path / "run", unbroken["quickstart"])
+    assert_same_run(tmp_path / "run", unbroken["quickstart"])
 
 
 def test_asking_twice_stops_at_once(forked: Forked, unbroken: Mapping[str, Path], tmp_path: Path) -> None:
@@ -218,7 +169,7 @@ def test_asking_twice_stops_at_once(forked: Forked, unbroken: Mapping[str, Path]
     assert (code, where) == (130, "retrain, seed 1/2")
     assert forked.errors.read_text().strip() == "stopped; the same command goes on from the last checkpoint"
     assert forked(argv) == (0, "")
-    assert_identical(tmp_path / "run", unbroken["quickstart"])
+    assert_same_run(tmp_path / "run", unbroken["quickstart"])
 
 
 def test_signals_from_outside(unbroken: Mapping[str, Path], tmp_path: Path) -> None:
@@ -245,5 +196,5 @@ def test_signals_from_outside(unbroken: Mapping[str, Path], tmp_path: Path) -> N
         assert (process.returncode, errors) == (code, words)
     process = start()
     assert process.communicate(timeout=120) == ("", "") and process.returncode == 0
-    assert_identical(run, unbroken["quickstart"])
+    assert_same_run(run, unbroken["quickstart"])
     assert (run / "report.html").exists()

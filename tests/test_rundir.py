@@ -156,6 +156,32 @@ def test_other_data_is_refused(tmp_path: Path) -> None:
     opened(tmp_path).close()
 
 
+def test_other_data_is_accepted_when_told_so_and_remembered(tmp_path: Path) -> None:
+    opened(tmp_path, classes=10).close()
+    with RunDir.open(tmp_path, RECIPE, env=ENV | {"data_fingerprint": "xyz", "classes": 10}, accept_data=True) as run:
+        assert len(run.warnings) == 1 and "was abc, is xyz" in run.warnings[0]
+        assert run.warnings[0] in (tmp_path / "log.txt").read_text()
+        found = run.read_json("env.json")
+        assert (found["data_fingerprint"], found["earlier_data_fingerprints"]) == ("xyz", ["abc"])
+    with opened(tmp_path, data_fingerprint="xyz") as run:  # from now on it is the run's own
+        assert run.warnings == []
+
+
+def test_data_that_the_networks_do_not_fit_is_never_accepted(tmp_path: Path) -> None:
+    opened(tmp_path, classes=10).close()
+    before = contents(tmp_path)
+    with pytest.raises(RunError, match="classes was 10 and is 7"):
+        RunDir.open(tmp_path, RECIPE, env=ENV | {"data_fingerprint": "xyz", "classes": 7}, accept_data=True)
+    assert contents(tmp_path) == before
+
+
+def test_what_is_done_about_faults_may_change_while_a_run_lasts(tmp_path: Path) -> None:
+    opened(tmp_path, RECIPE + "on_nan: stop\n").close()
+    with opened(tmp_path, RECIPE + "on_nan: skip\n") as run:
+        assert run.recipe_yaml == RECIPE + "on_nan: skip\n"
+    refused(tmp_path, "belongs to another recipe", "key extra", recipe=RECIPE + "extra: 1\non_nan: stop\n")
+
+
 @pytest.mark.parametrize(("text", "fault"), [("{", "must be JSON"), ("[]", "must hold a JSON object")])
 def test_a_damaged_environment_is_refused(tmp_path: Path, text: str, fault: str) -> None:
     opened(tmp_path).close()
@@ -574,7 +600,7 @@ def test_names_stay_inside_the_directory(run: RunDir, name: str) -> None:
         lambda: run.write_tensors(name, {}),
         lambda: run.read_json(name),
     ):
-        with pytest.raises(RunError, match="has a name of letters"):
+        with pytest.raises(RunError, match="has a name of up to 60 letters"):
             use()
 
 

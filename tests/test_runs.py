@@ -172,7 +172,7 @@ def test_the_metrics_tell_every_epoch(run: Run) -> None:
         assert record["lr"] == stage.weights.lr.value(record["epoch"], stage.epochs)
         assert record["edge_temperature"] == stage.edge_temperature.value(record["epoch"], stage.epochs)
         assert (record["penalty"] is not None) == (stage.penalty > 0)
-        assert (record["beta_entropy"] is not None) == (stage.topology.name != "dense")
+        assert (record["beta_entropy"] is not None) == (stage.topology.name not in ("dense", "fixed"))
         Genotype.from_dict({"format": 1, "space": "any", "cells": record["derived"], "origin": {}})
     retrained = run.metrics("retrain")
     retrain = run.recipe.retrain
@@ -185,7 +185,7 @@ def test_the_metrics_tell_every_epoch(run: Run) -> None:
 def test_the_cell_is_valid_and_of_the_space(run: Run) -> None:
     genotype, space = run.genotype(), objects.build_space(run.recipe)
     assert genotype.space == space.name and set(genotype.cells) == set(space.cells)
-    origin = {"recipe": run.recipe.name, "seed": run.recipe.seed, "run": run.path.name}
+    origin = {"recipe": run.recipe.name, "seed": run.recipe.seed, "run": run.path.name, "key": genotype.key}
     assert genotype.to_dict()["origin"] == origin
     assert run.said.cells == [genotype.to_dict()]
     topology, rules = run.recipe.search.stages[-1].topology.model_dump(), run.recipe.selection

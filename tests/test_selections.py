@@ -14,7 +14,9 @@ from topocell.errors import RecipeError, RunError
 from topocell.genotype import Genotype
 from topocell.monitor import Interrupted
 from topocell.recipe import Recipe, load_recipe
+from topocell.recipe import resolved as recipe_of
 from topocell.report.compare import comparison
+from topocell.report.rankings import agreement, ranking
 from topocell.rundir import RunDir
 from topocell.runmonitor import RunMonitor
 
@@ -187,11 +189,44 @@ def test_the_command_line_selects_and_compares(mine: Path, capsys: pytest.Captur
         skips = [genotype.operations(kind)["skip_connect"] for kind in ("normal", "reduce")]
         assert found["skips"] == f"{skips[0]} + {skips[1]}"
         assert found["accuracy"] == found["parameters"] == "—"
+        assert found[f"τ to {row[0]}"] == "1.00"
+    assert run[header.index("τ to pt")] == pt[header.index("τ to (run)")]
+    assert -1 <= float(run[header.index("τ to pt")]) <= 1
     assert (run[header.index("images measured")], pt[header.index("images measured")]) == ("—", str(36 * 12))
     assert main(["retrain", str(mine / "selections" / "pt"), "--quiet"]) == 0
     assert "%" in comparison(mine)[2][-1]
     assert main(["compare", str(mine)]) == 0
     assert "perturbation" in capsys.readouterr().out
+
+
+def test_rankings_agree_by_edges() -> None:
+    """Of three operations on two edges: the same order, and one of three pairs turned round."""
+    first = {("normal", "0→2"): {"a": 3.0, "b": 2.0, "c": 1.0}, ("normal", "1→2"): {"a": 3.0, "b": 2.0, "c": 1.0}}
+    second = {("normal", "0→2"): {"a": 0.9, "b": 0.8, "d": 5.0}, ("normal", "1→2"): {"a": 2.0, "b": 3.0, "c": 1.0}}
+    assert agreement(first, first) == 1 and agreement(first, {}) is None
+    assert agreement(first, second) == pytest.approx((1 + 1 / 3) / 2)
+    assert agreement(first, {("normal", "0→2"): {"a": 1.0, "b": 1.0, "c": 1.0}}) is None  # no order
+
+
+def test_rankings_are_read_from_decisions_or_from_the_supernet(searched: Path, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"phase": "select", "cell": "normal", "decided": "0→2", "accuracy without": {"a": 0.5, "b": 0.25}},
+        {"phase": "select", "cell": "reduce", "decided": "0→2", "loss without": {"a": 1.0, "b": 2.0}},
+        {"phase": "select", "cell": "normal", "decided": "node 3", "accuracy without": {"0→3": 0.5}},
+    ]
+    expected = {("normal", "0→2"): {"a": -0.5, "b": -0.25}, ("reduce", "0→2"): {"a": 1.0, "b": 2.0}}
+    assert ranking(tmp_path, {}, rows) == expected
+    assert ranking(tmp_path, {}, []) == {}
+    with RunDir.existing(searched, lock=False) as directory:
+        made = recipe_of(directory.recipe_yaml).model_dump(mode="json")
+        alpha = directory.load_named("supernet")["arch"]["alpha.reduce"]
+    found = ranking(searched, made, [])
+    assert len(found) == 18
+    assert list(found["reduce", "1→2"].values()) == pytest.approx(alpha[1].softmax(0).tolist())
+    made["selection"]["operations"] = "random"
+    assert ranking(searched, made, []) == {}
+    with pytest.raises(RunError, match=r"recipe\.yaml and .* must belong together"):
+        ranking(searched, {"selection": {"operations": "magnitude"}}, [])
 
 
 def test_only_a_run_is_compared(tmp_path: Path) -> None:

@@ -723,7 +723,7 @@ def test_random_topologies_are_valid_at_both_ends_of_the_draw(draw: float) -> No
         (RecipeError, "did you mean 'subsets'", lambda c: topology.build("subset", c)),
         (RecipeError, "no option 'size'.*did you mean 'sizes'", lambda c: topology.build("subsets", c, size=2)),
         (RecipeError, "no option 'keep'.*takes: none", lambda c: topology.build("dense", c, keep=2)),
-        (RecipeError, "needs the option 'edges'", lambda c: topology.build("fixed", c)),
+        (RecipeError, "either edges or the name of a wiring", lambda c: topology.build("fixed", c)),
         (RecipeError, "view is one of source, target.*'sources'.*'source'", lambda c: Subsets(c, view="sources")),
         (RecipeError, "norm is one of", lambda c: Subsets(c, norm="sum")),
         (RecipeError, "scale is one of", lambda c: Subsets(c, scale=2)),

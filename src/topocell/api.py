@@ -11,6 +11,7 @@ from typing import Any
 
 from topocell.data import Dataset, search_data
 from topocell.display import Display, Quiet
+from topocell.errors import RecipeError, nearest
 from topocell.estimate import (
     Estimate,
     estimate_retraining,
@@ -24,12 +25,14 @@ from topocell.report.html import write_report
 from topocell.rundir import RunDir
 from topocell.steps import DONE, Work, run_environment
 from topocell.tabular import Table
+from topocell.train import PROTOCOLS
 
 
-def run(recipe: Recipe, out: str | Path, display: Display | None = None) -> Path:
+def run(recipe: Recipe, out: str | Path, display: Display | None = None, *, accept_data: bool = False) -> Path:
     """Search, derive, retrain and report; goes on if `out` holds an unfinished run of the same recipe.
 
-    With a table of true accuracies (see `load_truth`) the cell is looked up instead of retrained.
+    With a table of true accuracies (see `load_truth`) the cell is looked up instead of retrained. With `accept_data`
+    a run goes on even when the images are no longer those it began with (see `RunDir.open`).
 
     Returns the path of the report.
 
@@ -38,16 +41,16 @@ def run(recipe: Recipe, out: str | Path, display: Display | None = None) -> Path
         RunError, CheckpointError: `out` cannot be used, or what it holds is damaged.
         Interrupted: SIGINT or SIGTERM, after the state was saved.
     """
-    with _opened(recipe, out, display) as work:
+    with _opened(recipe, out, display, accept_data) as work:
         work.search()
         work.select()
-        work.retrain()
+        _retrain(work, recipe.protocol, accept_data)
         return work.report()
 
 
-def search(recipe: Recipe, out: str | Path, display: Display | None = None) -> Path:
-    """Only the search; leaves `checkpoints/supernet.ckpt`. Returns the run directory. Raises as `run`."""
-    with _opened(recipe, out, display) as work:
+def search(recipe: Recipe, out: str | Path, display: Display | None = None, *, accept_data: bool = False) -> Path:
+    """Only the search; leaves `checkpoints/supernet.ckpt`. Returns the run directory. Goes on and raises as `run`."""
+    with _opened(recipe, out, display, accept_data) as work:
         work.search()
         return work.directory.path
 
@@ -75,17 +78,47 @@ def select(out: str | Path, display: Display | None = None, name: str | None = N
         return work.select()
 
 
-def retrain(out: str | Path, display: Display | None = None) -> dict[str, Any]:
+def retrain(
+    out: str | Path, display: Display | None = None, protocol: str | None = None, *, accept_data: bool = False
+) -> dict[str, Any]:
     """Retrain the derived cell of a run as its recipe says, or look its true accuracy up where there is a table.
 
-    Returns what results.json holds.
+    Args:
+        protocol: a row of `topocell.train.PROTOCOLS`, in place of the recipe's own. A shallow evaluation stands beside
+            the full retraining, in the run directory OUT/shallow.
+
+    Returns what results.json holds, of OUT/shallow where there was no full retraining. `accept_data` as for `run`.
 
     Raises:
-        RunError: no cell has been derived yet. Otherwise as `run`.
+        RecipeError: no such protocol. RunError: no cell has been derived yet. Otherwise as `run`.
     """
-    with _reopened(out, display) as work:
+    if protocol is not None and protocol not in PROTOCOLS:
+        raise RecipeError(
+            f"protocol must be one of {', '.join(PROTOCOLS)}, but got {protocol!r}{nearest(protocol, PROTOCOLS)}"
+        )
+    with _reopened(out, display, accept_data) as work:
         work.need_genotype()
+        return _retrain(work, protocol or work.recipe.protocol, accept_data)
+
+
+def _retrain(work: Work, protocol: str, accept_data: bool) -> dict[str, Any]:
+    """Evaluate and retrain a cell by a protocol; a cell whose accuracy is known needs neither."""
+    shallow, full = PROTOCOLS[protocol]
+    if work.truth is not None or not shallow:
         return work.retrain()
+    recipe, path = work.begin_shallow(accept_data)
+    with _opened(recipe, path, work.display, accept_data) as beside:
+        results = beside.retrain()
+    found, least = results["last_mean"], work.recipe.shallow.threshold
+    work.monitor.say(f"shallow evaluation: {100 * found:.2f} % (n = {results['n']}), see {path}")
+    if full and found > least:
+        return work.retrain()
+    if full:
+        work.monitor.say(
+            f"the full retraining is for cells above {100 * least:g} %; to train this one all the same: "
+            f"topocell retrain {work.directory.path} --protocol full"
+        )
+    return results
 
 
 def report(out: str | Path) -> Path:
@@ -118,26 +151,29 @@ def estimate(recipe: Recipe) -> Estimate:
     )
     if truth is None:
         check_images(recipe, dataset)
-        parts.append(estimate_retraining(genotype, recipe.retrain, dataset, **options))
+        shallow, full = PROTOCOLS[recipe.protocol]
+        plans = [recipe.shallow.plan()] * shallow + [recipe.retrain] * full
+        parts += [estimate_retraining(genotype, plan, dataset, **options) for plan in plans]
     return Estimate(str(device), options["free"], tuple(parts))
 
 
 @contextmanager
-def _opened(recipe: Recipe, out: str | Path, display: Display | None) -> Iterator[Work]:
+def _opened(recipe: Recipe, out: str | Path, display: Display | None, accept_data: bool = False) -> Iterator[Work]:
     check(recipe)
     truth = load_truth(recipe)
     dataset = load_data(recipe)
     if truth is None:
         check_images(recipe, dataset)
-    with RunDir.open(out, recipe.to_yaml(), env=run_environment(recipe, dataset, truth)) as directory:
+    env = run_environment(recipe, dataset, truth)
+    with RunDir.open(out, recipe.to_yaml(), env=env, accept_data=accept_data) as directory:
         yield _work(recipe, directory, dataset, truth, display)
 
 
 @contextmanager
-def _reopened(out: str | Path, display: Display | None) -> Iterator[Work]:
+def _reopened(out: str | Path, display: Display | None, accept_data: bool = False) -> Iterator[Work]:
     with RunDir.existing(out, lock=False) as found:
         recipe = resolved(found.recipe_yaml)
-    with _opened(recipe, out, display) as work:
+    with _opened(recipe, out, display, accept_data) as work:
         yield work
 
 

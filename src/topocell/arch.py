@@ -74,7 +74,9 @@ class ArchState(nn.Module):
             self.alpha[name], self.beta[name] = (
                 nn.Parameter(init * torch.randn(shape, generator=generator)) for shape in shapes
             )
-            self.register_buffer(f"mask_{name}", torch.tensor(cell.live))
+            mask = torch.tensor(cell.live)
+            mask[list(self.topologies[name].absent)] = False
+            self.register_buffer(f"mask_{name}", mask)
         self._skips = {
             t: axes.Constants(skips=relaxations.candidate_table(cell, {"skip_connect": 1.0}, 0.0))
             for t, cell in space.cells.items()

@@ -1,11 +1,13 @@
 """What the axes of a search share: a part by its name, checked temperatures, constants beside the logits."""
 
 import inspect
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
 from torch import Tensor
 
 from topocell.errors import RecipeError, nearest
@@ -17,7 +19,7 @@ def build(axis: str, table: Mapping[str, Callable[..., Part]], name: str, *given
     """`table[name](*given, **options)`, after a check of the name and of the names of the options.
 
     Raises:
-        RecipeError: unknown name, or an option that is unknown or missing.
+        RecipeError: unknown name, or an option that is unknown, missing or of another type than its parameter.
     """
     if name not in table:
         raise RecipeError(f"unknown {axis} {name!r}{nearest(name, table)}; known: {', '.join(table)}")
@@ -31,7 +33,24 @@ def build(axis: str, table: Mapping[str, Callable[..., Part]], name: str, *given
     for option, parameter in known.items():
         if parameter.default is parameter.empty and option not in options:
             raise RecipeError(f"{axis} {name!r} needs the option {option!r}; add {option}=...")
+    for option, value in options.items():
+        _check_type(f"{axis}.{option}", known[option].annotation, value)
     return table[name](*given, **options)
+
+
+def _check_type(where: str, annotation: Any, value: Any) -> None:
+    """Raises a RecipeError unless a value from a recipe is what the parameter's annotation says."""
+    if annotation is inspect.Parameter.empty:
+        return
+    try:
+        TypeAdapter(annotation).validate_python(value, strict=True)
+    except ValidationError as fault:
+        if isinstance(value, str) and any(item["type"] == "literal_error" for item in fault.errors()):
+            return  # the part knows which words it takes, and what comes nearest
+        rule = fault.errors()[0]["msg"]
+        raise RecipeError(f"{where}: {rule[:1].lower()}{rule[1:]}, but got {reprlib.repr(value)}; change it") from None
+    except (PydanticUserError, PydanticUndefinedAnnotation):  # a type that only the author of the part knows
+        return
 
 
 def check_temperature(temperature: float) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import io
 import re
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str
             f"checkpoint {path} is damaged or cut short: its {len(payload)} bytes do not match their checksum{_ADVICE}"
         )
     try:
-        state = torch.load(io.BytesIO(payload), map_location=map_location, weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch warns of foreign pickles before it refuses them
+            state = torch.load(io.BytesIO(payload), map_location=map_location, weights_only=True)
     except Exception as fault:  # whatever a foreign payload provokes in the reader
         words = next(iter(str(fault).splitlines()), "")
         raise CheckpointError(

@@ -1,12 +1,14 @@
 """The command line. A user's mistake gives one line and exit code 2; Ctrl-C saves, says how to go on, exits 130."""
 
+import io
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -18,12 +20,13 @@ from topocell.display import Display, Quiet, Terminal
 from topocell.errors import RunError, TopocellError
 from topocell.estimate import gigabytes
 from topocell.genotype import Genotype
-from topocell.monitor import Interrupted
+from topocell.monitor import Interrupted, on_signals
 from topocell.recipe import load_recipe, overridden, recipe_names, recipe_text
 from topocell.report.compare import comparison
 from topocell.report.draw import draw_genotype
 from topocell.report.tables import format_seconds
 from topocell.search.selection import EDGE_RULES, OPERATION_RULES
+from topocell.train import PROTOCOLS
 
 app = typer.Typer(
     name="topocell",
@@ -58,6 +61,9 @@ BudgetOption = Annotated[
     Budget, typer.Option(help="paper: as published; small: minutes on two CPU cores; smoke: seconds, on digits.")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress, only errors.")]
+AcceptData = Annotated[
+    bool, typer.Option("--accept-data", help="Go on although the images are not those that the run began with.")
+]
 
 
 def _version(wanted: bool) -> None:
@@ -91,6 +97,7 @@ def run(
     out: Out,
     overrides: Overrides = None,
     budget: BudgetOption = Budget.paper,
+    accept_data: AcceptData = False,
     quiet: QuietOption = False,
 ) -> None:
     """The whole way: search, derive, retrain, report. The same command again goes on with an unfinished run.
@@ -104,7 +111,7 @@ def run(
         topocell run toponas-arbitrary-mile data.download=true retrain.seeds=[0,1,2] --out runs/toponas
     """
     with _display(quiet) as display:
-        api.run(load_recipe(recipe, overrides or [], budget.value), out, display)
+        api.run(load_recipe(recipe, overrides or [], budget.value), out, display, accept_data=accept_data)
 
 
 @app.command()
@@ -113,6 +120,7 @@ def search(
     out: Out,
     overrides: Overrides = None,
     budget: BudgetOption = Budget.paper,
+    accept_data: AcceptData = False,
     quiet: QuietOption = False,
 ) -> None:
     """Only the search; the supernet stays in the run directory for `select`.
@@ -124,7 +132,7 @@ def search(
         topocell search my-recipe.yaml seed=3 --out runs/mine-3
     """
     with _display(quiet) as display:
-        api.search(load_recipe(recipe, overrides or [], budget.value), out, display)
+        api.search(load_recipe(recipe, overrides or [], budget.value), out, display, accept_data=accept_data)
 
 
 @app.command()
@@ -173,19 +181,31 @@ def compare(run_path: RunPath) -> None:
     table = Table(*names)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    _show(table)
 
 
 @app.command()
-def retrain(run_path: RunPath, quiet: QuietOption = False) -> None:
+def retrain(
+    run_path: RunPath,
+    protocol: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(PROTOCOLS)}; default the recipe's.", show_default=False)
+    ] = None,
+    accept_data: AcceptData = False,
+    quiet: QuietOption = False,
+) -> None:
     """Retrain the derived cell of a run from scratch, once per seed of its recipe, and test it.
 
-    Example:
+    The protocol `shallow` trains small networks instead, in RUN/shallow; `filter` does so first, and retrains in full
+    what exceeds the recipe's `shallow.threshold`.
+
+    Examples:
 
         topocell retrain runs/dots
+
+        topocell retrain runs/dots --protocol shallow
     """
     with _display(quiet) as display:
-        display.results(api.retrain(run_path, display))
+        display.results(api.retrain(run_path, display, protocol, accept_data=accept_data))
 
 
 @app.command()
@@ -219,7 +239,7 @@ def estimate(recipe: RecipeName, overrides: Overrides = None, budget: BudgetOpti
         memory = gigabytes(part.memory.peak) if part.memory is not None else ""
         table.add_row(part.name, steps, step, format_seconds(part.seconds), memory)
     table.add_row("the whole run", "", "", format_seconds(found.seconds), "")
-    Console().print(table)
+    _show(table)
     for sentence in found.advice():
         typer.echo(sentence)
 
@@ -237,7 +257,7 @@ def draw(
 
         topocell draw genotype.json
     """
-    path = genotype / "genotype.json" if genotype.is_dir() else genotype
+    path = genotype / "genotype.json" if os.path.isdir(genotype) else genotype
     draw_genotype(Genotype.load(path).to_dict(), out)
     typer.echo(str(out))
 
@@ -251,7 +271,7 @@ def list_spaces() -> None:
             candidates = sorted({op for names in cell.candidates for op in names}, key=spaces.OPERATIONS.index)
             row = (name, cell_type, str(cell.nodes), str(cell.n_edges), ", ".join(candidates), cell.output)
             table.add_row(*row)
-    Console().print(table)
+    _show(table)
 
 
 @recipes.command("list")
@@ -261,7 +281,7 @@ def recipes_list() -> None:
     for name in recipe_names():
         recipe = load_recipe(name)
         table.add_row(name, recipe.about, recipe.published)
-    Console().print(table)
+    _show(table)
 
 
 @recipes.command("show")
@@ -313,7 +333,13 @@ def studies_list() -> None:
     table = Table("study", "what it shows", "after")
     for name, row in study.STUDIES.items():
         table.add_row(name, row.about, row.source)
-    Console().print(table)
+    _show(table)
+
+
+_WORKERS = (
+    "Processes of one thread each that make the items of a study whose items are independent: "
+    f"{', '.join(name for name, row in study.STUDIES.items() if row.parallel)}."
+)
 
 
 def _add_study(name: str) -> None:
@@ -329,22 +355,29 @@ def _add_study(name: str) -> None:
         budget: Annotated[
             Budget | None, typer.Option(help="Of a study that trains, the same as budget=.", show_default=False)
         ] = None,
+        workers: Annotated[int, typer.Option(min=1, help=_WORKERS)] = 1,
         quiet: QuietOption = False,
     ) -> None:
         words = [*(options or []), *([f"budget={budget.value}"] if budget else [])]
         with _display(quiet) as display:
-            study.run(name, words, out, display)
+            study.run(name, words, out, display, workers)
 
 
 for _name in study.STUDIES:
     _add_study(_name)
 
 
+def _show(table: Table) -> None:
+    """Print a table; names in brackets are no markup, names in colons no emoji."""
+    Console(markup=False, emoji=False, highlight=False).print(table)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     command = typer.main.get_command(app)
     try:
-        code = command.main(list(argv) if argv is not None else None, "topocell", standalone_mode=False)
+        with on_signals(_end):  # while there is something to save, `RunMonitor` listens instead
+            code = command.main(list(argv) if argv is not None else None, "topocell", standalone_mode=False)
     except typer.TyperException as fault:
         if type(fault).__name__ == "NoArgsIsHelpError":
             print(fault.format_message())
@@ -357,9 +390,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = signal.Signals(stop.signal_number).name
         print(f"stopped by {name}; everything is saved, the same command goes on from here", file=sys.stderr)
         return 128 + stop.signal_number
+    except _Ended as end:
+        number = signal.Signals(end.args[0])
+        print(f"stopped by {number.name}; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 128 + number
     if code == 128 + signal.SIGINT:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
     return code if isinstance(code, int) else 0
+
+
+class _Ended(BaseException):
+    """A signal while nothing is in the making. No `Exception`, so that nothing on the way takes it for a fault."""
+
+
+def _end(number: int) -> NoReturn:
+    raise _Ended(number)
 
 
 def _fail(text: str) -> int:
@@ -368,5 +413,8 @@ def _fail(text: str) -> int:
 
 
 def entry() -> None:
-    """The console command."""
+    """The console command. What the terminal has no character for is shown as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from topocell.augment import Augmentation, Batches, ImageSet, resize
 from topocell.errors import DataError, nearest
-from topocell.folder import class_folders, decode_cached, listing, some
+from topocell.files import existing, reason
+from topocell.folder import check_memory, class_folders, decode_cached, listing, some
 from topocell.rng import generator
 
 __all__ = [
@@ -114,7 +115,7 @@ def load(
     if resolution is not None and (resolution < 8 or resolution % 4):
         raise DataError(f"data.resolution is a multiple of 4 and at least 8, but got {resolution}; 32 is usual")
     entry = DATASETS[name]
-    source = entry.read(Path(root).expanduser() if root is not None else None, download)
+    source = entry.read(_place(root) if root is not None else None, download)
     chosen = _balanced(source.train_labels, images, "images", len(source.classes), seed)
     held_out = _balanced(source.test_labels, test_images, "test_images", len(source.classes), seed)
     train_pixels, test_pixels, notes = source.pixels(chosen, held_out, resolution)
@@ -126,6 +127,17 @@ def load(
     mean, std = entry.statistics or _measure(train.images)
     augmentation = Augmentation(padding=train.images.shape[-1] // 8, flip=entry.flip)
     return Dataset(name, train, test, mean, std, augmentation, fingerprint(train, test), tuple(notes))
+
+
+def _place(root: str | Path) -> Path:
+    """The folder that a user means, which may not be there. Raises DataError where the system cannot even look."""
+    try:
+        return existing(root)
+    except OSError as fault:
+        raise DataError(
+            f"data.root names a directory, but {str(root)[:200]!r} cannot be looked up ({reason(fault)}); "
+            f"check the path"
+        ) from None
 
 
 def _balanced(labels: Tensor, count: int | None, option: str, classes: int, seed: int) -> Tensor:
@@ -210,6 +222,7 @@ def _in_memory(
 ) -> Source:
     def pixels(chosen: Tensor, held_out: Tensor, resolution: int | None) -> tuple[Tensor, Tensor, list[str]]:
         side = resolution or train[0].shape[-1]
+        check_memory((len(chosen) + len(held_out)) * train[0].shape[1] * side * side, side)
         return resize(train[0][chosen], side), resize(test[0][held_out], side), []
 
     return Source(classes, train[1], test[1], pixels, notes)

@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from topocell.errors import one_line
 from topocell.monitor import Figures
 from topocell.report.draw import draw_text
 from topocell.report.tables import format_accuracy
@@ -168,8 +169,8 @@ class Terminal(Quiet):
         self._print(text)
 
     def _print(self, text: str, style: str = "") -> None:
-        """Words as they are: names in brackets are no markup, names in colons no emoji."""
-        self.console.print(Text(text, style))
+        """Words as they are: brackets are no markup, words in colons no emoji, control characters no commands."""
+        self.console.print(Text("\n".join(map(one_line, text.split("\n"))), style))
 
 
 def _cell_lines(genotype: Mapping[str, Any]) -> list[str]:

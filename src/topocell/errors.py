@@ -8,8 +8,17 @@ import difflib
 from collections.abc import Iterable
 
 
+def one_line(text: str) -> str:
+    """Text from anywhere on one line that no terminal acts on: breaks become blanks, what cannot be seen escapes."""
+    line = " ".join(text.splitlines())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
 class TopocellError(Exception):
-    """Base of every error that a user's input can cause."""
+    """Base of every error that a user's input can cause; its message is one line, whatever it quotes."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class RecipeError(TopocellError):

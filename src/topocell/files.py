@@ -72,10 +72,18 @@ def whole_lines(path: Path) -> list[bytes]:
 def is_json(text: bytes) -> bool:
     """Whether `text` is one JSON value."""
     try:
-        json.loads(text)
+        from_json(text)
     except ValueError:
         return False
     return True
+
+
+def from_json(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError for any other, and for one that nests too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it nests too deeply") from None
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -91,6 +99,21 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
+
+
+def existing(text: str | Path) -> Path:
+    """The path that a user gives, with `~` for the home directory, whether or not something is there.
+
+    Raises OSError where the system cannot look: no such user, too long a name, a directory closed to us.
+    """
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (RuntimeError, ValueError) as fault:  # `~nobody`, a NUL
+        raise OSError(errno.EINVAL, str(fault)) from None
+    return path
 
 
 def sync_directory(path: Path) -> None:
@@ -134,6 +157,21 @@ def lock(folder: Path) -> Callable[[], None]:
         raise
     _locked.add(descriptor)
     return functools.partial(_unlock, descriptor)
+
+
+def refuse_links(folder: Path, *inside: str) -> None:
+    """Refuse a directory in which a name, or one in its directories `inside`, is a link, a pipe or a device.
+
+    Whoever made such a directory would say what we overwrite elsewhere. The directory itself may be a link. Raises
+    RunError, or OSError when the directory cannot be read.
+    """
+    for place in (folder, *(folder / name for name in inside)):
+        for found in os.scandir(place) if place.is_dir() else ():
+            if found.is_symlink() or not (found.is_file() or found.is_dir()):
+                raise RunError(
+                    f"a run directory holds plain files and directories, but {found.path} is "
+                    f"{'a link' if found.is_symlink() else 'neither'}; put what it stands for in its place"
+                )
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ import json
 import math
 import os
 import statistics
+import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +21,8 @@ from torch import Tensor
 from topocell.cache import cache_folder
 from topocell.errors import DataError
 
+#: What Pillow may take a file for, whatever its name. It hands PostScript to another program, for one.
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
@@ -38,7 +42,7 @@ def listing(place: Path) -> tuple[tuple[str, ...], list[str], Tensor]:
     found = [
         sorted(
             os.path.join(folder, name)
-            for folder, _, names in os.walk(place / label, followlinks=True)
+            for folder, names in _walk(place / label)
             for name in names
             if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
         )
@@ -54,12 +58,25 @@ def listing(place: Path) -> tuple[tuple[str, ...], list[str], Tensor]:
     return tuple(classes), [path for files in found for path in files], labels
 
 
+def _walk(top: Path) -> Iterator[tuple[str, list[str]]]:
+    """Folders and the names of their files, links to folders followed; a folder that was seen is not entered again."""
+    seen = set()
+    for folder, inside, names in os.walk(top, followlinks=True):
+        stat = os.stat(folder)
+        if (stat.st_dev, stat.st_ino) in seen:
+            inside.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        inside.sort()
+        yield folder, names
+
+
 def decode_cached(root: Path, paths: list[str], resolution: int | None) -> tuple[Tensor, list[str]]:
     """`_decode` through a file in TOPOCELL_CACHE (default ~/.cache/topocell), which may be deleted."""
-    key = hashlib.sha256(f"1 {root.resolve()} {resolution}".encode())
+    key = hashlib.sha256(os.fsencode(f"1 {root.resolve()} {resolution}"))
     for path in paths:
         stat = os.stat(path) if os.path.exists(path) else None
-        key.update(f"{path[len(str(root)) :]}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+        key.update(os.fsencode(f"{path[len(str(root)) :]}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n"))
     folder = cache_folder()
     cache = folder / f"folder-{key.hexdigest()[:32]}.safetensors"
     try:
@@ -86,14 +103,17 @@ def decode_cached(root: Path, paths: list[str], resolution: int | None) -> tuple
 def _decode(root: Path, paths: list[str], resolution: int | None) -> tuple[Tensor, list[str]]:
     """Images (N, C, R, R) uint8: shorter side resized to R, centre crop; C = 1 if all files are grey, else 3.
 
-    Without a resolution, R is the multiple of 4 nearest to the median shorter side, from 8 to 224.
+    Without a resolution, R is the multiple of 4 nearest to the median shorter side, from 8 to 224. An image of more
+    pixels than Pillow takes for sane (89 million) is a fault, like one that is damaged.
     """
-    with ThreadPoolExecutor() as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.filterwarnings("ignore", module="PIL")  # of damaged EXIF data and the like
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
         headers = [header for header in pool.map(_header, paths) if header]
         median = statistics.median([min(size) for size, _ in headers] or [8])
         side = resolution or min(224, max(8, 4 * round(median / 4)))
         mode = "L" if {mode for _, mode in headers} <= {"1", "L"} else "RGB"
-        _check_memory(len(paths) * len(mode) * side * side, side)
+        check_memory(len(paths) * len(mode) * side * side, side)
         out = np.empty((len(paths), len(mode), side, side), np.uint8)
 
         def decode(index: int) -> str | None:
@@ -114,7 +134,8 @@ def _decode(root: Path, paths: list[str], resolution: int | None) -> tuple[Tenso
     return torch.from_numpy(out), notes
 
 
-def _check_memory(needed: int, side: int) -> None:
+def check_memory(needed: int, side: int) -> None:
+    """Raises DataError for images of that side that need so many bytes and more than half the memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
     if needed > memory / 2:
         raise DataError(
@@ -126,15 +147,21 @@ def _check_memory(needed: int, side: int) -> None:
 def _header(path: str) -> tuple[tuple[int, int], str] | None:
     """Size and mode of an image file, without decoding it; None if unreadable, which decoding will report."""
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             return image.size, image.mode
     except Exception:
         return None
 
 
+def _open(path: str) -> Image.Image:
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError("neither a file nor a link to one")  # a pipe would wait for somebody to write
+    return Image.open(path, formats=FORMATS)
+
+
 def _pixels(path: str, mode: str, side: int) -> np.ndarray:
     """(C, side, side) uint8 of one file, turned as its EXIF orientation says."""
-    with Image.open(path) as image:
+    with _open(path) as image:
         if image.mode[0] in "IF":
             raise ValueError(f"mode {image.mode} has more than 8 bits per channel")
         ImageOps.exif_transpose(image, in_place=True)

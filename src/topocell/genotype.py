@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from topocell import genotype_text
+from topocell import files, genotype_text
 from topocell.errors import GenotypeError, nearest
 from topocell.spaces.cell import OPERATIONS
 
@@ -161,8 +161,9 @@ class Genotype:
         try:
             with open(path, "rb") as file:
                 raw = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise GenotypeError(f"{path}: a genotype must be a readable file, but {error.strerror}") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise GenotypeError(f"{path}: a genotype must be a readable file, but {reason}") from None
         if len(raw) > MAX_BYTES:
             raise GenotypeError(f"{path}: a genotype has at most {MAX_BYTES} bytes, but this file has more")
         try:
@@ -180,18 +181,10 @@ class Genotype:
         Raises:
             GenotypeError: if the file cannot be written.
         """
-        target = Path(path)
-        scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
-            with open(scratch, "w", encoding="utf-8") as file:
-                json.dump(self.to_dict(), file, indent=1)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(scratch, target)
-        except OSError as error:
-            scratch.unlink(missing_ok=True)
-            raise GenotypeError(f"{path}: the genotype cannot be written: {error.strerror}") from None
+            files.replace(Path(path), f"{json.dumps(self.to_dict(), indent=1)}\n".encode())
+        except OSError as fault:
+            raise GenotypeError(files.write_fault(Path(path), fault)) from None
 
     @classmethod
     def from_darts(cls, text: str) -> "Genotype":
@@ -353,7 +346,9 @@ def _canonical(cell: CellGenotype, dropped: bool) -> CellGenotype:
         )
         return CellGenotype(cell.inputs, nodes, tuple(sorted(colours[n] + cell.inputs for n in cell.concat)))
 
-    candidates = islice(_numberings(colours, before, after), 1 + 4096 // len(before))
+    # Trying a numbering looks at every pair, at worst once per node.
+    most = 1 + min(4096 // len(before), 16384 // max(1, sum(map(len, before.values()))))
+    candidates = islice(_numberings(colours, before, after), most)
     return min(map(renumbered, candidates), key=lambda c: (c.nodes, c.concat))
 
 

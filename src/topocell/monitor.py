@@ -1,6 +1,8 @@
 """What long work reports to, and how it is told to stop. The search and the retraining know nothing else of it."""
 
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 Figures = Callable[[], Mapping[str, float]]
@@ -44,3 +46,20 @@ class Silent:
 
     def say(self, text: str) -> None:
         """Ignored."""
+
+
+@contextmanager
+def on_signals(told: Callable[[int], None]) -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM call `told` with their number. Only the main thread can listen; others go without."""
+    try:
+        before = {
+            number: signal.signal(number, lambda number, frame: told(number))
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+    except ValueError:
+        before = {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,6 +1,7 @@
 """Recipe → objects. The only place where configuration becomes objects."""
 
 import os
+from typing import Any
 
 import torch
 
@@ -17,6 +18,8 @@ from topocell.recipe import Recipe
 from topocell.spaces.cell import SpaceSpec
 from topocell.tabular import Table, holds
 
+#: Parameters from which a network is checked without its storage, which takes PyTorch seconds to prepare for.
+LARGE = 50_000_000
 #: Environment variable that names a table of NAS-Bench-201.
 TRUTH_VARIABLE = "TOPOCELL_NASBENCH201"
 
@@ -109,6 +112,11 @@ def check_images(recipe: Recipe, dataset: Dataset) -> None:
         cells[name] = CellGenotype(cell.inputs, ((("skip_connect", 0),),) * cell.nodes, (cell.computed[-1],))
     classes, channels = len(dataset.train.classes), dataset.shape[0]
     sizes = plan.channels, plan.layers, classes, channels, plan.stem
-    net = FixedNet(Genotype("any", cells), *sizes, auxiliary=plan.auxiliary > 0, head=plan.head)
-    with torch.no_grad():
+    genotype = Genotype("any", cells)
+    options: dict[str, Any] = {"auxiliary": plan.auxiliary > 0, "head": plan.head}
+    with torch.device("meta"):
+        net = FixedNet(genotype, *sizes, **options)
+    large = sum(parameter.numel() for parameter in net.parameters()) > LARGE
+    with torch.no_grad(), torch.device("meta" if large else "cpu"):
+        net = FixedNet(genotype, *sizes, **options)
         net(torch.zeros(2, *dataset.shape))

@@ -7,6 +7,7 @@ change is a mapping, otherwise replaced.
 
 import copy
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
@@ -16,17 +17,22 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
+from topocell import plain_yaml
 from topocell.budget import BUDGETS
 from topocell.data import DATASETS
 from topocell.errors import RecipeError, nearest
 from topocell.execution import PRECISIONS
+from topocell.guard import OnNan
 from topocell.search.plan import Choice, Curve, Model, SearchPlan, Stage, name_only, one_of
 from topocell.search.projection import ProjectionPlan
 from topocell.search.selection import EDGE_RULES, OPERATION_RULES, PERTURBATION, Rules, threshold_fault
 from topocell.spaces import SPACES
-from topocell.train import RetrainPlan
+from topocell.train import PROTOCOLS, RetrainPlan, ShallowPlan
 
 Budget = Literal["paper", "small", "smoke"]
+
+#: Learning rates are float32 numbers.
+LARGEST = 1e38
 
 
 class DataPlan(Model):
@@ -96,9 +102,13 @@ class Recipe(Model):
     Attributes:
         precision: a row of `topocell.execution.PRECISIONS`: `bf16` trains supernet and network under autocast.
         compile: whether the network of the retraining is compiled (on a CPU that takes minutes, and a C++ compiler).
+        protocol: a row of `topocell.train.PROTOCOLS`: `full` trains the found cell by `retrain`, `shallow` by `shallow`
+            alone, `filter` by `shallow`, and by `retrain` if its accuracy there exceeds `shallow.threshold`.
+        on_nan: what is done about a step whose loss or gradient is not finite, see `topocell.guard`; may be changed
+            while a run lasts.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     about: str = ""
     source: str = ""
     published: str = ""
@@ -106,17 +116,21 @@ class Recipe(Model):
     device: str = "auto"
     precision: Annotated[str, one_of("precision", PRECISIONS)] = "fp32"
     compile: bool = False
+    on_nan: OnNan = "stop"
     space: Annotated[Choice, BeforeValidator(name_only), one_of("space", SPACES)]
     data: DataPlan = DataPlan()
     search: SearchPlan
     selection: SelectionPlan = SelectionPlan()
     retrain: RetrainPlan = RetrainPlan()
+    shallow: ShallowPlan = ShallowPlan()
+    protocol: Annotated[str, one_of("protocol", PROTOCOLS)] = "full"
     truth: TruthPlan = TruthPlan()
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Recipe":
         faults = [fault for stage in self.search.stages for fault in self._stage_faults(stage)]
-        faults += _curve_faults("retrain.weights.lr", self.retrain.weights.lr, zero=True)
+        faults += _curve_faults("retrain.weights.lr", self.retrain.weights.lr, zero=True, most=LARGEST)
+        faults += _curve_faults("shallow.weights.lr", self.shallow.weights.lr, zero=True, most=LARGEST)
         if self.selection.edges == "topology" and self.search.stages[-1].topology.name == "dense":
             faults.append(
                 "selection.edges: topology needs a topology that decides edges, but the last stage has topology "
@@ -124,18 +138,25 @@ class Recipe(Model):
             )
         if fault := threshold_fault(self.selection.threshold, self.selection.edges):
             faults.append(fault)
-        faults += self._projection_faults()
+        faults += self._measuring_faults()
         if faults:
             raise ValueError("\n".join(faults))
         return self
 
-    def _projection_faults(self) -> list[str]:
-        held_out, splits = self.search.stages[-1].alpha_on, self.data.splits
-        if PERTURBATION not in (self.selection.operations, self.selection.edges) or held_out in {*splits, "all"}:
-            return []
+    def _measuring_faults(self) -> list[str]:
+        stages, splits = self.search.stages, self.data.splits
+        measuring = [
+            (f"search.stages.{s.name}.progressive", "the stage", s.alpha_on)
+            for s in stages
+            if s.progressive is not None and s.progressive.decide_by == PERTURBATION
+        ]
+        if PERTURBATION in (self.selection.operations, self.selection.edges):
+            measuring.append(("selection", "the last stage", stages[-1].alpha_on))
         return [
-            f"selection: perturbation measures on the split alpha_on of the last stage, {held_out!r}, but data.splits "
-            f"has {', '.join(splits)}{nearest(held_out, splits)}; name one of them"
+            f"{where}: perturbation measures on the split alpha_on of {stage}, {held_out!r}, but data.splits has "
+            f"{', '.join(splits)}{nearest(held_out, splits)}; name one of them"
+            for where, stage, held_out in measuring
+            if held_out not in {*splits, "all"}
         ]
 
     def _stage_faults(self, stage: Stage) -> list[str]:
@@ -143,7 +164,7 @@ class Recipe(Model):
         faults = [
             fault
             for part in ("weights", "alpha", "beta")
-            for fault in _curve_faults(f"{where}.{part}.lr", getattr(stage, part).lr, zero=True)
+            for fault in _curve_faults(f"{where}.{part}.lr", getattr(stage, part).lr, zero=True, most=LARGEST)
         ]
         faults += _curve_faults(f"{where}.op_temperature", stage.op_temperature, zero=False)
         faults += _curve_faults(f"{where}.edge_temperature", stage.edge_temperature, zero=False)
@@ -222,6 +243,12 @@ def reselected(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return _check(merge(recipe.model_dump(mode="json"), {"selection": dict(changes)}), recipe.name)
 
 
+def shallow_of(recipe: Recipe) -> Recipe:
+    """The recipe whose full retraining is the shallow one."""
+    plan = recipe.shallow.plan().model_dump(mode="json")
+    return _check({**recipe.model_dump(mode="json"), "retrain": plan, "protocol": "full"}, recipe.name)
+
+
 def recipe_names() -> list[str]:
     """Names of the recipes that come with topocell."""
     return sorted(p.name.removesuffix(".yaml") for p in _builtin().iterdir() if p.name.endswith(".yaml"))
@@ -235,10 +262,17 @@ def recipe_text(name_or_path: str | Path) -> str:
     """
     if _is_path(name_or_path):
         try:
-            return Path(name_or_path).read_text(encoding="utf-8")
+            with open(name_or_path, encoding="utf-8") as file:
+                text = file.read(plain_yaml.MAX_TEXT + 1)
         except (OSError, ValueError) as fault:
             reason = getattr(fault, "strerror", None) or "it is not UTF-8 text"
             raise RecipeError(f"cannot read the recipe {str(name_or_path)!r}: {reason}; check the path") from None
+        if len(text) > plain_yaml.MAX_TEXT:
+            raise RecipeError(
+                f"a recipe has at most {plain_yaml.MAX_TEXT} characters, but {str(name_or_path)!r} has more; "
+                f"check the path"
+            )
+        return text
     if name_or_path not in recipe_names():
         raise RecipeError(
             f"unknown recipe {name_or_path!r}{nearest(name_or_path, recipe_names())}; `topocell recipes list` shows "
@@ -286,40 +320,11 @@ def _builtin() -> Any:
     return resources.files("topocell") / "recipes"
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which 6e-3 is a number, as everybody expects; YAML 1.1 asks for 6.0e-3."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+\Z"), list("-+0123456789")
-)
-
-
-def _load_yaml(text: str) -> Any:
-    """The value of a YAML text, nothing in it shared, so that a change to one place leaves the others alone.
-
-    Raises:
-        ValueError: not YAML; the message says why and, where that is known, in which line.
-    """
-    try:
-        return _unshared(yaml.load(text, _Loader))  # a safe loader
-    except Exception as fault:  # what PyYAML raises on some texts is none of its own errors
-        line = getattr(getattr(fault, "problem_mark", None), "line", None)
-        at = f" (line {line + 1})" if line is not None else ""
-        raise ValueError(f"{getattr(fault, 'problem', None) or 'it cannot be read'}{at}") from None
-
-
-def _unshared(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _unshared(item) for key, item in value.items()}
-    return [_unshared(item) for item in value] if isinstance(value, list) else value
-
-
 def _parse(text: str, where: str) -> dict[str, Any]:
     try:
-        data = _load_yaml(text)
+        data = plain_yaml.load(text)
     except ValueError as fault:
-        raise RecipeError(f"{where} is not valid YAML: {fault}") from None
+        raise RecipeError(f"{where} is not valid YAML: {fault}; mend it") from None
     if not isinstance(data, dict) or not all(isinstance(k, str) for k in data):
         raise RecipeError(f"{where}: a recipe is a mapping of keys to values, but got {type(data).__name__}")
     return data
@@ -332,8 +337,9 @@ def _is_path(name_or_path: str | Path) -> bool:
 
 def _read(name_or_path: str | Path, seen: list[str]) -> dict[str, Any]:
     """A recipe laid over the one it extends; a path after `extends` starts from the folder of the file it is in."""
-    if str(name_or_path) in seen:
-        raise RecipeError(f"recipes extend each other in a circle: {' → '.join([*seen, str(name_or_path)])}")
+    here = os.path.normpath(name_or_path) if _is_path(name_or_path) else str(name_or_path)
+    if here in seen:
+        raise RecipeError(f"recipes extend each other in a circle: {' → '.join([*seen, here])}; leave one extends out")
     data = _parse(recipe_text(name_or_path), str(name_or_path))
     parent = data.pop("extends", None)
     if parent is None:
@@ -341,7 +347,7 @@ def _read(name_or_path: str | Path, seen: list[str]) -> dict[str, Any]:
     if not isinstance(parent, str):
         raise RecipeError(f"extends must be the name or path of a recipe, but got {parent!r}")
     base = Path(name_or_path).parent / parent if _is_path(parent) else parent
-    return dict(merge(_read(base, [*seen, str(name_or_path)]), data))
+    return dict(merge(_read(base, [*seen, here]), data))
 
 
 def _own_budgets(value: Any, where: str) -> dict[str, dict[str, Any]]:
@@ -362,14 +368,17 @@ def _parse_override(text: str) -> tuple[str, Any]:
     if not sign or not key.strip():
         raise RecipeError(f"an override has the form key=value, but got {text!r}; e.g. retrain.epochs=100")
     try:
-        return key.strip(), _load_yaml(value)
+        return key.strip(), plain_yaml.load(value)
     except ValueError as fault:
-        raise RecipeError(f"the value of the override {text!r} is not valid YAML: {fault}") from None
+        raise RecipeError(f"the value of the override {text!r} is not valid YAML: {fault}; mend it") from None
 
 
 def _override(data: dict[str, Any], key: str, value: Any) -> None:
     at: Any = data
     parts = key.split(".")
+    if len(parts) > plain_yaml.MAX_DEPTH:
+        most = plain_yaml.MAX_DEPTH
+        raise RecipeError(f"a key has at most {most} parts, but {key[:60]!r}.. has {len(parts)}; shorten it")
     for i, part in enumerate(parts):
         last, where = i == len(parts) - 1, ".".join(parts[: i + 1])
         if not isinstance(at, dict | list):
@@ -378,7 +387,7 @@ def _override(data: dict[str, Any], key: str, value: Any) -> None:
             names = [_name_of(item) for item in at]
             if part in names:
                 index = names.index(part)
-            elif part.isdecimal() and int(part) < len(at):
+            elif part in map(str, range(len(at))):
                 index = int(part)
             else:
                 known = [name for name in names if name] or [str(n) for n in range(len(at))]

@@ -8,7 +8,6 @@ Whole files are replaced atomically; metrics.jsonl and log.txt grow by whole lin
 
 import datetime
 import importlib.metadata
-import json
 import platform
 import re
 import reprlib
@@ -21,12 +20,17 @@ from typing import Any, Self
 
 import safetensors.torch
 import torch
-import yaml
 
-from topocell import files
+from topocell import files, plain_yaml
 from topocell.checkpoint import Checkpoints, load, save
 from topocell.errors import CheckpointError, RunError, nearest
 
+#: Keys of a recipe that may change while a run lasts: they say what is done about faults, not what is computed.
+_MAY_CHANGE = ("on_nan",)
+#: What of env.json no change of the data may touch: the networks are built for it.
+_BUILT_FOR = ("classes", "image_shape")
+#: Directories in which a run writes.
+_FOLDERS = ("checkpoints", "figures", "selections")
 _MACHINE = ("topocell", "torch", "torchvision", "numpy", "platform", "cpu", "device", "gpu", "threads")
 
 
@@ -45,12 +49,14 @@ class RunDir:
         self._unlock = weakref.finalize(self, files.lock(path)) if lock else None
 
     @classmethod
-    def open(cls, path: str | Path, recipe_yaml: str, *, env: Mapping[str, Any]) -> Self:
+    def open(cls, path: str | Path, recipe_yaml: str, *, env: Mapping[str, Any], accept_data: bool = False) -> Self:
         """Create the run directory of a resolved recipe, or reopen it to go on.
 
         `env` is what `environment` returns. Reopening keeps the first env.json; differences that can change
-        numbers become warnings. Raises RunError, with nothing overwritten, when `path` is no directory, is
-        not writable, holds something that is no run, belongs to another recipe or other data, or is in use.
+        numbers become warnings. With `accept_data` other images of the same shape and classes are such a difference,
+        and env.json lists the fingerprints of all. Raises RunError, with nothing overwritten, when `path` is no
+        directory, is not writable, holds something that is no run, belongs to another recipe or other data, or is in
+        use.
         """
         path = Path(path)
         with files.guarded(path):
@@ -60,6 +66,7 @@ class RunDir:
                 path.mkdir(parents=True, exist_ok=True)
                 files.sync_directory(path.parent)
             _refuse_foreign(path)
+            files.refuse_links(path, *_FOLDERS)
             run = cls(path, lock=True)
             try:
                 if run.has("recipe.yaml"):
@@ -68,7 +75,7 @@ class RunDir:
                     run.write_text("recipe.yaml", recipe_yaml)
                 run._settle()
                 if run.has("env.json"):
-                    run._compare_environment(env)
+                    run._compare_environment(env, accept_data)
                 else:
                     run.write_json("env.json", env)
             except BaseException:
@@ -91,6 +98,7 @@ class RunDir:
                     f"a run directory holds a recipe.yaml, but {path} does not"
                     f"{nearest(path.absolute().name, runs)}; begin with: topocell run RECIPE --out DIR"
                 )
+            files.refuse_links(path, *_FOLDERS)
             run = cls(path, lock=lock)
             if lock:
                 run._settle()
@@ -157,7 +165,7 @@ class RunDir:
         """What `write_json` wrote. Raises RunError when the file is missing or is not JSON."""
         path = self._file(name)
         try:
-            return json.loads(path.read_bytes())
+            return files.from_json(path.read_bytes())
         except FileNotFoundError as fault:
             raise RunError(f"{self.path} has no {name} yet; run the step that writes it first") from fault
         except (OSError, ValueError) as fault:
@@ -173,7 +181,8 @@ class RunDir:
         """Add to the seconds that timings.json holds for `phase`."""
         self._must_be_locked()
         timings = self._read_object("timings.json") if self.has("timings.json") else {}
-        timings[phase] = timings.get(phase, 0.0) + seconds
+        before = timings.get(phase, 0.0)
+        timings[phase] = seconds + (before if isinstance(before, float) else 0.0)
         self.write_json("timings.json", timings)
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
@@ -193,9 +202,12 @@ class RunDir:
         """
         records = []
         for number, line in enumerate(files.whole_lines(self._metrics), start=1):
-            if not files.is_json(line):
-                raise RunError(f"lines of {self._metrics} must be JSON, but line {number} is not; remove that line")
-            records.append(json.loads(line))
+            record = files.from_json(line) if files.is_json(line) else None
+            if not isinstance(record, dict):
+                raise RunError(
+                    f"lines of {self._metrics} must be JSON objects, but line {number} is not; remove that line"
+                )
+            records.append(record)
         return records
 
     def forget(self, phase: str, *names: str) -> None:
@@ -254,9 +266,10 @@ class RunDir:
         return self._checkpoints.named(name).is_file()
 
     def _file(self, name: str) -> Path:
-        if not re.fullmatch(r"\w[\w.+-]*", name):
+        if not re.fullmatch(r"\w[\w.+-]{,59}", name):
             raise RunError(
-                f"a file of a run has a name of letters, digits and '_.+-', but got {name!r}; choose another"
+                f"a file of a run has a name of up to 60 letters, digits and '_.+-', but got {name[:80]!r}; "
+                "choose another"
             )
         return self.path / name
 
@@ -288,25 +301,40 @@ class RunDir:
         if self.recipe_yaml == recipe_yaml:
             return
         try:
-            stored = yaml.safe_load(self.recipe_yaml)
-        except yaml.YAMLError as fault:
+            stored = plain_yaml.load(self.recipe_yaml)
+        except ValueError as fault:
             where = self.path / "recipe.yaml"
             raise RunError(f"{where} must be YAML, but is damaged; restore it or choose another --out") from fault
-        difference = _first_difference(stored, yaml.safe_load(recipe_yaml))
+        given = plain_yaml.load(recipe_yaml)
+        difference = _first_difference(*map(_lasting, (stored, given)))
         if difference is not None:
             raise RunError(
                 f"output directory {self.path} belongs to another recipe (first difference: {difference}); "
                 "choose another --out or delete it"
             )
+        if stored != given:
+            self.write_text("recipe.yaml", recipe_yaml)
 
-    def _compare_environment(self, env: Mapping[str, Any]) -> None:
+    def _compare_environment(self, env: Mapping[str, Any], accept_data: bool) -> None:
         stored = self._read_object("env.json")
         then, now = stored.get("data_fingerprint"), env.get("data_fingerprint")
         if then != now:
-            raise RunError(
-                f"a run goes on with the data it began with, but the data of {self.path} changed (it "
-                f"was {then}, is {now}); restore the data or choose another --out"
-            )
+            words = f"the data of {self.path} changed (it was {then}, is {now})"
+            if not accept_data:
+                raise RunError(
+                    f"a run goes on with the data it began with, but {words}; restore the data, choose another --out, "
+                    "or go on with other data by --accept-data"
+                )
+            for key in _BUILT_FOR:
+                if key in stored and stored[key] != env.get(key):
+                    raise RunError(
+                        f"a run goes on with images of the shape and classes that it began with, but {key} was "
+                        f"{stored[key]} and is {env.get(key)}; choose another --out"
+                    )
+            earlier = [*stored.get("earlier_data_fingerprints", []), then]
+            stored |= {"data_fingerprint": now, "earlier_data_fingerprints": earlier}
+            self.write_json("env.json", stored)
+            self._warn(f"{words}, which --accept-data allows: its figures rest on both")
         changed = [key for key in _MACHINE if stored.get(key) != env.get(key)]
         if changed:
             words = ", ".join(f"{key} was {stored.get(key)}, is {env.get(key)}" for key in changed)
@@ -370,6 +398,11 @@ def _refuse_foreign(path: Path) -> None:
             f"--out must name a run or an empty directory, but {path} holds {other!r} and no recipe.yaml; "
             "choose another --out"
         )
+
+
+def _lasting(recipe: Any) -> Any:
+    """What of a recipe stays as it is while a run lasts."""
+    return {k: v for k, v in recipe.items() if k not in _MAY_CHANGE} if isinstance(recipe, dict) else recipe
 
 
 def _first_difference(then: Any, now: Any, where: str = "") -> str | None:

@@ -6,7 +6,6 @@ variable TOPOCELL_CHECKPOINT_SECONDS takes another number of seconds; 0 saves af
 """
 
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import Any
 
 from topocell.display import Display
 from topocell.errors import RunError
-from topocell.monitor import Figures, Interrupted
+from topocell.monitor import Figures, Interrupted, on_signals
 from topocell.rundir import RunDir
 
 CHECKPOINT_SECONDS = 30.0
@@ -37,20 +36,13 @@ class RunMonitor:
     def listening(self) -> Iterator[None]:
         """Inside, SIGINT and SIGTERM ask to stop at the next step, after a checkpoint; a second one is final."""
 
-        def ask(number: int, frame: object) -> None:
+        def ask(number: int) -> None:
             if self._signal is not None:
                 raise KeyboardInterrupt
             self._signal = number
 
-        try:
-            before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # only the main thread may listen
-            before = {}
-        try:
+        with on_signals(ask):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def step(self, phase: str, done: int, total: int, figures: Figures) -> None:
         """Progress to the display."""

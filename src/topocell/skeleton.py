@@ -19,6 +19,8 @@ from topocell.errors import SpaceError
 from topocell.operations import FactorizedReduce, ReLUConvBN, batch_norm
 
 Context = Callable[["Slot"], tuple]
+#: Outputs of the cell before the last and of the last cell, each `(N, channels, h, w)`.
+States = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -220,21 +222,30 @@ class Skeleton(nn.Module):
         self, x: Tensor, context: Context = _no_context, tap: int | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """The last cell's output, and that of cell `tap` (None: nothing), each `(N, channels, h, w)`."""
+        tapped = None
+        s0, s1 = self.begin(x)
+        for index in range(len(self.slots)):
+            s0, s1 = self.advance(index, s0, s1, context)
+            if index == tap:
+                tapped = s1
+        return s1, tapped
+
+    def begin(self, x: Tensor) -> States:
+        """What the first cell sees of images `(N, in_channels, H, W)`."""
         height, width = x.shape[-2:]
         if height % self._divisor or width % self._divisor:
             raise SpaceError(
                 f"height and width must be divisible by {self._divisor} for this network, but got "
                 f"{height}x{width}; resize or pad the images"
             )
-        tapped = None
-        s0, s1 = self.stem(x)
-        for slot, cell in zip(self.slots, self.cells):
-            if slot.index in self._block_before:
-                s1 = self.blocks[self._block_before[slot.index]](s1)
-            s0, s1 = s1, cell(s0, s1, *context(slot))
-            if slot.index == tap:
-                tapped = s1
-        return s1, tapped
+        states: States = self.stem(x)
+        return states
+
+    def advance(self, index: int, s0: Tensor, s1: Tensor, context: Context = _no_context) -> States:
+        """What the cell after cell `index` sees, from what that cell sees: the outputs of the two cells before."""
+        if index in self._block_before:
+            s1 = self.blocks[self._block_before[index]](s1)
+        return s1, self.cells[index](s0, s1, *context(self.slots[index]))
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits `(N, classes)` of the last cell's output."""

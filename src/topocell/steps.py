@@ -10,7 +10,7 @@ from typing import Any
 from topocell.arch import ArchState
 from topocell.data import Dataset, search_data
 from topocell.display import Display
-from topocell.errors import RunError
+from topocell.errors import CheckpointError, GenotypeError, RunError
 from topocell.estimate import (
     Knob,
     is_out_of_memory,
@@ -20,8 +20,10 @@ from topocell.estimate import (
 )
 from topocell.genotype import Genotype
 from topocell.objects import build_space, execution, find_device
-from topocell.recipe import Recipe, reselected
+from topocell.recipe import Recipe, reselected, shallow_of
 from topocell.report.html import write_report
+from topocell.report.tables import is_number
+from topocell.report.truth import truth_of
 from topocell.rundir import RunDir, environment
 from topocell.runmonitor import RunMonitor
 from topocell.search.loop import Search
@@ -48,6 +50,11 @@ class Work:
         self.device = find_device(recipe.device)
         self.monitor = RunMonitor(directory, display)
         saved = directory.latest() or {"phase": SEARCH, "state": None}
+        if saved.keys() != {"phase", "state"} or saved["phase"] not in (SEARCH, SELECT, RETRAIN, DONE):
+            raise CheckpointError(
+                f"a checkpoint of a run names its phase, but the newest in {directory.path} is of something else; "
+                f"restore the run from a copy"
+            )
         self.phase: str = saved["phase"]
         self.state: Mapping[str, Any] | None = saved["state"]
         for warning in directory.warnings:
@@ -78,6 +85,7 @@ class Work:
             device=self.device,
             monitor=self.monitor,
             execution=execution(recipe),
+            on_nan=recipe.on_nan,
         )
 
     def select(self, again: bool = False, **changes: Any) -> Genotype:
@@ -95,7 +103,8 @@ class Work:
             self._forget_selection()
         derived = self._project(rules) if rules.project else self._derive(rules)
         origin = {"recipe": self.recipe.name, "seed": self.recipe.seed, "run": self.directory.path.name}
-        genotype = Genotype(build_space(self.recipe).name, derived.cells, origin)
+        space = build_space(self.recipe).name
+        genotype = Genotype(space, derived.cells, {**origin, "key": Genotype(space, derived.cells).key})
         for note in derived.notes:
             self.monitor.say(note)
         another = self.phase != SELECT and Genotype.load(self.directory.genotype_path).cells != genotype.cells
@@ -137,11 +146,11 @@ class Work:
         With a table of true accuracies the cell is looked up there instead, and there are no weights.
         """
         if self.phase == DONE:
-            results: dict[str, Any] = self.directory.read_json("results.json")
-            return results
-        genotype = Genotype.load(self.directory.genotype_path)
+            return self._results()
+        genotype = self._derived()
         if self.truth is not None:
-            results = found_truth(self.truth, self.recipe.truth.column, genotype, self.directory.metrics())
+            column = self.recipe.truth.column
+            results: dict[str, Any] = found_truth(self.truth, column, genotype, self.directory.metrics())
             self.directory.write_json("results.json", results)
             self._enter(DONE)
             return results
@@ -154,6 +163,7 @@ class Work:
                 device=self.device,
                 monitor=self.monitor,
                 execution=execution(self.recipe),
+                on_nan=self.recipe.on_nan,
             )
             results = training.run(self.state)
         self.directory.write_tensors("weights.safetensors", training.first_weights)
@@ -161,13 +171,53 @@ class Work:
         self._enter(DONE)
         return results
 
+    def begin_shallow(self, accept_data: bool = False) -> tuple[Recipe, Path]:
+        """Make RUN/shallow a run that stands before the shallow evaluation of the cell; returns its recipe and path.
+
+        What an evaluation of another cell has left there is dropped.
+        """
+        recipe, path = shallow_of(self.recipe), self.directory.path / "shallow"
+        genotype = Genotype.load(self.directory.genotype_path)
+        env = run_environment(recipe, self.dataset, self.truth)
+        with RunDir.open(path, recipe.to_yaml(), env=env, accept_data=accept_data) as directory:
+            there = directory.genotype_path
+            if not there.exists() or Genotype.load(there).cells != genotype.cells:
+                directory.forget(RETRAIN, "results.json", "weights.safetensors", "report.html")
+                directory.save_checkpoint({"phase": RETRAIN, "state": None})
+                genotype.save(there)
+        return recipe, path
+
     def report(self) -> Path:
         """Write the report."""
         path = write_report(self.directory.path)
         if self.directory.has("results.json"):
-            self.display.results(self.directory.read_json("results.json"))
+            self.display.results(self._results())
         self.display.say(f"report: {path}")
         return path
+
+    def _derived(self) -> Genotype:
+        """The cell that is to be retrained. Raises GenotypeError where the file is no longer what was written there."""
+        genotype = Genotype.load(self.directory.genotype_path)
+        mine = genotype.origin.get("run") == self.directory.path.name
+        if mine and genotype.origin.get("key", genotype.key) != genotype.key:
+            raise GenotypeError(
+                f"{self.directory.genotype_path} holds the cell that the run has derived, with the key "
+                f"{genotype.origin['key']}, but the key of its cells is {genotype.key}; restore it from a copy, or "
+                f"delete origin.key if the change is yours"
+            )
+        return genotype
+
+    def _results(self) -> dict[str, Any]:
+        """What results.json holds. Raises RunError where it lacks what a run writes."""
+        results = self.directory.read_json("results.json")
+        shown = ("n", "last_mean", "best_mean", "parameters", "multiply_adds")
+        found = results if isinstance(results, dict) else {}
+        if not truth_of(found) and not ("dataset" in found and all(is_number(found.get(key)) for key in shown)):
+            raise RunError(
+                f"{self.directory.path / 'results.json'} holds a true accuracy or {', '.join(shown)} and dataset, but "
+                f"not this one; restore it from a copy"
+            )
+        return found
 
     def need_genotype(self) -> None:
         """Raises RunError unless a cell has been derived."""
@@ -253,4 +303,5 @@ def knobs(recipe: Recipe, phase: str) -> tuple[Knob, ...]:
 def run_environment(recipe: Recipe, dataset: Dataset, truth: Table | None) -> dict[str, Any]:
     seeds = {"run": recipe.seed, **{f"retrain {i}": s for i, s in enumerate(recipe.retrain.seeds)}}
     found = environment(find_device(recipe.device), dataset.fingerprint, seeds)
+    found |= {"classes": len(dataset.train.classes), "image_shape": list(dataset.shape)}
     return found if truth is None else {**found, "truth_fingerprint": truth.fingerprint}

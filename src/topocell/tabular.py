@@ -44,6 +44,8 @@ OFFICIAL_COLUMNS: Mapping[str, tuple[str, int, str]] = {
 }
 _CELL = nasbench201().cells["cell"]
 N_NODES, N_EDGES = _CELL.nodes, _CELL.n_edges
+#: Of a table, unpacked; nine columns take 3 million.
+MAX_BYTES = 64_000_000
 N_CELLS = len(NASBENCH201_OPERATIONS) ** N_EDGES
 
 
@@ -86,7 +88,10 @@ class Table:
             DataError: there is no such file, it is no such table, naming row and column, or `nats_bench` is
                 missing.
         """
-        path = Path(path).expanduser()
+        try:
+            path = files.existing(path)
+        except OSError as fault:
+            raise _unreadable(path, files.reason(fault)) from None
         if path.is_dir() or path.suffix == ".pbz2":
             return _official(path)
         return _parse(path, _text(path))
@@ -179,9 +184,9 @@ def found_truth(table: Table, column: str, genotype: Genotype, records: Iterable
     trajectory = []
     for record in records:
         if record.get("phase") == "search":
-            then = {"format": 1, "space": genotype.space, "cells": record["derived"]}
+            then = {"format": 1, "space": genotype.space, "cells": record.get("derived")}
             cell = table.lookup(Genotype.from_dict(then))
-            where = {"stage": record["stage"], "epoch": record["epoch"]}
+            where = {"stage": record.get("stage"), "epoch": record.get("epoch")}
             trajectory.append({**where, "arch": cell.arch, "accuracy": cell.accuracy[column]})
     truth = {
         "column": column,
@@ -203,11 +208,19 @@ def official_archs() -> Iterator[str]:
 def _text(path: Path) -> str:
     """The text of a file, unpacked if it is gzip."""
     try:
-        raw = path.read_bytes()
-        return (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8")
+        with path.open("rb") as file:
+            packed = file.peek(2)[:2] == b"\x1f\x8b"
+            unpacked: Any = gzip.GzipFile(fileobj=file) if packed else file
+            raw = unpacked.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise _unreadable(path, f"it has more than {MAX_BYTES} bytes")
+        return raw.decode("utf-8")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as fault:
-        reason = getattr(fault, "strerror", None) or "it is damaged"
-        raise DataError(f"cannot read the table {str(path)!r}: {reason}; check the path") from None
+        raise _unreadable(path, getattr(fault, "strerror", None) or "it is damaged") from None
+
+
+def _unreadable(path: str | Path, reason: str) -> DataError:
+    return DataError(f"cannot read the table {str(path)[:200]!r}: {reason}; check the path")
 
 
 def _parse(path: Path, text: str) -> Table:

@@ -6,6 +6,7 @@ uses the test split.
 
 import statistics
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -15,14 +16,14 @@ from torch import Tensor
 from torch.optim import SGD
 
 from topocell.data import Augmentation, Batches, Dataset
-from topocell.errors import RunError
 from topocell.execution import PLAIN, Execution
 from topocell.genotype import Genotype
+from topocell.guard import Group, Guard, OnNan, Place, total_norm
 from topocell.monitor import Monitor, Silent
 from topocell.network import FixedNet, channels_for, count
 from topocell.rng import derive as derive_seed
 from topocell.running import Running
-from topocell.search.plan import Curve, Model, WeightOptimizer
+from topocell.search.plan import BatchSize, Channels, Curve, Layers, Model, WeightOptimizer
 
 #: Devices on which torch updates all weights in one pass over memory.
 FUSED = ("cpu", "cuda")
@@ -41,11 +42,11 @@ class RetrainPlan(Model):
         test_every: epochs between two tests; the last epoch is always tested.
     """
 
-    channels: int = Field(36, ge=2)
+    channels: Channels = 36
     parameters: Annotated[int, Field(ge=1)] | None = None
-    layers: int = Field(20, ge=1)
+    layers: Layers = 20
     epochs: int = Field(600, ge=1)
-    batch_size: int = Field(96, ge=2)
+    batch_size: BatchSize = 96
     weights: WeightOptimizer = WeightOptimizer(lr=Curve(shape="cosine", start=0.025, end=0.0))
     drop_path: float = Field(0.2, ge=0, lt=1)
     auxiliary: float = Field(0.4, ge=0)
@@ -55,6 +56,35 @@ class RetrainPlan(Model):
     test_every: int = Field(1, ge=1)
     stem: Literal["cifar", "imagenet"] = "cifar"
     head: Literal["plain", "bn-relu"] = "plain"
+
+
+class ShallowPlan(RetrainPlan):
+    """The shallow evaluation of eDARTS: small networks that tell good cells from bad ones before a full retraining.
+
+    5 cells, 16 channels, 100 epochs, batches of 64, drop path 0.2, no cutout, no auxiliary head, ten seeds (Section
+    IV-A).
+
+    Attributes:
+        threshold: the mean test accuracy, a fraction, that a cell has to exceed to be worth the full retraining
+            (Section IV-A: 93 % on CIFAR-10).
+    """
+
+    channels: int = Field(16, ge=2)
+    layers: int = Field(5, ge=1)
+    epochs: int = Field(100, ge=1)
+    batch_size: int = Field(64, ge=2)
+    auxiliary: float = Field(0.0, ge=0)
+    cutout: int = Field(0, ge=0)
+    seeds: tuple[int, ...] = Field(tuple(range(10)), min_length=1)
+    threshold: float = Field(0.93, ge=0, lt=1)
+
+    def plan(self) -> RetrainPlan:
+        """How its networks are trained."""
+        return RetrainPlan(**self.model_dump(exclude={"threshold"}))
+
+
+#: Protocol → whether a cell is evaluated in shallow networks, whether it is retrained in full.
+PROTOCOLS: dict[str, tuple[bool, bool]] = {"full": (False, True), "shallow": (True, False), "filter": (True, True)}
 
 
 class Retraining:
@@ -67,6 +97,7 @@ class Retraining:
         seed: of the run; each training's own seed comes on top.
         monitor: receives metrics, progress and states to save.
         execution: how the network is called in training; tests are in float32 and not compiled.
+        on_nan: what is done about a step that is not finite, see `topocell.guard`.
 
     Attributes:
         net: the network in training; after `run`, the one of the last seed.
@@ -83,6 +114,7 @@ class Retraining:
         device: torch.device | str = "cpu",
         monitor: Monitor | None = None,
         execution: Execution = PLAIN,
+        on_nan: OnNan = "stop",
     ) -> None:
         self.genotype, self.plan, self.data, self.seed = genotype, plan, data, seed
         self.device, self.monitor = torch.device(device), monitor or Silent()
@@ -98,12 +130,19 @@ class Retraining:
         base = data.augmentation
         self._augmentation = Augmentation(base.padding, base.flip, plan.cutout)
         self.running = Running(self.device)
+        self.guard = Guard(
+            on_nan,
+            self.device,
+            lambda: {"net": self.net, "optimizer": self.optimizer},
+            self._place,
+            self.monitor.say,
+        )
 
     def run(self, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Train every seed, or go on from a `state_dict`; returns what results.json holds.
 
         Raises:
-            RunError: the loss is no longer a number.
+            RunError: a loss or a gradient is not finite, and `on_nan` does not say to go on.
             Interrupted: the monitor was told to stop, after the state was saved.
         """
         if state is None:
@@ -197,19 +236,26 @@ class Retraining:
             self.optimizer.param_groups[0]["lr"] = plan.weights.lr.value(self.epoch, plan.epochs)
             self.net.drop_path = plan.drop_path * self.epoch / plan.epochs
             self.net.train()
+            if self.step == 0:
+                self.guard.begin_epoch()
             while self.step < steps:
                 torch.manual_seed(derive_seed(self.seed, "retrain", seed, self.epoch, self.step))
-                self._train_step(*self.batches.batch(self.epoch, self.step))
+                act = partial(self._train_step, *self.batches.batch(self.epoch, self.step))
+                seen = self.guard.step(self.step, steps, act)
                 self.step += 1
+                if seen is not None:
+                    self.running.add(*seen)
                 done = (self.round * plan.epochs + self.epoch) * steps + self.step
                 name = f"retrain, seed {self.round + 1}/{len(plan.seeds)}"
                 self.monitor.step(name, done, len(plan.seeds) * plan.epochs * steps, self.running.figures)
                 if self.step < steps:
-                    self.monitor.checkpoint(self.state_dict)
+                    self.monitor.checkpoint(self._sound_state)
+            self.guard.settle()
             self._end_epoch(test)
-            self.monitor.checkpoint(self.state_dict, due=True)
+            self.monitor.checkpoint(self._sound_state, due=True)
 
-    def _train_step(self, x: Tensor, y: Tensor) -> None:
+    def _train_step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, int]:
+        """One update of the weights; returns the loss and the number of correct predictions (0-dim), and of images."""
         plan = self.plan
         self.optimizer.zero_grad(set_to_none=True)
         out = self.execution(self.net, x)
@@ -219,18 +265,17 @@ class Retraining:
         if extra is not None:
             total = loss + plan.auxiliary * F.cross_entropy(extra, y, label_smoothing=plan.label_smoothing)
         total.backward()
+        self.guard.see("the loss", total)
         if plan.weights.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.net.parameters(), plan.weights.clip)
+            norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), plan.weights.clip)
+        else:
+            norm = total_norm(p.grad for p in self.net.parameters())
+        self.guard.see("the gradient norm of the weights", norm)
         self.optimizer.step()
-        self.running.add(loss.detach(), (logits.detach().argmax(1) == y).sum(), len(y))
+        return loss.detach(), (logits.detach().argmax(1) == y).sum(), len(y)
 
     def _end_epoch(self, test: Batches) -> None:
         figures = self.running.figures()
-        if not figures["loss"] < float("inf"):
-            raise RunError(
-                f"the loss must stay finite, but it became {figures['loss']} in epoch {self.epoch} of retraining; "
-                f"lower retrain.weights.lr"
-            )
         tested = self.epoch in self._tested_epochs()
         with self.execution.plain():
             test_loss, test_accuracy = evaluate(self.net, test) if tested else (None, None)
@@ -247,14 +292,31 @@ class Retraining:
                 "test_accuracy": test_accuracy,
                 "lr": self.optimizer.param_groups[0]["lr"],
                 "drop_path": self.net.drop_path,
+                **({"left_out": self.guard.left_out} if self.guard.left_out else {}),
             }
         )
         self.epoch, self.step = self.epoch + 1, 0
         self.running.clear()
+        self.guard.end_epoch()
+
+    def _place(self, step: int) -> Place:
+        """Where a step of this epoch happened, for the explanation of a fault."""
+        numbers, images = self.batches.numbers(self.epoch, step), self.batches.batch(self.epoch, step)[0]
+        rate = self.optimizer.param_groups[0]["lr"]
+        return Place(
+            f"retraining with seed {self.plan.seeds[self.round]}, epoch {self.epoch}, step {step}",
+            [Group("the weights", list(self.net.parameters()), "retrain.weights.lr", rate)],
+            [("train", numbers, images)],
+        )
 
     def _tested_epochs(self) -> list[int]:
         last, every = self.plan.epochs - 1, self.plan.test_every
         return [e for e in range(self.plan.epochs) if e == last or (e + 1) % every == 0]
+
+    def _sound_state(self) -> dict[str, Any]:
+        """`state_dict`, to be saved. Raises RunError where something in it is not finite."""
+        self.guard.settle()
+        return self.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the retraining depends on."""
@@ -268,6 +330,7 @@ class Retraining:
             "optimizer": self.optimizer.state_dict(),
             "first_weights": self.first_weights,
             "running": self.running.state_dict(),
+            "guard": self.guard.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -279,6 +342,7 @@ class Retraining:
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.running.load_state_dict(state["running"])
+        self.guard.load_state_dict(state.get("guard"))
 
 
 def evaluate(net: FixedNet, batches: Batches) -> tuple[float, float]:

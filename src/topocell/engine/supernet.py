@@ -1,6 +1,6 @@
 """The supernet: a skeleton of `SuperCell`s, and the exchange of its weights with the per-edge layout."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from topocell.engine.cell import Kept, SuperCell
 from topocell.engine.weights import ArchWeights
 from topocell.errors import CheckpointError
-from topocell.skeleton import Skeleton, Slot
+from topocell.skeleton import Context, Skeleton, Slot, States
 from topocell.spaces.cell import SpaceSpec
 
 
@@ -87,11 +87,31 @@ class Supernet(nn.Module):
 
     def forward(self, x: Tensor, weights: Mapping[str, ArchWeights]) -> Tensor:
         """Logits (N, classes) of images `x` (N, in_channels, H, W) under the weights of each cell type."""
-        x = x.contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.skeleton(self._prepared(x), _seen_by_cells(weights))
+        return logits
+
+    def prefix(self, x: Tensor, weights: Mapping[str, ArchWeights], cell_type: str) -> States:
+        """What the first cell of a type sees: the outputs of the two cells before it, each (N, C, H, W)."""
+        s0, s1 = self.skeleton.begin(self._prepared(x))
+        for index in range(self._first(cell_type)):
+            s0, s1 = self.skeleton.advance(index, s0, s1, _seen_by_cells(weights))
+        return s0, s1
+
+    def suffix(self, states: States, weights: Mapping[str, ArchWeights], cell_type: str) -> Tensor:
+        """Logits (N, classes) from what `prefix` has left; together they are `forward`."""
+        s0, s1 = states
+        for index in range(self._first(cell_type), len(self.slots)):
+            s0, s1 = self.skeleton.advance(index, s0, s1, _seen_by_cells(weights))
+        return self.skeleton.classify(s1)
+
+    def _first(self, cell_type: str) -> int:
+        """Index of the first cell of a type; behind the last cell where the network has none."""
+        return next((slot.index for slot in self.slots if slot.cell_type == cell_type), len(self.slots))
+
+    def _prepared(self, x: Tensor) -> Tensor:
         for _, cell in self._cells():
             cell.skip_dropout = self.skip_dropout
-        logits: Tensor = self.skeleton(x, lambda slot: (weights[slot.cell_type],))
-        return logits
+        return x.contiguous(memory_format=torch.channels_last)
 
     def restrict(self, masks: Mapping[str, Tensor]) -> Kept:
         """Remove for good every candidate that is False in its cell type's mask (E, K); later steps cost less.
@@ -159,3 +179,30 @@ class Supernet(nn.Module):
             if ".cell." not in name:
                 pieces[name] = _Piece(parameter, None)
         return pieces
+
+
+class Branches(nn.Module):
+    """A supernet under several weights that differ in one cell type: what lies before its first cell runs once.
+
+    Where operations draw (noise, dropout), each branch draws what it would in a pass of its own.
+
+    Args:
+        net: the supernet; its weights are not copied.
+    """
+
+    def __init__(self, net: Supernet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, branches: Sequence[Mapping[str, ArchWeights]], cell_type: str) -> Tensor:
+        """Logits (branches, N, classes) of images `x` (N, in_channels, H, W)."""
+        states = self.net.prefix(x, branches[0], cell_type)
+        logits = []
+        for weights in branches:
+            with torch.random.fork_rng([x.device] if x.is_cuda else []):
+                logits.append(self.net.suffix(states, weights, cell_type))
+        return torch.stack(logits)
+
+
+def _seen_by_cells(weights: Mapping[str, ArchWeights]) -> Context:
+    return lambda slot: (weights[slot.cell_type],)

@@ -204,7 +204,7 @@ def _projection_part(
 
 
 def _measurements(learner: Learner, plan: ProjectionPlan, rules: Rules) -> int:
-    """How often a projection measures the supernet; see `Projection`."""
+    """How often a projection measures the supernet, on the whole split: in a race at most; see `Projection`."""
     count = 0
     for name, cell in learner.arch.space.cells.items():
         mask = learner.arch.mask(name).cpu()
@@ -214,7 +214,7 @@ def _measurements(learner: Learner, plan: ProjectionPlan, rules: Rules) -> int:
         if rules.edges == PERTURBATION:
             inputs = [int(allowed[cell.incoming(node)].any(1).sum()) for node in cell.computed]
             crowded = [n for n in inputs if n > rules.in_degree]
-            count += sum(n if plan.fixed_batches else sum(range(rules.in_degree + 1, n + 1)) for n in crowded)
+            count += sum(n if plan.same_images else sum(range(rules.in_degree + 1, n + 1)) for n in crowded)
     return count if plan.decide_by == PERTURBATION else 0
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Curve
 
+from topocell import files
 from topocell.errors import GenotypeError, nearest
 from topocell.report.layout import Box, place
 from topocell.report.style import (
@@ -29,6 +30,9 @@ from topocell.report.style import (
     styled,
     text_width,
 )
+
+#: What can be laid out in seconds, and read: the complete cell of 16 computed nodes has 152 edges.
+MAX_NODES, MAX_EDGES = 64, 300
 
 _NODE, _PORT_WIDTH, _PORT_HEIGHT, _LABEL_HEIGHT = 0.36, 0.62, 0.36, 0.25  # inches
 _MARGIN, _HEADING, _PANEL_GAP, _TITLE = 0.25, 0.45, 0.35, 0.45
@@ -60,13 +64,14 @@ def draw_genotype(genotype: Mapping[str, Any], path: Path | str, title: str | No
         title: one line above the cells.
 
     Raises:
-        GenotypeError: a suffix other than .svg and .png, or a dict that describes no cells.
+        GenotypeError: a suffix other than .svg and .png, or a dict that describes no cells or too large ones.
+        RunError: the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in (".svg", ".png"):
         raise GenotypeError(f"draw writes .svg or .png, but got {path.name!r}; give a file name with such a suffix")
     cells = _cells(genotype)
-    with styled():
+    with styled(), files.guarded(path):
         save(_figure(cells, title), path)
 
 
@@ -94,7 +99,7 @@ def _cells(genotype: Mapping[str, Any]) -> list[_Cell]:
     try:
         zeros = genotype.get("space") == "nasbench201"
         found = [_cell(str(kind), cell, zeros) for kind, cell in genotype["cells"].items()]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise GenotypeError(
             f"a genotype lists for every cell its inputs, nodes and concat, but got one without them "
             f"({type(error).__name__}: {error}); check it with Genotype.from_dict"
@@ -106,6 +111,12 @@ def _cells(genotype: Mapping[str, Any]) -> list[_Cell]:
 
 def _cell(kind: str, cell: Mapping[str, Any], zeros: bool) -> _Cell:
     inputs, nodes = int(cell["inputs"]), cell["nodes"]
+    edges_in_all = sum(len(node) for node in nodes)
+    if not 0 <= inputs <= MAX_NODES or len(nodes) > MAX_NODES or edges_in_all > MAX_EDGES:
+        raise ValueError(
+            f"a drawing has up to {MAX_NODES} nodes and {MAX_EDGES} edges, cell {kind[:40]!r} more: "
+            f"{inputs} + {len(nodes)}, {edges_in_all}"
+        )
     computed = range(inputs, inputs + len(nodes))
     edges = [(str(op), int(src), dst) for dst, node in zip(computed, nodes) for op, src in node]
     for op, src, dst in edges:

@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from topocell.report.style import CYCLE, FAMILIES, MUTED, clipped, family, save, short, styled, text_width
+from topocell.report.tables import is_number
 
 Row = Mapping[str, Any]
 _PANEL = (4.3, 2.1)  # inches: width with its labels, height of the axes alone
@@ -287,11 +288,12 @@ def _number(row: Row, *keys: str, scale: float = 1.0) -> float:
     value: Any = row
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None
-    return scale * value if isinstance(value, int | float) and math.isfinite(value) else math.nan
+    return scale * value if is_number(value) else math.nan
 
 
 def _is_index(value: object) -> bool:
-    return isinstance(value, int) and value >= 0
+    """Whether a value is the number of an epoch, a stage or a seed that a figure can show."""
+    return is_number(value) and isinstance(value, int) and value >= 0
 
 
 def _kinds(epochs: list[Epoch], *keys: str) -> list[str]:

@@ -10,11 +10,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from topocell import files
+from topocell import files, plain_yaml
 from topocell.errors import GenotypeError, RunError
 from topocell.report import figures
 from topocell.report.draw import draw_genotype, draw_text
@@ -83,8 +82,9 @@ class _Files:
         """The mapping that a JSON or YAML file holds; empty if there is none."""
         text = self.text(name)
         try:
-            value = (yaml.safe_load(text) if name.endswith(".yaml") else json.loads(text)) if text else {}
-        except (ValueError, yaml.YAMLError, RecursionError) as fault:
+            read = plain_yaml.load if name.endswith(".yaml") else files.from_json
+            value = read(text) if text else {}
+        except ValueError as fault:
             self.states[name] = f"damaged: {' '.join(str(fault).split())}"
             return {}
         if not isinstance(value, dict):
@@ -97,8 +97,8 @@ class _Files:
         rows, damaged = [], 0
         for line in self.text(name).split("\n"):
             try:
-                row = json.loads(line) if line.strip() else None
-            except (ValueError, RecursionError):
+                row = files.from_json(line) if line.strip() else None
+            except ValueError:
                 row = line
             if isinstance(row, dict):
                 rows.append(row)
@@ -118,6 +118,8 @@ def write_report(run_path: Path | str) -> Path:
     path = Path(run_path)
     if not path.is_dir():
         raise RunError(f"a report is written from a run directory, but {str(path)!r} is none; check the path")
+    with files.guarded(path):
+        files.refuse_links(path, "figures")
     found = _Files(path)
     recipe, env, results, timings, genotype = (
         found.mapping(name) for name in ("recipe.yaml", "env.json", "results.json", "timings.json", "genotype.json")
@@ -217,7 +219,7 @@ def _inline(path: Path, prefix: str, label: str) -> Markup:
     return (
         opening
         + Markup(' xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">')
-        + Markup(body)
+        + Markup(body)  # nosec B704: see above
     )
 
 

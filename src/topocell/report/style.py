@@ -1,6 +1,7 @@
 """What all drawings and figures share: operation labels, colour-blind-safe colours, fonts, reproducible files."""
 
 import functools
+import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
+
+from topocell import files
 
 
 class Family(NamedTuple):
@@ -123,10 +126,12 @@ def styled() -> Iterator[None]:
 def save(figure: Figure, path: Path) -> None:
     """Write the figure as SVG or PNG by suffix. Equal figures give equal bytes: no date, no version, fixed ids.
 
-    Call inside `styled()`; the folder is made if it is missing.
+    Call inside `styled()`; the folder is made if it is missing, and the file is replaced as a whole. Raises OSError.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = io.BytesIO()
     if path.suffix.lower() == ".svg":
-        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
     else:
-        figure.savefig(path, format="png", dpi=200, metadata={"Software": None})
+        figure.savefig(drawn, format="png", dpi=200, metadata={"Software": None})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.replace(path, drawn.getvalue())

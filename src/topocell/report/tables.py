@@ -1,13 +1,12 @@
 """Tables and numbers as text, for the report and the terminal."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether a value read from a file is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value read from a file is a number that can be computed with; one above 1e15 is no figure of a run."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e15
 
 
 def format_accuracy(mean: float, std: float | None = None, n: int = 1) -> str:

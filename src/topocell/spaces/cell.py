@@ -62,8 +62,7 @@ class CellSpec:
     def __post_init__(self) -> None:
         if self.inputs not in (1, 2):
             raise SpaceError(f"a cell has 1 or 2 inputs, but got inputs={self.inputs}")
-        if not 1 <= self.nodes <= MAX_NODES:
-            raise SpaceError(f"a cell has 1 to {MAX_NODES} computed nodes, but got nodes={self.nodes}")
+        _check_nodes(self.nodes)
         if self.output not in ("concat", "last"):
             raise SpaceError(f"output is 'concat' or 'last', but got {self.output!r}")
         if self.stride not in (1, 2):
@@ -146,8 +145,18 @@ class CellSpec:
 
 
 def complete_edges(inputs: int, nodes: int) -> tuple[Edge, ...]:
-    """All edges of the complete cell: every computed node takes every node before it."""
+    """All edges of the complete cell: every computed node takes every node before it.
+
+    Raises:
+        SpaceError: more computed nodes than a cell may have.
+    """
+    _check_nodes(nodes)
     return tuple((s, d) for d in range(inputs, inputs + nodes) for s in range(d))
+
+
+def _check_nodes(nodes: int) -> None:
+    if not 1 <= nodes <= MAX_NODES:
+        raise SpaceError(f"a cell has 1 to {MAX_NODES} computed nodes, but got nodes={nodes}")
 
 
 @dataclass(frozen=True)
