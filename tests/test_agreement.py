@@ -10,7 +10,7 @@ import pytest
 from topocell import api, objects, study
 from topocell.errors import RecipeError
 from topocell.monitor import Interrupted
-from topocell.recipe import load_recipe
+from topocell.reading import load_recipe
 from topocell.runmonitor import RunMonitor
 
 TINY = ["data.images=64", "data.test_images=10", "space.nodes=2", "search.watch_batches=1", "search.batch_size=8"]

@@ -4,10 +4,13 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torchvision.transforms import functional as reference
 
 from topocell.augment import Augmentation, Batches, ImageSet, augment, resize
 from topocell.errors import DataError
+from topocell.native import augmenter
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.1)
 PLAIN = Augmentation(padding=0, flip=False, cutout=0)
@@ -79,6 +82,23 @@ def test_every_image_equals_torchvisions_for_the_same_draws(augmentation, size):
             top, left = y - side // 2, x - side // 2
             want[:, max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)] = 0
         torch.testing.assert_close(out, want)
+
+
+@pytest.mark.skipif(augmenter(torch.zeros(0)) is None, reason="needs a C compiler")
+@given(
+    size=st.tuples(st.integers(1, 9), st.sampled_from([1, 3, 4]), st.integers(1, 12), st.integers(1, 12)),
+    padding=st.integers(0, 5),
+    flip=st.booleans(),
+    cutout=st.integers(0, 14),
+    seed=st.integers(0, 99),
+)
+def test_compiled_and_librarys_data_path_agree_bit_for_bit(size, padding, flip, cutout, seed):
+    images, plan = pictures(*size, seed=seed), Augmentation(padding, flip, cutout)
+    mean, std = (*MEAN, 0.2)[: size[1]], (*STD, 0.3)[: size[1]]
+    with pytest.MonkeyPatch.context() as patch:
+        ours = augment(images, mean, std, plan, torch.Generator().manual_seed(seed))
+        patch.setenv("TOPOCELL_NATIVE", "0")
+        assert torch.equal(ours, augment(images, mean, std, plan, torch.Generator().manual_seed(seed)))
 
 
 def test_none_only_normalises_and_needs_no_generator():

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from topocell import objects
 from topocell.budget import BUDGETS, NASBENCH201_LAYERS, SMALL, SMOKE, Limits, paper, small, smoke
-from topocell.recipe import Recipe, load_recipe, recipe_names
+from topocell.reading import load_recipe, recipe_names
+from topocell.recipe import Recipe
 
 LIMITS = {"small": SMALL, "smoke": SMOKE}
 #: What a stage says about its method, as opposed to its size.

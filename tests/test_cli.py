@@ -19,10 +19,11 @@ from rich.console import Console
 from topocell import api, cli
 from topocell.cli import main
 from topocell.display import Terminal
+from topocell.environment import environment
 from topocell.monitor import Interrupted
 from topocell.objects import load_data
-from topocell.recipe import load_recipe, recipe_names, recipe_text, resolved
-from topocell.rundir import RunDir, environment
+from topocell.reading import load_recipe, recipe_names, recipe_text, resolved
+from topocell.rundir import RunDir
 from topocell.search.selection import EDGE_RULES
 
 SIZES = ["data.images=40", "data.test_images=20", "retrain.layers=2"]

@@ -56,7 +56,7 @@ def test_commands_run(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         words = [w for w in words if w not in ("--budget", "smoke")] + ["--budget", "smoke"]
         words += ["--quiet"] if words[0] == "run" else []
         photos(tmp_path / "photos")
-    if words[0] in ("select", "compare"):
+    if words[0] in ("select", "compare", "retrain"):
         assert main(["run", "dots", "--budget", "smoke", "--quiet", "--out", words[1]]) == 0
     assert main(words) == 0
 

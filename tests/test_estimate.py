@@ -17,7 +17,8 @@ from topocell.estimate.parts import _measurements
 from topocell.estimate.probe import Stopwatch, measure_memory
 from topocell.meters import LiveBytes, SavedBytes
 from topocell.monitor import Silent
-from topocell.recipe import Recipe, load_recipe
+from topocell.reading import load_recipe
+from topocell.recipe import Recipe
 from topocell.search.loop import Search
 from topocell.search.projection import Projection
 from topocell.search.racing import Racing

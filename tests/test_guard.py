@@ -16,7 +16,7 @@ from topocell.errors import RecipeError, RunError
 from topocell.genotype import Genotype
 from topocell.guard import LOOK_EVERY, Group, Guard, OnNan, Place, total_norm
 from topocell.monitor import Silent
-from topocell.recipe import load_recipe
+from topocell.reading import load_recipe
 from topocell.search.loop import Search
 from topocell.search.plan import SearchPlan
 from topocell.train import Retraining, RetrainPlan

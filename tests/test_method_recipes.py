@@ -5,7 +5,7 @@ import math
 import pytest
 
 from topocell import objects
-from topocell.recipe import load_recipe
+from topocell.reading import load_recipe
 from topocell.search.plan import Curve, Stage
 
 COSINE = Curve(shape="cosine", start=0.025, end=0.001)

@@ -17,7 +17,7 @@ from topocell.errors import RecipeError
 from topocell.execution import KINDS, PLAIN, Execution
 from topocell.genotype import Genotype
 from topocell.network import FixedNet, count
-from topocell.recipe import load_recipe
+from topocell.reading import load_recipe
 from topocell.search.levels import LEVELS, ArchBatch, Learner
 from topocell.train import Retraining, RetrainPlan
 

@@ -19,7 +19,7 @@ from topocell.data import SearchData
 from topocell.engine import Supernet
 from topocell.errors import RecipeError
 from topocell.monitor import Silent
-from topocell.recipe import load_recipe
+from topocell.reading import load_recipe
 from topocell.search import levels
 from topocell.search.decider import Decider
 from topocell.search.decisions import undecided

@@ -1,6 +1,7 @@
 """Selection by perturbation: it finds what carries the signal, keeps to the published schedule, and can be killed."""
 
 import functools
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,12 +15,13 @@ from torch.optim import SGD, Adam
 
 from topocell import checkpoint, spaces
 from topocell.arch import ArchState
-from topocell.augment import NO_AUGMENTATION, ImageSet
+from topocell.augment import NO_AUGMENTATION, Batches, ImageSet
 from topocell.data import SearchData
 from topocell.engine import ArchWeights, Supernet
 from topocell.errors import RunError
+from topocell.guard import OnNan
 from topocell.monitor import Silent
-from topocell.recipe import load_recipe
+from topocell.reading import load_recipe
 from topocell.search import projection as module
 from topocell.search.build import split_batches
 from topocell.search.damage import Cut, Measured, Probe, without
@@ -438,9 +440,45 @@ def test_what_is_decided_already_is_left_alone() -> None:
     assert not subject.arch.mask("normal")[3].any()
 
 
-def test_a_loss_that_is_no_longer_a_number_ends_the_projection() -> None:
-    with pytest.raises(RunError, match=r"the loss must stay finite, .*; lower selection\.projection\.lr"):
+def test_a_learning_rate_that_is_too_large_ends_the_projection() -> None:
+    with pytest.raises(RunError, match=r"must stay finite, .*tuning epoch 0.*lower selection\.projection\.lr"):
         project(learner(PLANTED, layers=5), OPERATIONS, tune_epochs=3, batches=1, lr=1e30)
+
+
+@pytest.mark.parametrize("on_nan", ["skip", "rollback"])
+def test_a_broken_image_of_tuning_is_left_out_when_told_to(
+    on_nan: OnNan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same with a kill inside the epoch: what a rollback goes back to is saved with the rest."""
+    real, at = Batches.batch, (1, 1)
+
+    def batch(self: Batches, *which: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = real(self, *which)
+        if self.purpose == "projection weights" and which == at:
+            x[2] = math.inf
+        return x, y
+
+    monkeypatch.setattr(Batches, "batch", batch)
+
+    def begun(on_nan: OnNan, monitor: Recorder | None = None) -> Projection:
+        plan, options = ProjectionPlan(tune_epochs=1, batches=1), {"batch_size": 16, "monitor": monitor}
+        return Projection(planted(), search_data(64), STAGE, plan, OPERATIONS, **options, on_nan=on_nan)
+
+    with pytest.raises(RunError, match=r"tuning epoch 1, step 1: image \d+ of the split '.*' is not finite"):
+        begun("stop").run()
+
+    whole = begun(on_nan, recorder := Recorder(tmp_path))
+    whole.run()
+    assert [record.get("left_out") for record in recorder.of("tune")] == [None, 1, None]
+    states = [checkpoint.load(tmp_path / f"{n}.ckpt") for n in range(len(recorder.before))]
+    places = [tuple(state["at"][2:]) for state in states]
+    start, before, behind = (states[len(places) - 1 - places[::-1].index(at)] for at in ((1, 0), (1, 1), (1, 2)))
+    back_to = before if on_nan == "skip" else start
+    for part in ("net", "arch", "weights", "alpha"):
+        assert_identical(behind[part], back_to[part])
+    resumed = begun(on_nan)
+    resumed.run(before)
+    assert_identical(resumed.state_dict(), whole.state_dict())
 
 
 def test_every_way_to_decide_has_a_row() -> None:

@@ -10,7 +10,8 @@ from topocell import Genotype, api, steps
 from topocell.cli import main
 from topocell.display import Quiet
 from topocell.errors import RecipeError
-from topocell.recipe import Recipe, load_recipe, shallow_of
+from topocell.reading import load_recipe, shallow_of
+from topocell.recipe import Recipe
 from topocell.steps import RETRAIN
 from topocell.train import PROTOCOLS, RetrainPlan, ShallowPlan
 

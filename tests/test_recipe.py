@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from topocell import objects
 from topocell.budget import BUDGETS
 from topocell.errors import RecipeError, SpaceError
-from topocell.recipe import Recipe, load_recipe, merge, recipe_names, recipe_text, resolved
+from topocell.reading import load_recipe, merge, recipe_names, recipe_text, resolved
+from topocell.recipe import Recipe
 from topocell.search.plan import Curve, Stage
 
 NAMES = recipe_names()

@@ -21,8 +21,9 @@ import safetensors.torch
 import torch
 
 from topocell import checkpoint, files
+from topocell.environment import environment
 from topocell.errors import CheckpointError, RunError
-from topocell.rundir import RunDir, environment
+from topocell.rundir import RunDir
 
 RECIPE = "name: quickstart\nsearch:\n  stages:\n  - {epochs: 50, lr: 0.025}\n  - {epochs: 25}\nseed: 0\n"
 ENV = {"data_fingerprint": "abc", "torch": "2.13.0", "device": "cpu", "threads": 2}

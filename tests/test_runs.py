@@ -20,7 +20,8 @@ from topocell.augment import Batches
 from topocell.cli import main
 from topocell.errors import RecipeError, SpaceError
 from topocell.network import FixedNet, count
-from topocell.recipe import Recipe, load_recipe, recipe_names, resolved
+from topocell.reading import load_recipe, recipe_names, resolved
+from topocell.recipe import Recipe
 from topocell.spaces import CellSpec, SpaceSpec
 from topocell.train import evaluate
 

@@ -13,8 +13,9 @@ from topocell.cli import main
 from topocell.errors import RecipeError, RunError
 from topocell.genotype import Genotype
 from topocell.monitor import Interrupted
-from topocell.recipe import Recipe, load_recipe
-from topocell.recipe import resolved as recipe_of
+from topocell.reading import load_recipe
+from topocell.reading import resolved as recipe_of
+from topocell.recipe import Recipe
 from topocell.report.compare import comparison
 from topocell.report.rankings import agreement, ranking
 from topocell.rundir import RunDir

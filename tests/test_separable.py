@@ -65,10 +65,10 @@ def test_the_kernels_are_kept_for_the_user_alone_and_compiled_once(
     monkeypatch.setenv("TOPOCELL_CACHE", str(tmp_path))
     compiler = shutil.which(os.environ.get("CC") or "cc")
     assert compiler is not None
-    path = native._compiled(compiler, 4)
+    path = native._compiled(compiler, "kernels.c", ("-DLANES=4",))
     made = path.stat().st_mtime_ns
     assert stat.S_IMODE(path.parent.stat().st_mode) & 0o077 == 0
-    assert native._compiled(compiler, 4) == path
+    assert native._compiled(compiler, "kernels.c", ("-DLANES=4",)) == path
     assert path.stat().st_mtime_ns == made
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
@@ -79,7 +79,7 @@ def test_a_compiler_that_fails_leaves_the_work_to_the_library(tmp_path: Path, mo
     broken.chmod(0o755)
     monkeypatch.setenv("CC", str(broken))
     monkeypatch.setenv("TOPOCELL_CACHE", str(tmp_path / "cache"))
-    assert native._load.__wrapped__(16) is None
+    assert native._load.__wrapped__("kernels.c", "-DLANES=16") is None
 
 
 @settings(max_examples=25, deadline=None)

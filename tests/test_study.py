@@ -19,9 +19,10 @@ from pydantic import Field
 from topocell import ArchState, Genotype, api, files, objects, spaces, steps, study
 from topocell.cli import main
 from topocell.display import Quiet
+from topocell.environment import environment
 from topocell.errors import DataError, RecipeError, RunError
-from topocell.recipe import Recipe, load_recipe
-from topocell.rundir import environment
+from topocell.reading import load_recipe
+from topocell.recipe import Recipe
 from topocell.runmonitor import RunMonitor
 from topocell.study import STUDIES, Bench, Options, Outcome, Study, ranking
 from topocell.study.options import parse

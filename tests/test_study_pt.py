@@ -16,7 +16,8 @@ from topocell.data import search_data
 from topocell.display import Quiet
 from topocell.engine import ArchWeights
 from topocell.errors import RecipeError
-from topocell.recipe import Recipe, load_recipe
+from topocell.reading import load_recipe
+from topocell.recipe import Recipe
 from topocell.runmonitor import RunMonitor
 from topocell.search.build import split_batches
 from topocell.study import plainnets, shuffling, skips, snapshots, strength, tuning

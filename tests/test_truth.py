@@ -13,7 +13,8 @@ from topocell.cli import main
 from topocell.display import result_lines
 from topocell.errors import DataError, RecipeError
 from topocell.monitor import Interrupted
-from topocell.recipe import Recipe, load_recipe
+from topocell.reading import load_recipe
+from topocell.recipe import Recipe
 
 QUICK = ["data.images=24", "data.test_images=10"]
 

@@ -10,7 +10,8 @@ from topocell.arch import ArchState
 from topocell.engine import ArchWeights, Supernet
 from topocell.genotype import Genotype
 from topocell.network import FixedNet, count
-from topocell.recipe import Recipe, load_recipe
+from topocell.reading import load_recipe
+from topocell.recipe import Recipe
 from topocell.spaces import CellSpec, SpaceSpec
 
 __version__ = "0.1.0"

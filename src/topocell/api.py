@@ -20,7 +20,8 @@ from topocell.estimate import (
 )
 from topocell.genotype import Genotype
 from topocell.objects import build_space, check, check_images, execution, find_device, load_data, load_truth
-from topocell.recipe import Recipe, resolved
+from topocell.reading import resolved
+from topocell.recipe import Recipe
 from topocell.report.html import write_report
 from topocell.rundir import RunDir
 from topocell.steps import DONE, Work, run_environment

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from topocell.errors import DataError
+from topocell.native import augmenter
 from topocell.rng import generator as seeded
 
 
@@ -115,6 +116,12 @@ def augment(
         # rows of `bounds`: crop offset down and across, mirrored or not, centre of the cutout down and across
         bounds = (2 * plan.padding + 1, 2 * plan.padding + 1, 1 + plan.flip, height, width)
         drawn = torch.stack([torch.randint(bound, (n,), generator=generator) for bound in bounds])
+        compiled = augmenter(images)
+        if compiled is not None:
+            out = torch.empty(images.shape, memory_format=torch.channels_last)
+            pixels = images.permute(0, 2, 3, 1).contiguous()
+            compiled(pixels, drawn, plan.padding, plan.cutout, _table(mean, std), out)
+            return out
         down, across, mirrored, y, x = move(drawn, images.device)
         if plan.padding or plan.flip:
             images = _crop_and_flip(images, plan.padding, down, across, mirrored)
@@ -155,6 +162,13 @@ def _within(size: int, centre: Tensor, side: int) -> Tensor:
 def _row(values: tuple[float, ...], width: int, device: torch.device) -> Tensor:
     """(width · C,) float32, one number per channel, for each pixel of a row; kept so that a batch costs no transfer."""
     return torch.tensor(values, dtype=torch.float32, device=device).repeat(width)
+
+
+@lru_cache(maxsize=64)
+def _table(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """(256, C) float32: what each byte is after normalisation."""
+    values = torch.arange(256, dtype=torch.float32).div_(255)[:, None]
+    return values.sub(torch.tensor(mean)).div_(torch.tensor(std))
 
 
 def move(tensor: Tensor, device: torch.device | str) -> Tensor:

@@ -21,7 +21,7 @@ from topocell.errors import RunError, TopocellError
 from topocell.estimate import gigabytes
 from topocell.genotype import Genotype
 from topocell.monitor import Interrupted, on_signals
-from topocell.recipe import load_recipe, overridden, recipe_names, recipe_text
+from topocell.reading import load_recipe, overridden, recipe_names, recipe_text
 from topocell.report.compare import comparison
 from topocell.report.draw import draw_genotype
 from topocell.report.tables import format_seconds

@@ -10,6 +10,7 @@ from typing import Any
 from topocell.arch import ArchState
 from topocell.data import Dataset, search_data
 from topocell.display import Display
+from topocell.environment import environment
 from topocell.errors import CheckpointError, GenotypeError, RunError
 from topocell.estimate import (
     Knob,
@@ -19,15 +20,17 @@ from topocell.estimate import (
     stage_knobs,
 )
 from topocell.genotype import Genotype
+from topocell.monitor import Monitor
 from topocell.objects import build_space, execution, find_device
-from topocell.recipe import Recipe, reselected, shallow_of
+from topocell.reading import reselected, shallow_of
+from topocell.recipe import Recipe
 from topocell.report.html import write_report
 from topocell.report.tables import is_number
 from topocell.report.truth import truth_of
-from topocell.rundir import RunDir, environment
+from topocell.rundir import RunDir
 from topocell.runmonitor import RunMonitor
 from topocell.search.loop import Search
-from topocell.search.projection import Projection
+from topocell.search.projection import Projection, ProjectionPlan
 from topocell.search.selection import Derived, Rules, check_rules, derive
 from topocell.tabular import Table, found_truth
 from topocell.train import Retraining
@@ -242,17 +245,7 @@ class Work:
     def _project(self, rules: Rules) -> Derived:
         recipe, search = self.recipe, self._search()
         search.load_state_dict(self.directory.load_named("supernet"))
-        projection = Projection(
-            search.learner,
-            search.data,
-            recipe.search.stages[-1],
-            recipe.selection.projection,
-            rules,
-            batch_size=recipe.search.batch_size,
-            seed=recipe.seed,
-            device=self.device,
-            monitor=self.monitor,
-        )
+        projection = projection_of(recipe, search, rules, self.monitor)
         with self._timed(SELECT):
             projection.run(self.state)
         return derive(projection.learner.arch, rules)
@@ -290,6 +283,24 @@ class Work:
             raise RunError(out_of_memory(phase, str(self.device), knobs(self.recipe, phase))) from fault
         finally:
             self.directory.add_seconds(phase, time.monotonic() - start)
+
+
+def projection_of(
+    recipe: Recipe, search: Search, rules: Rules, monitor: Monitor, plan: ProjectionPlan | None = None
+) -> Projection:
+    """A projection of a finished search, by the recipe's plan where none is given."""
+    return Projection(
+        search.learner,
+        search.data,
+        recipe.search.stages[-1],
+        plan or recipe.selection.projection,
+        rules,
+        batch_size=recipe.search.batch_size,
+        seed=recipe.seed,
+        device=search.device,
+        monitor=monitor,
+        on_nan=recipe.on_nan,
+    )
 
 
 def knobs(recipe: Recipe, phase: str) -> tuple[Knob, ...]:

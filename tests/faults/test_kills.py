@@ -12,7 +12,7 @@ from tests.faults.record import Tally
 from tests.identical import differences
 
 #: Kills per pipeline; a pipeline that ends before is begun again.
-KILLS = {True: 50, False: 8}
+KILLS = {True: 50, False: 5}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from tests.fuzz.bad import NASTY, garbled, mutated, paths, scalars, suite
 from topocell import data, objects
 from topocell.budget import BUDGETS
 from topocell.errors import RecipeError
-from topocell.recipe import Recipe, load_recipe, recipe_text, resolved
+from topocell.reading import load_recipe, recipe_text, resolved
+from topocell.recipe import Recipe
 from topocell.study import STUDIES
 from topocell.study.options import parse
 

@@ -14,7 +14,7 @@ from topocell import api, files
 from topocell.cli import main
 from topocell.errors import RunError, TopocellError
 from topocell.genotype import Genotype
-from topocell.recipe import load_recipe
+from topocell.reading import load_recipe
 from topocell.report.compare import comparison
 from topocell.report.draw import draw_genotype
 from topocell.rundir import RunDir

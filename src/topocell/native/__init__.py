@@ -1,8 +1,8 @@
-"""Compiled kernels for the operations of the supernet on CPUs (kernels.c), with the library as the way without.
+"""Compiled kernels for CPUs: of the supernet's operations (kernels.c) and the data path (images.c).
 
-The C file is compiled on first use by the C compiler of the machine, for its own instruction set, in a second or
-two, and kept in the cache folder. Where there is no compiler, or TOPOCELL_NATIVE=0, `kernels` returns None and the
-engine uses PyTorch's own functions: the same numbers, several times slower.
+The C files are compiled on first use by the C compiler of the machine, for its own instruction set, in a second or
+two, and kept in the cache folder. Where there is no compiler, or TOPOCELL_NATIVE=0, `kernels` and `augmenter` return
+None and PyTorch's own functions do the work: the same numbers, several times slower.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ from torch import Tensor
 from topocell.cache import cache_folder
 from topocell.errors import RunError
 
-SOURCE = Path(__file__).with_name("kernels.c")
+FOLDER = Path(__file__).parent
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared")
 #: Kernel sizes that the compiled loops exist for.
 SIZES = (3, 5, 7)
@@ -131,36 +131,58 @@ class Kernels:
         self._library.avg_pool_backward(byref(shape), _at(grad), _at(d_x))
 
 
+class Augmenter:
+    """The function of images.c."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+
+    def __call__(self, images: Tensor, draws: Tensor, padding: int, cutout: int, table: Tensor, out: Tensor) -> None:
+        """Fill out (N, H, W, C) float32 from images (N, H, W, C) uint8, draws (5, N) int64 and table (256, C)."""
+        size, threads = images.shape, min(torch.get_num_threads(), len(images))
+        self._library.augment(*size, _at(images), _at(draws), padding, cutout, _at(table), _at(out), threads)
+
+
 def kernels(channels: int, like: Tensor) -> Kernels | None:
     """The kernels for feature maps of so many channels beside `like`, None where the library has to do."""
-    if like.device.type != "cpu" or like.dtype != torch.float32 or os.environ.get("TOPOCELL_NATIVE") == "0":
+    if not _wanted(like) or like.dtype != torch.float32:
         return None
     if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
         return None  # the library's functions follow the precision that is asked for, and can be traced
     lanes = next((n for n in (16, 8, 4) if channels % n == 0), None)
-    return None if lanes is None else _load(lanes)
+    library = None if lanes is None else _load("kernels.c", f"-DLANES={lanes}")
+    return None if library is None else Kernels(library)
+
+
+def augmenter(like: Tensor) -> Augmenter | None:
+    """The compiled data path for images beside `like`, None where the library has to do."""
+    library = _load("images.c") if _wanted(like) else None
+    return None if library is None else Augmenter(library)
+
+
+def _wanted(like: Tensor) -> bool:
+    return like.device.type == "cpu" and os.environ.get("TOPOCELL_NATIVE") != "0"
 
 
 @cache
-def _load(lanes: int) -> Kernels | None:
+def _load(source: str, *options: str) -> ctypes.CDLL | None:
     compiler = shutil.which(os.environ.get("CC") or "cc")
     if compiler is None or sys.platform == "win32":
         return None
     try:
-        library = ctypes.CDLL(str(_compiled(compiler, lanes)))
+        return ctypes.CDLL(str(_compiled(compiler, source, options)))
     except (OSError, subprocess.SubprocessError):
         return None
-    return Kernels(library)
 
 
-def _compiled(compiler: str, lanes: int) -> Path:
-    """The shared library for a vector width, compiled unless the cache has it for this source and machine.
+def _compiled(compiler: str, source: str, options: Sequence[str]) -> Path:
+    """The shared library of a C file, compiled unless the cache has it for this source, options and machine.
 
     Raises:
         RunError: others may write the folder. OSError, SubprocessError: it cannot be compiled.
     """
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
-    parts = (SOURCE.read_bytes(), version, _processor(), repr(FLAGS).encode(), str(lanes).encode())
+    parts = ((FOLDER / source).read_bytes(), version, _processor(), repr([FLAGS, *options]).encode())
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]
     path = cache_folder() / "kernels" / f"{key}.so"
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -173,7 +195,7 @@ def _compiled(compiler: str, lanes: int) -> Path:
         return path
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / "kernels.so"
-        command = [compiler, *FLAGS, f"-DLANES={lanes}", str(SOURCE), "-o", str(made), "-lm"]
+        command = [compiler, *FLAGS, *options, str(FOLDER / source), "-o", str(made), "-lm"]
         # Apple's compiler has no OpenMP; without it the kernels run on one thread.
         if subprocess.run([*command, "-fopenmp"], capture_output=True, timeout=120).returncode != 0:
             subprocess.run(command, capture_output=True, check=True, timeout=120)

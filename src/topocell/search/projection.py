@@ -11,6 +11,7 @@ decision, epoch, step).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from topocell.data import SearchData
-from topocell.errors import RunError
+from topocell.guard import Guard, OnNan, Place
 from topocell.monitor import Figures, Monitor, Silent
 from topocell.rng import derive as derive_seed
 from topocell.rng import generator
@@ -69,7 +70,7 @@ class Projection:
         plan: the schedule.
         rules: which of operations and edges are decided here, and how many inputs a node keeps.
         batch_size: of tuning and of measuring.
-        seed, device, monitor: as for a search.
+        seed, device, monitor, on_nan: as for a search.
 
     Attributes:
         decider: makes the decisions, and counts what they took.
@@ -87,6 +88,7 @@ class Projection:
         seed: int = 0,
         device: torch.device | str = "cpu",
         monitor: Monitor | None = None,
+        on_nan: OnNan = "stop",
     ) -> None:
         self.learner, self.stage, self.plan, self.rules = learner, stage, plan, rules
         self.seed, self.device, self.monitor = seed, torch.device(device), monitor or Silent()
@@ -94,7 +96,8 @@ class Projection:
         options = stage.weights.model_copy(update={"lr": Curve(start=plan.lr)})
         learner.weights = sgd(learner.net, options)
         learner.epsilon = plan.epsilon
-        learner.see = None  # the search's guard has no part in this; `_tune` looks at the loss of every epoch
+        self.guard = Guard(on_nan, self.device, lambda: learner.parts, self._place, self.monitor.say)
+        learner.see = self.guard.see
         if rules.operations != PERTURBATION:
             self._settle_operations()
         self.running = Running(self.device)
@@ -125,7 +128,7 @@ class Projection:
         """Project from the beginning, or go on from a `state_dict`; returns the learner, with what is left live.
 
         Raises:
-            RunError: the loss is no longer a number.
+            RunError: a loss or a gradient of the tuning is not finite, and `on_nan` does not say to go on.
             Interrupted: the monitor was told to stop, after the state was saved.
         """
         if state is not None:
@@ -245,36 +248,56 @@ class Projection:
 
     def _tune(self) -> None:
         """One epoch: at each step the architecture on held-out images, then the weights on training images."""
-        learner = self.learner
-        while self.step < len(self._train):
+        learner, steps = self.learner, len(self._train)
+        if self.step == 0:
+            self.guard.begin_epoch()
+        while self.step < steps:
             torch.manual_seed(derive_seed(self.seed, "tune", self.epoch, self.step))
             updates = []
             if self._learns_architecture():
                 updates = [ArchBatch(self._alpha.batch(self.epoch, self.step), True, learner.beta is not None)]
-            seen = bilevel(learner, self._train.batch(self.epoch, self.step), updates)
+            act = partial(bilevel, learner, self._train.batch(self.epoch, self.step), updates)
+            seen = self.guard.step(self.step, steps, act)
             self.step += 1
-            self.running.add(seen.loss, seen.correct, seen.images)
-            done, total = self.epoch * len(self._train) + self.step, self.epochs * len(self._train)
-            self.monitor.step("select, tuning", done, total, self.running.figures)
-            if self.step < len(self._train):
-                self.monitor.checkpoint(self.state_dict)
-        figures = self.running.figures()
-        if not figures["loss"] < float("inf"):
-            raise RunError(
-                f"the loss must stay finite, but it became {figures['loss']} in tuning epoch {self.epoch}; lower "
-                f"selection.projection.lr"
+            if seen is not None:
+                self.running.add(seen.loss, seen.correct, seen.images)
+            self.monitor.step(
+                "select, tuning", self.epoch * steps + self.step, self.epochs * steps, self.running.figures
             )
+            if self.step < steps:
+                self.monitor.checkpoint(self._sound_state)
+        self.guard.settle()
+        figures = self.running.figures()
         tuned = {"train_loss": figures["loss"], "train_accuracy": figures["accuracy"]}
-        self.monitor.metrics({"phase": "tune", "stage": "tuning", "epoch": self.epoch, **tuned})
+        left_out = {"left_out": self.guard.left_out} if self.guard.left_out else {}
+        self.monitor.metrics({"phase": "tune", "stage": "tuning", "epoch": self.epoch, **tuned, **left_out})
         self.epoch, self.step = self.epoch + 1, 0
         self.running.clear()
-        self.monitor.checkpoint(self.state_dict, due=True)
+        self.guard.end_epoch()
+        self.monitor.checkpoint(self._sound_state, due=True)
+
+    def _place(self, step: int) -> Place:
+        """Where a step of this epoch happened, for the explanation of a fault."""
+        keys = {"weights": "selection.projection.lr"} | {
+            name: f"search.stages.{self.stage.name}.{name}.lr" for name in ("alpha", "beta")
+        }
+        streams = [(self.stage.weights_on, self._train)]
+        if self._learns_architecture():
+            streams.append((self.stage.alpha_on, self._alpha))
+        at = self.epoch, step
+        batches = [(split, stream.numbers(*at), stream.batch(*at)[0]) for split, stream in streams]
+        return Place(f"tuning epoch {self.epoch}, step {step}", self.learner.groups(keys), batches)
 
     def _learns_architecture(self) -> bool:
         has_open = self.learner.beta is not None or any(map(self._open, self.learner.arch.space.cells))
         return self.plan.train_alpha and has_open
 
     # State --------------------------------------------------------------------------------------------------
+
+    def _sound_state(self) -> dict[str, Any]:
+        """`state_dict`, to be saved. Raises RunError where something in it is not finite."""
+        self.guard.settle()
+        return self.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the projection depends on."""
@@ -289,6 +312,7 @@ class Projection:
             "alpha": learner.alpha.state_dict(),
             "beta": None if learner.beta is None else learner.beta.state_dict(),
             "running": self.running.state_dict(),
+            "guard": self.guard.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -304,6 +328,7 @@ class Projection:
         if learner.beta is not None:
             learner.beta.load_state_dict(state["beta"])
         self.running.load_state_dict(state["running"])
+        self.guard.load_state_dict(state.get("guard"))
 
 
 def _arrow(cell: CellSpec, edge: int) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from topocell.recipe import shallow_of
+from topocell.reading import shallow_of
 from topocell.study import figures
 from topocell.study.bench import Bench, Outcome
 from topocell.study.options import Entries, Searches, Seeds, shallow_only

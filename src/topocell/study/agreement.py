@@ -18,7 +18,6 @@ from topocell.search.build import decider
 from topocell.search.damage import METRICS, Cut
 from topocell.search.decider import Decider, Verdict
 from topocell.search.plan import Deciding
-from topocell.search.projection import Projection
 from topocell.search.racing import Racing
 from topocell.search.selection import PERTURBATION
 from topocell.steps import run_environment
@@ -194,11 +193,8 @@ def repeated(
         plan = recipe.selection.projection.model_copy(
             update={"fixed_batches": True, "racing": None, "decide_by": PERTURBATION}
         )
-        rules = recipe.selection.rules(recipe.seed)
         learner, data = search.learner, search.data
-        projection = Projection(
-            learner, data, stage, plan, rules, batch_size=size, monitor=monitor, seed=seed, device=device
-        )
+        projection = steps.projection_of(recipe, search, recipe.selection.rules(seed), monitor, plan)
         make: Callable[..., Decider] = partial(
             decider, learner, data, stage.alpha_on, batch_size=size, seen=projection.seen, seed=seed, device=device
         )

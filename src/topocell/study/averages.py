@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import Field
 
 from topocell import objects
+from topocell.environment import environment
 from topocell.errors import DataError
 from topocell.genotype_text import parse_nasbench201
-from topocell.rundir import environment
 from topocell.study import figures
 from topocell.study.bench import Bench, Outcome
 from topocell.study.options import Options

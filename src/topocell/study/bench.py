@@ -79,7 +79,7 @@ class Bench:
         Args:
             items: how many items the study takes, for the progress.
             inputs: all that the items depend on besides the options: resolved recipes, genotypes, fingerprints of data.
-            environment: what `topocell.rundir.environment` returns; the one of the beginning is kept.
+            environment: what `topocell.environment.environment` returns; the one of the beginning is kept.
 
         Raises:
             RunError: `path` is no directory, holds something else, belongs to a study with other options or inputs,

@@ -11,7 +11,8 @@ from pydantic.fields import FieldInfo
 
 from topocell import plain_yaml
 from topocell.errors import RecipeError, nearest
-from topocell.recipe import Budget, Recipe, load_recipe
+from topocell.reading import load_recipe
+from topocell.recipe import Budget, Recipe
 from topocell.search.plan import Model
 
 AnyOptions = TypeVar("AnyOptions", bound="Options")

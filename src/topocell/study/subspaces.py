@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 
 from topocell.errors import RecipeError, nearest
 from topocell.genotype import Genotype
-from topocell.recipe import Recipe, shallow_of
+from topocell.reading import shallow_of
+from topocell.recipe import Recipe
 from topocell.report.style import short
 from topocell.spaces.subspaces import SUBSPACES
 from topocell.study import figures

@@ -8,9 +8,11 @@ from typing import Any
 from topocell import api, objects, steps
 from topocell.data import Dataset, search_data
 from topocell.display import Display
+from topocell.environment import environment
 from topocell.genotype import Genotype
-from topocell.recipe import Recipe, resolved
-from topocell.rundir import RunDir, environment
+from topocell.reading import resolved
+from topocell.recipe import Recipe
+from topocell.rundir import RunDir
 from topocell.search.loop import Search
 from topocell.study.bench import Bench
 

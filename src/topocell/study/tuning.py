@@ -10,10 +10,10 @@ from topocell import objects, steps
 from topocell.display import Display
 from topocell.errors import RecipeError
 from topocell.genotype import Genotype
-from topocell.recipe import Recipe, reselected
+from topocell.reading import reselected
+from topocell.recipe import Recipe
 from topocell.rundir import RunDir
 from topocell.runmonitor import RunMonitor
-from topocell.search.projection import Projection
 from topocell.search.selection import derive
 from topocell.steps import run_environment
 from topocell.study import drawings
@@ -160,17 +160,7 @@ def watched(recipe: Recipe, searched: Path, path: Path, display: Display) -> Rec
         search, rules = revived(recipe, searched), recipe.selection.rules(recipe.seed)
         monitor = Watching(directory, display)
         monitor.phase = steps.SELECT
-        projection = Projection(
-            search.learner,
-            search.data,
-            recipe.search.stages[-1],
-            recipe.selection.projection,
-            rules,
-            batch_size=recipe.search.batch_size,
-            seed=recipe.seed,
-            device=search.device,
-            monitor=monitor,
-        )
+        projection = steps.projection_of(recipe, search, rules, monitor)
         probe = held_out(search, recipe, "progress")
         monitor.look = lambda: probe(expected(search.learner), 0).accuracy
         course = [monitor.look()]

@@ -13,7 +13,8 @@ from scipy.stats import kendalltau, spearmanr
 from topocell import objects, spaces
 from topocell.errors import RecipeError
 from topocell.genotype import CellGenotype, Genotype
-from topocell.recipe import Recipe, shallow_of
+from topocell.reading import shallow_of
+from topocell.recipe import Recipe
 from topocell.spaces.cell import CellSpec
 from topocell.study import figures
 from topocell.study.bench import Bench, Outcome, Record
