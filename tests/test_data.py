@@ -180,6 +180,28 @@ def test_svhn_in_torchvisions_files(tmp_path, monkeypatch):
     assert got.train.classes == tuple("0123456789") and got.std[2] == 0.1970
 
 
+def test_imagenet_in_torchvisions_files(tmp_path):
+    names = {"n02012849": ("crane",), "n03126707": ("crane", "hoist")}
+    torch.save((names, []), tmp_path / "meta.bin")  # what torchvision makes of the devkit
+    for part, shades in (("train", (10, 20, 30)), ("val", (40,))):
+        for label, wnid in enumerate(names):
+            for shade in shades:
+                path = tmp_path / part / wnid / f"{shade}.JPEG"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (20 + shade, 24), (shade + 100 * label,) * 3).save(path)
+    got = load("imagenet", tmp_path, resolution=16, images=4)
+    assert (len(got.train), len(got.test)) == (4, 2) and got.shape == (3, 16, 16)
+    assert got.train.classes == ("n02012849 crane", "n03126707 crane") and got.mean[0] == 0.485
+    assert got.test.labels.tolist() == [0, 1] and got.test.images.float().mean((1, 2, 3)).round().tolist() == [40, 140]
+    assert "val/ is used as the test set" in got.notes
+
+
+def test_imagenet_without_its_files_says_which(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"ILSVRC2012_devkit_t12\.tar\.gz .*'data' lacks some .*data\.root=DIR$"):
+        load("imagenet")
+
+
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn"])
 def test_absent_files_say_how_to_get_them(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)

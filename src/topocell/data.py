@@ -6,23 +6,21 @@ search and keeps nothing of the test images. `Batches` (from `augment`) makes ba
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from topocell.augment import Augmentation, Batches, ImageSet, resize
+from topocell.augment import Augmentation, Batches, ImageSet
+from topocell.datasets import CIFAR10_STATISTICS, DATASETS, Statistics
 from topocell.errors import DataError, nearest
 from topocell.files import existing, reason
-from topocell.folder import check_memory, class_folders, decode_cached, listing, some
 from topocell.rng import generator
 
 __all__ = [
+    "CIFAR10_STATISTICS",
     "DATASETS",
     "Augmentation",
     "Batches",
@@ -36,9 +34,6 @@ __all__ = [
     "split",
 ]
 
-CIFAR10_STATISTICS = ((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768))
-CIFAR100_STATISTICS = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))  # DARTS-PT
-SVHN_STATISTICS = ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))  # DARTS-PT
 #: Names that a split of the search may not have, and why.
 RESERVED = {"test": "the search never sees the test split", "all": "'all' is the union of the splits"}
 
@@ -67,23 +62,6 @@ class Dataset:
         return channels, height, width
 
 
-@dataclass(frozen=True)
-class Source:
-    """What a reader found before any image is chosen: labels in a fixed order, and how to get the pixels.
-
-    `pixels(train indices, test indices, resolution)` returns both uint8 tensors and further notes.
-    """
-
-    classes: tuple[str, ...]
-    train_labels: Tensor
-    test_labels: Tensor
-    pixels: Callable[[Tensor, Tensor, int | None], tuple[Tensor, Tensor, list[str]]]
-    notes: tuple[str, ...] = ()
-
-
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]
-
-
 def load(
     name: str,
     root: str | Path | None = None,
@@ -97,8 +75,8 @@ def load(
     """Read a dataset of the table `DATASETS`, or an image tree with `name="folder"`.
 
     The default augmentation crops with an eighth of the side as padding (4 at 32×32 as in DARTS, 2 at 16×16
-    as in NAS-Bench-201) and flips, except for `digits`. Mean and std are published ones for the CIFAR sets
-    and SVHN, otherwise measured on the training images that were loaded. `cifar100` and `svhn` have those of
+    as in NAS-Bench-201) and flips, except for `digits`. Mean and std are published ones for the CIFAR sets,
+    SVHN and ImageNet, otherwise measured on the training images that were loaded. `cifar100` and `svhn` have those of
     DARTS-PT (DOTS and PC-DARTS reuse the numbers of CIFAR-10 for CIFAR-100).
 
     Args:
@@ -153,18 +131,6 @@ def _balanced(labels: Tensor, count: int | None, option: str, classes: int, seed
     return by_class[turn.argsort(stable=True)[:count]].sort().values
 
 
-def _last_fifth(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Train and test indices: the last fifth of each class (at least one), in file order, is the test set.
-
-    Neighbours in a folder are often near-copies (frames, one writer, one burst): a random split leaks them.
-    """
-    groups = [torch.nonzero(labels == label).flatten() for label in labels.unique()]
-    cuts = [len(group) - max(1, round(len(group) / 5)) for group in groups]
-    train = torch.cat([group[:cut] for group, cut in zip(groups, cuts)])
-    test = torch.cat([group[cut:] for group, cut in zip(groups, cuts)])
-    return train.sort().values, test.sort().values
-
-
 def _measure(images: Tensor) -> Statistics:
     """Mean and standard deviation per channel of uint8 images, on the scale 0..1; std at least 1/255."""
     value = torch.arange(256, dtype=torch.float64) / 255
@@ -196,124 +162,6 @@ def overlap(train: ImageSet, test: ImageSet) -> int:
 
     seen = set(digests(train))
     return sum(digest in seen for digest in digests(test))
-
-
-# Readers
-
-
-def _read_digits(root: Path | None, download: bool) -> Source:
-    """scikit-learn's 1,797 handwritten digits, 8×8 grey, 0..16 scaled to 0..255; nothing to download."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    pixels = torch.from_numpy(np.rint(data.images * (255 / 16)).astype(np.uint8))[:, None]
-    labels = torch.from_numpy(data.target).long()
-    train, test = _last_fifth(labels)
-    note = "digits has no published split: the last fifth of each class is the test set"
-    classes = tuple(str(name) for name in data.target_names)
-    return _in_memory(classes, (pixels[train], labels[train]), (pixels[test], labels[test]), (note,))
-
-
-def _in_memory(
-    classes: tuple[str, ...],
-    train: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
-    notes: tuple[str, ...] = (),
-) -> Source:
-    def pixels(chosen: Tensor, held_out: Tensor, resolution: int | None) -> tuple[Tensor, Tensor, list[str]]:
-        side = resolution or train[0].shape[-1]
-        check_memory((len(chosen) + len(held_out)) * train[0].shape[1] * side * side, side)
-        return resize(train[0][chosen], side), resize(test[0][held_out], side), []
-
-    return Source(classes, train[1], test[1], pixels, notes)
-
-
-def _torchvision(kind: str) -> Callable[[Path | None, bool], Source]:
-    """A reader of the torchvision set of that class name, in torchvision's own file layout."""
-
-    def read(root: Path | None, download: bool) -> Source:
-        from torchvision import datasets
-
-        place = root or Path("data")
-        build = getattr(datasets, kind)
-        svhn = kind == "SVHN"
-        parts = [{"split": "train"}, {"split": "test"}] if svhn else [{"train": True}, {"train": False}]
-        try:
-            train, test = (build(str(place), **part, download=download) for part in parts)
-        except (OSError, RuntimeError, HTTPException) as error:
-            if download:
-                reason = " ".join(str(error).split())
-                raise DataError(
-                    f"{kind} could not be downloaded to {str(place)!r} ({reason}); put its files there"
-                ) from error
-            raise DataError(
-                f"{kind} needs its files, but {str(place)!r} lacks them or they are damaged; "
-                "name their place with data.root=DIR or fetch them with data.download=true"
-            ) from error
-        sets = []
-        for part in (train, test):
-            pixels, labels = torch.from_numpy(part.data), part.labels if svhn else part.targets
-            pixels = pixels if svhn else pixels.permute(0, 3, 1, 2).contiguous()
-            sets.append((pixels, torch.as_tensor(labels).long()))
-        classes = tuple(str(digit) for digit in range(10)) if svhn else tuple(train.classes)
-        return _in_memory(classes, sets[0], sets[1])
-
-    return read
-
-
-def _read_folder(root: Path | None, download: bool) -> Source:
-    """root/train/CLASS/* with root/test/CLASS/* (or val/), or root/CLASS/* alone; nothing to download."""
-    layout = "DIR/train/CLASS/* and DIR/test/CLASS/* (or val/), or DIR/CLASS/* alone"
-    if root is None:
-        raise DataError(f"dataset 'folder' needs data.root=DIR, but none was given; DIR holds {layout}")
-    if not root.is_dir():
-        state = "is a file" if root.exists() else "does not exist"
-        raise DataError(f"data.root is a directory, but {str(root)!r} {state}; it should hold {layout}")
-    held_out = next((name for name in ("test", "val") if class_folders(root / name)), None)
-    if bool(class_folders(root / "train")) != bool(held_out):
-        only, other = (held_out, "train/") if held_out else ("train", "test/ or val/")
-        raise DataError(f"{only}/ and {other} go together, but {str(root)!r} has only {only}/; it should hold {layout}")
-    if held_out:
-        classes, train, train_labels = listing(root / "train")
-        test_classes, test, test_labels = listing(root / held_out)
-        if differing := sorted(set(classes) ^ set(test_classes)):
-            raise DataError(
-                f"train/ and {held_out}/ have the same classes, but only one of them has {some(differing)}; "
-                f"make the folders in {str(root)!r} agree"
-            )
-        notes = ("val/ is used as the test set",) if held_out == "val" else ()
-    else:
-        classes, files, labels = listing(root)
-        if single := [name for name, size in zip(classes, labels.bincount().tolist()) if size == 1]:
-            raise DataError(f"each class has 2 images or more to be split, but {some(single)} have 1; add images")
-        chosen, rest = _last_fifth(labels)
-        train, test = [files[i] for i in chosen.tolist()], [files[i] for i in rest.tolist()]
-        train_labels, test_labels = labels[chosen], labels[rest]
-        notes = ("there is no test/ or val/: the last fifth of each class by file name is the test set",)
-
-    def pixels(chosen: Tensor, held_out: Tensor, resolution: int | None) -> tuple[Tensor, Tensor, list[str]]:
-        paths = [train[i] for i in chosen.tolist()] + [test[i] for i in held_out.tolist()]
-        images, notes = decode_cached(root, paths, resolution)
-        return images[: len(chosen)], images[len(chosen) :], notes
-
-    return Source(classes, train_labels, test_labels, pixels, notes)
-
-
-class Entry(NamedTuple):
-    """One row of `DATASETS`: the reader, published mean and std if any, whether mirroring keeps a class."""
-
-    read: Callable[[Path | None, bool], Source]
-    statistics: Statistics | None
-    flip: bool
-
-
-DATASETS: dict[str, Entry] = {
-    "digits": Entry(_read_digits, None, False),
-    "cifar10": Entry(_torchvision("CIFAR10"), CIFAR10_STATISTICS, True),
-    "cifar100": Entry(_torchvision("CIFAR100"), CIFAR100_STATISTICS, True),
-    "svhn": Entry(_torchvision("SVHN"), SVHN_STATISTICS, True),
-    "folder": Entry(_read_folder, None, True),
-}
 
 
 # Splits

@@ -1,0 +1,196 @@
+"""Where images come from: a row of `DATASETS` per set, each with a reader of its files."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from topocell.augment import resize
+from topocell.errors import DataError
+from topocell.folder import check_memory, class_folders, decode_cached, listing, some
+
+#: Mean and standard deviation per channel, on the scale 0..1.
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+
+CIFAR10_STATISTICS = ((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768))
+IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CIFAR100_STATISTICS = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))  # DARTS-PT
+SVHN_STATISTICS = ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))  # DARTS-PT
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a reader found before any image is chosen: labels in a fixed order, and how to get the pixels.
+
+    `pixels(train indices, test indices, resolution)` returns both uint8 tensors and further notes.
+    """
+
+    classes: tuple[str, ...]
+    train_labels: Tensor
+    test_labels: Tensor
+    pixels: Callable[[Tensor, Tensor, int | None], tuple[Tensor, Tensor, list[str]]]
+    notes: tuple[str, ...] = ()
+
+
+def _last_fifth(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Train and test indices: the last fifth of each class (at least one), in file order, is the test set.
+
+    Neighbours in a folder are often near-copies (frames, one writer, one burst): a random split leaks them.
+    """
+    groups = [torch.nonzero(labels == label).flatten() for label in labels.unique()]
+    cuts = [len(group) - max(1, round(len(group) / 5)) for group in groups]
+    train = torch.cat([group[:cut] for group, cut in zip(groups, cuts)])
+    test = torch.cat([group[cut:] for group, cut in zip(groups, cuts)])
+    return train.sort().values, test.sort().values
+
+
+def _read_digits(root: Path | None, download: bool) -> Source:
+    """scikit-learn's 1,797 handwritten digits, 8×8 grey, 0..16 scaled to 0..255; nothing to download."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    pixels = torch.from_numpy(np.rint(data.images * (255 / 16)).astype(np.uint8))[:, None]
+    labels = torch.from_numpy(data.target).long()
+    train, test = _last_fifth(labels)
+    note = "digits has no published split: the last fifth of each class is the test set"
+    classes = tuple(str(name) for name in data.target_names)
+    return _in_memory(classes, (pixels[train], labels[train]), (pixels[test], labels[test]), (note,))
+
+
+def _in_memory(
+    classes: tuple[str, ...],
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    notes: tuple[str, ...] = (),
+) -> Source:
+    def pixels(chosen: Tensor, held_out: Tensor, resolution: int | None) -> tuple[Tensor, Tensor, list[str]]:
+        side = resolution or train[0].shape[-1]
+        check_memory((len(chosen) + len(held_out)) * train[0].shape[1] * side * side, side)
+        return resize(train[0][chosen], side), resize(test[0][held_out], side), []
+
+    return Source(classes, train[1], test[1], pixels, notes)
+
+
+def _torchvision(kind: str) -> Callable[[Path | None, bool], Source]:
+    """A reader of the torchvision set of that class name, in torchvision's own file layout."""
+
+    def read(root: Path | None, download: bool) -> Source:
+        from torchvision import datasets
+
+        place = root or Path("data")
+        build = getattr(datasets, kind)
+        svhn = kind == "SVHN"
+        parts = [{"split": "train"}, {"split": "test"}] if svhn else [{"train": True}, {"train": False}]
+        try:
+            train, test = (build(str(place), **part, download=download) for part in parts)
+        except (OSError, RuntimeError, HTTPException) as error:
+            if download:
+                reason = " ".join(str(error).split())
+                raise DataError(
+                    f"{kind} could not be downloaded to {str(place)!r} ({reason}); put its files there"
+                ) from error
+            raise DataError(
+                f"{kind} needs its files, but {str(place)!r} lacks them or they are damaged; "
+                "name their place with data.root=DIR or fetch them with data.download=true"
+            ) from error
+        sets = []
+        for part in (train, test):
+            pixels, labels = torch.from_numpy(part.data), part.labels if svhn else part.targets
+            pixels = pixels if svhn else pixels.permute(0, 3, 1, 2).contiguous()
+            sets.append((pixels, torch.as_tensor(labels).long()))
+        classes = tuple(str(digit) for digit in range(10)) if svhn else tuple(train.classes)
+        return _in_memory(classes, sets[0], sets[1])
+
+    return read
+
+
+def _read_folder(root: Path | None, download: bool) -> Source:
+    """root/train/CLASS/* with root/test/CLASS/* (or val/), or root/CLASS/* alone; nothing to download."""
+    layout = "DIR/train/CLASS/* and DIR/test/CLASS/* (or val/), or DIR/CLASS/* alone"
+    if root is None:
+        raise DataError(f"dataset 'folder' needs data.root=DIR, but none was given; DIR holds {layout}")
+    if not root.is_dir():
+        state = "is a file" if root.exists() else "does not exist"
+        raise DataError(f"data.root is a directory, but {str(root)!r} {state}; it should hold {layout}")
+    held_out = next((name for name in ("test", "val") if class_folders(root / name)), None)
+    if bool(class_folders(root / "train")) != bool(held_out):
+        only, other = (held_out, "train/") if held_out else ("train", "test/ or val/")
+        raise DataError(f"{only}/ and {other} go together, but {str(root)!r} has only {only}/; it should hold {layout}")
+    if held_out:
+        classes, train, train_labels = listing(root / "train")
+        test_classes, test, test_labels = listing(root / held_out)
+        if differing := sorted(set(classes) ^ set(test_classes)):
+            raise DataError(
+                f"train/ and {held_out}/ have the same classes, but only one of them has {some(differing)}; "
+                f"make the folders in {str(root)!r} agree"
+            )
+        notes = ("val/ is used as the test set",) if held_out == "val" else ()
+    else:
+        classes, files, labels = listing(root)
+        if single := [name for name, size in zip(classes, labels.bincount().tolist()) if size == 1]:
+            raise DataError(f"each class has 2 images or more to be split, but {some(single)} have 1; add images")
+        chosen, rest = _last_fifth(labels)
+        train, test = [files[i] for i in chosen.tolist()], [files[i] for i in rest.tolist()]
+        train_labels, test_labels = labels[chosen], labels[rest]
+        notes = ("there is no test/ or val/: the last fifth of each class by file name is the test set",)
+
+    return _in_files(root, classes, (train, train_labels), (test, test_labels), notes)
+
+
+def _in_files(
+    root: Path,
+    classes: tuple[str, ...],
+    train: tuple[list[str], Tensor],
+    test: tuple[list[str], Tensor],
+    notes: tuple[str, ...] = (),
+) -> Source:
+    def pixels(chosen: Tensor, held_out: Tensor, resolution: int | None) -> tuple[Tensor, Tensor, list[str]]:
+        paths = [train[0][i] for i in chosen.tolist()] + [test[0][i] for i in held_out.tolist()]
+        images, notes = decode_cached(root, paths, resolution)
+        return images[: len(chosen)], images[len(chosen) :], notes
+
+    return Source(classes, train[1], test[1], pixels, notes)
+
+
+def _read_imagenet(root: Path | None, download: bool) -> Source:
+    """ILSVRC 2012 by torchvision, which unpacks its archives once; val/ is the test set. It has to be fetched by hand.
+
+    A class is called by its WordNet number and first name, as `crane` is a bird and a machine.
+    """
+    from torchvision.datasets import ImageNet
+
+    place = root or Path("data")
+    try:
+        train, test = (ImageNet(str(place), split=part) for part in ("train", "val"))
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"imagenet needs ILSVRC2012_devkit_t12.tar.gz and the archives of train and val, or what torchvision has "
+            f"made of them, but {str(place)!r} lacks some or they are damaged ({' '.join(str(error).split())}); name "
+            f"their place with data.root=DIR"
+        ) from error
+    parts = [([path for path, _ in part.samples], torch.tensor(part.targets)) for part in (train, test)]
+    classes = tuple(f"{wnid} {names[0]}" for wnid, names in zip(train.wnids, train.classes))
+    return _in_files(place, classes, *parts, ("val/ is used as the test set",))
+
+
+class Entry(NamedTuple):
+    """One row of `DATASETS`: the reader, published mean and std if any, whether mirroring keeps a class."""
+
+    read: Callable[[Path | None, bool], Source]
+    statistics: Statistics | None
+    flip: bool
+
+
+DATASETS: dict[str, Entry] = {
+    "digits": Entry(_read_digits, None, False),
+    "cifar10": Entry(_torchvision("CIFAR10"), CIFAR10_STATISTICS, True),
+    "cifar100": Entry(_torchvision("CIFAR100"), CIFAR100_STATISTICS, True),
+    "svhn": Entry(_torchvision("SVHN"), SVHN_STATISTICS, True),
+    "imagenet": Entry(_read_imagenet, IMAGENET_STATISTICS, True),
+    "folder": Entry(_read_folder, None, True),
+}
