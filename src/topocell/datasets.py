@@ -173,9 +173,9 @@ def _read_imagenet(root: Path | None, download: bool) -> Source:
             f"made of them, but {str(place)!r} lacks some or they are damaged ({' '.join(str(error).split())}); name "
             f"their place with data.root=DIR"
         ) from error
-    parts = [([path for path, _ in part.samples], torch.tensor(part.targets)) for part in (train, test)]
+    files, held_out = (([path for path, _ in part.samples], torch.tensor(part.targets)) for part in (train, test))
     classes = tuple(f"{wnid} {names[0]}" for wnid, names in zip(train.wnids, train.classes))
-    return _in_files(place, classes, *parts, ("val/ is used as the test set",))
+    return _in_files(place, classes, files, held_out, ("val/ is used as the test set",))
 
 
 class Entry(NamedTuple):
