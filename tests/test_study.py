@@ -1,6 +1,5 @@
 """Studies: every one in its smallest form on digits, going on after an interruption, mistakes, and known answers."""
 
-import csv
 import json
 import math
 import os
@@ -15,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 from pydantic import Field
+from tests.studies import names_of, rows_of, without_reports  # noqa: F401
 
-from topocell import ArchState, Genotype, api, files, objects, spaces, steps, study
+from topocell import ArchState, Genotype, api, files, objects, spaces, study
 from topocell.cli import main
 from topocell.display import Quiet
 from topocell.environment import environment
@@ -54,15 +54,6 @@ SMALLEST = {
     "selection-agreement": [*TINY, "recipes=darts-pt", "space.nodes=1", "confidences=0.9", "seeds=0"],
     "tuning-epochs": [*TINY, "recipes=darts-pt", "space.nodes=1", "tune_epochs=[0,1]", "seeds=0"],
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_reports() -> Any:
-    """Drawing a run's report takes longer than the run, and is tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, "write_report", lambda path: path / "report.html")
-        patch.delenv(objects.TRUTH_VARIABLE, raising=False)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -109,15 +100,6 @@ def words_of(name: str, place: Path) -> list[str]:
     return [word.format(place=place) for word in SMALLEST[name]]
 
 
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "table.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def items_of(folder: Path) -> list[str]:
-    return [json.loads(line)["item"] for line in (folder / "items.jsonl").read_text().splitlines()]
-
-
 @pytest.fixture(scope="module")
 def done(place: Path) -> Callable[[str], Path]:
     """Runs a study in its smallest form once, on demand; returns its directory."""
@@ -147,7 +129,7 @@ def test_a_study_leaves_a_table_and_a_figure(name: str, done: Callable[[str], Pa
     assert stated["study"] == name and stated["options"] and stated["inputs"] and stated["n"] >= 1
     assert {"torch", "topocell", "seeds", "data_fingerprint"} <= stated["environment"].keys()
     assert f"n = {stated['n']}" in page and stated["environment"]["torch"] in page
-    assert stated["items"] == len(items_of(folder)) == len(set(items_of(folder))) and stated["seconds"] > 0
+    assert stated["items"] == len(names_of(folder)) == len(set(names_of(folder))) and stated["seconds"] > 0
     for row in rows:
         shares = [float(value) for key, value in row.items() if key.endswith("%") and value]
         assert shares and all(0 <= share <= 100 for share in shares)
@@ -189,10 +171,10 @@ def test_cells_trained_before_an_interruption_are_not_trained_again(
     retrain = Once(api.retrain, at=2)
     monkeypatch.setattr(api, "retrain", retrain)
     assert main(argv) == 130
-    assert items_of(tmp_path / "a") == ["layers-1"] and not (tmp_path / "a/table.csv").exists()
+    assert names_of(tmp_path / "a") == ["layers-1"] and not (tmp_path / "a/table.csv").exists()
     assert main(argv) == 0
     assert "going on with" in capsys.readouterr().out
-    assert retrain.calls == 3 and items_of(tmp_path / "a") == ["layers-1", "layers-2"]
+    assert retrain.calls == 3 and names_of(tmp_path / "a") == ["layers-1", "layers-2"]
     for file in ("table.csv", "figure.svg"):
         assert (tmp_path / "a" / file).read_bytes() == (done("depth") / file).read_bytes()
 
@@ -271,7 +253,7 @@ def test_what_a_kill_leaves_is_put_right(toys: None, tmp_path: Path, monkeypatch
     made = Once(square, at=0)
     monkeypatch.setattr(f"{__name__}.square", made)
     assert rows_of(study.run("toy", ["n=4"], tmp_path / "a")) == rows_of(whole)
-    assert made.calls == 2 and items_of(tmp_path / "a") == [f"item-{i}" for i in range(4)]
+    assert made.calls == 2 and names_of(tmp_path / "a") == [f"item-{i}" for i in range(4)]
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == sorted(p.name for p in whole.iterdir())
 
 
@@ -541,7 +523,7 @@ def test_stability_derives_what_the_search_saw(done: Callable[[str], Path]) -> N
         assert row["cell"] == Genotype.from_dict(cells).key
         trained = Genotype.load(folder / f"runs/darts-v1-seed-0-cell-{row['cell']}/genotype.json")
         assert trained.key == row["cell"]
-    assert len(items_of(folder)) == 1 + len({row["cell"] for row in rows})  # an equal cell is trained once
+    assert len(names_of(folder)) == 1 + len({row["cell"] for row in rows})  # an equal cell is trained once
 
 
 def test_comparison_of_recipes(done: Callable[[str], Path]) -> None:

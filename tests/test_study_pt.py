@@ -1,6 +1,5 @@
 """The studies of selection by perturbation: small runs on digits, known answers, and what they share."""
 
-import csv
 import json
 import sys
 from itertools import combinations
@@ -10,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from tests.made_up import COLUMNS, accuracy, made_up_table
+from tests.studies import items_of, rows_of, without_reports  # noqa: F401
 
-from topocell import ArchState, Genotype, Supernet, api, objects, spaces, steps, study
+from topocell import ArchState, Genotype, Supernet, api, objects, spaces, study
 from topocell.data import search_data
 from topocell.display import Quiet
 from topocell.engine import ArchWeights
@@ -26,30 +26,11 @@ from topocell.study.training import searched
 QUICK = ["budget=smoke", "data.images=24", "data.test_images=10", "search.watch_batches=1"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def without_reports() -> Any:
-    """Drawing a run's report takes longer than the run, and is tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, "write_report", lambda path: path / "report.html")
-        patch.delenv(objects.TRUTH_VARIABLE, raising=False)
-        yield
-
-
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: Any) -> Path:
     path = Path(tmp_path_factory.mktemp("table") / "made-up.csv.gz")
     made_up_table().save(path)
     return path
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "table.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def items_of(folder: Path) -> dict[str, dict[str, Any]]:
-    lines = map(json.loads, (folder / "items.jsonl").read_text().splitlines())
-    return {line["item"]: line for line in lines}
 
 
 # --- trajectory

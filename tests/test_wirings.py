@@ -1,6 +1,5 @@
 """Wirings: how many there are, their names, edges that do not exist, and the study that ranks them."""
 
-import csv
 import json
 import math
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.studies import rows_of
 
 from topocell import ArchState, Genotype, Supernet, data, spaces, study, topology
 from topocell.cli import main
@@ -25,11 +25,6 @@ from topocell.topology.wiring import n_wirings, wirings
 
 DARTS = spaces.get("darts").cells["normal"]
 TINY = ["budget=smoke", "data.images=24", "data.test_images=10"]
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "table.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 # --- enumeration
