@@ -195,7 +195,14 @@ def test_the_command_line_selects_and_compares(mine: Path, capsys: pytest.Captur
     assert -1 <= float(run[header.index("τ to pt")]) <= 1
     assert (run[header.index("images measured")], pt[header.index("images measured")]) == ("—", str(36 * 12))
     assert main(["retrain", str(mine / "selections" / "pt"), "--quiet"]) == 0
-    assert "%" in comparison(mine)[2][-1]
+    assert "%" in comparison(mine)[2][-1] and "shallow" not in header
+    beside = mine / "selections" / "pt"
+    assert main(["retrain", str(beside), "--protocol", "shallow", "--quiet"]) == 0
+    header, run, pt = comparison(mine)
+    at = header.index("shallow")
+    assert run[at] == "—" and pt[at].endswith(" % (n = 1)")
+    assert main(["report", str(beside)]) == 0
+    assert f"<dt>Shallow evaluation</dt><dd>{pt[at]}</dd>" in (beside / "report.html").read_text(encoding="utf-8")
     assert main(["compare", str(mine)]) == 0
     assert "perturbation" in capsys.readouterr().out
 

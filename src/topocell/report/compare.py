@@ -8,7 +8,7 @@ from topocell import files, plain_yaml
 from topocell.errors import RunError, one_line
 from topocell.genotype import Genotype
 from topocell.report.rankings import Ranking, agreement, ranking
-from topocell.report.tables import format_accuracy, format_count, is_number
+from topocell.report.tables import format_count, last_accuracy
 from topocell.report.truth import truth_of
 
 _HEADER = ["selection", "operations", "edges", "cell", "edges kept", "skips", "images measured", "parameters"]
@@ -19,8 +19,8 @@ def comparison(run_path: Path | str) -> list[list[str]]:
 
     `cell` is the key that equal cells share; what has not been measured or retrained yet is a dash. Where there are
     several, `τ to NAME` is Kendall's τ between the rankings of operations that two selections imply, see
-    `topocell.report.rankings`. The last column is the true accuracy where a table was looked up, otherwise that of the
-    retrained networks after their last epoch.
+    `topocell.report.rankings`. `shallow` is the accuracy of a shallow evaluation, where there was one. The last column
+    is the true accuracy where a table was looked up, otherwise that of the retrained networks after their last epoch.
 
     Raises:
         RunError: no run directory, or none in which a cell was derived. GenotypeError: a damaged genotype.json.
@@ -29,11 +29,14 @@ def comparison(run_path: Path | str) -> list[list[str]]:
     found = _selections(Path(run_path))
     others = list(found.items()) if len(found) > 1 else []
     rankings = {name: _ranking(path) for name, path in others}
-    header = [*_HEADER, *(f"τ to {one_line(name)}" for name, _ in others), "accuracy"]
+    shallow = {name: last_accuracy(_mapping(path / "shallow" / "results.json")) for name, path in found.items()}
+    judged = any(text != "—" for text in shallow.values())
+    header = [*_HEADER, *(f"τ to {one_line(name)}" for name, _ in others), *["shallow"] * judged, "accuracy"]
     rows = []
     for name, path in found.items():
         *facts, accuracy = _row(path, name)
-        rows.append([*facts, *(_tau(rankings[name], rankings[other]) for other, _ in others), accuracy])
+        taus = [_tau(rankings[name], rankings[other]) for other, _ in others]
+        rows.append([*facts, *taus, *[shallow[name]] * judged, accuracy])
     return [header, *rows]
 
 
@@ -81,8 +84,7 @@ def _row(path: Path, name: str) -> list[str]:
 def _accuracy(results: dict[str, Any]) -> str:
     if truth := truth_of(results):
         return f"{truth['accuracy']:.2f} % (true)"
-    mean, std, n = (results.get(key) for key in ("last_mean", "last_std", "n"))
-    return format_accuracy(mean, std if is_number(std) else None, int(n)) if is_number(mean) and is_number(n) else "—"
+    return last_accuracy(results)
 
 
 def _images(path: Path) -> int | None:

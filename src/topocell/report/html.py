@@ -24,6 +24,7 @@ from topocell.report.tables import (
     format_percent,
     format_seconds,
     is_number,
+    last_accuracy,
     results_table,
 )
 from topocell.report.truth import truth_facts, truth_headline, truth_notes, truth_of
@@ -139,7 +140,7 @@ def write_report(run_path: Path | str) -> Path:
             finished=bool(_headline(results)),
             progress=_progress(recipe, epochs, genotype, metrics, results),
             headline=_headline(results),
-            facts=_facts(results),
+            facts=[*_facts(results), *_shallow(path)],
             cells=cells,
             cell_texts=[] if drawing_fault or not genotype else _cell_texts(genotype),
             drawing_fault=drawing_fault,
@@ -272,6 +273,12 @@ def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Test images", _thousands(results.get("test_images"))),
     ]
     return [(label, value) for label, value in facts if value != "—"]
+
+
+def _shallow(path: Path) -> list[tuple[str, str]]:
+    """The accuracy of the shallow evaluation beside the run, if there was one."""
+    found = last_accuracy(_Files(path / "shallow").mapping("results.json"))
+    return [("Shallow evaluation", found)] if found != "—" else []
 
 
 def _thousands(value: object) -> str:
