@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import os
 import platform
 import re
 import statistics
@@ -64,8 +65,12 @@ def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> 
     return chosen
 
 
+#: How threads wait for each other, which matters where they have little to do at a time.
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+
+
 def machine() -> str:
-    """Processor, threads, instruction sets, GPU, versions and date, in one line."""
+    """Processor, threads and how they wait, instruction sets, GPU, versions and date, in one line."""
     source = Path("/proc/cpuinfo")
     info = source.read_text() if source.exists() else ""
     model = re.search(r"model name\s*: (.*)", info)
@@ -80,6 +85,7 @@ def machine() -> str:
         f"torch {torch.__version__}",
         f"torchvision {torchvision.__version__}",
         f"topocell {topocell.__version__}",
+        *(f"{name}={os.environ[name]}" for name in WAITING if name in os.environ),
         datetime.date.today().isoformat(),
     ]
     return ", ".join(part for part in parts if part)
