@@ -8,6 +8,9 @@ READY := .venv/.ready
 # Threads spin only briefly before they sleep: on a shared machine a busy neighbour then costs its share of the time.
 export GOMP_SPINCOUNT ?= 20000
 
+# The processes that tests start need not compile the sources each time, whatever the user's own settings.
+export PYTHONDONTWRITEBYTECODE :=
+
 # Of coverage-guided fuzzing in `make faults`.
 FUZZ_MINUTES ?= 10
 

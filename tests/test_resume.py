@@ -34,7 +34,6 @@ RUNS = {
     "darts-pt": [
         "search.stages.search.epochs=1",
         "space.candidates=[skip_connect,sep_conv_3x3]",
-        "space.nodes=3",
         "selection.projection.epochs=2",
     ],
 }

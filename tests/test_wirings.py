@@ -212,11 +212,16 @@ def test_agreement_of_rankings() -> None:
 
 
 def test_a_ranking_by_two_processes_equals_that_of_one(tmp_path: Path) -> None:
-    words = [*TINY, "nodes=2", "again=1", "proxies=['data.images=20']", "shallow.epochs=1"]
+    words = [*TINY, "nodes=2", "again=0", "shallow.epochs=1"]
     study.run("wirings", words, tmp_path / "one")
     study.run("wirings", words, tmp_path / "two", workers=2)
     assert rows_of(tmp_path / "one") == rows_of(tmp_path / "two")
-    items = [json.loads(line) for line in (tmp_path / "two/items.jsonl").read_text().splitlines()]
+
+
+def test_every_wiring_is_trained_the_best_again_and_all_by_proxies(tmp_path: Path) -> None:
+    words = [*TINY, "nodes=2", "again=1", "proxies=['data.images=20']", "shallow.epochs=1"]
+    study.run("wirings", words, tmp_path / "study")
+    items = [json.loads(line) for line in (tmp_path / "study/items.jsonl").read_text().splitlines()]
     names = [in_words(w) for w in inputs_of_nodes(spaces.get("darts", nodes=2).cells["normal"], 2)]
     assert sorted(item["item"] for item in items) == sorted(
         [*names, *(f"proxy-1-{n}" for n in names), *again_of(items)]
@@ -230,7 +235,7 @@ def test_a_ranking_by_two_processes_equals_that_of_one(tmp_path: Path) -> None:
     for name in again_of(items):
         cell = by_name[name]
         assert cell.cells["normal"] == cell.cells["reduce"] == by_name[name.removeprefix("again-")].cells["normal"]
-    stated = json.loads((tmp_path / "two/study.json").read_text())
+    stated = json.loads((tmp_path / "study/study.json").read_text())
     best = stated["summary"]["best"]
     means = {i["item"]: i["results"]["last_mean"] for i in items if i["item"].startswith("again-")}
     assert means[f"again-{best['wiring']}"] == max(means.values())
