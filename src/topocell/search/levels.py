@@ -7,6 +7,7 @@ detached while the network weights move.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +82,15 @@ class Learner:
         """All that a step changes, by name."""
         beta = {} if self.beta is None else {"beta": self.beta}
         return {"net": self.net, "arch": self.arch, "weights": self.weights, "alpha": self.alpha, **beta}
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of everything that a step changes."""
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned; the network has had the same candidates removed."""
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
 
     def groups(self, keys: Mapping[str, str]) -> list[Group]:
         """Weights, α and β with their learning rates now; `keys` says where a recipe has these."""

@@ -348,17 +348,12 @@ class Search:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the search depends on."""
-        learner = self.learner
         return {
             "stage": self.stage,
             "epoch": self.epoch,
             "step": self.step,
             "candidates": {t: [list(c) for c in cell.candidates] for t, cell in self.space.cells.items()},
-            "net": learner.net.state_dict(),
-            "arch": learner.arch.state_dict(),
-            "weights": learner.weights.state_dict(),
-            "alpha": learner.alpha.state_dict(),
-            "beta": None if learner.beta is None else learner.beta.state_dict(),
+            **self.learner.state_dict(),
             "running": self.running.state_dict(),
             "guard": self.guard.state_dict(),
             "progress": None if self.progress is None else self.progress.state_dict(),
@@ -376,12 +371,8 @@ class Search:
         net, arch = self._build(stage)
         arch.load_state_dict(state["arch"])
         net.restrict({t: arch.mask(t) for t in self.space.cells})
-        net.load_state_dict(state["net"])
         self.learner = self._learner(stage, net, arch)
-        self.learner.weights.load_state_dict(state["weights"])
-        self.learner.alpha.load_state_dict(state["alpha"])
-        if self.learner.beta is not None:
-            self.learner.beta.load_state_dict(state["beta"])
+        self.learner.load_state_dict(state)
         self.running.load_state_dict(state["running"])
         self.guard.load_state_dict(state.get("guard"))
         self.progress, self.stopping = self._progress(stage), self._stopping(stage)

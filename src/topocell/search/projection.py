@@ -301,16 +301,11 @@ class Projection:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the projection depends on."""
-        learner = self.learner
         return {
             "at": [self.round, self.turn, self.epoch, self.step],
             "rules": asdict(self.rules),
             "decider": self.decider.state_dict(),
-            "net": learner.net.state_dict(),
-            "arch": learner.arch.state_dict(),
-            "weights": learner.weights.state_dict(),
-            "alpha": learner.alpha.state_dict(),
-            "beta": None if learner.beta is None else learner.beta.state_dict(),
+            **self.learner.state_dict(),
             "running": self.running.state_dict(),
             "guard": self.guard.state_dict(),
         }
@@ -321,12 +316,7 @@ class Projection:
         self.round, self.turn, self.epoch, self.step = state["at"]
         self.decider.load_state_dict(state["decider"])
         decide(learner, {t: state["arch"][f"mask_{t}"] for t in learner.arch.space.cells})
-        learner.arch.load_state_dict(state["arch"])
-        learner.net.load_state_dict(state["net"])
-        learner.weights.load_state_dict(state["weights"])
-        learner.alpha.load_state_dict(state["alpha"])
-        if learner.beta is not None:
-            learner.beta.load_state_dict(state["beta"])
+        learner.load_state_dict(state)
         self.running.load_state_dict(state["running"])
         self.guard.load_state_dict(state.get("guard"))
 
