@@ -326,12 +326,19 @@ def test_warm_up_moves_the_weights_only(halves: SearchData) -> None:
     assert {float(s["step"]) for s in running.learner.alpha.state.values()} == {float(steps)}
 
 
-def test_once_an_epoch_the_architecture_moves_after_the_last_batch(halves: SearchData, updates: Any) -> None:
+def test_once_an_epoch_the_architecture_moves_at_the_last_step(halves: SearchData, updates: Any) -> None:
     running = finished(plan({"epochs": 2, "topology": SETS, "arch_every": "epoch"}), halves)
     assert [len(given) for _, given in updates] == [0, 1, 0, 1]
     assert {float(s["step"]) for s in running.learner.alpha.state.values()} == {2.0}
     first, second = (given[0].batch[0] for _, given in updates if given)
     assert not torch.equal(first, second)
+
+
+def test_once_an_epoch_the_architecture_moves_on_a_full_batch(thirds: SearchData, updates: Any) -> None:
+    """Of 21 images the last step has five, which say little about where a step of the weights leads."""
+    finished(plan({"epochs": 2, "alpha_on": "val-alpha", "beta_on": "val-beta", "arch_every": "epoch"}), thirds)
+    assert [(len(train[0]), len(given)) for train, given in updates] == [(16, 1), (5, 0)] * 2
+    assert [len(given[0].batch[0]) for _, given in updates if given] == [16, 16]
 
 
 def test_level_weights_moves_no_logits_and_needs_one_split(halves: SearchData) -> None:

@@ -49,6 +49,14 @@ def test_the_shallow_plan_is_that_of_the_paper() -> None:
     assert changed.retrain == shallow and changed.protocol == "full"
 
 
+def test_a_shallow_network_that_cannot_be_is_refused_before_the_search(tmp_path: Path, capsys: Any) -> None:
+    words = ["run", "random", "--budget", "smoke", *TINY, "protocol=filter", "--out", str(tmp_path / "run")]
+    for change, fault in (("layers=200", "less than or equal to 128"), ("stem=imagenet", "divisible by 32")):
+        assert main([*words, f"shallow.{change}"]) == 2
+        error = capsys.readouterr().err
+        assert fault in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
 def test_results_stand_side_by_side(tmp_path: Path) -> None:
     path = tmp_path / "run"
     api.run(recipe(), path)

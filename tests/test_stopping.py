@@ -9,14 +9,17 @@ import torch
 from pydantic import ValidationError
 from tests.identical import assert_identical
 
-from topocell import ArchState, data, spaces
+from topocell import ArchState, data, objects, spaces
 from topocell.data import SearchData
+from topocell.errors import RecipeError
 from topocell.monitor import Silent
+from topocell.reading import load_recipe
 from topocell.search.loop import Search
 from topocell.search.plan import SearchPlan, Stage, Stop
 from topocell.search.stopping import Stopping, ranking
 
 SPACE = spaces.get("darts", nodes=2, candidates=("none", "skip_connect", "sep_conv_3x3", "dil_conv_3x3"))
+SETS = {"name": "subsets", "view": "source", "sizes": "any"}
 NONE, SKIP, SEP, DIL = range(4)
 FEW = {"normal": {"skip_connect": 1, "sep_conv_3x3": 3}, "reduce": {"skip_connect": 4}}
 
@@ -135,14 +138,33 @@ def test_attention_is_added_after_every_update(level: str, halves: SearchData) -
         ({"stop": {}}, "stop needs a criterion"),
         ({"stop": {"skips": 0}}, "greater than or equal to 1"),
         ({"stop": {"skips": 2}, "level": "weights"}, "level weights learns nothing"),
+        ({"stop": {"stable": 3}, "relaxation": "uniform", "topology": SETS}, "relaxation uniform learns none"),
+        ({"attention": {"none": 1.0}, "level": "weights"}, "attention follows updates of α"),
         ({"stop": {"skips": 2}, "progressive": {}}, "progressive decides edges until its last epoch"),
         ({"attention": {"sep_conv_3": 1.0}}, "unknown operation 'sep_conv_3'"),
-        ({"attention": {"none": 1.0}, "relaxation": "uniform", "level": "weights"}, "attention moves logits"),
+        ({"attention": {"none": 1.0}, "relaxation": "uniform", "topology": SETS}, "attention moves logits"),
     ],
 )
 def test_mistakes(stage: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         Stage.model_validate({"name": "search", "epochs": 3} | stage)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "fault"),
+    [
+        ("darts-s2", ["stop.stable=10"], "stop.stable needs an edge with two operations that have weights"),
+        ("edarts", ["attention.nor_conv_3x3=1"], "attention is for candidates of the space"),
+    ],
+)
+def test_mistakes_that_the_space_shows(name: str, words: list[str], fault: str) -> None:
+    with pytest.raises(RecipeError, match=fault):
+        objects.check(load_recipe(name, [f"search.stages.search.{word}" for word in words]))
+
+
+def test_what_a_recipe_recommends_can_be_checked() -> None:
+    for word in ("stop={skips: 2, first: 3}", "stop.stable=10", "attention.sep_conv_3x3=6.0e-4"):
+        objects.check(load_recipe("edarts", [f"search.stages.search.{word}"]))
 
 
 def test_a_stop_is_read() -> None:

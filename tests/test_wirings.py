@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,9 @@ def test_every_wiring_is_trained_the_best_again_and_all_by_proxies(tmp_path: Pat
     means = {i["item"]: i["results"]["last_mean"] for i in items if i["item"].startswith("again-")}
     assert means[f"again-{best['wiring']}"] == max(means.values())
     Fixed(spaces.get("darts", nodes=2).cells["normal"], edges=best["edges"])
+    words = shlex.split(stated["notes"][-2].partition("topocell run ")[2])
+    stage = load_recipe(words[0], words[1:]).search.stages[0]
+    assert stage.topology.model_dump() == {"name": "fixed", "edges": best["edges"]}
     assert set(stated["summary"]["proxies"]) == {"data.images=20"}
 
 
@@ -271,6 +275,21 @@ def test_scales_of_budgets(tmp_path: Path) -> None:
     ("words", "fault"),
     [
         (["wirings", "retrain.epochs=2"], "trains by shallow, not by retrain, but got retrain.epochs=2"),
+        (["wirings", "proxies=['retrain.epochs=1']"], "trains by shallow, not by retrain, but got retrain.epochs=1"),
+        (["wirings", "retrain_as='darts-v1 retrain.epochs=1'"], "trains by shallow, not by retrain"),
+        (["edarts-ablation", "recipes=['darts-v2 retrain.epochs=3']"], "trains by shallow, not by retrain"),
+        (["wirings", "shallow.seeds=[0,1]"], "shallow.seeds is set by this study"),
+        (["wirings", "proxies=['shallow.seeds=[5]']"], "shallow.seeds is set by this study"),
+        (["wirings", "proxies=['shallow.epochs=100']"], "'shallow.epochs=100' changes nothing of it"),
+        (["wirings", "space.nodes=2"], "use nodes=N"),
+        (["subspaces", "search.layers=8"], "use depths=[..]"),
+        (["subspaces", "first_also=[10,10]"], "'10' is named again"),
+        (["edarts-ablation", "recipes=nb201-darts", "--budget", "smoke"], "the space of nb201-darts has cell"),
+        (
+            ["stability", "recipes=['edarts search.stages.search.stop.stable=1']", "--budget", "smoke"],
+            "stage 'search' of edarts may end ahead of time",
+        ),
+        (["skip-gap", "recipes=['darts-pt search.stages.search.stop.skips=1']"], "may end ahead of time"),
         (["wirings", "nodes=7"], "nodes: input should be less than or equal to 6"),
         (["wirings", "normal=sep_conv_3", "--budget", "smoke"], "must name an operation"),
         (["wirings", "proxies=['shallow.epoch=1']"], "shallow.epoch: unknown key"),

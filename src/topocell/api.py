@@ -152,9 +152,7 @@ def estimate(recipe: Recipe) -> Estimate:
     )
     if truth is None:
         check_images(recipe, dataset)
-        shallow, full = PROTOCOLS[recipe.protocol]
-        plans = [recipe.shallow.plan()] * shallow + [recipe.retrain] * full
-        parts += [estimate_retraining(genotype, plan, dataset, **options) for plan in plans]
+        parts += [estimate_retraining(genotype, plan, dataset, **options) for plan in recipe.trainings]
     return Estimate(str(device), options["free"], tuple(parts))
 
 

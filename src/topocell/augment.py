@@ -233,6 +233,11 @@ class Batches:
         full, rest = divmod(len(self.data), self.batch_size)
         return full + (rest > 1)
 
+    @property
+    def last_full(self) -> int:
+        """The last step of an epoch whose batch has its full size."""
+        return len(self.data) // self.batch_size - 1
+
     def batch(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """Batch `step` of an epoch, both 0-based: x (B, C, H, W) float32, y (B,) int64, on the device.
 

@@ -15,8 +15,10 @@ from topocell.execution import Execution
 from topocell.genotype import CellGenotype, Genotype
 from topocell.network import FixedNet
 from topocell.recipe import Recipe
+from topocell.search.stopping import has_ranking
 from topocell.spaces.cell import SpaceSpec
 from topocell.tabular import Table, holds
+from topocell.train import RetrainPlan
 
 #: Parameters from which a network is checked without its storage, which takes PyTorch seconds to prepare for.
 LARGE = 50_000_000
@@ -99,20 +101,35 @@ def check(recipe: Recipe) -> None:
     for name, cell in space.cells.items():
         if all(op == "none" for candidates in cell.candidates for op in candidates):
             raise SpaceError(f"a cell needs an operation besides none, but {name} of space {space.name!r} has none")
+    offered = {op for cell in space.cells.values() for candidates in cell.candidates for op in candidates}
     for stage in plan.stages:
+        if stage.attention and not offered & stage.attention.keys():
+            raise RecipeError(
+                f"attention is for candidates of the space, {', '.join(sorted(offered))}, but stage {stage.name!r} has "
+                f"it for {', '.join(stage.attention)}; name one of them or leave it out"
+            )
+        if stage.stop is not None and stage.stop.stable is not None and not any(map(has_ranking, space.cells.values())):
+            raise RecipeError(
+                f"stop.stable needs an edge with two operations that have weights, but space {space.name!r} has none, "
+                f"so that no ranking ever changes; use stop.skips, or leave stop out of stage {stage.name!r}"
+            )
         ArchState(space, stage.relaxation.model_dump(), stage.topology.model_dump())
         with torch.device("meta"):
             Supernet(space, classes=2, head=plan.head, memory=plan.memory, **plan.size(stage))
 
 
 def check_images(recipe: Recipe, dataset: Dataset) -> None:
-    """Raises SpaceError for images that the network of the retraining cannot take, before the search begins."""
-    plan, cells = recipe.retrain, {}
+    """Raises SpaceError for images that a network of the retraining cannot take, before the search begins."""
+    cells = {}
     for name, cell in build_space(recipe).cells.items():
         cells[name] = CellGenotype(cell.inputs, ((("skip_connect", 0),),) * cell.nodes, (cell.computed[-1],))
+    for plan in recipe.trainings:
+        _check_network(Genotype("any", cells), plan, dataset)
+
+
+def _check_network(genotype: Genotype, plan: RetrainPlan, dataset: Dataset) -> None:
     classes, channels = len(dataset.train.classes), dataset.shape[0]
     sizes = plan.channels, plan.layers, classes, channels, plan.stem
-    genotype = Genotype("any", cells)
     options: dict[str, Any] = {"auxiliary": plan.auxiliary > 0, "head": plan.head}
     with torch.device("meta"):
         net = FixedNet(genotype, *sizes, **options)

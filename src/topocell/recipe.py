@@ -168,6 +168,12 @@ class Recipe(Model):
             )
         return faults
 
+    @property
+    def trainings(self) -> list[RetrainPlan]:
+        """The trainings that the protocol asks for, shallow before full."""
+        shallow, full = PROTOCOLS[self.protocol]
+        return [self.shallow.plan()] * shallow + [self.retrain] * full
+
     def to_yaml(self) -> str:
         """The resolved recipe as YAML; reading it again gives an equal recipe."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)

@@ -69,10 +69,10 @@ class ShallowPlan(RetrainPlan):
             (Section IV-A: 93 % on CIFAR-10).
     """
 
-    channels: int = Field(16, ge=2)
-    layers: int = Field(5, ge=1)
+    channels: Channels = 16
+    layers: Layers = 5
     epochs: int = Field(100, ge=1)
-    batch_size: int = Field(64, ge=2)
+    batch_size: BatchSize = 64
     auxiliary: float = Field(0.0, ge=0)
     cutout: int = Field(0, ge=0)
     seeds: tuple[int, ...] = Field(tuple(range(10)), min_length=1)

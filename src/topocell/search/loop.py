@@ -112,7 +112,7 @@ class Search:
                 self.guard.begin_epoch()
             while self.step < len(train):
                 torch.manual_seed(derive_seed(self.seed, "step", stage.name, self.epoch, self.step))
-                due = learning and (stage.arch_every == "step" or self.step == len(train) - 1)
+                due = learning and (stage.arch_every == "step" or self.step == train.last_full)
                 updates = self._updates(stage, alpha, beta) if due else []
                 act = partial(level, self.learner, train.batch(self.epoch, self.step), updates)
                 seen = self.guard.step(self.step, len(train), act)

@@ -208,7 +208,11 @@ class Progressive(Deciding):
 
 
 class Stop(Model):
-    """When a stage ends ahead of time (DARTS+): see `topocell.search.stopping.Stopping`."""
+    """When a stage ends ahead of time (DARTS+): see `topocell.search.stopping.Stopping`.
+
+    DARTS+ updates α hundreds of times an epoch. With `arch_every=epoch` the cell of the first epochs is the draw of
+    the initial logits; set `first` so that it has been left behind.
+    """
 
     skips: Annotated[int, Field(ge=1)] | None = None
     stable: Annotated[int, Field(ge=1)] | None = None
@@ -237,7 +241,9 @@ class Stage(Model):
         weights_on, alpha_on, beta_on: the split that feeds each update; `all` is every split together. One split
             for α and β means one joint update, two mean alternate updates. Level `single` takes all from
             `weights_on`.
-        arch_every: update the architecture at every step, or once an epoch, on one batch at its last step.
+        arch_every: update the architecture at every step, or once an epoch, at its last step with a full batch of
+            images for the weights: level `unrolled` looks ahead on that batch, and four images that are left over at
+            the end of an epoch would tell it little.
         attention: operation → constant added to its logit on every edge after each update of α. This is one reading of
             eDARTS; the other is the `offset` of relaxation softmax, which is there once and for all.
         stop: end the stage ahead of time.
@@ -312,6 +318,13 @@ class Stage(Model):
             raise ValueError(
                 "stop ends a stage ahead of time, but progressive decides edges until its last epoch; leave one out"
             )
+        if self.stop is not None and self.stop.stable is not None and not RELAXATIONS[self.relaxation.name].learned:
+            raise ValueError(
+                f"stop.stable looks at the ranking of learned operations, but relaxation {self.relaxation.name} learns "
+                f"none; leave it out"
+            )
+        if self.attention and self.level == "weights":
+            raise ValueError("attention follows updates of α, but level weights has none; leave it out")
         if self.attention and not RELAXATIONS[self.relaxation.name].learned:
             raise ValueError(
                 f"attention moves logits, but relaxation {self.relaxation.name} does not read them; leave it out"

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from topocell.arch import ArchState
 from topocell.relaxation import candidate_table
+from topocell.spaces.cell import CellSpec
 
 #: Operations without weights.
 WEIGHTLESS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "noise")
@@ -23,6 +24,11 @@ def ranking(arch: ArchState, cell_type: str) -> Tensor:
     live = (arch.mask(cell_type) & learnable.to(arch.mask(cell_type).device)).cpu()
     weights = arch.expected()[cell_type].ops.detach().cpu().double().masked_fill(~live, -1.0)
     return weights.sort(dim=1, descending=True, stable=True).indices
+
+
+def has_ranking(cell: CellSpec) -> bool:
+    """Whether some edge has two candidates with weights, which can change places."""
+    return any(sum(op not in WEIGHTLESS for op in candidates) > 1 for candidates in cell.candidates)
 
 
 class Stopping:

@@ -4,6 +4,8 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from topocell import objects
+from topocell.errors import RecipeError
 from topocell.reading import shallow_of
 from topocell.study import figures
 from topocell.study.bench import Bench, Outcome
@@ -30,9 +32,18 @@ def ablation(bench: Bench, options: Ablation) -> Outcome:
 
     Skip connections are summed over the searches, as in the paper; accuracy and parameters are means, and the seconds
     of the search are given as mean and as minimum. `times faster` compares minima with the first recipe.
+
+    Raises:
+        RecipeError: a space without the two cell types of DARTS.
     """
     arms = options.arms("shallow.seeds=[0]")
     recipes = {(arm.label, seed): shallow_of(recipe) for arm in arms for seed, recipe in arm.recipes.items()}
+    for arm in arms:
+        if (cells := objects.build_space(arm.any).cells.keys()) != {"normal", "reduce"}:
+            raise RecipeError(
+                f"this study counts skip connections of the cells normal and reduce, but the space of {arm.label} has "
+                f"{', '.join(cells)}; use a recipe of the DARTS space"
+            )
     named = {arm.label: recipes[arm.label, options.seeds[0]] for arm in arms}
     begin(bench, len(recipes), named, options.seeds)
     keys = {(arm.label, seed): f"{arm.key}-seed-{seed}" for arm in arms for seed in options.seeds}

@@ -138,6 +138,8 @@ class Bench:
         self.display.say(f"[{self._taken}/{self._total}] {key}")
 
     def _keep(self, key: str, made: Mapping[str, Any], seconds: float) -> Record:
+        # A run that was killed and went on knows what it took before.
+        seconds = max(seconds, sum(made.get("timings", {}).values()))
         line = files.to_json({"item": key, **made, "seconds": seconds})
         with files.guarded(self._lines):
             files.append_line(self._lines, line)

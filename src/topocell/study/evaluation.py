@@ -1,5 +1,7 @@
 """What a cell is worth at other depths, and what a search would have derived at other times."""
 
+import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ from topocell.errors import RecipeError
 from topocell.genotype import Genotype
 from topocell.recipe import Recipe
 from topocell.report.figures import search_epochs
+from topocell.report.rundirs import genotype_path
 from topocell.study import figures
 from topocell.study.bench import Bench, Outcome, Record
-from topocell.study.options import Entries, Numbers, Searches, Seeds, Training
+from topocell.study.options import Entries, Numbers, Searches, Seeds, Training, whole_searches
 from topocell.study.training import accuracies, begin, parameters, retrained, scale, searched, spread
 
 
@@ -39,9 +42,9 @@ class Stability(Searches):
 
 def depth(bench: Bench, options: Depth) -> Outcome:
     """One cell, retrained in networks of different depth. The ± is over the retraining seeds of the recipe."""
-    place = Path(options.genotype)
-    genotype = Genotype.load(place / "genotype.json" if place.is_dir() else place)
-    of_run = str(place / "recipe.yaml") if place.is_dir() else "darts-v1"
+    place = genotype_path(Path(options.genotype))
+    genotype = Genotype.load(place)
+    of_run = shlex.quote(str(place.with_name("recipe.yaml"))) if os.path.isdir(options.genotype) else "darts-v1"
     recipes = {n: options.recipe(options.retrain_as or of_run, last=[f"retrain.layers={n}"]) for n in options.layers}
     if any(map(objects.load_truth, recipes.values())):
         raise RecipeError("depth retrains cells, but a table of true accuracies is named; leave it out for this study")
@@ -73,10 +76,11 @@ def stability(bench: Bench, options: Stability) -> Outcome:
     cell that a search derives at several epochs is retrained once.
 
     Raises:
-        RecipeError: an epoch that a search does not reach.
+        RecipeError: an epoch that a search does not reach; a search that may end ahead of time.
     """
     arms = options.arms()
     for arm in arms:
+        whole_searches(arm.label, arm.any)
         total = sum(stage.epochs for stage in arm.any.search.stages)
         if max(options.epochs) > total:
             raise RecipeError(

@@ -135,9 +135,14 @@ def steps(points: Sequence[tuple[int, float]], x: str, y: str, path: Path) -> No
 
 
 def accuracy_map(
-    values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], label: str, title: str, path: Path
+    values: Sequence[Sequence[float]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    label: str,
+    axes: tuple[str, str],
+    path: Path,
 ) -> None:
-    """A table of values (rows × columns) as colours, the largest ringed."""
+    """A table of values (rows × columns) as colours, the largest ringed; `axes` name what goes down and across."""
     with styled():
         figure = _figure(max(1.2, 0.13 * len(columns) + 0.5), max(0.9, 0.075 * len(rows) + 0.35))
         ax = figure.add_subplot()
@@ -147,7 +152,8 @@ def accuracy_map(
         ax.set_xticks(range(len(columns)), columns)
         ax.set_yticks(range(len(rows)), rows, fontsize=7)
         ax.grid(False)
-        ax.set_title(title)
+        ax.set_ylabel(axes[0])
+        ax.set_xlabel(axes[1])
         figure.colorbar(image, label=label)
         save(figure, path)
 

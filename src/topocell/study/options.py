@@ -89,9 +89,7 @@ class Searches(Training):
 
     @model_validator(mode="after")
     def _seeds_are_the_studys(self) -> "Searches":
-        words = [*self.overrides, *(word for entry in self.recipes for word in split(entry)[1:])]
-        if any(word.partition("=")[0].strip() == "seed" for word in words):
-            raise ValueError("the option seeds sets the seed of each search, but got seed=; use seeds=[..]")
+        reserved(self, seed="use seeds=[..]")
         return self
 
     def arms(self, *defaults: str) -> list[Arm]:
@@ -113,9 +111,44 @@ class Searches(Training):
 
 def shallow_only(options: Training) -> Training:
     """A validator for studies that evaluate cells by `shallow`: changes to `retrain` would be read by nobody."""
-    if wrong := [word for word in options.overrides if word.startswith("retrain.")]:
+    if wrong := [word for word in _changes(options) if key_of(word).startswith("retrain.")]:
         raise ValueError(f"this study trains by shallow, not by retrain, but got {wrong[0]}; write shallow instead")
     return options
+
+
+def reserved(options: Training, **why: str) -> None:
+    """Refuse changes to recipes that the study makes itself: key of a recipe, `_` for `.` → what to use instead.
+
+    Raises:
+        ValueError: such a change among the overrides or in an entry.
+    """
+    for word in _changes(options):
+        for key, instead in ((key.replace("_", "."), instead) for key, instead in why.items()):
+            if key_of(word) == key or key_of(word).startswith(f"{key}."):
+                raise ValueError(f"{key} is set by this study, but got {word}; {instead}")
+
+
+def _changes(options: Training) -> list[str]:
+    """All `key=value` words for recipes: those for all of them, and those of single entries."""
+    words = list(options.overrides)
+    for name in ("recipes", "retrain_as", "search_as"):
+        value = getattr(options, name, None) or ()
+        words += [word for entry in ([value] if isinstance(value, str) else value) for word in split(entry)[1:]]
+    return words + [word for entry in getattr(options, "proxies", ()) for word in split(entry)]
+
+
+def key_of(word: str) -> str:
+    """The key of a `key=value` word."""
+    return word.partition("=")[0].strip()
+
+
+def whole_searches(label: str, recipe: Recipe) -> None:
+    """Raises RecipeError for a search that may end ahead of time, in a study that looks at each of its epochs."""
+    if early := [stage.name for stage in recipe.search.stages if stage.stop is not None]:
+        raise RecipeError(
+            f"this study looks at every epoch of a search, but stage {early[0]!r} of {label} may end ahead of time; "
+            f"leave search.stages.{early[0]}.stop out"
+        )
 
 
 def split(entry: str) -> list[str]:

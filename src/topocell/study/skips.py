@@ -13,7 +13,7 @@ from topocell.recipe import Recipe
 from topocell.spaces.cell import CellSpec, SpaceSpec
 from topocell.study import drawings
 from topocell.study.bench import Bench, Outcome, Record
-from topocell.study.options import Entries, Searches, Seeds
+from topocell.study.options import Entries, Searches, Seeds, whole_searches
 from topocell.study.snapshots import photographed, snapshot, state_of
 from topocell.study.strength import rank_correlation
 from topocell.study.training import begin
@@ -37,7 +37,8 @@ def skip_gap(bench: Bench, options: SkipGap) -> Outcome:
     held-out split.
 
     Raises:
-        RecipeError: a space without an edge that has both, or a search that shrinks its space.
+        RecipeError: a space without an edge that has both, or a search that shrinks its space or may end ahead
+            of time.
     """
     arms = options.arms()
     for arm in arms:
@@ -46,6 +47,7 @@ def skip_gap(bench: Bench, options: SkipGap) -> Outcome:
                 f"skip-gap needs an edge with a skip connection and a convolution, but the space of {arm.label} has "
                 f"none; use another space"
             )
+        whole_searches(arm.label, arm.any)
         if shrunk := [stage.name for stage in arm.any.search.stages if stage.shrink is not None]:
             raise RecipeError(
                 f"skip-gap follows both operations through the whole search, but stage {shrunk[0]!r} of {arm.label} "

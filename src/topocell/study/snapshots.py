@@ -22,6 +22,7 @@ from topocell.search.loop import Search
 from topocell.search.plan import Stage
 from topocell.steps import Work, run_environment
 from topocell.study.bench import Record
+from topocell.study.options import whole_searches
 
 #: Epochs that are looked at where a study is not told which.
 LOOKS = 5
@@ -161,8 +162,10 @@ def epochs_to_see(label: str, recipe: Recipe, wanted: Sequence[int] | None) -> l
     """The epochs of a search that a selection can start from, in order: those wanted, or `LOOKS` evenly spaced ones.
 
     Raises:
-        RecipeError: an epoch outside the last stage, in which what is selected from is trained.
+        RecipeError: an epoch outside the last stage, in which what is selected from is trained; a search that may end
+            ahead of time.
     """
+    whole_searches(label, recipe)
     stages = recipe.search.stages
     total = sum(stage.epochs for stage in stages)
     first = total - stages[-1].epochs + 1

@@ -1,9 +1,9 @@
 """eDARTS, Figure 2: which operations and which search depth lead to good cells, by searches in parts of the space."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from topocell.errors import RecipeError, nearest
 from topocell.genotype import Genotype
@@ -13,7 +13,7 @@ from topocell.report.style import short
 from topocell.spaces.subspaces import SUBSPACES
 from topocell.study import figures
 from topocell.study.bench import Bench, Outcome, Record
-from topocell.study.options import Entries, Numbers, Seeds, Training, shallow_only
+from topocell.study.options import Entries, Numbers, Seeds, Training, distinct, reserved, shallow_only
 from topocell.study.training import accuracies, begin, parameters, scale, spread, whole_run
 from topocell.study.workers import Task
 
@@ -30,11 +30,18 @@ class Subspaces(Training):
 
     spaces: Entries = Field(tuple(SUBSPACES), description="sub-spaces to search in")
     depths: Numbers = Field((5, 16), description="cells of the supernet")
-    first_also: tuple[int, ...] = Field((10, 20), description="further depths for the first of the sub-spaces")
+    first_also: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(distinct)] = Field(
+        (10, 20), description="further depths for the first of the sub-spaces"
+    )
     search_as: str = Field("darts-v2", description="recipe whose search, data and shallow evaluation to use")
     seeds: Seeds = Field(tuple(range(20, 30)), description="seeds of the searches; shallow.seeds=[0] unless changed")
 
     _shallow = model_validator(mode="after")(shallow_only)
+
+    @model_validator(mode="after")
+    def _own_changes(self) -> "Subspaces":
+        reserved(self, seed="use seeds=[..]", space_name="use spaces=[..]", search_layers="use depths=[..]")
+        return self
 
     @model_validator(mode="after")
     def _spaces_exist(self) -> "Subspaces":

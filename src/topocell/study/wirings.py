@@ -1,5 +1,6 @@
 """eDARTS, Figure 3: what the wiring alone decides, by training the network of every wiring of a DARTS cell."""
 
+import shlex
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from topocell.recipe import Recipe
 from topocell.spaces.cell import CellSpec
 from topocell.study import figures
 from topocell.study.bench import Bench, Outcome, Record
-from topocell.study.options import Seeds, Training, distinct, shallow_only, split
+from topocell.study.options import Seeds, Training, distinct, reserved, shallow_only, split
 from topocell.study.training import accuracies, begin, parameters, retrained, scale, spread
 from topocell.study.workers import Task
 from topocell.topology.wiring import wirings
@@ -52,6 +53,11 @@ class Wirings(Training):
 
     _shallow = model_validator(mode="after")(shallow_only)
 
+    @model_validator(mode="after")
+    def _own_changes(self) -> "Wirings":
+        reserved(self, space="use nodes=N", shallow_seeds="use seeds=[..]", seed="use seeds=[..]")
+        return self
+
     def scale(self, *changes: str) -> Recipe:
         """The recipe by which networks are trained, with further changes. Raises RecipeError."""
         last = [*changes, f"shallow.seeds=[{','.join(map(str, self.seeds))}]"]
@@ -67,10 +73,13 @@ def wirings_study(bench: Bench, options: Wirings) -> Outcome:
     trains all wirings at another scale, and is compared with the ranking by Kendall's τ-b and Spearman's ρ.
 
     Raises:
-        RecipeError: a table of true accuracies is named; these networks are trained.
+        RecipeError: a table of true accuracies is named, while networks are trained; a proxy that changes nothing.
     """
     recipes = {"main": options.scale()}
     recipes |= {f"proxy-{n}": options.scale(*split(words)) for n, words in enumerate(options.proxies, start=1)}
+    for words, recipe in zip(options.proxies, list(recipes.values())[1:]):
+        if recipe == recipes["main"]:
+            raise RecipeError(f"a proxy is another scale than the ranking itself, but {words!r} changes nothing of it")
     if any(map(objects.load_truth, recipes.values())):
         raise RecipeError("wirings trains networks, but a table of true accuracies is named; leave it out")
     cell = spaces.get("darts", nodes=options.nodes).cells["normal"]
@@ -122,6 +131,12 @@ def uniform(wiring: Wiring, operation: str, inputs: int = 2) -> CellGenotype:
 def edges_of(wiring: Wiring, inputs: int = 2) -> list[list[int]]:
     """The edges (src, dst), as a recipe writes them: `topology: {name: fixed, edges: ..}`."""
     return [[source, node] for node, sources in enumerate(wiring, start=inputs) for source in sources]
+
+
+def along(wiring: Wiring) -> list[str]:
+    """The changes of the recipe `edarts` with which it searches along a wiring."""
+    topology = f"search.stages.search.topology={{name: fixed, edges: {edges_of(wiring)}}}"
+    return [topology] if len(wiring) == 4 else [topology, f"space.nodes={len(wiring)}"]
 
 
 def in_words(wiring: Wiring) -> str:
@@ -241,7 +256,7 @@ def _notes(
         found = _agreement(proxies[f"proxy-{number}"], main)
         cost = f"{found['cost']:.0%} of its time"
         said.append(f"proxy-{number} ({words}): {_in_words(found)} with the ranking, at {cost}.")
-    said.append(f"To search along the best: topology={{name: fixed, edges: {edges_of(chosen)}}}.")
+    said.append(f"To search along the best: topocell run edarts {shlex.join(along(chosen))}")
     return said
 
 
@@ -258,4 +273,5 @@ def _draw(accuracy: Mapping[Wiring, float], path: Any) -> None:
     rows = list(dict.fromkeys(w[:-1] for w in accuracy))
     values = [[accuracy[(*row, column)] for column in columns] for row in rows]
     across, down = ["".join(map(str, column)) for column in columns], [in_words(row) or "·" for row in rows]
-    figures.accuracy_map(values, down, across, "test accuracy, %", "inputs of the last node, of the others", path)
+    axes = ("inputs of the other nodes, in order", "inputs of the last node")
+    figures.accuracy_map(values, down, across, "test accuracy, %", axes, path)
