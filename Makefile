@@ -39,12 +39,13 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.fixed_network
 
 # Goes on after a failure, so that the table shows it; the exit code is that of the whole.
+faults: export TOPOCELL_FAULTS = full
 faults: export TOPOCELL_FAULT_RECORD = $(CURDIR)/build/faults.jsonl
 faults: $(READY)
 	$(BIN)/python -m pip install --quiet --editable ".[dev-fuzz]" || true
 	mkdir -p build && rm -f "$(TOPOCELL_FAULT_RECORD)"
 	failed=0; \
-	TOPOCELL_FAULTS=full OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/faults tests/fuzz || failed=1; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/faults tests/fuzz || failed=1; \
 	if $(BIN)/python -c "import atheris" 2>/dev/null; \
 	then $(BIN)/python -m tests.fuzz.parsers_atheris --minutes $(FUZZ_MINUTES) || failed=1; \
 	else echo "coverage-guided fuzzing is left out: atheris cannot be installed here"; fi; \

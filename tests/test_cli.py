@@ -1,12 +1,16 @@
 """The command line: a mistake is one line and exit code 2 with nothing written; help shows by example."""
 
+import contextlib
+import ctypes
 import io
 import json
+import os
 import re
+import resource
 import shlex
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -189,6 +193,56 @@ def test_a_number_of_seconds_that_is_none(inside: Path, capsys: Any, monkeypatch
         )
 
 
+@contextlib.contextmanager
+def ordinary_user() -> Iterator[None]:
+    """Root without its right to pass over permissions, which it has again afterwards (Linux)."""
+    if os.geteuid() != 0:
+        yield
+        return
+    system, version_3, held = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    if not hasattr(system, "capset") or system.capget(version_3, held) != 0:
+        pytest.skip("root can read what is closed here")
+    system.capset(version_3, (ctypes.c_uint32 * 6)(0, held[1], held[2], 0, held[4], held[5]))
+    try:
+        yield
+    finally:
+        system.capset(version_3, held)
+
+
+#: What is closed → the command, and what it says.
+CLOSED = {
+    "images": ([*FOLDER, "--quiet", "data.root=images"], "a folder of images must be readable, but 'images/test"),
+    "images/cat": ([*FOLDER, "--quiet", "data.root=images"], "a folder of images must be readable, but 'images/cat"),
+    "images/cat/more": ([*FOLDER, "--quiet", "data.root=images"], "must be readable, but 'images/cat/more"),
+    "place": (["study", "depth", "genotype=place/run", "--out", "new"], "place/run: a genotype must be a readable"),
+    "place/run": (["study", "depth", "genotype=place/run", "--out", "new"], "place/run must be readable"),
+    "run/metrics.jsonl": (["compare", "run"], "run/metrics.jsonl must be readable, but is not (permission denied)"),
+    "run/checkpoints": (["compare", "run"], "run/checkpoints must be readable, but is not (permission denied)"),
+    "run/genotype.json": (["draw", "run"], "run/genotype.json: a genotype must be a readable file"),
+}
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+def test_what_is_closed_to_us_is_named(
+    closed: str, inside: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv, words = CLOSED[closed]
+    for name in ("images/cat/more", "images/dog/more"):
+        shutil.copytree(inside / "torn/cat", tmp_path / name)
+    for name in ("run", "place/run"):
+        shutil.copytree(inside / "done", tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / closed).chmod(0)
+    try:
+        with ordinary_user():
+            assert main(argv) == 2
+    finally:
+        (tmp_path / closed).chmod(0o700)
+    out, error = capsys.readouterr()
+    assert out == "" and error.count("\n") == 1 and words in error, error
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_bug_of_ours_keeps_its_traceback(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError
@@ -309,6 +363,26 @@ def test_recipes_copy(inside: Path, capsys: Any, tmp_path: Path) -> None:
     assert load_recipe(to) == load_recipe("darts-v2")
     assert main(["recipes", "copy", "darts-v2", str(to)]) == 2
     capsys.readouterr()
+
+
+def test_a_copy_that_the_disk_refuses_can_be_tried_again(inside: Path, capsys: Any, tmp_path: Path) -> None:
+    to, (_, most) = tmp_path / "copy.yaml", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, most))
+    try:
+        assert main(["recipes", "copy", "dots", str(to)]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert f"cannot write {to}: File too large; choose another" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert main(["recipes", "copy", "dots", str(to)]) == 0
+    capsys.readouterr()
+
+
+def test_a_recipe_is_shown_without_what_a_terminal_acts_on(capsys: Any, tmp_path: Path) -> None:
+    path = tmp_path / "evil.yaml"
+    path.write_text("name: x\t# \x1b]0;evil\x07\x9b2J\u202e\u2028é\n", encoding="utf-8")
+    assert main(["recipes", "show", str(path)]) == 0
+    assert capsys.readouterr().out == "name: x\t# \\x1b]0;evil\\x07\\x9b2J\\u202e\\u2028é\n"
 
 
 # --- pictures and reports

@@ -101,6 +101,13 @@ def test_results_say_last_before_best_with_spread_and_n() -> None:
     assert single[0] == "test accuracy, last epoch: 97.51 % (n = 1)"
 
 
+@pytest.mark.parametrize("std", ["x", None, [0.1], True, float("nan")])
+def test_a_spread_that_is_no_number_is_not_shown(std: Any) -> None:
+    lines = result_lines(RESULTS | {"last_std": std, "best_std": std})
+    assert lines[0] == "test accuracy, last epoch: 97.51 % (n = 4)"
+    assert lines[1] == "test accuracy, best epoch: 97.63 % (n = 4) (chosen on the test split)"
+
+
 # --- displays
 
 

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,6 +169,28 @@ def test_other_data_is_accepted_when_told_so_and_remembered(tmp_path: Path) -> N
         assert run.warnings == []
 
 
+def test_another_table_of_true_accuracies_is_other_data(tmp_path: Path) -> None:
+    opened(tmp_path, truth_fingerprint="old").close()
+    for now in ({"truth_fingerprint": "new"}, {}):
+        words = f"was old, is {now.get('truth_fingerprint')}"
+        refused(tmp_path, "the table of true accuracies it began with", words, "--accept-data", **now)
+    env = ENV | {"truth_fingerprint": "new", "data_fingerprint": "xyz"}
+    with RunDir.open(tmp_path, RECIPE, env=env, accept_data=True) as run:
+        assert len(run.warnings) == 2
+        found = run.read_json("env.json")
+        assert (found["earlier_truth_fingerprints"], found["earlier_data_fingerprints"]) == (["old"], ["abc"])
+    with RunDir.open(tmp_path, RECIPE, env=env) as run:
+        assert run.warnings == []
+
+
+def test_earlier_fingerprints_that_are_no_list_are_refused(tmp_path: Path) -> None:
+    opened(tmp_path, earlier_data_fingerprints=5).close()
+    before = contents(tmp_path)
+    with pytest.raises(RunError, match=r"earlier_data_fingerprints in .*env.json must be a list, but is 5; restore"):
+        RunDir.open(tmp_path, RECIPE, env=ENV | {"data_fingerprint": "xyz"}, accept_data=True)
+    assert contents(tmp_path) == before
+
+
 def test_data_that_the_networks_do_not_fit_is_never_accepted(tmp_path: Path) -> None:
     opened(tmp_path, classes=10).close()
     before = contents(tmp_path)
@@ -274,7 +297,7 @@ def test_a_reader_changes_nothing(tmp_path: Path) -> None:
         lambda: reader.save_checkpoint({}),
         lambda: reader.save_named("supernet", {}),
         lambda: reader.append_metrics({}),
-        lambda: reader.add_seconds("search", 1.0),
+        lambda: reader.forget(["search"]),
     ):
         with pytest.raises(RuntimeError, match="not locked"):
             refuse()
@@ -338,12 +361,57 @@ def test_when_all_are_damaged_the_run_stops_and_metrics_stay(run: RunDir) -> Non
     assert run.metrics() == [{"epoch": 0}]
 
 
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        {"metrics_bytes": "x", "state": {}},
+        {"metrics_bytes": -1, "state": {}},
+        {"metrics_bytes": 0, "state": [1]},
+        {"metrics_bytes": 0, "state": {}, "recipe": 5},
+        {"metrics_bytes": 0, "state": {}, "more": 1},
+    ],
+)
+def test_a_checkpoint_of_something_else_is_passed_over(run: RunDir, envelope: dict) -> None:
+    run.save_checkpoint({"epoch": 0})
+    checkpoint.save(run.path / "checkpoints" / "000002.ckpt", envelope)
+    assert run.latest() == {"epoch": 0}
+    assert "000002.ckpt holds something else" in run.warnings[0]
+
+
+def test_checkpoints_of_another_recipe_are_refused(run: RunDir, tmp_path: Path) -> None:
+    run.save_checkpoint({"epoch": 0})
+    run.append_metrics({"epoch": 1})
+    with opened(tmp_path / "other", RECIPE.replace("seed: 0", "seed: 1")) as other:
+        other.save_checkpoint({"epoch": 8})
+        other.save_checkpoint({"epoch": 9})
+        other.save_named("supernet", {"net": 1})
+        for name in ("000002", "supernet"):
+            shutil.copy(other.path / f"checkpoints/{name}.ckpt", run.path / "checkpoints")
+    before = contents(run.path)
+    with pytest.raises(CheckpointError, match=r"000002\.ckpt must be of the recipe in .*; restore both"):
+        run.latest()
+    with pytest.raises(CheckpointError, match=r"supernet\.ckpt must be of the recipe in "):
+        run.load_named("supernet")
+    assert contents(run.path) == before
+
+
+def test_checkpoints_outlast_what_may_change_in_a_recipe_and_older_ones_tell_none(tmp_path: Path) -> None:
+    with opened(tmp_path, RECIPE + "on_nan: stop\n") as run:
+        run.save_checkpoint({"epoch": 0})
+        run.save_named("supernet", {"net": 1})
+    (tmp_path / "recipe.yaml").write_text("on_nan: skip\nseed: 0\n" + RECIPE.replace("seed: 0\n", ""))
+    with RunDir.existing(tmp_path) as run:
+        assert run.latest() == {"epoch": 0} and run.load_named("supernet") == {"net": 1}
+        checkpoint.save(tmp_path / "checkpoints/000002.ckpt", {"metrics_bytes": 0, "state": {"epoch": 1}})
+        checkpoint.save(tmp_path / "checkpoints/supernet.ckpt", {"net": 2})
+        assert run.latest() == {"epoch": 1} and run.load_named("supernet") == {"net": 2}
+
+
 def test_named_checkpoints_stay_beside_the_numbered(run: RunDir) -> None:
     assert not run.has_named("supernet")
     with pytest.raises(CheckpointError, match="no checkpoint 'supernet' yet"):
         run.load_named("supernet")
     run.save_named("supernet", {"weights": torch.ones(2)})
-    assert run.latest() is None
     for epoch in range(4):
         run.save_checkpoint({"epoch": epoch})
     assert run.has_named("supernet")
@@ -510,6 +578,17 @@ def test_metrics_without_any_checkpoint_start_anew(run: RunDir) -> None:
     assert run.metrics() == []
 
 
+@pytest.mark.parametrize("name", ["genotype.json", "results.json", "checkpoints/supernet.ckpt"])
+def test_a_run_whose_checkpoints_are_gone_is_refused_and_stays_as_it_is(run: RunDir, name: str) -> None:
+    run.append_metrics({"epoch": 0})
+    (run.path / name).write_text("{}")
+    before = contents(run.path)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=rf"checkpoints has none, and .*{name} says .*; restore them from a"):
+            run.latest()
+    assert contents(run.path) == before
+
+
 def test_metrics_that_lost_lines_are_a_warning_and_are_not_padded(run: RunDir) -> None:
     run.append_metrics({"epoch": 0})
     run.append_metrics({"epoch": 1})
@@ -623,13 +702,13 @@ def test_tensors_are_stored_as_safetensors(run: RunDir) -> None:
     assert torch.equal(loaded["part"], weight[:, 1])
 
 
-def test_seconds_add_up_over_restarts(tmp_path: Path) -> None:
-    for seconds in (1.5, 2.0):
-        with opened(tmp_path) as run:
-            run.add_seconds("search", seconds)
-    with opened(tmp_path) as run:
-        run.add_seconds("retrain", 4.0)
-        assert run.read_json("timings.json") == {"search": 3.5, "retrain": 4.0}
+def test_phases_and_files_are_forgotten_for_good(run: RunDir) -> None:
+    for phase in ("search", "tune", "retrain", "search"):
+        run.append_metrics({"phase": phase})
+    run.write_json("results.json", {})
+    run.forget(["tune", "retrain"], "report.html", "results.json")
+    assert run.metrics() == [{"phase": "search"}] * 2
+    assert not run.has("results.json")
 
 
 def test_a_log_entry_is_one_line_with_the_time(run: RunDir) -> None:

@@ -13,7 +13,7 @@ import re
 import struct
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -90,6 +90,15 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str
     return state
 
 
+class Saved(NamedTuple):
+    """A numbered checkpoint: its file, the state, the length of the metrics then, and what told the recipe."""
+
+    path: Path
+    state: dict[str, Any]
+    metrics_bytes: int
+    recipe: str | None
+
+
 class Checkpoints:
     """The checkpoints of one run in directory `folder`: a numbered sequence, and some kept by name.
 
@@ -118,22 +127,22 @@ class Checkpoints:
             )
         return self.folder / f"{name}.ckpt"
 
-    def save(self, state: dict[str, Any], metrics_bytes: int, keep: int) -> None:
-        """Store `state` as the newest, with the length of the metrics; drop all but `keep` sound ones.
+    def save(self, state: dict[str, Any], metrics_bytes: int, keep: int, recipe: str) -> None:
+        """Store `state` as the newest, with the length of the metrics and a hash of the recipe.
 
-        Raises as the function `save`, and has dropped nothing then.
+        All but `keep` sound ones are dropped. Raises as the function `save`, and has dropped nothing then.
         """
         numbers = self.numbers()
         new = max(numbers, default=0) + 1
-        save(self.numbered(new), {"metrics_bytes": metrics_bytes, "state": state})
+        save(self.numbered(new), {"metrics_bytes": metrics_bytes, "state": state, "recipe": recipe})
         sound = [number for number in [*numbers, new] if number not in self._damaged]
         for number in self._damaged.union(sound[:-keep]):
             with contextlib.suppress(OSError):  # tried again after the next save
                 self.numbered(number).unlink()
         self._damaged.clear()
 
-    def latest(self, map_location: str | torch.device = "cpu") -> tuple[dict[str, Any], int] | None:
-        """The newest sound state and the length of the metrics then, or None when none was ever stored.
+    def latest(self, map_location: str | torch.device = "cpu") -> Saved | None:
+        """The newest sound one, or None when none was ever stored. Versions before did not store the recipe.
 
         Raises CheckpointError when there are checkpoints and none is sound.
         """
@@ -145,12 +154,12 @@ class Checkpoints:
             except CheckpointError as fault:
                 faults[number] = str(fault).removesuffix(_ADVICE)
                 continue
-            if saved.keys() != {"metrics_bytes", "state"}:
+            if not _of_a_run(saved):
                 faults[number] = f"checkpoint {path} holds something else than the state of a run"
                 continue
             self.warnings += [f"{fault}; going on from {path.name} instead" for fault in faults.values()]
             self._damaged = set(faults)
-            return saved["state"], saved["metrics_bytes"]
+            return Saved(path, saved["state"], saved["metrics_bytes"], saved.get("recipe"))
         if faults:
             raise CheckpointError(
                 f"a run goes on from a sound checkpoint, but all {len(faults)} in {self.folder} are damaged "
@@ -158,6 +167,14 @@ class Checkpoints:
                 "directory and start again"
             )
         return None
+
+
+def _of_a_run(saved: dict[str, Any]) -> bool:
+    """Whether this is what `Checkpoints.save` stores."""
+    length, state, recipe = (saved.get(key) for key in ("metrics_bytes", "state", "recipe"))
+    of_length = isinstance(length, int) and length >= 0
+    known = saved.keys() - {"recipe"} == {"metrics_bytes", "state"}
+    return known and of_length and isinstance(state, dict) and isinstance(recipe, str | None)
 
 
 def _plain(value: Any, where: str) -> Any:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import topocell
-from topocell import api, spaces, study
+from topocell import api, files, spaces, study
 from topocell.display import Display, Quiet, Terminal
 from topocell.errors import RunError, TopocellError
 from topocell.estimate import gigabytes
@@ -24,6 +24,7 @@ from topocell.monitor import Interrupted, on_signals
 from topocell.reading import load_recipe, overridden, recipe_names, recipe_text
 from topocell.report.compare import comparison
 from topocell.report.draw import draw_genotype
+from topocell.report.rundirs import genotype_path
 from topocell.report.tables import format_seconds
 from topocell.search.selection import EDGE_RULES, OPERATION_RULES
 from topocell.train import PROTOCOLS
@@ -62,7 +63,7 @@ BudgetOption = Annotated[
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress, only errors.")]
 AcceptData = Annotated[
-    bool, typer.Option("--accept-data", help="Go on although the images are not those that the run began with.")
+    bool, typer.Option("--accept-data", help="Go on although images or true accuracies are not those of before.")
 ]
 
 
@@ -257,8 +258,7 @@ def draw(
 
         topocell draw genotype.json
     """
-    path = genotype / "genotype.json" if os.path.isdir(genotype) else genotype
-    draw_genotype(Genotype.load(path).to_dict(), out)
+    draw_genotype(Genotype.load(genotype_path(genotype)).to_dict(), out)
     typer.echo(str(out))
 
 
@@ -300,9 +300,15 @@ def recipes_show(
         topocell recipes show dots --resolved --budget small data.dataset=digits
     """
     if resolved or overrides or budget is not Budget.paper:
-        typer.echo(load_recipe(recipe, overrides or [], budget.value).to_yaml(), nl=False)
+        text = load_recipe(recipe, overrides or [], budget.value).to_yaml()
     else:
-        typer.echo(recipe_text(recipe), nl=False)
+        text = recipe_text(recipe)
+    typer.echo(_visible(text), nl=False)
+
+
+def _visible(text: str) -> str:
+    """Lines that no terminal acts on: all but line breaks and tabs that cannot be seen is shown as an escape."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 @recipes.command("copy")
@@ -317,13 +323,12 @@ def recipes_copy(
         topocell recipes copy dots my-dots.yaml
     """
     text = recipe_text(recipe)
+    if os.path.lexists(to):
+        raise RunError(f"{to} exists already and is not overwritten; choose another file")
     try:
-        with to.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise RunError(f"{to} exists already and is not overwritten; choose another file") from None
-    except OSError as fault:
-        raise RunError(f"cannot write {to}: {fault.strerror}") from None
+        files.replace(to, text.encode())
+    except (OSError, ValueError) as fault:
+        raise RunError(f"cannot write {to}: {getattr(fault, 'strerror', None) or fault}; choose another file") from None
     typer.echo(f"{to}: run it with: topocell run {to} --out DIR")
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from topocell.errors import one_line
 from topocell.monitor import Figures
 from topocell.report.draw import draw_text
-from topocell.report.tables import format_accuracy
+from topocell.report.tables import format_accuracy, is_number
 from topocell.report.truth import truth_lines, truth_of
 
 #: Seconds between two looks at figures that live on the device.
@@ -78,14 +78,17 @@ def result_lines(results: Mapping[str, Any]) -> list[str]:
     """A results.json in words: of retraining, or of a look-up."""
     if truth := truth_of(results):
         return truth_lines(truth)
-    n = results["n"]
     size = f"{results['parameters'] / 1e6:.3g} M parameters, {results['multiply_adds'] / 1e6:.4g} M multiply-adds"
     return [
-        f"test accuracy, last epoch: {format_accuracy(results['last_mean'], results['last_std'], n)}",
-        f"test accuracy, best epoch: {format_accuracy(results['best_mean'], results['best_std'], n)} "
-        f"(chosen on the test split)",
+        f"test accuracy, last epoch: {_accuracy(results, 'last')}",
+        f"test accuracy, best epoch: {_accuracy(results, 'best')} (chosen on the test split)",
         f"{results['dataset']}: {size}",
     ]
+
+
+def _accuracy(results: Mapping[str, Any], which: str) -> str:
+    std = results.get(f"{which}_std")
+    return format_accuracy(results[f"{which}_mean"], std if is_number(std) else None, results["n"])
 
 
 class Terminal(Quiet):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from topocell.cache import cache_folder
 from topocell.errors import DataError
+from topocell.files import reason
 
 #: What Pillow may take a file for, whatever its name. It hands PostScript to another program, for one.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
@@ -27,8 +29,19 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 
 
 def class_folders(place: Path) -> list[str]:
-    """Names of the visible folders in a folder, sorted; none if it does not exist."""
-    return sorted(p.name for p in place.glob("*") if p.is_dir() and not p.name.startswith("."))
+    """Names of the visible folders in a folder, sorted; none if it does not exist. Raises DataError if it is closed."""
+    try:
+        return sorted(p.name for p in place.iterdir() if not p.name.startswith(".") and p.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as fault:
+        _refuse(fault)
+
+
+def _refuse(fault: OSError) -> NoReturn:
+    raise DataError(
+        f"a folder of images must be readable, but {str(fault.filename)!r} is not ({reason(fault)}); change that"
+    ) from None
 
 
 def some(names: list[str]) -> str:
@@ -59,9 +72,12 @@ def listing(place: Path) -> tuple[tuple[str, ...], list[str], Tensor]:
 
 
 def _walk(top: Path) -> Iterator[tuple[str, list[str]]]:
-    """Folders and the names of their files, links to folders followed; a folder that was seen is not entered again."""
+    """Folders and the names of their files, links to folders followed; a folder that was seen is not entered again.
+
+    Raises DataError for a folder that cannot be read.
+    """
     seen = set()
-    for folder, inside, names in os.walk(top, followlinks=True):
+    for folder, inside, names in os.walk(top, onerror=_refuse, followlinks=True):
         stat = os.stat(folder)
         if (stat.st_dev, stat.st_ino) in seen:
             inside.clear()

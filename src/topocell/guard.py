@@ -201,7 +201,10 @@ def total_norm(tensors: Iterable[Tensor | None]) -> Tensor:
     return nn.utils.get_total_norm([tensor for tensor in tensors if tensor is not None])
 
 
-_STOPPED = "the state before is saved: the same command with on_nan=skip or on_nan=rollback goes on from there"
+_STOPPED = (
+    "the state before is saved; to go on from there, with RUN for the run directory: "
+    "topocell run RUN/recipe.yaml on_nan=skip --out RUN, or on_nan=rollback"
+)
 
 _DONE = {
     "skip": "the batch is left out",

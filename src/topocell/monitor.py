@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 Figures = Callable[[], Mapping[str, float]]
@@ -31,6 +31,9 @@ class Monitor(Protocol):
     def say(self, text: str) -> None:
         """One line for the user and the log."""
 
+    def loading(self) -> AbstractContextManager[None]:
+        """Around the loading of a saved state, which may be one of something else."""
+
 
 class Silent:
     """A monitor that ignores everything: for library use and tests."""
@@ -46,6 +49,10 @@ class Silent:
 
     def say(self, text: str) -> None:
         """Ignored."""
+
+    def loading(self) -> AbstractContextManager[None]:
+        """Faults are let through."""
+        return nullcontext()
 
 
 @contextmanager

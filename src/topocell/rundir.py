@@ -7,10 +7,12 @@ Whole files are replaced atomically; metrics.jsonl and log.txt grow by whole lin
 """
 
 import datetime
+import functools
+import hashlib
 import re
 import reprlib
 import weakref
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,23 +25,34 @@ from topocell.errors import CheckpointError, RunError, nearest
 
 #: Keys of a recipe that may change while a run lasts: they say what is done about faults, not what is computed.
 _MAY_CHANGE = ("on_nan",)
+#: What a run rests on besides its recipe, by the key of its fingerprint in env.json.
+_FINGERPRINTS = {"data_fingerprint": "the data", "truth_fingerprint": "the table of true accuracies"}
 #: What of env.json no change of the data may touch: the networks are built for it.
 _BUILT_FOR = ("classes", "image_shape")
 #: Directories in which a run writes.
 _FOLDERS = ("checkpoints", "figures", "selections")
+#: What only a run with a checkpoint has.
+_LEFT = ("genotype.json", "results.json", "checkpoints/supernet.ckpt")
+#: Entry of a named checkpoint that tells its recipe.
+_RECIPE = "recipe"
 _MACHINE = ("topocell", "torch", "torchvision", "numpy", "platform", "cpu", "device", "gpu", "threads")
+
+
+class OtherRecipe(RunError):
+    """A run directory that belongs to another recipe."""
 
 
 class RunDir:
     """One run directory, locked against other processes until `close()` or the end of the `with` block.
 
     Made by `open` (a recipe in hand) or `existing` (only the directory known). `warnings` collects, in words,
-    what was found amiss and survived; log.txt has them too.
+    what was found amiss and survived; log.txt has them too. `newest` is the file of the state that `latest` returned.
     """
 
     def __init__(self, path: Path, *, lock: bool) -> None:
         self.path = path
         self.warnings: list[str] = []
+        self.newest: Path | None = None
         self._checkpoints = Checkpoints(path / "checkpoints")
         self._metrics = path / "metrics.jsonl"
         self._unlock = weakref.finalize(self, files.lock(path)) if lock else None
@@ -50,9 +63,9 @@ class RunDir:
 
         `env` is what `environment` returns. Reopening keeps the first env.json; differences that can change
         numbers become warnings. With `accept_data` other images of the same shape and classes are such a difference,
-        and env.json lists the fingerprints of all. Raises RunError, with nothing overwritten, when `path` is no
-        directory, is not writable, holds something that is no run, belongs to another recipe or other data, or is in
-        use.
+        and so is another table of true accuracies; env.json lists the fingerprints of all. Raises RunError, with
+        nothing overwritten, when `path` is no directory, is not writable, holds something that is no run, belongs to
+        other data, or is in use; OtherRecipe when it belongs to another recipe.
         """
         path = Path(path)
         with files.guarded(path):
@@ -82,7 +95,7 @@ class RunDir:
     @classmethod
     def existing(cls, path: str | Path, *, lock: bool = True) -> Self:
         """Open the run at `path`, whatever its recipe. `lock=False` is for readers: neither this nor `latest`
-        changes the directory then, and what adds to metrics, timings or checkpoints is refused.
+        changes the directory then, and what adds to metrics or checkpoints is refused.
 
         Raises RunError when there is no run (suggesting the nearest beside it) or when it is in use.
         """
@@ -173,14 +186,6 @@ class RunDir:
         own = {key: value.detach().cpu().clone(memory_format=contiguous) for key, value in tensors.items()}
         self._replace(name, safetensors.torch.save(own))
 
-    def add_seconds(self, phase: str, seconds: float) -> None:
-        """Add to the seconds that timings.json holds for `phase`."""
-        self._must_be_locked()
-        timings = self._read_object("timings.json") if self.has("timings.json") else {}
-        before = timings.get(phase, 0.0)
-        timings[phase] = seconds + (before if isinstance(before, float) else 0.0)
-        self.write_json("timings.json", timings)
-
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl, on the disk when this returns; NaN and infinities become null.
 
@@ -206,14 +211,17 @@ class RunDir:
             records.append(record)
         return records
 
-    def forget(self, phase: str, *names: str) -> None:
-        """Drop the records of `phase` from metrics.jsonl, and the files `names`. Raises RunError."""
+    def forget(self, phases: Collection[str], *names: str) -> None:
+        """Drop the files `names`, one after the other, then the records of `phases` from metrics.jsonl.
+
+        Raises RunError.
+        """
         self._must_be_locked()
-        kept = [files.to_json(record) for record in self.metrics() if record.get("phase") != phase]
-        self.write_text("metrics.jsonl", "".join(f"{line}\n" for line in kept))
         for name in names:
             with files.guarded(self._file(name)):
                 self._file(name).unlink(missing_ok=True)
+        kept = [files.to_json(record) for record in self.metrics() if record.get("phase") not in phases]
+        self.write_text("metrics.jsonl", "".join(f"{line}\n" for line in kept))
 
     def log(self, text: str) -> None:
         """Add `text`, on one line behind the time in UTC, to log.txt. Raises RunError."""
@@ -230,32 +238,44 @@ class RunDir:
         """
         self._must_be_locked()
         length = self._metrics.stat().st_size if self._metrics.exists() else 0
-        self._checkpoints.save(state, length, keep)
+        self._checkpoints.save(state, length, keep, self._recipe_hash)
 
     def latest(self, map_location: str | torch.device = "cpu") -> dict[str, Any] | None:
         """The newest sound state, or None when none was ever saved.
 
         metrics.jsonl is cut back to what it was when that state was saved, so that the metrics of a resumed
         run equal those of an unbroken one. Damaged newer checkpoints become warnings. Raises CheckpointError
-        when there are checkpoints and all are damaged.
+        when there are checkpoints and all are damaged, when there are none and the run has come so far that it must
+        have had some, and when the newest is one of another recipe.
         """
         saved = self._checkpoints.latest(map_location)
         while self._checkpoints.warnings:
             self._warn(self._checkpoints.warnings.pop(0))
-        state, length = saved or (None, 0)
-        self._cut_metrics(length)
-        return state
+        if saved is None:
+            self._must_be_new()
+            self._cut_metrics(0)
+            return None
+        self._must_be_mine(saved.path, saved.recipe)
+        self._cut_metrics(saved.metrics_bytes)
+        self.newest = saved.path
+        return saved.state
 
     def save_named(self, name: str, state: dict[str, Any]) -> None:
         """Keep `state` as checkpoints/NAME.ckpt until the next save of that name. Raises CheckpointError."""
         self._must_be_locked()
-        save(self._checkpoints.named(name), state)
+        save(self._checkpoints.named(name), {**state, _RECIPE: self._recipe_hash})
 
     def load_named(self, name: str, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-        """What `save_named` kept. Raises CheckpointError when there is none or it is damaged."""
+        """What `save_named` kept. Raises CheckpointError when there is none, or it is damaged or of another recipe."""
         if not self.has_named(name):
             raise CheckpointError(f"{self.path} has no checkpoint {name!r} yet; run the step that saves it first")
-        return load(self._checkpoints.named(name), map_location)
+        state = load(self._checkpoints.named(name), map_location)
+        self._must_be_mine(self._checkpoints.named(name), state.pop(_RECIPE, None))
+        return state
+
+    def named_path(self, name: str) -> Path:
+        """Where `save_named` keeps a state. Raises CheckpointError for a name that is no plain word."""
+        return self._checkpoints.named(name)
 
     def has_named(self, name: str) -> bool:
         """Whether `save_named` has kept a state of that name."""
@@ -284,6 +304,34 @@ class RunDir:
         if self._unlock is None:
             raise RuntimeError(f"{self.path} is not locked by this RunDir: open it with lock=True to add to it")
 
+    def _must_be_new(self) -> None:
+        found = next((name for name in _LEFT if (self.path / name).exists()), None)
+        if found is not None:
+            raise CheckpointError(
+                f"a run goes on from its newest checkpoint, but {self._checkpoints.folder} has none, and "
+                f"{self.path / found} says that there were some; restore them from a copy, or choose another --out"
+            )
+
+    def _must_be_mine(self, path: Path, recipe: Any) -> None:
+        """Checkpoints of versions before do not tell their recipe (None)."""
+        if recipe not in (None, self._recipe_hash):
+            raise CheckpointError(
+                f"checkpoint {path} must be of the recipe in {self.path / 'recipe.yaml'}, but is of another one; "
+                "restore both from a copy, or delete the checkpoint if it was put there by mistake"
+            )
+
+    @functools.cached_property
+    def _recipe_hash(self) -> str:
+        """Of what stays as it is while the run lasts. Raises RunError."""
+        return hashlib.sha256(repr(_ordered(_lasting(self._stored_recipe()))).encode()).hexdigest()
+
+    def _stored_recipe(self) -> Any:
+        try:
+            return plain_yaml.load(self.recipe_yaml)
+        except ValueError as fault:
+            where = self.path / "recipe.yaml"
+            raise RunError(f"{where} must be YAML, but is damaged; restore it or choose another --out") from fault
+
     def _settle(self) -> None:
         """Put right what a kill may have left: temporary files, missing parts, a torn line."""
         self._checkpoints.folder.mkdir(exist_ok=True)
@@ -296,15 +344,10 @@ class RunDir:
     def _compare_recipe(self, recipe_yaml: str) -> None:
         if self.recipe_yaml == recipe_yaml:
             return
-        try:
-            stored = plain_yaml.load(self.recipe_yaml)
-        except ValueError as fault:
-            where = self.path / "recipe.yaml"
-            raise RunError(f"{where} must be YAML, but is damaged; restore it or choose another --out") from fault
-        given = plain_yaml.load(recipe_yaml)
+        stored, given = self._stored_recipe(), plain_yaml.load(recipe_yaml)
         difference = _first_difference(*map(_lasting, (stored, given)))
         if difference is not None:
-            raise RunError(
+            raise OtherRecipe(
                 f"output directory {self.path} belongs to another recipe (first difference: {difference}); "
                 "choose another --out or delete it"
             )
@@ -313,28 +356,40 @@ class RunDir:
 
     def _compare_environment(self, env: Mapping[str, Any], accept_data: bool) -> None:
         stored = self._read_object("env.json")
-        then, now = stored.get("data_fingerprint"), env.get("data_fingerprint")
-        if then != now:
-            words = f"the data of {self.path} changed (it was {then}, is {now})"
-            if not accept_data:
-                raise RunError(
-                    f"a run goes on with the data it began with, but {words}; restore the data, choose another --out, "
-                    "or go on with other data by --accept-data"
-                )
-            for key in _BUILT_FOR:
-                if key in stored and stored[key] != env.get(key):
-                    raise RunError(
-                        f"a run goes on with images of the shape and classes that it began with, but {key} was "
-                        f"{stored[key]} and is {env.get(key)}; choose another --out"
-                    )
-            earlier = [*stored.get("earlier_data_fingerprints", []), then]
-            stored |= {"data_fingerprint": now, "earlier_data_fingerprints": earlier}
+        others = [key for key in _FINGERPRINTS if stored.get(key) != env.get(key)]
+        found = [self._accepted(key, stored, env, accept_data) for key in others]
+        if found:
             self.write_json("env.json", stored)
-            self._warn(f"{words}, which --accept-data allows: its figures rest on both")
+        for words in found:
+            self._warn(words)
         changed = [key for key in _MACHINE if stored.get(key) != env.get(key)]
         if changed:
             words = ", ".join(f"{key} was {stored.get(key)}, is {env.get(key)}" for key in changed)
             self._warn(f"the run goes on in another place, and numbers may differ a little: {words}")
+
+    def _accepted(self, key: str, stored: dict[str, Any], env: Mapping[str, Any], accept: bool) -> str:
+        """Put another fingerprint into `stored` and the one before beside it; returns a warning. Raises RunError."""
+        what, then, now, list_key = _FINGERPRINTS[key], stored.get(key), env.get(key), f"earlier_{key}s"
+        words = f"{what} of {self.path} changed (it was {then}, is {now})"
+        if not accept:
+            raise RunError(
+                f"a run goes on with {what} it began with, but {words}; restore {what}, choose another --out, "
+                "or go on all the same by --accept-data"
+            )
+        for part in _BUILT_FOR if key == "data_fingerprint" else ():
+            if part in stored and stored[part] != env.get(part):
+                raise RunError(
+                    f"a run goes on with images of the shape and classes that it began with, but {part} was "
+                    f"{stored[part]} and is {env.get(part)}; choose another --out"
+                )
+        earlier = stored.get(list_key, [])
+        if not isinstance(earlier, list):
+            raise RunError(
+                f"{list_key} in {self.path / 'env.json'} must be a list, but is {reprlib.repr(earlier)}; "
+                "restore the file from a copy"
+            )
+        stored |= {key: now, list_key: [*earlier, then]}
+        return f"{words}, which --accept-data allows: its figures rest on both"
 
     def _warn(self, text: str) -> None:
         self.warnings.append(text)
@@ -364,6 +419,13 @@ def _refuse_foreign(path: Path) -> None:
 def _lasting(recipe: Any) -> Any:
     """What of a recipe stays as it is while a run lasts."""
     return {k: v for k, v in recipe.items() if k not in _MAY_CHANGE} if isinstance(recipe, dict) else recipe
+
+
+def _ordered(value: Any) -> Any:
+    """A recipe with the keys of its mappings in order, so that equal ones read the same."""
+    if isinstance(value, dict):
+        return sorted((repr(key), _ordered(item)) for key, item in value.items())
+    return [_ordered(item) for item in value] if isinstance(value, list) else value
 
 
 def _first_difference(then: Any, now: Any, where: str = "") -> str | None:

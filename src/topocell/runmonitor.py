@@ -8,11 +8,13 @@ variable TOPOCELL_CHECKPOINT_SECONDS takes another number of seconds; 0 saves af
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 from topocell.display import Display
-from topocell.errors import RunError
+from topocell.errors import CheckpointError, RunError, SpaceError
+from topocell.estimate import is_out_of_memory
 from topocell.monitor import Figures, Interrupted, on_signals
 from topocell.rundir import RunDir
 
@@ -20,21 +22,39 @@ CHECKPOINT_SECONDS = 30.0
 
 
 class RunMonitor:
-    """Implements `topocell.monitor.Monitor` on a run directory; `phase` goes into every checkpoint.
+    """Implements `topocell.monitor.Monitor` on a run directory; `phase` and `seconds` go into every checkpoint.
+
+    Attributes:
+        seconds: that each phase has taken up to now. Set to those of a checkpoint, it counts on from there, so that
+            work which a kill has lost and which is repeated counts once.
 
     Raises RunError when TOPOCELL_CHECKPOINT_SECONDS is not a number of seconds.
     """
 
     def __init__(self, directory: RunDir, display: Display) -> None:
         self.directory, self.display = directory, display
-        self._seconds = checkpoint_seconds()
+        self._between = checkpoint_seconds()
         self.phase = ""
+        self.seconds: dict[str, float] = {}
         self._signal: int | None = None
-        self._saved = time.monotonic()
+        self._saved = self._counted = time.monotonic()
+
+    def begin(self, phase: str) -> None:
+        """From now on time is that of `phase`."""
+        self.phase, self._counted = phase, time.monotonic()
+
+    def count(self) -> None:
+        """Bring `seconds` up to now."""
+        now = time.monotonic()
+        self.seconds[self.phase] = self.seconds.get(self.phase, 0.0) + max(now - self._counted, 0.0)
+        self._counted = now
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside, SIGINT and SIGTERM ask to stop at the next step, after a checkpoint; a second one is final."""
+        """Inside, SIGINT and SIGTERM ask to stop at the next step, after a checkpoint; a second one is final.
+
+        Raises Interrupted at its end for a signal that came when no step followed.
+        """
 
         def ask(number: int) -> None:
             if self._signal is not None:
@@ -43,6 +63,8 @@ class RunMonitor:
 
         with on_signals(ask):
             yield
+        if self._signal is not None:
+            raise Interrupted(self._signal)
 
     def step(self, phase: str, done: int, total: int, figures: Figures) -> None:
         """Progress to the display."""
@@ -57,12 +79,18 @@ class RunMonitor:
 
     def checkpoint(self, state: Callable[[], dict[str, Any]], due: bool = False) -> None:
         """Save when due, when enough time has passed, or when told to stop."""
-        late = time.monotonic() - self._saved >= self._seconds
+        late = time.monotonic() - self._saved >= self._between
         if due or late or self._signal is not None:
-            self.directory.save_checkpoint({"phase": self.phase, "state": state()})
+            made = state()
+            self.count()
+            self.directory.save_checkpoint({"phase": self.phase, "state": made, "seconds": self.seconds})
             self._saved = time.monotonic()
         if self._signal is not None:
             raise Interrupted(self._signal)
+
+    def loading(self) -> AbstractContextManager[None]:
+        """See `fitting`."""
+        return fitting(self.directory.newest)
 
     def say(self, text: str) -> None:
         """A line for the user and in log.txt."""
@@ -80,3 +108,17 @@ def checkpoint_seconds() -> float:
     if not seconds >= 0:
         raise RunError(f"TOPOCELL_CHECKPOINT_SECONDS is a number of seconds, 0 or more, but is {text!r}; change it")
     return seconds
+
+
+@contextmanager
+def fitting(path: Path | None) -> Iterator[None]:
+    """Turn what loading a state of something else provokes into a CheckpointError that names its file."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, SpaceError) as fault:
+        if is_out_of_memory(fault):
+            raise
+        raise CheckpointError(
+            f"checkpoint {path} must hold a state of this run, but does not fit "
+            f"({type(fault).__name__}: {next(iter(str(fault).splitlines()), '')}); restore it from a copy or delete it"
+        ) from fault

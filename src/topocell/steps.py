@@ -1,7 +1,7 @@
 """The steps of a run on its directory, each of which reads what the one before left there."""
 
-import time
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +27,8 @@ from topocell.recipe import Recipe
 from topocell.report.html import write_report
 from topocell.report.tables import is_number
 from topocell.report.truth import truth_of
-from topocell.rundir import RunDir
-from topocell.runmonitor import RunMonitor
+from topocell.rundir import OtherRecipe, RunDir
+from topocell.runmonitor import RunMonitor, fitting
 from topocell.search.loop import Search
 from topocell.search.projection import Projection, ProjectionPlan
 from topocell.search.selection import Derived, Rules, check_rules, derive
@@ -40,6 +40,9 @@ SEARCH, SELECT, RETRAIN, DONE = "search", "select", "retrain", "done"
 
 #: Phase of the metrics of tuning between decisions, in the step `select`.
 TUNE = "tune"
+
+#: Files that belong to the cell of a run, in the order in which they go when it gets another.
+_OF_A_CELL = ("report.html", "weights.safetensors", "results.json")
 
 
 class Work:
@@ -53,13 +56,14 @@ class Work:
         self.device = find_device(recipe.device)
         self.monitor = RunMonitor(directory, display)
         saved = directory.latest() or {"phase": SEARCH, "state": None}
-        if saved.keys() != {"phase", "state"} or saved["phase"] not in (SEARCH, SELECT, RETRAIN, DONE):
+        if not _of_a_phase(saved):
             raise CheckpointError(
-                f"a checkpoint of a run names its phase, but the newest in {directory.path} is of something else; "
-                f"restore the run from a copy"
+                f"a checkpoint of a run names its phase, the state in it and its seconds, but {directory.newest} is of "
+                f"something else; restore it from a copy or delete it"
             )
         self.phase: str = saved["phase"]
         self.state: Mapping[str, Any] | None = saved["state"]
+        self.monitor.seconds = dict(saved["seconds"]) if "seconds" in saved else _timings(directory)
         for warning in directory.warnings:
             display.say(warning)
         if self.phase == DONE:
@@ -71,6 +75,8 @@ class Work:
         """Run the search, or what is left of it."""
         if self.phase != SEARCH:
             return
+        if self.state is None:
+            self._enter(SEARCH)  # nothing may be there that no checkpoint tells of
         with self._timed(SEARCH):
             search = self._search()
             search.run(self.state)
@@ -97,13 +103,16 @@ class Work:
         Without changes, a projection that was begun under other rules keeps them.
         """
         self._must_be_searched()
-        rules, begun = self._rules(**changes), self.state["rules"] if self.phase == SELECT and self.state else None
+        rules = self._rules(**changes)
         if self.phase != SELECT and (not again or rules.project):
             return Genotype.load(self.directory.genotype_path)
+        begun = self._begun()
         if begun is not None and not changes:
-            rules = Rules(**begun)
-        if begun is not None and rules != Rules(**begun):
-            self._forget_selection()
+            rules = begun
+        if begun is not None and rules != begun:
+            self._enter(SELECT)
+        if self.phase == SELECT and self.state is None:
+            self._clear()
         derived = self._project(rules) if rules.project else self._derive(rules)
         origin = {"recipe": self.recipe.name, "seed": self.recipe.seed, "run": self.directory.path.name}
         space = build_space(self.recipe).name
@@ -112,8 +121,8 @@ class Work:
             self.monitor.say(note)
         another = self.phase != SELECT and Genotype.load(self.directory.genotype_path).cells != genotype.cells
         if another:  # what retraining left belongs to the cell of before
-            self._forget_selection()
-            self.directory.forget(RETRAIN, "results.json", "weights.safetensors", "report.html")
+            self._enter(SELECT)
+            self._clear()
         genotype.save(self.directory.genotype_path)
         self.display.cell(genotype.to_dict())
         if self.phase == SELECT:
@@ -132,15 +141,15 @@ class Work:
         self._must_be_searched()
         recipe = reselected(self.recipe, changes)
         path = self.directory.beside(name)
-        if (path / "recipe.yaml").exists() and (path / "recipe.yaml").read_text(encoding="utf-8") != recipe.to_yaml():
-            raise RunError(f"a selection keeps the rules it began with, but {path} has others; name another with --as")
-        with RunDir.open(path, recipe.to_yaml(), env=run_environment(recipe, self.dataset, self.truth)) as directory:
-            if directory.latest() is None:
-                directory.save_named("supernet", self.directory.load_named("supernet"))
-                for record in self.directory.metrics():
-                    if record.get("phase") == SEARCH:
-                        directory.append_metrics(record)
-                directory.save_checkpoint({"phase": SELECT, "state": None})
+        try:
+            opened = RunDir.open(path, recipe.to_yaml(), env=run_environment(recipe, self.dataset, self.truth))
+        except OtherRecipe as fault:
+            raise RunError(
+                f"a selection keeps the rules it began with, but {path} has others; name another with --as"
+            ) from fault
+        with opened as directory:
+            searched = (record for record in self.directory.metrics() if record.get("phase") == SEARCH)
+            stand_before_selection(directory, lambda: self.directory.load_named("supernet"), searched)
         return recipe, path
 
     def retrain(self) -> dict[str, Any]:
@@ -185,7 +194,7 @@ class Work:
         with RunDir.open(path, recipe.to_yaml(), env=env, accept_data=accept_data) as directory:
             there = directory.genotype_path
             if not there.exists() or Genotype.load(there).cells != genotype.cells:
-                directory.forget(RETRAIN, "results.json", "weights.safetensors", "report.html")
+                directory.forget([RETRAIN], *_OF_A_CELL)
                 directory.save_checkpoint({"phase": RETRAIN, "state": None})
                 genotype.save(there)
         return recipe, path
@@ -201,10 +210,9 @@ class Work:
     def _derived(self) -> Genotype:
         """The cell that is to be retrained. Raises GenotypeError where the file is no longer what was written there."""
         genotype = Genotype.load(self.directory.genotype_path)
-        mine = genotype.origin.get("run") == self.directory.path.name
-        if mine and genotype.origin.get("key", genotype.key) != genotype.key:
+        if genotype.origin.get("key", genotype.key) != genotype.key:
             raise GenotypeError(
-                f"{self.directory.genotype_path} holds the cell that the run has derived, with the key "
+                f"{self.directory.genotype_path} holds the cell that was derived, with the key "
                 f"{genotype.origin['key']}, but the key of its cells is {genotype.key}; restore it from a copy, or "
                 f"delete origin.key if the change is yours"
             )
@@ -244,36 +252,53 @@ class Work:
 
     def _project(self, rules: Rules) -> Derived:
         recipe, search = self.recipe, self._search()
-        search.load_state_dict(self.directory.load_named("supernet"))
+        state = self.directory.load_named("supernet")
+        with fitting(self.directory.named_path("supernet")):
+            search.load_state_dict(state)
         projection = projection_of(recipe, search, rules, self.monitor)
         with self._timed(SELECT):
             projection.run(self.state)
         return derive(projection.learner.arch, rules)
 
-    def _forget_selection(self) -> None:
-        """Drop what a selection has left, to stand before it."""
-        for phase in (SELECT, TUNE):
-            self.directory.forget(phase)
+    def _begun(self) -> Rules | None:
+        """The rules of a projection that was begun and not finished."""
+        if self.phase != SELECT or self.state is None:
+            return None
+        with fitting(self.directory.newest):
+            return Rules(**self.state["rules"])
+
+    def _clear(self) -> None:
+        """Stand before the selection: drop what one before, and what was made of its cell, have left.
+
+        The checkpoint that says where the run stands is saved before, so that a kill on the way leads back here.
+        """
+        phases = (SELECT, TUNE, RETRAIN)
+        left = any(record.get("phase") in phases for record in self.directory.metrics())
+        if not left and not any(self.directory.has(name) for name in _OF_A_CELL[1:]):
+            return
+        self.directory.forget(phases, *_OF_A_CELL)
+        self.monitor.seconds = {p: s for p, s in self.monitor.seconds.items() if p not in phases}
+        self.directory.write_json("timings.json", self.monitor.seconds)
         self._enter(SELECT)
 
     def _derive(self, rules: Rules) -> Derived:
         state = self.directory.load_named("supernet")
         stage = self.recipe.search.stages[-1]
         space = build_space(self.recipe)
-        cells = {t: cell.with_candidates(state["candidates"][t]) for t, cell in space.cells.items()}
-        arch = ArchState(space.with_cells(cells), stage.relaxation.model_dump(), stage.topology.model_dump())
-        arch.load_state_dict(state["arch"])
+        with fitting(self.directory.named_path("supernet")):
+            cells = {t: cell.with_candidates(state["candidates"][t]) for t, cell in space.cells.items()}
+            arch = ArchState(space.with_cells(cells), stage.relaxation.model_dump(), stage.topology.model_dump())
+            arch.load_state_dict(state["arch"])
         return derive(arch, rules)
 
     def _enter(self, phase: str) -> None:
         self.phase, self.state = phase, None
         self.monitor.phase = phase
-        self.directory.save_checkpoint({"phase": phase, "state": None})
+        self.directory.save_checkpoint({"phase": phase, "state": None, "seconds": self.monitor.seconds})
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
-        self.monitor.phase = phase
-        start = time.monotonic()
+        self.monitor.begin(phase)
         try:
             with self.monitor.listening():
                 yield
@@ -282,7 +307,53 @@ class Work:
                 raise
             raise RunError(out_of_memory(phase, str(self.device), knobs(self.recipe, phase))) from fault
         finally:
-            self.directory.add_seconds(phase, time.monotonic() - start)
+            self.monitor.count()
+            self.directory.write_json("timings.json", self.monitor.seconds)
+
+
+def stand_before_selection(
+    directory: RunDir, supernet: Callable[[], dict[str, Any]], searched: Iterable[Mapping[str, Any]] = ()
+) -> None:
+    """Make a new run directory one that stands before its selection, also when a kill has interrupted that.
+
+    Args:
+        supernet: gives the state of the search that is copied there.
+        searched: records of the search, for metrics.jsonl.
+    """
+    saved = directory.latest()
+    setting_up = {"phase": SEARCH, "state": None}
+    if saved in (None, setting_up):
+        directory.save_checkpoint(setting_up)
+        directory.save_named("supernet", supernet())
+        for record in searched:
+            directory.append_metrics(record)
+        directory.save_checkpoint({"phase": SELECT, "state": None})
+
+
+def _of_a_phase(saved: Mapping[str, Any]) -> bool:
+    """Whether this is what a checkpoint of a run holds; versions before had no seconds."""
+    phase, state, seconds = (saved.get(key) for key in ("phase", "state", "seconds"))
+    return (
+        saved.keys() - {"seconds"} == {"phase", "state"}
+        and phase in (SEARCH, SELECT, RETRAIN, DONE)
+        and isinstance(state, dict | None)
+        and ("seconds" not in saved or _are_seconds(seconds))
+    )
+
+
+def _are_seconds(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(phase, str) and isinstance(s, float) and 0 <= s < math.inf for phase, s in value.items()
+    )
+
+
+def _timings(directory: RunDir) -> dict[str, float]:
+    """What timings.json holds, where versions before kept the seconds; nothing where it is missing or damaged."""
+    try:
+        found = directory.read_json("timings.json")
+    except RunError:
+        return {}
+    return found if _are_seconds(found) else {}
 
 
 def projection_of(

@@ -148,7 +148,8 @@ class Retraining:
         if state is None:
             self._begin()
         else:
-            self.load_state_dict(state)
+            with self.monitor.loading():
+                self.load_state_dict(state)
         while True:
             self._train()
             best = max(self.tests)

@@ -6,6 +6,7 @@ import errno
 import itertools
 import math
 import os
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,18 @@ def failing_call(name: str, at: int, code: str) -> None:
         if name == "write":
             real(arguments[0], memoryview(arguments[1])[: len(arguments[1]) // 2])
         raise OSError(number, os.strerror(number))
+
+    setattr(os, name, call)
+
+
+def deadly_call(name: str, at: int) -> None:
+    """The process is killed before call number `at` of `os.NAME`."""
+    real, calls = getattr(os, name), itertools.count(1)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        if next(calls) == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **named)
 
     setattr(os, name, call)
 
@@ -67,6 +80,7 @@ def ordinary_user() -> None:
 
 FAULTS: dict[str, Callable[..., None]] = {
     "failing call": failing_call,
+    "deadly call": deadly_call,
     "backward clocks": backward_clocks,
     "broken image": broken_image,
     "ordinary user": ordinary_user,

@@ -8,6 +8,10 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+#: How the names of some tallies begin, behind which stand a suite or a pipeline; and a whole name.
+BAD_INPUT, KILLS = "bad input: ", "SIGKILL at a random moment: "
+GUIDED = f"{BAD_INPUT}genotype parsers, coverage-guided"
+
 
 @dataclass
 class Tally:

@@ -2,10 +2,12 @@
 
     python -m tests.faults.table RECORD [PAGE]
 
-Prints it, and writes it into a page between two markers. Exit code 1 when a fault was not survived, or lost something.
+Prints it, and writes it into a page between two markers. Exit code 1 when a fault was not survived, or lost something,
+and with TOPOCELL_FAULTS=full when there were too few of a kind.
 """
 
 import datetime
+import importlib
 import json
 import os
 import platform
@@ -15,8 +17,11 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.faults.record import Tally
+from tests.faults.pipelines import PIPELINES
+from tests.faults.record import BAD_INPUT, GUIDED, KILLS, Tally
 
+#: The full form injects at least so many malformed inputs in all, and kills of each pipeline.
+LEAST_INPUTS, LEAST_KILLS = 5000, 50
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
 
@@ -59,6 +64,28 @@ def placed(page: str, text: str) -> str:
     return re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n\n{text}\n\n{END}", page, flags=re.DOTALL)
 
 
+def can_be_guided() -> bool:
+    """Whether the package of fuzzing guided by coverage is here."""
+    try:
+        importlib.import_module("atheris")
+    except ImportError:
+        return False
+    return True
+
+
+def too_few(rows: list[Tally], guided: bool) -> list[str]:
+    """What of the full form is missing, in words; `guided`: fuzzing guided by coverage was possible."""
+    injected = {row.name: row.injected for row in rows}
+    inputs = sum(n for name, n in injected.items() if name.startswith(BAD_INPUT) and name != GUIDED)
+    found = [f"{inputs:,} malformed inputs of at least {LEAST_INPUTS:,}"] if inputs < LEAST_INPUTS else []
+    for name in PIPELINES:
+        if (kills := injected.get(KILLS + name, 0)) < LEAST_KILLS:
+            found.append(f"{kills} kills of at least {LEAST_KILLS}: {name}")
+    if guided and not injected.get(GUIDED):
+        found.append(f"none: {GUIDED}")
+    return found
+
+
 def main(argv: list[str]) -> int:
     """Print the table and keep it."""
     rows = tallies(Path(argv[0]).read_text(encoding="utf-8").splitlines())
@@ -67,7 +94,12 @@ def main(argv: list[str]) -> int:
     if argv[1:]:
         page = Path(argv[1])
         page.write_text(placed(page.read_text(encoding="utf-8"), text), encoding="utf-8")
-    return int(any(row.lost or row.survived < row.injected for row in rows) or not rows)
+    missing = []
+    if os.environ.get("TOPOCELL_FAULTS") == "full":
+        missing = too_few(rows, can_be_guided())
+    for words in missing:
+        print(f"too few faults: {words}", file=sys.stderr)
+    return int(any(row.lost or row.survived < row.injected for row in rows) or not rows or bool(missing))
 
 
 if __name__ == "__main__":

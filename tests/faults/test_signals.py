@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT, as a batch system and a user send them: one line, the right exit code, and nothing lost."""
 
+import json
 import os
 import random
 import signal
@@ -8,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.faults.pipelines import Workshop, run, start
+from tests.faults.pipelines import Workshop, copied, run, start
 from tests.faults.record import Tally
 from tests.faults.test_kills import newest
 from tests.identical import differences
+
+from topocell.rundir import RunDir
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 #: What a command may say when it was asked to stop.
@@ -69,3 +72,30 @@ def test_to_the_whole_process_group_of_the_real_command(
     changed = differences(path, workshop.unbroken(name))
     signals.lost += bool(changed)
     assert changed == []
+
+
+def test_the_time_before_a_kill_counts(workshop: Workshop, tmp_path: Path) -> None:
+    """Killed in the search and in retraining, with a day more in the states than there was."""
+    name, path, day = "two-stage DOTS", tmp_path / "run", 86400.0
+    for event, phase in (({"count": 3}, "search"), ({"count": 10}, "retrain")):
+        code, where = workshop.forked(run(name, path), "0", event="step", **event)
+        assert code == -signal.SIGKILL and where.startswith(phase), workshop.said
+        with RunDir.existing(path) as directory:
+            saved = directory.latest()
+            assert saved and saved["phase"] == phase and 0 < saved["seconds"][phase] < day
+            saved["seconds"][phase] += day
+            directory.save_checkpoint(saved)
+    assert workshop.forked(run(name, path)) == (0, ""), workshop.said
+    found = json.loads((path / "timings.json").read_text())
+    assert found.keys() == {"search", "retrain"} and all(day < seconds < day + 600 for seconds in found.values())
+    assert differences(path, workshop.unbroken(name)) == []
+
+
+def test_the_time_that_versions_before_kept_in_a_file_counts(workshop: Workshop, tmp_path: Path) -> None:
+    path = copied(workshop.unbroken("two-stage DOTS"), tmp_path)
+    (path / "timings.json").write_text('{"search": 1000.0, "retrain": 2.0}')
+    with RunDir.existing(path) as directory:
+        directory.save_checkpoint({"phase": "retrain", "state": None})
+    assert workshop.forked(["retrain", str(path), "--quiet"])[0] == 0, workshop.said
+    found = json.loads((path / "timings.json").read_text())
+    assert found["search"] == 1000 and found["retrain"] > 2

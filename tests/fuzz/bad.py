@@ -1,7 +1,8 @@
 """What the suites of bad input share: how many examples, values that nobody expects, and what counts as survived.
 
-The short form runs with all other tests. TOPOCELL_FUZZ_EXAMPLES is the number of inputs of all suites together; with
-TOPOCELL_FAULTS=full (`make faults`) it is `FULL`, of which more than 5,000 are malformed.
+The short form runs with all other tests. Each suite draws its share of TOPOCELL_FUZZ_EXAMPLES, or with
+TOPOCELL_FAULTS=full (`make faults`) of `FULL`: what each must refuse at `least` makes more than 9,000 malformed inputs
+certain then.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from tests.faults.record import Tally
+from tests.faults.record import BAD_INPUT, Tally
 
 from topocell.errors import TopocellError
 
@@ -45,14 +46,14 @@ class Hangs(BaseException):
 
 
 @contextlib.contextmanager
-def in_time() -> Iterator[None]:
-    """Raises `Hangs` inside after `DEADLINE` seconds."""
+def in_time(seconds: float = DEADLINE) -> Iterator[None]:
+    """Raises `Hangs` inside after so many seconds."""
 
     def ring(number: int, frame: object) -> None:
-        raise Hangs(f"took more than {DEADLINE} seconds")
+        raise Hangs(f"took more than {seconds:g} seconds")
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, DEADLINE)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
@@ -67,14 +68,17 @@ def check_message(text: str) -> None:
     assert SAID.search(text), text
 
 
-def suite(name: str, share: float, inputs: st.SearchStrategy[Any], attempt: Callable[[Any], bool]) -> None:
+def suite(
+    name: str, share: float, inputs: st.SearchStrategy[Any], attempt: Callable[[Any], bool], least: float = 0.3
+) -> None:
     """Draw inputs and try them all.
 
     Args:
+        least: share of the inputs that must have been refused, lest nothing be tested.
         attempt: tries one input; returns True, or raises TopocellError, where it was refused, and False where it was
             taken, or would have been. Anything else that it raises is a fault of ours.
     """
-    tally = Tally(f"bad input: {name}")
+    tally = Tally(BAD_INPUT + name)
 
     @settings(
         max_examples=examples(share),
@@ -103,7 +107,7 @@ def suite(name: str, share: float, inputs: st.SearchStrategy[Any], attempt: Call
         raise
     finally:
         tally.keep()
-    assert tally.injected >= 0.3 * examples(share), "the inputs are not bad enough to test anything"
+    assert tally.injected >= least * examples(share), "the inputs are not bad enough to test anything"
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
@@ -148,27 +152,28 @@ def paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 def mutated(draw: st.DrawFn, sound: Any, most: int = 2) -> Any:
     """Nested mappings and lists with a few places changed, removed, renamed or doubled."""
     for _ in range(draw(st.integers(1, most))):
-        sound = _changed(sound, draw(st.sampled_from(paths(sound))), draw)
+        sound = changed(sound, draw(st.sampled_from(paths(sound))), draw)
     return sound
 
 
-def _changed(value: Any, path: tuple[Any, ...], draw: st.DrawFn) -> Any:
+def changed(value: Any, path: tuple[Any, ...], draw: st.DrawFn, new: st.SearchStrategy[Any] = values) -> Any:
+    """Nested mappings and lists with the place at `path` changed, removed, renamed or doubled; what is put is `new`."""
     if not path:
-        return draw(values)
+        return draw(new)
     key, rest = path[0], path[1:]
     if rest:
-        changed = _changed(value[key], rest, draw)
-        return {**value, key: changed} if isinstance(value, dict) else [*value[:key], changed, *value[key + 1 :]]
+        inside = changed(value[key], rest, draw, new)
+        return {**value, key: inside} if isinstance(value, dict) else [*value[:key], inside, *value[key + 1 :]]
     kind = draw(st.sampled_from(("replace", "replace", "replace", "remove", "rename", "double")))
     if isinstance(value, dict):
         others = {name: item for name, item in value.items() if name != key}
         if kind == "replace":
-            return {**value, key: draw(values)}
+            return {**value, key: draw(new)}
         if kind == "rename":
             return {**others, draw(st.one_of(st.text(max_size=8), st.just(f"{key}s"))): value[key]}
         return others if kind == "remove" else {**value, f"{key}_": value[key]}
-    new = {"replace": [draw(values)], "rename": [[value[key]]], "double": [value[key]] * 2, "remove": []}[kind]
-    return [*value[:key], *new, *value[key + 1 :]]
+    put = {"replace": [draw(new)], "rename": [[value[key]]], "double": [value[key]] * 2, "remove": []}[kind]
+    return [*value[:key], *put, *value[key + 1 :]]
 
 
 @st.composite

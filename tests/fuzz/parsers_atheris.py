@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.faults.record import Tally
+from tests.faults.record import GUIDED, Tally
 
 WORDS = (
     *("Genotype(", "normal=", "normal_concat=", "reduce=", "reduce_concat=", "range(2, 6)", "('skip_connect', 0)"),
@@ -110,7 +110,7 @@ def main() -> int:
     if crashed:
         print(done.stderr[-8000:], file=sys.stderr)
     print(f"{executed} inputs in {asked.minutes:g} minutes, {crashed} crashes")
-    Tally("bad input: genotype parsers, coverage-guided", executed, executed - crashed).keep()
+    Tally(GUIDED, executed, executed - crashed).keep()
     return crashed
 
 

@@ -19,6 +19,8 @@ SOUND: tuple[dict[str, Any], ...] = (
 )
 PAIRS = "[('sep_conv_3x3', 0), ('skip_connect', 1), ('max_pool_3x3', 0), ('dil_conv_5x5', 2)]"
 DARTS = f"Genotype(normal={PAIRS}, normal_concat=range(2, 4), reduce={PAIRS}, reduce_concat=[2, 3])"
+#: Parsers take few of these, and are quick: most of what is refused in all is refused here.
+LEAST = 0.7
 ARCH = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|avg_pool_3x3~1|nor_conv_1x1~2|"
 
 
@@ -32,7 +34,7 @@ def used(genotype: Genotype) -> bool:
 
 @pytest.mark.parametrize("sound", SOUND, ids=["darts", "nasbench201"])
 def test_values(sound: dict[str, Any]) -> None:
-    suite("genotype values", 0.1, mutated(sound, 3), lambda value: used(Genotype.from_dict(value)))
+    suite("genotype values", 0.2, mutated(sound, 3), lambda value: used(Genotype.from_dict(value)), LEAST)
 
 
 def test_files(tmp_path: Path) -> None:
@@ -41,7 +43,7 @@ def test_files(tmp_path: Path) -> None:
         path.write_bytes(data)
         return used(Genotype.load(path))
 
-    suite("genotype files", 0.1, garbled(json.dumps(SOUND[0])), attempt)
+    suite("genotype files", 0.2, garbled(json.dumps(SOUND[0])), attempt, LEAST)
 
 
 def texts(sound: str) -> st.SearchStrategy[str]:
@@ -60,8 +62,8 @@ def test_the_key_of_the_most_symmetric_cell_is_found_in_time() -> None:
 
 
 def test_darts_texts() -> None:
-    suite("genotype texts", 0.1, texts(DARTS), lambda text: used(Genotype.from_darts(text)))
+    suite("genotype texts", 0.2, texts(DARTS), lambda text: used(Genotype.from_darts(text)), LEAST)
 
 
 def test_arch_strings() -> None:
-    suite("architecture strings", 0.1, texts(ARCH), lambda text: used(Genotype.from_nasbench201(text)))
+    suite("architecture strings", 0.2, texts(ARCH), lambda text: used(Genotype.from_nasbench201(text)), LEAST)

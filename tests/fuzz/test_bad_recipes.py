@@ -77,7 +77,7 @@ def test_mappings(tmp_path: Path) -> None:
         path.write_text(yaml.safe_dump(value), encoding="utf-8", errors="surrogatepass")
         return ready(load_recipe(path))
 
-    suite("recipes", 0.1, mutated(SOUND), attempt)
+    suite("recipes", 0.2, mutated(SOUND), attempt, 0.6)
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
@@ -95,7 +95,7 @@ def test_overrides() -> None:
         return ready(load_recipe(*drawn))
 
     names, budgets = st.sampled_from(NAMES), st.sampled_from(sorted(BUDGETS))
-    suite("overrides", 0.13, st.tuples(names, st.lists(overrides(), min_size=1, max_size=3), budgets), attempt)
+    suite("overrides", 0.15, st.tuples(names, st.lists(overrides(), min_size=1, max_size=3), budgets), attempt, 0.6)
 
 
 def test_options_of_studies() -> None:

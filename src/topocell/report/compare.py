@@ -8,6 +8,7 @@ from topocell import files, plain_yaml
 from topocell.errors import RunError, one_line
 from topocell.genotype import Genotype
 from topocell.report.rankings import Ranking, agreement, ranking
+from topocell.report.rundirs import readable
 from topocell.report.tables import format_count, last_accuracy
 from topocell.report.truth import truth_of
 
@@ -23,10 +24,15 @@ def comparison(run_path: Path | str) -> list[list[str]]:
     is the true accuracy where a table was looked up, otherwise that of the retrained networks after their last epoch.
 
     Raises:
-        RunError: no run directory, or none in which a cell was derived. GenotypeError: a damaged genotype.json.
-        CheckpointError: a damaged supernet.
+        RunError: no run directory, one in which no cell was derived, or one with a link, a pipe, a device or what
+            cannot be read. GenotypeError: a damaged genotype.json. CheckpointError: a damaged supernet.
     """
-    found = _selections(Path(run_path))
+    path = Path(run_path)
+    with readable(path):
+        return _compared(_selections(path))
+
+
+def _compared(found: dict[str, Path]) -> list[list[str]]:
     others = list(found.items()) if len(found) > 1 else []
     rankings = {name: _ranking(path) for name, path in others}
     shallow = {name: last_accuracy(_mapping(path / "shallow" / "results.json")) for name, path in found.items()}
@@ -41,12 +47,12 @@ def comparison(run_path: Path | str) -> list[list[str]]:
 
 
 def _selections(path: Path) -> dict[str, Path]:
-    """Directories in which a cell was derived, by the name that tables give them. Raises RunError."""
-    with files.guarded(path):
-        if not (path / "recipe.yaml").is_file():
-            raise RunError(
-                f"selections are compared in a run directory, but {path} holds no recipe.yaml; check the path"
-            )
+    """Directories in which a cell was derived, by the name that tables give them. Raises RunError, OSError."""
+    if not (path / "recipe.yaml").is_file():
+        raise RunError(f"selections are compared in a run directory, but {path} holds no recipe.yaml; check the path")
+    files.refuse_links(path, "checkpoints", "selections", "shallow")
+    for selection in sorted((path / "selections").glob("*")):
+        files.refuse_links(selection, "checkpoints", "shallow")
     beside = sorted(found.parent for found in (path / "selections").glob("*/genotype.json"))
     mine = [path] if (path / "genotype.json").is_file() else []
     if not mine + beside:

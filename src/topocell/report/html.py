@@ -5,6 +5,7 @@ from a file is escaped. Equal run directories give equal reports.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -114,13 +115,13 @@ def write_report(run_path: Path | str) -> Path:
     """Write `report.html` and `figures/*.svg` of a run directory, finished or not, and return the report's path.
 
     Raises:
-        RunError: there is no such directory, or the files cannot be written.
+        RunError: there is no such directory, it holds a link, a pipe or a device, or the files cannot be written.
     """
     path = Path(run_path)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise RunError(f"a report is written from a run directory, but {str(path)!r} is none; check the path")
     with files.guarded(path):
-        files.refuse_links(path, "figures")
+        files.refuse_links(path, "figures", "shallow")
     found = _Files(path)
     recipe, env, results, timings, genotype = (
         found.mapping(name) for name in ("recipe.yaml", "env.json", "results.json", "timings.json", "genotype.json")

@@ -86,7 +86,8 @@ class Search:
         if state is None:
             self._enter(None)
         else:
-            self.load_state_dict(state)
+            with self.monitor.loading():
+                self.load_state_dict(state)
         while True:
             self._finish_stage()
             if self.stage + 1 == len(self.plan.stages):

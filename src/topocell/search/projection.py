@@ -132,7 +132,8 @@ class Projection:
             Interrupted: the monitor was told to stop, after the state was saved.
         """
         if state is not None:
-            self.load_state_dict(state)
+            with self.monitor.loading():
+                self.load_state_dict(state)
         while True:
             while self.round < self.rounds and self._due() <= self.epoch:
                 self._take_turn()

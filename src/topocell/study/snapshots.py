@@ -82,7 +82,8 @@ def photographed(
     dataset, truth = objects.load_data(recipe), objects.load_truth(recipe)
     with RunDir.open(path, recipe.to_yaml(), env=run_environment(recipe, dataset, truth)) as directory:
         work = Work(recipe, directory, dataset, truth, display)
-        work.monitor = Photographer(directory, display, recipe.search.stages, epochs, parts)
+        monitor = Photographer(directory, display, recipe.search.stages, epochs, parts)
+        monitor.seconds, work.monitor = work.monitor.seconds, monitor
         work.search()
         rows = [epoch.row for epoch in search_epochs(directory.metrics())]
     header = {"format": 1, "space": objects.build_space(recipe).name}
@@ -146,9 +147,7 @@ def selected(recipe: Recipe, searched: Path, moment: str, path: Path, display: D
     """
     dataset, truth = objects.load_data(recipe), objects.load_truth(recipe)
     with RunDir.open(path, recipe.to_yaml(), env=run_environment(recipe, dataset, truth)) as directory:
-        if directory.latest() is None:
-            directory.save_named(FINISHED, state_of(searched, moment))
-            directory.save_checkpoint({"phase": steps.SELECT, "state": None})
+        steps.stand_before_selection(directory, lambda: state_of(searched, moment))
         genotype = Work(recipe, directory, dataset, truth, display).select()
         rows = directory.metrics()
     return {

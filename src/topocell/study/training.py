@@ -59,9 +59,10 @@ def retrained(recipe: Recipe, genotype: Genotype, path: Path, display: Display) 
     if (table := objects.load_truth(recipe)) is not None:
         env["truth_fingerprint"] = table.fingerprint
     with RunDir.open(path, recipe.to_yaml(), env=env) as directory:
-        if directory.latest() is None:
-            genotype.save(directory.genotype_path)
+        if directory.latest() is None:  # before the cell, which no run without a checkpoint has
             directory.save_checkpoint({"phase": steps.RETRAIN, "state": None})
+        if not directory.genotype_path.exists():
+            genotype.save(directory.genotype_path)
     api.retrain(path, display)
     return _left_by(path)
 
