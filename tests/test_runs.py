@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from topocell import Genotype, api, checkpoint, objects, spaces, steps
 from topocell.augment import Batches
 from topocell.cli import main
-from topocell.errors import RecipeError, SpaceError
+from topocell.errors import RecipeError, RunError, SpaceError
 from topocell.network import FixedNet, count
 from topocell.reading import load_recipe, recipe_names, resolved
 from topocell.recipe import Recipe
@@ -189,7 +189,9 @@ def test_the_metrics_tell_every_epoch(run: Run) -> None:
 def test_the_cell_is_valid_and_of_the_space(run: Run) -> None:
     genotype, space = run.genotype(), objects.build_space(run.recipe)
     assert genotype.space == space.name and set(genotype.cells) == set(space.cells)
+    rules = run.recipe.selection
     origin = {"recipe": run.recipe.name, "seed": run.recipe.seed, "run": run.path.name, "key": genotype.key}
+    origin |= {"operations": rules.operations, "edges": rules.edges}
     assert genotype.to_dict()["origin"] == origin
     assert run.said.cells == [genotype.to_dict()]
     topology, rules = run.recipe.search.stages[-1].topology.model_dump(), run.recipe.selection
@@ -351,7 +353,11 @@ def test_seeds_of_retraining_differ_and_are_summed_up(whole: Run) -> None:
 def test_other_rules_on_a_finished_run(whole: Run, tmp_path: Path) -> None:
     """The same as a run with these rules from the start; nothing of the former cell is left to mislead."""
     mine = whole._replace(path=shutil.copytree(whole.path, tmp_path / "mine" / "run"))
-    genotype = api.select(mine.path, edges="magnitude", in_degree=1)
+    before = lasting(mine.path)
+    with pytest.raises(RunError, match="name the new one with --as NAME, or give --replace"):
+        api.select(mine.path, edges="magnitude", in_degree=1)
+    assert lasting(mine.path) == before and (mine.path / "report.html").exists()
+    genotype = api.select(mine.path, edges="magnitude", in_degree=1, replace=True)
     assert [len(pairs) for pairs in genotype.cells["normal"].nodes] == [1, 1, 1, 1]
     assert mine.genotype() == genotype != whole.genotype()
     gone = [name for name in ("results.json", "weights.safetensors", "report.html") if (mine.path / name).exists()]
@@ -369,7 +375,7 @@ def test_other_rules_on_a_finished_run(whole: Run, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("no_report")
 def test_a_run_goes_on_after_other_rules(whole: Run, tmp_path: Path) -> None:
     mine = whole._replace(path=shutil.copytree(whole.path, tmp_path / "run"))
-    api.select(mine.path, operations="random", edges="all")
+    api.select(mine.path, operations="random", edges="all", replace=True)
     chosen = mine.genotype()
     assert sum(len(pairs) for pairs in chosen.cells["normal"].nodes) == 14
     finish(whole.recipe, mine.path)  # does not select anew: the user chose
@@ -381,6 +387,10 @@ def test_wrong_rules_leave_a_finished_run_alone(whole: Run) -> None:
     before = contents(whole.path)
     with pytest.raises(RecipeError, match="operations must be one of"):
         api.select(whole.path, operations="magic")
+    with pytest.raises(RecipeError, match="in_degree is for rules that choose"):
+        api.select(whole.path, in_degree=3)
+    with pytest.raises(RunError, match="letters, digits"):
+        api.select(whole.path, name="")
     assert contents(whole.path).keys() == before.keys()
     assert lasting(whole.path) == {name: before[name] for name in lasting(whole.path)}
 

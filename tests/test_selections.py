@@ -157,7 +157,7 @@ def test_an_interrupted_selection_in_a_run_keeps_its_rules(mine: Path, monkeypat
 
 def test_other_rules_on_a_projected_run_drop_its_decisions(projected: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(projected, tmp_path / "run"))
-    api.select(other, operations="random", edges="all")
+    api.select(other, operations="random", edges="all", replace=True)
     assert metrics(other, "select") == metrics(other, "tune") == metrics(other, "retrain") == []
     assert metrics(other, "search") == metrics(projected, "search")
 

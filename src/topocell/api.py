@@ -56,7 +56,9 @@ def search(recipe: Recipe, out: str | Path, display: Display | None = None, *, a
         return work.directory.path
 
 
-def select(out: str | Path, display: Display | None = None, name: str | None = None, **changes: Any) -> Genotype:
+def select(
+    out: str | Path, display: Display | None = None, name: str | None = None, *, replace: bool = False, **changes: Any
+) -> Genotype:
     """Derive the cell of a searched run, with the recipe's rules or others, and write genotype.json.
 
     With a name the selection stands beside the run, in selections/NAME: a run directory of its own, which starts from
@@ -65,15 +67,17 @@ def select(out: str | Path, display: Display | None = None, name: str | None = N
     stands beside the run in any case; its name is then OPERATIONS-EDGES.
 
     Args:
+        replace: whether a cell whose retraining has begun may give way to another, which drops that retraining.
         changes: fields of `topocell.recipe.SelectionPlan` to use instead of the recipe's.
 
     Raises:
-        RunError: the search is not finished, or `name` has other rules. RecipeError: a rule that does not exist.
+        RunError: the search is not finished, `name` has other rules, or the cell is retrained and `replace` is False.
+        RecipeError: a rule that does not exist.
     """
     with _reopened(out, display) as work:
-        name = name or work.name_beside(changes)
+        name = work.name_beside(changes) if name is None else name
         if name is None:
-            return work.select(again=True, **changes)
+            return work.select(again=True, replace=replace, **changes)
         recipe, path = work.begin_beside(name, changes)
     with _opened(recipe, path, display) as work:
         return work.select()

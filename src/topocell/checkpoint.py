@@ -90,6 +90,14 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str
     return state
 
 
+def places(*numbers: Any) -> list[int]:
+    """Numbers of stages, epochs or steps that a state holds. Raises ValueError for what is no number from 0."""
+    for number in numbers:
+        if type(number) is not int or number < 0:
+            raise ValueError(f"it stands at {str(number)[:40]!r}, which is no number from 0")
+    return list(numbers)
+
+
 class Saved(NamedTuple):
     """A numbered checkpoint: its file, the state, the length of the metrics then, and what told the recipe."""
 
@@ -172,7 +180,7 @@ class Checkpoints:
 def _of_a_run(saved: dict[str, Any]) -> bool:
     """Whether this is what `Checkpoints.save` stores."""
     length, state, recipe = (saved.get(key) for key in ("metrics_bytes", "state", "recipe"))
-    of_length = isinstance(length, int) and length >= 0
+    of_length = type(length) is int and length >= 0
     known = saved.keys() - {"recipe"} == {"metrics_bytes", "state"}
     return known and of_length and isinstance(state, dict) and isinstance(recipe, str | None)
 

@@ -145,6 +145,9 @@ def select(
     name: Annotated[
         str | None, typer.Option("--as", help="Select beside the run, in RUN/selections/NAME.", show_default=False)
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Drop the cell that the run has, with its retraining, for another.")
+    ] = False,
     changes: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Of `selection`, e.g. projection.batches=8.", show_default=False),
@@ -154,20 +157,21 @@ def select(
     """Derive the cell from a searched run, by the recipe's rules or by others, and write genotype.json.
 
     With `--as` several selections of one supernet stand side by side, each a run directory that can be retrained. So
-    does a selection by perturbation of a run that has its cell already.
+    does a selection by perturbation of a run that has its cell already. Another cell takes the place of one that is
+    retrained only with `--replace`.
 
     Examples:
 
         topocell select runs/dots
 
-        topocell select runs/dots --ops magnitude --edges magnitude --in-degree 3
+        topocell select runs/dots --ops magnitude --edges magnitude --in-degree 3 --as three
 
         topocell select runs/dots --ops perturbation --edges topology --as pt projection.tune_epochs=1
     """
     given = {"operations": operations, "edges": edges, "in_degree": in_degree}
     wanted = overridden({}, changes or []) | {k: v for k, v in given.items() if v is not None}
     with _display(quiet) as display:
-        api.select(run_path, display, name, **wanted)
+        api.select(run_path, display, name, replace=replace, **wanted)
 
 
 @app.command()

@@ -30,7 +30,7 @@ _FINGERPRINTS = {"data_fingerprint": "the data", "truth_fingerprint": "the table
 #: What of env.json no change of the data may touch: the networks are built for it.
 _BUILT_FOR = ("classes", "image_shape")
 #: Directories in which a run writes.
-_FOLDERS = ("checkpoints", "figures", "selections")
+_FOLDERS = ("checkpoints", "figures", "selections", "shallow")
 #: What only a run with a checkpoint has.
 _LEFT = ("genotype.json", "results.json", "checkpoints/supernet.ckpt")
 #: Entry of a named checkpoint that tells its recipe.

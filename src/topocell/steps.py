@@ -1,9 +1,9 @@
 """The steps of a run on its directory, each of which reads what the one before left there."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from topocell.arch import ArchState
 from topocell.data import Dataset, search_data
 from topocell.display import Display
 from topocell.environment import environment
-from topocell.errors import CheckpointError, GenotypeError, RunError
+from topocell.errors import CheckpointError, GenotypeError, RecipeError, RunError
 from topocell.estimate import (
     Knob,
     is_out_of_memory,
@@ -97,10 +97,11 @@ class Work:
             on_nan=recipe.on_nan,
         )
 
-    def select(self, again: bool = False, **changes: Any) -> Genotype:
+    def select(self, again: bool = False, replace: bool = False, **changes: Any) -> Genotype:
         """Derive the cell from the searched supernet and write genotype.json; a projection goes on where it was.
 
-        Without changes, a projection that was begun under other rules keeps them.
+        Without changes, a projection that was begun under other rules keeps them. A cell whose retraining has begun
+        gives way to another one only with `replace`.
         """
         self._must_be_searched()
         rules = self._rules(**changes)
@@ -114,12 +115,19 @@ class Work:
         if self.phase == SELECT and self.state is None:
             self._clear()
         derived = self._project(rules) if rules.project else self._derive(rules)
-        origin = {"recipe": self.recipe.name, "seed": self.recipe.seed, "run": self.directory.path.name}
+        chosen = {"operations": rules.operations, "edges": rules.edges}
+        origin = {"recipe": self.recipe.name, "seed": self.recipe.seed, "run": self.directory.path.name, **chosen}
         space = build_space(self.recipe).name
         genotype = Genotype(space, derived.cells, {**origin, "key": Genotype(space, derived.cells).key})
         for note in derived.notes:
             self.monitor.say(note)
         another = self.phase != SELECT and Genotype.load(self.directory.genotype_path).cells != genotype.cells
+        trained = self.truth is None and (self.phase == DONE or self.state is not None)
+        if another and trained and not replace:
+            raise RunError(
+                f"the retraining in {self.directory.path} is of the cell that it has, but these rules derive another; "
+                f"name the new one with --as NAME, or give --replace to drop that cell and its retraining"
+            )
         if another:  # what retraining left belongs to the cell of before
             self._enter(SELECT)
             self._clear()
@@ -247,8 +255,14 @@ class Work:
 
     def _rules(self, **changes: Any) -> Rules:
         named = {key: changes[key] for key in ("operations", "edges") if key in changes}
-        check_rules(replace(self.recipe.selection.rules(self.recipe.seed), **named))
-        return reselected(self.recipe, changes).selection.rules(self.recipe.seed)
+        check_rules(dataclasses.replace(self.recipe.selection.rules(self.recipe.seed), **named))
+        rules = reselected(self.recipe, changes).selection.rules(self.recipe.seed)
+        if "in_degree" in changes and rules.edges in ("topology", "all"):
+            raise RecipeError(
+                f"in_degree is for rules that choose so many inputs of a node, but edges is {rules.edges!r}; leave "
+                f"it out, or add --edges magnitude"
+            )
+        return rules
 
     def _project(self, rules: Rules) -> Derived:
         recipe, search = self.recipe, self._search()

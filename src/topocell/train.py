@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import SGD
 
+from topocell.checkpoint import places
 from topocell.data import Augmentation, Batches, Dataset
 from topocell.execution import PLAIN, Execution
 from topocell.genotype import Genotype
@@ -336,7 +337,7 @@ class Retraining:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the retraining that `state_dict` was taken from (same genotype, plan, data and seed)."""
-        self.round, self.epoch, self.step = state["round"], state["epoch"], state["step"]
+        self.round, self.epoch, self.step = places(state["round"], state["epoch"], state["step"])
         self.runs, self.tests = list(state["runs"]), list(state["tests"])
         self.first_weights = dict(state["first_weights"])
         self._begin()

@@ -14,7 +14,7 @@ from tests.identical import differences
 from topocell.rundir import RunDir
 
 NAME = "two-stage DOTS"
-RULES = ["--ops", "random", "--edges", "all", "--quiet"]
+RULES = ["--ops", "random", "--edges", "all", "--replace", "--quiet"]
 #: What the system does at the calls of a selection, one after the other: name, code of the error (None: a kill), and
 #: the step from one call to the next in the short form.
 FAULTS = {"killed": ("replace", None, 2), "killed in between": ("unlink", None, 2), "full disk": ("write", "ENOSPC", 4)}

@@ -35,7 +35,7 @@ def comparison(run_path: Path | str) -> list[list[str]]:
 def _compared(found: dict[str, Path]) -> list[list[str]]:
     others = list(found.items()) if len(found) > 1 else []
     rankings = {name: _ranking(path) for name, path in others}
-    shallow = {name: last_accuracy(_mapping(path / "shallow" / "results.json")) for name, path in found.items()}
+    shallow = {name: _shallow(path) for name, path in found.items()}
     judged = any(text != "—" for text in shallow.values())
     header = [*_HEADER, *(f"τ to {one_line(name)}" for name, _ in others), *["shallow"] * judged, "accuracy"]
     rows = []
@@ -72,7 +72,7 @@ def _tau(mine: Ranking, other: Ranking) -> str:
 def _row(path: Path, name: str) -> list[str]:
     genotype, results = Genotype.load(path / "genotype.json"), _mapping(path / "results.json")
     selection = _mapping(path / "recipe.yaml").get("selection")
-    rules = selection if isinstance(selection, dict) else {}
+    rules = {**(selection if isinstance(selection, dict) else {}), **genotype.origin}
     counts = {kind: genotype.operations(kind) for kind in genotype.cells}
     return [
         one_line(name),
@@ -85,6 +85,13 @@ def _row(path: Path, name: str) -> list[str]:
         format_count(results.get("parameters")),
         _accuracy(results),
     ]
+
+
+def _shallow(path: Path) -> str:
+    """Accuracy of the shallow evaluation; nothing where that was of another cell."""
+    evaluated, there = path / "genotype.json", path / "shallow" / "genotype.json"
+    same = there.is_file() and Genotype.load(there).key == Genotype.load(evaluated).key
+    return last_accuracy(_mapping(path / "shallow" / "results.json") if same else {})
 
 
 def _accuracy(results: dict[str, Any]) -> str:

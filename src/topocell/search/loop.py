@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam
 
 from topocell.arch import ArchState
+from topocell.checkpoint import places
 from topocell.data import Batches, SearchData
 from topocell.engine import Supernet
 from topocell.execution import PLAIN, Execution
@@ -363,7 +364,7 @@ class Search:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the search that `state_dict` was taken from (same plan, data and seed)."""
-        self.stage, self.epoch, self.step = state["stage"], state["epoch"], state["step"]
+        self.stage, self.epoch, self.step = places(state["stage"], state["epoch"], state["step"])
         candidates: Candidates = state["candidates"]
         self.space = self.space.with_cells(
             {t: cell.with_candidates(candidates[t]) for t, cell in self.space.cells.items()}

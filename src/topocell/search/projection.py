@@ -18,6 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from topocell.checkpoint import places
 from topocell.data import SearchData
 from topocell.guard import Guard, OnNan, Place
 from topocell.monitor import Figures, Monitor, Silent
@@ -314,7 +315,7 @@ class Projection:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the projection that `state_dict` was taken from (same supernet, plan, data and seed)."""
         learner = self.learner
-        self.round, self.turn, self.epoch, self.step = state["at"]
+        self.round, self.turn, self.epoch, self.step = places(*state["at"])
         self.decider.load_state_dict(state["decider"])
         decide(learner, {t: state["arch"][f"mask_{t}"] for t in learner.arch.space.cells})
         learner.load_state_dict(state)
