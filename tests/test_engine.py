@@ -555,3 +555,24 @@ def test_channels_that_cannot_be_divided_are_refused() -> None:
 def test_odd_channels_are_enough_where_nothing_is_halved() -> None:
     """Three channels, one of them partial, are 6 and 2 in the reduction."""
     check(darts(candidates=MIX), channels=3, partial=3)
+
+
+@pytest.mark.parametrize(
+    ("ops", "edges", "words"),
+    [
+        ((5, 3), (5,), r"ops of normal has the shape \(5, 2\) of edges and candidates, but got \(5, 3\)"),
+        ((1, 2), (5,), r"but got \(1, 2\)"),
+        ((5,), (5,), r"but got \(5,\)"),
+        ((5, 2), (1,), r"edges of normal has the shape \(5,\)"),
+        ((5, 2), (5, 1), r"but got \(5, 1\)"),
+    ],
+)
+def test_weights_of_another_shape_are_refused(ops: tuple[int, ...], edges: tuple[int, ...], words: str) -> None:
+    """They would be broadcast or cut, and the numbers wrong."""
+    space = spaces.get("darts", nodes=2, candidates=("skip_connect", "avg_pool_3x3"))
+    net, x, good = supernet(space, layers=1), random(2, 3, 8, 8), ArchWeights(torch.ones(5, 2), torch.ones(5))
+    net(x, {"normal": good, "reduce": good})
+    with pytest.raises(SpaceError, match=words):
+        net(x, {"normal": ArchWeights(torch.ones(ops), torch.ones(edges)), "reduce": good})
+    with pytest.raises(SpaceError, match="reduce has none among normal"):
+        net(x, {"normal": good})

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from topocell.engine.cell import Kept, SuperCell
 from topocell.engine.weights import ArchWeights
-from topocell.errors import CheckpointError
+from topocell.errors import CheckpointError, SpaceError
 from topocell.skeleton import Context, Skeleton, Slot, States
 from topocell.spaces.cell import SpaceSpec
 
@@ -86,23 +86,43 @@ class Supernet(nn.Module):
         return self.skeleton.slots
 
     def forward(self, x: Tensor, weights: Mapping[str, ArchWeights]) -> Tensor:
-        """Logits (N, classes) of images `x` (N, in_channels, H, W) under the weights of each cell type."""
-        logits: Tensor = self.skeleton(self._prepared(x), _seen_by_cells(weights))
+        """Logits (N, classes) of images `x` (N, in_channels, H, W) under the weights of each cell type.
+
+        Raises:
+            SpaceError: a cell type without weights, or weights of another shape than its cell.
+        """
+        logits: Tensor = self.skeleton(self._prepared(x), self._seen(weights))
         return logits
 
     def prefix(self, x: Tensor, weights: Mapping[str, ArchWeights], cell_type: str) -> States:
         """What the first cell of a type sees: the outputs of the two cells before it, each (N, C, H, W)."""
         s0, s1 = self.skeleton.begin(self._prepared(x))
         for index in range(self._first(cell_type)):
-            s0, s1 = self.skeleton.advance(index, s0, s1, _seen_by_cells(weights))
+            s0, s1 = self.skeleton.advance(index, s0, s1, self._seen(weights))
         return s0, s1
 
     def suffix(self, states: States, weights: Mapping[str, ArchWeights], cell_type: str) -> Tensor:
         """Logits (N, classes) from what `prefix` has left; together they are `forward`."""
         s0, s1 = states
         for index in range(self._first(cell_type), len(self.slots)):
-            s0, s1 = self.skeleton.advance(index, s0, s1, _seen_by_cells(weights))
+            s0, s1 = self.skeleton.advance(index, s0, s1, self._seen(weights))
         return self.skeleton.classify(s1)
+
+    def _seen(self, weights: Mapping[str, ArchWeights]) -> Context:
+        """The weights of each cell, whose shapes would otherwise be broadcast or cut in silence."""
+        for name, cell in self.space.cells.items():
+            if name not in weights:
+                raise SpaceError(
+                    f"every cell type needs weights, but {name} has none among {', '.join(weights)}; add it"
+                )
+            for field, wanted in (("ops", (cell.n_edges, cell.n_candidates)), ("edges", (cell.n_edges,))):
+                found = tuple(getattr(weights[name], field).shape)
+                if found != wanted:
+                    raise SpaceError(
+                        f"{field} of {name} has the shape {wanted} of edges and candidates, but got {found}; take the "
+                        f"weights from an ArchState of the same space"
+                    )
+        return lambda slot: (weights[slot.cell_type],)
 
     def _first(self, cell_type: str) -> int:
         """Index of the first cell of a type; behind the last cell where the network has none."""
@@ -202,7 +222,3 @@ class Branches(nn.Module):
             with torch.random.fork_rng([x.device] if x.is_cuda else []):
                 logits.append(self.net.suffix(states, weights, cell_type))
         return torch.stack(logits)
-
-
-def _seen_by_cells(weights: Mapping[str, ArchWeights]) -> Context:
-    return lambda slot: (weights[slot.cell_type],)
