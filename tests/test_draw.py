@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from topocell.errors import GenotypeError
-from topocell.report.draw import draw_genotype, draw_text
+from topocell.report.draw import _cells, _Panel, draw_genotype, draw_text
+from topocell.report.figures import architecture_curves, retrain_curves
 from topocell.report.layout import Box, place
 from topocell.report.style import family, short
 from topocell.spaces import OPERATIONS
@@ -225,7 +226,58 @@ def test_crossings_are_removed_where_they_can_be():
     assert boxes[0].y > boxes[1].y
 
 
+@pytest.mark.parametrize(
+    "sources",
+    [[[0], [2], [1, 3], [2, 3]], [[1], [1, 2], [1, 3], []], [[0, 1], [0, 2], [0, 3], [0, 3], [1, 2]]],
+    ids=["below", "below, one dropped", "above"],
+)
+def test_no_line_leaves_its_panel(sources):
+    nodes = [[[SKIP, source] for source in node] for node in sources]
+    panel = _Panel(_cells({"cells": {"normal": cell(nodes)}})[0])
+    heights = [y for route in panel.routes for _, _, y in route]
+    low = min(box.y - box.height / 2 for box in panel.boxes)
+    high = max(box.y + box.height / 2 for box in panel.boxes)
+    assert min(heights) < low or max(heights) > high  # a line passes outside all boxes
+    foot = 0.0 if nodes[-1] else 0.5  # dropped nodes stand below
+    assert min(low, *heights) >= foot - 1e-9 and max(high, *heights) <= panel.height + 1e-9
+
+
 def test_nine_complete_nodes_can_be_drawn(tmp_path: Path):
     nodes = [[[OPERATIONS[1 + (src + k) % 7], src] for src in range(k + 2)] for k in range(9)]
     draw_genotype({"space": "darts", "cells": {"normal": cell(nodes)}}, tmp_path / "cells.svg")
     assert sum("-edge-" in mark for mark in ids(tmp_path / "cells.svg")) == 54
+
+
+# --- axes of curves
+
+
+def ticks(path):
+    """The numbers that an SVG file shows, as written."""
+    return [text for text in texts(path) if re.fullmatch(r"[−\d].*", text)]
+
+
+def search_row(epoch, entropy, depth):
+    kinds = {"alpha_entropy": entropy, "depth": depth, "width": depth}
+    kinds = {key: {"normal": value} for key, value in kinds.items() if value is not None}
+    return {"phase": "search", "stage_index": 0, "stage": "all", "epoch": epoch, **kinds}
+
+
+def test_rounding_noise_of_an_entropy_is_no_rise(tmp_path):
+    """No offset, no more than two decimals: what differs in the seventh is drawn flat."""
+    architecture_curves([search_row(e, 1.609437 + 1e-7 * e, None) for e in range(3)], tmp_path / "a.svg")
+    shown = [text for text in ticks(tmp_path / "a.svg") if "." in text]
+    assert "1.61" in shown and all(re.fullmatch(r"1\.\d\d", text) for text in shown)
+
+
+@pytest.mark.parametrize(("depths", "expected"), [([2, 2], "123"), ([0, 0], "01"), ([2, 3], "23")])
+def test_depths_are_whole_numbers(depths, expected, tmp_path):
+    architecture_curves([search_row(e, None, depth) for e, depth in enumerate(depths)], tmp_path / "a.svg")
+    assert ticks(tmp_path / "a.svg") == ["1", "2", *expected]  # epochs, then depths
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_epochs_of_retraining_are_whole_numbers(n, tmp_path):
+    rows = [{"phase": "retrain", "seed": 0, "epoch": e, "train_loss": 0.5 + e, "test_loss": 0.6} for e in range(n)]
+    retrain_curves(rows, tmp_path / "a.svg")
+    assert [text for text in ticks(tmp_path / "a.svg") if "." not in text][:n] == ["1", "2"][:n]
+    assert not {"0.95", "1.05", "1.2", "1.25", "1.5"} & set(ticks(tmp_path / "a.svg")[: n + 1])

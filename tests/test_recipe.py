@@ -96,6 +96,30 @@ OVERRIDE = re.compile(r"\b[a-z]+(?:\.[\w-]+)+=[^\s,;:)]+")
 HEADER_OVERRIDES = [(name, text) for name in NAMES for text in OVERRIDE.findall(header_of(name).partition("\n")[2])]
 
 
+def short_names(cell: str) -> list[tuple[str, list[str]]]:
+    """Of a cell of README's table: every recipe in full, and the endings in place of the end of its name."""
+    groups: list[tuple[str, list[str]]] = []
+    for name in re.findall(r"`([^`]+)`", cell):
+        if name.startswith("-"):
+            groups[-1][1].append(name)
+        else:
+            groups.append((name, []))
+    return groups
+
+
+def test_the_table_of_the_readme_names_recipes() -> None:
+    """Endings that follow a name share one beginning of it, with which each is a recipe."""
+    page = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    rows = re.search(r"\| paper \| recipes \|\n(.*?)\n\n", page, re.DOTALL)
+    assert rows is not None
+    groups = [group for row in rows[1].splitlines() for group in short_names(row)]
+    assert len(groups) > 20
+    for name, ends in groups:
+        parts = name.split("-")
+        starts = ["-".join(parts[:n]) for n in range(1, len(parts) + 1)]
+        assert name in NAMES and any({start + end for end in ends} <= set(NAMES) for start in starts), (name, ends)
+
+
 def test_headers_name_the_alternatives_of_the_papers() -> None:
     found = {text for _, text in HEADER_OVERRIDES}
     assert "retrain.channels=48" in found
@@ -609,7 +633,16 @@ def test_all_faults_at_once_with_the_nearest_names() -> None:
         ("search.stages.topology.alpha.betas=[0.5]", "search.stages.topology.alpha.betas.1: is required"),
         ("search.stages=[]", "search.stages"),
         ("search={}", "search.stages: is required"),
+        ("search.foo=1", "search.foo: unknown key; known: channels, layers, batch_size, "),
+        ("search.stages.topology.stop.x=1", "search.stages.topology.stop.x: unknown key; known: skips, stable, first"),
         ("retrain={seeds: 5}", "retrain.seeds: input should be a list, but got 5"),
+        ("retrain.seeds=[]", "retrain.seeds: list should have at least 1 item, but got []"),
+        ("data.images=x", "data.images: input should be a valid integer, but got 'x'"),
+        (
+            "data.root=2024",
+            "data.root: input should be text, but got 2024; write it in quotes, in a shell data.root='\"2024\"'",
+        ),
+        ("data.root=1e3", "data.root: input should be text, but got 1000.0; write it in quotes"),
         ("data=5", "data: input should be a mapping, but got 5"),
         ("name=a/b", "name: string should match"),
         ("search.stages.7.epochs=1", "there is no '7'; known: operations, topology-warmup, topology"),
@@ -624,6 +657,11 @@ def test_all_faults_at_once_with_the_nearest_names() -> None:
 )
 def test_each_fault_names_the_rule_and_the_value(override: str, words: str) -> None:
     assert words in fault("quickstart", [override])
+
+
+def test_a_number_in_quotes_is_text() -> None:
+    (word,) = shlex.split(fault("quickstart", ["data.root=2024"]).rpartition(" ")[2])
+    assert load_recipe("quickstart", [word]).data.root == "2024"
 
 
 def test_a_fault_in_the_only_stage_is_the_only_fault() -> None:

@@ -204,8 +204,11 @@ def test_a_study_refuses_to_go_on_with_something_else(
 ) -> None:
     out = str(done("depth"))
     changes = [
-        (["study", "depth", *words_of("depth", place), "layers=[1,3]"], "options.layers.1 is 2 there and 3 here"),
-        (["study", "depth", *words_of("depth", place), "retrain.epochs=2"], "options.overrides.2"),
+        (["study", "depth", *words_of("depth", place), "layers=[1,3]"], "options.layers is [1, 2] there and [1, 3]"),
+        (
+            ["study", "depth", *TINY[:2], *words_of("depth", place)[4:]],
+            "options.overrides is ['data.images=24', 'data.test_images=10'] there and [] here",
+        ),
         (["study", "topology-average", *words_of("topology-average", place)], "study is 'depth' there"),
     ]
     before = (done("depth") / "study.json").read_bytes()
@@ -221,7 +224,7 @@ def test_a_cell_that_changed_is_another_study(place: Path, tmp_path: Path) -> No
     words = ["budget=smoke", *TINY[2:4], f"genotype={cell}", "layers=1"]
     study.run("depth", words, tmp_path / "a")
     Path(cell).write_text(Path(cell).read_text().replace("sep_conv_3x3", "sep_conv_5x5"))
-    with pytest.raises(RunError, match=r"inputs\.genotype\.cells\.normal\.nodes\.0\.1\.0 is 'sep_conv_3x3' there"):
+    with pytest.raises(RunError, match=r"inputs\.genotype\.cells\.normal\.nodes\.0\.1 is \['sep_conv_3x3', 1\] there"):
         study.run("depth", words, tmp_path / "a")
 
 
@@ -316,6 +319,16 @@ MISTAKES: list[tuple[list[str], str]] = [
     ([*ODD, "recipes=[dots 'x]"], "No closing quotation"),
     ([*ODD, "recipes=[dots"], "the value must be YAML"),
     ([*ODD, "recipes=dots", "seeds=[-1]"], "seeds.0: input should be greater than or equal to 0, but got -1"),
+    (
+        [*ODD, "recipes=dots", "seeds=a"],
+        "error: study compare: seeds.0: input should be a valid integer, but got 'a'\n",
+    ),
+    ([*ODD, "recipes=dots", "seeds=[]"], "error: study compare: seeds: list should have at least 1 item, but got []\n"),
+    (
+        [*ODD, "recipes=dots", "budget=paper"],
+        "budget is given once, but got 'paper' and 'smoke'; leave one of them out",
+    ),
+    (["depth", "genotype=2024", "--out", "new"], "but got 2024; write it in quotes, in a shell genotype='\"2024\"'"),
     ([*ODD, "recipes=dots", "epochs"], "an option has the form key=value, but got 'epochs'"),
     ([*ODD, "recipes=dots", "retrain.epoch=1"], "retrain.epoch: unknown key (did you mean 'epochs'?)"),
     ([*ODD, "recipes=dots", "sedes=[0]", "recipe=dots"], "'sedes' (did you mean 'seeds'?)"),

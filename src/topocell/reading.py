@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -262,29 +262,55 @@ def _infinite(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
 
 def _faults(error: ValidationError, data: Any) -> list[str]:
     lines: list[str] = []
-    found = error.errors()
-    for item in found:
-        loc = item["loc"]
-        if item["type"] == "too_short" and any(other["loc"][: len(loc)] == loc != other["loc"] for other in found):
-            continue  # short only for want of the parts that have faults of their own
-        path, model = _readable(loc, data)
-        message, value = item["msg"].removeprefix("Value error, "), item.get("input")
+    for item in independent(error):
+        path, model = _readable(item["loc"], data)
         if item["type"] == "extra_forbidden":
             known = _known_keys(path)
-            lines.append(f"{model}: unknown key{nearest(path[-1], known)}")
+            near = nearest(path[-1], known)
+            lines.append(f"{model}: unknown key{near}" + (f"; known: {', '.join(known)}" if known and not near else ""))
         elif item["type"] == "missing":
             lines.append(f"{model}: is required")
         elif item["type"] == "value_error":
+            message = item["msg"].removeprefix("Value error, ")
             lines += [line if not item["loc"] else f"{model}: {line}" for line in message.split("\n")]
         else:
-            for words, plain in _PLAIN_WORDS:
-                message = re.sub(words, plain, message)
-            lines.append(f"{model}: {message[:1].lower()}{message[1:]}, but got {repr(value)[:60]}")
+            lines.append(in_plain_words(item, model))
     return lines
 
 
+def independent(error: ValidationError) -> list[dict[str, Any]]:
+    """The faults of an error, but no list that is short only for want of parts with faults of their own."""
+    found: list[dict[str, Any]] = [dict(item) for item in error.errors()]
+    places = [item["loc"] for item in found]
+    return [
+        item
+        for item, at in zip(found, places)
+        if item["type"] != "too_short" or not any(place[: len(at)] == at != place for place in places)
+    ]
+
+
+def in_plain_words(fault: Mapping[str, Any], key: str) -> str:
+    """`KEY: RULE, but got VALUE`, and for text that YAML reads as a number, how to write it."""
+    rule, value = fault["msg"][:1].lower() + fault["msg"][1:], fault["input"]
+    for words, plain in _PLAIN_WORDS:
+        rule = re.sub(words, plain, rule)
+    line = f"{key}: {rule}, but got {repr(value)[:60]}"
+    if fault["type"] != "string_type" or not isinstance(value, int | float):
+        return line
+    # Of 1e3 and yes it is no longer known what was written.
+    sample = type(value) is int and isinstance(fault["loc"][-1], str)
+    return f"{line}; write it in quotes" + (f", in a shell {key}='\"{value}\"'" if sample else "")
+
+
 #: What pydantic calls things, and what a YAML file calls them.
-_PLAIN_WORDS = ((r"valid dictionary( or instance of \w+)?", "mapping"), ("valid tuple", "list"), ("tuple", "list"))
+_PLAIN_WORDS = (
+    (r"valid dictionary( or instance of \w+)?", "mapping"),
+    ("valid tuple", "list"),
+    ("tuple", "list"),
+    ("a valid string", "text"),
+    (r" after validation, not \w+", ""),
+    (r", unable to parse string as an? \w+", ""),
+)
 
 
 def _readable(loc: Sequence[int | str], data: Any) -> tuple[list[str], str]:
@@ -311,6 +337,6 @@ def _known_keys(path: Sequence[str]) -> list[str]:
         model, path = Stage, path[3:]
     for part in path[:-1]:
         field = model.model_fields.get(part) if model is not None else None
-        default = field.annotation if field is not None else None
-        model = default if isinstance(default, type) and issubclass(default, BaseModel) else None
+        kinds = (field.annotation, *get_args(field.annotation)) if field is not None else ()
+        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
     return list(model.model_fields) if model is not None else []

@@ -156,13 +156,14 @@ class _Panel:
         links += [(index[n], self.output) for n in cell.concat if n in index]
         self.routes = place(boxes, links)
         self.boxes = boxes
-        low = min(box.y - box.height / 2 for box in boxes)
-        extra = _NODE + 0.2 if self.dropped else 0.0
+        heights = [y for route in self.routes for _, _, y in route]  # an edge may pass above or below all boxes
+        heights += [box.y + side * box.height / 2 for box in boxes for side in (-1, 1)]
+        rise = (_NODE + 0.2 if self.dropped else 0.0) - min(heights)
         for box in boxes:
-            box.y += extra - low
-        self.routes = [[(a, b, y + extra - low) for a, b, y in route] for route in self.routes]
+            box.y += rise
+        self.routes = [[(a, b, y + rise) for a, b, y in route] for route in self.routes]
         self.width = max(box.x + box.width / 2 for box in boxes)
-        self.height = max(box.y + box.height / 2 for box in boxes)
+        self.height = max(heights) + rise
 
     def heading(self) -> str:
         """The cell's name with its depth and number of edges."""

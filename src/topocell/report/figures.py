@@ -15,14 +15,14 @@ from typing import Any, Literal, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
-from topocell.report.style import CYCLE, FAMILIES, MUTED, clipped, family, save, short, styled, text_width
+from topocell.report.style import CYCLE, FAMILIES, MUTED, clipped, family, save, short, styled, text_width, whole
 from topocell.report.tables import is_number
 
 Row = Mapping[str, Any]
 _PANEL = (4.3, 2.1)  # inches: width with its labels, height of the axes alone
 _LEGEND_COLUMNS = 8
+_LEAST_SPANS = {"Entropy": 0.05, "Derived cell": 2.0}  # of the y axis, by the title of the panel
 _SPLIT_DASHES: dict[str, Literal[":", "-"]] = {"train": ":", "test": "-"}
 
 
@@ -109,7 +109,7 @@ def operation_curves(metrics: Iterable[Row], path: Path) -> bool:
                 ax.stairs(top, edges, baseline=base, fill=True, color=colours[op], label=short(op))
                 base = top
             ax.set_title(f"Operations, {clipped(kind)}")
-            ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.yaxis.set_major_locator(whole())
             ax.set_ylim(0, max(base) * 1.02)
             _finish_search_axes(ax, epochs)
         handles, labels = axes[-1].get_legend_handles_labels()
@@ -150,7 +150,9 @@ def retrain_curves(metrics: Iterable[Row], path: Path) -> bool:
                         drawn = True
             ax.set_title(title)
             ax.set_xlabel("epoch of retraining")
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.xaxis.set_major_locator(whole())
+            ax.set_xlim(first + 0.4, last + 1.6)
+            _widen(ax)
         if not drawn:
             return False
         keys = [Line2D([], [], color=CYCLE[k % len(CYCLE)], label=f"seed {s}") for k, s in enumerate(sorted(seeds))]
@@ -185,6 +187,7 @@ def truth_curve(trajectory: Iterable[Row], path: Path) -> bool:
             if _has_values(line):
                 _plot(axes[0], numbers, line)
         axes[0].set_title("True accuracy, %")
+        _widen(axes[0])
         _finish_search_axes(axes[0], epochs)
         axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.42 / _PANEL[1]), ncols=2)
         save(figure, path)
@@ -220,7 +223,8 @@ def _search_figure(epochs: list[Epoch], panels: Sequence[tuple[str, str, list[_L
                 _plot(ax, [e.number for e in epochs], line, [e.row["stage_index"] for e in epochs])
             ax.set_title(f"{title}, {unit}" if unit else title)
             if title == "Derived cell":
-                ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+                ax.yaxis.set_major_locator(whole())
+            _widen(ax, _LEAST_SPANS.get(title, 0.0))
             _finish_search_axes(ax, epochs)
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.42 / _PANEL[1]), ncols=2)
         save(figure, path)
@@ -230,7 +234,7 @@ def _search_figure(epochs: list[Epoch], panels: Sequence[tuple[str, str, list[_L
 def _finish_search_axes(ax: Axes, epochs: list[Epoch]) -> None:
     """Epoch ticks, a dashed rule between stages, and the stage names when there is more than one stage."""
     ax.set_xlabel("search epoch")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(whole())
     ax.set_xlim(epochs[0].number - 0.6, epochs[-1].number + 0.6)
     firsts = [epochs[0]] + [b for a, b in pairwise(epochs) if a.row["stage_index"] != b.row["stage_index"]]
     if len(firsts) == 1:
@@ -273,6 +277,17 @@ def _plot(ax: Axes, x: Sequence[int], line: _Line, stages: Sequence[int] | None 
         label = clipped(line.label) if k == 0 else None
         style: dict[str, Any] = {"color": line.colour, "linestyle": line.dashes, "label": label}
         ax.plot(*zip(*piece), marker=marker, markersize=3.5, **style)
+
+
+def _widen(ax: Axes, least: float = 0.0) -> None:
+    """Give the y axis a span of at least `least` and a thousandth of its values, so that rounding noise looks flat."""
+    low, high = ax.get_ylim()
+    least = max(least, 1e-3 * abs(low), 1e-3 * abs(high))
+    if high - low < least:
+        middle = (low + high) / 2
+        foot = -0.05 * least if ax.dataLim.y0 >= 0 else -math.inf  # what is never negative shows little below zero
+        low = max(middle - least / 2, foot)
+        ax.set_ylim(low, low + least)
 
 
 def _has_values(line: _Line) -> bool:

@@ -73,6 +73,8 @@ def agreement(first: Ranking, second: Ranking) -> float | None:
     taus = []
     for place in first.keys() & second.keys():
         shared = sorted(first[place].keys() & second[place].keys())
+        if len(shared) < 2:
+            continue
         tau = float(kendalltau(*([side[place][op] for op in shared] for side in (first, second))).statistic)
         taus += [] if math.isnan(tau) else [tau]
     return statistics.fmean(sorted(taus)) if taus else None

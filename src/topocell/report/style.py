@@ -12,6 +12,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
+from matplotlib.ticker import MaxNLocator
 
 from topocell import files
 
@@ -63,6 +64,7 @@ _RC: dict[Any, Any] = {
     "axes.titlesize": 10.0,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
+    "axes.formatter.useoffset": False,
     "grid.color": "#e6eaee",
     "grid.linewidth": 0.8,
     "xtick.color": MUTED,
@@ -112,6 +114,11 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
     font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
     # Trailing blanks have no outline, so the extent is taken from the outline of the visible text alone.
     return float(TextPath((0, 0), text, size=size, prop=font).get_extents().width) / 72 if text.strip() else 0.0
+
+
+def whole() -> MaxNLocator:
+    """Ticks at whole numbers, also where the axis has room for one alone."""
+    return MaxNLocator(integer=True, min_n_ticks=1)
 
 
 @contextmanager

@@ -259,7 +259,8 @@ def _shown(column: str, value: Any) -> str:
 
 
 def _leaves(value: Any, where: str = "") -> dict[str, Any]:
-    """Values of nested JSON by their path."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    """Values of nested JSON by their path; a list of plain values is one value."""
+    nested = isinstance(value, list) and any(isinstance(item, dict | list) for item in value)
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if nested else ()
     found = [_leaves(item, f"{where}.{key}" if where else str(key)) for key, item in inside]
     return {path: leaf for leaves in found for path, leaf in leaves.items()} or {where: value}

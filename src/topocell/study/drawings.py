@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from topocell.report.style import BLUE, CYCLE, ORANGE, clipped, save, short, styled
+from topocell.report.style import BLUE, CYCLE, ORANGE, clipped, save, short, styled, whole
 from topocell.study.figures import Curve
 
 _PANEL = (3.6, 2.9)  # inches
@@ -42,7 +41,7 @@ def bands(lines: Sequence[Curve], x: str, y: str, path: Path) -> None:
             ax.plot(line.x, line.mean, marker="o", markersize=3, color=colour, label=line.label)
             low, high = ([m + sign * (s or 0.0) for m, s in zip(line.mean, line.std)] for sign in (-1, 1))
             ax.fill_between(line.x, low, high, color=colour, alpha=0.15, linewidth=0)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(whole())
         ax.set_xlabel(x)
         ax.set_ylabel(y)
         ax.legend(loc="best")

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from topocell.report.style import BLUE, CYCLE, MUTED, VERMILION, clipped, save, styled
+from topocell.report.style import BLUE, CYCLE, MUTED, VERMILION, clipped, save, styled, whole
 
 _PANEL = (3.6, 2.9)  # inches
 
@@ -50,7 +50,6 @@ def clouds(panels: Sequence[Cloud], x: str, y: str, path: Path) -> None:
                 ax.scatter(x_of, y_of, s=110, facecolors="none", edgecolors=VERMILION, linewidths=1.6, label="derived")
                 ax.legend(loc="best")
             ax.xaxis.set_major_locator(MaxNLocator(4))
-            ax.ticklabel_format(useOffset=False)
             ax.set_title(panel.title)
             ax.set_xlabel(x)
             ax.set_ylabel(y)
@@ -66,7 +65,7 @@ def curves(lines: Sequence[Curve], x: str, y: str, path: Path) -> None:
             colour = CYCLE[number % len(CYCLE)]
             errors = [s or 0.0 for s in line.std]
             ax.errorbar(line.x, line.mean, errors, marker="o", markersize=4, capsize=3, color=colour, label=line.label)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(whole())
         _finish(ax, x, y, legend=len(lines) > 1)
         save(figure, path)
 
@@ -129,7 +128,7 @@ def steps(points: Sequence[tuple[int, float]], x: str, y: str, path: Path) -> No
         lines = {"best": [max(v) for v in by_count.values()], "mean": [sum(v) / len(v) for v in by_count.values()]}
         for (label, line), colour in zip(lines.items(), (VERMILION, BLUE)):
             ax.plot(list(by_count), line, color=colour, marker="o", markersize=4, label=label)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(whole())
         _finish(ax, x, y, legend=True)
         save(figure, path)
 

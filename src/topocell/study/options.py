@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from topocell import plain_yaml
 from topocell.errors import RecipeError, nearest
-from topocell.reading import load_recipe
+from topocell.reading import in_plain_words, independent, load_recipe
 from topocell.recipe import Budget, Recipe
 from topocell.search.plan import Model
 
@@ -177,9 +177,13 @@ def parse(study: str, model: type[AnyOptions], words: Sequence[str]) -> AnyOptio
             faults.append(f"an option has the form key=value, but got {word!r}")
         elif key in known:
             try:
-                values[key] = plain_yaml.load(text)
+                value = plain_yaml.load(text)
             except ValueError:
                 faults.append(f"{key}: the value must be YAML, but got {text!r}")
+                continue
+            if key == "budget" and values.get(key, value) != value:  # --budget comes as one more word
+                faults.append(f"budget is given once, but got {values[key]!r} and {value!r}; leave one of them out")
+            values[key] = value
         elif trains and key.partition(".")[0] in Recipe.model_fields:
             overrides.append(word)
         else:
@@ -195,12 +199,12 @@ def parse(study: str, model: type[AnyOptions], words: Sequence[str]) -> AnyOptio
 
 
 def _faults(error: ValidationError) -> Iterator[str]:
-    for item in error.errors():
+    for item in independent(error):
         where = ".".join(map(str, item["loc"]))
-        message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "missing":
             yield f"{where} is required; give {where}=VALUE"
         elif item["type"] == "value_error":
+            message = item["msg"].removeprefix("Value error, ")
             yield f"{where}: {message}" if where else message
         else:
-            yield f"{where}: {message[:1].lower()}{message[1:]}, but got {item['input']!r}"
+            yield in_plain_words(item, where)
