@@ -156,6 +156,8 @@ def test_smoke_runs_on_digits_unless_told_otherwise() -> None:
         assert (data.dataset, data.root, data.download, data.resolution) == ("digits", None, False, None)
     other = load_recipe("dots", ["data.dataset=folder", "data.root=photos"], budget="smoke").data
     assert (other.dataset, other.root, other.resolution) == ("folder", "photos", SMOKE.resolution)
+    placed = load_recipe("darts-v1", ["data.root=photos"], budget="smoke").data
+    assert (placed.dataset, placed.root, placed.resolution) == ("cifar10", "photos", SMOKE.resolution)
     kept = load_recipe("toponas-joint", budget="smoke").data
     assert set(kept.splits) == {"train", "val_alpha", "val_beta"}
     assert (kept.images, kept.test_images) == (SMOKE.images, SMOKE.test_images)
@@ -164,6 +166,12 @@ def test_smoke_runs_on_digits_unless_told_otherwise() -> None:
 def test_small_keeps_the_dataset_and_scales_its_images() -> None:
     data = load_recipe("dots", budget="small").data
     assert (data.dataset, data.resolution, data.images) == ("cifar10", SMALL.resolution, SMALL.images)
+
+
+def test_all_images_at_their_size_are_an_override_away() -> None:
+    whole = ["data.dataset=folder", "data.resolution=64", "data.images=null", "data.test_images=null"]
+    data = load_recipe("dots", whole, budget="small").data
+    assert (data.resolution, data.images, data.test_images) == (64, None, None)
 
 
 def test_a_dataset_given_as_override_counts_for_the_sizes() -> None:

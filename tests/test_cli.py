@@ -211,7 +211,7 @@ def ordinary_user() -> Iterator[None]:
 
 #: What is closed → the command, and what it says.
 CLOSED = {
-    "images": ([*FOLDER, "--quiet", "data.root=images"], "a folder of images must be readable, but 'images/test"),
+    "images": ([*FOLDER, "--quiet", "data.root=images"], "a folder of images must be readable, but 'images' is not"),
     "images/cat": ([*FOLDER, "--quiet", "data.root=images"], "a folder of images must be readable, but 'images/cat"),
     "images/cat/more": ([*FOLDER, "--quiet", "data.root=images"], "must be readable, but 'images/cat/more"),
     "place": (["study", "depth", "genotype=place/run", "--out", "new"], "place/run: a genotype must be a readable"),

@@ -207,6 +207,8 @@ def test_absent_files_say_how_to_get_them(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"'data' lacks them .*data\.root=DIR .*data\.download=true$"):
         load(name)
+    with pytest.raises(DataError, match=r", or set data\.dataset=folder for images of your own$"):
+        load(name, small(tmp_path))
 
 
 @pytest.mark.parametrize("fault", [URLError("no route\nto host"), RuntimeError("corrupted"), ConnectionResetError()])
@@ -230,7 +232,8 @@ def test_folder_reads_classes_labels_and_pixels(tmp_path, suffix):
     assert got.train.labels.tolist() == [0, 0, 0, 0, 1, 1, 1] and got.test.labels.tolist() == [0, 0, 1]
     if suffix != "webp":  # lossy
         assert values(got.train.images) == [1, 2, 3, 4, 5, 6, 7] and values(got.test.images) == [8, 9, 10]
-    assert got.augmentation == data.Augmentation(1, True, 0) and got.notes == ()
+    assert got.augmentation == data.Augmentation(1, True, 0)
+    assert got.notes == ("2 classes (a, b), 7 + 3 images, 3 x 8 x 8",)
 
 
 def test_folder_of_jpegs_nested_deeper_with_foreign_and_hidden_files(tmp_path):
@@ -270,8 +273,8 @@ def test_one_colour_file_makes_all_of_them_colour(tmp_path):
 def test_resolution_of_a_folder_is_a_multiple_of_4(tmp_path, size, side):
     got = load("folder", small(tmp_path, size=size))
     assert got.shape == (3, side, side)
-    assert bool(got.notes) == (size != (side, side))
-    assert all(f"resized to {side}x{side}" in note for note in got.notes)
+    assert len(got.notes) == 1 + (size != (side, side))
+    assert all(f"resized to {side}x{side}" in note for note in got.notes[1:])
 
 
 def test_mixed_sizes_take_the_median_shorter_side(tmp_path):
@@ -310,7 +313,45 @@ def test_val_stands_in_for_test_and_test_comes_first(tmp_path):
     write(root / "test" / "unlabelled.png", 77)  # without class folders it is no test set
     assert load("folder", root).fingerprint == got.fingerprint
     tree(root, {"test/a": 3, "test/b": 1})
-    assert len(load("folder", root).test) == 4
+    got = load("folder", root)
+    assert len(got.test) == 4
+    assert got.notes[1] == "val/ is not used: test/ is the test set, the search cuts its splits from train/"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("Train", "Test"), ("TRAIN", "TEST"), ("training", "testing"), ("train", "Validation"), ("Training", "valid")],
+)
+def test_the_folders_of_a_split_have_other_names(tmp_path, names):
+    train, held_out = names
+    root = tree(tmp_path, {f"{train}/oak": 4, f"{train}/maple": 3, f"{held_out}/oak": 2, f"{held_out}/maple": 1})
+    got = load("folder", root)
+    assert got.notes[0] == "2 classes (maple, oak), 7 + 3 images, 3 x 8 x 8"
+    assert values(got.test.images) == [10, 8, 9]
+
+
+def test_classes_may_hold_folders_of_one_name_or_images_beside_them(tmp_path):
+    nested = tree(tmp_path / "nested", {"a/images": 5, "b/images": 5})
+    assert len(load("folder", nested).train) == 8
+    mixed = tree(tmp_path / "mixed", {"a/left": 2, "a/right": 2, "b/left": 2, "b/right": 2, "b": 1})
+    assert load("folder", mixed).train.classes == ("a", "b")
+
+
+def test_the_notes_say_how_many_images_are_left_out(tmp_path):
+    root = tree(tmp_path, {f"{part}/{label}": 3 for part in ("train", "test") for label in "abcde"})
+    text = load("folder", root, images=10).notes[0]
+    assert text == (
+        "5 classes (a, b, c and 2 more), 10 + 15 images, 3 x 8 x 8; "
+        "10 of 15 training images are used, data.images=null takes all"
+    )
+    both = load("digits", images=1000, test_images=50).notes[0]
+    assert "; 1,000 of 1,438 training images are used" in both and "; 50 of 359 test images are used" in both
+    assert "data.test_images=null" in both and "of" not in load("digits").notes[0]
+
+
+def test_digits_refuse_a_folder(tmp_path):
+    with pytest.raises(DataError, match=r"'digits' reads no folder, but data\.root is .*; set data\.dataset=folder"):
+        load("digits", tmp_path)
 
 
 def test_without_a_split_the_last_fifth_of_each_class_is_test(tmp_path):
@@ -336,7 +377,7 @@ def test_leaked_test_images_are_counted(tmp_path, name):
     root = small(tmp_path)
     write(root / "test" / "b" / "again.png", 2)  # the same picture as train/a/001.png
     write(root / "test" / "a" / "twice.png", 2)
-    got = load(name, root)
+    got = load(name, root if name == "folder" else None)
     sentence = "2 of 5 test images are byte-identical to a training image"
     assert (sentence in got.notes) == (name == "folder")
 
@@ -404,6 +445,19 @@ def _other_classes(root):
     return "same classes, but only one of them has b, c, d;", root
 
 
+def _split_without_classes(root):
+    return r"folders of a split hold CLASS/\*, but Test, Train in .* hold images", tree(root, {"Train": 5, "Test": 5})
+
+
+def _split_of_other_names(root):
+    counts = {f"{part}/{label}": 3 for part in ("learn", "exam") for label in ("oak", "maple")}
+    return "but exam, learn in .* all hold folders called maple, oak; name the parts", tree(root, counts)
+
+
+def _two_training_folders(root):
+    return "one folder is the train set, but .* has Training, train; keep train/", tree(small(root), {"Training/a": 2})
+
+
 def _one_image(root):
     return "each class has 2 images or more to be split, but b have 1", tree(root, {"a": 5, "b": 1})
 
@@ -451,6 +505,9 @@ def _sixteen_bits(root):
         _train_alone,
         _test_alone,
         _other_classes,
+        _split_without_classes,
+        _split_of_other_names,
+        _two_training_folders,
         _one_image,
         _truncated,
         _unreadable,
@@ -603,12 +660,21 @@ def test_a_split_mixes_the_classes_of_a_sorted_set():
         ({"a": 0.6, "b": 0.5}, r"sum to at most 1.*sum 1\.1"),
         ({"a": 0.5, "test": 0.5}, "may not be called 'test' \\(the search never sees the test split\\)"),
         ({"all": 0.5}, "may not be called 'all'"),
-        ({"a": 0.5, "b": 0.02}, "2 images or more, but 'b' gets 1 of 60"),
+        (
+            {"a": 0.5, "b": 0.02},
+            r"data\.splits has 2 training images or more, but 'b' gets 1 of 60; raise its fraction$",
+        ),
     ],
 )
 def test_impossible_splits_are_refused(fractions, rule):
     with pytest.raises(DataError, match=rule):
         split(random_set(60), fractions, 0)
+
+
+@pytest.mark.parametrize(("n", "way"), [(3, "add images, 4 or more for 2 splits"), (4, "raise its fraction")])
+def test_too_few_images_for_any_fractions(n, way):
+    with pytest.raises(DataError, match=f"data.splits has 2 training images or more, but 'a' gets 1 of {n}; {way}$"):
+        split(random_set(n), {"a": 1 / 3, "b": 2 / 3}, 0)
 
 
 # What a search sees

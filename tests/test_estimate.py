@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.golden_genotypes import DARTS_V2
 
 from topocell import api, estimate, objects
@@ -165,11 +167,11 @@ def test_the_memory_of_a_retraining_is_what_it_saves_and_holds() -> None:
 @pytest.mark.parametrize(
     ("floor", "fixed", "per_image", "batch", "tried"),
     [
-        (0, 1000, 500, 64, [8, 16, 32]),  # a straight line
-        (7000, 1000, 500, 64, [8, 16, 32, 64]),  # an optimizer that needs more than the first two passes
-        (90_000, 1000, 500, 64, [8, 16, 32, 64]),  # and more than all of them
-        (0, 1000, 500, 50, [6, 12, 24]),
-        (9000, 1000, 500, 50, [6, 12, 24, 48, 50]),
+        (0, 1000, 500, 64, [2, 8, 16, 32]),  # a straight line
+        (7000, 1000, 500, 64, [2, 8, 16, 32, 64]),  # an optimizer that needs more than the first two passes
+        (90_000, 1000, 500, 64, [2, 8, 16, 32, 64]),  # and more than all of them
+        (0, 1000, 500, 50, [2, 6, 12, 24]),
+        (9000, 1000, 500, 50, [2, 6, 12, 24, 48, 50]),
         (0, 1000, 500, 2, [2, 3]),
         (0, 0, 500, 3, [2, 3]),
     ],
@@ -186,7 +188,47 @@ def test_the_line_of_memory_is_found(floor: int, fixed: int, per_image: int, bat
     assert memory.peak == pytest.approx(10 + max(floor, fixed + per_image * batch), rel=0.03)
     sizes.clear()
     measure_memory(probe, batch, 10, CPU, free=1)
-    assert sizes == tried[:2]
+    assert sizes == [2]
+
+
+@given(
+    floor=st.integers(0, 200_000),
+    fixed=st.integers(0, 20_000),
+    per_image=st.integers(1, 2000),
+    batch=st.integers(2, 600),
+    free=st.integers(5000, 1_000_000),
+)
+def test_nothing_is_tried_that_would_not_fit(floor: int, fixed: int, per_image: int, batch: int, free: int) -> None:
+    """But two images; and a plan that will not fit is never taken for one that does."""
+    tried: list[int] = []
+
+    def peak(size: int) -> int:
+        return max(floor, fixed + per_image * size)
+
+    def look(probe: Any, size: int, device: torch.device) -> int:
+        tried.append(size)
+        return peak(size)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("topocell.estimate.probe._peak", look)
+        memory = measure_memory(lambda *_: None, batch, 0, CPU, free)
+    size = memory.trial(free)
+    assert all(peak(n) <= 0.8 * free for n in tried[1:]) and tried[0] == 2 <= size <= max(batch, 2)
+    assert size == 2 or peak(size) <= 0.83 * free  # a line within 3 %
+    assert len(tried) < 25
+
+
+def test_running_out_of_memory_in_a_probe_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def full(*_: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+
+    for steps, name, key in ((Search, "search stage search", "search"), (Retraining, "retraining", "retrain")):
+        with monkeypatch.context() as patched:
+            patched.setattr(steps, "run", full)
+            assert main(["estimate", "darts-v1", "--budget", "smoke", *SIZES]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {name} must fit in the memory of cpu, but it ran out in a probe; lower {key}.")
+        assert error.endswith("or make room\n") and error.count("\n") == 1 and "checkpoint" not in error
 
 
 def test_memory_grows_with_the_batch() -> None:
@@ -259,6 +301,7 @@ def test_a_plan_that_does_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch, 
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"), True),
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."), True),
+        (RuntimeError("could not create a primitive"), True),
         (MemoryError(), True),
         (RuntimeError("size mismatch"), False),
     ],

@@ -56,9 +56,9 @@ def small(data: Data, overridden: Set[str]) -> Data:
 
 
 def smoke(data: Data, overridden: Set[str]) -> Data:
-    """Seconds, to see that every step works; on `digits` unless the dataset is overridden. Not a result."""
+    """Seconds, to see that every step works; on `digits` unless `data.dataset` or `data.root` is set. Not a result."""
     data = _scale(data, SMOKE)
-    if not any(key == "data" or key.startswith("data.dataset") for key in overridden):
+    if not any(key == "data" or key.startswith(("data.dataset", "data.root")) for key in overridden):
         images = _section(data, "data")
         for key in ("root", "download", "resolution"):
             images.pop(key, None)

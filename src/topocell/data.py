@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from topocell.augment import Augmentation, Batches, ImageSet
-from topocell.datasets import CIFAR10_STATISTICS, DATASETS, Statistics
+from topocell.datasets import CIFAR10_STATISTICS, DATASETS, Source, Statistics
 from topocell.errors import DataError, nearest
 from topocell.files import existing, reason
+from topocell.folder import some
 from topocell.rng import generator
 
 __all__ = [
@@ -99,12 +100,25 @@ def load(
     train_pixels, test_pixels, notes = source.pixels(chosen, held_out, resolution)
     train = ImageSet(train_pixels, source.train_labels[chosen], source.classes)
     test = ImageSet(test_pixels, source.test_labels[held_out], source.classes)
-    notes = [*source.notes, *notes]
+    notes = [_found(source, train, test), *source.notes, *notes]
     if leaked := overlap(train, test):
         notes.append(f"{leaked} of {len(test)} test images are byte-identical to a training image")
     mean, std = entry.statistics or _measure(train.images)
     augmentation = Augmentation(padding=train.images.shape[-1] // 8, flip=entry.flip)
     return Dataset(name, train, test, mean, std, augmentation, fingerprint(train, test), tuple(notes))
+
+
+def _found(source: Source, train: ImageSet, test: ImageSet) -> str:
+    """What was found, and how much of it is used: `2 classes (maple, oak), 22 + 6 images, 3 x 16 x 16`."""
+    shape = " x ".join(map(str, train.images.shape[1:]))
+    text = f"{len(train.classes)} classes ({some(list(train.classes))}), {len(train):,} + {len(test):,} images, {shape}"
+    parts = ("training", train, source.train_labels, "images"), ("test", test, source.test_labels, "test_images")
+    left_out = [
+        f"{len(used):,} of {len(whole):,} {part} images are used, data.{option}=null takes all"
+        for part, used, whole, option in parts
+        if len(used) < len(whole)
+    ]
+    return "; ".join([text, *left_out])
 
 
 def _place(root: str | Path) -> Path:
@@ -177,7 +191,11 @@ def _split_indices(n: int, fractions: Mapping[str, float], seed: int) -> dict[st
     sizes = {name: math.floor(share * n + 1e-6) for name, share in fractions.items()}
     for name, size in sizes.items():
         if size < 2:
-            raise DataError(f"a split has 2 images or more, but {name!r} gets {size} of {n}; raise its fraction")
+            least = 2 * len(sizes)
+            way = "raise its fraction" if n >= least else f"add images, {least} or more for {len(sizes)} splits"
+            raise DataError(
+                f"a split of data.splits has 2 training images or more, but {name!r} gets {size} of {n}; {way}"
+            )
     order = torch.randperm(n, generator=generator(seed, "split"))
     return dict(zip(sizes, order.split([*sizes.values(), n - sum(sizes.values())])))
 

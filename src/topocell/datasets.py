@@ -12,7 +12,7 @@ from torch import Tensor
 
 from topocell.augment import resize
 from topocell.errors import DataError
-from topocell.folder import check_memory, class_folders, decode_cached, listing, some
+from topocell.folder import EXTENSIONS, check_memory, class_folders, decode_cached, listing, some
 
 #: Mean and standard deviation per channel, on the scale 0..1.
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -21,6 +21,9 @@ CIFAR10_STATISTICS = ((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CIFAR100_STATISTICS = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))  # DARTS-PT
 SVHN_STATISTICS = ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))  # DARTS-PT
+
+#: What the folders of a split are called, in any case.
+TRAIN, TEST, VAL = ("train", "training"), ("test", "testing"), ("val", "valid", "validation")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,11 @@ def _last_fifth(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def _read_digits(root: Path | None, download: bool) -> Source:
     """scikit-learn's 1,797 handwritten digits, 8×8 grey, 0..16 scaled to 0..255; nothing to download."""
+    if root is not None:
+        raise DataError(
+            f"dataset 'digits' reads no folder, but data.root is {str(root)!r}; set data.dataset=folder to use it, or "
+            f"data.root=null"
+        )
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -94,9 +102,10 @@ def _torchvision(kind: str) -> Callable[[Path | None, bool], Source]:
                 raise DataError(
                     f"{kind} could not be downloaded to {str(place)!r} ({reason}); put its files there"
                 ) from error
+            own = ", or set data.dataset=folder for images of your own" if root else ""
             raise DataError(
                 f"{kind} needs its files, but {str(place)!r} lacks them or they are damaged; "
-                "name their place with data.root=DIR or fetch them with data.download=true"
+                f"name their place with data.root=DIR or fetch them with data.download=true{own}"
             ) from error
         sets = []
         for part in (train, test):
@@ -110,28 +119,35 @@ def _torchvision(kind: str) -> Callable[[Path | None, bool], Source]:
 
 
 def _read_folder(root: Path | None, download: bool) -> Source:
-    """root/train/CLASS/* with root/test/CLASS/* (or val/), or root/CLASS/* alone; nothing to download."""
+    """root/train/CLASS/* with root/test/CLASS/* (or val/), or root/CLASS/* alone; nothing to download.
+
+    The folders of a split go by the names in `TRAIN`, `TEST` and `VAL`.
+    """
     layout = "DIR/train/CLASS/* and DIR/test/CLASS/* (or val/), or DIR/CLASS/* alone"
     if root is None:
         raise DataError(f"dataset 'folder' needs data.root=DIR, but none was given; DIR holds {layout}")
     if not root.is_dir():
         state = "is a file" if root.exists() else "does not exist"
         raise DataError(f"data.root is a directory, but {str(root)!r} {state}; it should hold {layout}")
-    held_out = next((name for name in ("test", "val") if class_folders(root / name)), None)
-    if bool(class_folders(root / "train")) != bool(held_out):
-        only, other = (held_out, "train/") if held_out else ("train", "test/ or val/")
+    given, test_set, val = (_part(root, names) for names in (TRAIN, TEST, VAL))
+    held_out = test_set or val
+    if bool(given) != bool(held_out):
+        only, other = (held_out, "train/") if held_out else (given, "test/ or val/")
         raise DataError(f"{only}/ and {other} go together, but {str(root)!r} has only {only}/; it should hold {layout}")
-    if held_out:
-        classes, train, train_labels = listing(root / "train")
+    if given and held_out:
+        classes, train, train_labels = listing(root / given)
         test_classes, test, test_labels = listing(root / held_out)
         if differing := sorted(set(classes) ^ set(test_classes)):
             raise DataError(
-                f"train/ and {held_out}/ have the same classes, but only one of them has {some(differing)}; "
+                f"{given}/ and {held_out}/ have the same classes, but only one of them has {some(differing)}; "
                 f"make the folders in {str(root)!r} agree"
             )
-        notes = ("val/ is used as the test set",) if held_out == "val" else ()
+        notes = () if test_set else (f"{val}/ is used as the test set",)
+        if test_set and val:
+            notes = (f"{val}/ is not used: {test_set}/ is the test set, the search cuts its splits from {given}/",)
     else:
         classes, files, labels = listing(root)
+        _check_flat(root, classes)
         if single := [name for name, size in zip(classes, labels.bincount().tolist()) if size == 1]:
             raise DataError(f"each class has 2 images or more to be split, but {some(single)} have 1; add images")
         chosen, rest = _last_fifth(labels)
@@ -140,6 +156,32 @@ def _read_folder(root: Path | None, download: bool) -> Source:
         notes = ("there is no test/ or val/: the last fifth of each class by file name is the test set",)
 
     return _in_files(root, classes, (train, train_labels), (test, test_labels), notes)
+
+
+def _part(root: Path, names: tuple[str, ...]) -> str | None:
+    """The folder of class folders that has one of these names, in any case."""
+    found = [name for name in class_folders(root) if name.lower() in names and class_folders(root / name)]
+    if len(found) > 1:
+        raise DataError(
+            f"one folder is the {names[0]} set, but {str(root)!r} has {some(found)}; keep {names[0]}/ and move the rest"
+        )
+    return found[0] if found else None
+
+
+def _check_flat(root: Path, classes: tuple[str, ...]) -> None:
+    """Raises DataError where the folders of a flat tree look like the parts of a split instead of classes."""
+    if all(name.lower() in (*TRAIN, *TEST, *VAL) for name in classes):
+        raise DataError(
+            f"the folders of a split hold CLASS/*, but {some(list(classes))} in {str(root)!r} hold images themselves; "
+            f"sort them into class folders, or rename them if these are the classes"
+        )
+    inside = [class_folders(root / name) for name in classes]
+    same = len(inside[0]) > 1 and all(names == inside[0] for names in inside)
+    if same and not any(path.name.lower().endswith(EXTENSIONS) for name in classes for path in (root / name).iterdir()):
+        raise DataError(
+            f"the folders of a flat tree are its classes, but {some(list(classes))} in {str(root)!r} all hold folders "
+            f"called {some(inside[0])}; name the parts of a split train/ and test/, or move images up into their class"
+        )
 
 
 def _in_files(

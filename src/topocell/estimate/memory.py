@@ -1,15 +1,20 @@
 """Memory: how much a plan needs, how much there is, and what to change where the one exceeds the other."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from topocell.errors import RunError
+
 #: Part of the free memory that a plan may ask for.
 SHARE = 0.95
-#: What torch says, on a GPU and on a CPU, when memory runs out.
-FULL = ("out of memory", "not enough memory", "can't allocate memory")
+#: Part of the free memory that a probe may ask for: the interpreter and the allocator take more than tensors do.
+TRIED = 0.8
+#: What torch says, on a GPU and on a CPU, when memory runs out; the last is oneDNN's.
+FULL = ("out of memory", "not enough memory", "can't allocate memory", "could not create a primitive")
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,13 @@ class Memory:
         """Whether that much may be asked for where `free` bytes are left (None: unknown)."""
         return free is None or self.peak <= SHARE * free
 
+    def trial(self, free: int | None) -> int:
+        """The batch size at which to try something: the planned one, or a quarter of it or less where that is full."""
+        if free is None or self.peak <= TRIED * free:
+            return self.batch
+        most = int((TRIED * free - self.fixed) / max(self.per_image, 1))
+        return max(2, min(self.batch // 4, most))
+
 
 def smaller(what: str, memory: Memory, knobs: Sequence[Knob], switches: Sequence[str], free: int, device: str) -> str:
     """What to change for something to fit: the largest batch, or the largest value of another knob, or a switch.
@@ -62,13 +74,27 @@ def smaller(what: str, memory: Memory, knobs: Sequence[Knob], switches: Sequence
     )
 
 
-def out_of_memory(what: str, device: str, knobs: Sequence[Knob]) -> str:
-    """What to change when memory has run out in the middle of something."""
+def out_of_memory(what: str, device: str, knobs: Sequence[Knob], probe: bool = False) -> str:
+    """What to change when memory has run out in the middle of something, or of a probe of it."""
     ways = " or ".join(f"{knob.key} (now {knob.value})" for knob in knobs)
-    return (
-        f"{what} must fit in the memory of {device}, but it ran out; lower {ways}: topocell estimate finds values "
-        f"that fit; or make room: the same command then goes on from the last checkpoint"
+    found = (
+        "topocell estimate finds values that fit; or make room: the same command then goes on from the last checkpoint"
     )
+    return (
+        f"{what} must fit in the memory of {device}, but it ran out{' in a probe' if probe else ''}; lower {ways}"
+        f"{', or make room' if probe else f': {found}'}"
+    )
+
+
+@contextmanager
+def probing(what: str, device: torch.device, knobs: Sequence[Knob]) -> Iterator[None]:
+    """Raises RunError where memory runs out."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as fault:
+        if not is_out_of_memory(fault):
+            raise
+        raise RunError(out_of_memory(what, str(device), knobs, probe=True)) from fault
 
 
 def is_out_of_memory(fault: BaseException) -> bool:

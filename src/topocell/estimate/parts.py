@@ -8,7 +8,7 @@ import torch
 
 from topocell.augment import ImageSet
 from topocell.data import Dataset, SearchData
-from topocell.estimate.memory import Knob, Memory, smaller
+from topocell.estimate.memory import Knob, Memory, probing, smaller
 from topocell.estimate.probe import Stopwatch, measure_call, measure_memory, measure_time
 from topocell.execution import PLAIN, Execution
 from topocell.genotype import CellGenotype, Genotype
@@ -65,7 +65,7 @@ class Estimate:
     def advice(self) -> list[str]:
         """A sentence for each part that will not fit, with the largest settings that would.
 
-        Such a part was timed at a quarter of its batch, and its time extended in proportion.
+        Such a part was timed at a quarter of its batch or less, and its time extended in proportion.
         """
         return [
             smaller(part.name, part.memory, part.knobs, part.switches, self.free, self.device)
@@ -89,7 +89,11 @@ def estimate_search(
     execution: Execution = PLAIN,
     free: int | None = None,
 ) -> tuple[list[Part], Genotype]:
-    """The stages and the selection, and a cell such as the search may find; arguments as for `Search`."""
+    """The stages and the selection, and a cell such as the search may find; arguments as for `Search`.
+
+    Raises:
+        RunError: memory runs out in a probe.
+    """
     device, parts = torch.device(device), []
     images = 2 * sum(split.images.nbytes for split in data.splits.values())
     options: dict[str, Any] = {"seed": seed, "device": device}
@@ -106,20 +110,28 @@ def estimate_search(
 
         probe, lean = (partial(searched, of, index) for of in (plan, plan.model_copy(update=LOW)))
         sizes = min(plan.batch_size, len(data.get(stage.weights_on))), images, device, free
-        memory = measure_memory(probe, *sizes)
-        stopwatch, factor = measure_time(probe, memory, device, free)
-        part = _stage_part(plan, stage, data, memory, stopwatch, factor)
-        if not memory.fits(free) and measure_memory(lean, *sizes).fits(free):
-            part = replace(part, switches=tuple(f"search.{key}={value}" for key, value in LOW.items()))
+        with probing(f"search stage {stage.name}", device, stage_knobs(plan, stage)):
+            memory = measure_memory(probe, *sizes)
+            stopwatch, factor = measure_time(probe, memory, device, free)
+            part = _stage_part(plan, stage, data, memory, stopwatch, factor)
+            if not memory.fits(free) and measure_memory(lean, *sizes).fits(free):
+                part = replace(part, switches=tuple(f"search.{key}={value}" for key, value in LOW.items()))
         parts.append(part)
-    fits = all(part.memory is None or part.memory.fits(free) for part in parts)
-    batch = plan.batch_size if fits else max(2, plan.batch_size // 4)
-    search = searched(plan, len(plan.stages) - 1, batch, 1, Stopwatch(device))
-    if rules.project:
-        parts.append(_projection_part(search, plan, data, projection, rules, batch))
-    else:
-        seconds = measure_call(lambda: derive(search.learner.arch, rules), device)
-        parts.append(Part("selection", 0, 0.0, seconds))
+    memories = [part.memory for part in parts if part.memory is not None]
+    last = len(plan.stages) - 1
+    with probing("selection", device, stage_knobs(plan, plan.stages[last])):
+        if rules.project:
+            if not memories:
+                size = min(plan.batch_size, len(data.get(plan.stages[last].weights_on)))
+                memories = [measure_memory(partial(searched, plan, last), size, images, device, free)]
+            tried = [memory.trial(free) for memory in memories if memory.trial(free) < memory.batch]
+            batch = min(tried, default=plan.batch_size)
+            search = searched(plan, last, batch, 1, Stopwatch(device))
+            parts.append(_projection_part(search, plan, data, projection, rules, batch))
+        else:
+            search = searched(plan, last, 2, 1, Stopwatch(device))
+            seconds = measure_call(lambda: derive(search.learner.arch, rules), device)
+            parts.append(Part("selection", 0, 0.0, seconds))
     return parts, _typical(space, Genotype(space.name, derive(search.learner.arch, rules).cells))
 
 
@@ -247,7 +259,11 @@ def estimate_retraining(
     execution: Execution = PLAIN,
     free: int | None = None,
 ) -> Part:
-    """The retraining of a genotype with all seeds; arguments as for `Retraining`."""
+    """The retraining of a genotype with all seeds; arguments as for `Retraining`.
+
+    Raises:
+        RunError: memory runs out in a probe.
+    """
     device = torch.device(device)
 
     def trained(execution: Execution, batch: int, steps: int, stopwatch: Stopwatch) -> Retraining:
@@ -259,8 +275,9 @@ def estimate_retraining(
 
     images = data.train.images.nbytes + data.test.images.nbytes
     plain = partial(trained, replace(execution, compile=False))  # compiled code hides its tensors
-    memory = measure_memory(plain, min(plan.batch_size, len(data.train)), images, device, free)
-    stopwatch, factor = measure_time(partial(trained, execution), memory, device, free)
+    with probing("retraining", device, retrain_knobs(plan)):
+        memory = measure_memory(plain, min(plan.batch_size, len(data.train)), images, device, free)
+        stopwatch, factor = measure_time(partial(trained, execution), memory, device, free)
     steps, step = plan.epochs * _steps(len(data.train), plan.batch_size), factor * stopwatch.usual(-1)
     tests = factor * stopwatch.end * max(len(data.test) / plan.batch_size, 1) * -(-plan.epochs // plan.test_every)
     seconds = stopwatch.once + steps * step + tests + plan.epochs * stopwatch.save

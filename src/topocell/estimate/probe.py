@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from topocell import checkpoint
-from topocell.estimate.memory import SHARE, Memory
+from topocell.estimate.memory import TRIED, Memory
 from topocell.meters import LiveBytes
 from topocell.monitor import Figures, Silent
 
@@ -80,28 +80,39 @@ Probe = Callable[[int, int, Stopwatch], object]
 
 
 def measure_memory(probe: Probe, batch: int, data: int, device: torch.device, free: int | None) -> Memory:
-    """The memory of two steps, at an eighth of `batch`, a quarter and so on, extended to `batch` in a straight line.
+    """The memory of two steps, at two images, an eighth of `batch`, a quarter and so on, extended in a straight line.
 
     The line is taken as soon as three sizes lie on it and it rises: at small sizes a step of the optimizer may need
-    more than a backward pass. A size is tried only if twice the memory of the one before would fit.
+    more than a backward pass. A size is tried only if it would fit with all memory in proportion to it, which is more
+    than it can take. Where no line was found for want of room, all memory is taken to be in proportion.
     """
-    sizes = [max(2, batch // 8)]
-    peaks = [_peak(probe, sizes[0], device)]
-    while len(sizes) < 2 or (sizes[-1] < batch and not _rises_straight(peaks)):
-        if len(sizes) > 1 and free is not None and 2 * peaks[-1] > SHARE * free:
+    start = max(2, batch // 8)
+    sizes, peaks = [2], [_peak(probe, 2, device)]
+    while len(sizes) < 2 or (sizes[-1] < batch and not _straight(sizes, peaks, start)):
+        size = start if sizes[-1] < start else max(min(2 * sizes[-1], batch), 3)
+        room = size if free is None else int(TRIED * free * sizes[-1] / max(peaks[-1], 1))
+        if room < min(size, 1.25 * sizes[-1]):
             break
-        sizes.append(max(min(2 * sizes[-1], batch), 3))
+        sizes.append(min(size, room))
         peaks.append(_peak(probe, sizes[-1], device))
+    if len(sizes) < 2 or (sizes[-1] < batch and not _rises(sizes, peaks)):
+        return Memory(data, peaks[-1] / sizes[-1], batch, data)
     per_image = (peaks[-1] - peaks[-2]) / (sizes[-1] - sizes[-2])
     return Memory(peaks[-1] - per_image * sizes[-1] + data, per_image, batch, data)
 
 
-def _rises_straight(peaks: Sequence[int]) -> bool:
-    """Whether the last three, of sizes that double, lie on a line within 3 %, and grow by a good part each time."""
-    if len(peaks) < 3:
+def _rises(sizes: Sequence[int], peaks: Sequence[int]) -> bool:
+    """Whether the last step up was a good part, 40 %, of one in proportion."""
+    return peaks[-1] / max(peaks[-2], 1) - 1 >= 0.4 * (sizes[-1] / sizes[-2] - 1)
+
+
+def _straight(sizes: Sequence[int], peaks: Sequence[int], start: int) -> bool:
+    """Whether the last three sizes, from `start` on, lie on a line within 3 %, and it rises."""
+    if len(peaks) < 3 or sizes[-3] < start:
         return False
-    first, second, third = peaks[-3:]
-    return abs(3 * second - 2 * first - third) <= 0.03 * third and third >= 1.4 * second
+    (a, b, c), (first, second, third) = sizes[-3:], peaks[-3:]
+    line = second + (second - first) / (b - a) * (c - b)
+    return abs(line - third) <= 0.03 * third and _rises(sizes, peaks)
 
 
 def _peak(probe: Probe, batch: int, device: torch.device) -> int:
@@ -116,8 +127,8 @@ def _peak(probe: Probe, batch: int, device: torch.device) -> int:
 
 
 def measure_time(probe: Probe, memory: Memory, device: torch.device, free: int | None) -> tuple[Stopwatch, float]:
-    """A stopwatch after a probe, and how much longer a step will take: one, or four where only a quarter fits."""
-    batch = memory.batch if memory.fits(free) else max(2, memory.batch // 4)
+    """A stopwatch after a probe, and how much longer a step will take: once, or more where a part of it was tried."""
+    batch = memory.trial(free)
     with tempfile.TemporaryDirectory() as folder:
         stopwatch = Stopwatch(device, Path(folder))
         probe(batch, STEPS + 1, stopwatch)
