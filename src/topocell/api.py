@@ -137,6 +137,7 @@ def estimate(recipe: Recipe) -> Estimate:
 
     Raises:
         RecipeError, SpaceError, DataError: what the recipe asks for cannot be.
+        RunError: memory runs out in a probe.
     """
     check(recipe)
     truth, dataset, device = load_truth(recipe), load_data(recipe), find_device(recipe.device)
