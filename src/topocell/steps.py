@@ -75,9 +75,9 @@ class Work:
         """Run the search, or what is left of it."""
         if self.phase != SEARCH:
             return
-        if self.state is None:
-            self._enter(SEARCH)  # nothing may be there that no checkpoint tells of
         with self._timed(SEARCH):
+            if self.state is None:
+                self._enter(SEARCH)  # nothing may be there that no checkpoint tells of
             search = self._search()
             search.run(self.state)
         self.directory.save_named("supernet", search.state_dict())

@@ -47,7 +47,7 @@ def test_every_call_in_turn_fails(
         assert changed == []
         shutil.rmtree(path.parent)
         at += stride
-    assert faults.injected >= (30 if full else 2)
+    assert faults.injected >= (15 if full else 2)  # a run of this size replaces 20 files
 
 
 class Mounted:

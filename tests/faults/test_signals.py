@@ -30,8 +30,8 @@ def test_at_random_moments(
     name, draw = "two-stage DOTS", random.Random(number)
     wanted, signals = workshop.unbroken(name), tally(f"{number.name} at a random moment")
     saved = 0
-    for attempt in range(30):
-        if not full and attempt >= 3 and saved:
+    for attempt in range(100):
+        if signals.injected >= (30 if full else 3) and saved:
             break
         path = tmp_path / str(attempt) / "run"
         path.parent.mkdir()

@@ -27,7 +27,7 @@ DEADLINE = 120
 #: What a message says its rule and value with.
 SAID = re.compile(
     r" but | has no | at most | needs |unknown |cannot |is required|no images|there is no |must be |in a circle|takes "
-    r"|is not valid YAML|belongs to another ",
+    r"|is not valid YAML|belongs to another |must begin with|is damaged|is empty",
     re.I,
 )
 

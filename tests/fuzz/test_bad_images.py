@@ -67,7 +67,8 @@ def make(path: Path, kind: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if kind in FILES:
-            path.write_bytes(FILES[kind]())
+            with path.open("xb") as file:  # a pipe of the same name would wait for a reader
+                file.write(FILES[kind]())
         elif kind == "pipe":
             os.mkfifo(path)
         elif kind == "folder":
