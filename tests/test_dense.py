@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -67,6 +67,7 @@ def test_dense_convolutions_have_the_outputs_and_gradients_of_the_library(
     some_edges = st.lists(st.integers(0, outputs - 1), min_size=1, max_size=outputs, unique=True).map(sorted)
     banks = [BANKS[name](channels, stride, data.draw(some_edges)) for name in ["sep_conv_3x3"] * chain + names]
     size = images, channels, (height - 1) // stride + 1, (width - 1) // stride + 1
+    assume(images * size[2] * size[3] >= 8)  # the statistics of two pixels make rounding errors arbitrarily large
     x = torch.randn(images, channels, height, width).requires_grad_()
     ready = torch.randn(size).requires_grad_()
     count = sum(len(b.edges) for b in banks)
