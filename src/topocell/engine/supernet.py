@@ -96,16 +96,18 @@ class Supernet(nn.Module):
 
     def prefix(self, x: Tensor, weights: Mapping[str, ArchWeights], cell_type: str) -> States:
         """What the first cell of a type sees: the outputs of the two cells before it, each (N, C, H, W)."""
+        seen = self._seen(weights)
         s0, s1 = self.skeleton.begin(self._prepared(x))
         for index in range(self._first(cell_type)):
-            s0, s1 = self.skeleton.advance(index, s0, s1, self._seen(weights))
+            s0, s1 = self.skeleton.advance(index, s0, s1, seen)
         return s0, s1
 
     def suffix(self, states: States, weights: Mapping[str, ArchWeights], cell_type: str) -> Tensor:
         """Logits (N, classes) from what `prefix` has left; together they are `forward`."""
+        seen = self._seen(weights)
         s0, s1 = states
         for index in range(self._first(cell_type), len(self.slots)):
-            s0, s1 = self.skeleton.advance(index, s0, s1, self._seen(weights))
+            s0, s1 = self.skeleton.advance(index, s0, s1, seen)
         return self.skeleton.classify(s1)
 
     def _seen(self, weights: Mapping[str, ArchWeights]) -> Context:
