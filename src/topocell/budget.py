@@ -35,7 +35,7 @@ class Limits:
     select_batches: int
 
 
-SMALL = Limits(30, 8, 5, 64, 3000, 2000, 16, 8, 16, 16, 5, 3, 4, 10.0, 1, 8)
+SMALL = Limits(30, 8, 5, 64, 3000, 2000, 16, 8, 32, 16, 5, 3, 4, 10.0, 1, 8)
 SMOKE = Limits(2, 4, 3, 16, 96, 60, 16, 1, 1, 4, 3, 1, 1, 1.0, 1, 1)
 
 #: `layers` of NAS-Bench-201 counts its two residual blocks: 5 is one cell a stage.
