@@ -1,7 +1,9 @@
 """Wirings: how many there are, their names, edges that do not exist, and the study that ranks them."""
 
+import functools
 import json
 import math
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.studies import rows_of
+from tests.studies import names_of, rows_of
 
 from topocell import ArchState, Genotype, Supernet, data, spaces, study, topology
 from topocell.cli import main
-from topocell.errors import RecipeError, SpaceError
+from topocell.display import Quiet
+from topocell.errors import RecipeError, RunError, SpaceError
 from topocell.reading import load_recipe
 from topocell.search.loop import Search
 from topocell.search.plan import SearchPlan
 from topocell.search.selection import derive
+from topocell.study.bench import Bench
 from topocell.study.wirings import agreement, edges_of, in_words, inputs_of_nodes, noise_of, uniform
 from topocell.topology import Fixed
 from topocell.topology.named import WIRINGS
@@ -245,6 +249,46 @@ def test_every_wiring_is_trained_the_best_again_and_all_by_proxies(tmp_path: Pat
     stage = load_recipe(words[0], words[1:]).search.stages[0]
     assert stage.topology.model_dump() == {"name": "fixed", "edges": best["edges"]}
     assert set(stated["summary"]["proxies"]) == {"data.images=20"}
+
+
+def test_a_finished_ranking_goes_on_with_more_of_the_best_and_more_proxies(
+    tmp_path: Path,
+) -> None:
+    words = [*TINY, "nodes=2", "shallow.epochs=1"]
+    more = [*words, "again=2", "proxies=['data.images=20']"]
+    study.run("wirings", [*words, "again=1"], tmp_path / "grown")
+    before = names_of(tmp_path / "grown")
+    study.run("wirings", more, tmp_path / "grown")
+    study.run("wirings", more, tmp_path / "whole")
+    after = names_of(tmp_path / "grown")
+    assert after[: len(before)] == before and sorted(after) == sorted(names_of(tmp_path / "whole"))
+    assert rows_of(tmp_path / "grown") == rows_of(tmp_path / "whole")
+    stated = (tmp_path / "grown/study.json").read_bytes()
+    assert json.loads(stated)["options"]["again"] == 2 and len(json.loads(stated)["summary"]["again"]) == 2
+    others = {
+        "options.again is 2 there and 1 here": [*words, "again=1", "proxies=['data.images=20']"],
+        "options.proxies is ['data.images=20'] there and ['data.images=18'] here": [
+            *more[:-1],
+            "proxies=data.images=18",
+        ],
+        "options.nodes is 2 there and 3 here": [*more, "nodes=3"],
+        "options.overrides is": [*more, "shallow.channels=6"],
+    }
+    for fault, asked in others.items():
+        with pytest.raises(RunError, match=re.escape(fault)):
+            study.run("wirings", asked, tmp_path / "grown")
+    assert (tmp_path / "grown/study.json").read_bytes() == stated
+
+
+def test_a_ranking_on_other_images_is_another_study(tmp_path: Path) -> None:
+    bench = functools.partial(Bench, "wirings", "", path=tmp_path, display=Quiet(), growing={"proxies"})
+    with bench(options={"proxies": []}) as first:
+        first.begin(1, {"data": {"a": "folder"}}, {})
+    for images in ({"b": "folder"}, {"b": "folder", "c": "folder"}, {"a": "other", "b": "folder"}):
+        with pytest.raises(RunError, match="belongs to another study"), bench(options={"proxies": ["x=1"]}) as other:
+            other.begin(1, {"data": images}, {})
+    with bench(options={"proxies": ["x=1"]}) as more:
+        more.begin(1, {"data": {"a": "folder", "b": "folder"}}, {})
 
 
 def again_of(items: list[dict[str, Any]]) -> list[str]:

@@ -228,6 +228,7 @@ def run(name: str, words: Sequence[str], out: str | Path, display: Display | Non
         known = ", ".join(name for name, row in STUDIES.items() if row.parallel)
         raise RecipeError(f"--workers is for studies of independent items, {known}, but got {name}; leave it out")
     options = parse(name, study.options, words)
-    with Bench(name, study.about, options.model_dump(mode="json"), out, display or Quiet(), workers) as bench:
+    asked, show = options.model_dump(mode="json"), display or Quiet()
+    with Bench(name, study.about, asked, out, show, workers, study.options.growing) as bench:
         bench.finish(study.function(bench, options))
     return Path(out)

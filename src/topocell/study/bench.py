@@ -11,7 +11,7 @@ import io
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -49,7 +49,8 @@ class Bench:
 
     A study first checks all that it can, then says `begin`, which makes the directory or reopens it, and then takes
     its items one by one: an item that an earlier process finished is not made again. Items that do not depend on each
-    other can be given together to `all_trained`, and are then made by `workers` processes.
+    other can be given together to `all_trained`, and are then made by `workers` processes. The options in `growing`
+    only add items, so that a study, also a finished one, goes on with a larger number or a longer list.
     """
 
     def __init__(
@@ -60,9 +61,10 @@ class Bench:
         path: str | Path,
         display: Display,
         workers: int = 1,
+        growing: Collection[str] = (),
     ) -> None:
         self.study, self.about, self.options, self.path, self.display = study, about, options, Path(path), display
-        self.workers = workers
+        self.workers, self.growing = workers, growing
         self._records: dict[str, Record] = {}
         self._total = self._taken = 0
         self._unlock: Callable[[], None] = lambda: None
@@ -194,13 +196,27 @@ class Bench:
             then = {key: stored[key] for key in asked}
         except (ValueError, TypeError, KeyError) as fault:
             raise RunError(f"{self._stated} is damaged; restore it from a copy or choose another --out") from fault
-        if then != asked:
-            before, now = _leaves(then), _leaves(asked)
-            key = next(key for key in [*now, *before] if before.get(key, ...) != now.get(key, ...))
-            raise RunError(
-                f"output directory {self.path} belongs to another study (first difference: {key} is "
-                f"{before.get(key)!r} there and {now.get(key)!r} here); choose another --out or delete it"
-            )
+        if then == asked:
+            return
+        before, now = _leaves(then), _leaves(asked)
+        for key in dict.fromkeys([*now, *before]):
+            if before.get(key, ...) != now.get(key, ...) and not self._adds_items(key, then, asked):
+                raise RunError(
+                    f"output directory {self.path} belongs to another study (first difference: {key} is "
+                    f"{before.get(key)!r} there and {now.get(key)!r} here); choose another --out or delete it"
+                )
+        begun = {key: asked.get(key, value) for key, value in stored.items() if key in (*asked, "environment")}
+        self._write("study.json", files.to_json(begun, indent=2) + "\n")
+
+    def _adds_items(self, key: str, then: Record, asked: Mapping[str, Any]) -> bool:
+        """Whether a difference, named by its path, only adds items to those that the study had."""
+        part, _, name = key.partition(".")
+        if part == "options":
+            old, new = then[part][name], asked[part][name]
+            return name in self.growing and (new[: len(old)] == old if isinstance(old, list) else new > old)
+        section, _, name = name.partition(".")
+        olds, news = (set(each.get("inputs", {}).get(section, ())) for each in (then, asked))
+        return bool(self.growing) and olds < news and name.partition(".")[0] in news - olds
 
     def _settle(self) -> None:
         """Read the finished items; put right what a kill may have left."""

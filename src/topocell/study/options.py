@@ -4,7 +4,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -34,6 +34,9 @@ Entries = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(distin
 
 class Options(Model):
     """Base of the options of a study; each field says in its description what it is."""
+
+    #: Options that only add items, so that a study goes on when they grow.
+    growing: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def listed(cls) -> dict[str, FieldInfo]:

@@ -38,6 +38,8 @@ SCALED: Mapping[str, tuple[str, ...]] = {
 class Wirings(Training):
     """Options of `wirings`."""
 
+    growing = frozenset({"again", "proxies"})
+
     nodes: int = Field(4, ge=1, le=6, description="computed nodes of the cell")
     in_degree: int = Field(2, ge=1, description="inputs of each node; a node with fewer predecessors takes all")
     normal: str = Field("sep_conv_3x3", description="operation on all edges of the normal cell")
