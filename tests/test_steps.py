@@ -15,6 +15,7 @@ from topocell.genotype import Genotype
 from topocell.reading import load_recipe
 from topocell.recipe import Recipe
 from topocell.rundir import RunDir
+from topocell.search.loop import Search
 from topocell.train import Retraining
 
 SMALL = ["data.images=24", "data.test_images=10", "space.nodes=2", "search.layers=2", "retrain.layers=2"]
@@ -96,6 +97,33 @@ def test_a_state_of_a_larger_network_is_named(mine: Path, tmp_path: Path) -> Non
         CheckpointError, match=f"{newest.name} must hold a state of this run, but does not fit .Runtime"
     ):
         api.run(recipe(), mine)
+
+
+@pytest.mark.parametrize(
+    ("of", "ends", "phase", "name", "moment"),
+    [
+        (Search, "_decide", "search", "weights", "momentum_buffer"),
+        (Search, "_decide", "search", "alpha", "exp_avg_sq"),
+        (Retraining, "_end_epoch", "retrain", "optimizer", "momentum_buffer"),
+    ],
+)
+def test_an_optimizer_of_other_shapes_is_named(
+    mine: Path, monkeypatch: pytest.MonkeyPatch, of: type, ends: str, phase: str, name: str, moment: str
+) -> None:
+    state: dict[str, Any] = {}
+    two = "search.stages.search.epochs=2", "retrain.epochs=2"
+    shutil.rmtree(mine)
+    with monkeypatch.context() as patch:
+        patch.setattr(of, ends, lambda self, *_: state.update(self.state_dict()) or 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            api.run(recipe(*two), mine)
+    kept = next(iter(state[name]["state"].values()))
+    kept[moment] = kept[moment][:1]
+    newest = put(mine, {"phase": phase, "state": state})
+    before = contents(mine)
+    with pytest.raises(CheckpointError, match=f"{newest.name} must hold a state of this run.*{moment} of an optimizer"):
+        api.run(recipe(*two), mine)
+    assert contents(mine) == before
 
 
 @pytest.mark.parametrize("state", [{"net": 1}, {"candidates": 5}, {"candidates": {"normal": [], "reduce": []}}])

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+from torch.optim import Optimizer
 
 from topocell import files
 from topocell.errors import CheckpointError
@@ -96,6 +98,16 @@ def places(*numbers: Any) -> list[int]:
         if type(number) is not int or number < 0:
             raise ValueError(f"it stands at {str(number)[:40]!r}, which is no number from 0")
     return list(numbers)
+
+
+def restore_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Let an optimizer go on from its `state_dict`. Raises ValueError where that is of parameters of other shapes."""
+    optimizer.load_state_dict(state)
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+                found, needed = tuple(value.shape), tuple(parameter.shape)
+                raise ValueError(f"{name} of an optimizer has shape {found}, its parameter {needed}")
 
 
 class Saved(NamedTuple):

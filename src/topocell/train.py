@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import SGD
 
-from topocell.checkpoint import places
+from topocell.checkpoint import places, restore_optimizer
 from topocell.data import Augmentation, Batches, Dataset
 from topocell.execution import PLAIN, Execution
 from topocell.genotype import Genotype
@@ -342,7 +342,7 @@ class Retraining:
         self.first_weights = dict(state["first_weights"])
         self._begin()
         self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_optimizer(self.optimizer, state["optimizer"])
         self.running.load_state_dict(state["running"])
         self.guard.load_state_dict(state.get("guard"))
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD, Adam
+from torch.optim import SGD, Adam, Optimizer
 
 from topocell.arch import ArchState
+from topocell.checkpoint import restore_optimizer
 from topocell.engine import ArchWeights, Supernet
 from topocell.execution import PLAIN, Execution
 from topocell.guard import Group, Stateful, total_norm
@@ -90,7 +91,10 @@ class Learner:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned; the network has had the same candidates removed."""
         for name, part in self.parts.items():
-            part.load_state_dict(state[name])
+            if isinstance(part, Optimizer):
+                restore_optimizer(part, state[name])
+            else:
+                part.load_state_dict(state[name])
 
     def groups(self, keys: Mapping[str, str]) -> list[Group]:
         """Weights, α and β with their learning rates now; `keys` says where a recipe has these."""
