@@ -251,9 +251,7 @@ def test_every_wiring_is_trained_the_best_again_and_all_by_proxies(tmp_path: Pat
     assert set(stated["summary"]["proxies"]) == {"data.images=20"}
 
 
-def test_a_finished_ranking_goes_on_with_more_of_the_best_and_more_proxies(
-    tmp_path: Path,
-) -> None:
+def test_a_finished_ranking_goes_on_with_more_of_the_best_and_more_proxies(tmp_path: Path) -> None:
     words = [*TINY, "nodes=2", "shallow.epochs=1"]
     more = [*words, "again=2", "proxies=['data.images=20']"]
     study.run("wirings", [*words, "again=1"], tmp_path / "grown")
@@ -289,6 +287,26 @@ def test_a_ranking_on_other_images_is_another_study(tmp_path: Path) -> None:
             other.begin(1, {"data": images}, {})
     with bench(options={"proxies": ["x=1"]}) as more:
         more.begin(1, {"data": {"a": "folder", "b": "folder"}}, {})
+
+
+@pytest.mark.parametrize(
+    ("options", "inputs"),
+    [
+        ({}, {"data": {"a": "folder"}}),
+        ({"again": "x"}, {"data": {"a": "folder"}}),
+        ({"again": 1, "old": [{}]}, {"data": {"a": "folder"}}),
+        ({"again": 1}, {"data": [{"a": 1}]}),
+        ({"again": 1}, {"data": "a"}),
+        ({"again": 1}, ["data"]),
+        ({"again": 1}, None),
+    ],
+)
+def test_a_study_of_another_version_is_named(tmp_path: Path, options: dict[str, Any], inputs: Any) -> None:
+    bench = functools.partial(Bench, "wirings", "", path=tmp_path, display=Quiet(), growing={"again"})
+    with bench(options=options) as first:
+        first.begin(1, inputs, {})
+    with pytest.raises(RunError, match="belongs to another study"), bench(options={"again": 2}) as other:
+        other.begin(1, {"data": {"a": "folder"}}, {})
 
 
 def again_of(items: list[dict[str, Any]]) -> list[str]:

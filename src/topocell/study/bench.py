@@ -200,7 +200,7 @@ class Bench:
             return
         before, now = _leaves(then), _leaves(asked)
         for key in dict.fromkeys([*now, *before]):
-            if before.get(key, ...) != now.get(key, ...) and not self._adds_items(key, then, asked):
+            if before.get(key, ...) != now.get(key, ...) and not self._adds_items(key, before, now):
                 raise RunError(
                     f"output directory {self.path} belongs to another study (first difference: {key} is "
                     f"{before.get(key)!r} there and {now.get(key)!r} here); choose another --out or delete it"
@@ -208,15 +208,18 @@ class Bench:
         begun = {key: asked.get(key, value) for key, value in stored.items() if key in (*asked, "environment")}
         self._write("study.json", files.to_json(begun, indent=2) + "\n")
 
-    def _adds_items(self, key: str, then: Record, asked: Mapping[str, Any]) -> bool:
-        """Whether a difference, named by its path, only adds items to those that the study had."""
-        part, _, name = key.partition(".")
-        if part == "options":
-            old, new = then[part][name], asked[part][name]
-            return name in self.growing and (new[: len(old)] == old if isinstance(old, list) else new > old)
-        section, _, name = name.partition(".")
-        olds, news = (set(each.get("inputs", {}).get(section, ())) for each in (then, asked))
-        return bool(self.growing) and olds < news and name.partition(".")[0] in news - olds
+    def _adds_items(self, key: str, before: Record, now: Record) -> bool:
+        """Whether a difference of two studies, as `_leaves`, only adds items to those that the first one has."""
+        if key.removeprefix("options.") in self.growing:
+            old, new = before.get(key), now.get(key)
+            if isinstance(old, list) and isinstance(new, list):
+                return new[: len(old)] == old
+            return type(old) is int and type(new) is int and new > old
+        part, section, label = [*key.split(".", 3), "", ""][:3]
+        olds, news = (
+            {path.split(".")[2] for path in of if path.startswith(f"inputs.{section}.")} for of in (before, now)
+        )
+        return bool(self.growing) and part == "inputs" and olds < news and label in news - olds
 
     def _settle(self) -> None:
         """Read the finished items; put right what a kill may have left."""
