@@ -35,8 +35,42 @@ class Limits:
     select_batches: int
 
 
-SMALL = Limits(30, 8, 5, 64, 3000, 2000, 16, 8, 32, 16, 5, 3, 4, 10.0, 1, 8)
-SMOKE = Limits(2, 4, 3, 16, 96, 60, 16, 1, 1, 4, 3, 1, 1, 1.0, 1, 1)
+SMALL = Limits(
+    epochs=30,
+    channels=8,
+    layers=5,
+    batch_size=64,
+    images=3000,
+    test_images=2000,
+    resolution=16,
+    watch_batches=8,
+    retrain_epochs=32,
+    retrain_channels=16,
+    retrain_layers=5,
+    seeds=3,
+    test_every=4,
+    arch_lr_factor=10.0,
+    tune_epochs=1,
+    select_batches=8,
+)
+SMOKE = Limits(
+    epochs=2,
+    channels=4,
+    layers=3,
+    batch_size=16,
+    images=96,
+    test_images=60,
+    resolution=16,
+    watch_batches=1,
+    retrain_epochs=1,
+    retrain_channels=4,
+    retrain_layers=3,
+    seeds=1,
+    test_every=1,
+    arch_lr_factor=1.0,
+    tune_epochs=1,
+    select_batches=1,
+)
 
 #: `layers` of NAS-Bench-201 counts its two residual blocks: 5 is one cell a stage.
 NASBENCH201_LAYERS = 5
