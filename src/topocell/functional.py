@@ -56,6 +56,38 @@ def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     return out
 
 
+def subsample(x: Tensor, stride: int) -> Tensor:
+    """Every `stride`-th row and column of `x` (N, C, H, W), as a 1×1 convolution of that stride sees them.
+
+    All 1×1 convolutions of this project with a stride are written so: on some processors the library's own write past
+    their memory, or return wrong gradients, where the channels are few (oneDNN 3.12, channels-last input).
+    """
+    return x if stride == 1 else x[:, :, ::stride, ::stride]
+
+
+def convolve(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """Dense convolution that keeps the size at stride 1. `x` (N, C_in, H, W), `weight` (C_out, C_in, k, k), k odd."""
+    if weight.shape[-1] == 1:
+        x, stride = subsample(x, stride), 1
+    return F.conv2d(x, weight, None, stride, weight.shape[-1] // 2)
+
+
+def convolve_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, stride: int, needed: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of `x` and `weight` of `convolve`, as far as needed, given that of its output."""
+    kernel, seen = weight.shape[-1], x
+    if kernel == 1:
+        seen, stride, every = subsample(x, stride), 1, stride
+    how = [stride] * 2, [kernel // 2] * 2, [1, 1], False, [0, 0], 1
+    d_x, d_weight, _ = torch.ops.aten.convolution_backward(grad, seen, weight, None, *how, [*needed, False])
+    if needed[0] and seen is not x:
+        spread = torch.zeros_like(x)
+        subsample(spread, every).copy_(d_x)
+        d_x = spread
+    return d_x, d_weight
+
+
 def pointwise(x: Tensor, weight: Tensor) -> Tensor:
     """M separate 1×1 convolutions side by side. `x` (N, M·C, H, W), `weight` (M, C_out, C)."""
     m, c_out, c_in = weight.shape

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from topocell.errors import SpaceError, nearest
-from topocell.functional import depthwise
+from topocell.functional import depthwise, subsample
 from topocell.separable import Chain, Plan, separable, usable
 
 
@@ -52,11 +52,12 @@ class ReLUConvBN(nn.Module):
         batch_statistics: bool = False,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, (kernel - 1) // 2, bias=False)
+        self._subsample = stride if kernel == 1 else 1
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride // self._subsample, (kernel - 1) // 2, bias=False)
         self.bn = batch_norm(c_out, affine, batch_statistics)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(F.relu(x)))
+        return self.bn(self.conv(F.relu(subsample(x, self._subsample))))
 
 
 class FactorizedReduce(nn.Module):
@@ -68,13 +69,14 @@ class FactorizedReduce(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, affine: bool, *, batch_statistics: bool = False) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(c_in, c_out // 2, 1, 2, bias=False)
-        self.conv2 = nn.Conv2d(c_in, c_out - c_out // 2, 1, 2, bias=False)
+        self.conv1 = nn.Conv2d(c_in, c_out // 2, 1, bias=False)
+        self.conv2 = nn.Conv2d(c_in, c_out - c_out // 2, 1, bias=False)
         self.bn = batch_norm(c_out, affine, batch_statistics)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
-        return self.bn(torch.cat([self.conv1(x), self.conv2(x[:, :, 1:, 1:])], dim=1))
+        even, odd = subsample(x, 2), subsample(x[:, :, 1:, 1:], 2)
+        return self.bn(torch.cat([self.conv1(even), self.conv2(odd)], dim=1))
 
 
 class _Chain(nn.Module):

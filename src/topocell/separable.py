@@ -13,11 +13,10 @@ from ctypes import addressof
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from topocell.functional import BN_EPS
+from topocell.functional import BN_EPS, convolve, convolve_backward
 from topocell.native import SIZES, Addresses, Floats, Kernels, Norm, Shape, addresses, floats, kernels, rows
 
 
@@ -326,7 +325,7 @@ def _backward(
 
 def _convolved(compiled: Kernels, plan: Plan, dense: Dense, active: Tensor, weight: Tensor) -> Output:
     """The dense convolutions of relu(x), which is `active`."""
-    z = _last(F.conv2d(active, weight.flatten(0, 1), None, plan.stride, weight.shape[-1] // 2))
+    z = _last(convolve(active, weight.flatten(0, 1), plan.stride))
     output = Output(z, z.new_empty(2, *weight.shape[:2]))
     compiled.statistics(_stacked(active, plan, dense), *output)
     return output
@@ -351,7 +350,5 @@ def _dense_backward(
         return None, None
     d_z = torch.empty_like(output.z)
     compiled.norm_backward(shape, grads, output.z, norm, sums, d_z)
-    how = [plan.stride] * 2, [weight.shape[-1] // 2] * 2, [1, 1], False, [0, 0], 1
-    backward = torch.ops.aten.convolution_backward
-    d_input, d_weight, _ = backward(d_z, active, weight.flatten(0, 1), None, *how, [*needed, False])
-    return _last(d_input) if needed[0] else None, d_weight.view_as(weight) if needed[1] else None
+    d_input, d_weight = convolve_backward(d_z, active, weight.flatten(0, 1), plan.stride, needed)
+    return None if d_input is None else _last(d_input), None if d_weight is None else d_weight.view_as(weight)

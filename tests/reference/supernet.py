@@ -32,9 +32,9 @@ def depthwise(channels: int, kernel: int, stride: int, dilation: int) -> nn.Conv
     return nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
 
 
-def pointwise(c_in: int, c_out: int, stride: int = 1) -> nn.Conv2d:
-    """A 1 x 1 convolution."""
-    return nn.Conv2d(c_in, c_out, 1, stride, bias=False)
+def pointwise(c_in: int, c_out: int) -> nn.Conv2d:
+    """A 1 x 1 convolution; with a stride it would be given every other pixel, since the library's own are unsound."""
+    return nn.Conv2d(c_in, c_out, 1, bias=False)
 
 
 class Zero(nn.Module):
@@ -76,13 +76,13 @@ class FactorizedReduce(nn.Module):
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
-        self.conv1 = pointwise(c_in, c_out // 2, stride=2)
-        self.conv2 = pointwise(c_in, c_out - c_out // 2, stride=2)
+        self.conv1 = pointwise(c_in, c_out // 2)
+        self.conv2 = pointwise(c_in, c_out - c_out // 2)
         self.bn = batch_norm(c_out, affine=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(x)
-        return self.bn(torch.cat([self.conv1(x), self.conv2(x[:, :, 1:, 1:])], dim=1))
+        return self.bn(torch.cat([self.conv1(x[:, :, ::2, ::2]), self.conv2(x[:, :, 1::2, 1::2])], dim=1))
 
 
 class ReluConvBn(nn.Module):
@@ -90,11 +90,12 @@ class ReluConvBn(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, (kernel - 1) // 2, bias=False)
+        self.every = stride if kernel == 1 else 1
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride // self.every, (kernel - 1) // 2, bias=False)
         self.bn = batch_norm(c_out, affine=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(torch.relu(x)))
+        return self.bn(self.conv(torch.relu(x[:, :, :: self.every, :: self.every])))
 
 
 class SepConv(nn.Module):

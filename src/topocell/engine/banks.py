@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from topocell.functional import depthwise, fan, normalise, pointwise
+from topocell.functional import convolve, depthwise, fan, normalise, pointwise
 from topocell.pooling import avg_pool
 
 
@@ -108,7 +108,7 @@ class ConvBank(Bank):
 
     def forward(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         (conv,) = tensors
-        return normalise(F.conv2d(active, conv.flatten(0, 1), None, self.stride, conv.shape[-1] // 2), weight)
+        return normalise(convolve(active, conv.flatten(0, 1), self.stride), weight)
 
 
 class FactorizedConvBank(Bank):
@@ -136,8 +136,8 @@ class ReduceBank(Bank):
 
     def forward(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         conv1, conv2 = tensors
-        a = F.conv2d(active, conv1.flatten(0, 1), None, 2)
-        b = F.conv2d(active[:, :, 1:, 1:], conv2.flatten(0, 1), None, 2)
+        a = convolve(active, conv1.flatten(0, 1), 2)
+        b = convolve(active[:, :, 1:, 1:], conv2.flatten(0, 1), 2)
         m, half = len(conv1), self.channels // 2
         if m > 1:
             halves = zip(a.split(half, 1), b.split(half, 1))

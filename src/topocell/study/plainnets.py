@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from topocell.data import Batches
+from topocell.functional import subsample
 from topocell.rng import derive as derive_seed
 from topocell.search.plan import WeightOptimizer
 
@@ -37,11 +38,12 @@ class ResidualLayer(nn.Module):
         super().__init__()
         self.first, self.second = _conv_bn(c_in, c_out, stride), _conv_bn(c_out, c_out, 1)
         same = c_in == c_out and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Conv2d(c_in, c_out, 1, stride, bias=False)
+        self.stride = stride
+        self.shortcut = nn.Identity() if same else nn.Conv2d(c_in, c_out, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, c_in, H, W) → (N, c_out, H/stride, W/stride)."""
-        return torch.relu(self.shortcut(x) + self.second(torch.relu(self.first(x))))
+        return torch.relu(self.shortcut(subsample(x, self.stride)) + self.second(torch.relu(self.first(x))))
 
 
 #: What contrasts with a supernet: name → one layer of `(c_in, c_out, stride)`.
