@@ -15,13 +15,44 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from topocell.errors import SpaceError, nearest
-from topocell.functional import depthwise, subsample
+from topocell.functional import BN_EPS, depthwise, subsample
+from topocell.projection import projected
+from topocell.projection import usable as projectable
 from topocell.separable import Chain, Plan, separable, usable
 
 
 def batch_norm(channels: int, affine: bool, batch_statistics: bool = False) -> nn.BatchNorm2d:
     """Batch norm over `channels`; with `batch_statistics` also in evaluation, and none kept."""
     return nn.BatchNorm2d(channels, affine=affine, track_running_stats=not batch_statistics)
+
+
+#: What a module may have that only a call of the module itself honours.
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _by_kernels(convolutions: Sequence[nn.Module], norms: Sequence[nn.BatchNorm2d]) -> bool:
+    """Whether compiled kernels may stand in for these modules: batch statistics, no hooks, weights as they are."""
+    plain = all(type(c) in (nn.Conv2d, _Depthwise) for c in convolutions) and all(
+        type(n) is nn.BatchNorm2d and (n.training or n.running_mean is None) and n.eps == BN_EPS for n in norms
+    )
+    return plain and not any(getattr(module, hooks) for module in (*convolutions, *norms) for hooks in _HOOKS)
+
+
+def _track(bn: nn.BatchNorm2d, statistics: Tensor, count: int) -> None:
+    """Take mean and variance (2, C) of `count` values each into the running ones, as the module does."""
+    if not bn.training or bn.running_mean is None or bn.running_var is None or bn.num_batches_tracked is None:
+        return
+    with torch.no_grad():
+        bn.num_batches_tracked += 1
+        by = 1 / float(bn.num_batches_tracked) if bn.momentum is None else bn.momentum
+        bn.running_mean.lerp_(statistics[0], by)
+        bn.running_var.lerp_(statistics[1] * (count / max(count - 1, 1)), by)
+
+
+def _projected(x: Tensor, convolutions: Sequence[nn.Module], stride: int, bn: nn.BatchNorm2d) -> Tensor:
+    out, statistics = projected(x, [c.weight for c in convolutions], stride, bn.weight, bn.bias)  # type: ignore[misc]
+    _track(bn, statistics, out.numel() // out.shape[1])
+    return out
 
 
 class _Depthwise(nn.Conv2d):
@@ -57,6 +88,8 @@ class ReLUConvBN(nn.Module):
         self.bn = batch_norm(c_out, affine, batch_statistics)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.conv.kernel_size == (1, 1) and _by_kernels([self.conv], [self.bn]) and projectable(x):
+            return _projected(x, [self.conv], self._subsample, self.bn)
         return self.bn(self.conv(F.relu(subsample(x, self._subsample))))
 
 
@@ -74,6 +107,8 @@ class FactorizedReduce(nn.Module):
         self.bn = batch_norm(c_out, affine, batch_statistics)
 
     def forward(self, x: Tensor) -> Tensor:
+        if _by_kernels([self.conv1, self.conv2], [self.bn]) and projectable(x):
+            return _projected(x, [self.conv1, self.conv2], 2, self.bn)
         x = F.relu(x)
         even, odd = subsample(x, 2), subsample(x[:, :, 1:, 1:], 2)
         return self.bn(torch.cat([self.conv1(even), self.conv2(odd)], dim=1))
@@ -94,8 +129,11 @@ class _Chain(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         stages = [tuple(getattr(self, name) for name in names) for names in self._stages]
-        learns = self.training and stages[0][2].affine and x.is_contiguous(memory_format=torch.channels_last)
-        if learns and usable(x, x.shape[1], self._plan.chains[0].kernel):
+        dws, pws, norms = zip(*stages)
+        known = x.is_contiguous(memory_format=torch.channels_last) and usable(
+            x, x.shape[1], self._plan.chains[0].kernel
+        )
+        if known and norms[0].affine and _by_kernels([*dws, *pws], norms):
             return self._compiled(x, stages)
         for dw, pw, bn in stages:
             x = bn(pw(dw(F.relu(x))))
@@ -105,11 +143,8 @@ class _Chain(nn.Module):
         tensors = [t for dw, pw, bn in stages for t in (dw.weight, pw.weight, bn.weight[None], bn.bias[None])]
         (out,), statistics = separable(x, self._plan, tensors)
         count = out.numel() // out.shape[1]
-        with torch.no_grad():
-            for (_, _, bn), found in zip(stages, statistics):
-                bn.num_batches_tracked += 1
-                bn.running_mean.lerp_(found[0, 0], bn.momentum)
-                bn.running_var.lerp_(found[1, 0] * (count / max(count - 1, 1)), bn.momentum)
+        for (_, _, bn), found in zip(stages, statistics):
+            _track(bn, found[:, 0], count)
         return out
 
 

@@ -27,7 +27,7 @@ class _AvgPool(torch.autograd.Function):
         n, c, height, width = ctx.size = x.shape
         size = (height - 1) // stride + 1, (width - 1) // stride + 1
         ctx.compiled = kernels(c, x)
-        ctx.shape = Shape(n, height, width, *size, c, 1, 3, stride, 1, min(torch.get_num_threads(), n), False)
+        ctx.shape = Shape(n, height, width, *size, c, 1, 3, stride, 1, min(torch.get_num_threads(), n))
         out = torch.empty(n, c, *size, memory_format=torch.channels_last)
         ctx.compiled.avg_pool_forward(ctx.shape, x.contiguous(memory_format=torch.channels_last), out)
         return out

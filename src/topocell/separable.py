@@ -17,13 +17,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from topocell.functional import BN_EPS, convolve, convolve_backward
-from topocell.native import SIZES, Addresses, Floats, Kernels, Norm, Shape, addresses, floats, kernels, rows
+from topocell.native import SIZES, Addresses, Ends, Floats, Kernels, Norm, Shape, addresses, floats, kernels, rows
 
 
 class Chain(NamedTuple):
     """The same operation on M edges: kernel size, dilation, number of stages, and the output of each edge.
 
     `scales` says where in the weights of the cell the weight of each edge stands; empty where batch norm is affine.
+    `lanes` is the width of vector of its kernels (`topocell.native.widths`); None for the first.
     """
 
     kernel: int
@@ -31,6 +32,7 @@ class Chain(NamedTuple):
     stages: int
     slots: tuple[int, ...]
     scales: tuple[int, ...] = ()
+    lanes: int | None = None
 
 
 class Dense(NamedTuple):
@@ -116,108 +118,253 @@ def separable(
     return tuple(found), statistics
 
 
+class _Call(NamedTuple):
+    """What the parts of one call share; `x` is channels last, `values` are the weights as numbers."""
+
+    plan: Plan
+    x: Tensor
+    values: list[float]
+
+    def kernels(self, part: "Chain | Dense | None" = None) -> Kernels:
+        """The kernels of a part, whose vectors may be narrower than those of what all share."""
+        compiled = kernels(self.x.shape[1], self.x, part.lanes if isinstance(part, Chain) else None)
+        assert compiled is not None, "ask `usable` first"
+        return compiled
+
+    def size(self) -> tuple[int, int, int, int]:
+        """Shape of the outputs."""
+        n, c, height, width = self.x.shape
+        return n, c, (height - 1) // self.plan.stride + 1, (width - 1) // self.plan.stride + 1
+
+    def shape(self, part: "Chain | Dense | None" = None, stage: int = 0) -> Shape:
+        """Of a stage of a chain, of which only the first has a stride; else as far as the end of a part asks."""
+        n, c, *out = self.size()
+        threads, edges = min(torch.get_num_threads(), n), len(part.slots) if part else 0
+        if not isinstance(part, Chain):
+            return Shape(n, *out, *out, c, edges, 1, 1, 1, threads)
+        into, stride = (out, 1) if stage else (self.x.shape[2:], self.plan.stride)
+        return Shape(n, *into, *out, c, edges, part.kernel, stride, part.dilation, threads)
+
+    def scale(self, part: "Chain | Dense") -> Floats | None:
+        """The weight of each edge."""
+        return floats([self.values[i] for i in part.scales]) if part.scales else None
+
+    def mix(self) -> Floats:
+        """The weight of each map in each output."""
+        return floats([self.values[i] if i >= 0 else 0.0 for row in self.plan.mix for i in row])
+
+
 class _Separable(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, plan: Plan, weights: Tensor, *given: Tensor) -> tuple[Any, ...]:
-        compiled = _kernels(x)
-        x, values = _last(x), weights.tolist()
+        call = _Call(plan, _last(x), weights.tolist())
         maps, bases, tensors, filters = _cut(plan, given)
         maps, starts = [_last(m) for m in maps], iter([_last(b) for b in bases])
-        outputs = [torch.empty(_size(x, plan), memory_format=torch.channels_last) for _ in plan.based]
-        mixed = [x, *maps] if plan.identity else maps
-        compiled.mix_forward(
-            mixed, _mix(plan, values), [next(starts) if based else None for based in plan.based], outputs
-        )
-        kept: list[Tensor] = []
-        statistics: list[Tensor] = []
-        for chain, stages in _parts(plan, tensors):
-            made = _forward(compiled, plan, chain, x, stages)
-            scale, shape = _scale(chain, values), _shape(x, plan, chain, len(stages) - 1)
-            compiled.combine(shape, made[-1].z, made[-1].norm(scale, stages[-1]), _places(chain, outputs))
-            statistics += [output.statistics for output in made]
-            kept += [tensor for output in made for tensor in output]
-        active = x.relu() if filters else x
-        for dense, weight in zip(plan.dense, filters):
-            output = _convolved(compiled, plan, dense, active, weight)
-            scale, shape = _scale(dense, values), _stacked(x, plan, dense)
-            compiled.combine(shape, output.z, output.norm(scale), _places(dense, outputs))
-            kept += output
+        outputs = [torch.empty(call.size(), memory_format=torch.channels_last) for _ in plan.based]
+        active = call.x.relu() if filters else call.x
+        parts: list[_Part] = [
+            *(_ChainPart(call, chain, stages) for chain, stages in _parts(plan, tensors)),
+            *(_DensePart(call, dense, weight, active) for dense, weight in zip(plan.dense, filters)),
+        ]
+        ends = Ends()
+        for part in parts:
+            part.forward()
+            part.add_to(ends)
+        started = [next(starts) if based else None for based in plan.based]
+        mixed = [call.x, *maps] if plan.identity else maps
+        call.kernels().combine(call.shape(), mixed, call.mix(), started, ends, outputs)
+        kept = [] if plan.low_memory else [tensor for part in parts for output in part.outputs for tensor in output]
         ctx.with_maps = ctx.needs_input_grad[2]  # the maps are for the gradient of their weights alone
-        ctx.save_for_backward(
-            x, *tensors, *filters, *(maps if ctx.with_maps else []), *([] if plan.low_memory else kept)
-        )
-        ctx.plan, ctx.values = plan, values
-        return *outputs, statistics
+        ctx.save_for_backward(call.x, *tensors, *filters, *(maps if ctx.with_maps else []), *kept)
+        ctx.plan, ctx.values = plan, call.values
+        chains = parts[: len(plan.chains)]
+        return *outputs, [output.statistics for part in chains for output in part.outputs]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         plan: Plan = ctx.plan
-        values: list[float] = ctx.values
         x, *rest = ctx.saved_tensors
-        compiled, saved = _kernels(x), iter(rest)
+        call, saved = _Call(plan, x, ctx.values), iter(rest)
         tensors = [next(saved) for _ in range(plan.per_stage * sum(chain.stages for chain in plan.chains))]
         filters = [next(saved) for _ in plan.dense]
         given = len(plan.mix) - plan.identity
         maps = [next(saved) for _ in range(given)] if ctx.with_maps else []
         needs_x, _, needs_weights, *needed = ctx.needs_input_grad
         grads = tuple(_last(g) for g in grads[: len(plan.based)])
-        d_values = [0.0] * len(values)
+        d_values = [0.0] * len(call.values)
         d_maps = [torch.empty_like(grads[0]) if wanted else None for wanted in needed[:given]]
         found: list[Tensor | None] = [*d_maps, *(g for g, based in zip(grads, plan.based) if based)]
-        d_x = torch.empty_like(x) if plan.identity else torch.zeros_like(x)
+        d_x = torch.empty_like(x) if plan.identity or plan.chains else torch.zeros_like(x)
         if plan.identity:
             maps, d_maps = [x, *maps], [d_x, *d_maps]
         if d_maps:
             d_mix = floats([0.0] * (len(d_maps) * len(grads))) if needs_weights else None
-            compiled.mix_backward(maps, _mix(plan, values), grads, d_maps, d_mix)
+            call.kernels().mix_backward(maps, call.mix(), grads, d_maps, d_mix)
             _collect(d_values, [i for row in plan.mix for i in row], d_mix or ())
-        for chain, stages in _parts(plan, tensors):
-            if plan.low_memory:
-                made = _forward(compiled, plan, chain, x, stages)
-            else:
-                made = [Output(next(saved), next(saved)) for _ in stages]
-            mine = needed[len(found) : len(found) + plan.per_stage * chain.stages]
-            d_scale = floats([0.0] * len(chain.slots))
-            scale, grads_here = _scale(chain, values), [grads[s] for s in chain.slots]
-            found += _backward(compiled, plan, chain, x, d_x, stages, made, scale, d_scale, grads_here, mine)
-            _collect(d_values, chain.scales, d_scale)
-        learns: list[bool] = needed[len(found) :]
+
+        learns = needed[len(needed) - len(filters) :]
+        recomputed = plan.low_memory and bool(filters)
+        active = x.relu() if any(learns) or recomputed else x  # else no more than its shape matters
+        parts: list[_Part] = [
+            *(_ChainPart(call, chain, stages) for chain, stages in _parts(plan, tensors)),
+            *(_DensePart(call, dense, weight, active) for dense, weight in zip(plan.dense, filters)),
+        ]
+        if plan.chains:
+            parts[0].adds = plan.identity  # else it is the first that writes there
         d_active: list[Tensor] = []
-        active = x.relu() if any(learns) or (filters and plan.low_memory) else x  # else no more than its shape matters
-        for dense, weight, learnt in zip(plan.dense, filters, learns):
-            if plan.low_memory:
-                output = _convolved(compiled, plan, dense, active, weight)
-            else:
-                output = Output(next(saved), next(saved))
-            d_scale = floats([0.0] * len(dense.slots))
-            scale, where = _scale(dense, values), _places(dense, grads)
-            d_input, d_weight = _dense_backward(
-                compiled, plan, dense, active, weight, output, scale, d_scale, where, (needs_x, learnt)
-            )
-            d_active += [] if d_input is None else [d_input]
-            _collect(d_values, dense.scales, d_scale)
-            found.append(d_weight)
+        # Where memory is low, the outputs of one part at a time are there again.
+        for group in [[part] for part in parts] if plan.low_memory else [parts]:
+            ends = Ends()
+            for part in group:
+                if plan.low_memory:
+                    part.forward()
+                else:
+                    part.outputs = [Output(next(saved), next(saved)) for _ in range(part.stages)]
+                part.add_to(ends)
+            sums = [torch.empty_like(part.outputs[-1].statistics) for part in group]
+            d_scales = [floats([0.0] * len(part.of.slots)) for part in group]
+            if group:
+                call.kernels().gradient_sums(call.shape(), addresses(grads), ends, sums, d_scales)
+            for part, of_end, d_scale in zip(group, sums, d_scales):
+                _collect(d_values, part.of.scales, d_scale)
+                mine = needed[len(found) : len(found) + part.tensors]
+                found += part.backward(grads, of_end, mine, d_x, d_active if needs_x else None)
+                part.outputs = []
         if d_active:
-            compiled.relu_backward(x, d_active, d_x)
+            call.kernels().relu_backward(x, d_active, d_x)
         d_weights = x.new_tensor(d_values) if needs_weights else None
         return d_x if needs_x else None, None, d_weights, *found
 
 
-def _kernels(x: Tensor) -> Kernels:
-    compiled = kernels(x.shape[1], x)
-    assert compiled is not None, "ask `usable` first"
-    return compiled
+class _Part:
+    """A chain or a dense convolution in a call, and what it has computed."""
+
+    #: How many tensors it takes, and how many outputs it has.
+    tensors = stages = 1
+    stacked = False
+    #: Whether it adds to what `d_x` holds.
+    adds = True
+
+    def __init__(self, call: _Call, of: Chain | Dense) -> None:
+        self.call, self.of = call, of
+        self.outputs: list[Output] = []
+        self.scale = call.scale(of)
+
+    def forward(self) -> None:
+        """Compute the outputs."""
+        raise NotImplementedError
+
+    def norm(self) -> Norm:
+        """The batch norm at the end, by address."""
+        return self.outputs[-1].norm(self.scale)
+
+    def add_to(self, ends: Ends) -> None:
+        """Say where the end is."""
+        ends.add(self.outputs[-1].z, self.norm(), self.of.slots, self.stacked)
+
+    def backward(
+        self, grads: Sequence[Tensor], sums: Tensor, needed: Sequence[bool], d_x: Tensor, d_active: list[Tensor] | None
+    ) -> list[Tensor | None]:
+        """Gradients of the tensors, as far as needed, given those of all outputs and the sums of `gradient_sums`.
+
+        Adds to `d_x`, or to `d_active` the gradient of relu(x).
+        """
+        raise NotImplementedError
+
+
+class _ChainPart(_Part):
+    def __init__(self, call: _Call, chain: Chain, given: list[Stage]) -> None:
+        super().__init__(call, chain)
+        self.chain, self.given, self.stages = chain, given, chain.stages
+        self.tensors = call.plan.per_stage * chain.stages
+
+    def norm(self) -> Norm:
+        return self.outputs[-1].norm(self.scale, self.given[-1])
+
+    def _inputs(self, stage: int) -> tuple[Addresses, Norm | None]:
+        """Where the inputs of the edges of a stage are, and the batch norm before it."""
+        if stage == 0:
+            return addresses([self.call.x] * len(self.chain.slots)), None
+        before = self.outputs[stage - 1]
+        return rows(before.z), before.norm(None, self.given[stage - 1])
+
+    def forward(self) -> None:
+        compiled, x = self.call.kernels(self.chain), self.call.x
+        self.outputs = []
+        for i, stage in enumerate(self.given):
+            shape = self.call.shape(self.chain, i)
+            output = Output(x.new_empty(shape.M, shape.N, shape.h, shape.w, shape.C), x.new_empty(2, shape.M, shape.C))
+            compiled.stage_forward(shape, *self._inputs(i), (stage.dw, stage.pw), *output)
+            self.outputs.append(output)
+
+    def backward(
+        self, grads: Sequence[Tensor], sums: Tensor, needed: Sequence[bool], d_x: Tensor, d_active: list[Tensor] | None
+    ) -> list[Tensor | None]:
+        compiled, per_stage = self.call.kernels(self.chain), self.call.plan.per_stage
+        affine = self.call.plan.affine
+        found: list[Tensor | None] = []
+        norm, d_output = self.norm(), [grads[slot] for slot in self.chain.slots]
+        for i in reversed(range(len(self.given))):
+            stage, output = self.given[i], self.outputs[i]
+            wanted = any(needed[per_stage * i : per_stage * i + 2])
+            d_weights = (torch.empty_like(stage.dw), torch.empty_like(stage.pw)) if wanted else None
+            d_input = torch.empty_like(self.outputs[i - 1].z) if i else d_x
+            before_sums = torch.empty_like(self.outputs[i - 1].statistics) if i else None
+            inputs, before = self._inputs(i)
+            compiled.stage_backward(
+                self.call.shape(self.chain, i),
+                inputs,
+                before,
+                (stage.dw, stage.pw),
+                output.z,
+                norm,
+                addresses(d_output),
+                sums,
+                d_input,
+                i == 0 and self.adds,
+                d_weights,
+                before_sums,
+            )
+            found = [*(d_weights or (None, None)), *((sums[1], sums[0]) if affine else ()), *found]
+            if before is not None and before_sums is not None:
+                norm, sums, d_output = before, before_sums, list(d_input)
+        return found
+
+
+class _DensePart(_Part):
+    stacked = True
+
+    def __init__(self, call: _Call, dense: Dense, weight: Tensor, active: Tensor) -> None:
+        super().__init__(call, dense)
+        self.weight, self.active = weight, active
+
+    def forward(self) -> None:
+        z = _last(convolve(self.active, self.weight.flatten(0, 1), self.call.plan.stride))
+        output = Output(z, z.new_empty(2, *self.weight.shape[:2]))
+        self.call.kernels().statistics(self.call.shape(self.of), *output)
+        self.outputs = [output]
+
+    def backward(
+        self, grads: Sequence[Tensor], sums: Tensor, needed: Sequence[bool], d_x: Tensor, d_active: list[Tensor] | None
+    ) -> list[Tensor | None]:
+        (learns,) = needed
+        wanted = d_active is not None, learns
+        if not any(wanted):
+            return [None]
+        (output,), ends = self.outputs, Ends()
+        self.add_to(ends)
+        d_z = torch.empty_like(output.z)
+        self.call.kernels().norm_backward(self.call.shape(self.of), addresses(grads), ends, sums, d_z)
+        weight = self.weight.flatten(0, 1)
+        d_input, d_weight = convolve_backward(d_z, self.active, weight, self.call.plan.stride, wanted)
+        if d_active is not None and d_input is not None:
+            d_active.append(_last(d_input))
+        return [None if d_weight is None else d_weight.view_as(self.weight)]
 
 
 def _last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
-
-
-def _size(x: Tensor, plan: Plan) -> tuple[int, int, int, int]:
-    """Shape of the outputs."""
-    n, c, height, width = x.shape
-    return n, c, (height - 1) // plan.stride + 1, (width - 1) // plan.stride + 1
 
 
 def _cut(plan: Plan, given: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
@@ -225,19 +372,6 @@ def _cut(plan: Plan, given: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
     maps = len(plan.mix) - plan.identity
     bases, filters = maps + sum(plan.based), len(given) - len(plan.dense)
     return given[:maps], given[maps:bases], given[bases:filters], [weight.contiguous() for weight in given[filters:]]
-
-
-def _mix(plan: Plan, values: Sequence[float]) -> Floats:
-    return floats([values[i] if i >= 0 else 0.0 for row in plan.mix for i in row])
-
-
-def _scale(part: Chain | Dense, values: Sequence[float]) -> Floats | None:
-    return floats([values[i] for i in part.scales]) if part.scales else None
-
-
-def _places(part: Chain | Dense, tensors: Sequence[Tensor]) -> Addresses:
-    """Where the outputs of each edge, or their gradients, are."""
-    return addresses([tensors[slot] for slot in part.slots])
 
 
 def _collect(d_values: list[float], positions: Sequence[int], gradients: Iterable[float]) -> None:
@@ -256,99 +390,3 @@ def _parts(plan: Plan, tensors: Sequence[Tensor]) -> Iterator[tuple[Chain, list[
         if plan.affine:
             stages = [Stage(next(given), next(given), next(given), next(given)) for _ in range(chain.stages)]
         yield chain, stages
-
-
-def _shape(x: Tensor, plan: Plan, chain: Chain, stage: int) -> Shape:
-    """Only the first stage has a stride."""
-    n, c, *out = _size(x, plan)
-    into, stride = (out, 1) if stage else (x.shape[2:], plan.stride)
-    edges, threads = len(chain.slots), min(torch.get_num_threads(), n)
-    return Shape(n, *into, *out, c, edges, chain.kernel, stride, chain.dilation, threads, False)
-
-
-def _stacked(x: Tensor, plan: Plan, dense: Dense) -> Shape:
-    """As far as the batch norm after a dense convolution asks."""
-    n, c, *out = _size(x, plan)
-    edges, threads = len(dense.slots), min(torch.get_num_threads(), n)
-    return Shape(n, *out, *out, c, edges, 1, 1, 1, threads, True)
-
-
-def _inputs(x: Tensor, stage: int, stages: Sequence[Stage], outputs: Sequence[Output]) -> tuple[Addresses, Norm | None]:
-    """Where the inputs of the edges of a stage are, and the batch norm before it."""
-    if stage == 0:
-        return addresses([x] * len(stages[0].dw)), None
-    return rows(outputs[stage - 1].z), outputs[stage - 1].norm(None, stages[stage - 1])
-
-
-def _forward(compiled: Kernels, plan: Plan, chain: Chain, x: Tensor, stages: Sequence[Stage]) -> list[Output]:
-    outputs: list[Output] = []
-    for i, stage in enumerate(stages):
-        shape = _shape(x, plan, chain, i)
-        z = x.new_empty(shape.M, shape.N, shape.h, shape.w, shape.C)
-        output = Output(z, x.new_empty(2, shape.M, shape.C))
-        compiled.stage_forward(shape, *_inputs(x, i, stages, outputs), (stage.dw, stage.pw), *output)
-        outputs.append(output)
-    return outputs
-
-
-def _backward(
-    compiled: Kernels,
-    plan: Plan,
-    chain: Chain,
-    x: Tensor,
-    d_x: Tensor,
-    stages: Sequence[Stage],
-    outputs: Sequence[Output],
-    scale: Floats | None,
-    d_scale: Floats,
-    grads: Sequence[Tensor],
-    needed: Sequence[bool],
-) -> list[Tensor | None]:
-    """Adds to `d_x` and fills `d_scale`; returns the gradients of the tensors of the chain that a stage needs."""
-    found: list[Tensor | None] = []
-    where, alive = addresses(grads), [*grads]  # what `where` points to must not go
-    for i in reversed(range(len(stages))):
-        stage, output, shape, last = stages[i], outputs[i], _shape(x, plan, chain, i), i == len(stages) - 1
-        norm = output.norm(scale if last else None, stage)
-        sums = torch.empty_like(output.statistics)
-        compiled.gradient_sums(shape, where, output.z, norm, sums, d_scale if last else None)
-        wanted = any(needed[plan.per_stage * i : plan.per_stage * i + 2])
-        made = (torch.empty_like(stage.dw), torch.empty_like(stage.pw)) if wanted else None
-        d_input = torch.empty_like(outputs[i - 1].z) if i else d_x
-        inputs, before = _inputs(x, i, stages, outputs)
-        compiled.stage_backward(shape, inputs, before, (stage.dw, stage.pw), output.z, norm, where, sums, d_input, made)
-        found = [*(made or (None, None)), *((sums[1], sums[0]) if plan.affine else ()), *found]
-        where = rows(d_input)
-        alive.append(d_input)
-    return found
-
-
-def _convolved(compiled: Kernels, plan: Plan, dense: Dense, active: Tensor, weight: Tensor) -> Output:
-    """The dense convolutions of relu(x), which is `active`."""
-    z = _last(convolve(active, weight.flatten(0, 1), plan.stride))
-    output = Output(z, z.new_empty(2, *weight.shape[:2]))
-    compiled.statistics(_stacked(active, plan, dense), *output)
-    return output
-
-
-def _dense_backward(
-    compiled: Kernels,
-    plan: Plan,
-    dense: Dense,
-    active: Tensor,
-    weight: Tensor,
-    output: Output,
-    scale: Floats | None,
-    d_scale: Floats,
-    grads: Addresses,
-    needed: tuple[bool, bool],
-) -> tuple[Tensor | None, Tensor | None]:
-    """Fills `d_scale`; returns the gradients of relu(x) and of the weights (M, C, C, k, k), as far as needed."""
-    shape, norm, sums = _stacked(active, plan, dense), output.norm(scale), torch.empty_like(output.statistics)
-    compiled.gradient_sums(shape, grads, output.z, norm, sums, d_scale)
-    if not any(needed):
-        return None, None
-    d_z = torch.empty_like(output.z)
-    compiled.norm_backward(shape, grads, output.z, norm, sums, d_z)
-    d_input, d_weight = convolve_backward(d_z, active, weight.flatten(0, 1), plan.stride, needed)
-    return None if d_input is None else _last(d_input), None if d_weight is None else d_weight.view_as(weight)

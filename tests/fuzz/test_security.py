@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from topocell import native
 from topocell.display import Quiet
 from topocell.errors import RunError, one_line
+from topocell.native import build
 from topocell.study.bench import Bench
 
 SOURCE = Path(__file__).parent.parent.parent / "src/topocell"
@@ -99,7 +99,7 @@ def test_kernels_are_not_loaded_from_a_folder_open_to_others(
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels").chmod(mode)
     with pytest.raises(RunError, match="only you may be able to write"):
-        native._compiled("true", "kernels.c", ("-DLANES=4",))
+        build.compiled("true", "kernels.c", ("-DLANES=4",))
 
 
 def test_kernels_are_not_loaded_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +108,7 @@ def test_kernels_are_not_loaded_through_a_link(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache/kernels").symlink_to(tmp_path / "mine")
     with pytest.raises(RunError, match="only you may be able to write"):
-        native._compiled("true", "kernels.c", ("-DLANES=4",))
+        build.compiled("true", "kernels.c", ("-DLANES=4",))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
@@ -119,7 +119,7 @@ def test_kernels_are_not_loaded_from_the_folder_of_another_user(
     (tmp_path / "kernels").mkdir(mode=0o700)
     os.chown(tmp_path / "kernels", 12345, 12345)
     with pytest.raises(RunError, match="only you may be able to write"):
-        native._compiled("true", "kernels.c", ("-DLANES=4",))
+        build.compiled("true", "kernels.c", ("-DLANES=4",))
 
 
 @pytest.mark.parametrize("what", ["open", "link"])
@@ -130,7 +130,7 @@ def test_a_kernel_that_others_could_have_written_is_made_anew(
     compiler = tmp_path / "cc"  # writes its answer where it is told
     compiler.write_text('#!/bin/sh\nwhile [ $# -gt 0 ]; do [ "$1" = -o ] && echo ours > "$2"; shift; done\n')
     compiler.chmod(0o700)
-    path = native._compiled(str(compiler), "kernels.c", ("-DLANES=4",))
+    path = build.compiled(str(compiler), "kernels.c", ("-DLANES=4",))
     assert path.read_text() == "ours\n" and path.stat().st_mode & 0o077 == 0
     path.unlink()
     if what == "open":
@@ -139,7 +139,7 @@ def test_a_kernel_that_others_could_have_written_is_made_anew(
     else:
         (tmp_path / "theirs").write_text("theirs")
         path.symlink_to(tmp_path / "theirs")
-    assert native._compiled(str(compiler), "kernels.c", ("-DLANES=4",)) == path
+    assert build.compiled(str(compiler), "kernels.c", ("-DLANES=4",)) == path
     assert path.read_text() == "ours\n" and not path.is_symlink()
     assert not (tmp_path / "theirs").exists() or (tmp_path / "theirs").read_text() == "theirs"
 

@@ -2,21 +2,29 @@
  *
  * One stage of a bank: (batch norm,) ReLU, depthwise k x k, 1 x 1, and the statistics of the batch norm that follows.
  *
- * A depthwise-separable operation is a chain of such stages, so these four functions are all that the banks of
- * separable and dilated convolutions need, forward and backward. Of a dense convolution, which the library does better,
- * they do what comes after: the batch norm, and the sum into the nodes. 3 x 3 pools stand at the end.
+ * A depthwise-separable operation is a chain of such stages, so `stage_forward` and `stage_backward` are most of what
+ * the banks of separable and dilated convolutions need. `combine` and `gradient_sums` are what comes after the last
+ * stage, the batch norm and the sum into the nodes; dense convolutions, which the library does better, and ready maps
+ * end there as well. 3 x 3 pools stand at the end.
  *
- * All arrays are float32. A feature map is N images of H x W pixels of C channels, channels last. C is a multiple
- * of LANES, the floats of a vector. M edges work side by side: edge m has the input in[m], its own weights and its own output.
+ * All arrays are float32. A feature map is N images of H x W pixels of C channels, channels last. M edges work side by
+ * side: edge m has the input in[m], its own weights and its own output.
  *   dw (M, C, k, k)   pw (M, C, C) as (out, in)   z (M, N, h, w, C)   mean, variance, rstd, sums (M, C)
  * `stacked` z, of a dense convolution, are (N, h, w, M, C).
  * Where `before` is null the input is the source node and the same for all edges; else it is the z of the stage before,
  * and `before` its batch norm.
+ *
+ * Inside, maps are kept in planes of LANES channels, the floats of a vector: plane (rows, columns, LANES), the last one
+ * filled up with zeros where C is no multiple. So loops over pixels read memory in order, whatever C is. REGISTERS says
+ * how many vectors the processor holds; blocks of pixels and channels are chosen to fit.
  * Work is shared out by images; sums are kept per thread and added in the order of the threads.
  */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __SSE__
+#include <immintrin.h>
+#endif
 #ifdef _OPENMP
 #include <omp.h>
 #else
@@ -24,17 +32,10 @@
 static int omp_get_thread_num(void) { return 0; }
 #endif
 
-/* Images, size in and out, channels, edges, kernel, stride, dilation, threads, layout of z. */
+/* Images, size in and out, channels, edges, kernel, stride, dilation, threads. */
 typedef struct {
-    int N, H, W, h, w, C, M, k, stride, dil, threads, stacked;
+    int N, H, W, h, w, C, M, k, stride, dil, threads;
 } Shape;
-
-/* Where image n of edge m begins in z, and how far its pixels are apart. */
-static long start_of(const Shape *s, int m, int n) {
-    const long pixels = (long)s->h * s->w;
-    return s->stacked ? (n * pixels * s->M + m) * s->C : ((long)m * s->N + n) * pixels * s->C;
-}
-static long step_of(const Shape *s) { return s->stacked ? (long)s->M * s->C : s->C; }
 
 /* A batch norm: statistics, gain and bias (M, C), scale (M,); gain, bias and scale may be null. */
 typedef struct {
@@ -42,18 +43,87 @@ typedef struct {
     double eps;
 } Norm;
 
+/* The end of an operation on M edges: z, its layout, the batch norm after it, and the output of each edge. */
+typedef struct {
+    const float *z;
+    const Norm *norm;
+    const int *slots;
+    int M, stacked;
+} End;
+
 static void *room(size_t bytes) {
     void *found = NULL;
     if (posix_memalign(&found, 64, bytes ? bytes : 64)) abort();
     return found;
 }
 
+static float *floats(long count) { return room(sizeof(float) * count); }
+
+static float *zeros(long count) { return memset(floats(count), 0, sizeof(float) * count); }
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int bits __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 #define KEEP(condition, v) ((vec)((bits)(v) & (bits)(condition)))
 #define LOAD(p) (*(const vec *)(p))
 #define STORE(p, v) (*(vec *)(p) = (v))
+#define PIXELS 64  /* of a map whose sums are worked on at a time */
 #define BLOCK 2048 /* floats of each map that are worked on at a time */
+
+/* The first n floats at p, zeros after them; and back. */
+INLINE vec get(const float *p, int n) {
+    if (n >= LANES) return LOAD(p);
+#if LANES == 16
+    return (vec)_mm512_maskz_loadu_ps((__mmask16)((1 << n) - 1), p);
+#else
+    vec v = {0};
+    for (int i = 0; i < n; i++) v[i] = p[i];
+    return v;
+#endif
+}
+
+INLINE void put(float *p, vec v, int n) {
+    if (n >= LANES) {
+        STORE(p, v);
+        return;
+    }
+#if LANES == 16
+    _mm512_mask_storeu_ps(p, (__mmask16)((1 << n) - 1), (__m512)v);
+#else
+    for (int i = 0; i < n; i++) p[i] = v[i];
+#endif
+}
+
+/* Writes past the caches, where what is written is too much to be there still when it is read; p is aligned. */
+INLINE void stream(float *p, vec v) {
+#if LANES == 16
+    _mm512_stream_ps(p, (__m512)v);
+#elif LANES == 8
+    _mm256_stream_ps(p, (__m256)v);
+#elif defined(__SSE__)
+    _mm_stream_ps(p, (__m128)v);
+#else
+    STORE(p, v);
+#endif
+}
+
+/* Whether arrays of so many floats, of which rows of C are written, should go past the caches. */
+static int streams(const float *p, long floats, int C) {
+    return floats >= 1 << 20 && C % LANES == 0 && (size_t)p % (4 * LANES) == 0;
+}
+
+/* Runs CALL(n) for the channels that a block has: n is a constant where it is whole. */
+#define WIDE(left, CALL)                  \
+    do {                                  \
+        if ((left) >= LANES) CALL(LANES); \
+        else CALL(left);                  \
+    } while (0)
+
+static int planes(int C) { return (C + LANES - 1) / LANES; }
+
+/* Floats of a pixel whose channels are filled up to whole vectors. */
+static int filled(int C) { return planes(C) * LANES; }
 
 static float rstd_of(const Norm *norm, long i) { return (float)(1.0 / sqrt(norm->variance[i] + norm->eps)); }
 
@@ -62,198 +132,359 @@ static float gain_of(const Norm *norm, int m, int c, int C) {
     return (norm->gain ? norm->gain[(long)m * C + c] : 1.0f) * (norm->scale ? norm->scale[m] : 1.0f);
 }
 
-/* The batch norm of edge m as factor and shift (C,). */
-static void affine(const Norm *norm, int m, int C, float *factor, float *shift) {
-    for (int c = 0; c < C; c++) {
-        const long i = (long)m * C + c;
-        factor[c] = rstd_of(norm, i) * gain_of(norm, m, c, C);
-        shift[c] = (norm->bias ? norm->bias[i] : 0.0f) - norm->mean[i] * factor[c];
-    }
-}
-
-/* The batch norm of each edge as rstd and gain (M, C). */
-static void slopes(const Shape *s, const Norm *norm, float *rstd, float *gain) {
-    for (int m = 0; m < s->M; m++)
-        for (int c = 0; c < s->C; c++) {
-            const long i = (long)m * s->C + c;
-            rstd[i] = rstd_of(norm, i);
-            gain[i] = gain_of(norm, m, c, s->C);
+/* A batch norm as factor and shift (M, filled C) in one array, first all factors. */
+static float *affine(const Norm *norm, int M, int C) {
+    const long size = (long)M * filled(C);
+    float *factor = zeros(2 * size), *shift = factor + size;
+    for (int m = 0; m < M; m++)
+        for (int c = 0; c < C; c++) {
+            const long i = (long)m * C + c, to = (long)m * filled(C) + c;
+            factor[to] = rstd_of(norm, i) * gain_of(norm, m, c, C);
+            shift[to] = (norm->bias ? norm->bias[i] : 0.0f) - norm->mean[i] * factor[to];
         }
+    return factor;
 }
 
-/* (W + 2 pad) x (H + 2 pad) pixels, zero at the border: ReLU of the image, or of its factor-fold plus shift. */
-static void fill(float *buffer, const float *image, int H, int W, int C, int pad, const float *factor,
-                 const float *shift) {
-    const long row = (long)(W + 2 * pad) * C;
-    memset(buffer, 0, sizeof(float) * row * pad);
-    memset(buffer + row * (H + pad), 0, sizeof(float) * row * pad);
+/* What the gradient of a batch norm needs of its M edges, (M, filled C) each: d_z = (grad - a - (z - mean) b) by. */
+typedef struct {
+    float *mean, *a, *b, *by;
+} Slope;
+
+static Slope slopes(const Norm *norm, const float *sum, const float *product, double count, int M, int C) {
+    const long size = (long)M * filled(C);
+    float *all = zeros(4 * size);
+    const Slope made = {all, all + size, all + 2 * size, all + 3 * size};
+    for (int m = 0; m < M; m++)
+        for (int c = 0; c < C; c++) {
+            const long i = (long)m * C + c, to = (long)m * filled(C) + c;
+            const float rstd = rstd_of(norm, i);
+            made.mean[to] = norm->mean[i];
+            made.a[to] = (float)(sum[i] / count);
+            made.b[to] = (float)(product[i] / count) * rstd;
+            made.by[to] = rstd * gain_of(norm, m, c, C);
+        }
+    return made;
+}
+
+/* One plane of `fill`. */
+INLINE void fill_plane(float *to, const float *from, int H, int W, int C, int pad, const float *factor,
+                       const float *shift, const int n) {
+    const long row = (long)(W + 2 * pad) * LANES;
+    const vec by = factor ? LOAD(factor) : (vec){0}, plus = factor ? LOAD(shift) : (vec){0};
     for (int y = 0; y < H; y++) {
-        float *to = buffer + row * (y + pad);
-        memset(to, 0, sizeof(float) * pad * C);
-        memset(to + (long)(W + pad) * C, 0, sizeof(float) * pad * C);
-        to += pad * C;
-        const float *from = image + (long)y * W * C;
-        for (int x = 0; x < W; x++)
-            for (int c = 0; c < C; c += LANES) {
-                vec v = LOAD(from + x * C + c);
-                if (factor) v = v * LOAD(factor + c) + LOAD(shift + c);
-                STORE(to + x * C + c, KEEP(~(v < (vec){0}), v)); /* NaN passes, as in the library */
-            }
-    }
-}
-
-/* A map of outputs (h, w, C) of a depthwise convolution; rows of `to` are `step` apart. With `add`, to what is there.
- * One block of channels at a time, so that its weights stay in registers. */
-static inline __attribute__((always_inline)) void taps(const float *from, long row, int C, const float *weights,
-                                                       float *to, long step, int h, int w, const int k,
-                                                       const int stride, int dil, const int add) {
-    for (int c = 0; c < C; c += LANES) {
-        vec weight[49];
-#pragma GCC unroll 49
-        for (int t = 0; t < k * k; t++) weight[t] = LOAD(weights + (long)t * C + c);
-        for (int y = 0; y < h; y++) {
-            const float *line = from + (long)y * stride * row + c;
-            for (int x = 0; x < w; x++, line += (long)stride * C) {
-                float *at = to + y * step + (long)x * C + c;
-                vec sum = add ? LOAD(at) : (vec){0};
-#pragma GCC unroll 7
-                for (int i = 0; i < k; i++) {
-                    const float *tap = line + i * dil * row;
-#pragma GCC unroll 7
-                    for (int j = 0; j < k; j++) sum += LOAD(tap + (long)j * dil * C) * weight[i * k + j];
-                }
-                STORE(at, sum);
-            }
+        float *at = to + row * (y + pad) + pad * LANES;
+        for (int x = 0; x < W; x++, from += C, at += LANES) {
+            vec v = get(from, n);
+            if (factor) v = v * by + plus;
+            STORE(at, KEEP(~(v < (vec){0}), v)); /* NaN passes, as in the library */
         }
     }
 }
 
-static void depthwise(const float *from, long row, int C, const float *weights, float *to, long step, int h, int w,
-                      int k, int stride, int dil, int add) {
-#define MAP(K, S, A) taps(from, row, C, weights, to, step, h, w, K, S, dil, A)
-    if (k == 3) add ? MAP(3, 1, 1) : stride == 1 ? MAP(3, 1, 0) : MAP(3, 2, 0);
-    else if (k == 5) add ? MAP(5, 1, 1) : stride == 1 ? MAP(5, 1, 0) : MAP(5, 2, 0);
-    else add ? MAP(7, 1, 1) : stride == 1 ? MAP(7, 1, 0) : MAP(7, 2, 0);
-#undef MAP
-}
-
-/* to (n, C) = from (n, C) times w (C, C) as (in, out). */
-static void pointwise(const float *from, const float *w, float *to, int n, int C) {
-    int p = 0;
-    for (; p + 8 <= n; p += 8)
-        for (int c = 0; c < C; c += LANES) {
-            vec sum[8] = {{0}};
-            for (int i = 0; i < C; i++) {
-                const vec weight = LOAD(w + (long)i * C + c);
-                for (int j = 0; j < 8; j++) sum[j] += from[(long)(p + j) * C + i] * weight;
-            }
-            for (int j = 0; j < 8; j++) STORE(to + (long)(p + j) * C + c, sum[j]);
-        }
-    for (; p < n; p++)
-        for (int c = 0; c < C; c += LANES) {
-            vec sum = {0};
-            for (int i = 0; i < C; i++) sum += from[(long)p * C + i] * LOAD(w + (long)i * C + c);
-            STORE(to + (long)p * C + c, sum);
-        }
-}
-
-/* sum (C, C) as (in, out) += transpose of a (n, C) times b (n, C). */
-static void outer(const float *a, const float *b, float *sum, int n, int C) {
-    const int block = C % 8 ? 4 : 8;
-    for (int i = 0; i < C; i += block)
-        for (int c = 0; c < C; c += LANES) {
-            vec s[8] = {{0}};
-            if (block == 8)
-                for (int p = 0; p < n; p++) {
-                    const vec v = LOAD(b + (long)p * C + c);
-                    for (int j = 0; j < 8; j++) s[j] += a[(long)p * C + i + j] * v;
-                }
-            else
-                for (int p = 0; p < n; p++) {
-                    const vec v = LOAD(b + (long)p * C + c);
-                    for (int j = 0; j < 4; j++) s[j] += a[(long)p * C + i + j] * v;
-                }
-            for (int j = 0; j < block; j++) {
-                float *to = sum + (long)(i + j) * C + c;
-                STORE(to, LOAD(to) + s[j]);
-            }
-        }
-}
-
-/* sum (k k, C) += gradient of the weights of a depthwise convolution. grad (h, w, C), padded input. */
-static inline __attribute__((always_inline)) void tap_gradients(const float *input, long row, int C,
-                                                                   const float *grad, int h, int w, float *sum,
-                                                                   const int k, const int stride, int dil) {
-    for (int c = 0; c < C; c += LANES) {
-        const int rows = k == 7 ? 1 : k; /* 49 sums would not fit the registers */
-        for (int first = 0; first < k; first += rows) {
-            vec s[25] = {{0}};
-            for (int y = 0; y < h; y++) {
-                const float *line = input + (long)y * stride * row + first * dil * row + c;
-                for (int x = 0; x < w; x++, line += (long)stride * C) {
-                    const vec g = LOAD(grad + ((long)y * w + x) * C + c);
-#pragma GCC unroll 7
-                    for (int i = 0; i < rows; i++) {
-                        const float *tap = line + i * dil * row;
-#pragma GCC unroll 7
-                        for (int j = 0; j < k; j++) s[i * k + j] += g * LOAD(tap + (long)j * dil * C);
-                    }
-                }
-            }
-            for (int t = 0; t < rows * k; t++) {
-                float *to = sum + (long)(first * k + t) * C + c;
-                STORE(to, LOAD(to) + s[t]);
-            }
-        }
+/* Planes of H x W pixels inside a border of `pad` zeros, which must be there: ReLU of the image (H, W, C), or of its
+ * factor-fold plus shift (filled C). */
+static void fill(float *to, const float *image, int H, int W, int C, int pad, const float *factor,
+                 const float *shift) {
+    const long plane = (long)(W + 2 * pad) * LANES * (H + 2 * pad);
+    for (int c = 0; c < C; c += LANES, to += plane) {
+#define FILL(n) fill_plane(to, image + c, H, W, C, pad, factor ? factor + c : NULL, factor ? shift + c : NULL, n)
+        WIDE(C - c, FILL);
+#undef FILL
     }
 }
 
-static void depthwise_weights(const float *input, long row, int C, const float *grad, int h, int w, float *sum,
-                                 int k, int stride, int dil) {
-#define SUMS(K, S) tap_gradients(input, row, C, grad, h, w, sum, K, S, dil)
-    if (k == 3) stride == 1 ? SUMS(3, 1) : SUMS(3, 2);
-    else if (k == 5) stride == 1 ? SUMS(5, 1) : SUMS(5, 2);
-    else stride == 1 ? SUMS(7, 1) : SUMS(7, 2);
+/* How the outputs of a row and the taps of a kernel meet: outputs `apart` pixels from each other read the same columns,
+ * which are `unit` pixels apart, the b-th of them the columns b q to b q + k - 1. */
+typedef struct {
+    int apart, unit, q;
+} Step;
+
+static Step step_of(int stride, int dil) {
+    if (stride == 1) return (Step){dil, dil, 1};
+    return dil % 2 ? (Step){dil, dil, 2} : (Step){dil / 2, dil, 1};
+}
+
+/* Runs CALL for blocks of 8, 4, 2 and 1 of the outputs of a row of w: B of them that are `apart` pixels from each
+ * other, of which the first is pixel x. */
+#define BLOCKS(w, step, MOST, CALL)                                                   \
+    for (int phase = 0; phase < (step).apart && phase < (w); phase++) {               \
+        int left = ((w) - phase + (step).apart - 1) / (step).apart, x = phase;        \
+        if (MOST >= 8) for (; left >= 8; left -= 8, x += 8 * (step).apart) CALL(8);   \
+        for (; left >= 4; left -= 4, x += 4 * (step).apart) CALL(4);                  \
+        for (; left >= 2; left -= 2, x += 2 * (step).apart) CALL(2);                  \
+        for (; left >= 1; left -= 1, x += (step).apart) CALL(1);                      \
+    }
+
+/* B outputs, `to_step` floats apart, of the k x k taps (k k, LANES) that begin at `from`, with columns `column` and rows
+ * `row` floats apart. With `add`, to what is there. */
+INLINE void taps(const float *from, long row, long column, const float *weights, float *to, long to_step, const int k,
+                 const int q, const int B, const int add) {
+    vec sum[8];
+    UNROLL for (int b = 0; b < B; b++) sum[b] = add ? LOAD(to + b * to_step) : (vec){0};
+    for (int i = 0; i < k; i++, from += row, weights += k * LANES) {
+        vec weight[7];
+        UNROLL for (int j = 0; j < k; j++) weight[j] = LOAD(weights + j * LANES);
+        UNROLL for (int u = 0; u < (B - 1) * q + k; u++) {
+            const vec v = LOAD(from + u * column);
+            UNROLL for (int b = 0; b < B; b++)
+                if (u >= b * q && u < b * q + k) sum[b] += v * weight[u - b * q];
+        }
+    }
+    UNROLL for (int b = 0; b < B; b++) STORE(to + b * to_step, sum[b]);
+}
+
+INLINE void tap_rows(const float *from, long row, const float *weights, float *to, long to_row, int h, int w,
+                     int stride, int dil, const int k, const int q, const int add) {
+    const Step step = step_of(stride, dil);
+    const long column = (long)step.unit * LANES, to_step = (long)step.apart * LANES;
+    for (int y = 0; y < h; y++, from += stride * row, to += to_row) {
+#define CALL(B) \
+    taps(from + (long)x * stride * LANES, dil * row, column, weights, to + (long)x * LANES, to_step, k, q, B, add)
+        BLOCKS(w, step, 8, CALL)
+#undef CALL
+    }
+}
+
+/* h rows, `to_row` floats apart, of one plane of outputs of a depthwise convolution with weights (k k, LANES), from a
+ * plane with its border, whose rows are `row` floats apart. */
+static void depthwise(const float *from, long row, const float *weights, float *to, long to_row, int h, int w, int k,
+                      int stride, int dil, int add) {
+#define ROWS(K, Q, A) tap_rows(from, row, weights, to, to_row, h, w, stride, dil, K, Q, A)
+#define KERNEL(K) (step_of(stride, dil).q == 2 ? ROWS(K, 2, 0) : add ? ROWS(K, 1, 1) : ROWS(K, 1, 0))
+    k == 3 ? KERNEL(3) : k == 5 ? KERNEL(5) : KERNEL(7);
+#undef KERNEL
+#undef ROWS
+}
+
+/* The gradient of the input of a depthwise convolution of stride 2, one plane H x W, from the plane of the gradient of
+ * its output with a border of `pad` zeros. With `add`, to what is there. */
+static void depthwise_back2(const float *grad, long row, const float *weights, float *to, int H, int W, int k, int dil,
+                            int pad, int add) {
+    for (int y = 0; y < H; y++)
+        for (int side = 0; side < 2 && side < W; side++) {
+            int left = (W - side + 1) / 2;
+            float *at = to + ((long)y * W + side) * LANES;
+#define SOME(B)                                                                                        \
+    for (int x = (W - side + 1) / 2 - left; left >= B; left -= B, x += B, at += 2 * B * LANES) {       \
+        vec sum[B];                                                                                    \
+        UNROLL for (int b = 0; b < B; b++) sum[b] = add ? LOAD(at + 2 * b * LANES) : (vec){0};         \
+        for (int i = 0; i < k; i++) {                                                                  \
+            if ((y + pad - i * dil) % 2) continue;                                                     \
+            const float *line = grad + ((y + pad - i * dil) / 2 + pad) * row + (long)(x + pad) * LANES; \
+            for (int j = 0; j < k; j++) {                                                              \
+                if ((side + pad - j * dil) % 2) continue;                                              \
+                const float *g = line + (side + pad - j * dil) / 2 * LANES;                            \
+                const vec weight = LOAD(weights + (i * k + j) * LANES);                                \
+                UNROLL for (int b = 0; b < B; b++) sum[b] += LOAD(g + b * LANES) * weight;             \
+            }                                                                                          \
+        }                                                                                              \
+        UNROLL for (int b = 0; b < B; b++) STORE(at + 2 * b * LANES, sum[b]);                          \
+    }
+            SOME(8) SOME(1)
+#undef SOME
+        }
+}
+
+/* sum (rows k, LANES) += gradients of that many rows of taps, from one plane of the input with its border, beginning
+ * at the first of these taps, and one of the gradient of the output. */
+INLINE void tap_sums(const float *input, long row, const float *grad, long grad_row, int h, int w, int stride, int dil,
+                     float *sum, const int k, const int q, const int rows, const int most) {
+    const Step step = step_of(stride, dil);
+    const long column = (long)step.unit * LANES, grad_step = (long)step.apart * LANES;
+    vec s[25] = {{0}};
+    for (int y = 0; y < h; y++, input += stride * row, grad += grad_row) {
+#define CALL(B)                                                                                     \
+    do {                                                                                            \
+        vec g[B];                                                                                   \
+        UNROLL for (int b = 0; b < B; b++) g[b] = LOAD(grad + (long)x * LANES + b * grad_step);     \
+        UNROLL for (int i = 0; i < rows; i++) {                                                     \
+            const float *from = input + (long)x * stride * LANES + i * dil * row;                   \
+            UNROLL for (int u = 0; u < (B - 1) * q + k; u++) {                                      \
+                const vec v = LOAD(from + u * column);                                              \
+                UNROLL for (int b = 0; b < B; b++)                                                  \
+                    if (u >= b * q && u < b * q + k) s[i * k + u - b * q] += v * g[b];              \
+            }                                                                                       \
+        }                                                                                           \
+    } while (0)
+        BLOCKS(w, step, most, CALL)
+#undef CALL
+    }
+    for (int t = 0; t < rows * k; t++) STORE(sum + t * LANES, LOAD(sum + t * LANES) + s[t]);
+}
+
+/* sum (k k, LANES) += gradient of the weights of one plane of a depthwise convolution. As many rows of taps at a time
+ * as the registers hold sums. */
+static void depthwise_weights(const float *input, long row, const float *grad, long grad_row, int h, int w, float *sum,
+                              int k, int stride, int dil) {
+#define SUMS(K, Q, FIRST, ROWS, MOST) \
+    tap_sums(input + (long)(FIRST) * dil * row, row, grad, grad_row, h, w, stride, dil, sum + (FIRST) * K * LANES, K, Q, ROWS, MOST)
+#if REGISTERS >= 32
+#define KERNEL(Q)                                                                        \
+    if (k == 3) SUMS(3, Q, 0, 3, 8);                                                     \
+    else if (k == 5) SUMS(5, Q, 0, 5, 4);                                                \
+    else SUMS(7, Q, 0, 3, 4), SUMS(7, Q, 3, 3, 4), SUMS(7, Q, 6, 1, 8);
+#else
+#define KERNEL(Q)                                                                        \
+    if (k == 3) SUMS(3, Q, 0, 3, 4);                                                     \
+    else if (k == 5) SUMS(5, Q, 0, 2, 4), SUMS(5, Q, 2, 2, 4), SUMS(5, Q, 4, 1, 8);      \
+    else for (int i = 0; i < 7; i++) SUMS(7, Q, i, 1, 4);
+#endif
+    if (step_of(stride, dil).q == 2) {
+        KERNEL(2)
+    } else {
+        KERNEL(1)
+    }
+#undef KERNEL
 #undef SUMS
 }
 
-/* Gradient of the input of a depthwise convolution of stride 2, added into the padded map `to`. */
-static void scatter(const float *grad, int h, int w, int C, const float *weight, float *to, long row, int k,
-                       int stride, int dil) {
-    for (int y = 0; y < h; y++)
-        for (int x = 0; x < w; x++)
-            for (int i = 0; i < k; i++)
-                for (int j = 0; j < k; j++) {
-                    float *at = to + (long)(y * stride + i * dil) * row + (long)(x * stride + j * dil) * C;
-                    for (int c = 0; c < C; c += LANES)
-                        STORE(at + c, LOAD(at + c) + LOAD(grad + ((long)y * w + x) * C + c) *
-                                                         LOAD(weight + (long)(i * k + j) * C + c));
-                }
-}
+/* Where the pixels of a map are: `pixel` floats from one to the next, `plane` from one block of LANES channels to the
+ * next. */
+typedef struct {
+    float *at;
+    long pixel, plane;
+} Map;
 
-/* sum (C,) += sums of a (n, C); square (C,) += sums of its squares, or of a times (b - mean) with b, whose pixels are
- * `step` apart. */
-static void moments(const float *a, const float *b, long step, const float *mean, int n, int C, double *sum,
-                    double *square) {
-    for (int start = 0; start < n; start += 256)
-        for (int c = 0; c < C; c += LANES) {
-            vec s = {0}, q = {0};
-            const int end = start + 256 < n ? start + 256 : n;
-            for (int p = start; p < end; p++) {
-                const vec v = LOAD(a + (long)p * C + c);
-                vec other = v;
-                if (b) other = LOAD(b + p * step + c) - LOAD(mean + c);
-                s += v;
-                q += v * other;
-            }
-            for (int i = 0; i < LANES; i++) {
-                sum[c + i] += s[i];
-                square[c + i] += q[i];
-            }
+/* sum (filled C), square (filled C) of what is written, and whether that goes past the caches. */
+typedef struct {
+    float *sum, *square;
+    int stream;
+} Moments;
+
+/* Pixels p to p + P - 1 of Q blocks of outputs from block c on: from C channels times w (planes, C, LANES). */
+INLINE void products(Map from, int C, const float *w, Map to, int p, int c, int tail, Moments moments, const int P,
+                     const int Q) {
+    vec sum[16][2];
+    UNROLL for (int j = 0; j < P; j++)
+        UNROLL for (int r = 0; r < Q; r++) sum[j][r] = (vec){0};
+    const float *at = from.at + p * from.pixel;
+    w += (long)c * C * LANES;
+    for (int first = 0; first < C; first += LANES, at += from.plane) {
+        const int n = C - first < LANES ? C - first : LANES;
+        for (int l = 0; l < n; l++, w += LANES) {
+            vec weight[2];
+            UNROLL for (int r = 0; r < Q; r++) weight[r] = LOAD(w + (long)r * C * LANES);
+            UNROLL for (int j = 0; j < P; j++)
+                UNROLL for (int r = 0; r < Q; r++) sum[j][r] += at[j * from.pixel + l] * weight[r];
         }
+    }
+    UNROLL for (int r = 0; r < Q; r++) {
+        float *out = to.at + p * to.pixel + (c + r) * to.plane;
+        if (r == Q - 1 && tail < LANES)
+            for (int j = 0; j < P; j++) put(out + j * to.pixel, sum[j][r], tail);
+        else if (!moments.stream)
+            UNROLL for (int j = 0; j < P; j++) STORE(out + j * to.pixel, sum[j][r]);
+    }
+    if (moments.stream) /* whole lines at a time */
+        UNROLL for (int j = 0; j < P; j++)
+            UNROLL for (int r = 0; r < Q; r++)
+                stream(to.at + (p + j) * to.pixel + (c + r) * to.plane, sum[j][r]);
+    if (!moments.sum) return;
+    UNROLL for (int r = 0; r < Q; r++) {
+        vec s = LOAD(moments.sum + (c + r) * LANES), q = LOAD(moments.square + (c + r) * LANES);
+        UNROLL for (int j = 0; j < P; j++) s += sum[j][r], q += sum[j][r] * sum[j][r];
+        STORE(moments.sum + (c + r) * LANES, s), STORE(moments.square + (c + r) * LANES, q);
+    }
 }
 
-/* Mean and (biased) variance (n,) of `count` values each, from the sums and squares (threads, 2, n) of `moments`. */
+/* n pixels of a 1 x 1 convolution from C channels to `all` blocks of channels, w (all, C, LANES) as (out, in); of the
+ * last block the first `tail` are written. Moments are added to where they are not null. */
+static void pointwise(Map from, int C, const float *w, Map to, int all, int n, int tail, Moments moments) {
+#define SOME(P, Q) \
+    for (; p + P <= n; p += P) products(from, C, w, to, p, c, c + Q == all ? tail : LANES, moments, P, Q);
+    int c = 0;
+    for (; c + 2 <= all; c += 2) {
+        int p = 0;
+#if REGISTERS >= 32
+        SOME(8, 2)
+#endif
+        SOME(4, 2) SOME(1, 2)
+    }
+    if (c < all) {
+        int p = 0;
+#if REGISTERS >= 32
+        SOME(16, 1)
+#endif
+        SOME(8, 1) SOME(4, 1) SOME(1, 1)
+    }
+#undef SOME
+}
+
+/* sum (I rows of `width`) += transpose of I channels of a times Q blocks of b, over n pixels. */
+INLINE void outer_block(const float *a, long a_pixel, const float *b, long b_pixel, int n, float *sum, long width, const int I,
+                        const int Q) {
+    vec s[8][2];
+    UNROLL for (int i = 0; i < I; i++)
+        UNROLL for (int r = 0; r < Q; r++) s[i][r] = LOAD(sum + i * width + r * LANES);
+    for (int p = 0; p < n; p++, a += a_pixel, b += b_pixel) {
+        vec v[2];
+        UNROLL for (int r = 0; r < Q; r++) v[r] = LOAD(b + r * LANES);
+        UNROLL for (int i = 0; i < I; i++)
+            UNROLL for (int r = 0; r < Q; r++) s[i][r] += a[i] * v[r];
+    }
+    UNROLL for (int i = 0; i < I; i++)
+        UNROLL for (int r = 0; r < Q; r++) STORE(sum + i * width + r * LANES, s[i][r]);
+}
+
+/* sum (filled C, filled D) as (in, out) += transpose of a, n pixels of C channels, times b (n, filled D). */
+static void outer(Map a, int C, const float *b, int D, int n, float *sum) {
+    const long width = filled(D);
+    const int all = planes(D);
+#if REGISTERS >= 32 && LANES >= 8
+#define BOTH 8
+#else
+#define BOTH 4
+#endif
+#define ONE (LANES >= 8 ? 8 : 4)
+    for (int i = 0; i < filled(C); i += LANES, a.at += a.plane) {
+        int c = 0;
+        for (; c + 2 <= all; c += 2)
+            for (int l = 0; l < LANES; l += BOTH)
+                outer_block(a.at + l, a.pixel, b + c * LANES, width, n, sum + (i + l) * width + c * LANES, width, BOTH, 2);
+        if (c < all)
+            for (int l = 0; l < LANES; l += ONE)
+                outer_block(a.at + l, a.pixel, b + c * LANES, width, n, sum + (i + l) * width + c * LANES, width, ONE, 1);
+    }
+#undef BOTH
+#undef ONE
+}
+
+/* One block of channels of `moments_of`, `wide` of them there; with `other` b is read. */
+INLINE void moments_block(const float *a, const float *b, int C, long step, vec mu, int n, int wide, double *sum,
+                          double *square, const int other) {
+    vec s[2] = {{0}}, q[2] = {{0}};
+    int p = 0;
+#define ONE(J)                                                        \
+    do {                                                              \
+        const vec v = get(a + (long)(p + J) * C, wide);               \
+        s[J] += v;                                                    \
+        if (other) q[J] += v * (get(b + (p + J) * step, wide) - mu);  \
+        else q[J] += v * v;                                           \
+    } while (0)
+    for (; p + 2 <= n; p += 2) {
+        ONE(0);
+        ONE(1);
+    }
+    if (p < n) ONE(0);
+#undef ONE
+    s[0] += s[1], q[0] += q[1];
+    for (int i = 0; i < LANES && i < wide; i++) sum[i] += s[0][i], square[i] += q[0][i];
+}
+
+/* Adds to sum (C,) the sums over n pixels of a, whose pixels are C floats long; to square (C,) those of its squares, or
+ * of a times (b - mean) with b, whose pixels are `step` apart. */
+static void moments_of(const float *a, const float *b, long step, const float *mean, int n, int C, double *sum,
+                       double *square) {
+    for (int c = 0; c < C; c += LANES) {
+#define MOMENTS(n_wide)                                                                                        \
+    b ? moments_block(a + c, b + c, C, step, get(mean + c, n_wide), n, n_wide, sum + c, square + c, 1)         \
+      : moments_block(a + c, NULL, C, 0, (vec){0}, n, n_wide, sum + c, square + c, 0)
+        WIDE(C - c, MOMENTS);
+#undef MOMENTS
+    }
+}
+
+/* Mean and (biased) variance (n,) of `count` values each, from the sums and squares (threads, 2, n). */
 static void statistics_of(const double *sums, int threads, long n, double count, float *mean, float *variance) {
     for (long i = 0; i < n; i++) {
         double sum = 0, square = 0;
@@ -267,121 +498,17 @@ static void statistics_of(const double *sums, int threads, long n, double count,
     }
 }
 
-/* d_z (pixels, C) of one edge in one image, given grad of the output of the batch norm, the sums of `gradient_sums`
- * over `count` pixels, and rstd and gain (C,). */
-static void norm_gradient(const float *grad, const float *z, long z_step, const float *mean, const float *rstd,
-                          const float *gain, const float *sum, const float *product, double count, float *d_z,
-                          long d_step, int pixels, int C) {
-    for (int c = 0; c < C; c += LANES) {
-        const vec r = LOAD(rstd + c), mu = LOAD(mean + c), by = r * LOAD(gain + c);
-        const vec a = LOAD(sum + c) / (float)count, b = LOAD(product + c) / (float)count * r;
-        for (long p = 0; p < pixels; p++)
-            STORE(d_z + p * d_step + c, (LOAD(grad + p * C + c) - a - (LOAD(z + p * z_step + c) - mu) * b) * by);
-    }
-}
-
-/* (C, k k) -> (k k, C), or back, the taps in reverse order with `flip`. */
-static void swap(const float *from, float *to, int rows, int columns) {
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < columns; c++) to[(long)c * rows + r] = from[(long)r * columns + c];
-}
-
-/* Forward: fills z and its mean and (biased) variance. */
-void stage_forward(const Shape *s, const float *const *in, const Norm *before, const float *dw, const float *pw,
-                   float *z, float *mean, float *variance) {
-    const int C = s->C, taps = s->k * s->k, pad = s->dil * (s->k - 1) / 2, threads = s->threads;
-    const long row = (long)(s->W + 2 * pad) * C, image = (long)s->H * s->W * C, out = (long)s->h * s->w * C;
-    float *dws = room(sizeof(float) * s->M * taps * C), *pws = room(sizeof(float) * s->M * C * C);
-    float *factor = room(sizeof(float) * s->M * C), *shift = room(sizeof(float) * s->M * C);
-    double *sums = room(sizeof(double) * threads * s->M * C * 2);
-    memset(sums, 0, sizeof(double) * threads * s->M * C * 2);
-    for (int m = 0; m < s->M; m++) {
-        if (before) affine(before, m, C, factor + (long)m * C, shift + (long)m * C);
-        swap(dw + (long)m * C * taps, dws + (long)m * taps * C, C, taps);
-        swap(pw + (long)m * C * C, pws + (long)m * C * C, C, C);
-    }
-#pragma omp parallel num_threads(threads)
-    {
-        float *padded = room(sizeof(float) * row * (s->H + 2 * pad)), *deep = room(sizeof(float) * out);
-        double *mine = sums + (long)omp_get_thread_num() * s->M * C * 2;
-#pragma omp for schedule(static)
-        for (int n = 0; n < s->N; n++)
-            for (int m = 0; m < s->M; m++) {
-                if (before || m == 0)
-                    fill(padded, in[m] + n * image, s->H, s->W, C, pad, before ? factor + (long)m * C : NULL,
-                         shift + (long)m * C);
-                float *to = z + ((long)m * s->N + n) * out;
-                depthwise(padded, row, C, dws + (long)m * taps * C, deep, (long)s->w * C, s->h, s->w, s->k, s->stride,
-                          s->dil, 0);
-                pointwise(deep, pws + (long)m * C * C, to, s->h * s->w, C);
-                moments(to, NULL, C, NULL, s->h * s->w, C, mine + (long)m * C, mine + (long)(s->M + m) * C);
-            }
-        free(padded), free(deep);
-    }
-    statistics_of(sums, threads, (long)s->M * C, (double)s->N * s->h * s->w, mean, variance);
-    free(dws), free(pws), free(factor), free(shift), free(sums);
-}
-
-/* Mean and (biased) variance of stacked z. */
-void statistics(const Shape *s, const float *z, float *mean, float *variance) {
-    const int all = s->M * s->C, pixels = s->h * s->w, threads = s->threads;
-    double *sums = room(sizeof(double) * threads * all * 2);
-    memset(sums, 0, sizeof(double) * threads * all * 2);
-#pragma omp parallel num_threads(threads)
-    {
-        double *mine = sums + (long)omp_get_thread_num() * all * 2;
-#pragma omp for schedule(static)
-        for (int n = 0; n < s->N; n++)
-            moments(z + (long)n * pixels * all, NULL, all, NULL, pixels, all, mine, mine + all);
-    }
-    statistics_of(sums, threads, all, (double)s->N * pixels, mean, variance);
-    free(sums);
-}
-
-/* out[m] (N, h, w, C) += batch norm of z. */
-void combine(const Shape *s, const float *z, const Norm *norm, float *const *out) {
-    const int C = s->C;
-    const long size = (long)s->h * s->w * C;
-    float *factor = room(sizeof(float) * s->M * C), *shift = room(sizeof(float) * s->M * C);
-    for (int m = 0; m < s->M; m++) affine(norm, m, C, factor + (long)m * C, shift + (long)m * C);
-#pragma omp parallel for schedule(static) num_threads(s->threads)
-    for (int n = 0; n < s->N; n++)
-        for (int m = 0; m < s->M; m++) {
-            for (int c = 0; c < C; c += LANES) {
-                const vec by = LOAD(factor + (long)m * C + c), plus = LOAD(shift + (long)m * C + c);
-                const float *from = z + start_of(s, m, n) + c;
-                float *to = out[m] + n * size + c;
-                for (int p = 0; p < s->h * s->w; p++, to += C, from += step_of(s))
-                    STORE(to, LOAD(to) + LOAD(from) * by + plus);
-            }
-        }
-    free(factor), free(shift);
-}
-
-/* Sums that the backward of batch norm needs: of grad, and of grad times (z - mean) rstd; (M, C) each. Where it is
- * not null, d_scale (M,) is the second summed over the channels. */
-void gradient_sums(const Shape *s, const float *const *grad, const float *z, const Norm *norm, float *sum,
-                   float *product, float *d_scale) {
-    const int C = s->C, threads = s->threads;
-    const long size = (long)s->h * s->w * C;
-    double *sums = room(sizeof(double) * threads * s->M * C * 2);
-    memset(sums, 0, sizeof(double) * threads * s->M * C * 2);
-#pragma omp parallel num_threads(threads)
-    {
-        double *mine = sums + (long)omp_get_thread_num() * s->M * C * 2;
-#pragma omp for schedule(static)
-        for (int n = 0; n < s->N; n++)
-            for (int m = 0; m < s->M; m++)
-                moments(grad[m] + n * size, z + start_of(s, m, n), step_of(s), norm->mean + (long)m * C, s->h * s->w,
-                        C, mine + (long)m * C * 2, mine + (long)m * C * 2 + C);
-    }
-    for (int m = 0; m < s->M; m++) {
+/* What the backward of a batch norm needs: sums of grad and of grad times (z - mean) rstd (M, C), from those of `mine`
+ * (threads, M, 2, C) before the factor rstd. Where it is not null, d_scale (M,) is the second summed over the channels. */
+static void norm_sums(const double *sums, const Norm *norm, int threads, int M, int C, float *sum, float *product,
+                      float *d_scale) {
+    for (int m = 0; m < M; m++) {
         double total = 0;
         for (int c = 0; c < C; c++) {
             double a = 0, b = 0;
             for (int t = 0; t < threads; t++) {
-                a += sums[((long)t * s->M + m) * C * 2 + c];
-                b += sums[((long)t * s->M + m) * C * 2 + C + c];
+                a += sums[((long)t * M + m) * C * 2 + c];
+                b += sums[((long)t * M + m) * C * 2 + C + c];
             }
             b *= rstd_of(norm, (long)m * C + c);
             sum[(long)m * C + c] = (float)a;
@@ -390,159 +517,482 @@ void gradient_sums(const Shape *s, const float *const *grad, const float *z, con
         }
         if (d_scale) d_scale[m] = (float)total;
     }
-    free(sums);
 }
 
-/* d_z, laid out like z, given grad[m] of the output of the batch norm and the sums of `gradient_sums`. */
-void norm_backward(const Shape *s, const float *const *grad, const float *z, const Norm *norm, const float *sum,
-                   const float *product, float *d_z) {
-    const int C = s->C, pixels = s->h * s->w;
-    const long step = step_of(s);
-    float *rstd = room(sizeof(float) * s->M * C), *gain = room(sizeof(float) * s->M * C);
-    slopes(s, norm, rstd, gain);
-#pragma omp parallel for schedule(static) num_threads(s->threads)
-    for (int n = 0; n < s->N; n++)
-        for (int m = 0; m < s->M; m++) {
-            const long i = (long)m * C, start = start_of(s, m, n);
-            norm_gradient(grad[m] + (long)n * pixels * C, z + start, step, norm->mean + i, rstd + i, gain + i, sum + i,
-                          product + i, (double)s->N * pixels, d_z + start, step, pixels, C);
-        }
-    free(rstd), free(gain);
+static double *double_zeros(long count) { return memset(room(sizeof(double) * count), 0, sizeof(double) * count); }
+
+/* One block of channels of `norm_gradient`: `wide` are read, `out` are written. */
+INLINE void norm_gradient_block(const float *grad, long g_step, const float *z, long z_step, Slope slope, float *d_z, long d_step,
+                                int n, const int wide, const int out) {
+    const vec mu = LOAD(slope.mean), a = LOAD(slope.a), b = LOAD(slope.b), by = LOAD(slope.by);
+    for (int p = 0; p < n; p++, grad += g_step, z += z_step, d_z += d_step)
+        put(d_z, (get(grad, wide) - a - (get(z, wide) - mu) * b) * by, out);
 }
 
-/* Backward, given grad[m] of the output of the batch norm and the sums of `gradient_sums`. d_in: where `before` is
- * null, (N, H, W, C), added to; else (M, N, H, W, C), the gradient of the output of that batch norm. d_dw, d_pw are
- * filled where they are not null. */
-void stage_backward(const Shape *s, const float *const *in, const Norm *before, const float *dw, const float *pw,
-                    const float *z, const Norm *norm, const float *const *grad, const float *sum,
-                    const float *product, float *d_in, float *d_dw, float *d_pw) {
-    const int C = s->C, taps = s->k * s->k, pad = s->dil * (s->k - 1) / 2, threads = s->threads;
-    const int pixels = s->h * s->w, weights = d_dw != NULL;
-    const long row = (long)(s->W + 2 * pad) * C, image = (long)s->H * s->W * C, out = (long)pixels * C;
-    const long padded_size = row * (s->H + 2 * pad), per_edge = (long)taps * C + (long)C * C;
-    const double count = (double)s->N * pixels;
-    float *dws = room(sizeof(float) * s->M * taps * C), *flipped = room(sizeof(float) * s->M * taps * C);
-    float *factor = room(sizeof(float) * s->M * C), *shift = room(sizeof(float) * s->M * C);
-    float *rstd = room(sizeof(float) * s->M * C), *gain = room(sizeof(float) * s->M * C), *sums = NULL;
-    for (int m = 0; before && m < s->M; m++) affine(before, m, C, factor + (long)m * C, shift + (long)m * C);
-    slopes(s, norm, rstd, gain);
-    if (weights) {
-        sums = room(sizeof(float) * threads * s->M * per_edge);
-        memset(sums, 0, sizeof(float) * threads * s->M * per_edge);
+static Slope slope_at(Slope all, long i) { return (Slope){all.mean + i, all.a + i, all.b + i, all.by + i}; }
+
+/* d_z of n pixels of C channels, given grad of the output of the batch norm and slope of the edge. Channels that fill a
+ * block up are written with `whole`. */
+static void norm_gradient(const float *grad, long g_step, const float *z, long z_step, Slope slope, float *d_z, long d_step,
+                          int whole, int n, int C) {
+    for (int c = 0; c < C; c += LANES) {
+#define GRADIENT(wide) \
+    norm_gradient_block(grad + c, g_step, z + c, z_step, slope_at(slope, c), d_z + c, d_step, n, wide, whole ? LANES : wide)
+        WIDE(C - c, GRADIENT);
+#undef GRADIENT
     }
-    for (int m = 0; m < s->M; m++) {
-        float *plain = dws + (long)m * taps * C, *turned = flipped + (long)m * taps * C;
-        swap(dw + (long)m * C * taps, plain, C, taps);
-        for (int t = 0; t < taps; t++) memcpy(turned + (long)t * C, plain + (long)(taps - 1 - t) * C, sizeof(float) * C);
-    }
+}
+
+/* (M, C, k k) -> (M, planes, k k, LANES), with `turned` the taps in reverse order. */
+static float *packed_taps(const float *dw, int M, int C, int taps, int turned) {
+    float *to = zeros((long)M * filled(C) * taps);
+    for (int m = 0; m < M; m++)
+        for (int c = 0; c < C; c++)
+            for (int t = 0; t < taps; t++)
+                to[(((long)m * planes(C) + c / LANES) * taps + (turned ? taps - 1 - t : t)) * LANES + c % LANES] =
+                    dw[((long)m * C + c) * taps + t];
+    return to;
+}
+
+/* Matrix (rows, columns) -> (blocks of rows, columns, rows of a block), the last block filled up with zeros; with `turned`
+ * its transpose is meant. */
+static void pack(const float *from, int rows, int columns, int turned, float *to) {
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < columns; c++)
+            to[((long)(r / LANES) * columns + c) * LANES + r % LANES] =
+                turned ? from[(long)c * rows + r] : from[(long)r * columns + c];
+}
+
+/* (M, C, C) as (out, in), for products that lead from in to out, or with `turned` from out to in. */
+static float *packed_weights(const float *pw, int M, int C, int turned) {
+    float *to = zeros((long)M * filled(C) * C);
+    for (int m = 0; m < M; m++) pack(pw + (long)m * C * C, C, C, turned, to + (long)m * filled(C) * C);
+    return to;
+}
+
+/* Rows of outputs that are worked on at a time: what is between the convolutions stays in the innermost cache. */
+static int rows_at_a_time(const Shape *s) {
+    const int rows = 4096 / (s->w * filled(s->C));
+    return rows < 1 ? 1 : rows > s->h ? s->h : rows;
+}
+
+/* Forward: fills z and its mean and (biased) variance. */
+void stage_forward(const Shape *s, const float *const *in, const Norm *before, const float *dw, const float *pw,
+                   float *z, float *mean, float *variance) {
+    const int C = s->C, wide = filled(C), all = planes(C), taps = s->k * s->k, pad = s->dil * (s->k - 1) / 2;
+    const long row = (long)(s->W + 2 * pad) * LANES, plane = row * (s->H + 2 * pad), image = (long)s->H * s->W * C;
+    const long out = (long)s->h * s->w * C;
+    const int tile = rows_at_a_time(s), threads = s->threads, tail = C - (all - 1) * LANES;
+    float *dws = packed_taps(dw, s->M, C, taps, 0), *pws = packed_weights(pw, s->M, C, 0);
+    float *factor = before ? affine(before, s->M, C) : NULL;
+    const float *shift = before ? factor + (long)s->M * wide : NULL;
+    double *sums = double_zeros((long)threads * s->M * C * 2);
 #pragma omp parallel num_threads(threads)
     {
-        float *padded = room(sizeof(float) * padded_size), *d_padded = room(sizeof(float) * padded_size);
-        float *spread = room(sizeof(float) * padded_size);
-        float *d_z = room(sizeof(float) * out), *deep = room(sizeof(float) * out), *d_deep = room(sizeof(float) * out);
-        float *mine = weights ? sums + (long)omp_get_thread_num() * s->M * per_edge : NULL;
+        const long deep_plane = (long)tile * s->w * LANES;
+        float *padded = zeros(plane * all), *deep = floats(deep_plane * all), *of_tile = floats(2 * wide);
+        double *mine = sums + (long)omp_get_thread_num() * s->M * C * 2;
+        const Moments moments = {of_tile, of_tile + wide, streams(z, s->M * s->N * out, C)};
 #pragma omp for schedule(static)
-        for (int n = 0; n < s->N; n++) {
+        for (int n = 0; n < s->N; n++)
             for (int m = 0; m < s->M; m++) {
-                const float *weight = dws + (long)m * taps * C;
-                if (before || m == 0) {
-                    fill(padded, in[m] + n * image, s->H, s->W, C, pad, before ? factor + (long)m * C : NULL,
-                         shift + (long)m * C);
-                    memset(d_padded, 0, sizeof(float) * padded_size);
-                }
-                /* batch norm */
-                const float *from = z + ((long)m * s->N + n) * out, *g = grad[m] + n * out;
-                norm_gradient(g, from, C, norm->mean + (long)m * C, rstd + (long)m * C, gain + (long)m * C,
-                              sum + (long)m * C, product + (long)m * C, count, d_z, C, pixels, C);
-                /* 1 x 1 */
-                pointwise(d_z, pw + (long)m * C * C, d_deep, pixels, C);
-                if (weights) {
-                    float *to = mine + m * per_edge;
-                    depthwise(padded, row, C, weight, deep, (long)s->w * C, s->h, s->w, s->k, s->stride, s->dil, 0);
-                    outer(deep, d_z, to + (long)taps * C, pixels, C);
-                    depthwise_weights(padded, row, C, d_deep, s->h, s->w, to, s->k, s->stride, s->dil);
-                }
-                /* depthwise */
-                if (s->stride == 1) {
-                    memset(spread, 0, sizeof(float) * padded_size);
-                    for (int y = 0; y < s->h; y++)
-                        memcpy(spread + (y + pad) * row + (long)pad * C, d_deep + (long)y * s->w * C,
-                               sizeof(float) * s->w * C);
-                    depthwise(spread, row, C, flipped + (long)m * taps * C, d_padded + pad * row + (long)pad * C, row,
-                              s->H, s->W, s->k, 1, s->dil, 1);
-                } else {
-                    scatter(d_deep, s->h, s->w, C, weight, d_padded, row, s->k, s->stride, s->dil);
-                }
-                /* ReLU; its input is positive where its output is */
-                if (!before && m + 1 < s->M) continue;
-                float *to = before ? d_in + ((long)m * s->N + n) * image : d_in + n * image;
-                for (int y = 0; y < s->H; y++) {
-                    const float *slope = padded + (y + pad) * row + (long)pad * C;
-                    const float *d = d_padded + (y + pad) * row + (long)pad * C;
-                    float *line = to + (long)y * s->W * C;
-                    for (int i = 0; i < s->W * C; i += LANES) {
-                        vec passed = KEEP(LOAD(slope + i) > (vec){0}, LOAD(d + i));
-                        if (!before) passed += LOAD(line + i);
-                        STORE(line + i, passed);
+                const long edge = (long)m * wide;
+                if (before || m == 0)
+                    fill(padded, in[m] + n * image, s->H, s->W, C, pad, before ? factor + edge : NULL,
+                         before ? shift + edge : NULL);
+                float *to = z + ((long)m * s->N + n) * out;
+                for (int y = 0; y < s->h; y += tile) {
+                    const int rows = y + tile < s->h ? tile : s->h - y;
+                    for (int c = 0; c < all; c++)
+                        depthwise(padded + c * plane + (long)y * s->stride * row, row,
+                                  dws + ((long)m * all + c) * taps * LANES, deep + c * deep_plane, (long)s->w * LANES,
+                                  rows, s->w, s->k, s->stride, s->dil, 0);
+                    memset(of_tile, 0, sizeof(float) * 2 * wide);
+                    pointwise((Map){deep, LANES, deep_plane}, C, pws + edge * C, (Map){to + (long)y * s->w * C, C, LANES},
+                              all, rows * s->w, tail, moments);
+                    for (int c = 0; c < C; c++) {
+                        mine[(long)m * C + c] += moments.sum[c];
+                        mine[((long)s->M + m) * C + c] += moments.square[c];
                     }
                 }
             }
-        }
-        free(padded), free(d_padded), free(spread), free(d_z), free(deep), free(d_deep);
+        free(padded), free(deep), free(of_tile);
     }
-    if (weights) {
-        for (int t = 1; t < threads; t++)
-            for (long i = 0; i < s->M * per_edge; i++) sums[i] += sums[t * s->M * per_edge + i];
-        for (int m = 0; m < s->M; m++) {
-            swap(sums + m * per_edge, d_dw + (long)m * C * taps, taps, C);
-            swap(sums + m * per_edge + (long)taps * C, d_pw + (long)m * C * C, C, C);
-        }
-        free(sums);
-    }
-    free(dws), free(flipped), free(factor), free(shift), free(rstd), free(gain);
+    statistics_of(sums, threads, (long)s->M * C, (double)s->N * s->h * s->w, mean, variance);
+    free(dws), free(pws), free(factor), free(sums);
 }
 
-/* out[m] = base[m] + sum over p of mix[p, m] maps[p]; a base may be null. All of `size` floats, a multiple of LANES. */
-void mix_forward(long size, int P, int M, const float *const *maps, const float *mix, const float *const *base,
-                 float *const *out, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (long start = 0; start < size; start += BLOCK) {
-        const long end = start + BLOCK < size ? start + BLOCK : size;
-        for (int m = 0; m < M; m++)
-            for (long i = start; i < end; i += LANES) {
-                vec sum = {0};
-                if (base[m]) sum = LOAD(base[m] + i);
-                for (int p = 0; p < P; p++) sum += mix[p * M + m] * LOAD(maps[p] + i);
-                STORE(out[m] + i, sum);
-            }
+/* One plane of a row of the gradient of a ReLU, which is passed where `mask` is positive. With `add` added to what is in
+ * `to` (W, C). With `norm` the sums of `norm_sums` are added up, `z` being the input of that batch norm. */
+INLINE void passed_row(const float *mask, const float *d, int W, int C, float *to, const float *z, const float *mean,
+                       double *sum, double *product, const int wide, const int norm, const int add) {
+    const vec mu = norm ? get(mean, wide) : (vec){0};
+    vec s = {0}, q = {0};
+    for (int x = 0; x < W; x++, mask += LANES, d += LANES, to += C) {
+        vec passed = KEEP(LOAD(mask) > (vec){0}, LOAD(d));
+        if (norm) {
+            s += passed, q += passed * (get(z, wide) - mu);
+            z += C;
+        }
+        if (add) passed += get(to, wide);
+        put(to, passed, wide);
     }
+    for (int i = 0; norm && i < LANES && i < wide; i++) sum[i] += s[i], product[i] += q[i];
+}
+
+/* Backward, given grad[m] of the output of the batch norm and the sums of `gradient_sums`. d_in: where `before` is
+ * null, (N, H, W, C), with `add_in` added to; else (M, N, H, W, C), the gradient of the output of that batch norm, whose own sums are
+ * filled in. d_dw, d_pw are filled where they are not null. */
+void stage_backward(const Shape *s, const float *const *in, const Norm *before, const float *dw, const float *pw,
+                    const float *z, const Norm *norm, const float *const *grad, const float *sum,
+                    const float *product, float *d_in, int add_in, float *d_dw, float *d_pw, float *before_sum,
+                    float *before_product) {
+    const int C = s->C, wide = filled(C), all = planes(C), taps = s->k * s->k, pad = s->dil * (s->k - 1) / 2;
+    const int learns = d_dw != NULL, tile = rows_at_a_time(s), threads = s->threads;
+    const long row = (long)(s->W + 2 * pad) * LANES, plane = row * (s->H + 2 * pad), image = (long)s->H * s->W * C;
+    const long grad_row = (long)(s->w + 2 * pad) * LANES, grad_plane = grad_row * (s->h + 2 * pad);
+    const long out = (long)s->h * s->w * C, d_plane = (long)s->H * s->W * LANES;
+    const long per_edge = (long)taps * wide + (long)wide * wide;
+    float *dws = packed_taps(dw, s->M, C, taps, 0), *turned = packed_taps(dw, s->M, C, taps, 1);
+    float *pws = packed_weights(pw, s->M, C, 1);
+    float *factor = before ? affine(before, s->M, C) : NULL;
+    const float *shift = before ? factor + (long)s->M * wide : NULL;
+    const Slope slope = slopes(norm, sum, product, (double)s->N * s->h * s->w, s->M, C);
+    float *sums = learns ? zeros(threads * s->M * per_edge) : NULL;
+    double *before_sums = before ? double_zeros((long)threads * s->M * C * 2) : NULL;
+#pragma omp parallel num_threads(threads)
+    {
+        const long deep_plane = (long)tile * s->w * LANES;
+        float *padded = zeros(plane * all), *d_deep = zeros(grad_plane * all), *d_padded = floats(d_plane * all);
+        float *d_z = floats((long)tile * s->w * wide), *deep = floats(deep_plane * all);
+        float *buffer = floats((long)s->W * C);
+        const int past = before && streams(d_in, s->M * s->N * image, C);
+        float *mine = learns ? sums + (long)omp_get_thread_num() * s->M * per_edge : NULL;
+#pragma omp for schedule(static)
+        for (int n = 0; n < s->N; n++)
+            for (int m = 0; m < s->M; m++) {
+                const long edge = (long)m * wide;
+                if (before || m == 0)
+                    fill(padded, in[m] + n * image, s->H, s->W, C, pad, before ? factor + edge : NULL,
+                         before ? shift + edge : NULL);
+                const float *from = z + ((long)m * s->N + n) * out, *g = grad[m] + n * out;
+                float *to = learns ? mine + m * per_edge : NULL;
+                for (int y = 0; y < s->h; y += tile) {
+                    const int rows = y + tile < s->h ? tile : s->h - y;
+                    const long start = (long)y * s->w * C;
+                    norm_gradient(g + start, C, from + start, C, slope_at(slope, edge), d_z, wide, 1, rows * s->w, C);
+                    for (int i = 0; i < rows; i++) /* into the rows of a plane with a border */
+                        pointwise((Map){d_z + (long)i * s->w * wide, wide, LANES}, C, pws + edge * C,
+                                  (Map){d_deep + (y + i + pad) * grad_row + pad * LANES, LANES, grad_plane}, all,
+                                  s->w, LANES, (Moments){NULL, NULL, 0});
+                    if (!learns) continue;
+                    for (int c = 0; c < all; c++)
+                        depthwise(padded + c * plane + (long)y * s->stride * row, row,
+                                  dws + ((long)m * all + c) * taps * LANES, deep + c * deep_plane, (long)s->w * LANES,
+                                  rows, s->w, s->k, s->stride, s->dil, 0);
+                    outer((Map){deep, LANES, deep_plane}, C, d_z, C, rows * s->w, to + (long)taps * wide);
+                }
+                for (int c = 0; c < all; c++) {
+                    const float *d = d_deep + c * grad_plane, *weights = turned + ((long)m * all + c) * taps * LANES;
+                    const int add = !before && m > 0;
+                    if (learns)
+                        depthwise_weights(padded + c * plane, row, d + pad * grad_row + pad * LANES, grad_row, s->h,
+                                          s->w, to + (long)c * taps * LANES, s->k, s->stride, s->dil);
+                    if (s->stride == 1)
+                        depthwise(d, grad_row, weights, d_padded + c * d_plane, (long)s->W * LANES, s->H, s->W, s->k,
+                                  1, s->dil, add);
+                    else
+                        depthwise_back2(d, grad_row, dws + ((long)m * all + c) * taps * LANES, d_padded + c * d_plane,
+                                        s->H, s->W, s->k, s->dil, pad, add);
+                }
+                if (!before && m + 1 < s->M) continue;
+                /* ReLU; its input is positive where its output is */
+                float *line = before ? d_in + ((long)m * s->N + n) * image : d_in + n * image;
+                const float *read = in[m] + n * image;
+                double *of_norm = before ? before_sums + ((long)omp_get_thread_num() * s->M + m) * C * 2 : NULL;
+                for (int y = 0; y < s->H; y++, read += s->W * C, line += s->W * C) {
+                    float *to = past ? buffer : line;
+                    for (int c = 0; c < all; c++) {
+                        const float *mask = padded + c * plane + (y + pad) * row + pad * LANES;
+                        const float *d = d_padded + c * d_plane + (long)y * s->W * LANES;
+                        const int i = c * LANES;
+#define PASS(n)                                                                                                       \
+    before   ? passed_row(mask, d, s->W, C, to + i, read + i, before->mean + (long)m * C + i, of_norm + i,            \
+                          of_norm + C + i, n, 1, 0)                                                                   \
+    : add_in ? passed_row(mask, d, s->W, C, to + i, NULL, NULL, NULL, NULL, n, 0, 1)                                  \
+             : passed_row(mask, d, s->W, C, to + i, NULL, NULL, NULL, NULL, n, 0, 0)
+                        WIDE(C - i, PASS);
+#undef PASS
+                    }
+                    for (int i = 0; past && i < s->W * C; i += LANES) stream(line + i, LOAD(buffer + i));
+                }
+            }
+        free(buffer);
+        free(padded), free(d_padded), free(d_z), free(deep), free(d_deep);
+    }
+    if (before) norm_sums(before_sums, before, threads, s->M, C, before_sum, before_product, NULL);
+    if (learns)
+        for (int m = 0; m < s->M; m++) {
+            float *total = sums + m * per_edge;
+            for (int t = 1; t < threads; t++)
+                for (long i = 0; i < per_edge; i++) total[i] += sums[(t * s->M + m) * per_edge + i];
+            for (int c = 0; c < C; c++) {
+                for (int t = 0; t < taps; t++)
+                    d_dw[((long)m * C + c) * taps + t] = total[((long)(c / LANES) * taps + t) * LANES + c % LANES];
+                for (int o = 0; o < C; o++)
+                    d_pw[((long)m * C + o) * C + c] = total[(long)taps * wide + (long)c * wide + o];
+            }
+        }
+    free(dws), free(turned), free(pws), free(factor), free(slope.mean), free(sums), free(before_sums);
+}
+
+/* ReLU, 1 x 1 from I to O channels, on every `every`-th pixel from (top, left) on of N images of H x W pixels; the
+ * outputs are the channels from `first` on of z (N, h, w, total). */
+typedef struct {
+    int N, H, W, h, w, every, top, left, I, O, first, total, threads;
+} Project;
+
+static int pixels_at_a_time(const Project *s) {
+    const int pixels = 4096 / filled(s->I), all = s->h * s->w;
+    return pixels < 8 ? 8 : pixels > all ? all : pixels;
+}
+
+/* Where pixel p of an image of the outputs is in an image of the inputs. */
+static long source(const Project *s, int p) {
+    return s->every == 1 ? (long)p * s->I
+                         : ((long)(p / s->w * s->every + s->top) * s->W + p % s->w * s->every + s->left) * s->I;
+}
+
+/* ReLU of n pixels from p on, (n, filled I); what fills up is zero already. */
+static void gather(const Project *s, const float *image, int p, int n, float *to) {
+    for (int j = 0; j < n; j++, to += filled(s->I)) {
+        const float *from = image + source(s, p + j);
+        for (int c = 0; c < s->I; c += LANES) {
+            const vec v = get(from + c, s->I - c);
+            put(to + c, KEEP(~(v < (vec){0}), v), s->I - c);
+        }
+    }
+}
+
+/* Fills its channels of z and their mean and (biased) variance (O,); weights (O, I). */
+void project_forward(const Project *s, const float *in, const float *weights, float *z, float *mean, float *variance) {
+    const int all = planes(s->O), wide = filled(s->O), tile = pixels_at_a_time(s), pixels = s->h * s->w;
+    float *packed = zeros((long)wide * s->I);
+    pack(weights, s->O, s->I, 0, packed);
+    double *sums = double_zeros((long)s->threads * s->O * 2);
+#pragma omp parallel num_threads(s->threads)
+    {
+        float *active = zeros((long)tile * filled(s->I)), *of_tile = floats(2 * wide);
+        double *mine = sums + (long)omp_get_thread_num() * s->O * 2;
+        const Moments moments = {of_tile, of_tile + wide, 0};
+#pragma omp for schedule(static)
+        for (int n = 0; n < s->N; n++)
+            for (int p = 0; p < pixels; p += tile) {
+                const int some = p + tile < pixels ? tile : pixels - p;
+                gather(s, in + (long)n * s->H * s->W * s->I, p, some, active);
+                memset(of_tile, 0, sizeof(float) * 2 * wide);
+                pointwise((Map){active, filled(s->I), LANES}, s->I, packed,
+                          (Map){z + ((long)n * pixels + p) * s->total + s->first, s->total, LANES}, all, some,
+                          s->O - (all - 1) * LANES, moments);
+                for (int c = 0; c < s->O; c++) mine[c] += moments.sum[c], mine[s->O + c] += moments.square[c];
+            }
+        free(active), free(of_tile);
+    }
+    statistics_of(sums, s->threads, s->O, (double)s->N * pixels, mean, variance);
+    free(packed), free(sums);
+}
+
+/* Given grad (N, h, w, total) of the output of the batch norm, whose statistics and sums are those of its channels: fills
+ * the gradients of the inputs that were seen, and of the weights where d_weights is not null. */
+void project_backward(const Project *s, const float *in, const float *weights, const float *z, const Norm *norm,
+                      const float *grad, const float *sum, const float *product, float *d_in, float *d_weights) {
+    const int wide = filled(s->O), in_wide = filled(s->I), tile = pixels_at_a_time(s), pixels = s->h * s->w;
+    const long size = (long)in_wide * wide;
+    float *packed = zeros((long)in_wide * s->O), *sums = d_weights ? zeros(s->threads * size) : NULL;
+    pack(weights, s->I, s->O, 1, packed);
+    const Slope slope = slopes(norm, sum, product, (double)s->N * pixels, 1, s->O);
+#pragma omp parallel num_threads(s->threads)
+    {
+        float *active = zeros((long)tile * in_wide), *d_active = zeros((long)tile * in_wide);
+        float *d_z = zeros((long)tile * wide);
+        float *mine = d_weights ? sums + omp_get_thread_num() * size : NULL;
+#pragma omp for schedule(static)
+        for (int n = 0; n < s->N; n++)
+            for (int p = 0; p < pixels; p += tile) {
+                const int some = p + tile < pixels ? tile : pixels - p;
+                const long start = ((long)n * pixels + p) * s->total + s->first, image = (long)n * s->H * s->W * s->I;
+                gather(s, in + image, p, some, active);
+                norm_gradient(grad + start, s->total, z + start, s->total, slope, d_z, wide, 1, some, s->O);
+                if (d_weights) outer((Map){active, in_wide, LANES}, s->I, d_z, s->O, some, mine);
+                if (!d_in) continue;
+                pointwise((Map){d_z, wide, LANES}, s->O, packed, (Map){d_active, in_wide, LANES}, planes(s->I), some,
+                          LANES, (Moments){NULL, NULL, 0});
+                for (int j = 0; j < some; j++) {
+                    float *to = d_in + image + source(s, p + j);
+                    for (int c = 0; c < s->I; c += LANES) {
+                        const long at = (long)j * in_wide + c;
+                        put(to + c, KEEP(LOAD(active + at) > (vec){0}, LOAD(d_active + at)), s->I - c);
+                    }
+                }
+            }
+        free(active), free(d_active), free(d_z);
+    }
+    for (int o = 0; d_weights && o < s->O; o++)
+        for (int i = 0; i < s->I; i++) {
+            float total = 0;
+            for (int t = 0; t < s->threads; t++) total += sums[t * size + (long)i * wide + o];
+            d_weights[(long)o * s->I + i] = total;
+        }
+    free(packed), free(sums), free(slope.mean);
+}
+
+/* Where image n of edge m begins in z, and how far its pixels are apart. */
+static long start_of(const Shape *s, const End *end, int m, int n) {
+    const long pixels = (long)s->h * s->w;
+    return end->stacked ? (n * pixels * end->M + m) * s->C : ((long)m * s->N + n) * pixels * s->C;
+}
+static long pixel_of(const Shape *s, const End *end) { return end->stacked ? (long)end->M * s->C : s->C; }
+
+/* Mean and (biased) variance of stacked z. */
+void statistics(const Shape *s, const float *z, float *mean, float *variance) {
+    const int all = s->M * s->C, pixels = s->h * s->w, threads = s->threads;
+    double *sums = double_zeros((long)threads * all * 2);
+#pragma omp parallel num_threads(threads)
+    {
+        double *mine = sums + (long)omp_get_thread_num() * all * 2;
+#pragma omp for schedule(static)
+        for (int n = 0; n < s->N; n++)
+            for (int p = 0; p < pixels; p += PIXELS)
+                moments_of(z + ((long)n * pixels + p) * all, NULL, all, NULL, p + PIXELS < pixels ? PIXELS : pixels - p,
+                           all, mine, mine + all);
+    }
+    statistics_of(sums, threads, all, (double)s->N * pixels, mean, variance);
+    free(sums);
+}
+
+/* One block of channels of n pixels: to += by times from, plus. */
+INLINE void normed(const float *from, long step, vec by, vec plus, float *to, int C, int n, const int wide) {
+    for (int p = 0; p < n; p++, to += C, from += step) put(to, get(to, wide) + get(from, wide) * by + plus, wide);
+}
+
+/* out[e] (N, h, w, C) = base[e] + sum over p of mix[p, e] maps[p] + the batch norms of the ends whose output is e; of E
+ * outputs, a base may be null. */
+void combine(const Shape *s, int E, int P, const float *const *maps, const float *mix, const float *const *base,
+             int ends, const End *end, float *const *out) {
+    const int C = s->C, pixels = s->h * s->w, wide = filled(C);
+    float **factors = room(sizeof(float *) * (ends + 1));
+    for (int i = 0; i < ends; i++) factors[i] = affine(end[i].norm, end[i].M, C);
+#pragma omp parallel for schedule(static) num_threads(s->threads)
+    for (int n = 0; n < s->N; n++)
+        for (int first = 0; first < pixels; first += PIXELS) {
+            const int some = first + PIXELS < pixels ? PIXELS : pixels - first;
+            const long start = ((long)n * pixels + first) * C, size = (long)some * C;
+            for (int e = 0; e < E; e++) {
+                long i = start;
+#define MIX(left)                                                               \
+    do {                                                                        \
+        vec sum = {0};                                                          \
+        if (base[e]) sum = get(base[e] + i, left);                              \
+        for (int p = 0; p < P; p++) sum += mix[p * E + e] * get(maps[p] + i, left); \
+        put(out[e] + i, sum, left);                                             \
+    } while (0)
+                for (; i + LANES <= start + size; i += LANES) MIX(LANES);
+                if (i < start + size) MIX((int)(start + size - i));
+#undef MIX
+            }
+            for (int t = 0; t < ends; t++)
+                for (int m = 0; m < end[t].M; m++) {
+                    const float *from = end[t].z + start_of(s, end + t, m, n) + first * pixel_of(s, end + t);
+                    const float *factor = factors[t] + (long)m * wide, *shift = factor + (long)end[t].M * wide;
+                    float *to = out[end[t].slots[m]] + start;
+                    for (int c = 0; c < C; c += LANES) {
+#define NORM(n) normed(from + c, pixel_of(s, end + t), LOAD(factor + c), LOAD(shift + c), to + c, C, some, n)
+                        WIDE(C - c, NORM);
+#undef NORM
+                    }
+                }
+        }
+    for (int i = 0; i < ends; i++) free(factors[i]);
+    free(factors);
+}
+
+/* For each end: sums of the gradient of its outputs, grad[e], as `norm_sums` says; sum[t], product[t] (M, C), d_scale[t]
+ * (M,) or null. */
+void gradient_sums(const Shape *s, const float *const *grad, int ends, const End *end, float *const *sum,
+                   float *const *product, float *const *d_scale) {
+    const int C = s->C, pixels = s->h * s->w, threads = s->threads;
+    long all = 0;
+    for (int t = 0; t < ends; t++) all += (long)end[t].M * C * 2;
+    double *sums = double_zeros(threads * all); /* (ends, threads, M, 2, C) */
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int n = 0; n < s->N; n++)
+        for (int first = 0; first < pixels; first += PIXELS) {
+            const int some = first + PIXELS < pixels ? PIXELS : pixels - first;
+            double *of_end = sums;
+            for (int t = 0; t < ends; t++) {
+                double *mine = of_end + (long)omp_get_thread_num() * end[t].M * C * 2;
+                for (int m = 0; m < end[t].M; m++, mine += 2 * C)
+                    moments_of(grad[end[t].slots[m]] + ((long)n * pixels + first) * C,
+                               end[t].z + start_of(s, end + t, m, n) + first * pixel_of(s, end + t),
+                               pixel_of(s, end + t), end[t].norm->mean + (long)m * C, some, C, mine, mine + C);
+                of_end += (long)threads * end[t].M * C * 2;
+            }
+        }
+    double *of_end = sums;
+    for (int t = 0; t < ends; t++) {
+        norm_sums(of_end, end[t].norm, threads, end[t].M, C, sum[t], product[t], d_scale[t]);
+        of_end += (long)threads * end[t].M * C * 2;
+    }
+    free(sums);
+}
+
+/* d_z, laid out like z, given grad[e] of the output of the batch norm and the sums of `gradient_sums`. */
+void norm_backward(const Shape *s, const float *const *grad, const End *end, const float *sum, const float *product,
+                   float *d_z) {
+    const int C = s->C, pixels = s->h * s->w;
+    const long step = pixel_of(s, end);
+    const Slope slope = slopes(end->norm, sum, product, (double)s->N * pixels, end->M, C);
+#pragma omp parallel for schedule(static) num_threads(s->threads)
+    for (int n = 0; n < s->N; n++)
+        for (int m = 0; m < end->M; m++) {
+            const long start = start_of(s, end, m, n);
+            norm_gradient(grad[end->slots[m]] + (long)n * pixels * C, C, end->z + start, step,
+                          slope_at(slope, (long)m * filled(C)), d_z + start, step, 0, pixels, C);
+        }
+    free(slope.mean);
 }
 
 /* d_maps[p] = sum over m of mix[p, m] grad[m], where not null; d_mix[p, m] = product of grad[m] and maps[p]. Where
- * d_mix is null the maps are not read. */
+ * d_mix is null the maps are not read. All of `size` floats. */
 void mix_backward(long size, int P, int M, const float *const *maps, const float *mix, const float *const *grad,
                   float *const *d_maps, float *d_mix, int threads) {
-    double *sums = room(sizeof(double) * threads * P * M);
-    memset(sums, 0, sizeof(double) * threads * P * M);
+    double *sums = double_zeros((long)threads * P * M);
 #pragma omp parallel num_threads(threads)
     {
         double *mine = sums + (long)omp_get_thread_num() * P * M;
 #pragma omp for schedule(static)
         for (long start = 0; start < size; start += BLOCK) {
             const long end = start + BLOCK < size ? start + BLOCK : size;
+#define GRADIENT(n)                                                                     \
+    do {                                                                                \
+        vec sum = {0};                                                                  \
+        for (int m = 0; m < M; m++) sum += mix[p * M + m] * get(grad[m] + i, n);        \
+        put(d_maps[p] + i, sum, n);                                                     \
+    } while (0)
             for (int p = 0; p < P; p++) {
-                if (d_maps[p])
-                    for (long i = start; i < end; i += LANES) {
-                        vec sum = {0};
-                        for (int m = 0; m < M; m++) sum += mix[p * M + m] * LOAD(grad[m] + i);
-                        STORE(d_maps[p] + i, sum);
-                    }
+                long i = start;
+                if (d_maps[p]) {
+                    for (; i + LANES <= end; i += LANES) GRADIENT(LANES);
+                    if (i < end) GRADIENT((int)(end - i));
+                }
                 for (int m = 0; d_mix && m < M; m++) {
                     vec sum = {0};
-                    for (long i = start; i < end; i += LANES) sum += LOAD(grad[m] + i) * LOAD(maps[p] + i);
+                    for (i = start; i + LANES <= end; i += LANES) sum += LOAD(grad[m] + i) * LOAD(maps[p] + i);
+                    if (i < end) sum += get(grad[m] + i, (int)(end - i)) * get(maps[p] + i, (int)(end - i));
                     for (int l = 0; l < LANES; l++) mine[p * M + m] += sum[l];
                 }
             }
+#undef GRADIENT
         }
     }
     for (int i = 0; d_mix && i < P * M; i++) {
@@ -553,13 +1003,14 @@ void mix_backward(long size, int P, int M, const float *const *maps, const float
     free(sums);
 }
 
-/* d_x += sum over p of grad[p] where x is positive. All of `size` floats, a multiple of LANES. */
+/* d_x += sum over p of grad[p] where x is positive. All of `size` floats. */
 void relu_backward(long size, int P, const float *x, const float *const *grad, float *d_x, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (long i = 0; i < size; i += LANES) {
+        const int left = size - i < LANES ? (int)(size - i) : LANES;
         vec sum = {0};
-        for (int p = 0; p < P; p++) sum += LOAD(grad[p] + i);
-        STORE(d_x + i, LOAD(d_x + i) + KEEP(LOAD(x + i) > (vec){0}, sum));
+        for (int p = 0; p < P; p++) sum += get(grad[p] + i, left);
+        put(d_x + i, get(d_x + i, left) + KEEP(get(x + i, left) > (vec){0}, sum), left);
     }
 }
 
@@ -584,8 +1035,8 @@ void avg_pool_forward(const Shape *s, const float *x, float *out) {
                 for (int c = 0; c < C; c += LANES) {
                     vec sum = {0};
                     for (int v = top; v < bottom; v++)
-                        for (int u = left; u < right; u++) sum += LOAD(image + ((long)v * s->W + u) * C + c);
-                    STORE(to + c, sum * share);
+                        for (int u = left; u < right; u++) sum += get(image + ((long)v * s->W + u) * C + c, C - c);
+                    put(to + c, sum * share, C - c);
                 }
             }
     }
@@ -605,11 +1056,11 @@ void avg_pool_backward(const Shape *s, const float *grad, float *d_x) {
                 window(y, s->stride, s->H, &top, &bottom), window(i, s->stride, s->W, &left, &right);
                 const float share = 1.0f / ((bottom - top) * (right - left));
                 for (int c = 0; c < C; c += LANES) {
-                    const vec part = LOAD(from + c) * share;
+                    const vec part = get(from + c, C - c) * share;
                     for (int v = top; v < bottom; v++)
                         for (int u = left; u < right; u++) {
                             float *at = to + ((long)v * s->W + u) * C + c;
-                            STORE(at, LOAD(at) + part);
+                            put(at, get(at, C - c) + part, C - c);
                         }
                 }
             }
