@@ -129,11 +129,10 @@ class _Chain(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         stages = [tuple(getattr(self, name) for name in names) for names in self._stages]
-        dws, pws, norms = zip(*stages)
-        known = x.is_contiguous(memory_format=torch.channels_last) and usable(
-            x, x.shape[1], self._plan.chains[0].kernel
-        )
-        if known and norms[0].affine and _by_kernels([*dws, *pws], norms):
+        convs, norms = [module for stage in stages for module in stage[:2]], [bn for _, _, bn in stages]
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        known = last and usable(x, x.shape[1], self._plan.chains[0].kernel)
+        if known and norms[0].affine and _by_kernels(convs, norms):
             return self._compiled(x, stages)
         for dw, pw, bn in stages:
             x = bn(pw(dw(F.relu(x))))
