@@ -1,5 +1,9 @@
-"""One thread per test process: the networks of the tests are too small to gain from more."""
+"""One thread per test process: the networks of the tests are too small to gain from more.
 
+Compiled kernels are taken without measuring: which way is the fastest differs from one moment to the next.
+"""
+
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +13,7 @@ from topocell.spaces import SPACES
 from topocell.study import STUDIES
 
 torch.set_num_threads(1)
+os.environ.setdefault("TOPOCELL_NATIVE", "1")
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,8 @@ LAYERS = (
         "rng",
         "cache",
         "native",
+        "choice",
+        "projection",
         "functional",
         "separable",
         "pooling",

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from topocell.native import instruction_set
+
 
 def environment(device: str | torch.device, data_fingerprint: str, seeds: Mapping[str, int]) -> dict[str, Any]:
     """What env.json records: versions, machine, git commit, command line, data and seeds."""
@@ -20,6 +22,7 @@ def environment(device: str | torch.device, data_fingerprint: str, seeds: Mappin
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu_model(),
+        "instruction_set": instruction_set().name,
         "device": str(device),
         "gpu": gpu,
         "threads": torch.get_num_threads(),

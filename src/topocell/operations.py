@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from topocell.errors import SpaceError, nearest
 from topocell.functional import BN_EPS, depthwise, subsample
-from topocell.projection import projected
-from topocell.projection import usable as projectable
-from topocell.separable import Chain, Plan, separable, usable
+from topocell.projection import faster, projected
+from topocell.separable import Chain, Plan, separable, width
 
 
 def batch_norm(channels: int, affine: bool, batch_statistics: bool = False) -> nn.BatchNorm2d:
@@ -49,8 +48,13 @@ def _track(bn: nn.BatchNorm2d, statistics: Tensor, count: int) -> None:
         bn.running_var.lerp_(statistics[1] * (count / max(count - 1, 1)), by)
 
 
-def _projected(x: Tensor, convolutions: Sequence[nn.Module], stride: int, bn: nn.BatchNorm2d) -> Tensor:
-    out, statistics = projected(x, [c.weight for c in convolutions], stride, bn.weight, bn.bias)  # type: ignore[misc]
+def _projectable(x: Tensor, convolutions: Sequence[nn.Conv2d], stride: int, bn: nn.BatchNorm2d) -> bool:
+    outputs = [c.out_channels for c in convolutions]
+    return _by_kernels(convolutions, [bn]) and min(outputs) > 0 and faster(x, outputs, stride, bn.affine)
+
+
+def _projected(x: Tensor, convolutions: Sequence[nn.Conv2d], stride: int, bn: nn.BatchNorm2d) -> Tensor:
+    out, statistics = projected(x, [c.weight for c in convolutions], stride, bn.weight, bn.bias)
     _track(bn, statistics, out.numel() // out.shape[1])
     return out
 
@@ -88,7 +92,7 @@ class ReLUConvBN(nn.Module):
         self.bn = batch_norm(c_out, affine, batch_statistics)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.conv.kernel_size == (1, 1) and _by_kernels([self.conv], [self.bn]) and projectable(x):
+        if self.conv.kernel_size == (1, 1) and _projectable(x, [self.conv], self._subsample, self.bn):
             return _projected(x, [self.conv], self._subsample, self.bn)
         return self.bn(self.conv(F.relu(subsample(x, self._subsample))))
 
@@ -107,8 +111,8 @@ class FactorizedReduce(nn.Module):
         self.bn = batch_norm(c_out, affine, batch_statistics)
 
     def forward(self, x: Tensor) -> Tensor:
-        if _by_kernels([self.conv1, self.conv2], [self.bn]) and projectable(x):
-            return _projected(x, [self.conv1, self.conv2], 2, self.bn)
+        if _projectable(x, convolutions := [self.conv1, self.conv2], 2, self.bn):
+            return _projected(x, convolutions, 2, self.bn)
         x = F.relu(x)
         even, odd = subsample(x, 2), subsample(x[:, :, 1:, 1:], 2)
         return self.bn(torch.cat([self.conv1(even), self.conv2(odd)], dim=1))
@@ -121,7 +125,7 @@ class _Chain(nn.Module):
     def __init__(self, channels: int, stride: int, affine: bool, kernel: int, dilation: int, suffixes: str) -> None:
         super().__init__()
         self._stages = tuple((f"dw{i}", f"pw{i}", f"bn{i}") for i in suffixes.split(","))
-        self._plan = Plan((Chain(kernel, dilation, len(self._stages), (0,)),), stride, affine=True)
+        self._chain, self._stride = Chain(kernel, dilation, len(self._stages), (0,)), stride
         for i, (dw, pw, bn) in enumerate(self._stages):
             self.add_module(dw, _Depthwise(channels, kernel, 1 if i else stride, dilation))
             self.add_module(pw, nn.Conv2d(channels, channels, 1, bias=False))
@@ -131,16 +135,18 @@ class _Chain(nn.Module):
         stages = [tuple(getattr(self, name) for name in names) for names in self._stages]
         convs, norms = [module for stage in stages for module in stage[:2]], [bn for _, _, bn in stages]
         last = x.is_contiguous(memory_format=torch.channels_last)
-        known = last and usable(x, x.shape[1], self._plan.chains[0].kernel)
-        if known and norms[0].affine and _by_kernels(convs, norms):
-            return self._compiled(x, stages)
+        if last and norms[0].affine and _by_kernels(convs, norms):
+            lanes = width(x, self._chain, self._stride, affine=True)
+            if lanes is not None:
+                return self._compiled(x, stages, lanes)
         for dw, pw, bn in stages:
             x = bn(pw(dw(F.relu(x))))
         return x
 
-    def _compiled(self, x: Tensor, stages: Sequence[tuple[Any, ...]]) -> Tensor:
+    def _compiled(self, x: Tensor, stages: Sequence[tuple[Any, ...]], lanes: int) -> Tensor:
+        plan = Plan((self._chain._replace(lanes=lanes),), self._stride, affine=True)
         tensors = [t for dw, pw, bn in stages for t in (dw.weight, pw.weight, bn.weight[None], bn.bias[None])]
-        (out,), statistics = separable(x, self._plan, tensors)
+        (out,), statistics = separable(x, plan, tensors)
         count = out.numel() // out.shape[1]
         for (_, _, bn), found in zip(stages, statistics):
             _track(bn, found[:, 0], count)

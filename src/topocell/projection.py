@@ -5,13 +5,16 @@ between only the output of the convolution is kept for backward; the library kee
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from topocell.functional import BN_EPS
+from topocell.choice import IMAGES, LIBRARY, fastest, waves
+from topocell.functional import BN_EPS, convolve
 from topocell.native import Ends, Kernels, Norm, Project, Shape, addresses, floats, kernels, rows
 
 
@@ -33,6 +36,34 @@ def projected(
 def usable(x: Tensor) -> bool:
     """Whether there are compiled kernels for `x` and it has their layout."""
     return x.is_contiguous(memory_format=torch.channels_last) and kernels(x.shape[1], x) is not None
+
+
+def faster(x: Tensor, outputs: Sequence[int], stride: int, affine: bool) -> bool:
+    """Whether kernels are usable, and faster than the library, for convolutions with so many outputs each."""
+    if not usable(x):
+        return False
+    channels, *size = x.shape[1:]
+    what = f"1×1 stride {stride}{' affine' if affine else ''}, {channels} to {'+'.join(map(str, outputs))} channels, "
+    given = channels, size, outputs, stride, affine
+    ways = {"kernels": partial(_trial, *given), LIBRARY: partial(_trial, *given, library=True)}
+    return fastest(f"{what}{size[0]}×{size[1]}", ways) != LIBRARY
+
+
+def _trial(
+    channels: int, size: Sequence[int], outputs: Sequence[int], stride: int, affine: bool, library: bool = False
+) -> Sequence[Tensor]:
+    """One forward and backward pass; no number is drawn."""
+    x = waves(IMAGES, channels, *size).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weights = [waves(n, channels, 1, 1).requires_grad_() for n in outputs]
+    norm = [waves(sum(outputs)).requires_grad_() for _ in range(2)] if affine else []
+    gain, bias = norm or (None, None)
+    if library:
+        active = x.relu()
+        maps = [convolve(active[:, :, i:, i:] if stride > 1 else active, w, stride) for i, w in enumerate(weights)]
+        out = F.batch_norm(torch.cat(maps, 1), None, None, gain, bias, training=True, eps=BN_EPS)
+    else:
+        out, _ = projected(x, weights, stride, gain, bias)
+    return torch.autograd.grad([out], [x, *weights, *norm], [waves(*out.shape)])
 
 
 class _Projected(torch.autograd.Function):

@@ -1,6 +1,6 @@
 """The run directory: all that one run leaves behind, safe against kills, full disks and second processes.
 
-    recipe.yaml  env.json  metrics.jsonl  timings.json  log.txt  results.json
+    recipe.yaml  env.json  kernels.json  metrics.jsonl  timings.json  log.txt  results.json
     checkpoints/NNNNNN.ckpt, NAME.ckpt    genotype.json  weights.safetensors  report.html  figures/
 
 Whole files are replaced atomically; metrics.jsonl and log.txt grow by whole lines.
@@ -19,7 +19,7 @@ from typing import Any, Self
 import safetensors.torch
 import torch
 
-from topocell import files, plain_yaml
+from topocell import choice, files, plain_yaml
 from topocell.checkpoint import Checkpoints, load, save
 from topocell.errors import CheckpointError, RunError, nearest
 
@@ -35,7 +35,10 @@ _FOLDERS = ("checkpoints", "figures", "selections", "shallow")
 _LEFT = ("genotype.json", "results.json", "checkpoints/supernet.ckpt")
 #: Entry of a named checkpoint that tells its recipe.
 _RECIPE = "recipe"
-_MACHINE = ("topocell", "torch", "torchvision", "numpy", "platform", "cpu", "device", "gpu", "threads")
+#: Which kernels the numbers of the run rest on.
+_KERNELS = "kernels.json"
+_VERSIONS = ("topocell", "torch", "torchvision", "numpy")
+_MACHINE = (*_VERSIONS, "platform", "cpu", "instruction_set", "device", "gpu", "threads")
 
 
 class OtherRecipe(RunError):
@@ -55,6 +58,7 @@ class RunDir:
         self.newest: Path | None = None
         self._checkpoints = Checkpoints(path / "checkpoints")
         self._metrics = path / "metrics.jsonl"
+        self._record: choice.Record | None = None
         self._unlock = weakref.finalize(self, files.lock(path)) if lock else None
 
     @classmethod
@@ -87,6 +91,7 @@ class RunDir:
                     run._compare_environment(env, accept_data)
                 else:
                     run.write_json("env.json", env)
+                run._follow_decisions()
             except BaseException:
                 run.close()
                 raise
@@ -115,6 +120,9 @@ class RunDir:
 
     def close(self) -> None:
         """Give up the lock; what needs it is refused from now on."""
+        if self._record is not None:
+            choice.leave(self._record)
+            self._record = None
         if self._unlock is not None:
             self._unlock()
             self._unlock = None
@@ -293,6 +301,18 @@ class RunDir:
         path = self._file(name)
         with files.guarded(path):
             files.replace(path, data)
+
+    def _follow_decisions(self) -> None:
+        """Let what the run has decided about kernels hold, and keep what is decided from now on."""
+        found = self._read_object(_KERNELS) if self.has(_KERNELS) else {}
+        mine = weakref.ref(self)  # a record must not keep the lock alive
+
+        def save(decisions: dict[str, str]) -> None:
+            if (run := mine()) is not None:
+                run.write_json(_KERNELS, decisions)
+
+        self._record = choice.Record({q: way for q, way in found.items() if isinstance(way, str)}, save)
+        choice.follow(self._record)
 
     def _read_object(self, name: str) -> dict[str, Any]:
         value = self.read_json(name)

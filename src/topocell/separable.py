@@ -8,16 +8,40 @@ backward, or nothing where memory is low: the rest costs less to compute again t
 Dense convolutions, ReLU, k×k, batch norm, are the library's; what surrounds the convolution is treated alike.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ctypes import addressof
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from topocell.functional import BN_EPS, convolve, convolve_backward
-from topocell.native import SIZES, Addresses, Ends, Floats, Kernels, Norm, Shape, addresses, floats, kernels, rows
+from topocell.choice import IMAGES, LIBRARY, fastest, waves
+from topocell.functional import (
+    BN_EPS,
+    convolve,
+    convolve_backward,
+    depthwise,
+    fan,
+    normalise,
+    pointwise,
+)
+from topocell.native import (
+    SIZES,
+    Addresses,
+    Ends,
+    Floats,
+    Kernels,
+    Norm,
+    Shape,
+    addresses,
+    floats,
+    kernels,
+    rows,
+    widths,
+)
 
 
 class Chain(NamedTuple):
@@ -95,6 +119,65 @@ class Output(NamedTuple):
 def usable(x: Tensor, channels: int, kernel: int = 3) -> bool:
     """Whether there are compiled kernels for so many channels of maps like `x`."""
     return kernel in SIZES and kernels(channels, x) is not None
+
+
+def width(x: Tensor, chain: Chain, stride: int, affine: bool = False) -> int | None:
+    """The width of vector with which a chain on maps like `x` (N, C, H, W) is fastest; None: by the library.
+
+    `chain` may be any of its kind: neither the edges nor their weights matter.
+    """
+    channels, *size = x.shape[1:]
+    if not usable(x, channels, chain.kernel):
+        return None
+    edges = 1 if affine else 2
+    of_kind = chain._replace(slots=tuple(range(edges)), scales=() if affine else tuple(range(edges)))
+    what = f"{chain.stages} × {chain.kernel}×{chain.kernel} dilation {chain.dilation} stride {stride}"
+    what += f"{' affine' if affine else ''}, {channels} channels, {size[0]}×{size[1]}"
+    ways: dict[str, Callable[[], object]] = {
+        str(lanes): partial(_trial, of_kind._replace(lanes=lanes), stride, affine, channels, size)
+        for lanes in widths(channels)[:2]
+    }
+    ways[LIBRARY] = partial(_trial, of_kind, stride, affine, channels, size, library=True)
+    found = fastest(what, ways)
+    return None if found == LIBRARY else int(found)
+
+
+def _trial(
+    chain: Chain, stride: int, affine: bool, channels: int, size: Sequence[int], library: bool = False
+) -> Sequence[Tensor]:
+    """One forward and backward pass of a chain; no number is drawn."""
+    edges, kernel = len(chain.slots), chain.kernel
+    x = waves(IMAGES, channels, *size).contiguous(memory_format=torch.channels_last).requires_grad_()
+    shapes = [
+        (edges, channels, 1, kernel, kernel),
+        (edges, channels, channels, 1, 1),
+        *[(edges, channels)] * 2 * affine,
+    ]
+    weights = [waves(*shape).requires_grad_() for shape in shapes * chain.stages]
+    scale = waves(edges).requires_grad_()
+    if library:
+        outputs: Sequence[Tensor] = [_by_library(x, chain, stride, affine, weights, scale)]
+    else:
+        plan = Plan((chain,), stride, (False,) * edges, affine=affine)
+        outputs, _ = separable(x, plan, weights, None if affine else scale)
+    inputs = [x, *weights] if affine else [x, scale, *weights]
+    return torch.autograd.grad(outputs, inputs, [waves(*out.shape) for out in outputs])
+
+
+def _by_library(x: Tensor, chain: Chain, stride: int, affine: bool, weights: Sequence[Tensor], scale: Tensor) -> Tensor:
+    """What banks and modules do with the library's functions."""
+    edges, channels = len(chain.slots), x.shape[1]
+    y, per_stage = fan(x.relu(), edges), 4 if affine else 2
+    for i in range(chain.stages):
+        dw, pw, *norm = weights[i * per_stage : (i + 1) * per_stage]
+        y = depthwise(y.relu() if i else y, dw.flatten(0, 1), 1 if i else stride, chain.dilation)
+        y = pointwise(y, pw.flatten(2))
+        if affine:
+            gain, bias = (t.flatten() for t in norm)
+            y = F.batch_norm(y, None, None, gain, bias, training=True, eps=BN_EPS)
+        else:
+            y = normalise(y, scale.repeat_interleave(channels) if i == chain.stages - 1 else None)
+    return y
 
 
 def separable(

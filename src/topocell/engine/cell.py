@@ -17,11 +17,8 @@ from topocell.engine.banks import SHARED, Bank, ChainBank, ConvBank, bank_for
 from topocell.engine.weights import ArchWeights, OneHotWeights
 from topocell.errors import SpaceError
 from topocell.functional import shuffle_channels
-from topocell.separable import Chain, Dense, Plan, separable, usable
+from topocell.separable import Chain, Dense, Plan, separable, usable, width
 from topocell.spaces.cell import CellSpec
-
-#: The banks that run by compiled kernels where there are some.
-COMPILED = (ChainBank, ConvBank)
 
 Kept = list[tuple[nn.Parameter, Tensor]]
 Sums = dict[int, Tensor]
@@ -150,8 +147,8 @@ class SuperCell(nn.Module):
             ready = [s for s in self._shared_by_source[source] if drawn is None or drawn[s.position]]
             if usable(x, part):
                 for stride in (1, 2):
-                    self._add_compiled(x, stride, tasks, ready, joint, sums)
-                tasks, ready = [t for t in tasks if not isinstance(t.bank, COMPILED)], []
+                    tasks = self._add_compiled(x, stride, tasks, ready, joint, sums)
+                ready = []
             self._add_banks(x, tasks, joint, sums)
             self._add_maps(x, ready, joint, sums)
         computed = nodes[spec.inputs :]
@@ -178,21 +175,27 @@ class SuperCell(nn.Module):
 
     def _add_compiled(
         self, x: Tensor, stride: int, tasks: list[_Task], ready: list[_Shared], joint: Tensor, sums: Sums
-    ) -> None:
-        """By compiled kernels: what leaves the node `x` with one stride, as convolution or without weights."""
+    ) -> list[_Task]:
+        """By compiled kernels: what leaves the node `x` with one stride, as convolution or without weights.
+
+        Returns the tasks that are left for the library.
+        """
         chains = [t for t in tasks if isinstance(t.bank, ChainBank) and t.bank.stride == stride]
+        lanes = [width(x, _chain(t, t.edges), stride) for t in chains]
+        chains, lanes = [t for t, n in zip(chains, lanes) if n], [n for n in lanes if n]
         dense = [t for t in tasks if isinstance(t.bank, ConvBank) and t.bank.stride == stride]
         ready = [s for s in ready if s.stride == stride]
         edges = sorted({e for t in chains + dense for e in t.edges} | {s.edge for s in ready})
+        rest = [t for t in tasks if t not in chains and t not in dense]
         if not edges:
-            return
+            return rest
         # The source itself comes first among the maps, as `identity` asks.
         maps = dict(sorted(self._maps(x, ready).items(), key=lambda item: item[1] is not x))
         identity = any(value is x for value in maps.values())
         where = {(self._key(shared), shared.edge): shared.position for shared in ready}
         targets = [self.spec.edges[e][1] for e in edges]
         plan = Plan(
-            tuple(_chain(t, edges) for t in chains),
+            tuple(_chain(t, edges)._replace(lanes=n) for t, n in zip(chains, lanes)),
             stride,
             tuple(t in sums for t in targets),
             tuple(tuple(where.get((key, e), -1) for e in edges) for key in maps),
@@ -204,6 +207,7 @@ class SuperCell(nn.Module):
         bases = [sums[t] for t in targets if t in sums]
         given = list(maps.values())[identity:]
         sums.update(zip(targets, separable(x, plan, tensors, joint, given, bases)[0]))
+        return rest
 
     def _add_banks(self, x: Tensor, tasks: list[_Task], joint: Tensor, sums: Sums) -> None:
         if not tasks:

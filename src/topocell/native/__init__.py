@@ -11,7 +11,7 @@ import os
 import torch
 from torch import Tensor
 
-from topocell.native.build import load
+from topocell.native.build import build_key, load
 from topocell.native.calls import (
     SIZES,
     Addresses,
@@ -41,6 +41,7 @@ __all__ = [
     "Shape",
     "addresses",
     "augmenter",
+    "build_key",
     "floats",
     "instruction_set",
     "kernels",

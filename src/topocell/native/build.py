@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -39,17 +38,13 @@ def _load(source: str, *options: str) -> ctypes.CDLL | None:
         return None
 
 
-def compiled(compiler: str, source: str, options: Sequence[str]) -> Path:
+def compiled(compiler: str, source: str, options: tuple[str, ...]) -> Path:
     """The shared library of a C file, compiled unless the cache has it for this source, options and machine.
 
     Raises:
         RunError: others may write the folder. OSError, SubprocessError: it cannot be compiled.
     """
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
-    machine = f"{sys.platform} {platform.machine()}".encode()
-    parts = ((FOLDER / source).read_bytes(), version, machine, repr([FLAGS, *options]).encode())
-    key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]
-    path = cache_folder() / "kernels" / f"{key}.so"
+    path = cache_folder() / "kernels" / f"{_key(compiler, source, options)}.so"
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not _is_private(path.parent):
         raise RunError(
@@ -67,6 +62,23 @@ def compiled(compiler: str, source: str, options: Sequence[str]) -> Path:
         made.chmod(0o700)
         os.replace(made, path)
     return path
+
+
+def build_key(source: str) -> str:
+    """Names a C file, the compiler, and the model of the processor: where one changes, another key."""
+    compiler = shutil.which(os.environ.get("CC") or "cc")
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
+    model = next((line for line in lines if line.startswith(("model name", "CPU part"))), platform.processor())
+    return f"{_key(compiler, source, ()) if compiler else ''} {model}"
+
+
+@cache
+def _key(compiler: str, source: str, options: tuple[str, ...]) -> str:
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
+    machine = f"{sys.platform} {platform.machine()}".encode()
+    parts = ((FOLDER / source).read_bytes(), version, machine, repr([FLAGS, *options]).encode())
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]
 
 
 def _is_private(path: Path) -> bool:

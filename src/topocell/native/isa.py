@@ -63,7 +63,12 @@ def instruction_set() -> InstructionSet:
     Raises:
         RunError: TOPOCELL_ISA names no set, or one that the processor lacks.
     """
-    wanted, found = os.environ.get("TOPOCELL_ISA"), {known.name: known for known in (*offered(), NONE)}
+    return _chosen(os.environ.get("TOPOCELL_ISA"))
+
+
+@cache
+def _chosen(wanted: str | None) -> InstructionSet:
+    found = {known.name: known for known in (*offered(), NONE)}
     if not wanted:
         limit = _OF_TORCH.get(torch.backends.cpu.get_cpu_capability(), "sse")
         return next((known for known in found.values() if known.name in (limit, "neon")), NONE)
