@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from topocell.errors import GenotypeError
-from topocell.report.draw import _cells, _Panel, draw_genotype, draw_text
+from topocell.report.cells import draw_text, shown_cells
+from topocell.report.draw import _Panel, draw_genotype
 from topocell.report.figures import architecture_curves, retrain_curves
 from topocell.report.layout import Box, place
 from topocell.report.style import family, short
@@ -233,7 +234,7 @@ def test_crossings_are_removed_where_they_can_be():
 )
 def test_no_line_leaves_its_panel(sources):
     nodes = [[[SKIP, source] for source in node] for node in sources]
-    panel = _Panel(_cells({"cells": {"normal": cell(nodes)}})[0])
+    panel = _Panel(shown_cells({"cells": {"normal": cell(nodes)}})[0])
     heights = [y for route in panel.routes for _, _, y in route]
     low = min(box.y - box.height / 2 for box in panel.boxes)
     high = max(box.y + box.height / 2 for box in panel.boxes)

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import kendalltau
-
 from topocell import checkpoint, relaxation, spaces
 from topocell.errors import RunError
 from topocell.report.tables import is_number
@@ -70,6 +68,8 @@ def agreement(first: Ranking, second: Ranking) -> float | None:
 
     Operations that only one of them ranks are left out, and edges on which one of them has no order. None without any.
     """
+    from scipy.stats import kendalltau
+
     taus = []
     for place in first.keys() & second.keys():
         shared = sorted(first[place].keys() & second[place].keys())

@@ -26,7 +26,6 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.special import stdtrit
 from torch import Tensor
 
 from topocell.search.damage import METRICS, Measured
@@ -148,6 +147,8 @@ class Race:
 
     def _leads(self) -> tuple[Tensor, Tensor]:
         """For each two open candidates by how much the first is worth more, and how far off that may be; (m, m)."""
+        from scipy.special import stdtrit
+
         assert self.rules is not None
         at = torch.tensor(self.open, device=self._sums.device)
         n = self.images[self.open[0]]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from scipy.stats import kendalltau
 
 from topocell import objects
 from topocell.arch import ArchState
@@ -182,5 +181,7 @@ def _pairs(cell: CellSpec) -> list[Pair]:
 
 def _tau(weights: Sequence[float], accuracy: Sequence[float]) -> tuple[float | None, float | None]:
     """Kendall's τ-b and its p-value; None where one side has no order."""
+    from scipy.stats import kendalltau
+
     tau, p = (float(x) for x in kendalltau(weights, accuracy))
     return (None, None) if math.isnan(tau) else (tau, p)
