@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from topocell.errors import GenotypeError
+from topocell.genotype import Genotype
 from topocell.report.cells import draw_text, shown_cells
 from topocell.report.draw import _Panel, draw_genotype
 from topocell.report.figures import architecture_curves, retrain_curves
@@ -167,6 +168,24 @@ def test_text_drawing_has_one_line_per_node():
         "3 ← conv 3×3(2)",
         "out ← 3",
     ]
+
+
+@pytest.mark.parametrize("kind", ["normal", "reduce", "cell"])
+def test_the_type_of_a_cell_says_what_its_empty_nodes_are_whatever_the_name_of_its_space(kind, tmp_path):
+    """As the network that is built from it does, which sees no name of a space."""
+    nodes = [[], [[SKIP, 0]]] if kind == "cell" else [[], [[SKIP, 0], [SKIP, 1]]]
+    drawn = cell(nodes, inputs=1 if kind == "cell" else 2)
+    if kind == "cell":
+        cells = {"cell": drawn}
+    else:
+        cells = {"normal": drawn, "reduce": drawn}
+    told = []
+    for space in ("nasbench201", "darts", "mine"):
+        genotype = Genotype.from_dict({"format": 1, "space": space, "cells": cells})
+        told.append(draw_text(genotype.to_dict(), kind).splitlines()[0].split()[-1])
+        draw_genotype(genotype.to_dict(), tmp_path / "cells.svg")
+        assert any("is zero" in text for text in texts(tmp_path / "cells.svg")) == (kind == "cell")
+    assert told == ["zeros" if kind == "cell" else "dropped"] * 3
 
 
 def test_text_drawing_of_an_unknown_cell_type_names_the_nearest():

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from topocell.errors import GenotypeError, nearest
+from topocell.genotype import keeps_empty_nodes
 from topocell.report.style import short
 
 #: What can be laid out in seconds, and read: the complete cell of 16 computed nodes has 152 edges.
@@ -22,7 +23,7 @@ class ShownCell(NamedTuple):
     computed: range
     empty: list[int]
     concat: list[int]
-    zeros: bool  # an empty node is a tensor of zeros (NAS-Bench-201), not a dropped node
+    zeros: bool  # an empty node is a tensor of zeros, not a dropped node
 
 
 def draw_text(genotype: Mapping[str, Any], cell_type: str) -> str:
@@ -47,8 +48,7 @@ def draw_text(genotype: Mapping[str, Any], cell_type: str) -> str:
 def shown_cells(genotype: Mapping[str, Any]) -> list[ShownCell]:
     """The cells in drawing order; refuses what cannot be laid out. Operation names are not checked here."""
     try:
-        zeros = genotype.get("space") == "nasbench201"
-        found = [_cell(str(kind), cell, zeros) for kind, cell in genotype["cells"].items()]
+        found = [_cell(str(kind), cell) for kind, cell in genotype["cells"].items()]
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise GenotypeError(
             f"a genotype lists for every cell its inputs, nodes and concat, but got one without them "
@@ -59,7 +59,7 @@ def shown_cells(genotype: Mapping[str, Any]) -> list[ShownCell]:
     return found
 
 
-def _cell(kind: str, cell: Mapping[str, Any], zeros: bool) -> ShownCell:
+def _cell(kind: str, cell: Mapping[str, Any]) -> ShownCell:
     inputs, nodes = int(cell["inputs"]), cell["nodes"]
     edges_in_all = sum(len(node) for node in nodes)
     if not 0 <= inputs <= MAX_NODES or len(nodes) > MAX_NODES or edges_in_all > MAX_EDGES:
@@ -76,4 +76,5 @@ def _cell(kind: str, cell: Mapping[str, Any], zeros: bool) -> ShownCell:
     if not all(node in computed for node in concat):
         raise ValueError(f"concat of cell {kind!r} is {concat}")
     reached = {dst for _, _, dst in edges}
-    return ShownCell(kind, inputs, edges, computed, [n for n in computed if n not in reached], concat, zeros)
+    empty = [node for node in computed if node not in reached]
+    return ShownCell(kind, inputs, edges, computed, empty, concat, keeps_empty_nodes(kind))
