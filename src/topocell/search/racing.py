@@ -77,6 +77,7 @@ class Race:
         metric: a row of `topocell.search.damage.METRICS`.
         batches, images: of the whole split.
         rules: when and how surely to compare.
+        device: where the sums are kept.
 
     Attributes:
         open: candidates still measured. ended: None while there are any, then how the race has ended.
