@@ -80,7 +80,8 @@ class Forked:
 
 def main() -> None:
     """Serve until the input ends."""
-    import sklearn.datasets  # noqa: F401  here, so that no child has to
+    import scipy.special  # noqa: F401  here, so that no child has to
+    import sklearn.datasets  # noqa: F401
     import torch._dynamo  # noqa: F401  needed by torch.optim
 
     from topocell import cli  # noqa: F401

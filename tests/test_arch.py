@@ -245,6 +245,27 @@ def test_temperatures_sharpen_operations_and_edges_each_for_itself() -> None:
 
 
 @pytest.mark.parametrize("relaxation", RELAXATION_CHOICES)
+def test_decisions_read_the_weights_at_temperature_1_in_float64(relaxation: str) -> None:
+    """Without samples and auxiliary skips, among live candidates or all; and so the weights of edges."""
+    arch = state(None, RELAXATION_CHOICES[relaxation], "edge-softmax", init=1.0)
+    mask = torch.ones(14, 8, dtype=torch.bool)
+    mask[2, 3:] = mask[5] = False
+    arch.restrict({"normal": mask})
+    exact = state(None, RELAXATION_CHOICES[relaxation], "edge-softmax").double()
+    exact.load_state_dict(arch.state_dict())
+    warm = exact.expected()["normal"]
+    arch.op_temperature = arch.edge_temperature = 1e-3
+    arch.auxiliary_skip = 0.4
+    live, whole, edges = arch.strengths("normal"), arch.strengths_of_all("normal"), arch.edge_strengths("normal")
+    assert {live.dtype, whole.dtype, edges.dtype} == {torch.float64}
+    assert not any(tensor.requires_grad for tensor in (live, whole, edges))
+    torch.testing.assert_close(live, warm.ops, rtol=1e-12, atol=0)
+    torch.testing.assert_close(edges, warm.edges, rtol=1e-12, atol=0)
+    arch.mask("normal").fill_(True)
+    torch.testing.assert_close(whole, arch.strengths("normal"), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("relaxation", RELAXATION_CHOICES)
 def test_an_auxiliary_skip_is_added_to_live_skips_in_what_the_supernet_sees_alone(relaxation: str) -> None:
     arch = state(None, RELAXATION_CHOICES[relaxation], init=1.0)
     mask = torch.ones(14, 8, dtype=torch.bool)

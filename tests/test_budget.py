@@ -1,6 +1,7 @@
 """Budgets change sizes, never the method: caps, epochs in proportion, and nothing that a recipe does not have."""
 
 import copy
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topocell import objects
+from topocell import objects, spaces
 from topocell.budget import BUDGETS, NASBENCH201_LAYERS, SMALL, SMOKE, Limits, paper, small, smoke
 from topocell.reading import load_recipe, recipe_names
 from topocell.recipe import Recipe
+from topocell.spaces import CellSpec, SpaceSpec, complete_edges
 
 LIMITS = {"small": SMALL, "smoke": SMOKE}
 #: What a stage says about its method, as opposed to its size.
@@ -148,6 +150,38 @@ def test_nasbench201_keeps_a_cell_in_each_stage_of_its_skeleton(budget: str) -> 
     found = BUDGETS[budget](data, set())
     assert found["search"]["layers"] == found["retrain"]["layers"] == NASBENCH201_LAYERS
     objects.check(Recipe.model_validate(found))
+
+
+def narrow(nodes: int = 2, fault: bool = False) -> SpaceSpec:
+    """A user's own space on the skeleton of NAS-Bench-201."""
+    if fault:
+        raise ZeroDivisionError("of a user's own")
+    cell = CellSpec(1, nodes, complete_edges(1, nodes), ("skip_connect", "nor_conv_3x3"), output="last")
+    return SpaceSpec("narrow", {"cell": cell}, "nasbench201", stem_multiplier=1)
+
+
+@pytest.mark.parametrize("budget", LIMITS)
+def test_the_skeleton_of_a_space_sets_the_layers_and_not_its_name(budget: str, tmp_path: Path) -> None:
+    spaces.register("narrow", narrow)
+    spaces.register("nasbench201", functools.partial(spaces.get, "darts"))
+    own = recipe_file(tmp_path, "extends: nb201-darts\nname: mine\nspace: narrow\n")
+    for recipe in (
+        load_recipe(own, budget=budget),
+        load_recipe(own, ["space.nodes=3"], budget),
+        load_recipe("darts-v1", ["space=narrow", "selection.edges=all", "retrain.auxiliary=0.0"], budget),
+    ):
+        assert recipe.search.layers == recipe.retrain.layers == recipe.shallow.layers == NASBENCH201_LAYERS
+        objects.check(recipe)
+    other = load_recipe("darts-v1", ["space=nasbench201"], budget)
+    assert other.search.layers == LIMITS[budget].layers
+    objects.check(other)
+
+
+@pytest.mark.parametrize("space", ["narow", {"name": "narrow", "fault": True}, {"nodes": 3}, {"name": ["narrow"]}, 7])
+def test_a_space_that_cannot_be_built_is_left_for_the_check_to_refuse(space: Any) -> None:
+    spaces.register("narrow", narrow)
+    data = {"space": space, "search": {"layers": 17, "stages": []}}
+    assert smoke(data, set())["search"]["layers"] == SMOKE.layers
 
 
 def test_smoke_runs_on_digits_unless_told_otherwise() -> None:

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from topocell.errors import GenotypeError
-from topocell.report.draw import _cells, _Panel, draw_genotype, draw_text
+from topocell.genotype import Genotype
+from topocell.report.cells import draw_text, shown_cells
+from topocell.report.draw import _Panel, draw_genotype
 from topocell.report.figures import architecture_curves, retrain_curves
 from topocell.report.layout import Box, place
 from topocell.report.style import family, short
@@ -168,6 +170,24 @@ def test_text_drawing_has_one_line_per_node():
     ]
 
 
+@pytest.mark.parametrize("kind", ["normal", "reduce", "cell"])
+def test_the_type_of_a_cell_says_what_its_empty_nodes_are_whatever_the_name_of_its_space(kind, tmp_path):
+    """As the network that is built from it does, which sees no name of a space."""
+    nodes = [[], [[SKIP, 0]]] if kind == "cell" else [[], [[SKIP, 0], [SKIP, 1]]]
+    drawn = cell(nodes, inputs=1 if kind == "cell" else 2)
+    if kind == "cell":
+        cells = {"cell": drawn}
+    else:
+        cells = {"normal": drawn, "reduce": drawn}
+    told = []
+    for space in ("nasbench201", "darts", "mine"):
+        genotype = Genotype.from_dict({"format": 1, "space": space, "cells": cells})
+        told.append(draw_text(genotype.to_dict(), kind).splitlines()[0].split()[-1])
+        draw_genotype(genotype.to_dict(), tmp_path / "cells.svg")
+        assert any("is zero" in text for text in texts(tmp_path / "cells.svg")) == (kind == "cell")
+    assert told == ["zeros" if kind == "cell" else "dropped"] * 3
+
+
 def test_text_drawing_of_an_unknown_cell_type_names_the_nearest():
     with pytest.raises(GenotypeError, match=r"'redcue' \(did you mean 'reduce'\?\)"):
         draw_text(DARTS, "redcue")
@@ -233,7 +253,7 @@ def test_crossings_are_removed_where_they_can_be():
 )
 def test_no_line_leaves_its_panel(sources):
     nodes = [[[SKIP, source] for source in node] for node in sources]
-    panel = _Panel(_cells({"cells": {"normal": cell(nodes)}})[0])
+    panel = _Panel(shown_cells({"cells": {"normal": cell(nodes)}})[0])
     heights = [y for route in panel.routes for _, _, y in route]
     low = min(box.y - box.height / 2 for box in panel.boxes)
     high = max(box.y + box.height / 2 for box in panel.boxes)

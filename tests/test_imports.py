@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -29,14 +30,13 @@ LAYERS = (
         "pooling",
         "monitor",
         "running",
-        "budget",
         "execution",
         "guard",
         "meters",
         "plain_yaml",
     ),
     ("files", "axes", "spaces", "genotype_text", "operations", "augment", "folder"),
-    ("genotype", "tabular", "relaxation", "topology", "skeleton", "checkpoint", "datasets"),
+    ("budget", "genotype", "tabular", "relaxation", "topology", "skeleton", "checkpoint", "datasets"),
     ("arch", "engine", "network", "data", "rundir"),
     ("search", "train"),
     ("report", "display", "runmonitor", "estimate"),
@@ -161,6 +161,34 @@ def test_everything_imported_at_the_top_is_a_dependency() -> None:
         top |= {n.module or "" for n in tree.body if isinstance(n, ast.ImportFrom)}
         names = {name.split(".")[0] for name in top} - {"topocell"} - sys.stdlib_module_names
         assert {called.get(name, name) for name in names} <= declared, path
+
+
+#: Libraries that take long to import and that few commands need.
+HEAVY = ("jinja2", "matplotlib", "scipy", "sklearn", "torchvision")
+
+
+def loaded(program: str) -> set[str]:
+    """Which of `HEAVY` a program has imported when it ends, in a process of its own."""
+    asked = f"{program}\nimport sys\nprint(*(name for name in {HEAVY} if name in sys.modules))"
+    answer = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=600)
+    return set(answer.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import topocell",
+        "from topocell import cli; assert cli.main(['--help']) == 0",
+        "from topocell import cli; assert cli.main(['recipes', 'list']) == 0",
+    ],
+)
+def test_heavy_libraries_are_imported_where_they_are_used(program: str) -> None:
+    assert loaded(program) == set()
+
+
+def test_a_drawing_imports_what_it_needs() -> None:
+    """And the test above would see it."""
+    assert loaded("import topocell.report.draw") == {"matplotlib"}
 
 
 def test_nothing_is_evaluated() -> None:

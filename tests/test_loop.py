@@ -494,6 +494,20 @@ def test_shrinking_keeps_the_best_candidates_and_their_weights(
     assert not done.learner.alpha.state
 
 
+@pytest.mark.parametrize("shrink", ["best", 1])
+def test_shrinking_after_an_annealing_keeps_the_best_of_the_losers(
+    halves: SearchData, tmp_path: Path, shrink: str | int
+) -> None:
+    """`none` wins with weight 1 at that temperature, and may not stay alone."""
+    both = plan({"op_temperature": 2e-5}, {"epochs": 0, "shrink": shrink})
+    state = at_the_end_of_the_first_stage(both, halves, tmp_path)
+    for kind in SPACE.cells:
+        state["arch"][f"alpha.{kind}"] = on_each_edge([0.2, 0.0, 0.1])
+    assert not restored(both, halves, state).arch.expected()["normal"].ops[:, 1:].any()
+    for cell in continued(both, halves, state).space.cells.values():
+        assert cell.candidates == (("sep_conv_3x3",),) * 5
+
+
 def test_a_grouped_relaxation_keeps_a_winner_of_each_group(halves: SearchData, tmp_path: Path) -> None:
     groups = {"name": "grouped-softmax", "groups": [["none", "skip_connect"], ["sep_conv_3x3"]]}
     both = plan({"relaxation": groups}, {"epochs": 0, "shrink": "best", "shrink_none": True})

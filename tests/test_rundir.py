@@ -524,7 +524,7 @@ def steps_with_a_kill(path: Path, allowed: int) -> None:
         return call
 
     real_write = os.write
-    for name in ("mkdir", "open", "write", "pwrite", "fsync", "ftruncate", "replace", "unlink"):
+    for name in ("mkdir", "open", "write", "fsync", "ftruncate", "replace", "unlink"):
         setattr(os, name, watched(getattr(os, name)))
     steps(path, 2)
     os._exit(0)

@@ -1,5 +1,6 @@
 """From logits to cells: the published rules by hand, random rules by counting, and the network of what was derived."""
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -259,6 +260,95 @@ def test_dropped_nodes_leave_the_concat_and_take_their_edges_with_them() -> None
     assert cell.concat == (2, 4)
     assert any("dropped node 3" in note for note in found.notes)
     Genotype("darts", found.cells)
+
+
+# --- after an annealing
+
+#: Four operations that stay on an edge, the first of which cannot be chosen.
+FOUR = ("none", "max_pool_3x3", "sep_conv_3x3", "dil_conv_3x3")
+
+
+def annealed(nodes: int, topology: Any, alpha: Tensor, beta: Tensor) -> ArchState:
+    """The state in which DOTS ends, in float32: operations at temperature 2e-5, edges at 0.02."""
+    arch = ArchState(small(nodes, FOUR), "softmax", topology, init=0.0)
+    arch.op_temperature, arch.edge_temperature = 2e-5, 0.02
+    with torch.no_grad():
+        arch.alpha["normal"].copy_(alpha)
+        arch.beta["normal"].copy_(beta)
+    return arch
+
+
+def shares(logits: Sequence[float]) -> list[float]:
+    """Their softmax at temperature 1."""
+    total = math.fsum(map(math.exp, logits))
+    return [math.exp(value) / total for value in logits]
+
+
+PAIRS = {"name": "subsets", "view": "target", "sizes": 2, "norm": "mean", "scale": "none"}
+
+
+def test_losers_of_an_annealing_are_still_told_apart() -> None:
+    """`none` wins with weight 1, and the other weights are zero at that temperature."""
+    arch = annealed(2, PAIRS, torch.tensor([[0.10, -0.05, 0.02, 0.06]] * 5), torch.zeros(4))
+    assert arch.expected()["normal"].ops.tolist() == [[1.0, 0.0, 0.0, 0.0]] * 5
+    assert {op for node in pairs(arch, Rules()) for op, _ in node} == {"dil_conv_3x3"}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_cell_of_dots_is_the_most_likely_of_all_by_enumeration(seed: int) -> None:
+    """Of all pairs of inputs of each node and all operations but `none` that stay on their edges."""
+    draw = torch.Generator().manual_seed(seed)
+    alpha, beta = 0.2 * torch.randn(5, 4, generator=draw), 2.0 * torch.randn(4, generator=draw)
+    alpha[:, 0] = alpha.max() + 0.1  # none wins everywhere
+    arch = annealed(2, PAIRS, alpha, beta)
+    mask = torch.rand(5, 4, generator=draw) < 0.7
+    mask[range(5), torch.randint(1, 4, (5,), generator=draw)] = True
+    arch.restrict({"normal": mask})
+    cell = arch.space.cells["normal"]
+    options = [[k for k in range(1, 4) if live[k]] for live in mask.tolist()]
+    likely = [shares([float(alpha[e, k]) for k in ks]) for e, ks in enumerate(options)]
+    wirings = shares(beta[1:].tolist())  # of node 3; node 2 has one pair
+    found = {}
+    for (p, into_3), *picked in itertools.product(
+        zip(wirings, itertools.combinations((2, 3, 4), 2)), *map(range, map(len, options))
+    ):
+        kept = (0, 1, *into_3)
+        value = p * math.prod(likely[e][picked[e]] for e in kept)
+        nodes = [
+            tuple((FOUR[options[e][picked[e]]], cell.edges[e][0]) for e in kept if cell.edges[e][1] == node)
+            for node in cell.computed
+        ]
+        found[tuple(nodes)] = value
+    best, second = sorted(found.values(), reverse=True)[:2]
+    assert best > second * (1 + 1e-9)
+    assert pairs(arch, Rules()) == max(found, key=found.__getitem__)
+
+
+@pytest.mark.parametrize("in_degree", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_strongest_edges_of_an_annealed_state_by_enumeration(seed: int, in_degree: int) -> None:
+    """Of all sets of so many inputs, that of the largest sum of edge weight × weight of the best operation."""
+    draw = torch.Generator().manual_seed(seed)
+    alpha, beta = 0.2 * torch.randn(9, 4, generator=draw), 5.0 * torch.randn(9, generator=draw)
+    alpha[::2, 0] = alpha.max() + 0.1
+    arch = annealed(3, "edge-softmax", alpha, beta)
+    cell = arch.space.cells["normal"]
+    for node, inputs in zip(cell.computed, pairs(arch, Rules(edges="magnitude", in_degree=in_degree))):
+        edges = cell.incoming(node)
+        of_edge = dict(zip(edges, shares([float(beta[e]) for e in edges])))
+        strength = {e: of_edge[e] * max(shares(alpha[e].tolist())[1:]) for e in edges}
+        sets = {kept: sum(map(strength.__getitem__, kept)) for kept in itertools.combinations(edges, in_degree)}
+        kept = max(sets, key=sets.__getitem__) if sets else tuple(edges)
+        best = [max(range(1, 4), key=lambda k: float(alpha[e, k])) for e in kept]
+        assert inputs == tuple((FOUR[k], cell.edges[e][0]) for e, k in zip(kept, best))
+
+
+def test_too_many_skip_connections_of_an_annealed_state_give_way_from_the_weakest() -> None:
+    arch = state(small(), alpha=SKIPS)
+    cold = state(small(), alpha=SKIPS)
+    cold.op_temperature = 2e-5
+    for most in (3, 1):
+        assert pairs(cold, Rules(max_skips=most)) == pairs(arch, Rules(max_skips=most))
 
 
 # --- none

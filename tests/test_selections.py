@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from topocell import api, steps
+from topocell import api, checkpoint, steps
 from topocell.cli import main
 from topocell.errors import RecipeError, RunError
 from topocell.genotype import Genotype
@@ -235,6 +235,12 @@ def test_rankings_are_read_from_decisions_or_from_the_supernet(searched: Path, t
     found = ranking(searched, made, [])
     assert len(found) == 18
     assert list(found["reduce", "1→2"].values()) == pytest.approx(alpha[1].softmax(0).tolist())
+    cold = tmp_path / "cold/checkpoints/supernet.ckpt"
+    cold.parent.mkdir(parents=True)
+    state = checkpoint.load(searched / "checkpoints/supernet.ckpt")
+    state["arch"]["_extra_state"]["op_temperature"] = 2e-5
+    checkpoint.save(cold, state)
+    assert ranking(tmp_path / "cold", made, []) == found  # an annealing would leave all losers equal
     made["selection"]["operations"] = "random"
     assert ranking(searched, made, []) == {}
     with pytest.raises(RunError, match=r"recipe\.yaml and .* must belong together"):

@@ -64,6 +64,13 @@ def test_only_operations_with_weights_are_ranked() -> None:
     assert first[0].tolist() == [DIL, SEP, NONE, SKIP] and first[1].tolist() == [SEP, DIL, NONE, SKIP]
 
 
+def test_operations_are_ranked_however_low_the_temperature_is() -> None:
+    arch = state(none=0.3, sep_conv_3x3=0.1, dil_conv_3x3=0.2)
+    arch.op_temperature = 2e-5
+    assert not arch.expected()["normal"].ops[0, [SEP, DIL]].any()
+    assert ranking(arch, "normal")[0].tolist() == [DIL, SEP, NONE, SKIP]
+
+
 def test_a_stage_ends_with_skip_connections_in_the_normal_cell() -> None:
     stop = Stopping(skips=2, stable=None, first=0)
     assert stop.after_epoch(0, state(), FEW) is None  # four in the reduction cell do not count

@@ -67,6 +67,9 @@ def select(
     stands beside the run in any case; its name is then OPERATIONS-EDGES.
 
     Args:
+        out: directory of the run.
+        display: shows the work; nothing is shown without one.
+        name: of the directory in OUT/selections; without it the cell becomes the run's own.
         replace: whether a cell whose retraining has begun may give way to another, which drops that retraining.
         changes: fields of `topocell.recipe.SelectionPlan` to use instead of the recipe's.
 
@@ -89,10 +92,13 @@ def retrain(
     """Retrain the derived cell of a run as its recipe says, or look its true accuracy up where there is a table.
 
     Args:
+        out: directory of the run.
+        display: shows the work; nothing is shown without one.
         protocol: a row of `topocell.train.PROTOCOLS`, in place of the recipe's own. A shallow evaluation stands beside
             the full retraining, in the run directory OUT/shallow.
+        accept_data: as for `run`.
 
-    Returns what results.json holds, of OUT/shallow where there was no full retraining. `accept_data` as for `run`.
+    Returns what results.json holds, of OUT/shallow where there was no full retraining.
 
     Raises:
         RecipeError: no such protocol. RunError: no cell has been derived yet. Otherwise as `run`.

@@ -93,19 +93,34 @@ class ArchState(nn.Module):
         return found
 
     def expected(self) -> dict[str, ArchWeights]:
-        """`ArchWeights` of every cell type without sampling and auxiliary skips: what decisions are made from."""
+        """`ArchWeights` of every cell type without sampling and auxiliary skips, to evaluate the supernet under."""
         return {
             t: ArchWeights(relax.expected(self.alpha[t], self.mask(t), self.op_temperature), self.edges(t))
             for t, relax in self.relaxations.items()
         }
 
-    def expected_of_all(self, cell_type: str) -> Tensor:
-        """(E, K) operation weights without sampling among all candidates of the space, whatever is live.
+    def strengths(self, cell_type: str) -> Tensor:
+        """(E, K) operation weights among the live candidates, as decisions read them.
+
+        Decisions read weights without sampling and auxiliary skips, at temperature 1, in float64, on the CPU. A softmax
+        ranks the candidates of an edge alike at every temperature, but at the end of an annealing (DOTS: 2e-5) all but
+        the largest underflow to zero, and where that one may not be chosen nothing would tell the others apart.
+        """
+        return self._strengths(cell_type, self.mask(cell_type).cpu())
+
+    def strengths_of_all(self, cell_type: str) -> Tensor:
+        """(E, K) operation weights among all candidates of the space, whatever is live, as decisions read them.
 
         Where candidates have been decided away, their last logits count: how an operation did among all of them.
         """
-        listed = torch.tensor(self.space.cells[cell_type].live, device=self.alpha[cell_type].device)
-        return self.relaxations[cell_type].expected(self.alpha[cell_type], listed, self.op_temperature)
+        return self._strengths(cell_type, torch.tensor(self.space.cells[cell_type].live))
+
+    def _strengths(self, cell_type: str, among: Tensor) -> Tensor:
+        return self.relaxations[cell_type].expected(self.alpha[cell_type].detach().cpu().double(), among)
+
+    def edge_strengths(self, cell_type: str) -> Tensor:
+        """(E,) edge weights as decisions read them, see `strengths`."""
+        return self.topologies[cell_type].weights(self.beta[cell_type].detach().cpu().double())
 
     def get_extra_state(self) -> dict[str, float]:
         """What is scheduled, for the state dict."""

@@ -201,6 +201,7 @@ class Batches:
         batch_size: images per batch, at least 2.
         mean, std: per channel, see `augment`.
         augmentation: of `batch`; None for normalisation only.
+        device: where the images are kept and augmented.
         seed, purpose: what the draws depend on; two `Batches` with the same purpose draw the same order.
 
     Raises:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any
 
+from topocell import spaces
+
 Data = dict[str, Any]
 
 
@@ -72,7 +74,7 @@ SMOKE = Limits(
     select_batches=1,
 )
 
-#: `layers` of NAS-Bench-201 counts its two residual blocks: 5 is one cell a stage.
+#: `layers` of skeleton nasbench201 counts its two residual blocks: 5 is one cell a stage.
 NASBENCH201_LAYERS = 5
 
 
@@ -105,9 +107,7 @@ BUDGETS: dict[str, Callable[[Data, Set[str]], Data]] = {"paper": paper, "small":
 
 def _scale(data: Data, limits: Limits) -> Data:
     data = copy.deepcopy(data)
-    space = data.get("space")
-    name = space.get("name") if isinstance(space, dict) else space
-    layers = NASBENCH201_LAYERS if name == "nasbench201" else limits.layers
+    layers = NASBENCH201_LAYERS if _skeleton(data.get("space")) == "nasbench201" else limits.layers
     images = _section(data, "data")
     _cap(images, "images", limits.images, None)
     _cap(images, "test_images", limits.test_images, None)
@@ -152,6 +152,15 @@ def _scale(data: Data, limits: Limits) -> Data:
     _cap(shallow, "cutout", cutout, 0)
     shallow["threshold"] = 0.0  # no accuracy is known beforehand at such a scale
     return data
+
+
+def _skeleton(space: Any) -> str | None:
+    """How the space of a recipe stacks its cells; None where it cannot be built, which the check of the recipe says."""
+    options = dict(space) if isinstance(space, dict) else {"name": space}
+    try:
+        return spaces.get(options.pop("name"), **options).skeleton
+    except Exception:  # whatever a user's own function raises
+        return None
 
 
 def _scale_training(

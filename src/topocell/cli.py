@@ -23,7 +23,6 @@ from topocell.genotype import Genotype
 from topocell.monitor import Interrupted, on_signals
 from topocell.reading import load_recipe, overridden, recipe_names, recipe_text
 from topocell.report.compare import comparison
-from topocell.report.draw import draw_genotype
 from topocell.report.rundirs import genotype_path
 from topocell.report.tables import format_seconds
 from topocell.search.selection import EDGE_RULES, OPERATION_RULES
@@ -262,6 +261,8 @@ def draw(
 
         topocell draw genotype.json
     """
+    from topocell.report.draw import draw_genotype
+
     draw_genotype(Genotype.load(genotype_path(genotype)).to_dict(), out)
     typer.echo(str(out))
 

@@ -81,10 +81,12 @@ def load(
     DARTS-PT (DOTS and PC-DARTS reuse the numbers of CIFAR-10 for CIFAR-100).
 
     Args:
+        name: a row of `DATASETS`.
         root: where the files are; default `data` for the torchvision sets, required for `folder`.
         download: let torchvision fetch what is missing.
         resolution: side in pixels to resize to, a multiple of 4, at least 8; default: as the set is.
-        images, test_images: use only so many, the same number per class (± 1), chosen by `seed`.
+        images, test_images: use only so many, the same number per class (± 1).
+        seed: of the choice of those images.
 
     Raises:
         DataError: unknown name, missing or unreadable files, a set or a number that cannot be used.

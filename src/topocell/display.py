@@ -11,7 +11,7 @@ from rich.text import Text
 
 from topocell.errors import one_line
 from topocell.monitor import Figures
-from topocell.report.draw import draw_text
+from topocell.report.cells import draw_text
 from topocell.report.tables import format_accuracy, is_number
 from topocell.report.truth import truth_lines, truth_of
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import functools
 import json
 import math
@@ -13,10 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from topocell.errors import RunError
 
 LOCK = ".lock"
 _TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")
+#: Without it, Windows would write every line feed as two bytes.
+_BINARY = getattr(os, "O_BINARY", 0)
 
 
 def replace(path: Path, *parts: bytes | memoryview) -> None:
@@ -27,7 +30,7 @@ def replace(path: Path, *parts: bytes | memoryview) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY, 0o666)
         try:
             _write(descriptor, *parts)
         finally:
@@ -42,7 +45,7 @@ def replace(path: Path, *parts: bytes | memoryview) -> None:
 
 def append_line(path: Path, line: str) -> None:
     """Add `line` to `path` durably. Raises OSError; no part of the line stays then."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _BINARY, 0o666)
     try:
         length = os.fstat(descriptor).st_size
         try:
@@ -117,7 +120,9 @@ def existing(text: str | Path) -> Path:
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in directory `path` durable, where the file system can. Raises OSError."""
+    """Make the names in directory `path` durable, where the system can. Raises OSError."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no directories
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -139,18 +144,17 @@ def lock(folder: Path) -> Callable[[], None]:
     The lock ends with the process, however that ends, even when children forked from it live on. Raises
     OSError, or RunError naming the process that holds it.
     """
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | _BINARY, 0o666)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as fault:
-            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "?"
+        if not filelock.lock_descriptor(descriptor, blocking=False):
+            os.lseek(descriptor, 1, os.SEEK_SET)  # where Windows locks the first byte, others cannot read it
+            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "?"
             raise RunError(
                 f"one process at a time may use {folder}, but process {holder} is using it; wait for its "
                 "end, stop it, or choose another --out"
-            ) from fault
-        owner = f"{os.getpid()} on {platform.node()}".encode()
-        os.pwrite(descriptor, owner, 0)
+            )
+        owner = f" {os.getpid()} on {platform.node()}".encode()
+        os.write(descriptor, owner)
         os.ftruncate(descriptor, len(owner))
     except BaseException:
         os.close(descriptor)
@@ -224,4 +228,5 @@ def _close_in_child() -> None:
         os.close(_locked.pop())
 
 
-os.register_at_fork(after_in_child=_close_in_child)
+if hasattr(os, "register_at_fork"):  # where processes fork
+    os.register_at_fork(after_in_child=_close_in_child)

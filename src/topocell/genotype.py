@@ -31,6 +31,11 @@ MAX_PAIRS = 256
 MAX_BYTES = 4_000_000
 
 
+def keeps_empty_nodes(cell_type: str) -> bool:
+    """Whether a computed node without pairs is zero, as in the type `cell`; in the others it has been dropped."""
+    return cell_type == "cell"
+
+
 @dataclass(frozen=True)
 class CellGenotype:
     """One cell: number of inputs, `(operation, predecessor)` pairs of each computed node, nodes of the
@@ -108,9 +113,8 @@ class Genotype:
 
         Its network is the same up to a permutation of the concatenated channels.
         """
-        return Genotype(
-            self.space, {name: _canonical(cell, dropped=name != "cell") for name, cell in self.cells.items()}
-        )
+        cells = {name: _canonical(cell, dropped=not keeps_empty_nodes(name)) for name, cell in self.cells.items()}
+        return Genotype(self.space, cells)
 
     @cached_property
     def key(self) -> str:
@@ -269,7 +273,7 @@ def _check(place: str, cell_type: str, cell: object) -> CellGenotype:
     """The cell with tuples for lists, after every rule of the module's docstring has been checked."""
     if not isinstance(cell, CellGenotype):
         raise _error(place, "must be a CellGenotype", cell)
-    zeros = cell_type == "cell"
+    zeros = keeps_empty_nodes(cell_type)
     inputs, allowed = cell.inputs, (1,) if zeros else (1, 2)
     if type(inputs) is not int or inputs not in allowed:
         raise _error(f"{place}.inputs", f"must be {' or '.join(map(str, allowed))}", inputs)

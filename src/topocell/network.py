@@ -109,8 +109,8 @@ class FixedNet(Skeleton):
         auxiliary: whether training also returns the logits of an auxiliary head on cell 2L // 3.
         drop_path: probability that a sample loses the output of an operation in training (Larsson et al.,
             2017); identities are exempt, as in DARTS. Set the attribute `drop_path` anew in each epoch to
-        ramp it. head: `"plain"`, or `"bn-relu"` for batch norm and ReLU before pooling (always in skeleton
-        nasbench201).
+            ramp it.
+        head: `"plain"`, or `"bn-relu"` for batch norm and ReLU before pooling (always in skeleton nasbench201).
 
     Raises:
         SpaceError: an argument out of its range; in `forward`, images whose resolution cannot be halved.

@@ -41,7 +41,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), budget:
     refinements = _own_budgets(data.pop("budgets", None), str(name_or_path))
     changes = [_parse_override(text) for text in overrides]
     for key, value in changes:
-        if key == "data.dataset":  # the sizes of a budget depend on it
+        if key == "data.dataset" or key.split(".")[0] == "space":  # the sizes of a budget depend on them
             _override(data, key, value)
     data = BUDGETS[budget](data, {key for key, _ in changes})
     data = merge(data, refinements.get(budget, {}))

@@ -331,6 +331,7 @@ def stand_before_selection(
     """Make a new run directory one that stands before its selection, also when a kill has interrupted that.
 
     Args:
+        directory: the new run directory.
         supernet: gives the state of the search that is copied there.
         searched: records of the search, for metrics.jsonl.
     """

@@ -173,6 +173,8 @@ def found_truth(table: Table, column: str, genotype: Genotype, records: Iterable
     """What results.json holds of a run that ends with a look-up.
 
     Args:
+        table: the true accuracies.
+        column: of the table.
         genotype: the derived cell.
         records: the rows of metrics.jsonl; those of the search say which cell each epoch would have derived.
 

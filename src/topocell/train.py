@@ -96,6 +96,7 @@ class Retraining:
         plan: how to train.
         data: training and test images.
         seed: of the run; each training's own seed comes on top.
+        device: where the networks are trained.
         monitor: receives metrics, progress and states to save.
         execution: how the network is called in training; tests are in float32 and not compiled.
         on_nan: what is done about a step that is not finite, see `topocell.guard`.

@@ -1,13 +1,13 @@
-"""Drawings of a genotype's cells: `draw_genotype` for SVG and PNG files, `draw_text` for the terminal.
+"""Drawings of a genotype's cells, as SVG and PNG files.
 
-Both take the plain dict of `Genotype.to_dict()`. Every operation is a labelled box on its edge and takes part in the
-layout, so labels cannot cover nodes, edges or each other.
+Every operation is a labelled box on its edge and takes part in the layout, so labels cannot cover nodes, edges or each
+other. Importing this takes a second, for matplotlib: callers import it late.
 """
 
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,7 +15,8 @@ from matplotlib.patches import Circle, FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Curve
 
 from topocell import files
-from topocell.errors import GenotypeError, nearest
+from topocell.errors import GenotypeError
+from topocell.report.cells import ShownCell, shown_cells
 from topocell.report.layout import Box, place
 from topocell.report.style import (
     FAINT,
@@ -23,6 +24,7 @@ from topocell.report.style import (
     INK,
     MUTED,
     Family,
+    blank,
     family,
     printable,
     save,
@@ -31,25 +33,10 @@ from topocell.report.style import (
     text_width,
 )
 
-#: What can be laid out in seconds, and read: the complete cell of 16 computed nodes has 152 edges.
-MAX_NODES, MAX_EDGES = 64, 300
-
 _NODE, _PORT_WIDTH, _PORT_HEIGHT, _LABEL_HEIGHT = 0.36, 0.62, 0.36, 0.25  # inches
 _MARGIN, _HEADING, _PANEL_GAP, _TITLE = 0.25, 0.45, 0.35, 0.45
 _LABEL_SIZE, _NODE_SIZE, _PANEL_SIZE, _TITLE_SIZE = 8.5, 10.0, 10.5, 12.5  # points
 _NAMES = {"normal": "Normal cell", "reduce": "Reduction cell", "cell": "Cell"}
-
-
-class _Cell(NamedTuple):
-    """A cell checked for drawing: `edges` are (operation, source, node); `empty` are nodes without an edge."""
-
-    kind: str
-    inputs: int
-    edges: list[tuple[str, int, int]]
-    computed: range
-    empty: list[int]
-    concat: list[int]
-    zeros: bool  # an empty node is a tensor of zeros (NAS-Bench-201), not a dropped node
 
 
 def draw_genotype(genotype: Mapping[str, Any], path: Path | str, title: str | None = None) -> None:
@@ -70,69 +57,15 @@ def draw_genotype(genotype: Mapping[str, Any], path: Path | str, title: str | No
     path = Path(path)
     if path.suffix.lower() not in (".svg", ".png"):
         raise GenotypeError(f"draw writes .svg or .png, but got {path.name!r}; give a file name with such a suffix")
-    cells = _cells(genotype)
+    cells = shown_cells(genotype)
     with styled(), files.guarded(path):
         save(_figure(cells, title), path)
-
-
-def draw_text(genotype: Mapping[str, Any], cell_type: str) -> str:
-    """One line per computed node, then the output: `2 ← sep 3×3(0) + skip(1)`, `out ← concat(2, 3)`.
-
-    Raises:
-        GenotypeError: the genotype has no cell of that type, or the dict describes no cells.
-    """
-    cells = {cell.kind: cell for cell in _cells(genotype)}
-    if cell_type not in cells:
-        hint = nearest(cell_type, cells)
-        raise GenotypeError(f"unknown cell type {cell_type!r}{hint}; this genotype has: {', '.join(cells)}")
-    cell = cells[cell_type]
-    lines = []
-    for node in cell.computed:
-        parts = [f"{short(op)}({src})" for op, src, dst in cell.edges if dst == node]
-        lines.append(f"{node} ← {' + '.join(parts) or ('zeros' if cell.zeros else 'dropped')}")
-    members = ", ".join(map(str, cell.concat))
-    return "\n".join([*lines, f"out ← {members if len(cell.concat) == 1 else f'concat({members})'}"])
-
-
-def _cells(genotype: Mapping[str, Any]) -> list[_Cell]:
-    """The cells in drawing order; refuses what cannot be laid out. Operation names are not checked here."""
-    try:
-        zeros = genotype.get("space") == "nasbench201"
-        found = [_cell(str(kind), cell, zeros) for kind, cell in genotype["cells"].items()]
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise GenotypeError(
-            f"a genotype lists for every cell its inputs, nodes and concat, but got one without them "
-            f"({type(error).__name__}: {error}); check it with Genotype.from_dict"
-        ) from error
-    if not found:
-        raise GenotypeError("a genotype has at least one cell, but got none; check it with Genotype.from_dict")
-    return found
-
-
-def _cell(kind: str, cell: Mapping[str, Any], zeros: bool) -> _Cell:
-    inputs, nodes = int(cell["inputs"]), cell["nodes"]
-    edges_in_all = sum(len(node) for node in nodes)
-    if not 0 <= inputs <= MAX_NODES or len(nodes) > MAX_NODES or edges_in_all > MAX_EDGES:
-        raise ValueError(
-            f"a drawing has up to {MAX_NODES} nodes and {MAX_EDGES} edges, cell {kind[:40]!r} more: "
-            f"{inputs} + {len(nodes)}, {edges_in_all}"
-        )
-    computed = range(inputs, inputs + len(nodes))
-    edges = [(str(op), int(src), dst) for dst, node in zip(computed, nodes) for op, src in node]
-    for op, src, dst in edges:
-        if not 0 <= src < dst:
-            raise ValueError(f"node {dst} of cell {kind!r} takes {op!r} from node {src}")
-    concat = [int(node) for node in cell["concat"]]
-    if not all(node in computed for node in concat):
-        raise ValueError(f"concat of cell {kind!r} is {concat}")
-    reached = {dst for _, _, dst in edges}
-    return _Cell(kind, inputs, edges, computed, [n for n in computed if n not in reached], concat, zeros)
 
 
 class _Panel:
     """One cell, laid out: boxes of nodes 0..n, then the output, then one box per operation."""
 
-    def __init__(self, cell: _Cell) -> None:
+    def __init__(self, cell: ShownCell) -> None:
         self.cell = cell
         self.dropped = [] if cell.zeros else cell.empty
         depth = dict.fromkeys(range(cell.inputs), 0)
@@ -226,7 +159,7 @@ class _Panel:
         ax.text(x, y, short(op), size=_LABEL_SIZE, ha="center", va="center_baseline", zorder=5)
 
 
-def _figure(cells: list[_Cell], title: str | None) -> Figure:
+def _figure(cells: list[ShownCell], title: str | None) -> Figure:
     """All panels one below the other in a figure whose data unit is one inch."""
     panels = [_Panel(cell) for cell in cells]
     legend = [f for f in FAMILIES.values() if any(family(op) == f for cell in cells for op, _, _ in cell.edges)]
@@ -236,7 +169,7 @@ def _figure(cells: list[_Cell], title: str | None) -> Figure:
     rows = _legend_rows(legend, width)
     height = top + sum(_HEADING + panel.height + _PANEL_GAP for panel in panels) + 0.26 * len(rows)
     size = (width + 2 * _MARGIN, height + 2 * _MARGIN)
-    figure = Figure(figsize=size, facecolor="white")
+    figure = blank(*size)
     ax = figure.add_axes((0, 0, 1, 1), xlim=(0, size[0]), ylim=(0, size[1]))
     ax.set_axis_off()
     y = size[1] - _MARGIN

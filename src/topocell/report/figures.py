@@ -10,14 +10,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-
-from topocell.report.style import CYCLE, FAMILIES, MUTED, clipped, family, save, short, styled, text_width, whole
+from topocell.report.style import CYCLE, FAMILIES, MUTED, blank, clipped, family, save, short, styled, text_width, whole
 from topocell.report.tables import is_number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
 _PANEL = (4.3, 2.1)  # inches: width with its labels, height of the axes alone
@@ -125,6 +125,8 @@ def retrain_curves(metrics: Iterable[Row], path: Path) -> bool:
 
     From ten epochs on, a third panel shows the test accuracy of the last half alone, where seeds differ visibly.
     """
+    from matplotlib.lines import Line2D
+
     seeds: dict[int, dict[int, Row]] = {}
     for row in metrics:
         if row.get("phase") == "retrain" and _is_index(row.get("seed")) and _is_index(row.get("epoch")):
@@ -231,7 +233,7 @@ def _search_figure(epochs: list[Epoch], panels: Sequence[tuple[str, str, list[_L
     return True
 
 
-def _finish_search_axes(ax: Axes, epochs: list[Epoch]) -> None:
+def _finish_search_axes(ax: "Axes", epochs: list[Epoch]) -> None:
     """Epoch ticks, a dashed rule between stages, and the stage names when there is more than one stage."""
     ax.set_xlabel("search epoch")
     ax.xaxis.set_major_locator(whole())
@@ -252,15 +254,12 @@ def _finish_search_axes(ax: Axes, epochs: list[Epoch]) -> None:
     ax.set_title(ax.get_title(loc="left"), pad=17)
 
 
-def _grid(n: int, legend_rows: int = 0, right: float = 0.0) -> tuple[Figure, list[Axes]]:
-    """A row of n panels with room for a legend below (rows) or at the right (inches).
-
-    Figures never pass through pyplot, so nothing global is left behind.
-    """
+def _grid(n: int, legend_rows: int = 0, right: float = 0.0) -> "tuple[Figure, list[Axes]]":
+    """A row of n panels with room for a legend below (rows) or at the right (inches)."""
     panel = min(_PANEL[0], 10.2 / n)
     left, above, below = 0.58, 0.5, 0.5 + 0.19 * legend_rows
     size = (panel * n + right, _PANEL[1] + above + below)
-    figure = Figure(figsize=size, facecolor="white")
+    figure = blank(*size)
     axes = []
     for k in range(n):
         corner = ((k * panel + left) / size[0], below / size[1])
@@ -268,7 +267,7 @@ def _grid(n: int, legend_rows: int = 0, right: float = 0.0) -> tuple[Figure, lis
     return figure, axes
 
 
-def _plot(ax: Axes, x: Sequence[int], line: _Line, stages: Sequence[int] | None = None) -> None:
+def _plot(ax: "Axes", x: Sequence[int], line: _Line, stages: Sequence[int] | None = None) -> None:
     """One curve through the finite values, broken between stages; few points are marked, a lone one always."""
     points = [(a, y, s) for a, y, s in zip(x, line.values, stages or [0] * len(x)) if math.isfinite(y)]
     pieces = [[(a, y) for a, y, _ in piece] for _, piece in groupby(points, key=lambda point: point[2])]
@@ -279,7 +278,7 @@ def _plot(ax: Axes, x: Sequence[int], line: _Line, stages: Sequence[int] | None 
         ax.plot(*zip(*piece), marker=marker, markersize=3.5, **style)
 
 
-def _widen(ax: Axes, least: float = 0.0) -> None:
+def _widen(ax: "Axes", least: float = 0.0) -> None:
     """Give the y axis a span of at least `least` and a thousandth of its values, so that rounding noise looks flat."""
     low, high = ax.get_ylim()
     least = max(least, 1e-3 * abs(low), 1e-3 * abs(high))

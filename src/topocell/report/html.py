@@ -11,13 +11,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from topocell import files, plain_yaml
 from topocell.errors import GenotypeError, RunError
 from topocell.report import figures
-from topocell.report.draw import draw_genotype, draw_text
+from topocell.report.cells import draw_text
 from topocell.report.style import printable
 from topocell.report.tables import (
     format_accuracy,
@@ -166,6 +165,8 @@ def write_report(run_path: Path | str) -> Path:
 
 
 def _template() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     folder = FileSystemLoader(Path(__file__).parent)
     environment = Environment(
         loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -194,6 +195,8 @@ def _draw_curves(path: Path, rows: Mapping[str, list[dict[str, Any]]]) -> dict[s
 
 def _draw_cells(path: Path, genotype: Mapping[str, Any]) -> tuple[Markup | None, str]:
     """The drawing of the cells, or None and the reason why a genotype cannot be drawn."""
+    from topocell.report.draw import draw_genotype
+
     target = path / "figures" / "cells.svg"
     try:
         if genotype:

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import kendalltau
-
 from topocell import checkpoint, relaxation, spaces
 from topocell.errors import RunError
 from topocell.report.tables import is_number
@@ -51,15 +49,17 @@ def ranking(path: Path, recipe: Mapping[str, Any], metrics: Iterable[Mapping[str
 
 
 def _weights(recipe: Mapping[str, Any], state: Mapping[str, Any]) -> Ranking:
-    """The operation weights of a saved supernet, among all candidates of the space that its last stage had."""
+    """The operation weights of a saved supernet, among all candidates of the space that its last stage had.
+
+    They are taken at temperature 1, like those that decisions read (see `ArchState.strengths`).
+    """
     stage, chosen = recipe["search"]["stages"][-1], dict(recipe["space"])
-    temperature = state["arch"]["_extra_state"]["op_temperature"]
     found = {}
     for cell_type, whole in spaces.get(chosen.pop("name"), **chosen).cells.items():
         cell = whole.with_candidates(state["candidates"][cell_type])
         alpha = state["arch"][f"alpha.{cell_type}"]
         listed = alpha.new_tensor(cell.live).bool()
-        weights = relaxation.build(cell=cell, **stage["relaxation"]).expected(alpha, listed, temperature)
+        weights = relaxation.build(cell=cell, **stage["relaxation"]).expected(alpha.double(), listed)
         for (source, node), names, row in zip(cell.edges, cell.candidates, weights.tolist()):
             found[cell_type, f"{source}→{node}"] = dict(zip(names, row))
     return found
@@ -70,6 +70,8 @@ def agreement(first: Ranking, second: Ranking) -> float | None:
 
     Operations that only one of them ranks are left out, and edges on which one of them has no order. None without any.
     """
+    from scipy.stats import kendalltau
+
     taus = []
     for place in first.keys() & second.keys():
         shared = sorted(first[place].keys() & second[place].keys())

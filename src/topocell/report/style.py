@@ -6,15 +6,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import matplotlib
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextPath
-from matplotlib.ticker import MaxNLocator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from topocell import files
+
+if TYPE_CHECKING:  # matplotlib takes a second to import: it is, where something is drawn
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
 
 class Family(NamedTuple):
@@ -111,26 +109,40 @@ def clipped(text: str, length: int = 24) -> str:
 @functools.cache
 def text_width(text: str, size: float, bold: bool = False) -> float:
     """Width of one line of text in inches; `size` in points."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
     font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
     # Trailing blanks have no outline, so the extent is taken from the outline of the visible text alone.
     return float(TextPath((0, 0), text, size=size, prop=font).get_extents().width) / 72 if text.strip() else 0.0
 
 
-def whole() -> MaxNLocator:
+def blank(width: float, height: float, **options: Any) -> "Figure":
+    """A white figure of that size in inches. It never passes through pyplot, so nothing global is left behind."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), facecolor="white", **options)
+
+
+def whole() -> "MaxNLocator":
     """Ticks at whole numbers, also where the axis has room for one alone."""
+    from matplotlib.ticker import MaxNLocator
+
     return MaxNLocator(integer=True, min_n_ticks=1)
 
 
 @contextmanager
 def styled() -> Iterator[None]:
     """matplotlib's defaults plus our style, whatever the user's own settings; both are restored afterwards."""
+    import matplotlib
+
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_RC)
         yield
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: "Figure", path: Path) -> None:
     """Write the figure as SVG or PNG by suffix. Equal figures give equal bytes: no date, no version, fixed ids.
 
     Call inside `styled()`; the folder is made if it is missing, and the file is replaced as a whole. Raises OSError.

@@ -119,8 +119,8 @@ def by_magnitude(decider: "Decider", cuts: Sequence[Cut], keep: int) -> Verdict:
     arch = decider.learner.arch
     values = []
     for cell_type, edge, candidate in cuts:
-        ops = arch.expected_of_all(cell_type).detach()[edge] * arch.edges(cell_type).detach()[edge]
-        live = arch.mask(cell_type)[edge]
+        ops = arch.strengths_of_all(cell_type)[edge] * arch.edge_strengths(cell_type)[edge]
+        live = arch.mask(cell_type)[edge].cpu()
         values.append(float(ops[live].max() if candidate is None else ops[candidate]))
     return Verdict(sorted(best(values, range(len(cuts)), keep)), values, {})
 

@@ -237,12 +237,12 @@ class Search:
 
         A cell lists at least one candidate on every edge, so a pruned edge lists its first.
         """
-        cells, masks, expected = {}, {}, arch.expected()
+        cells, masks = {}, {}
         for name, cell in self.space.cells.items():
-            mask, ops = arch.mask(name), expected[name].ops.detach()
+            mask, ops = arch.mask(name).cpu(), arch.strengths(name)
             if not stage.shrink_none:
                 is_none = torch.tensor([[op == "none" for op in _padded(c, mask)] for c in cell.candidates])
-                mask = mask & ~is_none.to(mask.device)
+                mask = mask & ~is_none
             if stage.shrink == "best":
                 keep = arch.relaxations[name].retained(ops, mask)
             else:
@@ -250,7 +250,7 @@ class Search:
                 keep = torch.zeros_like(mask).scatter(1, order[:, : int(stage.shrink or 1)], True) & mask
             kept = [[op for op, k in zip(names, row) if k] for names, row in zip(cell.candidates, keep.tolist())]
             cells[name] = cell.with_candidates([new or old[:1] for new, old in zip(kept, cell.candidates)])
-            masks[name] = torch.tensor(cells[name].live) & keep.any(1, keepdim=True).cpu()
+            masks[name] = torch.tensor(cells[name].live) & keep.any(1, keepdim=True)
         return self.space.with_cells(cells), masks
 
     def _build(self, stage: Stage) -> tuple[Supernet, ArchState]:

@@ -59,8 +59,7 @@ def distribution(arch: ArchState, cell_type: str) -> tuple[Tensor, Tensor]:
 
     Real candidates are those that can be decided for: all but `none`.
     """
-    p = arch.expected_of_all(cell_type).detach().cpu().double()
-    return p, real_candidates(arch.space.cells[cell_type])
+    return arch.strengths_of_all(cell_type), real_candidates(arch.space.cells[cell_type])
 
 
 def conditional(p: Tensor, real: Tensor) -> Tensor:

@@ -26,7 +26,6 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.special import stdtrit
 from torch import Tensor
 
 from topocell.search.damage import METRICS, Measured
@@ -78,6 +77,7 @@ class Race:
         metric: a row of `topocell.search.damage.METRICS`.
         batches, images: of the whole split.
         rules: when and how surely to compare.
+        device: where the sums are kept.
 
     Attributes:
         open: candidates still measured. ended: None while there are any, then how the race has ended.
@@ -148,6 +148,8 @@ class Race:
 
     def _leads(self) -> tuple[Tensor, Tensor]:
         """For each two open candidates by how much the first is worth more, and how far off that may be; (m, m)."""
+        from scipy.special import stdtrit
+
         assert self.rules is not None
         at = torch.tensor(self.open, device=self._sums.device)
         n = self.images[self.open[0]]

@@ -87,7 +87,7 @@ def _is(cell: CellSpec, operation: str) -> Tensor:
 
 def _strengths(arch: ArchState, cell_type: str, allowed: Tensor) -> Tensor:
     """(E, K) operation weights, −1 where a candidate is not allowed."""
-    return arch.expected()[cell_type].ops.detach().cpu().double().masked_fill(~allowed, -1.0)
+    return arch.strengths(cell_type).masked_fill(~allowed, -1.0)
 
 
 def _largest(arch: ArchState, cell_type: str, rules: Rules, allowed: Tensor) -> list[int | None]:
@@ -106,7 +106,7 @@ def _any_operation(arch: ArchState, cell_type: str, rules: Rules, allowed: Tenso
 
 def _strongest_inputs(arch: ArchState, cell_type: str, rules: Rules, allowed: Tensor) -> tuple[list[int], str | None]:
     cell, kept = arch.space.cells[cell_type], []
-    best, strengths = _edge_strengths(arch, cell_type, allowed)
+    best, strengths = edge_strengths(arch, cell_type, allowed)
     least = -1.0 if rules.threshold is None else rules.threshold
     for node in cell.computed:
         ranked = sorted(cell.incoming(node), key=lambda e: (-float(strengths[e]), e))
@@ -116,7 +116,7 @@ def _strongest_inputs(arch: ArchState, cell_type: str, rules: Rules, allowed: Te
 
 def _strongest_outputs(arch: ArchState, cell_type: str, rules: Rules, allowed: Tensor) -> tuple[list[int], str | None]:
     cell, kept = arch.space.cells[cell_type], []
-    _, strengths = _edge_strengths(arch, cell_type, allowed)
+    _, strengths = edge_strengths(arch, cell_type, allowed)
     for node in range(cell.inputs + cell.nodes):
         ranked = sorted(cell.outgoing(node), key=lambda e: (-float(strengths[e]), e))
         kept += ranked[: min(rules.in_degree, max(1, len(ranked) - 1))]
@@ -125,11 +125,17 @@ def _strongest_outputs(arch: ArchState, cell_type: str, rules: Rules, allowed: T
     return sorted(kept), note
 
 
-def _edge_strengths(arch: ArchState, cell_type: str, allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """Per edge (E,) the weight of its strongest operation besides none, and that times the weight of the edge."""
-    ops = arch.expected_of_all(cell_type).detach().cpu().double()
+def edge_strengths(arch: ArchState, cell_type: str, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """Per edge (E,) the weight of its strongest operation besides none, and that times the weight of the edge.
+
+    Args:
+        arch: the searched state.
+        cell_type: whose edges.
+        allowed: (E, K) bool, the candidates that may be chosen. An edge without any has −1.
+    """
+    ops = arch.strengths_of_all(cell_type)
     best = ops.masked_fill(~allowed | _is(arch.space.cells[cell_type], "none"), -1.0).max(1).values
-    return best, best * arch.edges(cell_type).detach().cpu().double()
+    return best, best * arch.edge_strengths(cell_type)
 
 
 def _by_topology(arch: ArchState, cell_type: str, rules: Rules, allowed: Tensor) -> tuple[list[int], str | None]:

@@ -21,8 +21,7 @@ def ranking(arch: ArchState, cell_type: str) -> Tensor:
     """
     cell = arch.space.cells[cell_type]
     learnable = torch.from_numpy(candidate_table(cell, dict.fromkeys(WEIGHTLESS, False), True))
-    live = (arch.mask(cell_type) & learnable.to(arch.mask(cell_type).device)).cpu()
-    weights = arch.expected()[cell_type].ops.detach().cpu().double().masked_fill(~live, -1.0)
+    weights = arch.strengths(cell_type).masked_fill(~(arch.mask(cell_type).cpu() & learnable), -1.0)
     return weights.sort(dim=1, descending=True, stable=True).indices
 
 

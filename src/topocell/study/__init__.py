@@ -213,6 +213,8 @@ def run(name: str, words: Sequence[str], out: str | Path, display: Display | Non
     Args:
         name: a row of `STUDIES`.
         words: its options as `key=value`; of a study that trains also changes to its recipes.
+        out: directory of the study; continued if it was begun.
+        display: shows the work; nothing is shown without one.
         workers: processes that make its items, each by one thread; 1 makes them here, by all threads.
 
     Returns `out`. Besides what follows raises as `topocell.run`.

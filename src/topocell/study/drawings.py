@@ -4,12 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from topocell.report.style import BLUE, CYCLE, ORANGE, clipped, save, short, styled, whole
-from topocell.study.figures import Curve
-
-_PANEL = (3.6, 2.9)  # inches
+from topocell.study.figures import Curve, paneled
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ class Path2D:
 def bands(lines: Sequence[Curve], x: str, y: str, path: Path) -> None:
     """Means as lines with a band of one standard deviation, over a whole-numbered axis."""
     with styled():
-        figure = Figure(figsize=(1.5 * _PANEL[0], 1.1 * _PANEL[1]), facecolor="white", layout="constrained")
+        figure = paneled(1.5, 1.1)
         ax = figure.add_subplot()
         for number, line in enumerate(lines):
             colour = CYCLE[number % len(CYCLE)]
@@ -53,7 +49,7 @@ def twins(panels: Sequence[Twin], path: Path) -> None:
     with styled():
         columns = min(len(panels), 4)
         rows = -(-len(panels) // columns)
-        figure = Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * rows), facecolor="white", layout="constrained")
+        figure = paneled(columns, rows)
         for number, panel in enumerate(panels, start=1):
             left = figure.add_subplot(rows, columns, number)
             right = left.twinx()
@@ -75,7 +71,7 @@ def twins(panels: Sequence[Twin], path: Path) -> None:
 def paths(lines: Sequence[Path2D], x: str, y: str, path: Path) -> None:
     """Points joined in their order, from a hollow one to a filled one."""
     with styled():
-        figure = Figure(figsize=(1.5 * _PANEL[0], 1.1 * _PANEL[1]), facecolor="white", layout="constrained")
+        figure = paneled(1.5, 1.1)
         ax = figure.add_subplot()
         for number, line in enumerate(lines):
             colour = CYCLE[number % len(CYCLE)]

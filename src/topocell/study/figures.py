@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from topocell.report.style import BLUE, CYCLE, MUTED, VERMILION, blank, clipped, save, styled, whole
 
-from topocell.report.style import BLUE, CYCLE, MUTED, VERMILION, clipped, save, styled, whole
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _PANEL = (3.6, 2.9)  # inches
 
@@ -38,10 +39,12 @@ class Curve:
 
 def clouds(panels: Sequence[Cloud], x: str, y: str, path: Path) -> None:
     """Points against points, a panel per entry, four in a row."""
+    from matplotlib.ticker import MaxNLocator
+
     with styled():
         columns = min(len(panels), 4)
         rows = -(-len(panels) // columns)
-        figure = _figure(columns, rows)
+        figure = paneled(columns, rows)
         for number, panel in enumerate(panels, start=1):
             ax = figure.add_subplot(rows, columns, number)
             ax.scatter(panel.x, panel.y, s=26, color=BLUE)
@@ -59,7 +62,7 @@ def clouds(panels: Sequence[Cloud], x: str, y: str, path: Path) -> None:
 def curves(lines: Sequence[Curve], x: str, y: str, path: Path) -> None:
     """Means with error bars over a whole-numbered axis."""
     with styled():
-        figure = _figure(1.4, 1)
+        figure = paneled(1.4, 1)
         ax = figure.add_subplot()
         for number, line in enumerate(lines):
             colour = CYCLE[number % len(CYCLE)]
@@ -73,7 +76,7 @@ def curves(lines: Sequence[Curve], x: str, y: str, path: Path) -> None:
 def bars(groups: Mapping[str, Sequence[float]], y: str, path: Path) -> None:
     """A bar per group at the mean of its values, with the values as points and their standard deviation."""
     with styled():
-        figure = _figure(max(1.0, 0.28 * len(groups)), 1)
+        figure = paneled(max(1.0, 0.28 * len(groups)), 1)
         ax = figure.add_subplot()
         lowest, highest = min(map(min, groups.values())), max(map(max, groups.values()))
         for number, values in enumerate(groups.values()):
@@ -93,7 +96,7 @@ def bars(groups: Mapping[str, Sequence[float]], y: str, path: Path) -> None:
 def grouped_bars(groups: Mapping[str, Mapping[str, Sequence[float]]], y: str, path: Path) -> None:
     """Group → bar → values: bars of the same name share a colour; their height is the mean, with standard deviation."""
     with styled():
-        figure = _figure(max(1.2, 0.3 * len(groups)), 1)
+        figure = paneled(max(1.2, 0.3 * len(groups)), 1)
         ax = figure.add_subplot()
         names = list(dict.fromkeys(name for bars_of in groups.values() for name in bars_of))
         width, lowest, highest = 0.8 / len(names), math.inf, -math.inf
@@ -117,7 +120,7 @@ def grouped_bars(groups: Mapping[str, Mapping[str, Sequence[float]]], y: str, pa
 def steps(points: Sequence[tuple[int, float]], x: str, y: str, path: Path) -> None:
     """Every (count, value) as a point, the best and the mean of each count as lines."""
     with styled():
-        figure = _figure(1.4, 1)
+        figure = paneled(1.4, 1)
         ax = figure.add_subplot()
         ordered = sorted(points)
         counts, values = zip(*ordered)
@@ -143,7 +146,7 @@ def accuracy_map(
 ) -> None:
     """A table of values (rows × columns) as colours, the largest ringed; `axes` name what goes down and across."""
     with styled():
-        figure = _figure(max(1.2, 0.13 * len(columns) + 0.5), max(0.9, 0.075 * len(rows) + 0.35))
+        figure = paneled(max(1.2, 0.13 * len(columns) + 0.5), max(0.9, 0.075 * len(rows) + 0.35))
         ax = figure.add_subplot()
         image = ax.imshow(values, cmap="cividis", aspect="auto")
         best = max((value, -r, -c) for r, row in enumerate(values) for c, value in enumerate(row))
@@ -157,12 +160,12 @@ def accuracy_map(
         save(figure, path)
 
 
-def _figure(columns: float, rows: float) -> Figure:
-    """A figure of so many panels; it never passes through pyplot."""
-    return Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * rows), facecolor="white", layout="constrained")
+def paneled(columns: float, rows: float) -> "Figure":
+    """A figure with room for so many panels."""
+    return blank(_PANEL[0] * columns, _PANEL[1] * rows, layout="constrained")
 
 
-def _finish(ax: Axes, x: str, y: str, legend: bool) -> None:
+def _finish(ax: "Axes", x: str, y: str, legend: bool) -> None:
     ax.set_xlabel(x)
     ax.set_ylabel(y)
     if legend:

@@ -79,6 +79,7 @@ class PlainNet(nn.Module):
         """Logits (N, classes) of images (N, in_channels, H, W).
 
         Args:
+            x: the images.
             swaps: for each stage two of its layers of one shape, counted from 0, that change places.
         """
         for number, stage in enumerate(self.stages):

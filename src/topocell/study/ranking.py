@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from scipy.stats import kendalltau
 
 from topocell import objects
 from topocell.arch import ArchState
@@ -16,7 +15,7 @@ from topocell.display import Display
 from topocell.errors import RecipeError, RunError
 from topocell.genotype import CellGenotype, Genotype
 from topocell.recipe import Recipe
-from topocell.search.selection import Rules, derive
+from topocell.search.selection import Rules, derive, edge_strengths
 from topocell.spaces.cell import CellSpec, SpaceSpec
 from topocell.study import figures
 from topocell.study.bench import Bench, Outcome, Record
@@ -123,21 +122,10 @@ def pair_weights(arch: ArchState, cell_type: str) -> tuple[str, dict[Pair, float
         choices = [[e for e, kept in zip(group.edges, row) if kept] for row in group.choices.tolist()]
         found = {(c[0], c[1]): float(value) for c, value in zip(choices, p[group.slice]) if len(c) == 2}
         return "the probabilities of pairs", found
-    importance = _importance(arch, cell_type)
+    _, strengths = edge_strengths(arch, cell_type, arch.mask(cell_type).cpu())
+    importance = strengths.clamp(min=0).tolist()  # an edge without an operation has none
     sums = {(a, b): importance[a] + importance[b] for a, b in _pairs(cell)}
     return "the sums of edge weight × largest operation weight", sums
-
-
-def _importance(arch: ArchState, cell_type: str) -> list[float]:
-    """Of each edge, its weight times the largest weight of a live operation besides `none`, as the magnitude rule."""
-    cell, mask = arch.space.cells[cell_type], arch.mask(cell_type).tolist()
-    weights_of = arch.expected_of_all(cell_type), arch.edges(cell_type)
-    ops, edges = (weights.detach().cpu().double().tolist() for weights in weights_of)
-    live = [
-        [weight for weight, on, name in zip(row, ons, names) if on and name != "none"]
-        for row, ons, names in zip(ops, mask, cell.candidates)
-    ]
-    return [edge * max(weights, default=0.0) for edge, weights in zip(edges, live)]
 
 
 def _ranked(recipe: Recipe, path: Path, display: Display) -> Record:
@@ -182,5 +170,7 @@ def _pairs(cell: CellSpec) -> list[Pair]:
 
 def _tau(weights: Sequence[float], accuracy: Sequence[float]) -> tuple[float | None, float | None]:
     """Kendall's τ-b and its p-value; None where one side has no order."""
+    from scipy.stats import kendalltau
+
     tau, p = (float(x) for x in kendalltau(weights, accuracy))
     return (None, None) if math.isnan(tau) else (tau, p)

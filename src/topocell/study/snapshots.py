@@ -141,6 +141,7 @@ def selected(recipe: Recipe, searched: Path, moment: str, path: Path, display: D
         searched: directory of the search, made by `photographed`.
         moment: which of its supernets: `snapshot(epoch)`, or `FINISHED`.
         path: becomes a run directory of its own, which begins with a copy of the supernet.
+        display: shows the work.
 
     Returns `genotype` and the `decisions` and `tuning` that metrics.jsonl has of a projection, in order. Raises as
     `api.select`.

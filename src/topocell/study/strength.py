@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from scipy.stats import kendalltau
 
 from topocell import objects
 from topocell.display import Display
@@ -134,6 +133,8 @@ def tune(search: Search, recipe: Recipe) -> None:
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
     """Kendall's τ-b; None where one side has no order."""
+    from scipy.stats import kendalltau
+
     tau = float(kendalltau(x, y).statistic)
     return None if math.isnan(tau) else tau
 

@@ -9,7 +9,6 @@ from itertools import groupby
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
-from scipy.stats import kendalltau, spearmanr
 
 from topocell import objects, spaces
 from topocell.errors import RecipeError
@@ -218,6 +217,8 @@ def _row(
 
 def agreement(one: Sequence[float], other: Sequence[float]) -> dict[str, float | None]:
     """Kendall's τ-b and Spearman's ρ of two rankings; None where one of them has no order."""
+    from scipy.stats import kendalltau, spearmanr
+
     if min(len(set(one)), len(set(other))) < 2:
         return {"kendall": None, "spearman": None}
     return {"kendall": float(kendalltau(one, other)[0]), "spearman": float(spearmanr(one, other)[0])}

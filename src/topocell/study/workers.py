@@ -152,7 +152,8 @@ class _Worker:
 
 def _work(pipe: connection.Connection) -> None:
     """The life of a worker: take a task, answer, until the pipe closes."""
-    os.setpgrp()
+    if hasattr(os, "setpgrp"):  # Windows has no process groups of this kind
+        os.setpgrp()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     with suppress(EOFError, BrokenPipeError, Interrupted, KeyboardInterrupt):

@@ -111,7 +111,8 @@ class Assignments:
 
         Args:
             scores: per group, the score of each choice.
-            needed: computed nodes to be reached: every one of them, or at least one.
+            needed: computed nodes to be reached.
+            every: whether every one of them is, or at least one.
         """
         wanted = sum(1 << (node - self.cell.inputs) for node in needed)
         found = self._states & wanted
