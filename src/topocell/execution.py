@@ -15,6 +15,11 @@ PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat1
 KINDS = 64
 
 
+def recompile_limit() -> str:
+    """Return the name of dynamo's setting for how often one function may be compiled; torch 2.6 has an older name."""
+    return "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
+
+
 @dataclass(frozen=True)
 class Execution:
     """Calls networks: `Execution("bf16")(net, x)` instead of `net(x)`.
@@ -54,8 +59,8 @@ class Execution:
         takes minutes alone, for about a tenth of its time.
         """
         if self.compile:
-            dynamo = torch._dynamo.config
-            dynamo.recompile_limit = max(dynamo.recompile_limit, KINDS)
+            dynamo, limit = torch._dynamo.config, recompile_limit()
+            setattr(dynamo, limit, max(getattr(dynamo, limit), KINDS))
             for cell in cells:
                 cell.compile(dynamic=False)
 
