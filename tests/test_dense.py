@@ -16,7 +16,7 @@ from topocell.engine.banks import BANKS, Bank, ConvBank
 from topocell.meters import DispatcherCalls, SavedBytes
 from topocell.pooling import avg_pool
 from topocell.search.levels import frozen
-from topocell.separable import Chain, Dense, Plan, separable
+from topocell.separable import Chain, Edges, Plan, separable
 
 pytestmark = pytest.mark.skipif(
     shutil.which(os.environ.get("CC") or "cc") is None, reason="there is no C compiler on this machine"
@@ -83,7 +83,7 @@ def test_dense_convolutions_have_the_outputs_and_gradients_of_the_library(
         stride,
         (False,) * outputs,
         mix,
-        tuple(Dense(*place) for place in places[chain:]),
+        tuple(Edges(*place) for place in places[chain:]),
         identity,
         low_memory=low,
     )
@@ -179,7 +179,7 @@ def test_the_first_architecture_update_computes_no_gradient_of_a_convolution() -
     """What the first source needs for the architecture ends before its convolutions."""
     bank = ConvBank(4, 1, [0], 3)
     x, weights = torch.randn(2, 4, 4, 4), torch.ones(1, requires_grad=True)
-    plan = Plan((), 1, (False,), dense=(Dense((0,), (0,)),))
+    plan = Plan((), 1, (False,), dense=(Edges((0,), (0,)),))
     with frozen(bank.parameters()):
         (out,), _ = separable(x, plan, list(bank.parameters()), weights)
     with torch.profiler.profile() as profile:

@@ -4,6 +4,7 @@ import copy
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from topocell.engine import ArchWeights, OneHotWeights, Supernet
 from topocell.engine.banks import BANKS, ChainBank
 from topocell.meters import DispatcherCalls, SavedBytes
 from topocell.native import build
-from topocell.operations import make
+from topocell.operations import FactorizedReduce, ReLUConvBN, make
+from topocell.pooling import avg_pool, max_pool
 from topocell.search.levels import frozen
 from topocell.separable import Chain, Plan, separable, usable
 from topocell.spaces import CellSpec, SpaceSpec, complete_edges
@@ -300,3 +302,107 @@ def test_the_number_of_threads_changes_nothing_but_rounding() -> None:
     one, three, again = found
     assert all(near(a, b, 1e-4) for a, b in zip((one[0], *one[1]), (three[0], *three[1])))
     assert all(torch.equal(a, b) for a, b in zip((again[0], *again[1]), (three[0], *three[1])))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("channels", [1, 3, 4, 8, 12, 16, 20])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (8, 8), (9, 7)])
+def test_pools_are_those_of_the_library(channels: int, size: tuple[int, int], stride: int) -> None:
+    """Ties as well: the gradient goes to the first of equal pixels; and NaN is larger than all."""
+    torch.manual_seed(0)
+    x = torch.randn(3, channels, *size).round(decimals=1).contiguous(memory_format=torch.channels_last)
+    given = x.requires_grad_()
+    for ours, wanted in (
+        (max_pool(given, stride), nn.functional.max_pool2d(given, 3, stride, 1)),
+        (avg_pool(given, stride), nn.functional.avg_pool2d(given, 3, stride, 1, count_include_pad=False)),
+    ):
+        towards = torch.randn_like(wanted)
+        torch.testing.assert_close(ours, wanted)
+        found, expected = (torch.autograd.grad((y * towards).sum(), given)[0] for y in (ours, wanted))
+        torch.testing.assert_close(found, expected)
+    spoilt = x.detach().clone()
+    spoilt[0, 0, 0, 0] = float("nan")
+    spoilt[1] = float("-inf")
+    wanted = nn.functional.max_pool2d(spoilt, 3, stride, 1)
+    torch.testing.assert_close(max_pool(spoilt, stride), wanted, equal_nan=True)
+
+
+def test_a_single_channel() -> None:
+    """Its batch norm undoes every scaling, so the gradients of the weights before it are nothing but rounding."""
+    torch.manual_seed(0)
+    made = bank("sep_conv_3x3", 1, 1, [0])
+    x = torch.randn(2, 1, 8, 8).requires_grad_()
+    chain = Chain(made.kernel, made.dilation, made.stages, (0,), (0,))
+    scale = torch.rand(1).requires_grad_()
+    (found,), _ = separable(x, Plan((chain,), 1), list(made.parameters()), scale)
+    exact, weight = x.detach().double().requires_grad_(), scale.detach().double().requires_grad_()
+    wanted = made(exact, exact.relu(), weight, [p.double() for p in made.parameters()])
+    towards = torch.randn_like(found)
+    assert near(found, wanted)
+    gradients = torch.autograd.grad((found * towards).sum(), [x, scale])
+    expected = torch.autograd.grad((wanted * towards).sum(), [exact, weight])
+    assert all(near(g, e, 1e-4) for g, e in zip(gradients, expected))
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    inputs=st.integers(3, 40),  # of one, the gradient of its weight is nothing but rounding
+    outputs=st.integers(2, 20),
+    height=st.integers(1, 5),
+    width=st.integers(1, 5),
+    reduce=st.booleans(),
+    affine=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_projections_are_those_of_the_library(
+    inputs: int, outputs: int, height: int, width: int, reduce: bool, affine: bool, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    build = FactorizedReduce(inputs, outputs, affine) if reduce else ReLUConvBN(inputs, outputs, affine)
+    with torch.no_grad():
+        for parameter in build.bn.parameters():
+            parameter.uniform_(0.5, 1.5)
+    exact, x = copy.deepcopy(build).double(), torch.randn(24, inputs, 2 * height, 2 * width)
+    last = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    given_exact = x.double().requires_grad_()
+    with DispatcherCalls() as calls:
+        found = build(last)
+    assert calls.total < 30 and "_Projected" in type(found.grad_fn).__name__
+    wanted = exact(given_exact)
+    towards = torch.randn_like(found)
+    gradients = torch.autograd.grad((found * towards).sum(), [last, *build.parameters()])
+    expected = torch.autograd.grad((wanted * towards).sum(), [given_exact, *exact.parameters()])
+    assert near(found, wanted)
+    assert all(near(g, e, 2e-3) for g, e in zip(gradients, expected))
+    if build.bn.running_mean is not None:
+        torch.testing.assert_close(build.bn.running_mean.double(), exact.bn.running_mean, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(build.bn.running_var.double(), exact.bn.running_var, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", ["a frozen norm", "a hook", "a parametrization", "evaluation"])
+@pytest.mark.parametrize("build", [lambda: make("sep_conv_3x3", 4, 1, True), lambda: ReLUConvBN(4, 4, True)])
+def test_modules_that_ask_for_more_are_the_library_s(build: Callable[[], nn.Module], change: str) -> None:
+    """The same outputs and buffers as in NCHW, which the kernels never touch."""
+    torch.manual_seed(0)
+    module = build()
+    seen: list[object] = []
+    if change == "a frozen norm":
+        for part in module.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.eval()
+    elif change == "a hook":
+        for part in list(module.modules())[1:]:
+            part.register_forward_hook(lambda *_: seen.append(None))
+    elif change == "a parametrization":
+        for part in list(module.modules()):
+            if isinstance(part, nn.Conv2d):
+                nn.utils.parametrizations.weight_norm(part)
+    else:
+        module.eval()
+    plain, x = copy.deepcopy(module) if change != "a hook" else module, torch.randn(4, 4, 6, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(module(x.contiguous(memory_format=torch.channels_last)), plain(x))
+    for name, buffer in module.state_dict().items():
+        torch.testing.assert_close(buffer, plain.state_dict()[name])
+    if change == "a hook":
+        assert len(seen) == 2 * (len(list(module.modules())) - 1)

@@ -139,5 +139,5 @@ def _norm(statistics: Tensor, gain: Tensor | None, bias: Tensor | None, first: i
 
 def _ends(z: Tensor, statistics: Tensor, gain: Tensor | None, bias: Tensor | None) -> Ends:
     ends = Ends()
-    ends.add(z, _norm(statistics, gain, bias), [0], stacked=False)
+    ends.add(z, _norm(statistics, gain, bias), [0])
     return ends

@@ -34,6 +34,7 @@ from topocell.native import (
     Ends,
     Floats,
     Kernels,
+    Layout,
     Norm,
     Shape,
     addresses,
@@ -59,8 +60,8 @@ class Chain(NamedTuple):
     lanes: int | None = None
 
 
-class Dense(NamedTuple):
-    """The same dense convolution on M edges: the output of each, and where in the weights its weight stands."""
+class Edges(NamedTuple):
+    """An operation without a chain on M edges: the output of each, and where in the weights its weight stands."""
 
     slots: tuple[int, ...]
     scales: tuple[int, ...]
@@ -73,6 +74,8 @@ class Plan(NamedTuple):
         based: for each output, whether there is a map that it starts from.
         mix: for each ready map and output, where in the weights of the cell the weight of the map stands; −1: none.
         identity: whether the first of these maps is `x` itself, which is not given again; at stride 1.
+        dense: the dense convolutions.
+        pools: maps that come ready but for the batch norm.
         affine: whether each batch norm has a gain and a bias.
         low_memory: keep nothing but the inputs for backward.
     """
@@ -81,8 +84,9 @@ class Plan(NamedTuple):
     stride: int
     based: tuple[bool, ...] = (False,)
     mix: tuple[tuple[int, ...], ...] = ()
-    dense: tuple[Dense, ...] = ()
+    dense: tuple[Edges, ...] = ()
     identity: bool = False
+    pools: tuple[Edges, ...] = ()
     affine: bool = False
     low_memory: bool = False
 
@@ -192,13 +196,17 @@ def separable(
 
     `x` is (N, C, H, W). `tensors` has, for each chain and stage, the depthwise (M, C, 1, k, k) and 1×1
     (M, C, C, 1, 1) weights and with `affine` the gain and bias (M, C) of the batch norm after it; then for each dense
-    convolution its weights (M, C, C, k, k). Without `affine`, the end of a chain, dense convolutions and the `maps`
-    (N, C, h, w) are weighted by entries of `weights`, a vector. `bases` are added to the outputs that have one. The
-    statistics are the mean and variance (2, M, C) before each batch norm of the chains, in order.
+    convolution its weights (M, C, C, k, k); then for each pool its map (N, C, h, w). Without `affine`, the end of a
+    chain, dense convolutions, pools and the `maps` (N, C, h, w) are weighted by entries of `weights`, a vector. `bases`
+    are added to the outputs that have one. The statistics are the mean and variance (2, M, C) before each batch norm of
+    the chains, in order.
     """
     weights = x.new_zeros(0) if weights is None else weights
     *found, statistics = _Separable.apply(x, plan, weights, *maps, *bases, *tensors)
     return tuple(found), statistics
+
+
+_Of = Chain | Edges
 
 
 class _Call(NamedTuple):
@@ -208,7 +216,7 @@ class _Call(NamedTuple):
     x: Tensor
     values: list[float]
 
-    def kernels(self, part: "Chain | Dense | None" = None) -> Kernels:
+    def kernels(self, part: _Of | None = None) -> Kernels:
         """The kernels of a part, whose vectors may be narrower than those of what all share."""
         compiled = kernels(self.x.shape[1], self.x, part.lanes if isinstance(part, Chain) else None)
         assert compiled is not None, "ask `usable` first"
@@ -219,16 +227,16 @@ class _Call(NamedTuple):
         n, c, height, width = self.x.shape
         return n, c, (height - 1) // self.plan.stride + 1, (width - 1) // self.plan.stride + 1
 
-    def shape(self, part: "Chain | Dense | None" = None, stage: int = 0) -> Shape:
+    def shape(self, part: _Of | None = None, stage: int = 0) -> Shape:
         """Of a stage of a chain, of which only the first has a stride; else as far as the end of a part asks."""
         n, c, *out = self.size()
-        threads, edges = min(torch.get_num_threads(), n), len(part.slots) if part else 0
+        threads, edges = min(torch.get_num_threads(), n), len(part.slots) if part else 1
         if not isinstance(part, Chain):
             return Shape(n, *out, *out, c, edges, 1, 1, 1, threads)
         into, stride = (out, 1) if stage else (self.x.shape[2:], self.plan.stride)
         return Shape(n, *into, *out, c, edges, part.kernel, stride, part.dilation, threads)
 
-    def scale(self, part: "Chain | Dense") -> Floats | None:
+    def scale(self, part: _Of) -> Floats | None:
         """The weight of each edge."""
         return floats([self.values[i] for i in part.scales]) if part.scales else None
 
@@ -241,13 +249,15 @@ class _Separable(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, plan: Plan, weights: Tensor, *given: Tensor) -> tuple[Any, ...]:
         call = _Call(plan, _last(x), weights.tolist())
-        maps, bases, tensors, filters = _cut(plan, given)
+        maps, bases, tensors, filters, pools = _cut(plan, given)
+        pools = [_last(p) for p in pools]
         maps, starts = [_last(m) for m in maps], iter([_last(b) for b in bases])
         outputs = [torch.empty(call.size(), memory_format=torch.channels_last) for _ in plan.based]
         active = call.x.relu() if filters else call.x
         parts: list[_Part] = [
             *(_ChainPart(call, chain, stages) for chain, stages in _parts(plan, tensors)),
             *(_DensePart(call, dense, weight, active) for dense, weight in zip(plan.dense, filters)),
+            *(_PoolPart(call, pool, pooled) for pool, pooled in zip(plan.pools, pools)),
         ]
         ends = Ends()
         for part in parts:
@@ -258,7 +268,7 @@ class _Separable(torch.autograd.Function):
         call.kernels().combine(call.shape(), mixed, call.mix(), started, ends, outputs)
         kept = [] if plan.low_memory else [tensor for part in parts for output in part.outputs for tensor in output]
         ctx.with_maps = ctx.needs_input_grad[2]  # the maps are for the gradient of their weights alone
-        ctx.save_for_backward(call.x, *tensors, *filters, *(maps if ctx.with_maps else []), *kept)
+        ctx.save_for_backward(call.x, *tensors, *filters, *pools, *(maps if ctx.with_maps else []), *kept)
         ctx.plan, ctx.values = plan, call.values
         chains = parts[: len(plan.chains)]
         return *outputs, [output.statistics for part in chains for output in part.outputs]
@@ -270,7 +280,7 @@ class _Separable(torch.autograd.Function):
         x, *rest = ctx.saved_tensors
         call, saved = _Call(plan, x, ctx.values), iter(rest)
         tensors = [next(saved) for _ in range(plan.per_stage * sum(chain.stages for chain in plan.chains))]
-        filters = [next(saved) for _ in plan.dense]
+        filters, pools = [next(saved) for _ in plan.dense], [next(saved) for _ in plan.pools]
         given = len(plan.mix) - plan.identity
         maps = [next(saved) for _ in range(given)] if ctx.with_maps else []
         needs_x, _, needs_weights, *needed = ctx.needs_input_grad
@@ -286,12 +296,13 @@ class _Separable(torch.autograd.Function):
             call.kernels().mix_backward(maps, call.mix(), grads, d_maps, d_mix)
             _collect(d_values, [i for row in plan.mix for i in row], d_mix or ())
 
-        learns = needed[len(needed) - len(filters) :]
+        learns = needed[len(needed) - len(filters) - len(pools) : len(needed) - len(pools)]
         recomputed = plan.low_memory and bool(filters)
         active = x.relu() if any(learns) or recomputed else x  # else no more than its shape matters
         parts: list[_Part] = [
             *(_ChainPart(call, chain, stages) for chain, stages in _parts(plan, tensors)),
             *(_DensePart(call, dense, weight, active) for dense, weight in zip(plan.dense, filters)),
+            *(_PoolPart(call, pool, pooled) for pool, pooled in zip(plan.pools, pools)),
         ]
         if plan.chains:
             parts[0].adds = plan.identity  # else it is the first that writes there
@@ -325,11 +336,11 @@ class _Part:
 
     #: How many tensors it takes, and how many outputs it has.
     tensors = stages = 1
-    stacked = False
+    layout = Layout.APART
     #: Whether it adds to what `d_x` holds.
     adds = True
 
-    def __init__(self, call: _Call, of: Chain | Dense) -> None:
+    def __init__(self, call: _Call, of: _Of) -> None:
         self.call, self.of = call, of
         self.outputs: list[Output] = []
         self.scale = call.scale(of)
@@ -344,7 +355,7 @@ class _Part:
 
     def add_to(self, ends: Ends) -> None:
         """Say where the end is."""
-        ends.add(self.outputs[-1].z, self.norm(), self.of.slots, self.stacked)
+        ends.add(self.outputs[-1].z, self.norm(), self.of.slots, self.layout)
 
     def backward(
         self, grads: Sequence[Tensor], sums: Tensor, needed: Sequence[bool], d_x: Tensor, d_active: list[Tensor] | None
@@ -416,9 +427,9 @@ class _ChainPart(_Part):
 
 
 class _DensePart(_Part):
-    stacked = True
+    layout = Layout.STACKED
 
-    def __init__(self, call: _Call, dense: Dense, weight: Tensor, active: Tensor) -> None:
+    def __init__(self, call: _Call, dense: Edges, weight: Tensor, active: Tensor) -> None:
         super().__init__(call, dense)
         self.weight, self.active = weight, active
 
@@ -446,15 +457,40 @@ class _DensePart(_Part):
         return [None if d_weight is None else d_weight.view_as(self.weight)]
 
 
+class _PoolPart(_Part):
+    layout = Layout.SHARED
+
+    def __init__(self, call: _Call, pool: Edges, pooled: Tensor) -> None:
+        super().__init__(call, pool)
+        self.pooled = pooled
+
+    def forward(self) -> None:
+        statistics = self.pooled.new_empty(2, 1, self.pooled.shape[1])
+        self.call.kernels().statistics(self.call.shape(), self.pooled, statistics)
+        self.outputs = [Output(self.pooled, statistics.repeat(1, len(self.of.slots), 1))]
+
+    def backward(
+        self, grads: Sequence[Tensor], sums: Tensor, needed: Sequence[bool], d_x: Tensor, d_active: list[Tensor] | None
+    ) -> list[Tensor | None]:
+        if not any(needed):
+            return [None]
+        ends = Ends()
+        self.add_to(ends)
+        d_pooled = torch.empty_like(self.pooled)
+        self.call.kernels().norm_backward(self.call.shape(), addresses(grads), ends, sums, d_pooled)
+        return [d_pooled]
+
+
 def _last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def _cut(plan: Plan, given: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
-    """Maps, bases, the tensors of the chains, and the weights of the dense convolutions."""
-    maps = len(plan.mix) - plan.identity
-    bases, filters = maps + sum(plan.based), len(given) - len(plan.dense)
-    return given[:maps], given[maps:bases], given[bases:filters], [weight.contiguous() for weight in given[filters:]]
+    """Maps, bases, the tensors of the chains, the weights of the dense convolutions, and pools."""
+    maps, pools = len(plan.mix) - plan.identity, len(given) - len(plan.pools)
+    bases, filters = maps + sum(plan.based), pools - len(plan.dense)
+    dense = [weight.contiguous() for weight in given[filters:pools]]
+    return given[:maps], given[maps:bases], given[bases:filters], dense, given[pools:]
 
 
 def _collect(d_values: list[float], positions: Sequence[int], gradients: Iterable[float]) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from topocell.functional import convolve, depthwise, fan, normalise, pointwise
-from topocell.pooling import avg_pool
+from topocell.pooling import avg_pool, max_pool
 
 
 class Bank(nn.Module):
@@ -161,7 +161,7 @@ def _identity(x: Tensor, stride: int, norm: bool) -> Tensor:
 
 
 def _max_pool(x: Tensor, stride: int, norm: bool) -> Tensor:
-    y = F.max_pool2d(x, 3, stride, 1)
+    y = max_pool(x, stride)
     return normalise(y) if norm else y
 
 
@@ -182,6 +182,9 @@ BANKS: Mapping[str, Callable[[int, int, Sequence[int]], Bank]] = {
     "nor_conv_3x3": lambda c, s, e: ConvBank(c, s, e, 3),
     "noise": NoiseBank,
 }
+
+#: Operations without weights that a batch norm may follow.
+POOLS = ("max_pool_3x3", "avg_pool_3x3")
 
 #: Operations without weights: the same for all edges of a source, so computed once: name → f(x, stride, norm).
 SHARED: Mapping[str, Callable[[Tensor, int, bool], Tensor]] = {

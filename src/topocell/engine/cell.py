@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from topocell.engine.banks import SHARED, Bank, ChainBank, ConvBank, bank_for
+from topocell.engine.banks import POOLS, SHARED, Bank, ChainBank, ConvBank, bank_for
 from topocell.engine.weights import ArchWeights, OneHotWeights
 from topocell.errors import SpaceError
 from topocell.functional import shuffle_channels
-from topocell.separable import Chain, Dense, Plan, separable, usable, width
+from topocell.separable import Chain, Edges, Plan, separable, usable, width
 from topocell.spaces.cell import CellSpec
 
 Kept = list[tuple[nn.Parameter, Tensor]]
@@ -185,25 +185,35 @@ class SuperCell(nn.Module):
         chains, lanes = [t for t, n in zip(chains, lanes) if n], [n for n in lanes if n]
         dense = [t for t in tasks if isinstance(t.bank, ConvBank) and t.bank.stride == stride]
         ready = [s for s in ready if s.stride == stride]
+        pooled: dict[tuple[str, int, int], list[_Shared]] = defaultdict(list)
+        for shared in ready:
+            if shared.op in POOLS and self.spec.pool_norm:
+                pooled[self._key(shared)].append(shared)
         edges = sorted({e for t in chains + dense for e in t.edges} | {s.edge for s in ready})
         rest = [t for t in tasks if t not in chains and t not in dense]
         if not edges:
             return rest
         # The source itself comes first among the maps, as `identity` asks.
-        maps = dict(sorted(self._maps(x, ready).items(), key=lambda item: item[1] is not x))
+        mapped = [s for s in ready if self._key(s) not in pooled]
+        maps = dict(sorted(self._maps(x, mapped).items(), key=lambda item: item[1] is not x))
         identity = any(value is x for value in maps.values())
-        where = {(self._key(shared), shared.edge): shared.position for shared in ready}
+        where = {(self._key(shared), shared.edge): shared.position for shared in mapped}
         targets = [self.spec.edges[e][1] for e in edges]
         plan = Plan(
             tuple(_chain(t, edges)._replace(lanes=n) for t, n in zip(chains, lanes)),
             stride,
             tuple(t in sums for t in targets),
             tuple(tuple(where.get((key, e), -1) for e in edges) for key in maps),
-            tuple(Dense(_slots(t, edges), tuple(t.positions)) for t in dense),
+            tuple(Edges(_slots(t, edges), tuple(t.positions)) for t in dense),
             identity,
+            tuple(
+                Edges(tuple(edges.index(s.edge) for s in found), tuple(s.position for s in found))
+                for found in pooled.values()
+            ),
             low_memory=self.low_memory,
         )
         tensors = [tensor for t in chains + dense for tensor in t.tensors]
+        tensors += [SHARED[op](x, stride, False) for op, _, _ in pooled]
         bases = [sums[t] for t in targets if t in sums]
         given = list(maps.values())[identity:]
         sums.update(zip(targets, separable(x, plan, tensors, joint, given, bases)[0]))

@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Sequence
 from ctypes import POINTER, byref, c_double, c_float, c_int, c_long, c_void_p, pointer
+from enum import IntEnum
 from typing import Any
 
 import torch
@@ -45,23 +46,29 @@ class _End(ctypes.Structure):
         ("norm", POINTER(Norm)),
         ("slots", POINTER(c_int)),
         ("M", c_int),
-        ("stacked", c_int),
+        ("layout", c_int),
     ]
 
 
-class Ends:
-    """The last z, (M, N, h, w, C), of some operations, the batch norm after each, and the output of each edge.
+class Layout(IntEnum):
+    """How the edges of an operation lie in memory: (M, N, h, w, C), (N, h, w, M, C), or (N, h, w, C) for all."""
 
-    With `stacked`, z is (N, h, w, M, C) in memory. What the norms point to must stay alive as long as this.
+    APART, STACKED, SHARED = range(3)
+
+
+class Ends:
+    """The last z of some operations, the batch norm after each, and the output of each edge.
+
+    What the norms point to must stay alive as long as this.
     """
 
     def __init__(self) -> None:
         self.found: list[_End] = []
 
-    def add(self, z: Tensor, norm: Norm, slots: Sequence[int], stacked: bool) -> None:
+    def add(self, z: Tensor, norm: Norm, slots: Sequence[int], layout: Layout = Layout.APART) -> None:
         """One operation more."""
         edges = (c_int * len(slots))(*slots)
-        self.found.append(_End(z.data_ptr(), pointer(norm), edges, len(slots), stacked))
+        self.found.append(_End(z.data_ptr(), pointer(norm), edges, len(slots), layout))
 
     def array(self) -> Any:
         """As the functions take them."""
@@ -123,7 +130,7 @@ class Kernels:
         self._library.project_backward(byref(shape), *given, _at(d_x), _at(d_weight))
 
     def statistics(self, shape: Shape, z: Tensor, statistics: Tensor) -> None:
-        """Fill `statistics` (2, M, C) with the mean and variance of stacked z."""
+        """Fill `statistics` (2, M, C) with the mean and variance of z (N, h, w, M, C)."""
         self._library.statistics(byref(shape), _at(z), *map(c_void_p, rows(statistics)))
 
     def combine(
@@ -143,7 +150,7 @@ class Kernels:
         self._library.gradient_sums(byref(shape), grads, len(ends.found), ends.array(), *columns, scales)
 
     def norm_backward(self, shape: Shape, grads: Addresses, ends: Ends, sums: Tensor, d_z: Tensor) -> None:
-        """Fill `d_z`, the gradient of the z of the one end and laid out like it, given its `sums`."""
+        """Fill `d_z`, the gradient of the z of the one end and laid out like it, given its `sums` (2, M, C)."""
         self._library.norm_backward(byref(shape), grads, ends.array(), *map(c_void_p, rows(sums)), _at(d_z))
 
     def mix_backward(
@@ -165,6 +172,14 @@ class Kernels:
     def avg_pool_backward(self, shape: Shape, grad: Tensor, d_x: Tensor) -> None:
         """Fill the gradient `d_x` of x given that of the output of `avg_pool_forward`."""
         self._library.avg_pool_backward(byref(shape), _at(grad), _at(d_x))
+
+    def max_pool_forward(self, shape: Shape, x: Tensor, out: Tensor, which: Tensor) -> None:
+        """Fill out (N, h, w, C) with 3×3 maxima of x (N, H, W, C), and `which` (int8) with their places."""
+        self._library.max_pool_forward(byref(shape), _at(x), _at(out), _at(which))
+
+    def max_pool_backward(self, shape: Shape, which: Tensor, grad: Tensor, d_x: Tensor) -> None:
+        """Fill the gradient `d_x` of x given that of the output of `max_pool_forward`."""
+        self._library.max_pool_backward(byref(shape), _at(which), _at(grad), _at(d_x))
 
 
 class Augmenter:

@@ -10,7 +10,7 @@
  * All arrays are float32. A feature map is N images of H x W pixels of C channels, channels last. M edges work side by
  * side: edge m has the input in[m], its own weights and its own output.
  *   dw (M, C, k, k)   pw (M, C, C) as (out, in)   z (M, N, h, w, C)   mean, variance, rstd, sums (M, C)
- * `stacked` z, of a dense convolution, are (N, h, w, M, C).
+ * The z of a dense convolution are (N, h, w, M, C); that of a pool, the same for all edges, is (N, h, w, C).
  * Where `before` is null the input is the source node and the same for all edges; else it is the z of the stage before,
  * and `before` its batch norm.
  *
@@ -43,13 +43,16 @@ typedef struct {
     double eps;
 } Norm;
 
-/* The end of an operation on M edges: z, its layout, the batch norm after it, and the output of each edge. */
+/* The end of an operation on M edges: z, how its edges lie, the batch norm after it, and the output of each edge. */
 typedef struct {
     const float *z;
     const Norm *norm;
     const int *slots;
-    int M, stacked;
+    int M, layout;
 } End;
+
+/* (M, N, h, w, C); (N, h, w, M, C); (N, h, w, C) for all edges. */
+enum { APART, STACKED, SHARED };
 
 static void *room(size_t bytes) {
     void *found = NULL;
@@ -521,25 +524,28 @@ static void norm_sums(const double *sums, const Norm *norm, int threads, int M, 
 
 static double *double_zeros(long count) { return memset(room(sizeof(double) * count), 0, sizeof(double) * count); }
 
-/* One block of channels of `norm_gradient`: `wide` are read, `out` are written. */
+/* One block of channels of `norm_gradient`: `wide` are read, `out` are written, or with `add` added to. */
 INLINE void norm_gradient_block(const float *grad, long g_step, const float *z, long z_step, Slope slope, float *d_z, long d_step,
-                                int n, const int wide, const int out) {
+                                int n, const int wide, const int out,
+                                const int add) {
     const vec mu = LOAD(slope.mean), a = LOAD(slope.a), b = LOAD(slope.b), by = LOAD(slope.by);
     for (int p = 0; p < n; p++, grad += g_step, z += z_step, d_z += d_step)
-        put(d_z, (get(grad, wide) - a - (get(z, wide) - mu) * b) * by, out);
+        put(d_z, (get(grad, wide) - a - (get(z, wide) - mu) * b) * by + (add ? get(d_z, wide) : (vec){0}), out);
 }
 
 static Slope slope_at(Slope all, long i) { return (Slope){all.mean + i, all.a + i, all.b + i, all.by + i}; }
 
 /* d_z of n pixels of C channels, given grad of the output of the batch norm and slope of the edge. Channels that fill a
- * block up are written with `whole`. */
+ * block up are written with `whole`; with `add` the others are added to. */
 static void norm_gradient(const float *grad, long g_step, const float *z, long z_step, Slope slope, float *d_z, long d_step,
-                          int whole, int n, int C) {
+                          int whole, int add, int n, int C) {
     for (int c = 0; c < C; c += LANES) {
-#define GRADIENT(wide) \
-    norm_gradient_block(grad + c, g_step, z + c, z_step, slope_at(slope, c), d_z + c, d_step, n, wide, whole ? LANES : wide)
+#define BLOCK_OF(wide, out, add) \
+    norm_gradient_block(grad + c, g_step, z + c, z_step, slope_at(slope, c), d_z + c, d_step, n, wide, out, add)
+#define GRADIENT(wide) add ? BLOCK_OF(wide, wide, 1) : BLOCK_OF(wide, whole ? LANES : wide, 0)
         WIDE(C - c, GRADIENT);
 #undef GRADIENT
+#undef BLOCK_OF
     }
 }
 
@@ -680,7 +686,7 @@ void stage_backward(const Shape *s, const float *const *in, const Norm *before, 
                 for (int y = 0; y < s->h; y += tile) {
                     const int rows = y + tile < s->h ? tile : s->h - y;
                     const long start = (long)y * s->w * C;
-                    norm_gradient(g + start, C, from + start, C, slope_at(slope, edge), d_z, wide, 1, rows * s->w, C);
+                    norm_gradient(g + start, C, from + start, C, slope_at(slope, edge), d_z, wide, 1, 0, rows * s->w, C);
                     for (int i = 0; i < rows; i++) /* into the rows of a plane with a border */
                         pointwise((Map){d_z + (long)i * s->w * wide, wide, LANES}, C, pws + edge * C,
                                   (Map){d_deep + (y + i + pad) * grad_row + pad * LANES, LANES, grad_plane}, all,
@@ -822,7 +828,7 @@ void project_backward(const Project *s, const float *in, const float *weights, c
                 const int some = p + tile < pixels ? tile : pixels - p;
                 const long start = ((long)n * pixels + p) * s->total + s->first, image = (long)n * s->H * s->W * s->I;
                 gather(s, in + image, p, some, active);
-                norm_gradient(grad + start, s->total, z + start, s->total, slope, d_z, wide, 1, some, s->O);
+                norm_gradient(grad + start, s->total, z + start, s->total, slope, d_z, wide, 1, 0, some, s->O);
                 if (d_weights) outer((Map){active, in_wide, LANES}, s->I, d_z, s->O, some, mine);
                 if (!d_in) continue;
                 pointwise((Map){d_z, wide, LANES}, s->O, packed, (Map){d_active, in_wide, LANES}, planes(s->I), some,
@@ -849,9 +855,10 @@ void project_backward(const Project *s, const float *in, const float *weights, c
 /* Where image n of edge m begins in z, and how far its pixels are apart. */
 static long start_of(const Shape *s, const End *end, int m, int n) {
     const long pixels = (long)s->h * s->w;
-    return end->stacked ? (n * pixels * end->M + m) * s->C : ((long)m * s->N + n) * pixels * s->C;
+    if (end->layout == SHARED) return n * pixels * s->C;
+    return end->layout == STACKED ? (n * pixels * end->M + m) * s->C : ((long)m * s->N + n) * pixels * s->C;
 }
-static long pixel_of(const Shape *s, const End *end) { return end->stacked ? (long)end->M * s->C : s->C; }
+static long pixel_of(const Shape *s, const End *end) { return end->layout == STACKED ? (long)end->M * s->C : s->C; }
 
 /* Mean and (biased) variance of stacked z. */
 void statistics(const Shape *s, const float *z, float *mean, float *variance) {
@@ -957,7 +964,8 @@ void norm_backward(const Shape *s, const float *const *grad, const End *end, con
         for (int m = 0; m < end->M; m++) {
             const long start = start_of(s, end, m, n);
             norm_gradient(grad[end->slots[m]] + (long)n * pixels * C, C, end->z + start, step,
-                          slope_at(slope, (long)m * filled(C)), d_z + start, step, 0, pixels, C);
+                          slope_at(slope, (long)m * filled(C)), d_z + start, step, 0, end->layout == SHARED && m > 0,
+                          pixels, C);
         }
     free(slope.mean);
 }
@@ -1062,6 +1070,98 @@ void avg_pool_backward(const Shape *s, const float *grad, float *d_x) {
                             float *at = to + ((long)v * s->W + u) * C + c;
                             put(at, get(at, C - c) + part, C - c);
                         }
+                }
+            }
+    }
+}
+
+typedef signed char tiny __attribute__((vector_size(LANES), aligned(1), may_alias));
+
+/* 3 x 3 maxima, and which of the 9 pixels of the window each is. x (N, H, W, C), out and which (N, h, w, C). */
+void max_pool_forward(const Shape *s, const float *x, float *out, signed char *which) {
+    const int C = s->C;
+#pragma omp parallel for schedule(static) num_threads(s->threads)
+    for (int n = 0; n < s->N; n++) {
+        const float *image = x + (long)n * s->H * s->W * C;
+        const long first = (long)n * s->h * s->w * C;
+        float *to = out + first;
+        signed char *index = which + first;
+        for (int y = 0; y < s->h; y++)
+            for (int i = 0; i < s->w; i++, to += C, index += C) {
+                int top, bottom, left, right;
+                window(y, s->stride, s->H, &top, &bottom), window(i, s->stride, s->W, &left, &right);
+                const int corner = (top - y * s->stride + 1) * 3 + left - i * s->stride + 1;
+                for (int c = 0; c < C; c += LANES) {
+#define LARGEST(n)                                                                                       \
+    do {                                                                                                 \
+        vec best = get(image + ((long)top * s->W + left) * C + c, n);                                    \
+        bits at = (bits){0} + corner;                                                                    \
+        for (int v = top; v < bottom; v++)                                                               \
+            for (int u = left; u < right; u++) {                                                         \
+                const vec found = get(image + ((long)v * s->W + u) * C + c, n);                          \
+                const bits better = (bits)(found > best) | (bits)(found != found); /* NaN is largest */  \
+                const int tap = (v - y * s->stride + 1) * 3 + u - i * s->stride + 1;                     \
+                best = KEEP(better, found) + KEEP(~better, best);                                        \
+                at = (better & tap) | (~better & at);                                                    \
+            }                                                                                            \
+        put(to + c, best, n);                                                                            \
+        const tiny small = __builtin_convertvector(at, tiny);                                            \
+        if (n == LANES) *(tiny *)(index + c) = small;                                                    \
+        else for (int l = 0; l < n; l++) index[c + l] = small[l];                                        \
+    } while (0)
+                    WIDE(C - c, LARGEST);
+#undef LARGEST
+                }
+            }
+    }
+}
+
+/* The first n bytes at p as integers. */
+INLINE bits integers(const signed char *p, int n) {
+#if LANES == 16
+    if (n >= LANES) return (bits)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p));
+#elif LANES == 8
+    if (n >= LANES) return (bits)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p));
+#elif defined(__SSE4_1__)
+    int four;
+    if (n >= LANES) return memcpy(&four, p, 4), (bits)_mm_cvtepi8_epi32(_mm_cvtsi32_si128(four));
+#endif
+    bits found = {0};
+    for (int l = 0; l < n && l < LANES; l++) found[l] = p[l];
+    return found;
+}
+
+/* The windows, first to last, that cover pixel i, for strides 1 and 2; there may be none behind the last. */
+static void windows(int i, int stride, int *from, int *to) {
+    *from = stride == 2 ? i >> 1 : i > 0 ? i - 1 : 0;
+    *to = (i + 1) >> (stride - 1);
+}
+
+/* The same of the gradients: fills d_x (N, H, W, C) from grad (N, h, w, C). */
+void max_pool_backward(const Shape *s, const signed char *which, const float *grad, float *d_x) {
+    const int C = s->C;
+#pragma omp parallel for schedule(static) num_threads(s->threads)
+    for (int n = 0; n < s->N; n++) {
+        const long first = (long)n * s->h * s->w * C;
+        float *to = d_x + (long)n * s->H * s->W * C;
+        for (int v = 0; v < s->H; v++)
+            for (int u = 0; u < s->W; u++, to += C) {
+                int top, bottom, left, right;
+                windows(v, s->stride, &top, &bottom), windows(u, s->stride, &left, &right);
+                for (int c = 0; c < C; c += LANES) {
+#define PASSED(n)                                                                                        \
+    do {                                                                                                 \
+        vec sum = {0};                                                                                   \
+        for (int y = top; y <= bottom && y < s->h; y++)                                                  \
+            for (int i = left; i <= right && i < s->w; i++) {                                            \
+                const long at = first + ((long)y * s->w + i) * C + c;                                    \
+                const int tap = (v - y * s->stride + 1) * 3 + u - i * s->stride + 1;                     \
+                sum += KEEP(integers(which + at, n) == tap, get(grad + at, n));                          \
+            }                                                                                            \
+        put(to + c, sum, n);                                                                             \
+    } while (0)
+                    WIDE(C - c, PASSED);
+#undef PASSED
                 }
             }
     }
