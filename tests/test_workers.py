@@ -1,6 +1,7 @@
 """Items made by several processes: all of them once, and what happens when something or somebody ends."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,15 +13,23 @@ from typing import Any
 
 import pytest
 
+from topocell.cli import main
 from topocell.errors import DataError, RunError
 from topocell.monitor import Interrupted
 from topocell.study.workers import Task, make_all
+
+VARIABLE = "TOPOCELL_OF_A_TEST"
 
 # Workers import this module by name: what they make is a function of it.
 
 
 def square(n: int) -> dict[str, int]:
     return {"square": n * n, "process": os.getpid(), "group": os.getpgrp()}
+
+
+def surroundings() -> dict[str, Any]:
+    """The process that a worker was forked from, and a variable of its environment."""
+    return {"parent": os.getppid(), "variable": os.environ.get(VARIABLE)}
 
 
 def refuse(n: int) -> dict[str, int]:
@@ -46,7 +55,9 @@ def stay(place: str) -> dict[str, int]:
 def stop_parent(place: str) -> dict[str, int]:
     while not Path(place).exists():
         time.sleep(0.05)
-    os.kill(os.getppid(), signal.SIGTERM)
+    parent = multiprocessing.parent_process()
+    assert parent and parent.pid
+    os.kill(parent.pid, signal.SIGTERM)
     time.sleep(600)
     return {}
 
@@ -90,6 +101,19 @@ def test_nothing_to_make_starts_nobody() -> None:
     assert collect([]) == ([], {})
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+def test_workers_are_forks_of_one_process_that_no_signal_to_the_group_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says when workers have ended, so it must be there while they save. The environment is that of this moment."""
+    found = []
+    for value in ("one", "two"):
+        monkeypatch.setenv(VARIABLE, value)
+        found.append(collect([Task("a", surroundings)])[1]["a"])
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(found[-1]["parent"], number)
+    assert [record["variable"] for record in found] == ["one", "two"]
+    assert found[0]["parent"] == found[1]["parent"] != os.getpid()
+
+
 def test_the_fault_of_a_task_is_the_fault_of_all() -> None:
     with pytest.raises(DataError, match=r"^no 1$"):
         collect([Task("a", refuse, (1,))], 1)
@@ -113,7 +137,7 @@ def test_a_signal_stops_the_workers(tmp_path: Path) -> None:
 #: Of each network of the study.
 EPOCHS = 16
 
-STUDY = [sys.executable, "-m", "topocell", "study", "wirings", "--budget", "smoke", "nodes=2", "again=0"]
+STUDY = ["study", "wirings", "--budget", "smoke", "nodes=2", "again=0"]
 STUDY += ["data.images=24", "data.test_images=10", f"shallow.epochs={EPOCHS}", "--workers", "2", "--quiet"]
 
 
@@ -123,7 +147,8 @@ def epochs(out: Path) -> dict[str, int]:
 
 def started(out: Path, least: int) -> subprocess.Popen[str]:
     """The study in progress, once its networks have trained for so many epochs together."""
-    process = subprocess.Popen([*STUDY, "--out", str(out)], stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "topocell", *STUDY, "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     for _ in range(6000):
         if sum(epochs(out).values()) >= least:
             return process
@@ -133,7 +158,7 @@ def started(out: Path, least: int) -> subprocess.Popen[str]:
     raise AssertionError("the study did not get there in time")
 
 
-def test_a_study_goes_on_after_its_end(tmp_path: Path) -> None:
+def test_a_study_goes_on_after_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Networks that were under way go on where they were; those that were finished are not trained again."""
     out = tmp_path / "study"
     process = started(out, least=EPOCHS + 1)
@@ -143,8 +168,7 @@ def test_a_study_goes_on_after_its_end(tmp_path: Path) -> None:
     assert 1 <= len(before) <= 3 and min(before.values()) < EPOCHS
     time.sleep(0.5)
     assert epochs(out) == before  # nobody works on
-    finished = subprocess.run([*STUDY, "--out", str(out)], capture_output=True, text=True, timeout=600)
-    assert finished.returncode == 0, finished.stderr
+    assert main([*STUDY, "--out", str(out)]) == 0, capsys.readouterr().err
     assert epochs(out) == dict.fromkeys(epochs(out), EPOCHS) and len(epochs(out)) == 3
     items = [json.loads(line)["item"] for line in (out / "items.jsonl").read_text().splitlines()]
     assert sorted(items) == ["01-01", "01-02", "01-12"]

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.fuzz.bad import NASTY, garbled, mutated, paths, scalars, suite
+from tests.fuzz.bad import FULL_FORM, NASTY, examples, garbled, mutated, paths, scalars, suite, values
 
-from topocell import data, objects
+from topocell import data, objects, plain_yaml
 from topocell.budget import BUDGETS
 from topocell.errors import RecipeError
-from topocell.reading import load_recipe, recipe_text, resolved
+from topocell.reading import load_recipe, recipe_names, recipe_text, resolved
 from topocell.recipe import Recipe
 from topocell.study import STUDIES
 from topocell.study.options import parse
@@ -78,6 +79,19 @@ def test_mappings(tmp_path: Path) -> None:
         return ready(load_recipe(path))
 
     suite("recipes", 0.2, mutated(SOUND), attempt, 0.6)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_both_loaders_read_the_recipes_alike(name: str) -> None:
+    for text in (recipe_text(name), load_recipe(name).to_yaml()):
+        assert yaml.load(text, plain_yaml._Loader) == yaml.load(text, plain_yaml._FastLoader)
+
+
+@settings(max_examples=examples(0.2), deadline=None, database=None, derandomize=not FULL_FORM)
+@given(values)
+def test_both_loaders_read_any_value_alike(value: Any) -> None:
+    text = yaml.safe_dump(value)
+    assert repr(yaml.load(text, plain_yaml._Loader)) == repr(yaml.load(text, plain_yaml._FastLoader))
 
 
 @pytest.mark.parametrize("budget", BUDGETS)

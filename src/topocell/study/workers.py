@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -23,6 +24,9 @@ POLL_SECONDS = 0.5
 
 #: Seconds that a worker has to save what it is at, once told to stop.
 GRACE_SECONDS = 120.0
+
+#: Imported before the first worker starts, where workers are forked.
+PRELOAD = ["topocell.study", "topocell.cli"]
 
 
 @dataclass(frozen=True)
@@ -55,23 +59,27 @@ def make_all(
 ) -> None:
     """Make every task on `workers` processes; `done(key, record, seconds)` is called for each when it is made.
 
-    Processes are started afresh ("spawn"), so that no state of this one is copied, in a process group of their own:
-    Ctrl-C reaches this process alone, which tells them to save and stop. If this process is killed, they end at once.
+    No state of this process but its environment variables is copied into the workers; see `_context`. Each has a
+    process group of its own: Ctrl-C reaches this process alone, which tells them to save and stop. If this process is
+    killed, they end at once.
 
     Raises:
         Interrupted: SIGINT or SIGTERM, after every worker has saved what it was at.
         RunError: a worker was killed. Otherwise whatever `make` raises, after the others have saved.
     """
+    if not tasks:
+        return
     waiting, crew = deque(tasks), []
     with _told() as told:
         try:
+            context = _context()
             for _ in range(min(workers, len(tasks))):
-                crew.append(_Worker())
+                crew.append(_Worker(context))
             for worker in crew:
                 worker.begin(waiting.popleft(), begun)
             while busy := {worker.pipe: worker for worker in crew if worker.task is not None}:
                 for pipe in connection.wait(list(busy), POLL_SECONDS):
-                    worker = busy[pipe]  # type: ignore[index]
+                    worker = busy[pipe]
                     task, made = worker.end()
                     done(task.key, made.record, made.seconds)
                     if waiting and not told:
@@ -99,14 +107,39 @@ def _told() -> Iterator[list[int]]:
         yield told
 
 
+#: What tells workers to stop.
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _context() -> Any:
+    """How workers are started: a context of multiprocessing.
+
+    On Linux they are forks of a process that has imported torch and topocell and done nothing else ("forkserver"):
+    importing takes seconds, more where memory is short, and is done once for all of them. Elsewhere, where libraries
+    may not survive a fork, every worker imports for itself ("spawn").
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver, resource_tracker
+
+    multiprocessing.set_forkserver_preload(PRELOAD)
+    resource_tracker.ensure_running()  # which lifts the block of signals that follows
+    # The process that is forked from must outlive signals to all of our group: it says when workers have ended.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return multiprocessing.get_context("forkserver")
+
+
 class _Worker:
     """One process and what it is at."""
 
-    def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
+    def __init__(self, context: Any) -> None:
         self.pipe, theirs = context.Pipe()
         self.task: Task | None = None
-        self.process = context.Process(target=_work, args=(theirs,), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, dict(os.environ)), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -150,10 +183,14 @@ class _Worker:
                 self.process.kill()
 
 
-def _work(pipe: connection.Connection) -> None:
+def _work(pipe: connection.Connection, environment: Mapping[str, str]) -> None:
     """The life of a worker: take a task, answer, until the pipe closes."""
     if hasattr(os, "setpgrp"):  # Windows has no process groups of this kind
         os.setpgrp()
+    if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+    os.environ.clear()
+    os.environ.update(environment)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     with suppress(EOFError, BrokenPipeError, Interrupted, KeyboardInterrupt):
