@@ -34,9 +34,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 bench: $(READY)
-	$(BIN)/python -m benchmarks.data_path
-	$(BIN)/python -m benchmarks.supernet
-	$(BIN)/python -m benchmarks.fixed_network
+	$(BIN)/python -m benchmarks.all
 
 # Goes on after a failure, so that the table shows it; the exit code is that of the whole.
 faults: export TOPOCELL_FAULTS = full

@@ -15,6 +15,7 @@ import torch
 import torchvision
 
 import topocell
+from topocell.native import instruction_set
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 #: Instruction sets that decide how fast a CPU convolves.
@@ -66,7 +67,7 @@ def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> 
 
 
 #: How threads wait for each other, which matters where they have little to do at a time.
-WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "ONEDNN_MAX_CPU_ISA", "TOPOCELL_NATIVE")
 
 
 def machine() -> str:
@@ -77,6 +78,7 @@ def machine() -> str:
     flags = set(re.findall(r"[\w.]+", (re.search(r"(?:flags|Features)\s*: (.*)", info) or [""])[0]))
     gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
     parts = [
+        f"kernels for {instruction_set().name}, torch for {torch.backends.cpu.get_cpu_capability()}",
         model[1] if model else platform.processor() or platform.machine(),
         f"{torch.get_num_threads()} threads of {torch.multiprocessing.cpu_count()} cores",
         " ".join(flag for flag in FLAGS if flag in flags),
@@ -109,7 +111,8 @@ def seconds(timing: Timing, cpu_time: bool) -> str:
 
 
 def write_section(path: Path, name: str, body: str) -> None:
-    """Replace the section `name` of a Markdown file, or add it at the end; print it as well."""
+    """Replace the section `name`, of this instruction set, in a Markdown file, or add it at the end; print it, too."""
+    name = f"{name}, {instruction_set().name}"
     text = path.read_text(encoding="utf-8") if path.exists() else "# Benchmark results\n\nHow to read them: README.md\n"
     section = f"## {name}\n\n{body.strip()}\n\nMeasured on: {machine()}\n"
     print(section)

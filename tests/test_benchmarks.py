@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks import all as every
 from benchmarks import data_path, fixed_network, measure, supernet
+from benchmarks import kernels as kernels_benchmark
 from benchmarks.supernet import OURS, PUBLISHED, Ours, Published
 from torch import nn
 
 from topocell import spaces
 from topocell.augment import augment
 from topocell.meters import DispatcherCalls, LiveBytes, SavedBytes
+from topocell.native import instruction_set, kernels, offered
+from topocell.native.isa import NONE
 
 TINY = replace(
     supernet.DARTS, space=spaces.get("darts", nodes=1), channels=4, layers=1, batch=2, resolution=8, saved=None
@@ -102,14 +106,20 @@ def test_ratios_are_judged_by_their_bars() -> None:
     assert measure.versus(0.6, 0.5, False) == "0.60 (bar ≤ 0.5: missed)"
 
 
-def test_a_section_is_replaced_and_the_others_stay(tmp_path: Path, capsys: Any) -> None:
+def test_a_section_is_replaced_and_the_others_stay(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "RESULTS.md"
     for name, body in (("One", "first"), ("Two", "second"), ("One", "third")):
         measure.write_section(path, name, body)
     text = path.read_text()
-    assert re.findall(r"(?m)^## (.*)", text) == ["One", "Two"]
+    name = instruction_set().name
+    assert re.findall(r"(?m)^## (.*)", text) == [f"One, {name}", f"Two, {name}"]
     assert "first" not in text and text.index("third") < text.index("## Two") < text.index("second")
     assert text.startswith("# Benchmark results\n") and text.count("Measured on: ") == 2
+    monkeypatch.setattr(measure, "instruction_set", lambda: NONE)
+    measure.write_section(path, "One", "another set")
+    assert "third" in path.read_text() and "another set" in path.read_text()
     assert f"torch {torch.__version__}" in measure.machine() and "cores" in measure.machine()
     capsys.readouterr()
 
@@ -157,7 +167,9 @@ def test_the_supernet_benchmark_writes_its_sections(
     path = tmp_path / "RESULTS.md"
     supernet.main(["--repetitions", "1", "--cpu-time", "--batch", "3", "--out", str(path)])
     text = path.read_text()
-    assert re.findall(r"(?m)^## (.*)", text) == ["Supernet: darts", "Supernet: variants", "Supernet: growth"]
+    assert re.findall(r"(?m)^## (.*)", text) == [
+        f"Supernet: {section}, {instruction_set().name}" for section in ("darts", "variants", "growth")
+    ]
     assert text.count("batch 3") == 3
     first = text.split("## ")[1]
     for name in (PUBLISHED, supernet.LAST, OURS):
@@ -210,14 +222,36 @@ def test_the_plain_network_is_the_same_network() -> None:
     assert kinds == {nn.Conv2d}
 
 
-def test_the_other_benchmarks_write_their_sections(tmp_path: Path, capsys: Any) -> None:
+def test_the_other_benchmarks_write_their_sections(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = ["--repetitions", "1", "--workers", "0", "--out", str(tmp_path / "RESULTS.md")]
     data_path.main(["--images", "20", "--batch", "8", *out])
-    fixed_network.main(["--layers", "1", "--channels", "4", "--batch", "2", "--steps", "1", "--cpu-time", *out])
+    monkeypatch.setattr(fixed_network, "CASES", {"tiny": fixed_network.Case(1, 4, 2, 16)})
+    fixed_network.main(["--ways", "fp32", "bf16", "--steps", "1", "--cpu-time", *out])
     text = (tmp_path / "RESULTS.md").read_text()
-    assert re.findall(r"(?m)^## (.*)", text) == ["Data path", "Retraining"]
+    name = instruction_set().name
+    assert re.findall(r"(?m)^## (.*)", text) == [f"Data path, {name}", f"Retraining, {name}"]
     assert re.search(r"(?m)^\| DataLoader \| [\d,]+ \|\n\| on the device \| [\d,]+ \|", text)
     assert re.search(r"- times as many: [\d.]+ \(bar ≥ 10: ", text)
-    assert re.search(r"(?m)^\| fp32 \| .* s CPU\) \| .* s CPU\) \| [\d.]+ \(bar ≥ 1\.3: ", text)
-    assert re.search(r"(?m)^\| bf16 \| .* \| [\d.]+ \|", text)
+    judged = r" \(bar ≥ 2: " if name in ("avx512", "avx2") else r" \|"
+    assert re.search(r"(?m)^\| tiny \| .* \| fp32 \| .* s CPU\) \| .* s CPU\) \| [\d.]+" + judged, text)
+    assert re.search(r"(?m)^\| tiny \| .* \| bf16 \| .* \| [\d.]+ \|", text)
     capsys.readouterr()
+
+
+@pytest.mark.skipif(kernels(16, torch.zeros(1)) is None, reason="there are no compiled kernels here")
+def test_the_kernels_are_measured_beside_the_machine(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels_benchmark, "MAPS", ((6, 4),))
+    kernels_benchmark.main(["--repetitions", "1", "--batch", "2", "--out", str(tmp_path / "RESULTS.md")])
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert len(re.findall(r"(?m)^\| (?:forward|input gradient|all gradients) .* ms \| \d+ \| [\d.]+ \|$", text)) == 12
+    assert re.search(r"reach \d+ GFLOP/s and [\d.]+ GB/s here", text)
+    capsys.readouterr()
+
+
+def test_every_set_has_its_limits_and_its_benchmarks() -> None:
+    assert {known.name for known in offered()} <= set(every.LIMITS)
+    assert every.environment("avx2")["TOPOCELL_ISA"] == "avx2"
