@@ -160,7 +160,8 @@ def test_steps_move_weights_and_architecture() -> None:
 def test_the_supernet_benchmark_writes_its_sections(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr(supernet, "CASES", {"darts": replace(TINY, saved=0.9)})
+    bars = {"faster_than_a": {instruction_set().name: 4.0}, "faster_than_b": {}}
+    monkeypatch.setattr(supernet, "CASES", {"darts": replace(TINY, saved=0.9, **bars)})
     monkeypatch.setattr(supernet, "DARTS", TINY)
     monkeypatch.setattr(supernet, "GROWTH_BASE", TINY)
     monkeypatch.setattr(supernet, "GROWTH_SIZES", dict.fromkeys(supernet.GROWTH, (2,)) | {"channels": (4,)})
@@ -177,6 +178,7 @@ def test_the_supernet_benchmark_writes_its_sections(
             rf"(?m)^\| {re.escape(name)} \|( [\d.e-]+ s \([\d.e-]+ s CPU\) \|){{3}} [\d.]+ MB \| [\d,]+ \|", first
         )
     assert re.search(r"times faster than \(a\): [\d.]+ \(bar ≥ 4: ", first)
+    assert re.search(r"(?m)times faster than \(b\): [\d.]+$", first)
     assert re.search(r"saved, share of \(a\): 0\.\d\d \(bar ≤ 0\.9: met\)", first)
     for name in ("w step", "bilevel", "unrolled", "GDAS", "memory: low", "precision: bf16"):
         assert re.search(rf"(?m)^\| {name} \| [\d.e-]+ s ", text)

@@ -287,6 +287,17 @@ def drawn_masks(space: SpaceSpec, seed: int, share: float) -> dict[str, Tensor]:
     return masks
 
 
+def test_after_removal_no_buffer_of_a_bank_is_left_over() -> None:
+    space = spaces.get("darts", nodes=2)
+    net = Supernet(space, 4, 2, 3)
+    masks = {name: torch.zeros_like(mask) for name, mask in net.masks().items()}
+    for mask in masks.values():
+        mask[:, 5] = True
+    net.restrict(masks)
+    for cell in (m for m in net.modules() if isinstance(m, SuperCell)):
+        assert len([name for name, _ in cell.named_buffers() if "position" in name]) == len(cell.banks)
+
+
 @given(seed=st.integers(0, 2**31), share=st.floats(0.2, 1.0), partial=st.sampled_from([1, 2]), again=st.booleans())
 @settings(max_examples=12, deadline=None)
 def test_after_removal_the_rest_is_the_same_function(seed: int, share: float, partial: int, again: bool) -> None:

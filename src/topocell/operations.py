@@ -210,7 +210,8 @@ def _normal_conv(channels: int, stride: int, affine: bool, *, kernel: int) -> nn
     return ReLUConvBN(channels, channels, affine, kernel=kernel, stride=stride)
 
 
-#: Operation → `build(channels, stride, affine)`. A new primitive is one row here and in `spaces.OPERATIONS`.
+#: Operation → `build(channels, stride, affine)`. A new primitive is one row here, one in `spaces.OPERATIONS`, and one
+#: among the supernet's (`engine.banks`): in `BANKS`, or in `SHARED` if it has no weights.
 TABLE: dict[str, Callable[[int, int, bool], nn.Module]] = {
     "none": lambda channels, stride, affine: Zero(stride),
     "max_pool_3x3": lambda channels, stride, affine: nn.MaxPool2d(3, stride, 1),

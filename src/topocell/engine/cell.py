@@ -117,6 +117,8 @@ class SuperCell(nn.Module):
             [e * spec.n_candidates + spec.candidates[e].index(op) for e in bank.edges]
             for op, bank in zip(self._bank_ops, self._all_banks())
         ]
+        for name in [name for name in self._buffers if name.startswith("position_")]:
+            del self._buffers[name]  # there may be more than there are banks now
         for i, positions in enumerate(self._positions):
             index = torch.tensor(positions, dtype=torch.long, device=self.mask.device)
             self.register_buffer(f"position_{i}", index, persistent=False)
