@@ -56,8 +56,8 @@ CHANNELS, STRIDES, SIZES = range(1, 21), (1, 2), range(1, 10)
 FORMATS = {"nchw": torch.contiguous_format, "last": torch.channels_last}
 #: Whose functions do the work: the package's compiled kernels, or the library's.
 PATHS = {
-    "native": {"TOPOCELL_PATHS": "native", "TOPOCELL_NATIVE": "1"},
-    "library": {"TOPOCELL_PATHS": "library", "TOPOCELL_NATIVE": "0"},
+    "native": {"TOPOCELL_NATIVE": "1"},
+    "library": {"TOPOCELL_NATIVE": "0"},
 }
 #: Cases of each subject in the short form.
 SAMPLE = 6

@@ -21,7 +21,7 @@ from tests.forked import ROOT
 from tests.sweep import Case, cases, compare
 
 from topocell.engine.banks import BANKS, SHARED
-from topocell.native import FOLDER
+from topocell.native.build import FOLDER
 from topocell.operations import TABLE
 from topocell.spaces import OPERATIONS
 from topocell.study.plainnets import KINDS
@@ -32,7 +32,7 @@ SECONDS = 3600 if FULL else 600
 #: A sample that has cases in which a 1×1 convolution with a stride, where there was one, broke the process on AVX2.
 SEED = 1
 SWEEP = ("-m", "tests.sweep", "--seed", str(SEED), "--form", "full" if FULL else "short")
-KERNELS = (FOLDER / "__init__.py").read_text(encoding="utf-8")
+KERNELS = "\n".join(path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.py")))
 SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
 
 
