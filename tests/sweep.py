@@ -52,7 +52,7 @@ from topocell.skeleton import CifarStem, ImageNetStem, ResidualBlock, Skeleton
 from topocell.spaces import OPERATIONS, CellSpec
 from topocell.study.plainnets import KINDS
 
-CHANNELS, STRIDES, SIZES = range(1, 21), (1, 2), range(1, 10)
+CHANNELS, STRIDES, SIZES, THREADS = range(1, 21), (1, 2), range(1, 10), (1, 1, 1, 2)
 FORMATS = {"nchw": torch.contiguous_format, "last": torch.channels_last}
 #: Whose functions do the work: the package's compiled kernels, or the library's.
 PATHS = {
@@ -80,6 +80,7 @@ class Case:
         channels: of the maps that the operation itself sees.
         layout, towards: memory formats of the input and of the gradient of the output, keys of `FORMATS`.
         paths: a key of `PATHS`.
+        threads: of torch and of the kernels, while the case is tested.
         options: what else the subject depends on.
     """
 
@@ -92,6 +93,7 @@ class Case:
     layout: str = "nchw"
     towards: str = "nchw"
     paths: str = "native"
+    threads: int = 1
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -146,6 +148,11 @@ def _smallest(stride: int, height: int, width: int) -> int:
     return math.ceil(height / stride) * math.ceil(width / stride)
 
 
+def _apart(stride: int, height: int, width: int) -> int:
+    """Windows of a pool that have no pixel in common: others may hold the same number."""
+    return _smallest(3, height, width)
+
+
 class Subject(NamedTuple):
     """What is swept.
 
@@ -153,7 +160,7 @@ class Subject(NamedTuple):
         trial: of a case.
         axes: options and the values that each may have.
         allows: whether the package has such a case at all.
-        smallest: pixels of the smallest map that is normalised, from stride, height and width.
+        smallest: independent pixels of the smallest map that is normalised, from stride, height and width.
         strides: those that it may have.
     """
 
@@ -405,10 +412,11 @@ def _subjects() -> Iterator[tuple[str, Subject]]:
             yield f"bank {name}", Subject(partial(_bank, name), {"edges": (1, 2, 3)}, allows, strides=strides)
     for name in SHARED:
         strides = [stride for stride in STRIDES if bank_for(name, stride) is None]
-        yield f"map {name}", Subject(partial(_map, name), {"norm": BOTH}, strides=strides)
+        yield f"map {name}", Subject(partial(_map, name), {"norm": BOTH}, smallest=_apart, strides=strides)
     for name in OPERATIONS:
-        yield f"cell {name}", Subject(partial(_cell, [name]), CELLS, partial(_cell_exists, name == "skip_connect"))
-    yield "cell of several", Subject(partial(_cell, OPERATIONS), CELLS, partial(_cell_exists, True))
+        smallest, exists = _apart if name in SHARED else _smallest, partial(_cell_exists, name == "skip_connect")
+        yield f"cell {name}", Subject(partial(_cell, [name]), CELLS, exists, smallest)
+    yield "cell of several", Subject(partial(_cell, OPERATIONS), CELLS, partial(_cell_exists, True), _apart)
     stems = {"images_channels": (1, 2, 3, 4, 5), "batch_statistics": BOTH, "training": BOTH}
     yield "stem cifar", Subject(partial(_stem, CifarStem), stems, strides=(1,))
     eighth = partial(_smallest, 8)
@@ -478,6 +486,7 @@ def cases(
                 layout=list(FORMATS)[shift % 2],
                 towards=draw.choice(list(FORMATS)),
                 paths=draw.choice(paths),
+                threads=draw.choice(THREADS),
                 seed=draw.randrange(10**6),
                 options={axis: draw.choice(values) for axis, values in subject.axes.items()},
             )
@@ -501,6 +510,17 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Inside, torch has so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Knife(TorchFunctionMode):
@@ -577,7 +597,7 @@ def _attempt(case: Case, number: int) -> Comparison | None:
     inputs = {name: _laid_out(value, case.layout).requires_grad_() for name, value in drawn.items()}
     given = [*inputs.values(), *towards, *(pair.parameter for pair in trial.pairs)]
     before = [tensor.detach().clone() for tensor in given]
-    with environment(PATHS[case.paths]), repeatable_noise():
+    with environment(PATHS[case.paths]), repeatable_noise(), threads(case.threads):
         found = _listed(trial.tested(*inputs.values()))
         _backward(found, towards)
     compared = Comparison(TOLERANCE[trial.dtype])
