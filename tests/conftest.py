@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from tests.forked import Forked
 
 from topocell.spaces import SPACES
 from topocell.study import STUDIES
@@ -24,3 +25,11 @@ def own_tables() -> Iterator[None]:
     for table, rows in before:
         table.clear()
         table.update(rows)
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
+    """A server of commands in forked processes, one for all tests: starting it takes longer than most of them."""
+    server = Forked(tmp_path_factory.mktemp("forked"))
+    yield server
+    server.close()

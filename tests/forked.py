@@ -14,9 +14,11 @@ seconds after the command has begun; with neither it runs to its end. Events:
     rename  a file is written and not yet under its name       renamed  it is now under its name
 
 `threads` of torch are 1 unless a job says otherwise; `fault` is a name of tests/faults/injected.py and its options.
-Importing takes seconds and forking does not: hundreds of kills cost what two would. Drawing the report is left out.
+Importing takes seconds and forking does not: hundreds of kills cost what two would. So does a second server for what
+runs at the same time, a `twin`. Drawing the report is left out.
 """
 
+import copy
 import json
 import os
 import select
@@ -28,7 +30,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,6 +54,21 @@ class Forked:
             cwd=ROOT,
             env=os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {}),
         )
+        assert self.process.stdin and self.process.stdout
+        self._jobs: TextIO = self.process.stdin
+        self._answers: TextIO = self.process.stdout
+
+    @contextmanager
+    def twin(self, folder: Path) -> Iterator["Forked"]:
+        """A second server, forked from this one: its commands run beside those of this one."""
+        places = [folder / "jobs", folder / "answers"]
+        for place in places:
+            os.mkfifo(place)
+        self._tell({"twin": list(map(str, places))})
+        twin = copy.copy(self)
+        twin.errors = folder / "errors.txt"
+        with places[0].open("w") as twin._jobs, places[1].open() as twin._answers:
+            yield twin
 
     def __call__(self, argv: list[str], seconds: str = "30", **moment: Any) -> tuple[int, str]:
         """Exit code and, for a child that was signalled, what it was doing."""
@@ -61,33 +78,49 @@ class Forked:
     def begin(self, argv: list[str], seconds: str = "30", **moment: Any) -> None:
         """Start a command and return at once."""
         job = {"argv": argv, "errors": str(self.errors), "seconds": seconds, "signal": signal.SIGKILL, "times": 1}
-        assert self.process.stdin
-        self.process.stdin.write(json.dumps(job | moment) + "\n")
-        self.process.stdin.flush()
+        self._tell(job | moment)
 
     def end(self) -> tuple[int, str]:
         """What `__call__` returns of the command that was begun."""
-        assert self.process.stdout
-        answer = json.loads(self.process.stdout.readline())
+        answer = json.loads(self._answers.readline())
         return answer["code"], answer["where"]
 
     def close(self) -> None:
         """End the process."""
-        assert self.process.stdin
-        self.process.stdin.close()
+        self._jobs.close()
         self.process.wait(60)
+
+    def _tell(self, job: dict[str, Any]) -> None:
+        self._jobs.write(json.dumps(job) + "\n")
+        self._jobs.flush()
 
 
 def main() -> None:
     """Serve until the input ends."""
     import scipy.special  # noqa: F401  here, so that no child has to
-    import sklearn.datasets  # noqa: F401
-    import torch._dynamo  # noqa: F401  needed by torch.optim
+    import torch
+    import torch._dynamo  # needed by torch.optim
 
-    from topocell import cli  # noqa: F401
+    from topocell import cli, data, native  # noqa: F401
 
-    for line in sys.stdin:
+    # What commands load besides modules is loaded here, so that no child has to.
+    data.load("digits")
+    native.augmenter(torch.empty(0))
+    for channels in (4, 8, 16):
+        native.kernels(channels, torch.empty(0))
+    _serve(sys.stdin, sys.stdout)
+
+
+def _serve(jobs: TextIO, answers: TextIO) -> None:
+    """Run one job after the other until there are no more."""
+    for line in jobs:
         job = json.loads(line)
+        if "twin" in job:
+            if os.fork() == 0:
+                with open(job["twin"][0]) as of_twin, open(job["twin"][1], "w") as to_twin:
+                    _serve(of_twin, to_twin)
+                os._exit(0)
+            continue
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
@@ -97,7 +130,8 @@ def main() -> None:
         where = _watched(job, child, reading).splitlines()
         os.close(reading)
         _, status = os.waitpid(child, 0)
-        print(json.dumps({"code": os.waitstatus_to_exitcode(status), "where": where[-1] if where else ""}), flush=True)
+        answer = {"code": os.waitstatus_to_exitcode(status), "where": where[-1] if where else ""}
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 def _watched(job: dict[str, Any], child: int, reading: int) -> str:

@@ -172,8 +172,15 @@ def test_a_retraining_in_bf16_learns_what_one_in_float32_does(digits: data.Datas
 # --- compiled
 
 
-def test_a_compiled_network_is_the_plain_one(digits: data.Dataset) -> None:
-    """Loss, gradients and running statistics of a cell agree to 1e-4; tests and names are those of a plain one."""
+def test_a_compiled_network_is_the_plain_one(digits: data.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loss, gradients and running statistics of a cell agree to 1e-4; tests and names are those of a plain one.
+
+    The compiler runs in this process, and without vectors, of which it would first have to try each kind.
+    """
+    from torch._inductor import config
+
+    monkeypatch.setattr(config, "compile_threads", 1)
+    monkeypatch.setattr(config.cpp, "vec_isa_ok", False)
     torch._dynamo.reset()
     torch._dynamo.utils.counters["stats"].clear()
     found = []

@@ -21,6 +21,7 @@ from tests.forked import Forked
 from tests.identical import assert_same_run
 
 from topocell import checkpoint
+from topocell.cli import main
 
 SMALL = ["data.images=64", "data.test_images=20", "space.nodes=2", "--budget", "smoke", "--quiet"]
 
@@ -53,25 +54,27 @@ PLACES = {
 }
 
 
-@pytest.fixture(scope="module")
-def forked(tmp_path_factory: Any) -> Iterator[Forked]:
-    server = Forked(tmp_path_factory.mktemp("forked"))
-    yield server
-    server.close()
-
-
 def command(name: str, out: Path) -> list[str]:
     return ["run", name, *SMALL, *RUNS[name], "--out", str(out)]
 
 
+class Unbroken(dict[str, Path]):
+    """Runs that were left alone, made when they are first asked for."""
+
+    def __init__(self, forked: Forked, folder: Path) -> None:
+        self.forked, self.folder = forked, folder
+
+    def __missing__(self, name: str) -> Path:
+        path = self.folder / name / "run"
+        path.parent.mkdir()
+        assert self.forked(command(name, path)) == (0, ""), self.forked.errors.read_text()
+        self[name] = path
+        return path
+
+
 @pytest.fixture(scope="module")
 def unbroken(forked: Forked, tmp_path_factory: Any) -> Mapping[str, Path]:
-    """Runs that were left alone."""
-    folder = tmp_path_factory.mktemp("unbroken")
-    for name in RUNS:
-        (folder / name).mkdir()
-        assert forked(command(name, folder / name / "run")) == (0, ""), forked.errors.read_text()
-    return {name: folder / name / "run" for name in RUNS}
+    return Unbroken(forked, tmp_path_factory.mktemp("unbroken"))
 
 
 def until_done(
@@ -172,29 +175,34 @@ def test_asking_twice_stops_at_once(forked: Forked, unbroken: Mapping[str, Path]
     assert_same_run(tmp_path / "run", unbroken["quickstart"])
 
 
-def test_signals_from_outside(unbroken: Mapping[str, Path], tmp_path: Path) -> None:
-    """`python -m topocell` under SIGKILL and SIGTERM, sent while epochs go by, then left alone."""
-    run = tmp_path / "run"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOPOCELL_CHECKPOINT_SECONDS": "0"}
-
-    def start() -> subprocess.Popen[str]:
-        argv = [sys.executable, "-m", "topocell", *command("quickstart", run)]
-        return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+def test_signals_from_outside(
+    unbroken: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`python -m topocell` under SIGKILL and SIGTERM, sent while epochs go by; the command here finishes the run."""
+    argv = command("quickstart", tmp_path / "run")
+    metrics = tmp_path / "run/metrics.jsonl"
+    monkeypatch.setenv("TOPOCELL_CHECKPOINT_SECONDS", "0")
 
     def epochs() -> int:
-        return (run / "metrics.jsonl").read_text().count("\n") if (run / "metrics.jsonl").exists() else 0
+        return metrics.read_text().count("\n") if metrics.exists() else 0
 
     for number, code, words in (
         (signal.SIGKILL, -9, ""),
         (signal.SIGTERM, 143, "stopped by SIGTERM; everything is saved, the same command goes on from here\n"),
     ):
-        before, process = epochs(), start()
+        before = epochs()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "topocell", *argv],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
         while epochs() <= before and process.poll() is None:
             time.sleep(0.005)
         process.send_signal(number)
         _, errors = process.communicate(timeout=120)
         assert (process.returncode, errors) == (code, words)
-    process = start()
-    assert process.communicate(timeout=120) == ("", "") and process.returncode == 0
-    assert_same_run(run, unbroken["quickstart"])
-    assert (run / "report.html").exists()
+    assert main(argv) == 0 and capfd.readouterr() == ("", "")
+    assert_same_run(tmp_path / "run", unbroken["quickstart"])
+    assert (tmp_path / "run/report.html").exists()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
@@ -59,6 +60,11 @@ def _read_digits(root: Path | None, download: bool) -> Source:
             f"dataset 'digits' reads no folder, but data.root is {str(root)!r}; set data.dataset=folder to use it, or "
             f"data.root=null"
         )
+    return _digits()
+
+
+@cache
+def _digits() -> Source:
     from sklearn.datasets import load_digits
 
     data = load_digits()

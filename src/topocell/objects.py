@@ -114,8 +114,11 @@ def check(recipe: Recipe) -> None:
                 f"so that no ranking ever changes; use stop.skips, or leave stop out of stage {stage.name!r}"
             )
         ArchState(space, stage.relaxation.model_dump(), stage.topology.model_dump())
-        with torch.device("meta"):
-            Supernet(space, classes=2, head=plan.head, memory=plan.memory, **plan.size(stage))
+    sizes = [plan.size(stage) for stage in plan.stages]
+    for number, size in enumerate(sizes):
+        if size not in sizes[:number]:
+            with torch.device("meta"):
+                Supernet(space, classes=2, head=plan.head, memory=plan.memory, **size)
 
 
 def check_images(recipe: Recipe, dataset: Dataset) -> None:

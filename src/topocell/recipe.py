@@ -176,7 +176,8 @@ class Recipe(Model):
 
     def to_yaml(self) -> str:
         """The resolved recipe as YAML; reading it again gives an equal recipe."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+        data, dumper = self.model_dump(mode="json"), getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+        return str(yaml.dump(data, Dumper=dumper, sort_keys=False, allow_unicode=True, width=100))
 
 
 def _curve_faults(where: str, curve: Curve, zero: bool, most: float = math.inf) -> list[str]:

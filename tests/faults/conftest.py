@@ -28,10 +28,8 @@ def full() -> bool:
 
 
 @pytest.fixture(scope="session")
-def workshop(tmp_path_factory: Any) -> Iterator[Workshop]:
-    server = Forked(tmp_path_factory.mktemp("forked"))
-    yield Workshop(server, tmp_path_factory.mktemp("unbroken"))
-    server.close()
+def workshop(forked: Forked, tmp_path_factory: Any) -> Workshop:
+    return Workshop(forked, tmp_path_factory.mktemp("unbroken"))
 
 
 @pytest.fixture

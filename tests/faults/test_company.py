@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from tests.faults.pipelines import Workshop, contents, copied, one_line, run
 from tests.faults.record import Tally
-from tests.forked import Forked
 from tests.identical import differences
 
 from topocell.rundir import RunDir
@@ -23,8 +22,8 @@ def test_a_second_process_is_refused_and_a_dead_one_leaves_no_lock(
 ) -> None:
     """The first is stopped in its tracks (SIGSTOP) while the second tries, then killed."""
     name, path = "two-stage DOTS", tmp_path / "run"
-    faults, first = tally("second process on a run directory"), Forked(tmp_path)
-    try:
+    faults = tally("second process on a run directory")
+    with workshop.forked.twin(tmp_path) as first:
         for step in (2, 3, 4) if full else (2,):
             first.begin(run(name, path), "0", event="step", count=step, signal=signal.SIGSTOP)
             pid = stopped_holder(path)
@@ -38,8 +37,6 @@ def test_a_second_process_is_refused_and_a_dead_one_leaves_no_lock(
                 faults.survived += 1
             os.kill(pid, signal.SIGKILL)
             assert first.end()[0] == -signal.SIGKILL
-    finally:
-        first.close()
     assert workshop.forked(run(name, path)) == (0, ""), workshop.said
     changed = differences(path, workshop.unbroken(name))
     faults.lost += bool(changed)
