@@ -24,6 +24,7 @@ from topocell.recipe import Recipe
 from topocell.search.loop import Search
 from topocell.search.projection import Projection
 from topocell.search.racing import Racing
+from topocell.separable import usable
 from topocell.train import Retraining
 
 CPU = torch.device("cpu")
@@ -280,16 +281,18 @@ def test_a_plan_that_does_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch, 
         return original(self, *args, **options)
 
     monkeypatch.setattr(Search, "_batches", spy)
-    monkeypatch.setattr(api, "free_memory", lambda device: 4_000_000)
+    free = 3_000_000
+    monkeypatch.setattr(api, "free_memory", lambda device: free)
     guess = api.estimate(recipe)
     assert max(sizes) < 32
     first, *_ = guess.advice()
-    assert first.startswith("search stage search must fit in the memory of cpu, of which 4 MB are free, but needs")
-    assert "set search.memory=low or" in first
+    assert first.startswith("search stage search must fit in the memory of cpu, of which 3 MB are free, but needs")
+    if usable(torch.zeros(1), 4):  # only compiled kernels compute again what they did not keep
+        assert "set search.memory=low or" in first
     fitting = int(first.split("search.batch_size=")[1].split()[0])
     memory = guess.parts[0].memory
-    assert memory is not None and memory.fixed + memory.per_image * fitting <= 0.95 * 4_000_000
-    assert memory.fixed + memory.per_image * (fitting + 1) > 0.95 * 4_000_000
+    assert memory is not None and memory.fixed + memory.per_image * fitting <= 0.95 * free
+    assert memory.fixed + memory.per_image * (fitting + 1) > 0.95 * free
     monkeypatch.setattr(api, "estimate", lambda recipe: guess)
     assert main(["estimate", "darts-v1"]) == 0
     assert first in capsys.readouterr().out

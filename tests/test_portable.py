@@ -43,7 +43,7 @@ with RunDir.existing(sys.argv[-1]):
 ours, theirs = multiprocessing.Pipe()
 ours.send(Task("one", print, ("made",)))
 ours.close()  # nobody waits for the answer: the worker ends
-_work(theirs)
+_work(theirs, dict(os.environ))
 sys.exit(code)
 """
 

@@ -27,6 +27,7 @@ def projected(
         x: (N, I, H, W), channels last; `usable(x)` must hold.
         weights: (O, I, 1, 1) each; convolution i sees the pixels from (i, i) on, every `stride`-th, and its outputs
             follow those of the one before.
+        stride: 1, or 2 for every other pixel.
         gain, bias: (C,) of the batch norm; None: 1 and 0.
     """
     out, statistics = _Projected.apply(x, stride, gain, bias, *weights)

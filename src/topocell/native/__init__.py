@@ -63,6 +63,8 @@ def kernels(channels: int, like: Tensor, lanes: int | None = None) -> Kernels | 
     """The kernels for feature maps of so many channels beside `like`, None where the library has to do.
 
     Args:
+        channels: of the maps that the kernels work on.
+        like: a tensor of their device and type.
         lanes: one of `widths(channels)`; None for the first.
     """
     if not _wanted(like) or like.dtype != torch.float32:
