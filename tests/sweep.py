@@ -1,6 +1,6 @@
 """Forward and backward of everything that convolves, pools or normalises, on small maps, against float64.
 
-    python -m tests.sweep --form short|full [--seed N] [--paths native|library|both]
+    python -m tests.sweep --form short|full [--seed N] [--paths native narrow library]
     python -m tests.sweep --case '{"subject": "cell sep_conv_3x3", "channels": 5, ...}'
 
 On few channels and few pixels the kernels of a library, and ours, take their rarest turns, and which kernels these are
@@ -13,9 +13,9 @@ gradients of inputs, of weights of the architecture and of parameters, and runni
 plain code, in the default memory format; subjects of their own compare that with sums over the pixels of each window.
 
 The full form takes every number of channels, stride and height, with one width and one memory format for each, shifted
-by the seed: 18 consecutive seeds are the whole product. Whatever else a subject
-depends on is drawn. The short form is a sample of that. Every batch norm sees at least `PIXELS` pixels of a channel:
-over fewer, rounding errors become arbitrarily large.
+by the seed: 18 consecutive seeds are the whole product. Whatever else a subject depends on is drawn. The short form is
+a sample of that. Every batch norm sees at least `PIXELS` pixels of a channel: over fewer, rounding errors become
+arbitrarily large.
 
 Exit code 1 when something differs; the lines that say what begin with WRONG.
 """
@@ -28,7 +28,7 @@ import os
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -42,6 +42,7 @@ from torch.overrides import TorchFunctionMode
 
 from topocell import native
 from topocell.augment import Augmentation, augment
+from topocell.choice import LIBRARY, fastest
 from topocell.engine import ArchWeights
 from topocell.engine.banks import SHARED, bank_for
 from topocell.engine.cell import SuperCell
@@ -54,13 +55,11 @@ from topocell.study.plainnets import KINDS
 
 CHANNELS, STRIDES, SIZES, THREADS = range(1, 21), (1, 2), range(1, 10), (1, 1, 1, 2)
 FORMATS = {"nchw": torch.contiguous_format, "last": torch.channels_last}
-#: Whose functions do the work: the package's compiled kernels, or the library's.
-PATHS = {
-    "native": {"TOPOCELL_NATIVE": "1"},
-    "library": {"TOPOCELL_NATIVE": "0"},
-}
+#: Whose functions do the work: the package's compiled kernels with vectors of the first or of the second width that it
+#: would choose among, or the library's.
+PATHS = {"native": {"TOPOCELL_NATIVE": "1"}, "narrow": {}, "library": {"TOPOCELL_NATIVE": "0"}}
 #: Cases of each subject in the short form.
-SAMPLE = 6
+SAMPLE = 10
 #: Fewest pixels of a channel that a batch norm sees.
 PIXELS = 16
 #: Largest norm of the difference, as a share of the norm; one wrong number of a tensor is far more.
@@ -327,7 +326,7 @@ def _data_path(case: Case) -> Trial:
         return augment(images, *scale, plan, torch.Generator().manual_seed(case.seed))
 
     def exact() -> Tensor:
-        with environment(PATHS["library"]):
+        with work_by("library"):
             return draw().double()
 
     return Trial(draw, exact, {})
@@ -513,6 +512,44 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
+def replaced(old: Callable[..., Any], new: Callable[..., Any]) -> Iterator[None]:
+    """Inside, the package calls `new` in place of its function `old`."""
+    modules = [module for key, module in sys.modules.items() if key.startswith("topocell.")]
+    users = [module for module in modules if getattr(module, old.__name__, None) is old]
+    for module in users:
+        setattr(module, old.__name__, new)
+    try:
+        yield
+    finally:
+        for module in users:
+            setattr(module, old.__name__, old)
+
+
+def _second(_: str, ways: Mapping[str, object]) -> str:
+    """The second way to run kernels, where there are two."""
+    return next((name for name in list(ways)[1:] if name != LIBRARY), next(iter(ways)))
+
+
+@contextmanager
+def work_by(paths: str) -> Iterator[None]:
+    """Inside, a key of `PATHS` says whose functions do the work."""
+    with environment(PATHS[paths]), replaced(fastest, _second) if paths == "narrow" else nullcontext():
+        yield
+
+
+class Counted:
+    """Asks `kernels` for compiled kernels, and counts how often there were some."""
+
+    def __init__(self, kernels: Callable[..., Any]) -> None:
+        self.kernels, self.count = kernels, 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        found = self.kernels(*args, **kwargs)
+        self.count += found is not None
+        return found
+
+
+@contextmanager
 def threads(number: int) -> Iterator[None]:
     """Inside, torch has so many threads."""
     before = torch.get_num_threads()
@@ -587,7 +624,7 @@ def _attempt(case: Case, number: int) -> Comparison | None:
     trial = SUBJECTS[case.subject].trial(case)
     drawn = {name: torch.randn(shape, dtype=trial.dtype) for name, shape in trial.inputs.items()}
     exact = {name: value.to(torch.float64, copy=True).requires_grad_() for name, value in drawn.items()}
-    with environment(PATHS["library"]), repeatable_noise(), _Knife() as knife:
+    with work_by("library"), repeatable_noise(), _Knife() as knife:
         wanted = _listed(trial.exact(*exact.values()))
     if knife.on_edge:
         return None
@@ -597,7 +634,7 @@ def _attempt(case: Case, number: int) -> Comparison | None:
     inputs = {name: _laid_out(value, case.layout).requires_grad_() for name, value in drawn.items()}
     given = [*inputs.values(), *towards, *(pair.parameter for pair in trial.pairs)]
     before = [tensor.detach().clone() for tensor in given]
-    with environment(PATHS[case.paths]), repeatable_noise(), threads(case.threads):
+    with work_by(case.paths), repeatable_noise(), threads(case.threads):
         found = _listed(trial.tested(*inputs.values()))
         _backward(found, towards)
     compared = Comparison(TOLERANCE[trial.dtype])
@@ -627,53 +664,28 @@ def compare(case: Case) -> Comparison:
     raise AssertionError(f"a ReLU is on edge whatever is drawn: {case}")
 
 
-@contextmanager
-def counted() -> Iterator[Callable[[], int]]:
-    """Inside, the number of times that compiled kernels were asked for and there were some."""
-    count, kernels = 0, native.kernels
-
-    def counting(*args: Any, **kwargs: Any) -> Any:
-        nonlocal count
-        found = kernels(*args, **kwargs)
-        count += found is not None
-        return found
-
-    users = [
-        module
-        for name, module in sys.modules.items()
-        if name.startswith("topocell") and getattr(module, "kernels", None) is kernels
-    ]
-    for module in users:
-        module.kernels = counting  # type: ignore[attr-defined]
-    try:
-        yield lambda: count
-    finally:
-        for module in users:
-            module.kernels = kernels  # type: ignore[attr-defined]
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Sweep; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.sweep", description=__doc__.splitlines()[0])
     parser.add_argument("--form", choices=("short", "full"), default="short")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--paths", choices=(*PATHS, "both"), default="both")
+    parser.add_argument("--paths", nargs="+", choices=PATHS, default=list(PATHS))
     parser.add_argument("--sample", type=int, default=SAMPLE, help="cases of each subject in the short form")
     parser.add_argument("--only", default="", help="subjects whose names begin so")
     parser.add_argument("--case", help="this one alone, as it was printed")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    paths = tuple(PATHS) if args.paths == "both" else (args.paths,)
     if args.case:
         chosen = [Case(**json.loads(args.case))]
     else:
-        chosen = cases(args.form, args.seed, paths, args.sample, args.only)
+        chosen = cases(args.form, args.seed, args.paths, args.sample, args.only)
     compiled, wrong, largest = 0, 0, (0.0, "")
-    with counted() as count:
+    kernels = Counted(native.kernels)
+    with replaced(native.kernels, kernels):
         for case in chosen:
             print(case, flush=True)
-            before, compared = count(), compare(case)
-            compiled += count() > before
+            before, compared = kernels.count, compare(case)
+            compiled += kernels.count > before
             wrong += bool(compared.faults)
             for fault in compared.faults:
                 print(f"WRONG: {fault}", flush=True)
