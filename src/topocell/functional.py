@@ -1,5 +1,6 @@
 """Tensor functions that the supernet and fixed networks share: convolutions, batch norm, channel shuffle."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -92,6 +93,29 @@ def pointwise(x: Tensor, weight: Tensor) -> Tensor:
     """M separate 1×1 convolutions side by side. `x` (N, M·C, H, W), `weight` (M, C_out, C)."""
     m, c_out, c_in = weight.shape
     return F.conv2d(x, weight.reshape(m * c_out, c_in, 1, 1), groups=m)
+
+
+def depthwise_separable(
+    active: Tensor,
+    weights: Sequence[tuple[Tensor, Tensor]],
+    stride: int,
+    dilation: int,
+    norms: Sequence[Callable[[Tensor], Tensor]],
+) -> Tensor:
+    """Stages of depthwise k×k, 1×1, norm, on M edges side by side, with ReLU between them.
+
+    Args:
+        active: (N, C, H, W), the ReLU of what the edges read.
+        weights: of each stage, depthwise (M, C, 1, k, k) and 1×1 (M, C, C, 1, 1).
+        stride: of the first stage; the others have none.
+        dilation: of the depthwise convolutions.
+        norms: what follows the 1×1 convolution of each stage, (N, M·C, h, w) to the same.
+    """
+    y = fan(active, len(weights[0][0]))
+    for i, ((depth, point), norm) in enumerate(zip(weights, norms)):
+        y = depthwise(y.relu() if i else y, depth.flatten(0, 1), 1 if i else stride, dilation)
+        y = norm(pointwise(y, point.flatten(2)))
+    return y
 
 
 def fan(x: Tensor, m: int) -> Tensor:

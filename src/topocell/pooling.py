@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from topocell.native import Kernels, Shape, kernels
+from topocell.native import Kernels, Shape, kernels, required, threads_for
 
 
 def avg_pool(x: Tensor, stride: int) -> Tensor:
@@ -36,9 +36,8 @@ def _prepared(ctx: Any, x: Tensor, stride: int) -> tuple[Kernels, Tensor, Tensor
     """The kernels, `x` as they read it, and room for the output; keeps in `ctx` what backward needs."""
     n, c, height, width = ctx.size = x.shape
     size = (height - 1) // stride + 1, (width - 1) // stride + 1
-    ctx.compiled = compiled = kernels(c, x)
-    assert compiled is not None
-    ctx.shape = Shape(n, height, width, *size, c, 1, 3, stride, 1, min(torch.get_num_threads(), n))
+    ctx.compiled = compiled = required(c, x)
+    ctx.shape = Shape(n, height, width, *size, c, 1, 3, stride, 1, threads_for(n))
     out = torch.empty(n, c, *size, memory_format=torch.channels_last)
     return compiled, x.contiguous(memory_format=torch.channels_last), out
 

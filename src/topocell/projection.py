@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from topocell.choice import IMAGES, LIBRARY, fastest, waves
 from topocell.functional import BN_EPS, convolve
-from topocell.native import Ends, Kernels, Norm, Project, Shape, addresses, floats, kernels, rows
+from topocell.native import Ends, Norm, Project, Shape, addresses, floats, kernels, required, rows, threads_for
 
 
 def projected(
@@ -75,7 +75,7 @@ class _Projected(torch.autograd.Function):
         size = n, sum(len(w) for w in weights), (height - 1) // stride + 1, (width - 1) // stride + 1
         z, out = (torch.empty(size, memory_format=torch.channels_last) for _ in range(2))
         statistics = x.new_empty(2, size[1])
-        compiled = _kernels(z)
+        compiled = required(z.shape[1], z)
         for shape, weight in zip(_shapes(x, z, stride, weights), weights):
             compiled.project_forward(shape, x, weight, z, statistics)
         compiled.combine(_shape(z), [], floats([]), [None], _ends(z, statistics, gain, bias), [out])
@@ -89,7 +89,7 @@ class _Projected(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         x, z, statistics, gain, bias, *weights = ctx.saved_tensors
         grad = grads[0].contiguous(memory_format=torch.channels_last)
-        compiled, sums = _kernels(z), torch.empty_like(statistics)
+        compiled, sums = required(z.shape[1], z), torch.empty_like(statistics)
         compiled.gradient_sums(_shape(z), addresses([grad]), _ends(z, statistics, gain, bias), [sums], [None])
         needs_x, _, needs_gain, needs_bias, *learns = ctx.needs_input_grad
         every_pixel = ctx.stride == 1
@@ -107,16 +107,10 @@ def _contiguous(given: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor |
     return gain, bias, [w for w in weights if w is not None]
 
 
-def _kernels(z: Tensor) -> Kernels:
-    compiled = kernels(z.shape[1], z)
-    assert compiled is not None, "ask `usable` first"
-    return compiled
-
-
 def _shapes(x: Tensor, z: Tensor, stride: int, weights: Sequence[Tensor]) -> list[Project]:
     """Of each convolution; at stride 1 all see every pixel."""
     n, channels, height, width = x.shape
-    total, out, threads = z.shape[1], z.shape[2:], min(torch.get_num_threads(), n)
+    total, out, threads = z.shape[1], z.shape[2:], threads_for(n)
     found, first = [], 0
     for i, weight in enumerate(weights):
         corner = i if stride > 1 else 0
@@ -128,7 +122,7 @@ def _shapes(x: Tensor, z: Tensor, stride: int, weights: Sequence[Tensor]) -> lis
 
 def _shape(z: Tensor) -> Shape:
     n, channels, *size = z.shape
-    return Shape(n, *size, *size, channels, 1, 1, 1, 1, min(torch.get_num_threads(), n))
+    return Shape(n, *size, *size, channels, 1, 1, 1, 1, threads_for(n))
 
 
 def _norm(statistics: Tensor, gain: Tensor | None, bias: Tensor | None, first: int = 0) -> Norm:

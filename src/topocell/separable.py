@@ -19,15 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from topocell.choice import IMAGES, LIBRARY, fastest, waves
-from topocell.functional import (
-    BN_EPS,
-    convolve,
-    convolve_backward,
-    depthwise,
-    fan,
-    normalise,
-    pointwise,
-)
+from topocell.functional import BN_EPS, convolve, convolve_backward, depthwise_separable, normalise
 from topocell.native import (
     SIZES,
     Addresses,
@@ -40,7 +32,9 @@ from topocell.native import (
     addresses,
     floats,
     kernels,
+    required,
     rows,
+    threads_for,
     widths,
 )
 
@@ -125,17 +119,17 @@ def usable(x: Tensor, channels: int, kernel: int = 3) -> bool:
     return kernel in SIZES and kernels(channels, x) is not None
 
 
-def width(x: Tensor, chain: Chain, stride: int, affine: bool = False) -> int | None:
+def width(x: Tensor, of: Chain, stride: int, affine: bool = False) -> int | None:
     """The width of vector with which a chain on maps like `x` (N, C, H, W) is fastest; None: by the library.
 
-    `chain` may be any of its kind: neither the edges nor their weights matter.
+    `of` may be any of its kind: neither the edges nor their weights matter.
     """
     channels, *size = x.shape[1:]
-    if not usable(x, channels, chain.kernel):
+    if not usable(x, channels, of.kernel):
         return None
     edges = 1 if affine else 2
-    of_kind = chain._replace(slots=tuple(range(edges)), scales=() if affine else tuple(range(edges)))
-    what = f"{chain.stages} × {chain.kernel}×{chain.kernel} dilation {chain.dilation} stride {stride}"
+    of_kind = of._replace(slots=tuple(range(edges)), scales=() if affine else tuple(range(edges)))
+    what = f"{of.stages} × {of.kernel}×{of.kernel} dilation {of.dilation} stride {stride}"
     what += f"{' affine' if affine else ''}, {channels} channels, {size[0]}×{size[1]}"
     ways: dict[str, Callable[[], object]] = {
         str(lanes): partial(_trial, of_kind._replace(lanes=lanes), stride, affine, channels, size)
@@ -147,41 +141,40 @@ def width(x: Tensor, chain: Chain, stride: int, affine: bool = False) -> int | N
 
 
 def _trial(
-    chain: Chain, stride: int, affine: bool, channels: int, size: Sequence[int], library: bool = False
+    of: Chain, stride: int, affine: bool, channels: int, size: Sequence[int], library: bool = False
 ) -> Sequence[Tensor]:
     """One forward and backward pass of a chain; no number is drawn."""
-    edges, kernel = len(chain.slots), chain.kernel
+    edges, kernel = len(of.slots), of.kernel
     x = waves(IMAGES, channels, *size).contiguous(memory_format=torch.channels_last).requires_grad_()
     shapes = [
         (edges, channels, 1, kernel, kernel),
         (edges, channels, channels, 1, 1),
         *[(edges, channels)] * 2 * affine,
     ]
-    weights = [waves(*shape).requires_grad_() for shape in shapes * chain.stages]
+    weights = [waves(*shape).requires_grad_() for shape in shapes * of.stages]
     scale = waves(edges).requires_grad_()
     if library:
-        outputs: Sequence[Tensor] = [_by_library(x, chain, stride, affine, weights, scale)]
+        outputs: Sequence[Tensor] = [_by_library(x, of, stride, affine, weights, scale)]
     else:
-        plan = Plan((chain,), stride, (False,) * edges, affine=affine)
+        plan = Plan((of,), stride, (False,) * edges, affine=affine)
         outputs, _ = separable(x, plan, weights, None if affine else scale)
     inputs = [x, *weights] if affine else [x, scale, *weights]
     return torch.autograd.grad(outputs, inputs, [waves(*out.shape) for out in outputs])
 
 
-def _by_library(x: Tensor, chain: Chain, stride: int, affine: bool, weights: Sequence[Tensor], scale: Tensor) -> Tensor:
+def _by_library(x: Tensor, of: Chain, stride: int, affine: bool, weights: Sequence[Tensor], scale: Tensor) -> Tensor:
     """What banks and modules do with the library's functions."""
-    edges, channels = len(chain.slots), x.shape[1]
-    y, per_stage = fan(x.relu(), edges), 4 if affine else 2
-    for i in range(chain.stages):
-        dw, pw, *norm = weights[i * per_stage : (i + 1) * per_stage]
-        y = depthwise(y.relu() if i else y, dw.flatten(0, 1), 1 if i else stride, chain.dilation)
-        y = pointwise(y, pw.flatten(2))
-        if affine:
-            gain, bias = (t.flatten() for t in norm)
-            y = F.batch_norm(y, None, None, gain, bias, training=True, eps=BN_EPS)
-        else:
-            y = normalise(y, scale.repeat_interleave(channels) if i == chain.stages - 1 else None)
-    return y
+    per_stage = len(weights) // of.stages
+    stages = [weights[i : i + per_stage] for i in range(0, len(weights), per_stage)]
+    norms: list[Callable[[Tensor], Tensor]] = [normalise] * (of.stages - 1)
+    norms.append(partial(normalise, weight=scale.repeat_interleave(x.shape[1])))
+    if affine:
+        norms = [partial(_affine_norm, gain=gain.flatten(), bias=bias.flatten()) for _, _, gain, bias in stages]
+    return depthwise_separable(x.relu(), [(dw, pw) for dw, pw, *_ in stages], stride, of.dilation, norms)
+
+
+def _affine_norm(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    return F.batch_norm(x, None, None, gain, bias, training=True, eps=BN_EPS)
 
 
 def separable(
@@ -218,9 +211,7 @@ class _Call(NamedTuple):
 
     def kernels(self, part: _Of | None = None) -> Kernels:
         """The kernels of a part, whose vectors may be narrower than those of what all share."""
-        compiled = kernels(self.x.shape[1], self.x, part.lanes if isinstance(part, Chain) else None)
-        assert compiled is not None, "ask `usable` first"
-        return compiled
+        return required(self.x.shape[1], self.x, part.lanes if isinstance(part, Chain) else None)
 
     def size(self) -> tuple[int, int, int, int]:
         """Shape of the outputs."""
@@ -230,7 +221,7 @@ class _Call(NamedTuple):
     def shape(self, part: _Of | None = None, stage: int = 0) -> Shape:
         """Of a stage of a chain, of which only the first has a stride; else as far as the end of a part asks."""
         n, c, *out = self.size()
-        threads, edges = min(torch.get_num_threads(), n), len(part.slots) if part else 1
+        threads, edges = threads_for(n), len(part.slots) if part else 1
         if not isinstance(part, Chain):
             return Shape(n, *out, *out, c, edges, 1, 1, 1, threads)
         into, stride = (out, 1) if stage else (self.x.shape[2:], self.plan.stride)
@@ -254,11 +245,7 @@ class _Separable(torch.autograd.Function):
         maps, starts = [_last(m) for m in maps], iter([_last(b) for b in bases])
         outputs = [torch.empty(call.size(), memory_format=torch.channels_last) for _ in plan.based]
         active = call.x.relu() if filters else call.x
-        parts: list[_Part] = [
-            *(_ChainPart(call, chain, stages) for chain, stages in _parts(plan, tensors)),
-            *(_DensePart(call, dense, weight, active) for dense, weight in zip(plan.dense, filters)),
-            *(_PoolPart(call, pool, pooled) for pool, pooled in zip(plan.pools, pools)),
-        ]
+        parts = _parts(call, tensors, filters, active, pools)
         ends = Ends()
         for part in parts:
             part.forward()
@@ -299,11 +286,7 @@ class _Separable(torch.autograd.Function):
         learns = needed[len(needed) - len(filters) - len(pools) : len(needed) - len(pools)]
         recomputed = plan.low_memory and bool(filters)
         active = x.relu() if any(learns) or recomputed else x  # else no more than its shape matters
-        parts: list[_Part] = [
-            *(_ChainPart(call, chain, stages) for chain, stages in _parts(plan, tensors)),
-            *(_DensePart(call, dense, weight, active) for dense, weight in zip(plan.dense, filters)),
-            *(_PoolPart(call, pool, pooled) for pool, pooled in zip(plan.pools, pools)),
-        ]
+        parts = _parts(call, tensors, filters, active, pools)
         if plan.chains:
             parts[0].adds = plan.identity  # else it is the first that writes there
         d_active: list[Tensor] = []
@@ -332,7 +315,7 @@ class _Separable(torch.autograd.Function):
 
 
 class _Part:
-    """A chain or a dense convolution in a call, and what it has computed."""
+    """A chain, a dense convolution or a pool in a call, and what it has computed."""
 
     #: How many tensors it takes, and how many outputs it has.
     tensors = stages = 1
@@ -481,6 +464,18 @@ class _PoolPart(_Part):
         return [d_pooled]
 
 
+def _parts(
+    call: _Call, tensors: Sequence[Tensor], filters: Sequence[Tensor], active: Tensor, pools: Sequence[Tensor]
+) -> list[_Part]:
+    """Chains, dense convolutions of `active`, which is relu(x), and pools, with their tensors."""
+    plan = call.plan
+    return [
+        *(_ChainPart(call, chain, stages) for chain, stages in _stages(plan, tensors)),
+        *(_DensePart(call, dense, weight, active) for dense, weight in zip(plan.dense, filters)),
+        *(_PoolPart(call, pool, pooled) for pool, pooled in zip(plan.pools, pools)),
+    ]
+
+
 def _last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -500,7 +495,7 @@ def _collect(d_values: list[float], positions: Sequence[int], gradients: Iterabl
             d_values[position] += gradient
 
 
-def _parts(plan: Plan, tensors: Sequence[Tensor]) -> Iterator[tuple[Chain, list[Stage]]]:
+def _stages(plan: Plan, tensors: Sequence[Tensor]) -> Iterator[tuple[Chain, list[Stage]]]:
     """Each chain with the tensors of its stages."""
     given = (tensor.contiguous() for tensor in tensors)
     for chain in plan.chains:

@@ -5,12 +5,13 @@ A bank takes the source node once and returns the weighted outputs of all its ed
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from topocell.functional import convolve, depthwise, fan, normalise, pointwise
+from topocell.functional import convolve, depthwise_separable, normalise
 from topocell.pooling import avg_pool, max_pool
 
 
@@ -76,13 +77,8 @@ class ChainBank(Bank):
             self.stack(point, channels, channels, 1, 1)
 
     def forward(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-        y, stride = fan(active, len(tensors[0])), self.stride
-        for i, (depth, point) in enumerate(zip(tensors[::2], tensors[1::2])):
-            y = depthwise(y, depth.flatten(0, 1), stride, self.dilation)
-            y = pointwise(y, point.flatten(2))
-            y = normalise(y).relu() if i + 1 < self.stages else normalise(y, weight)
-            stride = 1
-        return y
+        norms = [normalise] * (self.stages - 1) + [partial(normalise, weight=weight)]
+        return depthwise_separable(active, [*zip(tensors[::2], tensors[1::2])], self.stride, self.dilation, norms)
 
 
 class SepConvBank(ChainBank):

@@ -26,6 +26,7 @@ from topocell.native.calls import (
     addresses,
     floats,
     rows,
+    threads_for,
 )
 from topocell.native.isa import InstructionSet, instruction_set, offered
 
@@ -48,7 +49,9 @@ __all__ = [
     "instruction_set",
     "kernels",
     "offered",
+    "required",
     "rows",
+    "threads_for",
     "widths",
 ]
 
@@ -77,6 +80,13 @@ def kernels(channels: int, like: Tensor, lanes: int | None = None) -> Kernels | 
     options = f"-DLANES={found[0] if lanes is None else lanes}", f"-DREGISTERS={known.registers}"
     library = load("kernels.c", *known.flags, *options)
     return None if library is None else Kernels(library)
+
+
+def required(channels: int, like: Tensor, lanes: int | None = None) -> Kernels:
+    """The kernels of the same arguments where `kernels` has been asked whether there are some."""
+    compiled = kernels(channels, like, lanes)
+    assert compiled is not None, "ask `kernels` first"
+    return compiled
 
 
 def augmenter(like: Tensor) -> Augmenter | None:

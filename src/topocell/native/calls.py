@@ -190,8 +190,13 @@ class Augmenter:
 
     def __call__(self, images: Tensor, draws: Tensor, padding: int, cutout: int, table: Tensor, out: Tensor) -> None:
         """Fill out (N, H, W, C) float32 from images (N, H, W, C) uint8, draws (5, N) int64 and table (256, C)."""
-        size, threads = images.shape, min(torch.get_num_threads(), len(images))
+        size, threads = images.shape, threads_for(len(images))
         self._library.augment(*size, _at(images), _at(draws), padding, cutout, _at(table), _at(out), threads)
+
+
+def threads_for(images: int) -> int:
+    """Threads among which so many images are shared out, each by one."""
+    return min(torch.get_num_threads(), images)
 
 
 def addresses(tensors: Sequence[Tensor | None]) -> Addresses:
