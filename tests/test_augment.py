@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as reference
 
-from topocell.augment import Augmentation, Batches, ImageSet, augment, resize
+from topocell.augment import Augmentation, Batches, ImageSet, augment, resize, transform
 from topocell.errors import DataError
 from topocell.native import augmenter
 
@@ -82,6 +83,45 @@ def test_every_image_equals_torchvisions_for_the_same_draws(augmentation, size):
             top, left = y - side // 2, x - side // 2
             want[:, max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)] = 0
         torch.testing.assert_close(out, want)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (12, 20)])
+@pytest.mark.parametrize(
+    ("rotation", "scaling", "shear", "translation"),
+    [(25, 0, 0, 0), (0, 0.3, 0, 0), (0, 0, 20, 0), (0, 0, 0, 0.2), (25, 0.3, 20, 0.2)],
+    ids=str,
+)
+def test_a_turned_scaled_and_slanted_image_equals_torchvisions_for_the_same_draws(
+    rotation, scaling, shear, translation, size
+):
+    images = pictures(height=size[0], width=size[1])
+    plan = Augmentation(0, False, 0, rotation, scaling, shear, translation)
+    drawn = torch.rand(len(images), 6, generator=torch.Generator().manual_seed(5))
+    drawn[:, 2] = drawn[:, 1]  # torchvision scales both sides alike
+    for image, out, draws in zip(images, transform(images, plan, drawn), (2 * drawn - 1).tolist()):
+        turn, growth, _, slant, below, beside = draws
+        move = [beside * translation * size[1], below * translation * size[0]]
+        options = {"scale": 1 + growth * scaling, "shear": [slant * shear, 0.0], "translate": move}
+        want = reference.affine(image, turn * rotation, interpolation=InterpolationMode.BILINEAR, **options)
+        difference = (out.int() - want.int()).abs()  # where a corner falls on a pixel's edge, either side may be taken
+        assert out.shape == image.shape and difference.float().mean() < 0.5 and (difference > 1).float().mean() < 0.02
+
+
+def test_turns_are_drawn_per_image_after_the_crops_and_change_with_the_generator():
+    images = pictures(1).repeat(64, 1, 1, 1)
+    plan = Augmentation(padding=0, flip=False, rotation=30, scaling=0.2, shear=10)
+    turned = augment(images, MEAN, STD, plan, torch.Generator().manual_seed(0))
+    assert len({bytes(image.contiguous().numpy().data) for image in turned}) == 64
+    assert torch.equal(turned, augment(images, MEAN, STD, plan, torch.Generator().manual_seed(0)))
+    assert not torch.equal(turned, augment(images, MEAN, STD, plan, torch.Generator().manual_seed(1)))
+    still = augment(images, MEAN, STD, Augmentation(padding=0, flip=False, rotation=1e-6), torch.Generator())
+    torch.testing.assert_close(still, augment(images, MEAN, STD, None, None))
+
+
+@pytest.mark.parametrize(("field", "value"), [("rotation", 360), ("scaling", 1.0), ("shear", 90), ("shear", -1)])
+def test_a_turn_or_slant_beyond_sense_is_refused(field, value):
+    with pytest.raises(DataError, match=f"{field} is 0 or more and below .*, but got {value}; 0 switches it off"):
+        Augmentation(**{field: value})
 
 
 @pytest.mark.skipif(augmenter(torch.zeros(0)) is None, reason="needs a C compiler")

@@ -80,8 +80,8 @@ def test_digits():
         train, test = (int((part.labels == label).sum()) for part in (digits.train, digits.test))
         assert abs(test - (train + test) / 5) <= 1
     assert overlap(digits.train, digits.test) == 0
-    assert digits.augmentation.padding == 1 and not digits.augmentation.flip and digits.augmentation.cutout == 0
-    assert any("last fifth" in note for note in digits.notes)
+    assert digits.augmentation.padding == 0 and not digits.augmentation.flip and digits.augmentation.cutout == 0
+    assert any("at random and always the same" in note for note in digits.notes)
 
 
 def test_digits_do_not_depend_on_the_seed_unless_capped():
@@ -115,10 +115,11 @@ def test_a_cap_beyond_a_small_class_is_filled_from_the_others(tmp_path):
 
 
 @pytest.mark.parametrize("resolution", [8, 12, 16, 32])
-def test_resolution_of_tensors_scales_the_padding(resolution):
+def test_resolution_scales_images_and_padding_but_digits_are_never_cropped(resolution, tmp_path):
     digits = load("digits", resolution=resolution, images=20)
-    assert digits.shape == (1, resolution, resolution)
-    assert digits.augmentation.padding == resolution // 8
+    assert digits.shape == (1, resolution, resolution) and digits.augmentation.padding == 0
+    root = tree(tmp_path, {"train/a": 2, "train/b": 2, "test/a": 1, "test/b": 1})
+    assert load("folder", root, resolution=resolution).augmentation.padding == resolution // 8
 
 
 @pytest.mark.parametrize("resolution", [0, 4, 30, -8])

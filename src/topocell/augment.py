@@ -1,9 +1,10 @@
-"""From labelled images on a device to batches: crop, flip and cutout with separate draws for each image.
+"""From labelled images on a device to batches: turn, crop, flip and cutout with separate draws for each image.
 
 Every draw is a function of (seed, purpose, epoch, step), so a resumed run continues with exactly the batches
 it would have seen, and a batch can be asked for without the ones before it.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -62,24 +63,43 @@ class Augmentation:
         padding: pixels of zero padding on each side before the crop back to the image's size; 0: no crop.
         flip: mirror left and right with probability 1/2.
         cutout: side in pixels of a square that is blanked; 0: none.
+        rotation: degrees by which an image is turned at most, either way; 0: not at all.
+        scaling: share by which its height and its width grow or shrink at most, each by itself, below 1; 0: not at all.
+        shear: degrees by which it is slanted sideways at most, below 90; 0: not at all.
+        translation: share of its height and width by which it is moved at most, to fractions of a pixel, each by
+            itself, below 1; 0: not at all.
 
     Raises:
-        DataError: a negative padding or cutout.
+        DataError: a number that is negative or too large.
     """
 
     padding: int = 4
     flip: bool = True
     cutout: int = 0
+    rotation: float = 0.0
+    scaling: float = 0.0
+    shear: float = 0.0
+    translation: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("padding", "cutout"):
             if getattr(self, name) < 0:
                 raise DataError(f"{name} is 0 or more pixels, but got {getattr(self, name)}; 0 switches it off")
+        for name, below in (("rotation", 360), ("scaling", 1), ("shear", 90), ("translation", 1)):
+            if not 0 <= getattr(self, name) < below:
+                raise DataError(
+                    f"{name} is 0 or more and below {below}, but got {getattr(self, name)}; 0 switches it off"
+                )
+
+    @property
+    def affine(self) -> bool:
+        """Whether images are turned, scaled, slanted or moved by fractions of a pixel."""
+        return max(self.rotation, self.scaling, self.shear, self.translation) > 0
 
     @property
     def random(self) -> bool:
         """Whether anything is drawn at all."""
-        return self.flip or self.padding > 0 or self.cutout > 0
+        return self.flip or self.padding > 0 or self.cutout > 0 or self.affine
 
 
 NO_AUGMENTATION = Augmentation(padding=0, flip=False, cutout=0)
@@ -92,7 +112,7 @@ def augment(
     augmentation: Augmentation | None,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """A batch as the network sees it: cropped, flipped, normalised as (x/255 - mean)/std, then cut out.
+    """A batch as the network sees it: turned, cropped, flipped, normalised as (x/255 - mean)/std, then cut out.
 
     As in DARTS, padding is zero *before* normalisation (black) and cutout is zero *after* it (the mean
     colour); the centre of the cutout square is uniform over the image, and the square is clipped at the
@@ -116,6 +136,8 @@ def augment(
         # rows of `bounds`: crop offset down and across, mirrored or not, centre of the cutout down and across
         bounds = (2 * plan.padding + 1, 2 * plan.padding + 1, 1 + plan.flip, height, width)
         drawn = torch.stack([torch.randint(bound, (n,), generator=generator) for bound in bounds])
+        if plan.affine:
+            images = transform(images, plan, torch.rand(n, 6, generator=generator))
         compiled = augmenter(images)
         if compiled is not None:
             out = torch.empty(images.shape, memory_format=torch.channels_last)
@@ -134,6 +156,26 @@ def augment(
         hidden = hidden_rows.float()[:, :, None] * hidden_columns.float()[:, None, :]
         rows.addcmul_(rows, hidden, value=-1)
     return out
+
+
+def transform(images: Tensor, plan: Augmentation, drawn: Tensor) -> Tensor:
+    """The images scaled, slanted, turned about their centres, then moved; bilinear, zero outside; (N, C, H, W) uint8.
+
+    Args:
+        drawn: (N, 6) in 0..1: turn, growth of the height and of the width, slant, moves down and across.
+    """
+    turn, tall, wide, slant, below, beside = (2 * move(drawn, images.device) - 1).unbind(1)
+    angle = turn * math.radians(plan.rotation)
+    tall, wide = 1 / (1 + tall * plan.scaling), 1 / (1 + wide * plan.scaling)
+    tangent = (slant * math.radians(plan.shear)).tan()
+    cos, sin = angle.cos(), angle.sin()
+    aspect = images.shape[-1] / images.shape[-2]  # the grid's coordinates are -1..1 along both sides
+    across = torch.stack([wide * (cos - tangent * sin), wide * (sin + tangent * cos) / aspect], 1)
+    down = torch.stack([-tall * sin * aspect, tall * cos], 1)
+    back = torch.stack([across, down], 1)  # from a place in the result to the place in the image that is seen there
+    moved = -2 * plan.translation * back @ torch.stack([beside, below], 1)[:, :, None]
+    grid = functional.affine_grid(torch.cat([back, moved], 2), list(images.shape), align_corners=False)
+    return functional.grid_sample(images.float(), grid, align_corners=False).round().clamp(0, 255).byte()
 
 
 def _crop_and_flip(images: Tensor, padding: int, down: Tensor, across: Tensor, mirrored: Tensor) -> Tensor:

@@ -76,9 +76,9 @@ def load(
     """Read a dataset of the table `DATASETS`, or an image tree with `name="folder"`.
 
     The default augmentation crops with an eighth of the side as padding (4 at 32×32 as in DARTS, 2 at 16×16
-    as in NAS-Bench-201) and flips, except for `digits`. Mean and std are published ones for the CIFAR sets,
-    SVHN and ImageNet, otherwise measured on the training images that were loaded. `cifar100` and `svhn` have those of
-    DARTS-PT (DOTS and PC-DARTS reuse the numbers of CIFAR-10 for CIFAR-100).
+    as in NAS-Bench-201) and flips; that of `digits`, which fill their 8 pixels, does neither. Mean and std are
+    published ones for the CIFAR sets, SVHN and ImageNet, otherwise measured on the training images that were loaded.
+    `cifar100` and `svhn` have those of DARTS-PT (DOTS and PC-DARTS reuse the numbers of CIFAR-10 for CIFAR-100).
 
     Args:
         name: a row of `DATASETS`.
@@ -106,7 +106,7 @@ def load(
     if leaked := overlap(train, test):
         notes.append(f"{leaked} of {len(test)} test images are byte-identical to a training image")
     mean, std = entry.statistics or _measure(train.images)
-    augmentation = Augmentation(padding=train.images.shape[-1] // 8, flip=entry.flip)
+    augmentation = Augmentation(padding=train.images.shape[-1] // 8 if entry.crop else 0, flip=entry.flip)
     return Dataset(name, train, test, mean, std, augmentation, fingerprint(train, test), tuple(notes))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from topocell.augment import resize
 from topocell.errors import DataError
 from topocell.folder import EXTENSIONS, check_memory, class_folders, decode_cached, listing, some
+from topocell.rng import generator
 
 #: Mean and standard deviation per channel, on the scale 0..1.
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -70,8 +71,12 @@ def _digits() -> Source:
     data = load_digits()
     pixels = torch.from_numpy(np.rint(data.images * (255 / 16)).astype(np.uint8))[:, None]
     labels = torch.from_numpy(data.target).long()
-    train, test = _last_fifth(labels)
-    note = "digits has no published split: the last fifth of each class is the test set"
+    order = torch.randperm(len(labels), generator=generator(0, "digits"))
+    train, test = (order[part].sort().values for part in _last_fifth(labels[order]))
+    note = (
+        "digits has no published split: a fifth of each class, drawn at random and always the same, is the test set; "
+        "it shares its writers with the training images"
+    )
     classes = tuple(str(name) for name in data.target_names)
     return _in_memory(classes, (pixels[train], labels[train]), (pixels[test], labels[test]), (note,))
 
@@ -227,18 +232,26 @@ def _read_imagenet(root: Path | None, download: bool) -> Source:
 
 
 class Entry(NamedTuple):
-    """One row of `DATASETS`: the reader, published mean and std if any, whether mirroring keeps a class."""
+    """One row of `DATASETS`.
+
+    Args:
+        read: the reader.
+        statistics: published mean and std, if any.
+        flip: whether an image's mirror image is of the same class.
+        crop: whether objects stay recognisable when up to an eighth of the side is cut off.
+    """
 
     read: Callable[[Path | None, bool], Source]
     statistics: Statistics | None
-    flip: bool
+    flip: bool = True
+    crop: bool = True
 
 
 DATASETS: dict[str, Entry] = {
-    "digits": Entry(_read_digits, None, False),
-    "cifar10": Entry(_torchvision("CIFAR10"), CIFAR10_STATISTICS, True),
-    "cifar100": Entry(_torchvision("CIFAR100"), CIFAR100_STATISTICS, True),
-    "svhn": Entry(_torchvision("SVHN"), SVHN_STATISTICS, True),
-    "imagenet": Entry(_read_imagenet, IMAGENET_STATISTICS, True),
-    "folder": Entry(_read_folder, None, True),
+    "digits": Entry(_read_digits, None, flip=False, crop=False),
+    "cifar10": Entry(_torchvision("CIFAR10"), CIFAR10_STATISTICS),
+    "cifar100": Entry(_torchvision("CIFAR100"), CIFAR100_STATISTICS),
+    "svhn": Entry(_torchvision("SVHN"), SVHN_STATISTICS),
+    "imagenet": Entry(_read_imagenet, IMAGENET_STATISTICS),
+    "folder": Entry(_read_folder, None),
 }

@@ -38,6 +38,9 @@ class RetrainPlan(Model):
         drop_path: probability at the end of training; it grows linearly from 0.
         auxiliary: weight of the auxiliary head's loss; 0 for none.
         cutout: side of the square that is blanked, in pixels; 0 for none.
+        rotation, shear: degrees by which an image is turned and slanted at most, either way; 0 for none.
+        scaling, translation: share by which its height and its width grow or shrink, and of them by which it is moved,
+            at most, each by itself; 0 for none.
         label_smoothing: of the cross entropy.
         seeds: one training each.
         test_every: epochs between two tests; the last epoch is always tested.
@@ -52,6 +55,10 @@ class RetrainPlan(Model):
     drop_path: float = Field(0.2, ge=0, lt=1)
     auxiliary: float = Field(0.4, ge=0)
     cutout: int = Field(16, ge=0)
+    rotation: float = Field(0.0, ge=0, lt=360)
+    scaling: float = Field(0.0, ge=0, lt=1)
+    shear: float = Field(0.0, ge=0, lt=90)
+    translation: float = Field(0.0, ge=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     test_every: int = Field(1, ge=1)
@@ -130,7 +137,9 @@ class Retraining:
             sizes = plan.layers, len(data.train.classes), data.shape[0], plan.stem, plan.head
             self.channels = channels_for(genotype, plan.parameters, *sizes)
         base = data.augmentation
-        self._augmentation = Augmentation(base.padding, base.flip, plan.cutout)
+        self._augmentation = Augmentation(
+            base.padding, base.flip, plan.cutout, plan.rotation, plan.scaling, plan.shear, plan.translation
+        )
         self.running = Running(self.device)
         self.guard = Guard(
             on_nan,
