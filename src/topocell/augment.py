@@ -162,6 +162,8 @@ def transform(images: Tensor, plan: Augmentation, drawn: Tensor) -> Tensor:
     """The images scaled, slanted, turned about their centres, then moved; bilinear, zero outside; (N, C, H, W) uint8.
 
     Args:
+        images: (N, C, H, W) uint8.
+        plan: how far at most.
         drawn: (N, 6) in 0..1: turn, growth of the height and of the width, slant, moves down and across.
     """
     turn, tall, wide, slant, below, beside = (2 * move(drawn, images.device) - 1).unbind(1)
