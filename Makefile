@@ -43,7 +43,7 @@ faults: $(READY)
 	$(BIN)/python -m pip install --quiet --editable ".[dev-fuzz]" || true
 	mkdir -p build && rm -f "$(TOPOCELL_FAULT_RECORD)"
 	failed=0; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/faults tests/fuzz tests/test_sweep.py || failed=1; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/faults tests/fuzz tests/unit/nn/test_sweep.py || failed=1; \
 	if $(BIN)/python -c "import atheris" 2>/dev/null; \
 	then $(BIN)/python -m tests.fuzz.parsers_atheris --minutes $(FUZZ_MINUTES) || failed=1; \
 	else echo "coverage-guided fuzzing is left out: atheris cannot be installed here"; fi; \

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from topocell.native import offered
+from topocell.nn.kernels.cpu import offered
 
 #: What holds torch and its library to a set, as `TOPOCELL_ISA` holds our kernels.
 LIMITS: Mapping[str, Mapping[str, str]] = {

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.measure import in_turn, options, parsed, table, versus, write_section
-from topocell.data import CIFAR10_STATISTICS, Augmentation, Batches, ImageSet
+from topocell.data.splits import CIFAR10_STATISTICS, Augmentation, Batches, ImageSet
 
 #: How many times as many images a second as the DataLoader.
 BAR = 10.0

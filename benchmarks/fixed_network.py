@@ -1,4 +1,4 @@
-"""Retraining: `topocell.train` against the same network as plain modules in NCHW, fed by a DataLoader.
+"""Retraining: `topocell.retraining.retraining` against the same network as plain modules in NCHW, fed by a DataLoader.
 
 python -m benchmarks.fixed_network [--only published small-16 small-8] [--steps 3] [--ways fp32 bf16 compiled]
 """
@@ -12,20 +12,22 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from tests.golden_genotypes import DARTS_V2
+from tests.helpers.golden_genotypes import DARTS_V2
 from torch import nn
 from torch.optim import SGD
 
 from benchmarks.data_path import CUTOUT, loader, random_images
 from benchmarks.measure import Timing, options, parsed, seconds, table, versus, write_section
-from topocell.augment import Augmentation, ImageSet
-from topocell.data import CIFAR10_STATISTICS, Dataset
-from topocell.execution import PLAIN, Execution
-from topocell.monitor import Figures, Silent
-from topocell.native import instruction_set
-from topocell.network import FixedNet
-from topocell.search.plan import WeightOptimizer
-from topocell.train import Retraining, RetrainPlan
+from topocell.config.retrain import RetrainPlan
+from topocell.config.search import WeightOptimizer
+from topocell.data.augment import Augmentation
+from topocell.data.batches import ImageSet
+from topocell.data.splits import CIFAR10_STATISTICS, Dataset
+from topocell.nn.kernels.cpu import instruction_set
+from topocell.nn.network import FixedNet
+from topocell.retraining.retraining import Retraining
+from topocell.runtime.hooks import Figures, Silent
+from topocell.runtime.precision import PLAIN, Execution
 
 
 @dataclass(frozen=True)

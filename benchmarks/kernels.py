@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import in_turn, options, parsed, table, write_section
-from topocell.choice import waves
-from topocell.native import Kernels, Norm, Shape, addresses, instruction_set, kernels, rows, widths
+from topocell.nn.kernels.choice import waves
+from topocell.nn.kernels.cpu import Kernels, Norm, Shape, addresses, instruction_set, kernels, rows, widths
 
 #: Channels and resolution of the three parts of DARTS' supernet, and the operations of its convolutions.
 MAPS = ((16, 32), (32, 16), (64, 8))

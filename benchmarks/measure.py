@@ -15,7 +15,7 @@ import torch
 import torchvision
 
 import topocell
-from topocell.native import instruction_set
+from topocell.nn.kernels.cpu import instruction_set
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 #: Instruction sets that decide how fast a CPU convolves.

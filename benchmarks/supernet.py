@@ -11,19 +11,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from tests.reference.supernet import ReferenceSupernet
+from tests.helpers.reference.supernet import ReferenceSupernet
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
 
 from benchmarks.measure import Timing, in_turn, options, parsed, seconds, table, versus, write_section
 from topocell import spaces
-from topocell.arch import ArchState
-from topocell.engine import Supernet
-from topocell.execution import PLAIN, Execution
-from topocell.meters import DispatcherCalls, SavedBytes
-from topocell.native import instruction_set
-from topocell.search.levels import LEVELS, ArchBatch, Batch, Learner, frozen
+from topocell.nn.kernels.cpu import instruction_set
+from topocell.runtime.memory import DispatcherCalls, SavedBytes
+from topocell.runtime.precision import PLAIN, Execution
 from topocell.spaces.cell import SpaceSpec
+from topocell.supernet import Supernet
+from topocell.supernet.arch_state import ArchState
+from topocell.supernet.learner import ArchBatch, Batch, Learner, frozen
+from topocell.supernet.levels import LEVELS
 
 UPDATES = ("alpha", "weights")
 PUBLISHED, LAST, OURS = "(a) as published", "(b) channels_last", "(c) ours"

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from tests.forked import Forked
+from tests.helpers.forked import Forked
 
-from topocell.spaces import SPACES
-from topocell.study import STUDIES
+from topocell.registry import HOMES, Registry, known
+from topocell.spaces import KNOWN_OPERATIONS
 
 torch.set_num_threads(1)
 os.environ.setdefault("TOPOCELL_NATIVE", "1")
@@ -20,7 +20,8 @@ os.environ.setdefault("TOPOCELL_NATIVE", "1")
 @pytest.fixture(autouse=True)
 def own_tables() -> Iterator[None]:
     """What a test registers, such as a user's own space, is gone after it."""
-    before = [(table, dict(table)) for table in (SPACES, STUDIES)]
+    tables = [table for kind in HOMES if isinstance(table := known(kind), Registry)]
+    before = [(table, dict(table)) for table in (*tables, KNOWN_OPERATIONS)]
     yield
     for table, rows in before:
         table.clear()

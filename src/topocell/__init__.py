@@ -4,17 +4,43 @@ The steps of a run are `run`, `search`, `select` and `retrain`; `load_recipe` re
 they are made of can be used alone: `spaces`, `Supernet`, `ArchState`, `topology`, `Genotype`, `FixedNet`.
 """
 
-from topocell import relaxation, spaces, topology
-from topocell.api import report, retrain, run, search, select
-from topocell.arch import ArchState
-from topocell.engine import ArchWeights, Supernet
-from topocell.genotype import Genotype
-from topocell.network import FixedNet, count
-from topocell.reading import load_recipe
-from topocell.recipe import Recipe
-from topocell.spaces import CellSpec, SpaceSpec
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from topocell import relaxation, spaces, topology
+    from topocell.api import report, retrain, run, search, select
+    from topocell.config.load import load_recipe
+    from topocell.config.recipe import Recipe
+    from topocell.genotype.genotype import Genotype
+    from topocell.nn.count import count
+    from topocell.nn.network import FixedNet
+    from topocell.registry import register
+    from topocell.spaces import CellSpec, SpaceSpec
+    from topocell.supernet import ArchWeights, Supernet
+    from topocell.supernet.arch_state import ArchState
 
 __version__ = "0.1.0"
+
+#: Name → where it is defined. It is imported when it is first used, so that commands that need no PyTorch start fast.
+_HOMES = {
+    "ArchState": "supernet.arch_state",
+    "ArchWeights": "supernet",
+    "CellSpec": "spaces",
+    "FixedNet": "nn.network",
+    "Genotype": "genotype.genotype",
+    "Recipe": "config.recipe",
+    "SpaceSpec": "spaces",
+    "Supernet": "supernet",
+    "count": "nn.count",
+    "load_recipe": "config.load",
+    "register": "registry",
+    "report": "api",
+    "retrain": "api",
+    "run": "api",
+    "search": "api",
+    "select": "api",
+}
 
 __all__ = [
     "ArchState",
@@ -27,6 +53,7 @@ __all__ = [
     "Supernet",
     "count",
     "load_recipe",
+    "register",
     "relaxation",
     "report",
     "retrain",
@@ -36,3 +63,16 @@ __all__ = [
     "spaces",
     "topology",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name in _HOMES:
+        return getattr(import_module(f"topocell.{_HOMES[name]}"), name)
+    if name in ("relaxation", "spaces", "topology"):
+        return import_module(f"topocell.{name}")
+    raise AttributeError(f"module 'topocell' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,24 +9,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from topocell.data import Dataset, search_data
-from topocell.display import Display, Quiet
+from topocell.config.load import resolved
+from topocell.config.recipe import Recipe
+from topocell.config.retrain import PROTOCOLS
+from topocell.data.nasbench201 import Table
+from topocell.data.splits import Dataset, search_data
 from topocell.errors import RecipeError, nearest
-from topocell.estimate import (
-    Estimate,
-    estimate_retraining,
-    estimate_search,
-    free_memory,
-)
-from topocell.genotype import Genotype
-from topocell.objects import build_space, check, check_images, execution, find_device, load_data, load_truth
-from topocell.reading import resolved
-from topocell.recipe import Recipe
-from topocell.report.html import write_report
-from topocell.rundir import RunDir
-from topocell.steps import DONE, Work, run_environment
-from topocell.tabular import Table
-from topocell.train import PROTOCOLS
+from topocell.genotype.genotype import Genotype
+from topocell.reporting.html import write_report
+from topocell.reporting.terminal import Display, Quiet
+from topocell.runs.directory import RunDir
+from topocell.runs.estimate import Estimate, estimate_retraining, estimate_search, free_memory
+from topocell.runs.identity import naming_imports
+from topocell.runs.phases import Phase
+from topocell.runs.run import Work, run_environment
+from topocell.runs.setup import build_space, check, check_images, execution, find_device, load_data, load_truth
 
 
 def run(recipe: Recipe, out: str | Path, display: Display | None = None, *, accept_data: bool = False) -> Path:
@@ -71,7 +68,7 @@ def select(
         display: shows the work; nothing is shown without one.
         name: of the directory in OUT/selections; without it the cell becomes the run's own.
         replace: whether a cell whose retraining has begun may give way to another, which drops that retraining.
-        changes: fields of `topocell.recipe.SelectionPlan` to use instead of the recipe's.
+        changes: fields of `topocell.config.selection.SelectionPlan` to use instead of the recipe's.
 
     Raises:
         RunError: the search is not finished, `name` has other rules, or the cell is retrained and `replace` is False.
@@ -94,8 +91,8 @@ def retrain(
     Args:
         out: directory of the run.
         display: shows the work; nothing is shown without one.
-        protocol: a row of `topocell.train.PROTOCOLS`, in place of the recipe's own. A shallow evaluation stands beside
-            the full retraining, in the run directory OUT/shallow.
+        protocol: a row of `topocell.config.retrain.PROTOCOLS`, in place of the recipe's own. A shallow evaluation has
+            a run directory of its own, OUT/shallow.
         accept_data: as for `run`.
 
     Returns what results.json holds, of OUT/shallow where there was no full retraining.
@@ -181,7 +178,7 @@ def _opened(recipe: Recipe, out: str | Path, display: Display | None, accept_dat
 
 @contextmanager
 def _reopened(out: str | Path, display: Display | None, accept_data: bool = False) -> Iterator[Work]:
-    with RunDir.existing(out, lock=False) as found:
+    with RunDir.existing(out, lock=False) as found, naming_imports(out):
         recipe = resolved(found.recipe_yaml)
     with _opened(recipe, out, display, accept_data) as work:
         yield work
@@ -189,7 +186,7 @@ def _reopened(out: str | Path, display: Display | None, accept_data: bool = Fals
 
 def _work(recipe: Recipe, directory: RunDir, dataset: Dataset, truth: Table | None, display: Display | None) -> Work:
     work = Work(recipe, directory, dataset, truth, display or Quiet())
-    if work.phase != DONE:
+    if work.phase != Phase.DONE:
         for note in dataset.notes:
             work.monitor.say(f"data: {note}")
     return work

@@ -4,29 +4,36 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from enum import StrEnum
+from collections.abc import MutableMapping, Sequence
+from importlib import metadata
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from typer.core import TyperGroup
 
-import topocell
-from topocell import api, files, spaces, study
-from topocell.display import Display, Quiet, Terminal
-from topocell.errors import RunError, TopocellError
-from topocell.estimate import gigabytes
-from topocell.genotype import Genotype
-from topocell.monitor import Interrupted, on_signals
-from topocell.reading import load_recipe, overridden, recipe_names, recipe_text
-from topocell.report.compare import comparison
-from topocell.report.rundirs import genotype_path
-from topocell.report.tables import format_seconds
-from topocell.search.selection import EDGE_RULES, OPERATION_RULES
-from topocell.train import PROTOCOLS
+from topocell import __version__
+from topocell.errors import TopocellError
+from topocell.reporting.command_line import (
+    AcceptData,
+    Budget,
+    BudgetOption,
+    Out,
+    Overrides,
+    QuietOption,
+    RecipeName,
+    RunPath,
+    displayed,
+    show,
+)
+from topocell.runs.recipe_commands import recipes
+from topocell.runtime.hooks import Interrupted, on_signals
+
+if TYPE_CHECKING:
+    from topocell.config.recipe import Recipe
+
+# What a command needs is imported when it runs: help, and lists of recipes, come without PyTorch.
 
 app = typer.Typer(
     name="topocell",
@@ -36,39 +43,37 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Differentiable architecture search in which the topology of a cell is learned.",
 )
-recipes = typer.Typer(no_args_is_help=True, help="List, show and copy the recipes that come with topocell.")
 app.add_typer(recipes, name="recipes")
-studies = typer.Typer(no_args_is_help=True, help="The papers' analyses; each writes a table and a figure.")
-app.add_typer(studies, name="study")
 
 
-class Budget(StrEnum):
-    """How much work: as published, minutes, or seconds."""
+class _Studies(TyperGroup):
+    """The commands of the studies, which are imported when one of them is asked for."""
 
-    paper = "paper"
-    small = "small"
-    smoke = "smoke"
+    @property
+    def commands(self) -> MutableMapping[str, Any]:
+        """The commands by name."""
+        return _study_commands()
+
+    @commands.setter
+    def commands(self, _: object) -> None:
+        """There are no others."""
 
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or path of a YAML file.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Changes, e.g. data.dataset=digits.", show_default=False),
-]
-Out = Annotated[Path, typer.Option("--out", help="Run directory; made if it is missing, continued if it is not.")]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
-BudgetOption = Annotated[
-    Budget, typer.Option(help="paper: as published; small: minutes on two CPU cores; smoke: seconds, on digits.")
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress, only errors.")]
-AcceptData = Annotated[
-    bool, typer.Option("--accept-data", help="Go on although images or true accuracies are not those of before.")
-]
+def _study_commands() -> MutableMapping[str, Any]:
+    from topocell.studies.commands import commands
+
+    return commands()
+
+
+app.add_typer(
+    typer.Typer(no_args_is_help=True, cls=_Studies, help="The papers' analyses; each writes a table and a figure."),
+    name="study",
+)
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"topocell {topocell.__version__}")
+        typer.echo(f"topocell {__version__}")
         raise typer.Exit
 
 
@@ -77,18 +82,40 @@ def _app(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    imports: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import",
+            metavar="FILE.py|MODULE",
+            help="Import pieces of your own first; repeatable, also behind the command.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    pass
+    if imports or os.environ.get("TOPOCELL_IMPORT") or metadata.entry_points(group="topocell.plugins"):
+        from topocell.registry import load_plugins
+
+        load_plugins(imports or [])
 
 
-@contextmanager
-def _display(quiet: bool) -> Iterator[Display]:
-    """What shows the work; however that ends, the terminal is left in order."""
-    if quiet:
-        yield Quiet()
-        return
-    with Terminal() as terminal:
-        yield terminal
+def _imports_first(words: Sequence[str]) -> list[str]:
+    """The words of a command line with every `--import X` before the command."""
+    first, rest, given = list[str](), list[str](), iter(words)
+    for word in given:
+        if word == "--import":
+            first += [word, *islice(given, 1)]
+        else:
+            (first if word.startswith("--import=") else rest).append(word)
+    return [*first, *rest]
+
+
+def _recipe_for(out: Path, recipe: str, overrides: list[str] | None, budget: Budget) -> "Recipe":
+    """The recipe of a run; where it cannot be read, the fault says which import the run was begun with."""
+    from topocell.config.load import load_recipe
+    from topocell.runs.identity import naming_imports
+
+    with naming_imports(out):
+        return load_recipe(recipe, overrides or [], budget.value)
 
 
 @app.command()
@@ -110,8 +137,10 @@ def run(
 
         topocell run toponas-arbitrary-mile data.download=true retrain.seeds=[0,1,2] --out runs/toponas
     """
-    with _display(quiet) as display:
-        api.run(load_recipe(recipe, overrides or [], budget.value), out, display, accept_data=accept_data)
+    from topocell import api
+
+    with displayed(quiet) as display:
+        api.run(_recipe_for(out, recipe, overrides, budget), out, display, accept_data=accept_data)
 
 
 @app.command()
@@ -131,15 +160,20 @@ def search(
 
         topocell search my-recipe.yaml seed=3 --out runs/mine-3
     """
-    with _display(quiet) as display:
-        api.search(load_recipe(recipe, overrides or [], budget.value), out, display, accept_data=accept_data)
+    from topocell import api
+
+    with displayed(quiet) as display:
+        api.search(_recipe_for(out, recipe, overrides, budget), out, display, accept_data=accept_data)
 
 
 @app.command()
 def select(
     run_path: RunPath,
-    operations: Annotated[str | None, typer.Option("--ops", help=f"One of {', '.join(OPERATION_RULES)}.")] = None,
-    edges: Annotated[str | None, typer.Option("--edges", help=f"One of {', '.join(EDGE_RULES)}.")] = None,
+    operations: Annotated[str | None, typer.Option("--ops", help="One of magnitude, random, perturbation.")] = None,
+    edges: Annotated[
+        str | None,
+        typer.Option("--edges", help="One of magnitude, magnitude-outgoing, topology, all, random, perturbation."),
+    ] = None,
     in_degree: Annotated[int | None, typer.Option(min=1, help="Edges per node for the rule magnitude.")] = None,
     name: Annotated[
         str | None, typer.Option("--as", help="Select beside the run, in RUN/selections/NAME.", show_default=False)
@@ -167,9 +201,12 @@ def select(
 
         topocell select runs/dots --ops perturbation --edges topology --as pt projection.tune_epochs=1
     """
+    from topocell import api
+    from topocell.config.load import overridden
+
     given = {"operations": operations, "edges": edges, "in_degree": in_degree}
     wanted = overridden({}, changes or []) | {k: v for k, v in given.items() if v is not None}
-    with _display(quiet) as display:
+    with displayed(quiet) as display:
         api.select(run_path, display, name, replace=replace, **wanted)
 
 
@@ -181,18 +218,22 @@ def compare(run_path: RunPath) -> None:
 
         topocell compare runs/dots
     """
+    from rich.table import Table
+
+    from topocell.runs.compare import comparison
+
     names, *rows = zip(*comparison(run_path))
     table = Table(*names)
     for row in rows:
         table.add_row(*row)
-    _show(table)
+    show(table)
 
 
 @app.command()
 def retrain(
     run_path: RunPath,
     protocol: Annotated[
-        str | None, typer.Option(help=f"One of {', '.join(PROTOCOLS)}; default the recipe's.", show_default=False)
+        str | None, typer.Option(help="One of full, shallow, filter; default the recipe's.", show_default=False)
     ] = None,
     accept_data: AcceptData = False,
     quiet: QuietOption = False,
@@ -208,7 +249,9 @@ def retrain(
 
         topocell retrain runs/dots --protocol shallow
     """
-    with _display(quiet) as display:
+    from topocell import api
+
+    with displayed(quiet) as display:
         display.results(api.retrain(run_path, display, protocol, accept_data=accept_data))
 
 
@@ -220,6 +263,8 @@ def report(run_path: RunPath) -> None:
 
         topocell report runs/demo
     """
+    from topocell import api
+
     typer.echo(str(api.report(run_path)))
 
 
@@ -235,6 +280,13 @@ def estimate(recipe: RecipeName, overrides: Overrides = None, budget: BudgetOpti
 
         topocell estimate dots --budget small data.dataset=digits search.batch_size=128
     """
+    from rich.table import Table
+
+    from topocell import api
+    from topocell.config.load import load_recipe
+    from topocell.reporting.tables import format_seconds
+    from topocell.runs.estimate import gigabytes
+
     found = api.estimate(load_recipe(recipe, overrides or [], budget.value))
     free = f", {gigabytes(found.free)} free" if found.free is not None else ""
     table = Table("part", "steps", "a step", "time", "peak memory", title=f"{recipe} on {found.device}{free}")
@@ -243,7 +295,7 @@ def estimate(recipe: RecipeName, overrides: Overrides = None, budget: BudgetOpti
         memory = gigabytes(part.memory.peak) if part.memory is not None else ""
         table.add_row(part.name, steps, step, format_seconds(part.seconds), memory)
     table.add_row("the whole run", "", "", format_seconds(found.seconds), "")
-    _show(table)
+    show(table)
     for sentence in found.advice():
         typer.echo(sentence)
 
@@ -261,7 +313,9 @@ def draw(
 
         topocell draw genotype.json
     """
-    from topocell.report.draw import draw_genotype
+    from topocell.genotype.genotype import Genotype
+    from topocell.reporting.cell_drawing import draw_genotype
+    from topocell.reporting.rundirs import genotype_path
 
     draw_genotype(Genotype.load(genotype_path(genotype)).to_dict(), out)
     typer.echo(str(out))
@@ -270,116 +324,19 @@ def draw(
 @app.command("spaces")
 def list_spaces() -> None:
     """List the search spaces, with the size of their cells."""
+    from rich.table import Table
+
+    from topocell import spaces
+
     table = Table("space", "cell type", "nodes", "edges", "candidates", "output")
     for name in spaces.SPACES:
         for cell_type, cell in spaces.get(name).cells.items():
-            candidates = sorted({op for names in cell.candidates for op in names}, key=spaces.OPERATIONS.index)
+            candidates = sorted(
+                {op for names in cell.candidates for op in names}, key=list(spaces.KNOWN_OPERATIONS).index
+            )
             row = (name, cell_type, str(cell.nodes), str(cell.n_edges), ", ".join(candidates), cell.output)
             table.add_row(*row)
-    _show(table)
-
-
-@recipes.command("list")
-def recipes_list() -> None:
-    """List the recipes with what each is and the published figure it aims at."""
-    table = Table("recipe", "what it is", "published")
-    for name in recipe_names():
-        recipe = load_recipe(name)
-        table.add_row(name, recipe.about, recipe.published)
-    _show(table)
-
-
-@recipes.command("show")
-def recipes_show(
-    recipe: RecipeName,
-    overrides: Overrides = None,
-    budget: BudgetOption = Budget.paper,
-    resolved: Annotated[bool, typer.Option("--resolved", help="With every default filled in.")] = False,
-) -> None:
-    """Print a recipe as written, or as it would run.
-
-    Examples:
-
-        topocell recipes show dots
-
-        topocell recipes show dots --resolved --budget small data.dataset=digits
-    """
-    if resolved or overrides or budget is not Budget.paper:
-        text = load_recipe(recipe, overrides or [], budget.value).to_yaml()
-    else:
-        text = recipe_text(recipe)
-    typer.echo(_visible(text), nl=False)
-
-
-def _visible(text: str) -> str:
-    """Lines that no terminal acts on: all but line breaks and tabs that cannot be seen is shown as an escape."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
-
-
-@recipes.command("copy")
-def recipes_copy(
-    recipe: RecipeName,
-    to: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it; not overwritten.")],
-) -> None:
-    """Copy a recipe to a file of your own, to edit and run by its path.
-
-    Example:
-
-        topocell recipes copy dots my-dots.yaml
-    """
-    text = recipe_text(recipe)
-    if os.path.lexists(to):
-        raise RunError(f"{to} exists already and is not overwritten; choose another file")
-    try:
-        files.replace(to, text.encode())
-    except (OSError, ValueError) as fault:
-        raise RunError(f"cannot write {to}: {getattr(fault, 'strerror', None) or fault}; choose another file") from None
-    typer.echo(f"{to}: run it with: topocell run {to} --out DIR")
-
-
-@studies.command("list")
-def studies_list() -> None:
-    """List the studies with what each shows and the figure or table of a paper that it repeats."""
-    table = Table("study", "what it shows", "after")
-    for name, row in study.STUDIES.items():
-        table.add_row(name, row.about, row.source)
-    _show(table)
-
-
-_WORKERS = (
-    "Processes of one thread each that make the items of a study whose items are independent: "
-    f"{', '.join(name for name, row in study.STUDIES.items() if row.parallel)}."
-)
-
-
-def _add_study(name: str) -> None:
-    """The command of a study; what its help says comes from its row."""
-
-    @studies.command(name, help=study.help_text(name), short_help=study.STUDIES[name].about)
-    def command(
-        out: Annotated[Path, typer.Option("--out", help="Directory of the study; continued if it was begun.")],
-        options: Annotated[
-            list[str] | None,
-            typer.Argument(metavar="[KEY=VALUE]...", help="Options, see above.", show_default=False),
-        ] = None,
-        budget: Annotated[
-            Budget | None, typer.Option(help="Of a study that trains, the same as budget=.", show_default=False)
-        ] = None,
-        workers: Annotated[int, typer.Option(min=1, help=_WORKERS)] = 1,
-        quiet: QuietOption = False,
-    ) -> None:
-        words = [*(options or []), *([f"budget={budget.value}"] if budget else [])]
-        with _display(quiet) as display:
-            study.run(name, words, out, display, workers)
-
-
-for _name in study.STUDIES:
-    _add_study(_name)
-
-
-def _show(table: Table) -> None:
-    """Print a table; names in brackets are no markup, names in colons no emoji."""
-    Console(markup=False, emoji=False, highlight=False).print(table)
+    show(table)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -387,7 +344,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
         with on_signals(_end):  # while there is something to save, `RunMonitor` listens instead
-            code = command.main(list(argv) if argv is not None else None, "topocell", standalone_mode=False)
+            words = _imports_first(sys.argv[1:] if argv is None else argv)
+            code = command.main(words, "topocell", standalone_mode=False)
     except typer.TyperException as fault:
         if type(fault).__name__ == "NoArgsIsHelpError":
             print(fault.format_message())

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.faults.pipelines import Workshop
 from tests.faults.record import Tally
-from tests.forked import Forked
+from tests.helpers.forked import Forked
 
 FULL = os.environ.get("TOPOCELL_FAULTS") == "full"
 

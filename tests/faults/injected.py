@@ -1,4 +1,4 @@
-"""Faults that a job of tests/forked.py puts into its own process before it runs a command."""
+"""Faults that a job of tests/helpers/forked.py puts into its own process before it runs a command."""
 
 import ctypes
 import datetime
@@ -58,7 +58,7 @@ def backward_clocks(seconds: float) -> None:
 
 def broken_image(purpose: str, epoch: int, step: int) -> None:
     """The first image of one batch is infinite: of a purpose that ends in a word, at an epoch and step."""
-    from topocell.data import Batches
+    from topocell.data.splits import Batches
 
     real = Batches.batch
 

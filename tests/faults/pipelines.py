@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.forked import ROOT, Forked
+from tests.helpers.forked import ROOT, Forked
 
 SMALL = ["data.images=64", "data.test_images=20", "space.nodes=2", "--budget", "smoke", "--quiet"]
 

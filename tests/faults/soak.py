@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.faults.record import Tally
-from tests.forked import ROOT
+from tests.helpers.forked import ROOT
 
 #: Seconds between two looks.
 PERIOD = 2.0

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from tests.faults.pipelines import Workshop, contents, copied, one_line, run
 from tests.faults.record import Tally
-from tests.identical import differences
+from tests.helpers.identical import differences
 
-from topocell.rundir import RunDir
+from topocell.runs.directory import RunDir
 
 
 def test_a_second_process_is_refused_and_a_dead_one_leaves_no_lock(

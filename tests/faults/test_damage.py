@@ -16,9 +16,9 @@ import torch
 from tests.faults.pipelines import Workshop, contents, copied, one_line, run
 from tests.faults.record import Tally
 from tests.faults.test_kills import at_retraining
-from tests.identical import differences
+from tests.helpers.identical import differences
 
-from topocell import checkpoint
+from topocell.io import checkpoint
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "truncated": lambda data: data[: len(data) * 2 // 3],

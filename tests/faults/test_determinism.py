@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tests.faults.pipelines import PIPELINES, Workshop, run
 from tests.faults.record import Tally
-from tests.forked import Forked
-from tests.identical import differences
+from tests.helpers.forked import Forked
+from tests.helpers.identical import differences
 
 
 @pytest.mark.parametrize("hash_seed", ["0", "4711"])

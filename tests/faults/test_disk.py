@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from tests.faults.pipelines import Workshop, contents, one_line, run
 from tests.faults.record import Tally
-from tests.forked import Forked
-from tests.identical import differences
+from tests.helpers.forked import Forked
+from tests.helpers.identical import differences
 
-from topocell.rundir import RunDir
+from topocell.runs.directory import RunDir
 
 #: What the operating system may say, and the words in which topocell passes it on.
 FAILURES = {("write", "ENOSPC"): "it is full", ("fsync", "ENOSPC"): "it is full", ("replace", "EIO"): "writing failed"}

@@ -10,7 +10,7 @@ import pytest
 from tests.faults import record
 from tests.faults.pipelines import PIPELINES, Workshop, copied, run, start
 from tests.faults.record import Tally
-from tests.identical import differences
+from tests.helpers.identical import differences
 
 #: Kills per pipeline; a pipeline that ends before is begun again.
 KILLS = {True: 50, False: 5}

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tests.faults.pipelines import Workshop, copied, one_line, run
 from tests.faults.record import Tally
-from tests.identical import flat
+from tests.helpers.identical import flat
 
-from topocell import checkpoint
+from topocell.io import checkpoint
 
 #: Where a broken image strikes (see `injected.broken_image`), and how the place is called.
 PLACES = {

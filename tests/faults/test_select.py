@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from tests.faults.pipelines import Workshop, copied, one_line
 from tests.faults.record import Tally
-from tests.identical import differences
+from tests.helpers.identical import differences
 
-from topocell.rundir import RunDir
+from topocell.runs.directory import RunDir
 
 NAME = "two-stage DOTS"
 RULES = ["--ops", "random", "--edges", "all", "--replace", "--quiet"]
@@ -68,7 +68,7 @@ def test_what_a_step_that_is_not_finite_says_works(workshop: Workshop, purpose: 
     argv = ["retrain", str(path)]
     if purpose == "retrain":
         with RunDir.existing(path) as directory:
-            directory.save_checkpoint({"phase": "retrain", "state": None})
+            directory.save_checkpoint({"phase": "retrain", "state": None, "seconds": {}})
     else:
         out, changes = path / "selections/pt", ["projection.epochs=1", "projection.batches=1"]
         argv = ["select", str(path), "--edges", "perturbation", "--as", "pt", *changes]

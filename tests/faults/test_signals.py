@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.faults.pipelines import Workshop, copied, run, start
+from tests.faults.pipelines import Workshop, run, start
 from tests.faults.record import Tally
 from tests.faults.test_kills import newest
-from tests.identical import differences
+from tests.helpers.identical import differences
 
-from topocell.rundir import RunDir
+from topocell.runs.directory import RunDir
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 #: What a command may say when it was asked to stop.
@@ -89,13 +89,3 @@ def test_the_time_before_a_kill_counts(workshop: Workshop, tmp_path: Path) -> No
     found = json.loads((path / "timings.json").read_text())
     assert found.keys() == {"search", "retrain"} and all(day < seconds < day + 600 for seconds in found.values())
     assert differences(path, workshop.unbroken(name)) == []
-
-
-def test_the_time_that_versions_before_kept_in_a_file_counts(workshop: Workshop, tmp_path: Path) -> None:
-    path = copied(workshop.unbroken("two-stage DOTS"), tmp_path)
-    (path / "timings.json").write_text('{"search": 1000.0, "retrain": 2.0}')
-    with RunDir.existing(path) as directory:
-        directory.save_checkpoint({"phase": "retrain", "state": None})
-    assert workshop.forked(["retrain", str(path), "--quiet"])[0] == 0, workshop.said
-    found = json.loads((path / "timings.json").read_text())
-    assert found["search"] == 1000 and found["retrain"] > 2

@@ -29,9 +29,9 @@ def fuzz(corpus: str, *options: str) -> None:
     """Run libFuzzer in this process; it does not return."""
     import atheris
 
-    with atheris.instrument_imports(include=["topocell.genotype", "topocell.genotype_text", "topocell.errors"]):
+    with atheris.instrument_imports(include=["topocell.genotype", "topocell.genotype.formats", "topocell.errors"]):
         from topocell.errors import GenotypeError
-        from topocell.genotype import Genotype
+        from topocell.genotype.genotype import Genotype
 
     def through(genotype: Genotype) -> None:
         again = Genotype.from_dict(json.loads(json.dumps(genotype.to_dict())))

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tests.fuzz.bad import FULL_FORM, NASTY, check_message, contents, scalars, suite
 from tests.fuzz.test_bad_recipes import overrides, ready
 
-from topocell import api, cli, study
-from topocell.recipe import Recipe
-from topocell.study.options import parse
+from topocell import api, cli, studies
+from topocell.config.recipe import Recipe
+from topocell.studies._options import parse
 
 COMMANDS = ("run", "search", "select", "compare", "retrain", "report", "estimate", "draw", "spaces", "recipes", "study")
 WORDS = (
@@ -58,12 +58,12 @@ def test_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise SystemExit(0)  # from here on it would run
 
     def parsed(name: str, words: list[str], *_: object) -> None:
-        parse(name, study.STUDIES[name].options, words)
+        parse(name, studies.STUDIES[name].options, words)
         raise SystemExit(0)
 
     for name in ("run", "search", "estimate"):
         monkeypatch.setattr(api, name, prepared)
-    monkeypatch.setattr(study, "run", parsed)
+    monkeypatch.setattr(studies, "run", parsed)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "plain").write_text("precious")
     (tmp_path / "things").mkdir()

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import strategies as st
 from tests.fuzz.bad import NASTY, garbled, in_time, mutated, suite
 
-from topocell.genotype import Genotype
-from topocell.report.cells import draw_text
+from topocell.genotype.genotype import Genotype
+from topocell.reporting.cells import draw_text
 
 CELL = {"inputs": 2, "nodes": [[["sep_conv_3x3", 0], ["skip_connect", 1]], [["max_pool_3x3", 2]]], "concat": [2, 3]}
 ONE = {"inputs": 1, "nodes": [[["nor_conv_3x3", 0]], [["none", 0], ["skip_connect", 1]]], "concat": [2]}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tests.fuzz.bad import NASTY, suite
 
-from topocell import data
+from topocell.data import splits
 from topocell.errors import DataError, TopocellError
 
 Tree = list[tuple[str, str, str]]
@@ -123,7 +123,7 @@ def test_trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # a warning would be a second line on the terminal
-                found = data.load("folder", tmp_path / "images", **options)
+                found = splits.load("folder", tmp_path / "images", **options)
         except TopocellError:
             assert not (tmp_path / "cache").exists(), "something was kept of images that were refused"
             raise
@@ -144,7 +144,7 @@ def test_trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["folder", "cifar10", "svhn"])
 def test_places_without_images(name: str, tmp_path: Path) -> None:
     def attempt(place: str) -> bool:
-        data.load(name, tmp_path / place)
+        splits.load(name, tmp_path / place)
         return False
 
     places = [
@@ -163,7 +163,7 @@ def test_links_in_a_circle_are_walked_once(tmp_path: Path, monkeypatch: pytest.M
             make(tmp_path / "images" / label / f"{number}.png", "png")
         for link in ("a", "b", "c"):
             (tmp_path / "images" / label / link).symlink_to(".")
-    found = data.load("folder", tmp_path / "images")
+    found = splits.load("folder", tmp_path / "images")
     assert len(found.train) + len(found.test) == 8
 
 
@@ -174,4 +174,4 @@ def test_a_pipe_among_images_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
             make(tmp_path / label / f"{number}.png", "png")
     make(tmp_path / "dog/9.png", "pipe")
     with pytest.raises(DataError, match=r"dog/9\.png \(neither a file"):
-        data.load("folder", tmp_path)
+        splits.load("folder", tmp_path)

@@ -10,13 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fuzz.bad import FULL_FORM, NASTY, examples, garbled, mutated, paths, scalars, suite, values
 
-from topocell import data, objects, plain_yaml
-from topocell.budget import BUDGETS
+from topocell.config.budgets import BUDGETS
+from topocell.config.load import load_recipe, recipe_names, recipe_text, resolved
+from topocell.config.recipe import Recipe
+from topocell.data import splits
 from topocell.errors import RecipeError
-from topocell.reading import load_recipe, recipe_names, recipe_text, resolved
-from topocell.recipe import Recipe
-from topocell.study import STUDIES
-from topocell.study.options import parse
+from topocell.io import plain_yaml
+from topocell.runs import setup
+from topocell.studies import STUDIES
+from topocell.studies._options import parse
 
 NAMES = ("quickstart", "dots", "toponas-arbitrary-mile", "sgas-1", "darts-pt")
 SOUND: dict[str, Any] = {
@@ -44,11 +46,11 @@ SOUND: dict[str, Any] = {
 def ready(recipe: Recipe) -> bool:
     """All that a run checks before it begins; returns False, the recipe was not refused."""
     assert resolved(recipe.to_yaml()) == recipe
-    objects.check(recipe)
+    setup.check(recipe)
     if recipe.data.dataset in ("digits", "folder"):
-        dataset = objects.load_data(recipe)
-        data.search_data(dataset, recipe.data.splits, recipe.seed)
-        objects.check_images(recipe, dataset)
+        dataset = setup.load_data(recipe)
+        splits.search_data(dataset, recipe.data.splits, recipe.seed)
+        setup.check_images(recipe, dataset)
     return False
 
 

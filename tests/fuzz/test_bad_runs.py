@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 from rich.console import Console
 from tests.fuzz.bad import NASTY, changed, contents, garbled, in_time, mutated, scalars, suite
 
-from topocell import api, checkpoint, cli, files
+from topocell import api, cli
 from topocell.cli import main
-from topocell.display import Quiet, Terminal
+from topocell.config.load import load_recipe
 from topocell.errors import RunError, TopocellError
-from topocell.reading import load_recipe
-from topocell.rundir import RunDir
-from topocell.search.loop import Search
-from topocell.search.projection import Projection
-from topocell.train import Retraining
+from topocell.io import checkpoint, files
+from topocell.reporting.terminal import Quiet, Terminal
+from topocell.retraining.retraining import Retraining
+from topocell.runs.directory import RunDir
+from topocell.searching.loop import Search
+from topocell.selection.projection import Projection
 
 SIZES = ["space.nodes=1", "data.images=40", "data.test_images=20", "search.layers=2", "retrain.layers=2"]
 #: What is spoilt; a pattern stands for all that it matches.
@@ -45,13 +46,17 @@ class Trains(BaseException):
 def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     """What follows once a state is loaded raises `Trains`, at a place that there is."""
 
-    def trains(training: object) -> None:
-        names = ("round", "turn", "epoch", "step", *["stage"] * isinstance(training, Search))
-        where = {name: getattr(training, name, 0) for name in names}
+    def trains(training: Search | Projection | Retraining) -> None:
+        where = {name: getattr(training, name, 0) for name in ("round", "turn", "number")}
+        where |= {name: getattr(training.loop, name) for name in ("epoch", "step")}
         assert all(type(at) is int and at >= 0 for at in where.values()), where
         raise Trains
 
-    for kind, names in ((Search, ["_finish_stage"]), (Projection, ["_take_turn", "_tune"]), (Retraining, ["_train"])):
+    for kind, names in (
+        (Search, ["begin_epoch"]),
+        (Projection, ["_take_turn", "begin_epoch"]),
+        (Retraining, ["begin_epoch"]),
+    ):
         for name in names:
             monkeypatch.setattr(kind, name, trains)
 
@@ -339,6 +344,6 @@ def test_a_selection_stands_inside_its_run(name: str, sound: Path, tmp_path: Pat
 def test_a_phase_that_is_none_is_refused(sound: Path, tmp_path: Path) -> None:
     shutil.copytree(sound, tmp_path / "run")
     with RunDir.existing(tmp_path / "run") as directory:
-        directory.save_checkpoint({"phase": "elsewhere", "state": None})
+        directory.save_checkpoint({"phase": "elsewhere", "state": None, "seconds": {}})
     with pytest.raises(TopocellError, match="names its phase"):
         api.retrain(tmp_path / "run")

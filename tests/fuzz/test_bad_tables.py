@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 from tests.fuzz.bad import NASTY, garbled, scalars, suite
-from tests.made_up import made_up_table
+from tests.helpers.made_up import made_up_table
 
+from topocell.data.nasbench201 import Table
 from topocell.errors import DataError
-from topocell.tabular import Table
 
 
 @cache
@@ -68,7 +68,7 @@ def test_places_without_a_table(path: str, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_what_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("topocell.tabular.MAX_BYTES", 100_000)
+    monkeypatch.setattr("topocell.data.nasbench201.MAX_BYTES", 100_000)
     packed = io.BytesIO()
     with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=1) as file:
         file.write(bytes(10_000_000))

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from topocell.display import Quiet
 from topocell.errors import RunError, one_line
-from topocell.native import build
-from topocell.study.bench import Bench
+from topocell.nn.kernels.cpu import build
+from topocell.reporting.terminal import Quiet
+from topocell.studies._items import Bench
 
 SOURCE = Path(__file__).parent.parent.parent / "src/topocell"
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -86,7 +86,7 @@ def test_the_scan_finds(text: str) -> None:
 
 
 def test_the_yaml_loader_is_a_safe_one() -> None:
-    tree = ast.parse((SOURCE / "plain_yaml.py").read_text(encoding="utf-8"))
+    tree = ast.parse((SOURCE / "io/plain_yaml.py").read_text(encoding="utf-8"))
     classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     assert {node.name: [ast.unparse(base) for base in node.bases] for node in classes} == {
         "_Rules": [],

@@ -8,7 +8,8 @@ not removed by a shrink or a decision. A new relaxation is one class that implem
 
 from typing import Any
 
-from topocell import axes
+from topocell import registry
+from topocell.registry import Registry
 from topocell.relaxation.base import Relaxation, candidate_mask, candidate_table
 from topocell.relaxation.sampled import Dirichlet, GumbelSoftmax, GumbelStraightThrough
 from topocell.relaxation.softmax import GroupedSoftmax, Sigmoid, Softmax, Uniform
@@ -29,15 +30,18 @@ __all__ = [
     "candidate_table",
 ]
 
-RELAXATIONS: dict[str, type[Relaxation]] = {
-    "softmax": Softmax,
-    "grouped-softmax": GroupedSoftmax,
-    "gumbel-softmax": GumbelSoftmax,
-    "gumbel-straight-through": GumbelStraightThrough,
-    "sigmoid": Sigmoid,
-    "dirichlet": Dirichlet,
-    "uniform": Uniform,
-}
+RELAXATIONS = Registry[type[Relaxation]](
+    "relaxation",
+    {
+        "softmax": Softmax,
+        "grouped-softmax": GroupedSoftmax,
+        "gumbel-softmax": GumbelSoftmax,
+        "gumbel-straight-through": GumbelStraightThrough,
+        "sigmoid": Sigmoid,
+        "dirichlet": Dirichlet,
+        "uniform": Uniform,
+    },
+)
 
 
 def build(name: str, cell: CellSpec, **options: Any) -> Relaxation:
@@ -46,4 +50,4 @@ def build(name: str, cell: CellSpec, **options: Any) -> Relaxation:
     Raises:
         RecipeError: unknown name, or an option that is unknown, missing or out of range.
     """
-    return axes.build("relaxation", RELAXATIONS, name, cell, **options)
+    return registry.build("relaxation", RELAXATIONS, name, cell, **options)

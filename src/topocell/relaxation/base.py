@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from topocell import axes
 from topocell.errors import RecipeError, SpaceError, nearest
-from topocell.spaces.cell import OPERATIONS, CellSpec
+from topocell.runtime.constants import Constants, check_temperature
+from topocell.spaces.cell import CellSpec
+from topocell.spaces.operations import KNOWN_OPERATIONS
 
 
 def candidate_mask(cell: CellSpec) -> Tensor:
@@ -32,8 +33,8 @@ def offered(cell: CellSpec) -> set[str]:
 def check_known(what: str, ops: Iterable[str]) -> None:
     """Raises a RecipeError for an operation that does not exist."""
     for op in ops:
-        if op not in OPERATIONS:
-            raise RecipeError(f"{what} names known operations, but got {op!r}{nearest(op, OPERATIONS)}")
+        if op not in KNOWN_OPERATIONS:
+            raise RecipeError(f"{what} names known operations, but got {op!r}{nearest(op, KNOWN_OPERATIONS)}")
 
 
 class Relaxation(ABC):
@@ -54,7 +55,7 @@ class Relaxation(ABC):
 
     def __init__(self, cell: CellSpec) -> None:
         self.cell = cell
-        self._none = axes.Constants(none=candidate_table(cell, {"none": True}, False))
+        self._none = Constants(none=candidate_table(cell, {"none": True}, False))
 
     @abstractmethod
     def weights(self, alpha: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
@@ -77,6 +78,11 @@ class Relaxation(ABC):
     def penalty(self, alpha: Tensor, mask: Tensor) -> Tensor:
         """A term (0-dim) for the loss of α that goes with the relaxation; zero for most."""
         return alpha.new_zeros(())
+
+    @classmethod
+    def penalised(cls) -> bool:
+        """Whether the relaxation has a penalty of its own."""
+        return cls.penalty is not Relaxation.penalty
 
     def parts(self, mask: Tensor) -> list[Tensor]:
         """Bool (E, K) masks that split the live candidates, at most one part per edge in each."""
@@ -121,5 +127,5 @@ class Relaxation(ABC):
                     f"{name} has one row per edge and one column per candidate of the cell, {shape}, but got "
                     f"{tuple(value.shape)}; make it for this cell"
                 )
-        axes.check_temperature(temperature)
+        check_temperature(temperature)
         return alpha

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from topocell import axes
 from topocell.errors import RecipeError
 from topocell.relaxation.base import Relaxation, candidate_table, check_known, offered
+from topocell.runtime.constants import Constants
 from topocell.spaces.cell import CellSpec
 
 
@@ -34,7 +34,7 @@ class Softmax(Relaxation):
                 f"an offset is for candidates of the cell, {sorted(offered(cell))}, but got "
                 f"{sorted(self.offset)}; name one of them or leave the offset out"
             )
-        self._offset = axes.Constants(offset=candidate_table(cell, self.offset, 0.0))
+        self._offset = Constants(offset=candidate_table(cell, self.offset, 0.0))
 
     def weights(self, alpha: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
         """Softmax over the live candidates of each part (E, K): sums to 1 per part with a live candidate."""
@@ -84,7 +84,7 @@ class GroupedSoftmax(Softmax):
         for op in sorted(offered(cell) - set(counts)):
             raise RecipeError(f"each candidate is in exactly one group, but {op!r} is in none; add it to a group")
         self._members = [
-            axes.Constants(group=candidate_table(cell, dict.fromkeys(group, True), False)) for group in self.groups
+            Constants(group=candidate_table(cell, dict.fromkeys(group, True), False)) for group in self.groups
         ]
 
     def parts(self, mask: Tensor) -> list[Tensor]:

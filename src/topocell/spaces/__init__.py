@@ -6,29 +6,31 @@ from collections.abc import Callable
 from typing import Any
 
 from topocell.errors import SpaceError, nearest
-from topocell.spaces.cell import OPERATIONS, CellSpec, SpaceSpec, complete_edges
+from topocell.registry import Registry
+from topocell.spaces.cell import CellSpec, SpaceSpec, complete_edges
 from topocell.spaces.darts import DARTS_OPERATIONS, DARTS_OPERATIONS_WITHOUT_NONE, darts
-from topocell.spaces.nasbench201 import (
-    NASBENCH201_OPERATIONS,
-    NASBENCH201_OPERATIONS_WITHOUT_NONE,
-    nasbench201,
-)
-from topocell.spaces.robust import s1, s2, s3, s4
-from topocell.spaces.subspaces import SUBSPACES, subspace
+from topocell.spaces.edarts import SUBSPACES, subspace
+from topocell.spaces.nasbench201 import NASBENCH201_OPERATIONS, NASBENCH201_OPERATIONS_WITHOUT_NONE, nasbench201
+from topocell.spaces.operations import KNOWN_OPERATIONS, OPERATIONS
+from topocell.spaces.robustdarts import s1, s2, s3, s4
 
-SPACES: dict[str, Callable[..., SpaceSpec]] = {
-    "darts": darts,
-    "nasbench201": nasbench201,
-    "s1": s1,
-    "s2": s2,
-    "s3": s3,
-    "s4": s4,
-    **{name: functools.partial(subspace, name) for name in SUBSPACES},
-}
+SPACES = Registry[Callable[..., SpaceSpec]](
+    "space",
+    {
+        "darts": darts,
+        "nasbench201": nasbench201,
+        "s1": s1,
+        "s2": s2,
+        "s3": s3,
+        "s4": s4,
+        **{name: functools.partial(subspace, name) for name in SUBSPACES},
+    },
+)
 
 __all__ = [
     "DARTS_OPERATIONS",
     "DARTS_OPERATIONS_WITHOUT_NONE",
+    "KNOWN_OPERATIONS",
     "NASBENCH201_OPERATIONS",
     "NASBENCH201_OPERATIONS_WITHOUT_NONE",
     "OPERATIONS",
@@ -60,5 +62,9 @@ def get(name: str, **options: Any) -> SpaceSpec:
 
 
 def register(name: str, build: Callable[..., SpaceSpec]) -> None:
-    """Make a user's own space known by name to recipes and the command line of this process."""
-    SPACES[name] = build
+    """Make a user's own space known by name to recipes and the command line of this process.
+
+    Raises:
+        RecipeError: the name is taken.
+    """
+    SPACES.add(name, build)

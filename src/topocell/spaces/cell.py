@@ -6,23 +6,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from topocell.errors import SpaceError, nearest
-
-#: Every operation that a cell may name; the first eight, none to dil_conv_5x5, in the order of DARTS' PRIMITIVES.
-OPERATIONS: tuple[str, ...] = (
-    "none",
-    "max_pool_3x3",
-    "avg_pool_3x3",
-    "skip_connect",
-    "sep_conv_3x3",
-    "sep_conv_5x5",
-    "dil_conv_3x3",
-    "dil_conv_5x5",
-    "sep_conv_7x7",
-    "conv_7x1_1x7",
-    "noise",
-    "nor_conv_1x1",
-    "nor_conv_3x3",
-)
+from topocell.spaces.operations import KNOWN_OPERATIONS
 
 Edge = tuple[int, int]
 
@@ -87,8 +71,8 @@ class CellSpec:
             if isinstance(names, str) or not names:
                 raise SpaceError(f"edge {edge} needs a list of at least one candidate, but got {names!r}")
             for name in names:
-                if name not in OPERATIONS:
-                    raise SpaceError(f"unknown operation {name!r} on edge {edge}{nearest(name, OPERATIONS)}")
+                if name not in KNOWN_OPERATIONS:
+                    raise SpaceError(f"unknown operation {name!r} on edge {edge}{nearest(name, KNOWN_OPERATIONS)}")
             if len(set(names)) != len(names):
                 raise SpaceError(f"each candidate is listed once per edge, but edge {edge} has {names}")
         order = sorted(range(len(edges)), key=lambda i: (edges[i][1], edges[i][0]))
@@ -167,7 +151,7 @@ class SpaceSpec:
         name: name shown to users and written to genotypes.
         cells: cell type name → CellSpec. Skeleton `"darts"` takes `normal` and `reduce`; skeleton
             `"nasbench201"` takes one type, `cell`, with one input and stride 1.
-        skeleton: how cells are stacked (see `topocell.skeleton`).
+        skeleton: how cells are stacked (see `topocell.nn.skeleton`).
         stem_multiplier: stem channels as a multiple of the cell's channels (DARTS on CIFAR: 3).
 
     Raises:

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from topocell.spaces.cell import OPERATIONS, CellSpec, SpaceSpec, complete_edges
+from topocell.spaces.cell import CellSpec, SpaceSpec, complete_edges
+from topocell.spaces.operations import OPERATIONS
 
 #: The eight candidates of DARTS, in the order of its PRIMITIVES.
 DARTS_OPERATIONS: tuple[str, ...] = OPERATIONS[:8]

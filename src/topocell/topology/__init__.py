@@ -8,7 +8,8 @@ and of the stretchable cells are 0, 1, 2.. here.
 
 from typing import Any
 
-from topocell import axes
+from topocell import registry
+from topocell.registry import Registry
 from topocell.spaces.cell import CellSpec
 from topocell.topology.base import Decoded, Topology
 from topocell.topology.per_edge import Dense, EdgeSigmoid, EdgeSoftmax, Fixed
@@ -27,13 +28,16 @@ __all__ = [
     "build",
 ]
 
-TOPOLOGIES: dict[str, type[Topology]] = {
-    "dense": Dense,
-    "edge-softmax": EdgeSoftmax,
-    "edge-sigmoid": EdgeSigmoid,
-    "subsets": Subsets,
-    "fixed": Fixed,
-}
+TOPOLOGIES = Registry[type[Topology]](
+    "topology",
+    {
+        "dense": Dense,
+        "edge-softmax": EdgeSoftmax,
+        "edge-sigmoid": EdgeSigmoid,
+        "subsets": Subsets,
+        "fixed": Fixed,
+    },
+)
 
 
 def build(name: str, cell: CellSpec, **options: Any) -> Topology:
@@ -43,4 +47,4 @@ def build(name: str, cell: CellSpec, **options: Any) -> Topology:
         RecipeError: unknown name, or an option that is unknown, missing or out of range.
         SpaceError: the topology does not fit the cell.
     """
-    return axes.build("topology", TOPOLOGIES, name, cell, **options)
+    return registry.build("topology", TOPOLOGIES, name, cell, **options)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from topocell import axes
 from topocell.errors import RecipeError, RunError, SpaceError
+from topocell.runtime.constants import Constants, check_temperature
 from topocell.spaces.cell import CellSpec
 
 
@@ -87,7 +87,7 @@ class Topology(ABC):
                 f"beta of this topology has shape ({self.n_logits},), but got {tuple(beta.shape)}; make it "
                 f"with n_logits of the topology of the same cell"
             )
-        axes.check_temperature(temperature)
+        check_temperature(temperature)
         return beta / temperature
 
     def _values(self, beta: Tensor) -> np.ndarray:
@@ -108,7 +108,7 @@ class GroupedLogits:
         starts = [0, *itertools.accumulate(sizes)]
         self.slices = [slice(a, b) for a, b in itertools.pairwise(starts)]
         self._n_choosing = sum(size > 1 for size in sizes)
-        self._constants = axes.Constants(
+        self._constants = Constants(
             padded=rectangle([range(s.start, s.stop) for s in self.slices], starts[-1]),
             place=np.concatenate([g * max(sizes) + np.arange(size) for g, size in enumerate(sizes)]),
         )

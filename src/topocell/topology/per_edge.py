@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from topocell import axes
 from topocell.errors import RecipeError, SpaceError
+from topocell.runtime.constants import Constants
 from topocell.spaces.cell import CellSpec
 from topocell.topology.base import Decoded, GroupedLogits, Topology, named, positive
-from topocell.topology.named import named_edges
+from topocell.topology.named_wirings import named_edges
 
 
 class Fixed(Topology):
@@ -20,7 +20,7 @@ class Fixed(Topology):
     Args:
         cell: the cell.
         edges: the wiring, each edge as `(src, dst)` or as an edge index.
-        wiring: in place of `edges`, a name of `topocell.topology.named.WIRINGS`.
+        wiring: in place of `edges`, a name of `topocell.topology.named_wirings.WIRINGS`.
 
     Raises:
         RecipeError: neither or both of `edges` and `wiring` are given, or no wiring has that name.
@@ -57,7 +57,7 @@ class Fixed(Topology):
                 )
         self._kept = tuple(sorted(kept))
         self.absent = tuple(e for e in range(cell.n_edges) if e not in kept)
-        self._constants = axes.Constants(weights=np.isin(np.arange(cell.n_edges), self._kept).astype(float))
+        self._constants = Constants(weights=np.isin(np.arange(cell.n_edges), self._kept).astype(float))
 
     def weights(self, beta: Tensor, temperature: float = 1.0) -> Tensor:
         """One on the wiring, zero elsewhere (E,)."""

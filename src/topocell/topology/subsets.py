@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from topocell import axes
 from topocell.errors import RecipeError, SpaceError, nearest
+from topocell.runtime.constants import Constants
 from topocell.spaces.cell import CellSpec
+from topocell.topology.assignments import Assignments, subsets, without_orphans
 from topocell.topology.base import Decoded, GroupedLogits, Topology, named, positive, rectangle, with_last
-from topocell.topology.wiring import Assignments, subsets, without_orphans
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ class Subsets(Topology):
         self._softmax = GroupedLogits([len(b) for b in rows])
         self.groups = [Group(*g) for g in zip(nodes, edges, map(torch.from_numpy, rows), self._softmax.slices)]
         self._assignments = Assignments(cell, edges, rows)
-        self._constants = axes.Constants(mix=self._mix(norm, scale), **self._inputs())
+        self._constants = Constants(mix=self._mix(norm, scale), **self._inputs())
         if not isinstance(sizes, str) and self.n_valid == 0:
             raise SpaceError(
                 f"every computed node has an input, but no choice with view={view!r} and sizes={sizes!r} gives "

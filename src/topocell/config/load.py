@@ -1,0 +1,354 @@
+"""Reading recipes: YAML files and `key=value` overrides, with every fault at once, before anything starts.
+
+A recipe is resolved in this order: the defaults of the schema, the recipe it `extends`, the file itself, the budget,
+and overrides. Mappings are merged; the list of stages is merged by name when the change is a mapping, otherwise
+replaced.
+"""
+
+import copy
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from topocell.config.budgets import BUDGETS
+from topocell.config.recipe import Budget, Recipe
+from topocell.config.search import Stage
+from topocell.errors import RecipeError, nearest
+from topocell.io import plain_yaml
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), budget: Budget | str = "paper") -> Recipe:
+    """Read a recipe by name or from a file, apply a budget and `key=value` overrides, and check everything.
+
+    Args:
+        name_or_path: a name of `recipe_names()`, or the path of a YAML file.
+        overrides: e.g. `["data.dataset=digits", "search.stages.topology.epochs=5", "retrain.seeds=[0,1,2]"]`;
+            values are YAML, stages are addressed by name or number.
+        budget: `"paper"` leaves the recipe as published; `"small"` scales it to minutes, `"smoke"` to seconds.
+
+    Raises:
+        RecipeError: unknown recipe, unreadable YAML, or any fault in it; all faults are in one message.
+    """
+    data = _read(name_or_path, [])
+    if budget not in BUDGETS:
+        raise RecipeError(f"unknown budget {budget!r}{nearest(budget, BUDGETS)}; known: {', '.join(BUDGETS)}")
+    refinements = _own_budgets(data.pop("budgets", None), str(name_or_path))
+    changes = [_parse_override(text) for text in overrides]
+    for key, value in changes:
+        if key == "data.dataset" or key.split(".")[0] == "space":  # the sizes of a budget depend on them
+            _override(data, key, value)
+    data = BUDGETS[budget](data, {key for key, _ in changes})
+    data = merge(data, refinements.get(budget, {}))
+    for key, value in changes:
+        _override(data, key, value)
+    return _check(data, str(name_or_path))
+
+
+def resolved(text: str) -> Recipe:
+    """A recipe from the text of a resolved recipe.yaml (no `extends`, no budget).
+
+    Raises:
+        RecipeError: any fault.
+    """
+    return _check(_parse(text, "recipe.yaml"), "recipe.yaml")
+
+
+def overridden(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of a part of a recipe with `key=value` overrides. Raises RecipeError for a text of another form."""
+    changed = copy.deepcopy(dict(data))
+    for text in overrides:
+        _override(changed, *_parse_override(text))
+    return changed
+
+
+def reselected(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with another selection: `changes` are laid over its `selection`.
+
+    Raises:
+        RecipeError: any fault.
+    """
+    return _check(merge(recipe.model_dump(mode="json"), {"selection": dict(changes)}), recipe.name)
+
+
+def shallow_of(recipe: Recipe) -> Recipe:
+    """The recipe whose full retraining is the shallow one."""
+    plan = recipe.shallow.plan().model_dump(mode="json")
+    return _check({**recipe.model_dump(mode="json"), "retrain": plan, "protocol": "full"}, recipe.name)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with topocell."""
+    return sorted(_builtin())
+
+
+def recipe_summary(name: str) -> tuple[str, str]:
+    """What a recipe that comes with topocell is, and the published figure that it aims at; it is not checked."""
+    data = _read(name, [])
+    return data.get("about", ""), data.get("published", "")
+
+
+def recipe_text(name_or_path: str | Path) -> str:
+    """The file of a recipe as written: of one that comes with topocell by its name, of any by its path.
+
+    Raises:
+        RecipeError: unknown name, or a file that cannot be read.
+    """
+    if _is_path(name_or_path):
+        try:
+            with open(name_or_path, encoding="utf-8") as file:
+                text = file.read(plain_yaml.MAX_TEXT + 1)
+        except (OSError, ValueError) as fault:
+            reason = getattr(fault, "strerror", None) or "it is not UTF-8 text"
+            raise RecipeError(f"cannot read the recipe {str(name_or_path)!r}: {reason}; check the path") from None
+        if len(text) > plain_yaml.MAX_TEXT:
+            raise RecipeError(
+                f"a recipe has at most {plain_yaml.MAX_TEXT} characters, but {str(name_or_path)!r} has more; check the "
+                f"path"
+            )
+        return text
+    if name_or_path not in _builtin():
+        raise RecipeError(
+            f"unknown recipe {name_or_path!r}{nearest(name_or_path, recipe_names())}; `topocell recipes list` shows "
+            f"all, a path to a YAML file works too"
+        )
+    return _builtin()[str(name_or_path)].read_text(encoding="utf-8")
+
+
+def merge(base: Any, change: Any, inside: bool = False) -> Any:
+    """`base` with `change` laid over it; neither is modified.
+
+    A choice of another name replaces the old one with its options, and `splits` are replaced as a whole; `inside`
+    says that this is not the recipe itself, whose name may change freely.
+    """
+    if isinstance(change, Mapping) and isinstance(base, Mapping):
+        if inside and "name" in change and change["name"] != base.get("name"):
+            return copy.deepcopy(dict(change))
+        out = copy.deepcopy(dict(base))
+        for key, value in change.items():
+            whole = key not in out or key == "splits"
+            out[key] = copy.deepcopy(value) if whole else merge(out[key], value, inside=True)
+        return out
+    if isinstance(change, Mapping) and _is_named_list(base):
+        known = [item["name"] for item in base]
+        for name in change:
+            if name not in known:
+                raise RecipeError(
+                    f"there is no stage {name!r}{nearest(name, known)}; the stages are {', '.join(known)}"
+                )
+        return [merge(item, change.get(item["name"], {}), inside=True) for item in base]
+    return copy.deepcopy(change)
+
+
+def _is_named_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(_name_of(item) is not None for item in value)
+
+
+def _name_of(item: Any) -> str | None:
+    """The name of a stage, None where it has none."""
+    name = item.get("name") if isinstance(item, dict) else None
+    return name if isinstance(name, str) else None
+
+
+@cache
+def _builtin() -> dict[str, Traversable]:
+    """Name → file of the recipes that come with topocell: those of a paper in one folder, others above."""
+    top = resources.files("topocell.config") / "recipes"
+    files = [file for place in (top, *(p for p in top.iterdir() if p.is_dir())) for file in place.iterdir()]
+    return {file.name.removesuffix(".yaml"): file for file in files if file.name.endswith(".yaml")}
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        data = plain_yaml.load(text)
+    except ValueError as fault:
+        raise RecipeError(f"{where} is not valid YAML: {fault}; mend it") from None
+    if not isinstance(data, dict) or not all(isinstance(k, str) for k in data):
+        raise RecipeError(f"{where}: a recipe is a mapping of keys to values, but got {type(data).__name__}")
+    return data
+
+
+def _is_path(name_or_path: str | Path) -> bool:
+    path = Path(name_or_path)
+    return path.suffix in (".yaml", ".yml") or len(path.parts) > 1
+
+
+def _read(name_or_path: str | Path, seen: list[str]) -> dict[str, Any]:
+    """A recipe laid over the one it extends; a path after `extends` starts from the folder of the file it is in."""
+    here = os.path.normpath(name_or_path) if _is_path(name_or_path) else str(name_or_path)
+    if here in seen:
+        raise RecipeError(f"recipes extend each other in a circle: {' → '.join([*seen, here])}; leave one extends out")
+    data = _parse(recipe_text(name_or_path), str(name_or_path))
+    parent = data.pop("extends", None)
+    if parent is None:
+        return data
+    if not isinstance(parent, str):
+        raise RecipeError(f"extends must be the name or path of a recipe, but got {parent!r}")
+    base = Path(name_or_path).parent / parent if _is_path(parent) else parent
+    return dict(merge(_read(base, [*seen, here]), data))
+
+
+def _own_budgets(value: Any, where: str) -> dict[str, dict[str, Any]]:
+    """What a recipe says under `budgets`: name of a budget → changes."""
+    own = {} if value is None else value
+    if not isinstance(own, dict) or not all(isinstance(change, dict) for change in own.values()):
+        raise RecipeError(f"{where}: budgets has a mapping of changes for each budget it refines, but got {value!r}")
+    for name in own:
+        if name not in BUDGETS:
+            raise RecipeError(
+                f"{where}: budgets.{name}: unknown budget{nearest(name, BUDGETS)}; known: {', '.join(BUDGETS)}"
+            )
+    return own
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    key, sign, value = text.partition("=")
+    if not sign or not key.strip():
+        raise RecipeError(f"an override has the form key=value, but got {text!r}; e.g. retrain.epochs=100")
+    try:
+        return key.strip(), plain_yaml.load(value)
+    except ValueError as fault:
+        raise RecipeError(f"the value of the override {text!r} is not valid YAML: {fault}; mend it") from None
+
+
+def _override(data: dict[str, Any], key: str, value: Any) -> None:
+    at: Any = data
+    parts = key.split(".")
+    if len(parts) > plain_yaml.MAX_DEPTH:
+        most = plain_yaml.MAX_DEPTH
+        raise RecipeError(f"a key has at most {most} parts, but {key[:60]!r}.. has {len(parts)}; shorten it")
+    for i, part in enumerate(parts):
+        last, where = i == len(parts) - 1, ".".join(parts[: i + 1])
+        if not isinstance(at, dict | list):
+            raise RecipeError(f"{'.'.join(parts[:i])} is a single value, so {key!r} cannot be set inside it")
+        if isinstance(at, list):
+            names = [_name_of(item) for item in at]
+            if part in names:
+                index = names.index(part)
+            elif part in map(str, range(len(at))):
+                index = int(part)
+            else:
+                known = [name for name in names if name] or [str(n) for n in range(len(at))]
+                raise RecipeError(f"{where}: there is no {part!r}{nearest(part, known)}; known: {', '.join(known)}")
+            if last:
+                at[index] = value
+            at = at[index]
+            continue
+        if last:
+            at[part] = value
+        else:
+            if isinstance(at.get(part), str) and part in ("space", "relaxation", "topology"):
+                at[part] = {"name": at[part]}
+            elif isinstance(at.get(part), int | float):
+                at[part] = {"start": at[part]}
+            at = at.setdefault(part, {})
+
+
+def _check(data: Mapping[str, Any], where: str) -> Recipe:
+    lines = [f"{'.'.join(path)}: must be finite, but got {value}" for path, value in _infinite(data, ())]
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as fault:
+        lines += _faults(fault, data)
+    if lines:
+        raise RecipeError(f"{where}: " + "; ".join(dict.fromkeys(lines)))
+    return recipe
+
+
+def _infinite(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
+    """Where a recipe holds a number that is none, or has no end."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path, value
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from _infinite(
+            item, (*path, _name_of(item) or str(key)) if isinstance(value, list) else (*path, str(key))
+        )
+
+
+def _faults(error: ValidationError, data: Any) -> list[str]:
+    lines: list[str] = []
+    for item in independent(error):
+        path, model = _readable(item["loc"], data)
+        if item["type"] == "extra_forbidden":
+            known = _known_keys(path)
+            near = nearest(path[-1], known)
+            lines.append(f"{model}: unknown key{near}" + (f"; known: {', '.join(known)}" if known and not near else ""))
+        elif item["type"] == "missing":
+            lines.append(f"{model}: is required")
+        elif item["type"] == "value_error":
+            message = item["msg"].removeprefix("Value error, ")
+            lines += [line if not item["loc"] else f"{model}: {line}" for line in message.split("\n")]
+        else:
+            lines.append(in_plain_words(item, model))
+    return lines
+
+
+def independent(error: ValidationError) -> list[dict[str, Any]]:
+    """The faults of an error, but no list that is short only for want of parts with faults of their own."""
+    found: list[dict[str, Any]] = [dict(item) for item in error.errors()]
+    places = [item["loc"] for item in found]
+    return [
+        item
+        for item, at in zip(found, places)
+        if item["type"] != "too_short" or not any(place[: len(at)] == at != place for place in places)
+    ]
+
+
+def in_plain_words(fault: Mapping[str, Any], key: str) -> str:
+    """`KEY: RULE, but got VALUE`, and for text that YAML reads as a number, how to write it."""
+    rule, value = fault["msg"][:1].lower() + fault["msg"][1:], fault["input"]
+    for words, plain in _PLAIN_WORDS:
+        rule = re.sub(words, plain, rule)
+    line = f"{key}: {rule}, but got {repr(value)[:60]}"
+    if fault["type"] != "string_type" or not isinstance(value, int | float):
+        return line
+    # Of 1e3 and yes it is no longer known what was written.
+    sample = type(value) is int and isinstance(fault["loc"][-1], str)
+    return f"{line}; write it in quotes" + (f", in a shell {key}='\"{value}\"'" if sample else "")
+
+
+#: What pydantic calls things, and what a YAML file calls them.
+_PLAIN_WORDS = (
+    (r"valid dictionary( or instance of \w+)?", "mapping"),
+    ("valid tuple", "list"),
+    ("tuple", "list"),
+    ("a valid string", "text"),
+    (r" after validation, not \w+", ""),
+    (r", unable to parse string as an? \w+", ""),
+)
+
+
+def _readable(loc: Sequence[int | str], data: Any) -> tuple[list[str], str]:
+    """The path of a fault in the user's words: stage names in place of numbers, without union branches."""
+    at, path = data, []
+    for part in loc:
+        if isinstance(at, list) and isinstance(part, int) and part < len(at):
+            at = at[part]
+            path.append(_name_of(at) or str(part))
+        elif isinstance(at, dict) and part in at:
+            at = at[part]
+            path.append(str(part))
+        elif isinstance(at, dict) or (isinstance(at, list) and isinstance(part, int)):
+            path.append(str(part))
+            break
+        else:
+            break
+    return path or [""], ".".join(path) or "recipe"
+
+
+def _known_keys(path: Sequence[str]) -> list[str]:
+    model: type[BaseModel] | None = Recipe
+    if path[:2] == ["search", "stages"] and len(path) > 3:
+        model, path = Stage, path[3:]
+    for part in path[:-1]:
+        field = model.model_fields.get(part) if model is not None else None
+        kinds = (field.annotation, *get_args(field.annotation)) if field is not None else ()
+        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    return list(model.model_fields) if model is not None else []

@@ -1,0 +1,152 @@
+"""Recipes: all that a run depends on, with its defaults (those of DARTS) and what must fit together.
+
+Files and overrides become a recipe in `topocell.config.load`.
+"""
+
+import math
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, model_validator
+
+from topocell.config.retrain import PROTOCOLS, RetrainPlan, ShallowPlan
+from topocell.config.search import SearchPlan, Stage
+from topocell.config.selection import PERTURBATION, SelectionPlan, TruthPlan, threshold_fault
+from topocell.config.values import Choice, Curve, Model, OnNan, name_only, one_of
+from topocell.errors import nearest
+
+Budget = Literal["paper", "small", "smoke"]
+
+#: Learning rates are float32 numbers.
+LARGEST = 1e38
+
+
+class DataPlan(Model):
+    """Which images, and how the training images are cut for the search.
+
+    Attributes:
+        dataset: a row of `topocell.data.splits.DATASETS`; `folder` reads a tree of images by class.
+        root: where the images are.
+        download: whether torchvision may fetch what is missing.
+        resolution: side in pixels to scale images to; default as they are.
+        images, test_images: use only so many, balanced over the classes.
+        splits: name → fraction of the training images, for the search.
+    """
+
+    dataset: Annotated[str, one_of("dataset")] = "cifar10"
+    root: str | None = None
+    download: bool = False
+    resolution: int | None = None
+    images: Annotated[int, Field(ge=4)] | None = None
+    test_images: Annotated[int, Field(ge=2)] | None = None
+    splits: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field({"train": 0.5, "val": 0.5})
+
+    @model_validator(mode="after")
+    def _splits_fit(self) -> "DataPlan":
+        if not self.splits or sum(self.splits.values()) > 1 + 1e-9:
+            raise ValueError(f"the fractions in splits sum to at most 1, but got {self.splits}")
+        if reserved := {"all", "test"} & self.splits.keys():
+            raise ValueError(f"a split cannot be called {sorted(reserved)[0]!r}")
+        return self
+
+
+class Recipe(Model):
+    """Everything that a run needs, checked. Made by `load_recipe`.
+
+    Attributes:
+        precision: a row of `topocell.runtime.precision.PRECISIONS`: `bf16` trains supernet and network under autocast.
+        compile: whether the network of the retraining is compiled (on a CPU that takes minutes, and a C++ compiler).
+        protocol: a row of `topocell.config.retrain.PROTOCOLS`: `full` trains the found cell by `retrain`,
+            `shallow` by `shallow` alone, `filter` by `shallow`, and by `retrain` if its accuracy there exceeds
+            `shallow.threshold`.
+        on_nan: what is done about a step whose loss or gradient is not finite, see `topocell.runtime.nan_guard`; may
+            be changed while a run lasts.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    about: str = ""
+    source: str = ""
+    published: str = ""
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+    precision: Annotated[str, one_of("precision")] = "fp32"
+    compile: bool = False
+    on_nan: OnNan = "stop"
+    space: Annotated[Choice, BeforeValidator(name_only), one_of("space")]
+    data: DataPlan = DataPlan()
+    search: SearchPlan
+    selection: SelectionPlan = SelectionPlan()
+    retrain: RetrainPlan = RetrainPlan()
+    shallow: ShallowPlan = ShallowPlan()
+    protocol: Annotated[str, one_of("protocol")] = "full"
+    truth: TruthPlan = TruthPlan()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Recipe":
+        faults = [fault for stage in self.search.stages for fault in self._stage_faults(stage)]
+        faults += _curve_faults("retrain.weights.lr", self.retrain.weights.lr, zero=True, most=LARGEST)
+        faults += _curve_faults("shallow.weights.lr", self.shallow.weights.lr, zero=True, most=LARGEST)
+        if self.selection.edges == "topology" and self.search.stages[-1].topology.name == "dense":
+            faults.append(
+                "selection.edges: topology needs a topology that decides edges, but the last stage has topology "
+                "dense; use selection.edges=magnitude, or set a topology"
+            )
+        if fault := threshold_fault(self.selection.threshold, self.selection.edges):
+            faults.append(fault)
+        faults += self._measuring_faults()
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+    def _measuring_faults(self) -> list[str]:
+        stages, splits = self.search.stages, self.data.splits
+        measuring = [
+            (f"search.stages.{s.name}.progressive", "the stage", s.alpha_on)
+            for s in stages
+            if s.progressive is not None and s.progressive.decide_by == PERTURBATION
+        ]
+        if PERTURBATION in (self.selection.operations, self.selection.edges):
+            measuring.append(("selection", "the last stage", stages[-1].alpha_on))
+        return [
+            f"{where}: perturbation measures on the split alpha_on of {stage}, {held_out!r}, but data.splits has "
+            f"{', '.join(splits)}{nearest(held_out, splits)}; name one of them"
+            for where, stage, held_out in measuring
+            if held_out not in {*splits, "all"}
+        ]
+
+    def _stage_faults(self, stage: Stage) -> list[str]:
+        where = f"search.stages.{stage.name}"
+        faults = [
+            fault
+            for part in ("weights", "alpha", "beta")
+            for fault in _curve_faults(f"{where}.{part}.lr", getattr(stage, part).lr, zero=True, most=LARGEST)
+        ]
+        faults += _curve_faults(f"{where}.op_temperature", stage.op_temperature, zero=False)
+        faults += _curve_faults(f"{where}.edge_temperature", stage.edge_temperature, zero=False)
+        faults += _curve_faults(f"{where}.auxiliary_skip", stage.auxiliary_skip, zero=True)
+        for name in ("epsilon", "skip_dropout"):
+            faults += _curve_faults(f"{where}.{name}", getattr(stage, name), zero=True, most=1.0)
+        for split in sorted(stage.splits_needed - {"all"} - self.data.splits.keys()):
+            faults.append(
+                f"{where}: level {stage.level} needs the split {split!r}, but data.splits has "
+                f"{', '.join(self.data.splits)}{nearest(split, self.data.splits)}"
+            )
+        return faults
+
+    @property
+    def trainings(self) -> list[RetrainPlan]:
+        """The trainings that the protocol asks for, shallow before full."""
+        shallow, full = PROTOCOLS[self.protocol]
+        return [self.shallow.plan()] * shallow + [self.retrain] * full
+
+    def to_yaml(self) -> str:
+        """The resolved recipe as YAML; reading it again gives an equal recipe."""
+        data, dumper = self.model_dump(mode="json"), getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+        return str(yaml.dump(data, Dumper=dumper, sort_keys=False, allow_unicode=True, width=100))
+
+
+def _curve_faults(where: str, curve: Curve, zero: bool, most: float = math.inf) -> list[str]:
+    rule = ("at least 0" if zero else "above 0") + (f" and at most {most:g}" if most < math.inf else "")
+    ends = [end for end in (curve.start, curve.end) if end is not None]
+    wrong = [end for end in ends if not 0 <= end <= most or (end == 0 and not zero)]
+    return [f"{where}: must be {rule}, but got {end:g}" for end in wrong]

@@ -1,0 +1,147 @@
+"""Every key of a recipe, with type, default and meaning, read off the models that check recipes."""
+
+import inspect
+import re
+import types
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from topocell.config.recipe import Recipe
+from topocell.config.values import Choice, Curve
+from topocell.errors import RecipeError, nearest
+
+#: Stands for the name of a stage.
+NAME = "NAME"
+_REQUIRED = object()
+
+
+class Key(NamedTuple):
+    """A key of a recipe.
+
+    Args:
+        name: dotted, as in an override; `NAME` in it is the name of a stage.
+        kind: what its value is, in words.
+        default: as it is written in a recipe; `required` where there is none.
+        about: its meaning; empty where the name says it.
+    """
+
+    name: str
+    kind: str
+    default: str
+    about: str
+
+
+def keys(prefix: str = "") -> list[Key]:
+    """Return all keys that begin with a prefix, in the order of a recipe.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    every = list(_keys_of(Recipe, ""))
+    found = [key for key in every if key.name.startswith(prefix)]
+    if not found:
+        names = [key.name for key in every]
+        raise RecipeError(
+            f"no key of a recipe begins with {prefix!r}{nearest(prefix, names)}; see: topocell recipes keys"
+        )
+    return found
+
+
+def explain(name: str) -> Key:
+    """Return one key. The name of a stage may stand in it.
+
+    Raises:
+        RecipeError: there is no such key.
+    """
+    plain = re.sub(r"^search\.stages\.[^.]+\.", f"search.stages.{NAME}.", name)
+    every = {key.name: key for key in _keys_of(Recipe, "")}
+    if plain not in every:
+        raise RecipeError(f"unknown key {name!r}{nearest(plain, every)}; see: topocell recipes keys")
+    return every[plain]
+
+
+def _keys_of(model: type[BaseModel], prefix: str, given: BaseModel | None = None) -> Iterator[Key]:
+    """The keys of a model; `given` is what stands there by default in a larger one."""
+    about = _about(model)
+    for name, field in model.model_fields.items():
+        inner, default = _model_in(field.annotation), _REQUIRED
+        if given is not None:
+            default = getattr(given, name)
+        elif not field.is_required():
+            default = field.get_default(call_default_factory=True)
+        if inner is None or issubclass(inner, Choice | Curve):
+            yield Key(prefix + name, _kind(field), _written(default), about.get(name, ""))
+        elif prefix + name == "search.stages":
+            yield from _keys_of(inner, f"{prefix}{name}.{NAME}.")
+        else:
+            if about.get(name) or default is None:
+                yield Key(prefix + name, "section", _written(default), about.get(name, ""))
+            yield from _keys_of(inner, f"{prefix}{name}.", default if isinstance(default, inner) else None)
+
+
+def _about(model: type[BaseModel]) -> dict[str, str]:
+    """Field → its entry under `Attributes:`, of the model itself or of one that it is made from."""
+    found: dict[str, str] = {}
+    for base in reversed(model.__mro__):
+        text = inspect.cleandoc(base.__dict__.get("__doc__") or "")
+        _, _, section = text.partition("Attributes:\n")
+        for entry in re.split(r"\n(?=    \w)", "\n" + section.split("\n\n")[0]):
+            names, colon, words = entry.strip().partition(": ")
+            if colon and re.fullmatch(r"\w+(, \w+)*", names):
+                found |= dict.fromkeys(names.split(", "), " ".join(words.split()))
+    return found
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that an annotation is, or that it names beside None, or as the items of a tuple."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (Union, types.UnionType, tuple):
+        models = [model for part in get_args(annotation) if (model := _model_in(part)) is not None]
+        return models[0] if models else None
+    return _model_in(get_args(annotation)[0]) if hasattr(annotation, "__metadata__") else None
+
+
+def _kind(field: FieldInfo) -> str:
+    """The type of a value as a user would say it."""
+    return _words(field.annotation)
+
+
+def _words(annotation: Any) -> str:
+    if hasattr(annotation, "__metadata__"):
+        return _words(get_args(annotation)[0])
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " or ".join(map(str, parts))
+    if origin in (Union, types.UnionType):
+        return " or ".join("null" if part is type(None) else _words(part) for part in parts)
+    if origin in (tuple, list):
+        return f"list of {_words(parts[0])}"
+    if origin is dict:
+        return f"mapping from {_words(parts[0])} to {_words(parts[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, Choice):
+        return "name, or name with options"
+    if annotation is Curve:
+        return "number, or shape with start, end, span and closed"
+    plain = {int: "integer", float: "number", str: "text", bool: "true or false"}
+    return plain.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def _written(value: Any) -> str:
+    """A default as a recipe has it."""
+    if value is _REQUIRED:
+        return "required"
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Curve):
+        return f"{value.start:g}" if value.end is None else f"{value.start:g} to {value.end:g}, {value.shape}"
+    if isinstance(value, BaseModel):
+        return str(getattr(value, "name", "")) if isinstance(value, Choice) else ""
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(str(getattr(item, 'name', item)) for item in value)}]"
+    return str(value) if value != "" else '""'

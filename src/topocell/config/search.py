@@ -1,0 +1,244 @@
+"""What a search is told to do, as data: stages, curves and optimizers. A recipe is checked against these models."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from topocell.config.selection import Progressive
+from topocell.config.values import (
+    BatchSize,
+    Channels,
+    Choice,
+    Curve,
+    CurveOrNumber,
+    Layers,
+    Model,
+    NonNegative,
+    Positive,
+    name_only,
+    one_of,
+)
+from topocell.registry import known
+
+RelaxationChoice = Annotated[Choice, BeforeValidator(name_only), one_of("relaxation")]
+TopologyChoice = Annotated[Choice, BeforeValidator(name_only), one_of("topology")]
+
+
+class WeightOptimizer(Model):
+    """SGD of the network weights (DARTS: 0.025 → 0.001 cosine, momentum 0.9, weight decay 3e-4, clip 5)."""
+
+    lr: CurveOrNumber = Curve(shape="cosine", start=0.025, end=0.001)
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NonNegative = 3e-4
+    nesterov: bool = False
+    clip: Positive | None = 5.0
+
+
+class ArchOptimizer(Model):
+    """Adam of α or β (DARTS: 3e-4, betas (0.5, 0.999), weight decay 1e-3)."""
+
+    lr: CurveOrNumber = Curve(start=3e-4)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.5, 0.999)
+    weight_decay: NonNegative = 1e-3
+
+
+class Stop(Model):
+    """When a stage ends ahead of time (DARTS+): see `topocell.searching.mechanisms.Stopping`.
+
+    DARTS+ updates α hundreds of times an epoch. With `arch_every=epoch` the cell of the first epochs is the draw of
+    the initial logits; set `first` so that it has been left behind.
+    """
+
+    skips: Annotated[int, Field(ge=1)] | None = None
+    stable: Annotated[int, Field(ge=1)] | None = None
+    first: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _has_a_criterion(self) -> "Stop":
+        if self.skips is None and self.stable is None:
+            raise ValueError("stop needs a criterion; set skips (DARTS+: 2), stable (10), or leave stop out")
+        return self
+
+
+class Stage(Model):
+    """One part of a search: what is updated from what, and what happens before it.
+
+    The first stage starts afresh. A later one goes on with the weights, logits and optimizers it finds, unless
+    `reset`, `shrink`, `layers`, `channels` or `topology` say otherwise: a network of another size has fresh weights
+    (shrinking alone keeps the weights that stay), changed candidates have fresh α, a changed topology fresh β, and
+    whatever is fresh has a fresh optimizer. A changed relaxation goes on with the same α. Edges that a fixed wiring
+    does not have are gone from then on.
+
+    Attributes:
+        epochs: number of epochs, warm-up included; 0 builds the state and trains nothing.
+        warmup: how many of them update the network weights only.
+        level: a row of `topocell.supernet.levels.LEVELS`.
+        weights_on, alpha_on, beta_on: the split that feeds each update; `all` is every split together. One split
+            for α and β means one joint update, two mean alternate updates. Level `single` takes all from
+            `weights_on`.
+        arch_every: update the architecture at every step, or once an epoch, at its last step with a full batch of
+            images for the weights: level `unrolled` looks ahead on that batch, and four images that are left over at
+            the end of an epoch would tell it little.
+        attention: operation → constant added to its logit on every edge after each update of α. This is one reading of
+            eDARTS; the other is the `offset` of relaxation softmax, which is there once and for all.
+        stop: end the stage ahead of time.
+        penalty: λ of the validity penalty in the β loss.
+        alpha_penalty: λ of the relaxation's own penalty in the α loss.
+        arch_clip: gradient-norm clip of the logits of an update (SNAS: 10), or none.
+        perturbation: a row of `topocell.searching.perturbation.PERTURBATIONS`: what the weights' step sees in
+            place of the operation weights; `epsilon` is its size.
+        auxiliary_skip: weight added to every skip connection in the supernet, not in what is derived (DARTS−).
+        skip_dropout: probability of dropout on the output of skip connections (P-DARTS).
+        mixed: λ of the training loss beside the validation loss (level `mixed`).
+        shrink: before the stage keep the candidates that the relaxation retains (`best`: the winner of each edge,
+            or of each group of a grouped relaxation), or a number of best candidates of each edge.
+        shrink_none: whether `none` can be retained.
+        reset: what to make afresh before the stage.
+        partial: as for the whole search, for this stage.
+        progressive: decide edge by edge during the stage.
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=100)
+    epochs: int = Field(ge=0)
+    warmup: int = Field(0, ge=0)
+    level: Annotated[str, one_of("level")] = "bilevel"
+    relaxation: RelaxationChoice = Choice(name="softmax")
+    topology: TopologyChoice = Choice(name="dense")
+    init: NonNegative = 1e-3
+    weights_on: str = "train"
+    alpha_on: str = "val"
+    beta_on: str = "val"
+    arch_every: Literal["step", "epoch"] = "step"
+    attention: dict[Annotated[str, one_of("operation")], float] = Field({})
+    stop: Stop | None = None
+    weights: WeightOptimizer = WeightOptimizer()
+    alpha: ArchOptimizer = ArchOptimizer()
+    beta: ArchOptimizer = ArchOptimizer()
+    op_temperature: CurveOrNumber = Curve(start=1.0)
+    edge_temperature: CurveOrNumber = Curve(start=1.0)
+    penalty: NonNegative = 0.0
+    alpha_penalty: NonNegative = 0.0
+    arch_clip: Positive | None = None
+    perturbation: Annotated[str, one_of("perturbation")] | None = None
+    epsilon: CurveOrNumber = Curve(shape="linear", start=0.03, end=0.3)
+    auxiliary_skip: CurveOrNumber = Curve(start=0.0)
+    skip_dropout: CurveOrNumber = Curve(start=0.0)
+    mixed: NonNegative = 1.0
+    shrink: Literal["best"] | Annotated[int, Field(ge=1)] | None = None
+    shrink_none: bool = False
+    reset: tuple[Literal["weights", "alpha", "beta", "optimizers"], ...] = ()
+    layers: Layers | None = None
+    channels: Channels | None = None
+    partial: Annotated[int, Field(ge=1)] | None = None
+    progressive: Progressive | None = None
+
+    @property
+    def splits_needed(self) -> frozenset[str]:
+        """Names of the splits that the stage draws batches from."""
+        if self.level in ("single", "weights"):
+            return frozenset({self.weights_on})
+        return frozenset({self.weights_on, self.alpha_on, self.beta_on})
+
+    @model_validator(mode="after")
+    def _warm_up_fits(self) -> "Stage":
+        if self.warmup > self.epochs:
+            raise ValueError(f"warmup is at most epochs, but got warmup={self.warmup} and epochs={self.epochs}")
+        return self
+
+    @model_validator(mode="after")
+    def _end_fits(self) -> "Stage":
+        if self.stop is not None and self.level == "weights":
+            raise ValueError("stop looks at what is learned about operations, but level weights learns nothing of it")
+        if self.stop is not None and self.progressive is not None:
+            raise ValueError(
+                "stop ends a stage ahead of time, but progressive decides edges until its last epoch; leave one out"
+            )
+        if (
+            self.stop is not None
+            and self.stop.stable is not None
+            and not known("relaxation")[self.relaxation.name].learned
+        ):
+            raise ValueError(
+                f"stop.stable looks at the ranking of learned operations, but relaxation {self.relaxation.name} learns "
+                f"none; leave it out"
+            )
+        if self.attention and self.level == "weights":
+            raise ValueError("attention follows updates of α, but level weights has none; leave it out")
+        if self.attention and not known("relaxation")[self.relaxation.name].learned:
+            raise ValueError(
+                f"attention moves logits, but relaxation {self.relaxation.name} does not read them; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _axes_fit(self) -> "Stage":
+        name = self.relaxation.name
+        relaxation, topology = known("relaxation")[name], known("topology")[self.topology.name]
+        if self.level != "weights" and self.epochs > self.warmup and not (relaxation.learned or topology.learned):
+            raise ValueError(
+                f"level {self.level} updates the architecture, but relaxation {name} and topology "
+                f"{self.topology.name} have nothing to learn; use level weights"
+            )
+        if self.level == "unrolled" and relaxation.sampled:
+            raise ValueError(
+                f"level unrolled compares losses under one architecture, but relaxation {name} draws a new one for "
+                f"each; use level bilevel"
+            )
+        if self.perturbation and self.level == "single":
+            raise ValueError(
+                "a perturbation is for a weights' step of its own, but level single moves weights and architecture in "
+                "one pass; use level bilevel"
+            )
+        if self.perturbation and (relaxation.one_hot or not relaxation.normalised):
+            raise ValueError(
+                f"a perturbation moves probabilities that sum to one, but relaxation {name} has "
+                f"{'one-hot samples' if relaxation.one_hot else 'independent weights'}; use relaxation softmax"
+            )
+        if self.perturbation and _largest(self.auxiliary_skip) > 0:
+            raise ValueError(
+                f"a perturbation moves probabilities that sum to one, but auxiliary_skip adds up to "
+                f"{_largest(self.auxiliary_skip):g} to them; leave one of them out"
+            )
+        if self.alpha_penalty and not relaxation.penalised():
+            raise ValueError(
+                f"alpha_penalty needs a relaxation with a penalty, but {name} has none; use sigmoid or dirichlet, or "
+                f"alpha_penalty=0"
+            )
+        return self
+
+
+def _largest(curve: Curve) -> float:
+    return max(curve.start, curve.end or 0.0)
+
+
+class SearchPlan(Model):
+    """A whole search (DARTS: 16 channels, 8 cells, batches of 64).
+
+    Attributes:
+        partial: K of PC-DARTS: 1/K of the channels pass through the operations.
+        memory: `low` keeps less for the backward pass and computes it again there.
+    """
+
+    channels: Channels = 16
+    layers: Layers = 8
+    batch_size: BatchSize = 64
+    head: Literal["plain", "bn-relu"] = "plain"
+    partial: int = Field(1, ge=1)
+    watch_batches: int | None = Field(16, ge=1)
+    memory: Literal["standard", "low"] = "standard"
+    stages: tuple[Stage, ...] = Field(min_length=1)
+
+    def size(self, stage: Stage) -> dict[str, int]:
+        """Channels, layers and K of the supernet of a stage, by the names that `Supernet` has for them."""
+        return {
+            "channels": stage.channels or self.channels,
+            "layers": stage.layers or self.layers,
+            "partial": stage.partial or self.partial,
+        }
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "SearchPlan":
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"every stage has its own name, but got {names}")
+        return self

@@ -1,0 +1,220 @@
+"""What a recipe says about how a cell is derived from a searched supernet."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from topocell.config.values import (
+    Model,
+    NonNegative,
+    Positive,
+    one_of,
+)
+from topocell.registry import known
+
+#: The rule by which a supernet is projected before its cell is derived (see `topocell.selection.projection`).
+PERTURBATION = "perturbation"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a cell is derived.
+
+    Attributes:
+        operations: a row of `OPERATION_RULES`.
+        edges: a row of `EDGE_RULES`. `magnitude-outgoing` keeps the strongest edges that leave each node, as many as
+            TopoNAS with k = `in_degree` does, in place of those that enter it; nodes without an input are dropped.
+        in_degree: edges kept per node by the rule `magnitude` (DARTS: 2), and by `random` on a topology that keeps all.
+        none: whether an edge may choose `none`, which removes it (NAS-Bench-201).
+        seed: of the random rules.
+        max_skips: skip connections that a cell of stride 1 may keep (P-DARTS: 2), or any number. While there are more,
+            the edge of the weakest one takes its next best operation, and the edges are ranked anew.
+        threshold: least weight of an operation that the edge rule `magnitude` keeps (FairDARTS: 0.85), so that a node
+            has at most `in_degree` inputs; the best edge of a node stays in any case.
+    """
+
+    operations: str = "magnitude"
+    edges: str = "topology"
+    in_degree: int = 2
+    none: bool = False
+    seed: int = 0
+    max_skips: int | None = None
+    threshold: float | None = None
+
+    @property
+    def project(self) -> bool:
+        """Whether the supernet is projected before the cell is derived."""
+        return PERTURBATION in (self.operations, self.edges)
+
+
+def threshold_fault(threshold: float | None, edges: str) -> str | None:
+    """What is wrong with a threshold beside an edge rule that does not read it, in words; None if nothing is."""
+    if threshold is None or edges == "magnitude":
+        return None
+    return (
+        f"selection.threshold is part of the edge rule magnitude, but selection.edges is {edges}; use "
+        f"selection.edges=magnitude, or leave the threshold out"
+    )
+
+
+class Racing(BaseModel):
+    """When the candidates of a decision are compared, and how sure a comparison has to be.
+
+    Attributes:
+        confidence: probability that the decision is that of the whole split.
+        first: batches before the first comparison.
+        growth: factor by which the batches grow from one comparison to the next.
+        margin: candidates that are closer than this, at the stated confidence, in units of the metric (0.002: two
+            answers in a thousand), count as equal, and those that lead stay. 0 for none: what is not told apart is
+            measured on the whole split.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    first: int = Field(2, ge=1)
+    growth: float = Field(2.0, gt=1)
+    margin: float = Field(0.0, ge=0)
+
+    def looks(self, batches: int) -> list[int]:
+        """The numbers of batches, below `batches`, after which candidates are compared."""
+        found, at = [], self.first
+        while at < batches:
+            found.append(at)
+            at = max(at + 1, math.ceil(at * self.growth))
+        return found
+
+
+def _criterion(number: int) -> int:
+    if number not in (criteria := known("criterion")):
+        raise ValueError(f"a criterion is one of {', '.join(map(str, criteria))}, but got {number}")
+    return number
+
+
+class Deciding(Model):
+    """How an operation, or an edge, is decided for; the base of plans that do so.
+
+    Attributes:
+        decide_by: a row of `topocell.selection.decider.DECISIONS`.
+        metric: a row of `topocell.selection.probe.METRICS`; ties go to the first operation, and the last edge goes.
+        batches: of one measurement; default the whole held-out split.
+        fixed_batches: all candidates of a decision are measured on the same images, augmented alike. Published are
+            fresh draws, which add noise to every comparison. An edge is then measured once for each node, and
+            otherwise once for each edge that the node loses.
+        racing: candidates are measured, on the same images as with `fixed_batches`, only until it is clear that they
+            stay or go (see `topocell.selection.racing`).
+    """
+
+    decide_by: Annotated[str, one_of("decision")] = PERTURBATION
+    metric: Annotated[str, one_of("metric")] = "accuracy"
+    batches: int | None = Field(None, ge=1)
+    fixed_batches: bool = False
+    racing: Racing | None = None
+
+    @property
+    def same_images(self) -> bool:
+        """Whether all candidates of a decision are measured on the same images."""
+        return self.fixed_batches or self.racing is not None
+
+    @model_validator(mode="after")
+    def _races_are_measured(self) -> "Deciding":
+        if self.racing is not None and self.decide_by != PERTURBATION:
+            raise ValueError(
+                f"racing saves measurements of decisions by {PERTURBATION}, but decide_by is {self.decide_by}; leave "
+                f"racing out, or set decide_by={PERTURBATION}"
+            )
+        return self
+
+
+class Progressive(Deciding):
+    """Decisions in the middle of a stage (SGAS): when they fall, and how an edge is chosen.
+
+    The edge is chosen by the criterion; its operation as `decide_by` says: the most likely one (SGAS), or the one that
+    the supernet misses most, measured on the split that α learns from (SGAS+PT of DARTS-PT).
+
+    Attributes:
+        criterion: a row of `topocell.selection.progressive.CRITERIA`.
+        first, every: an edge of each cell type is decided after the epochs first, first + every, ... What is still
+            undecided after the last epoch of the stage is decided then.
+        in_degree: decided edges that complete a node; its other edges are pruned.
+        history: epochs that the stability of an edge looks back on (criterion 2).
+        batch_growth, batch_max: images added to a batch after every epoch of decisions, since memory is freed then.
+    """
+
+    decide_by: Annotated[str, one_of("decision")] = "magnitude"
+    criterion: Annotated[int, AfterValidator(_criterion)] = 1
+    first: int = Field(9, ge=0)
+    every: int = Field(5, ge=1)
+    in_degree: int = Field(2, ge=1)
+    history: int = Field(4, ge=1)
+    batch_growth: int = Field(8, ge=0)
+    batch_max: int = Field(128, ge=2)
+
+    def decides_after(self, epoch: int) -> bool:
+        """Whether decisions fall at the end of a 0-based epoch."""
+        return epoch >= self.first and (epoch - self.first) % self.every == 0
+
+    def batch_size(self, start: int, epoch: int) -> int:
+        """Images of a batch in an epoch, of a search that starts with batches of `start`."""
+        grown = start + self.batch_growth * sum(map(self.decides_after, range(epoch)))
+        return max(start, min(grown, self.batch_max))
+
+
+class ProjectionPlan(Deciding):
+    """How a supernet is projected. The defaults are the published schedule.
+
+    Round i of n falls before tuning epoch i · tune_epochs. The supernet is tuned for tune_epochs · (n − 1) + 1 epochs,
+    the last one after the last round, or for `epochs` where that is given; rounds that find no epoch left fall
+    before the last one. DARTS: 14 rounds of operations and 3 of edges, 81 epochs; NAS-Bench-201: 6 rounds, and
+    epochs = 25 in the authors' code, so that the last round comes before epoch 24.
+
+    Attributes:
+        order: the next edge or node is drawn at random, or taken in the order of the cell.
+        tune_epochs: from one round to the next.
+        epochs: of tuning in all.
+        lr: constant learning rate of the weights while tuning; momentum, weight decay and clip stay, momentum
+            starts afresh. (The authors create a cosine schedule and never step it.)
+        train_alpha: tuning moves the architecture as well, first order on the held-out split; not for fixed α.
+        epsilon: size of the perturbation while tuning, where the search perturbs (SDARTS-RS+PT: 0.3).
+    """
+
+    order: Literal["random", "given"] = "random"
+    tune_epochs: int = Field(5, ge=0)
+    epochs: int | None = Field(None, ge=0)
+    lr: Positive = 0.0025
+    train_alpha: bool = True
+    epsilon: NonNegative = 0.3
+
+
+class SelectionPlan(Model):
+    """How the cell is derived: see `topocell.selection.rules.Rules`.
+
+    `projection` is how a supernet is projected, where operations or edges are selected by perturbation.
+    """
+
+    operations: Annotated[str, one_of("operation rule")] = "magnitude"
+    edges: Annotated[str, one_of("edge rule")] = "topology"
+    in_degree: int = Field(2, ge=1)
+    none: bool = False
+    max_skips: Annotated[int, Field(ge=0)] | None = None
+    threshold: Annotated[float, Field(gt=0, le=1)] | None = None
+    projection: ProjectionPlan = ProjectionPlan()
+
+    def rules(self, seed: int) -> Rules:
+        """The rules; `seed` is that of random ones."""
+        return Rules(**self.model_dump(exclude={"projection"}), seed=seed)
+
+
+class TruthPlan(Model):
+    """Where the true accuracy of the found cell is looked up, in place of retraining it (NAS-Bench-201).
+
+    Attributes:
+        table: a file that `topocell.data.nasbench201.Table.load` reads; default the one that the environment variable
+            TOPOCELL_NASBENCH201 names. Without either the cell is retrained.
+        column: of the table.
+    """
+
+    table: str | None = None
+    column: str = "cifar10_test_200ep"

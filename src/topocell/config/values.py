@@ -1,0 +1,113 @@
+"""Kinds of values that recipes are made of."""
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from topocell.errors import nearest
+from topocell.registry import known
+
+#: Sizes of a network and of a batch. The bounds are far beyond what is of use, and keep a slip from taking hours to
+#: build, or from overflowing.
+Channels = Annotated[int, Field(ge=2, le=4096)]
+
+
+Layers = Annotated[int, Field(ge=1, le=128)]
+
+
+BatchSize = Annotated[int, Field(ge=2, le=65536)]
+
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class Model(BaseModel):
+    """Base of all parts of a recipe: unknown keys are faults, values are fixed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Curve(Model):
+    """A value over the epochs of a stage. In a recipe a plain number is a constant curve.
+
+    At epoch e of E the curve is at t = (from + (to − from) · e / E) / of, with `span = (from, to, of)`: a stage
+    can cover a part of a curve that several stages share (DOTS: epochs 0–30, 30–50 and 50–70 of one cosine). With
+    `closed`, e / (E − 1) is taken instead, so that the last epoch has the end value.
+
+        constant     start
+        linear       start + (end − start) t
+        cosine       end + (start − end) (1 + cos πt) / 2
+        exponential  start · (end / start)^t
+    """
+
+    shape: Literal["constant", "linear", "cosine", "exponential"] = "constant"
+    start: float
+    end: float | None = None
+    span: tuple[NonNegative, NonNegative, Positive] = (0.0, 1.0, 1.0)
+    closed: bool = False
+
+    @model_validator(mode="after")
+    def _needs_end(self) -> "Curve":
+        if self.shape != "constant" and self.end is None:
+            raise ValueError(f"a curve of shape {self.shape!r} needs an end")
+        if self.shape == "constant" and self.end is not None:
+            raise ValueError("a curve with an end needs a shape: linear, cosine or exponential")
+        if self.shape == "exponential" and not (self.start > 0 and (self.end or 0) > 0):
+            raise ValueError("an exponential curve needs start > 0 and end > 0")
+        if not self.span[0] <= self.span[1] <= self.span[2]:
+            raise ValueError(f"span = (from, to, of) must have from <= to <= of, but got {self.span}")
+        return self
+
+    def value(self, epoch: int, epochs: int) -> float:
+        """The value at 0-based `epoch` of a stage of `epochs` epochs."""
+        if self.shape == "constant" or self.end is None:
+            return self.start
+        first, last, of = self.span
+        steps = max(epochs - 1, 1) if self.closed else max(epochs, 1)
+        t = min((first + (last - first) * epoch / steps) / of, 1.0)
+        if self.shape == "linear":
+            return self.start + (self.end - self.start) * t
+        if self.shape == "cosine":
+            return self.end + (self.start - self.end) * (1 + math.cos(math.pi * t)) / 2
+        return self.start * (self.end / self.start) ** t
+
+
+def _constant(value: Any) -> Any:
+    return {"start": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+CurveOrNumber = Annotated[Curve, BeforeValidator(_constant)]
+
+
+class Choice(BaseModel):
+    """A named piece with its own options; a plain string is a name without options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+
+def name_only(value: Any) -> Any:
+    """`"softmax"` → `{"name": "softmax"}`."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def one_of(kind: str) -> AfterValidator:
+    """A validator for the name of a registered piece, or for a `Choice` of one; the nearest name is suggested."""
+
+    def check(value: Any) -> Any:
+        name, table = value.name if isinstance(value, Choice) else value, known(kind)
+        if name not in table:
+            raise ValueError(f"unknown {kind} {name!r}{nearest(name, table)}; known: {', '.join(sorted(table))}")
+        return value
+
+    return AfterValidator(check)
+
+
+#: What is done about a step that is not finite. `stop`: the run ends with an error, and with its last state. `skip`:
+#: the batch leaves no trace. `rollback`: weights, architecture and optimizers go back to the start of the epoch, which
+#: goes on behind the batch, so that what led to the fault is left out too (as for PaLM, Chowdhery et al. 2022, §5.1).
+OnNan = Literal["stop", "skip", "rollback"]

@@ -1,0 +1,140 @@
+"""From labelled images on a device to batches: crop, flip and cutout with separate draws for each image.
+
+Every draw is a function of (seed, purpose, epoch, step), so a resumed run continues with exactly the batches
+it would have seen, and a batch can be asked for without the ones before it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice, pairwise
+
+import torch
+from torch import Tensor
+
+from topocell.data.augment import Augmentation, augment, move
+from topocell.errors import DataError
+from topocell.runtime.rng import generator as seeded
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Labelled images: `images` (N, C, H, W) uint8, `labels` (N,) int64 in 0..len(classes)-1, class names.
+
+    Raises:
+        DataError: another dtype or shape, or a label without a class.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.images.shape)
+        if self.images.dtype != torch.uint8 or len(shape) != 4 or not len(self.labels):
+            raise DataError(f"images are uint8 (N, C, H, W) with N >= 1, but got {self.images.dtype} {shape}")
+        if self.labels.dtype != torch.int64 or self.labels.shape != shape[:1]:
+            got = f"{self.labels.dtype} {tuple(self.labels.shape)}"
+            raise DataError(f"labels are one int64 per image, here {shape[0]}, but got {got}")
+        low, high = (int(bound) for bound in self.labels.aminmax())
+        if low < 0 or high >= len(self.classes):
+            raise DataError(f"labels lie in 0..{len(self.classes) - 1}, but got labels from {low} to {high}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Tensor) -> "ImageSet":
+        """A copy of the images at `indices` (M,) int64, in that order."""
+        return ImageSet(self.images[indices], self.labels[indices], self.classes)
+
+    def to(self, device: torch.device | str) -> "ImageSet":
+        """The same set on the device, its images in channels_last memory format."""
+        images = self.images.contiguous(memory_format=torch.channels_last)
+        return ImageSet(move(images, device), move(self.labels, device), self.classes)
+
+
+class Batches:
+    """Batches of a set that is kept once on the device as uint8; stateless but for a cached permutation.
+
+    A batch larger than the set is lowered to the set. An epoch is ceil(N / batch_size) batches: a permutation
+    of the set, cut in order. A last batch of a single image is left out, because batch norm needs two.
+
+    Args:
+        data: N images, N >= 2.
+        batch_size: images per batch, at least 2.
+        mean, std: per channel, see `augment`.
+        augmentation: of `batch`; None for normalisation only.
+        device: where the images are kept and augmented.
+        seed, purpose: what the draws depend on; two `Batches` with the same purpose draw the same order.
+
+    Raises:
+        DataError: fewer than two images, or a batch size below two.
+    """
+
+    def __init__(
+        self,
+        data: ImageSet,
+        batch_size: int,
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        augmentation: Augmentation | None,
+        device: torch.device | str,
+        seed: int,
+        purpose: str,
+    ) -> None:
+        if batch_size < 2:
+            raise DataError(f"batch_size is 2 or more (batch norm needs two images), but got {batch_size}; raise it")
+        if len(data) < 2:
+            raise DataError(f"batches need 2 images or more, but the set for {purpose!r} has 1; use more images")
+        self.data = data.to(device)
+        self.batch_size = min(batch_size, len(data))
+        self.mean, self.std, self.augmentation = mean, std, augmentation
+        self.seed, self.purpose = seed, purpose
+        self._cached: tuple[tuple[int, int], Tensor] | None = None
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.data), self.batch_size)
+        return full + (rest > 1)
+
+    @property
+    def last_full(self) -> int:
+        """The last step of an epoch whose batch has its full size."""
+        return len(self.data) // self.batch_size - 1
+
+    def batch(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """Batch `step` of an epoch, both 0-based: x (B, C, H, W) float32, y (B,) int64, on the device.
+
+        A pure function of its arguments, the seed and the purpose. `step` may go on past `len(self)`: every
+        `len(self)` steps the same epoch starts its next permutation.
+        """
+        chosen = self.numbers(epoch, step)
+        pixels, labels = self.data.images.permute(0, 2, 3, 1)[chosen], self.data.labels[chosen]
+        draws = seeded(self.seed, self.purpose, "augment", epoch, step)
+        return augment(pixels.permute(0, 3, 1, 2), self.mean, self.std, self.augmentation, draws), labels
+
+    def numbers(self, epoch: int, step: int) -> Tensor:
+        """Where in the set the images of `batch` stand, (B,) int64, on the device."""
+        turn, position = divmod(step, len(self))
+        start = position * self.batch_size
+        return self._order(epoch, turn)[start : start + self.batch_size]
+
+    def eval_batches(self, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The set in its own order without augmentation, every image once; at most `limit` batches.
+
+        A single image left over joins the batch before it.
+        """
+        n = len(self.data)
+        cuts = list(range(self.batch_size, n, self.batch_size))
+        if n % self.batch_size == 1:
+            cuts.pop()
+        for start, stop in islice(pairwise([0, *cuts, n]), limit):
+            images = self.data.images[start:stop]
+            yield augment(images, self.mean, self.std, None, None), self.data.labels[start:stop]
+
+    def _order(self, epoch: int, turn: int) -> Tensor:
+        """The permutation (N,) of that epoch and turn, on the device."""
+        if self._cached is None or self._cached[0] != (epoch, turn):
+            draws = seeded(self.seed, self.purpose, "order", epoch, turn)
+            order = torch.randperm(len(self.data), generator=draws)
+            self._cached = (epoch, turn), move(order, self.data.images.device)
+        return self._cached[1]

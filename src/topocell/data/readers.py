@@ -1,0 +1,269 @@
+"""Where images come from: a row of `DATASETS` per set, each with a reader of its files."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from http.client import HTTPException
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from topocell.data.augment import resize
+from topocell.data.image_folder import EXTENSIONS, check_memory, class_folders, decode_cached, listing, some
+from topocell.errors import DataError
+from topocell.registry import Registry
+from topocell.runtime.rng import generator
+
+#: Mean and standard deviation per channel, on the scale 0..1.
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+
+CIFAR10_STATISTICS = ((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768))
+IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CIFAR100_STATISTICS = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))  # DARTS-PT
+SVHN_STATISTICS = ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))  # DARTS-PT
+
+#: What the folders of a split are called, in any case.
+TRAIN, TEST, VAL = ("train", "training"), ("test", "testing"), ("val", "valid", "validation")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a reader found before any image is chosen: labels in a fixed order, and how to get the pixels.
+
+    `pixels(train indices, test indices, resolution)` returns both uint8 tensors and further notes.
+    """
+
+    classes: tuple[str, ...]
+    train_labels: Tensor
+    test_labels: Tensor
+    pixels: Callable[[Tensor, Tensor, int | None], tuple[Tensor, Tensor, list[str]]]
+    notes: tuple[str, ...] = ()
+
+
+def _last_fifth(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Train and test indices: the last fifth of each class (at least one), in file order, is the test set.
+
+    Neighbours in a folder are often near-copies (frames, one writer, one burst): a random split leaks them.
+    """
+    groups = [torch.nonzero(labels == label).flatten() for label in labels.unique()]
+    cuts = [len(group) - max(1, round(len(group) / 5)) for group in groups]
+    train = torch.cat([group[:cut] for group, cut in zip(groups, cuts)])
+    test = torch.cat([group[cut:] for group, cut in zip(groups, cuts)])
+    return train.sort().values, test.sort().values
+
+
+def _read_digits(root: Path | None, download: bool) -> Source:
+    """scikit-learn's 1,797 handwritten digits, 8×8 grey, 0..16 scaled to 0..255; nothing to download."""
+    if root is not None:
+        raise DataError(
+            f"dataset 'digits' reads no folder, but data.root is {str(root)!r}; set data.dataset=folder to use it, or "
+            f"data.root=null"
+        )
+    return _digits()
+
+
+@cache
+def _digits() -> Source:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    pixels = torch.from_numpy(np.rint(data.images * (255 / 16)).astype(np.uint8))[:, None]
+    labels = torch.from_numpy(data.target).long()
+    order = torch.randperm(len(labels), generator=generator(0, "digits"))
+    train, test = (order[part].sort().values for part in _last_fifth(labels[order]))
+    note = (
+        "digits has no published split: a fifth of each class, drawn at random and always the same, is the test set; "
+        "it shares its writers with the training images"
+    )
+    classes = tuple(str(name) for name in data.target_names)
+    return in_memory(classes, (pixels[train], labels[train]), (pixels[test], labels[test]), (note,))
+
+
+def in_memory(
+    classes: tuple[str, ...],
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    notes: tuple[str, ...] = (),
+) -> Source:
+    """Make a dataset of tensors.
+
+    Args:
+        classes: their names.
+        train, test: images (N, C, H, W) uint8 and labels (N,) int64.
+        notes: sentences for the report.
+    """
+
+    def pixels(chosen: Tensor, held_out: Tensor, resolution: int | None) -> tuple[Tensor, Tensor, list[str]]:
+        side = resolution or train[0].shape[-1]
+        check_memory((len(chosen) + len(held_out)) * train[0].shape[1] * side * side, side)
+        return resize(train[0][chosen], side), resize(test[0][held_out], side), []
+
+    return Source(classes, train[1], test[1], pixels, notes)
+
+
+def _torchvision(kind: str) -> Callable[[Path | None, bool], Source]:
+    """A reader of the torchvision set of that class name, in torchvision's own file layout."""
+
+    def read(root: Path | None, download: bool) -> Source:
+        from torchvision import datasets
+
+        place = root or Path("data")
+        build = getattr(datasets, kind)
+        svhn = kind == "SVHN"
+        parts = [{"split": "train"}, {"split": "test"}] if svhn else [{"train": True}, {"train": False}]
+        try:
+            train, test = (build(str(place), **part, download=download) for part in parts)
+        except (OSError, RuntimeError, HTTPException) as error:
+            if download:
+                reason = " ".join(str(error).split())
+                raise DataError(
+                    f"{kind} could not be downloaded to {str(place)!r} ({reason}); put its files there"
+                ) from error
+            own = ", or set data.dataset=folder for images of your own" if root else ""
+            raise DataError(
+                f"{kind} needs its files, but {str(place)!r} lacks them or they are damaged; "
+                f"name their place with data.root=DIR or fetch them with data.download=true{own}"
+            ) from error
+        sets = []
+        for part in (train, test):
+            pixels, labels = torch.from_numpy(part.data), part.labels if svhn else part.targets
+            pixels = pixels if svhn else pixels.permute(0, 3, 1, 2).contiguous()
+            sets.append((pixels, torch.as_tensor(labels).long()))
+        classes = tuple(str(digit) for digit in range(10)) if svhn else tuple(train.classes)
+        return in_memory(classes, sets[0], sets[1])
+
+    return read
+
+
+def _read_folder(root: Path | None, download: bool) -> Source:
+    """root/train/CLASS/* with root/test/CLASS/* (or val/), or root/CLASS/* alone; nothing to download.
+
+    The folders of a split go by the names in `TRAIN`, `TEST` and `VAL`.
+    """
+    layout = "DIR/train/CLASS/* and DIR/test/CLASS/* (or val/), or DIR/CLASS/* alone"
+    if root is None:
+        raise DataError(f"dataset 'folder' needs data.root=DIR, but none was given; DIR holds {layout}")
+    if not root.is_dir():
+        state = "is a file" if root.exists() else "does not exist"
+        raise DataError(f"data.root is a directory, but {str(root)!r} {state}; it should hold {layout}")
+    given, test_set, val = (_part(root, names) for names in (TRAIN, TEST, VAL))
+    held_out = test_set or val
+    if bool(given) != bool(held_out):
+        only, other = (held_out, "train/") if held_out else (given, "test/ or val/")
+        raise DataError(f"{only}/ and {other} go together, but {str(root)!r} has only {only}/; it should hold {layout}")
+    if given and held_out:
+        classes, train, train_labels = listing(root / given)
+        test_classes, test, test_labels = listing(root / held_out)
+        if differing := sorted(set(classes) ^ set(test_classes)):
+            raise DataError(
+                f"{given}/ and {held_out}/ have the same classes, but only one of them has {some(differing)}; "
+                f"make the folders in {str(root)!r} agree"
+            )
+        notes = () if test_set else (f"{val}/ is used as the test set",)
+        if test_set and val:
+            notes = (f"{val}/ is not used: {test_set}/ is the test set, the search cuts its splits from {given}/",)
+    else:
+        classes, files, labels = listing(root)
+        _check_flat(root, classes)
+        if single := [name for name, size in zip(classes, labels.bincount().tolist()) if size == 1]:
+            raise DataError(f"each class has 2 images or more to be split, but {some(single)} have 1; add images")
+        chosen, rest = _last_fifth(labels)
+        train, test = [files[i] for i in chosen.tolist()], [files[i] for i in rest.tolist()]
+        train_labels, test_labels = labels[chosen], labels[rest]
+        notes = ("there is no test/ or val/: the last fifth of each class by file name is the test set",)
+
+    return _in_files(root, classes, (train, train_labels), (test, test_labels), notes)
+
+
+def _part(root: Path, names: tuple[str, ...]) -> str | None:
+    """The folder of class folders that has one of these names, in any case."""
+    found = [name for name in class_folders(root) if name.lower() in names and class_folders(root / name)]
+    if len(found) > 1:
+        raise DataError(
+            f"one folder is the {names[0]} set, but {str(root)!r} has {some(found)}; keep {names[0]}/ and move the rest"
+        )
+    return found[0] if found else None
+
+
+def _check_flat(root: Path, classes: tuple[str, ...]) -> None:
+    """Raises DataError where the folders of a flat tree look like the parts of a split instead of classes."""
+    if all(name.lower() in (*TRAIN, *TEST, *VAL) for name in classes):
+        raise DataError(
+            f"the folders of a split hold CLASS/*, but {some(list(classes))} in {str(root)!r} hold images themselves; "
+            f"sort them into class folders, or rename them if these are the classes"
+        )
+    inside = [class_folders(root / name) for name in classes]
+    same = len(inside[0]) > 1 and all(names == inside[0] for names in inside)
+    if same and not any(path.name.lower().endswith(EXTENSIONS) for name in classes for path in (root / name).iterdir()):
+        raise DataError(
+            f"the folders of a flat tree are its classes, but {some(list(classes))} in {str(root)!r} all hold folders "
+            f"called {some(inside[0])}; name the parts of a split train/ and test/, or move images up into their class"
+        )
+
+
+def _in_files(
+    root: Path,
+    classes: tuple[str, ...],
+    train: tuple[list[str], Tensor],
+    test: tuple[list[str], Tensor],
+    notes: tuple[str, ...] = (),
+) -> Source:
+    def pixels(chosen: Tensor, held_out: Tensor, resolution: int | None) -> tuple[Tensor, Tensor, list[str]]:
+        paths = [train[0][i] for i in chosen.tolist()] + [test[0][i] for i in held_out.tolist()]
+        images, notes = decode_cached(root, paths, resolution)
+        return images[: len(chosen)], images[len(chosen) :], notes
+
+    return Source(classes, train[1], test[1], pixels, notes)
+
+
+def _read_imagenet(root: Path | None, download: bool) -> Source:
+    """ILSVRC 2012 by torchvision, which unpacks its archives once; val/ is the test set. It has to be fetched by hand.
+
+    A class is called by its WordNet number and first name, as `crane` is a bird and a machine.
+    """
+    from torchvision.datasets import ImageNet
+
+    place = root or Path("data")
+    try:
+        train, test = (ImageNet(str(place), split=part) for part in ("train", "val"))
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"imagenet needs ILSVRC2012_devkit_t12.tar.gz and the archives of train and val, or what torchvision has "
+            f"made of them, but {str(place)!r} lacks some or they are damaged ({' '.join(str(error).split())}); name "
+            f"their place with data.root=DIR"
+        ) from error
+    files, held_out = (([path for path, _ in part.samples], torch.tensor(part.targets)) for part in (train, test))
+    classes = tuple(f"{wnid} {names[0]}" for wnid, names in zip(train.wnids, train.classes))
+    return _in_files(place, classes, files, held_out, ("val/ is used as the test set",))
+
+
+class Entry(NamedTuple):
+    """One row of `DATASETS`.
+
+    Args:
+        read: the reader.
+        statistics: published mean and std, if any.
+        flip: whether an image's mirror image is of the same class.
+        crop: whether objects stay recognisable when up to an eighth of the side is cut off.
+    """
+
+    read: Callable[[Path | None, bool], Source]
+    statistics: Statistics | None
+    flip: bool = True
+    crop: bool = True
+
+
+DATASETS = Registry[Entry](
+    "dataset",
+    {
+        "digits": Entry(_read_digits, None, flip=False, crop=False),
+        "cifar10": Entry(_torchvision("CIFAR10"), CIFAR10_STATISTICS),
+        "cifar100": Entry(_torchvision("CIFAR100"), CIFAR100_STATISTICS),
+        "svhn": Entry(_torchvision("SVHN"), SVHN_STATISTICS),
+        "imagenet": Entry(_read_imagenet, IMAGENET_STATISTICS),
+        "folder": Entry(_read_folder, None),
+    },
+)

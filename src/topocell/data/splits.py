@@ -1,0 +1,292 @@
+"""Datasets as uint8 tensors, and the splits that a search may see.
+
+`load` reads a named set or a folder of images; `search_data` cuts its training images into the splits of a
+search and keeps nothing of the test images. `Batches` (from `augment`) makes batches of either.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from topocell.data.augment import Augmentation
+from topocell.data.batches import Batches, ImageSet
+from topocell.data.image_folder import some
+from topocell.data.readers import CIFAR10_STATISTICS, DATASETS, Source, Statistics
+from topocell.errors import DataError, nearest
+from topocell.io.files import existing, reason
+from topocell.runtime.rng import generator
+
+__all__ = [
+    "CIFAR10_STATISTICS",
+    "DATASETS",
+    "Augmentation",
+    "Batches",
+    "Dataset",
+    "ImageSet",
+    "SearchData",
+    "fingerprint",
+    "load",
+    "overlap",
+    "search_data",
+    "split",
+]
+
+#: Names that a split of the search may not have, and why.
+RESERVED = {"test": "the search never sees the test split", "all": "'all' is the union of the splits"}
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A set as loaded.
+
+    `mean` and `std` are per channel on the scale 0..1; `augmentation` is the default of this set;
+    `fingerprint` is a sha256 of all pixels, labels and class names; `notes` are sentences for the report.
+    """
+
+    name: str
+    train: ImageSet
+    test: ImageSet
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: Augmentation
+    fingerprint: str
+    notes: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        _, channels, height, width = self.train.images.shape
+        return channels, height, width
+
+
+def load(
+    name: str,
+    root: str | Path | None = None,
+    *,
+    download: bool = False,
+    resolution: int | None = None,
+    images: int | None = None,
+    test_images: int | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Read a dataset of the table `DATASETS`, or an image tree with `name="folder"`.
+
+    The default augmentation crops with an eighth of the side as padding (4 at 32×32 as in DARTS, 2 at 16×16
+    as in NAS-Bench-201) and flips; that of `digits`, which fill their 8 pixels, does neither. Mean and std are
+    published ones for the CIFAR sets, SVHN and ImageNet, otherwise measured on the training images that were loaded.
+    `cifar100` and `svhn` have those of DARTS-PT (DOTS and PC-DARTS reuse the numbers of CIFAR-10 for CIFAR-100).
+
+    Args:
+        name: a row of `DATASETS`.
+        root: where the files are; default `data` for the torchvision sets, required for `folder`.
+        download: let torchvision fetch what is missing.
+        resolution: side in pixels to resize to, a multiple of 4, at least 8; default: as the set is.
+        images, test_images: use only so many, the same number per class (± 1).
+        seed: of the choice of those images.
+
+    Raises:
+        DataError: unknown name, missing or unreadable files, a set or a number that cannot be used.
+    """
+    if name not in DATASETS:
+        raise DataError(f"unknown dataset {name!r}{nearest(name, DATASETS)}; known: {', '.join(sorted(DATASETS))}")
+    if resolution is not None and (resolution < 8 or resolution % 4):
+        raise DataError(f"data.resolution is a multiple of 4 and at least 8, but got {resolution}; 32 is usual")
+    entry = DATASETS[name]
+    source = entry.read(_place(root) if root is not None else None, download)
+    chosen = _balanced(source.train_labels, images, "images", len(source.classes), seed)
+    held_out = _balanced(source.test_labels, test_images, "test_images", len(source.classes), seed)
+    train_pixels, test_pixels, notes = source.pixels(chosen, held_out, resolution)
+    train = ImageSet(train_pixels, source.train_labels[chosen], source.classes)
+    test = ImageSet(test_pixels, source.test_labels[held_out], source.classes)
+    notes = [_found(source, train, test), *source.notes, *notes]
+    if leaked := overlap(train, test):
+        notes.append(f"{leaked} of {len(test)} test images are byte-identical to a training image")
+    mean, std = entry.statistics or _measure(train.images)
+    augmentation = Augmentation(padding=train.images.shape[-1] // 8 if entry.crop else 0, flip=entry.flip)
+    return Dataset(name, train, test, mean, std, augmentation, fingerprint(train, test), tuple(notes))
+
+
+def _found(source: Source, train: ImageSet, test: ImageSet) -> str:
+    """What was found, and how much of it is used: `2 classes (maple, oak), 22 + 6 images, 3 x 16 x 16`."""
+    shape = " x ".join(map(str, train.images.shape[1:]))
+    text = f"{len(train.classes)} classes ({some(list(train.classes))}), {len(train):,} + {len(test):,} images, {shape}"
+    parts = ("training", train, source.train_labels, "images"), ("test", test, source.test_labels, "test_images")
+    left_out = [
+        f"{len(used):,} of {len(whole):,} {part} images are used, data.{option}=null takes all"
+        for part, used, whole, option in parts
+        if len(used) < len(whole)
+    ]
+    return "; ".join([text, *left_out])
+
+
+def _place(root: str | Path) -> Path:
+    """The folder that a user means, which may not be there. Raises DataError where the system cannot even look."""
+    try:
+        return existing(root)
+    except OSError as fault:
+        raise DataError(
+            f"data.root names a directory, but {str(root)[:200]!r} cannot be looked up ({reason(fault)}); "
+            f"check the path"
+        ) from None
+
+
+def _balanced(labels: Tensor, count: int | None, option: str, classes: int, seed: int) -> Tensor:
+    """Sorted indices of `count` images: every class in turn gives one of its images, in a seeded order."""
+    if count is None or count >= len(labels):
+        return torch.arange(len(labels))
+    if count < max(classes, 2):
+        raise DataError(f"data.{option} is at least one image per class, {classes}, but got {count}; raise it")
+    shuffled = torch.randperm(len(labels), generator=generator(seed, "data", option))
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    sizes = labels.bincount(minlength=classes)
+    turn = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[labels[by_class]]
+    return by_class[turn.argsort(stable=True)[:count]].sort().values
+
+
+def _measure(images: Tensor) -> Statistics:
+    """Mean and standard deviation per channel of uint8 images, on the scale 0..1; std at least 1/255."""
+    value = torch.arange(256, dtype=torch.float64) / 255
+    mean, std = [], []
+    for channel in range(images.shape[1]):
+        share = images[:, channel].flatten().bincount(minlength=256).double()
+        share /= share.sum()
+        centre = float((share * value).sum())
+        mean.append(centre)
+        std.append(max(math.sqrt(float((share * (value - centre) ** 2).sum())), 1 / 255))
+    return tuple(mean), tuple(std)
+
+
+def fingerprint(*sets: ImageSet) -> str:
+    """sha256 over the shapes, pixels, labels and class names of the sets."""
+    digest = hashlib.sha256()
+    for data in sets:
+        digest.update(repr((tuple(data.images.shape), data.classes)).encode())
+        for tensor in (data.images, data.labels):
+            digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def overlap(train: ImageSet, test: ImageSet) -> int:
+    """How many test images are byte-identical to some training image, whatever their labels."""
+
+    def digests(data: ImageSet) -> list[bytes]:
+        return [hashlib.blake2b(image, digest_size=16).digest() for image in data.images.cpu().contiguous().numpy()]
+
+    seen = set(digests(train))
+    return sum(digest in seen for digest in digests(test))
+
+
+# Splits
+
+
+def _split_indices(n: int, fractions: Mapping[str, float], seed: int) -> dict[str, Tensor]:
+    total = sum(fractions.values())
+    if not fractions or not all(share > 0 for share in fractions.values()) or not total <= 1 + 1e-9:
+        raise DataError(f"fractions are above 0 and sum to at most 1, but got {dict(fractions)} (sum {total:g})")
+    for name in fractions:
+        if name in RESERVED:
+            raise DataError(f"a split may not be called {name!r} ({RESERVED[name]}); choose another name")
+    sizes = {name: math.floor(share * n + 1e-6) for name, share in fractions.items()}
+    for name, size in sizes.items():
+        if size < 2:
+            least = 2 * len(sizes)
+            way = "raise its fraction" if n >= least else f"add images, {least} or more for {len(sizes)} splits"
+            raise DataError(
+                f"a split of data.splits has 2 training images or more, but {name!r} gets {size} of {n}; {way}"
+            )
+    order = torch.randperm(n, generator=generator(seed, "split"))
+    return dict(zip(sizes, order.split([*sizes.values(), n - sum(sizes.values())])))
+
+
+def split(train: ImageSet, fractions: Mapping[str, float], seed: int) -> dict[str, ImageSet]:
+    """Cut a set into disjoint parts after one seeded shuffle that does not look at the classes.
+
+    A part has floor(fraction · N) images (thirds of 50,000 are 16,666 each; a product within 1e-6 of an
+    integer counts as that integer) and stays in shuffled order, so that batches taken in order mix the
+    classes. DARTS halves by index without a shuffle: CIFAR's files are in random order, a folder's are not.
+
+    Raises:
+        DataError: fractions not above 0 or summing to more than 1, a reserved name, a part below two images.
+    """
+    return {name: train.subset(indices) for name, indices in _split_indices(len(train), fractions, seed).items()}
+
+
+@dataclass(frozen=True, eq=False)
+class SearchData:
+    """All that a search sees of a dataset: copies of training images only.
+
+    `order[name]` holds where the images of a split stood in the training set; `fingerprint` is the dataset's.
+    """
+
+    splits: Mapping[str, ImageSet]
+    order: Mapping[str, Tensor]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: Augmentation
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    fingerprint: str
+
+    def get(self, name: str) -> ImageSet:
+        """The split of that name; `"all"` is the union of the splits in the order of the training set.
+
+        Raises:
+            DataError: `"test"`, which no search may see, or an unknown name.
+        """
+        if name == "test":
+            raise DataError(f"{RESERVED['test']}, but it was asked for; use one of {', '.join(self.splits)}, all")
+        if name == "all":
+            parts = [self.splits[part] for part in self.order]
+            images, labels = torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts])
+            return ImageSet(images, labels, self.classes).subset(torch.cat(list(self.order.values())).argsort())
+        if name not in self.splits:
+            known = [*self.splits, "all"]
+            raise DataError(f"unknown split {name!r}{nearest(name, known)}; this search has {', '.join(known)}")
+        return self.splits[name]
+
+
+def search_data(dataset: Dataset, fractions: Mapping[str, float], seed: int) -> SearchData:
+    """What a search sees of `dataset`: its training images cut as `split` does, and none of its test images.
+
+    Raises:
+        DataError: as `split`.
+    """
+    order = _split_indices(len(dataset.train), fractions, seed)
+    return SearchData(
+        {name: dataset.train.subset(indices) for name, indices in order.items()},
+        order,
+        dataset.mean,
+        dataset.std,
+        dataset.augmentation,
+        dataset.train.classes,
+        dataset.shape,
+        dataset.fingerprint,
+    )
+
+
+def split_batches(
+    data: SearchData,
+    split: str,
+    batch_size: int,
+    purpose: str,
+    *,
+    seed: int,
+    device: torch.device | str,
+    augmented: bool = True,
+) -> Batches:
+    """Batches of a split, drawn for a purpose; augmented as in training unless it says otherwise."""
+    return Batches(
+        data.get(split),
+        batch_size,
+        mean=data.mean,
+        std=data.std,
+        augmentation=data.augmentation if augmented else None,
+        device=device,
+        seed=seed,
+        purpose=purpose,
+    )

@@ -1,0 +1,394 @@
+"""A derived architecture as data: JSON in and out, validation, canonical form, other formats.
+
+Nodes are numbered as in DARTS: inputs first, then computed nodes; each computed node lists `(operation,
+predecessor)` pairs, of any number, and sums them. The cell's output is the channel concat of the nodes in
+`concat`. In the cell types `normal` and `reduce` a node without pairs has been dropped: it keeps its number
+and nothing may use it. In the cell type `cell` (NAS-Bench-201) a node without pairs is zero, and the output
+is the last node.
+"""
+
+import hashlib
+import json
+import os
+import reprlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from topocell.errors import GenotypeError, nearest
+from topocell.genotype import formats
+from topocell.io import files
+from topocell.spaces.operations import KNOWN_OPERATIONS
+
+Pair = tuple[str, int]
+
+FORMAT = 1
+MAX_NODES = 64
+MAX_PAIRS = 256
+MAX_BYTES = 4_000_000
+
+
+def keeps_empty_nodes(cell_type: str) -> bool:
+    """Whether a computed node without pairs is zero, as in the type `cell`; in the others it has been dropped."""
+    return cell_type == "cell"
+
+
+@dataclass(frozen=True)
+class CellGenotype:
+    """One cell: number of inputs, `(operation, predecessor)` pairs of each computed node, nodes of the
+    output.
+
+    Plain data; it is checked, and lists become tuples, when it enters a `Genotype`.
+    """
+
+    inputs: int
+    nodes: tuple[tuple[Pair, ...], ...]
+    concat: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """A derived architecture, valid by construction.
+
+    Args:
+        space: name of the search space, for users; the network follows from the cells alone.
+        cells: cell type → cell; the types are `normal` and `reduce` (DARTS family, 1 or 2 inputs) or `cell`
+            (NAS-Bench-201, 1 input).
+        origin: where it came from, e.g. recipe, seed and run; any JSON object.
+
+    The same pair may occur twice in a node, as in NASNet-A; each occurrence is a layer of its own. In the
+    type `cell`, pairs with `none` are left out.
+
+    Raises:
+        GenotypeError: naming the place, e.g. `cells.normal.nodes[2][0]: unknown operation 'sep_conv_3'`.
+    """
+
+    space: str
+    cells: Mapping[str, CellGenotype]
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.space, str) or not self.space:
+            raise _error("space", "must be a name", self.space)
+        _check_types(self.cells)
+        try:
+            json.dumps(dict(self.origin), allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            raise _error("origin", "must be a JSON object", self.origin) from None
+        checked = {name: _check(f"cells.{name}", name, self.cells[name]) for name in sorted(self.cells)}
+        object.__setattr__(self, "cells", checked)
+        object.__setattr__(self, "origin", dict(self.origin))
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    @property
+    def skeleton(self) -> str:
+        """How the cells are stacked: `"nasbench201"` for the cell type `cell`, else `"darts"`."""
+        return "nasbench201" if "cell" in self.cells else "darts"
+
+    def operations(self, cell_type: str) -> Counter[str]:
+        """How often each operation occurs in a cell."""
+        return Counter(name for pairs in self.cells[cell_type].nodes for name, _ in pairs)
+
+    def depth(self, cell_type: str) -> int:
+        """Longest path, in edges, from an input node to a computed node; 0 if no input is used."""
+        cell = self.cells[cell_type]
+        depth: list[int | None] = [0] * cell.inputs
+        for pairs in cell.nodes:
+            reached = [d + 1 for _, p in pairs if (d := depth[p]) is not None]
+            depth.append(max(reached, default=None))
+        return max((d for d in depth if d is not None), default=0)
+
+    def width(self, cell_type: str) -> int:
+        """Number of computed nodes that take an input node."""
+        cell = self.cells[cell_type]
+        return sum(any(p < cell.inputs for _, p in pairs) for pairs in cell.nodes)
+
+    def canonical(self) -> "Genotype":
+        """The same architecture without origin and dropped nodes, pairs and nodes in an order of their own.
+
+        Its network is the same up to a permutation of the concatenated channels.
+        """
+        cells = {name: _canonical(cell, dropped=not keeps_empty_nodes(name)) for name, cell in self.cells.items()}
+        return Genotype(self.space, cells)
+
+    @cached_property
+    def key(self) -> str:
+        """16 hexadecimal characters that equal architectures share.
+
+        It depends neither on the space's name and the origin nor on the order of pairs, the numbering of
+        nodes, the order of the concat or dropped nodes.
+        """
+        cells = self.canonical().to_dict()["cells"]
+        return hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, `format: 1`."""
+        cells = {
+            name: {
+                "inputs": cell.inputs,
+                "nodes": [[list(pair) for pair in pairs] for pairs in cell.nodes],
+                "concat": list(cell.concat),
+            }
+            for name, cell in self.cells.items()
+        }
+        return {"format": FORMAT, "space": self.space, "cells": cells, "origin": dict(self.origin)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Genotype":
+        """The genotype of a JSON form.
+
+        Raises:
+            GenotypeError: naming the place of the first fault.
+        """
+        _fields("genotype", data, ("format", "space", "cells"), ("origin",))
+        if type(data["format"]) is not int or data["format"] != FORMAT:
+            raise _error("format", f"must be {FORMAT}, the only one this version reads", data["format"])
+        _check_types(data["cells"])
+        built = {}
+        for name, cell in data["cells"].items():
+            _fields(f"cells.{name}", cell, ("inputs", "nodes", "concat"))
+            built[name] = CellGenotype(cell["inputs"], cell["nodes"], cell["concat"])
+        return cls(data["space"], built, data.get("origin", {}))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Genotype":
+        """Read a JSON file.
+
+        Raises:
+            GenotypeError: no such file, not JSON, or no valid genotype; the message begins with the path.
+        """
+        try:
+            with open(path, "rb") as file:
+                raw = file.read(MAX_BYTES + 1)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise GenotypeError(f"{path}: a genotype must be a readable file, but {reason}") from None
+        if len(raw) > MAX_BYTES:
+            raise GenotypeError(f"{path}: a genotype has at most {MAX_BYTES} bytes, but this file has more")
+        try:
+            data = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise GenotypeError(f"{path}: a genotype is a JSON file, but this is not: {error}") from None
+        try:
+            return cls.from_dict(data)
+        except GenotypeError as error:
+            raise GenotypeError(f"{path}: {error}") from None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a JSON file; an interrupted write leaves the old file as it was.
+
+        Raises:
+            GenotypeError: if the file cannot be written.
+        """
+        try:
+            files.replace(Path(path), f"{json.dumps(self.to_dict(), indent=1)}\n".encode())
+        except OSError as fault:
+            raise GenotypeError(files.write_fault(Path(path), fault)) from None
+
+    @classmethod
+    def from_darts(cls, text: str) -> "Genotype":
+        """From `Genotype(normal=[('sep_conv_3x3', 1), ...], normal_concat=range(2, 6), reduce=..., ...)`.
+
+        The text is parsed, never evaluated; two pairs make a node; `NAME = Genotype(...)` is taken too.
+
+        Raises:
+            GenotypeError: the text has another form, or names no valid cell.
+        """
+        cells = {}
+        for name, (pairs, concat) in formats.parse_darts(text).items():
+            nodes = tuple(tuple(pairs[i : i + 2]) for i in range(0, len(pairs), 2))
+            cells[name] = CellGenotype(2, nodes, tuple(concat))
+        return cls("darts", cells)
+
+    def to_darts(self) -> str:
+        """The text that `from_darts` reads.
+
+        Raises:
+            GenotypeError: a cell that DARTS' format cannot express: nodes have exactly two pairs there.
+        """
+        if any(cell.inputs != 2 for cell in self.cells.values()):
+            raise GenotypeError("DARTS' format has cells of two inputs, but got one; save JSON instead")
+        cells = {name: (cell.nodes, cell.concat) for name, cell in self.cells.items()}
+        return formats.format_darts(cells)
+
+    @classmethod
+    def from_nasbench201(cls, text: str) -> "Genotype":
+        """From an architecture string, `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`; `none` edges are left out.
+
+        Raises:
+            GenotypeError: the text has another form, or names an unknown operation.
+        """
+        nodes = tuple(map(tuple, formats.parse_nasbench201(text)))
+        return cls("nasbench201", {"cell": CellGenotype(1, nodes, (len(nodes),))})
+
+    def to_nasbench201(self) -> str:
+        """The architecture string that `from_nasbench201` reads.
+
+        Raises:
+            GenotypeError: another cell type, or an edge with more than one operation.
+        """
+        if "cell" not in self.cells:
+            raise GenotypeError(
+                f"an architecture string has the cell type 'cell', but got {', '.join(self.cells)}; save JSON instead"
+            )
+        return formats.format_nasbench201(self.cells["cell"].nodes)
+
+
+def _error(place: str, rule: str, value: object) -> GenotypeError:
+    try:
+        shown = reprlib.repr(value)
+    except ValueError:  # an integer with more digits than Python prints
+        shown = f"a huge {type(value).__name__}"
+    return GenotypeError(f"{place}: {rule}, but got {shown}")
+
+
+def _fields(place: str, data: object, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
+    if not isinstance(data, Mapping):
+        raise _error(place, "must be an object", data)
+    for name in required:
+        if name not in data:
+            raise _error(place, f"the fields {', '.join(required)} are required", list(data))
+    for name in data:
+        if name not in required + optional:
+            known = required + optional
+            raise _error(place, f"the fields are {', '.join(known)}{nearest(str(name)[:100], known)}", name)
+
+
+def _check_types(cells: object) -> None:
+    if not isinstance(cells, Mapping) or set(cells) not in ({"normal", "reduce"}, {"cell"}):
+        found = list(cells) if isinstance(cells, Mapping) else cells
+        raise _error("cells", "must be an object of 'normal' and 'reduce', or of 'cell'", found)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+def _check(place: str, cell_type: str, cell: object) -> CellGenotype:
+    """The cell with tuples for lists, after every rule of the module's docstring has been checked."""
+    if not isinstance(cell, CellGenotype):
+        raise _error(place, "must be a CellGenotype", cell)
+    zeros = keeps_empty_nodes(cell_type)
+    inputs, allowed = cell.inputs, (1,) if zeros else (1, 2)
+    if type(inputs) is not int or inputs not in allowed:
+        raise _error(f"{place}.inputs", f"must be {' or '.join(map(str, allowed))}", inputs)
+    if not _is_list(cell.nodes) or not 1 <= len(cell.nodes) <= MAX_NODES:
+        raise _error(f"{place}.nodes", f"must be a list of 1 to {MAX_NODES} nodes", cell.nodes)
+    nodes: list[tuple[Pair, ...]] = []
+    for index, pairs in enumerate(cell.nodes):
+        node, where = inputs + index, f"{place}.nodes[{index}]"
+        if not _is_list(pairs) or len(pairs) > MAX_PAIRS:
+            raise _error(where, f"must be a list of at most {MAX_PAIRS} [operation, predecessor]", pairs)
+        for number, pair in enumerate(pairs):
+            _check_pair(f"{where}[{number}]", pair, node)
+            source = pair[1] - inputs
+            if not zeros and source >= 0 and not nodes[source]:
+                raise _error(f"{where}[{number}]", "a predecessor must not be a dropped node", pair[1])
+        nodes.append(tuple((name, p) for name, p in pairs if not (zeros and name == "none")))
+    rule = f"must list computed nodes ({inputs}..{inputs + len(nodes) - 1}) once each, at least one"
+    if not _is_list(cell.concat) or not 1 <= len(cell.concat) <= MAX_NODES:
+        raise _error(f"{place}.concat", rule, cell.concat)
+    for node in cell.concat:
+        if type(node) is not int or not inputs <= node < inputs + len(nodes):
+            raise _error(f"{place}.concat", rule, node)
+        if not zeros and not nodes[node - inputs]:
+            raise _error(f"{place}.concat", "must not list a dropped node", node)
+    if len(set(cell.concat)) != len(cell.concat):
+        raise _error(f"{place}.concat", rule, cell.concat)
+    if zeros and tuple(cell.concat) != (len(nodes),):
+        raise _error(f"{place}.concat", f"must be [{len(nodes)}], the last node", cell.concat)
+    return CellGenotype(inputs, tuple(nodes), tuple(cell.concat))
+
+
+def _check_pair(where: str, pair: Any, node: int) -> None:
+    if not _is_list(pair) or len(pair) != 2 or not isinstance(pair[0], str) or type(pair[1]) is not int:
+        raise _error(where, "must be [operation, predecessor], a name and an integer", pair)
+    name, predecessor = pair
+    if name not in KNOWN_OPERATIONS:
+        raise _error(where, f"must name an operation{nearest(name[:100], KNOWN_OPERATIONS)}", name)
+    if predecessor < 0:
+        raise _error(where, "a predecessor is numbered from 0", predecessor)
+    if predecessor >= node:
+        raise _error(where, f"edge from the future: node {node} takes nodes below {node}", predecessor)
+
+
+# --- canonical form ---
+
+Colours = dict[int, int]
+Neighbours = dict[int, list[Pair]]
+
+
+def _canonical(cell: CellGenotype, dropped: bool) -> CellGenotype:
+    """The cell under the numbering with the smallest encoding; `dropped`: nodes without pairs are left out.
+
+    Nodes are coloured by what is invariant (output, level, output membership), then by their neighbours'
+    colours until nothing changes. Nodes that still look alike are told apart one by one, and every way is
+    tried, up to a bound that only large cells of much hidden symmetry reach.
+    """
+    numbered = enumerate(cell.nodes, cell.inputs)
+    before: Neighbours = {n: list(pairs) for n, pairs in numbered if pairs or not dropped}
+    after: Neighbours = {n: [] for n in before}
+    level = dict.fromkeys(range(cell.inputs), 0)
+    for node, pairs in before.items():
+        level[node] = max((level[p] + 1 for _, p in pairs), default=0)
+        for name, p in pairs:
+            if p >= cell.inputs:
+                after[p].append((name, node))
+    seen = {n: (n in cell.concat and not after[n], level[n], n in cell.concat) for n in before}
+    rank = {value: r for r, value in enumerate(sorted(set(seen.values())))}
+    colours = {n: rank[seen[n]] for n in before} | {n: n - cell.inputs for n in range(cell.inputs)}
+
+    def renumbered(colours: Colours) -> CellGenotype:
+        nodes = tuple(
+            tuple(sorted((name, colours[p] + cell.inputs) for name, p in before[n]))
+            for n in sorted(before, key=colours.__getitem__)
+        )
+        return CellGenotype(cell.inputs, nodes, tuple(sorted(colours[n] + cell.inputs for n in cell.concat)))
+
+    # Trying a numbering looks at every pair, at worst once per node.
+    most = 1 + min(4096 // len(before), 16384 // max(1, sum(map(len, before.values()))))
+    candidates = islice(_numberings(colours, before, after), most)
+    return min(map(renumbered, candidates), key=lambda c: (c.nodes, c.concat))
+
+
+def _numberings(colours: Colours, before: Neighbours, after: Neighbours) -> Iterator[Colours]:
+    """Colourings that refine `colours` and give every node its own: 0, 1, .. in topological order."""
+    colours = _refine(colours, before, after)
+    size = Counter(colours[n] for n in before)
+    tied = min((c for c in size if size[c] > 1), default=None)
+    if tied is None:
+        yield colours
+        return
+    tried = set()
+    for node in before:
+        # Nodes with the very same neighbours can be swapped: one of them is enough.
+        twins = (tuple(sorted(before[node])), tuple(sorted(after[node])))
+        if colours[node] == tied and twins not in tried:
+            tried.add(twins)
+            yield from _numberings(
+                {n: 2 * c + (n != node) if n in before else c for n, c in colours.items()}, before, after
+            )
+
+
+def _refine(colours: Colours, before: Neighbours, after: Neighbours) -> Colours:
+    """Split colours, in an order no numbering changes, until nodes of one colour have like neighbours."""
+    while True:
+        seen = {
+            n: (
+                colours[n],
+                tuple(sorted((name, colours[p]) for name, p in before[n])),
+                tuple(sorted((name, colours[p]) for name, p in after[n])),
+            )
+            for n in before
+        }
+        rank = {value: r for r, value in enumerate(sorted(set(seen.values())))}
+        stable = len(rank) == len({colours[n] for n in before})
+        colours = colours | {n: rank[seen[n]] for n in before}
+        if stable:
+            return colours

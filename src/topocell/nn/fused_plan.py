@@ -1,0 +1,88 @@
+"""What a fused step of the supernet computes, apart from its tensors, and the tensors of its stages."""
+
+from ctypes import addressof
+from typing import NamedTuple
+
+from torch import Tensor
+
+from topocell.nn.functional import BN_EPS
+from topocell.nn.kernels.cpu import (
+    Floats,
+    Norm,
+    rows,
+)
+
+
+class Chain(NamedTuple):
+    """The same operation on M edges: kernel size, dilation, number of stages, and the output of each edge.
+
+    `scales` says where in the weights of the cell the weight of each edge stands; empty where batch norm is affine.
+    `lanes` is the width of vector of its kernels (`topocell.nn.kernels.cpu.widths`); None for the first.
+    """
+
+    kernel: int
+    dilation: int
+    stages: int
+    slots: tuple[int, ...]
+    scales: tuple[int, ...] = ()
+    lanes: int | None = None
+
+
+class Edges(NamedTuple):
+    """An operation without a chain on M edges: the output of each, and where in the weights its weight stands."""
+
+    slots: tuple[int, ...]
+    scales: tuple[int, ...]
+
+
+class Plan(NamedTuple):
+    """What `separable` computes, apart from its tensors.
+
+    Attributes:
+        based: for each output, whether there is a map that it starts from.
+        mix: for each ready map and output, where in the weights of the cell the weight of the map stands; −1: none.
+        identity: whether the first of these maps is `x` itself, which is not given again; at stride 1.
+        dense: the dense convolutions.
+        pools: maps that come ready but for the batch norm.
+        affine: whether each batch norm has a gain and a bias.
+        low_memory: keep nothing but the inputs for backward.
+    """
+
+    chains: tuple[Chain, ...]
+    stride: int
+    based: tuple[bool, ...] = (False,)
+    mix: tuple[tuple[int, ...], ...] = ()
+    dense: tuple[Edges, ...] = ()
+    identity: bool = False
+    pools: tuple[Edges, ...] = ()
+    affine: bool = False
+    low_memory: bool = False
+
+    @property
+    def per_stage(self) -> int:
+        """How many tensors `separable` takes for a stage."""
+        return 4 if self.affine else 2
+
+
+class Stage(NamedTuple):
+    """Tensors of one stage: weights, and gain and bias (M, C) of the batch norm after it where it has them."""
+
+    dw: Tensor
+    pw: Tensor
+    gain: Tensor | None
+    bias: Tensor | None
+
+
+class Output(NamedTuple):
+    """z (M, N, h, w, C) after the 1×1 convolution of a stage, and its mean and variance (2, M, C).
+
+    Of a dense convolution z is (N, M·C, h, w), channels last.
+    """
+
+    z: Tensor
+    statistics: Tensor
+
+    def norm(self, scale: Floats | None, stage: Stage | None = None) -> Norm:
+        """The batch norm after this, by address: all of it must stay alive as long as this."""
+        gain, bias = (None if t is None else t.data_ptr() for t in (stage[2:] if stage else (None, None)))
+        return Norm(*rows(self.statistics), gain, bias, None if scale is None else addressof(scale), BN_EPS)

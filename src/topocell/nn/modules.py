@@ -1,0 +1,202 @@
+"""The primitives of cells as plain modules, for networks whose architecture is fixed.
+
+Every operation maps `(N, C, H, W)` to `(N, C, H / stride, W / stride)` with H and W even where the stride is
+2. Convolutions have no bias and no ReLU works in place, since one tensor feeds several operations.
+Definitions are those of DARTS (Liu et al., 2019) and NAS-Bench-201 (Dong and Yang, 2020); the supernet has
+its own batched form.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from topocell.nn.functional import BN_EPS, depthwise, subsample
+from topocell.nn.fused_choice import width
+from topocell.nn.fused_plan import Chain, Plan
+from topocell.nn.projection import faster, projected
+from topocell.nn.separable import separable
+
+
+def batch_norm(channels: int, affine: bool, batch_statistics: bool = False) -> nn.BatchNorm2d:
+    """Batch norm over `channels`; with `batch_statistics` also in evaluation, and none kept."""
+    return nn.BatchNorm2d(channels, affine=affine, track_running_stats=not batch_statistics)
+
+
+#: What a module may have that only a call of the module itself honours.
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _by_kernels(convolutions: Sequence[nn.Module], norms: Sequence[nn.BatchNorm2d]) -> bool:
+    """Whether compiled kernels may stand in for these modules: batch statistics, no hooks, weights as they are."""
+    plain = all(type(c) in (nn.Conv2d, _Depthwise) for c in convolutions) and all(
+        type(n) is nn.BatchNorm2d and (n.training or n.running_mean is None) and n.eps == BN_EPS for n in norms
+    )
+    return plain and not any(getattr(module, hooks) for module in (*convolutions, *norms) for hooks in _HOOKS)
+
+
+def _track(bn: nn.BatchNorm2d, statistics: Tensor, count: int) -> None:
+    """Take mean and variance (2, C) of `count` values each into the running ones, as the module does."""
+    if not bn.training or bn.running_mean is None or bn.running_var is None or bn.num_batches_tracked is None:
+        return
+    with torch.no_grad():
+        bn.num_batches_tracked += 1
+        by = 1 / float(bn.num_batches_tracked) if bn.momentum is None else bn.momentum
+        bn.running_mean.lerp_(statistics[0], by)
+        bn.running_var.lerp_(statistics[1] * (count / max(count - 1, 1)), by)
+
+
+def _projectable(x: Tensor, convolutions: Sequence[nn.Conv2d], stride: int, bn: nn.BatchNorm2d) -> bool:
+    outputs = [c.out_channels for c in convolutions]
+    return _by_kernels(convolutions, [bn]) and min(outputs) > 0 and faster(x, outputs, stride, bn.affine)
+
+
+def _projected(x: Tensor, convolutions: Sequence[nn.Conv2d], stride: int, bn: nn.BatchNorm2d) -> Tensor:
+    out, statistics = projected(x, [c.weight for c in convolutions], stride, bn.weight, bn.bias)
+    _track(bn, statistics, out.numel() // out.shape[1])
+    return out
+
+
+class _Depthwise(nn.Conv2d):
+    """Depthwise convolution that keeps the size at stride 1, with the fast gradients of `topocell.nn.functional`."""
+
+    def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
+        padding = dilation * (kernel - 1) // 2
+        super().__init__(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return depthwise(input, self.weight, int(self.stride[0]), int(self.dilation[0]))
+
+
+class ReLUConvBN(nn.Module):
+    """ReLU, k×k convolution, batch norm: DARTS' preprocess layer (k = 1), NAS-Bench-201's `nor_conv_k`.
+
+    Shapes: `(N, c_in, H, W)` to `(N, c_out, ceil(H / stride), ceil(W / stride))`.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        affine: bool,
+        *,
+        kernel: int = 1,
+        stride: int = 1,
+        batch_statistics: bool = False,
+    ) -> None:
+        super().__init__()
+        self._subsample = stride if kernel == 1 else 1
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride // self._subsample, (kernel - 1) // 2, bias=False)
+        self.bn = batch_norm(c_out, affine, batch_statistics)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.conv.kernel_size == (1, 1) and _projectable(x, [self.conv], self._subsample, self.bn):
+            return _projected(x, [self.conv], self._subsample, self.bn)
+        return self.bn(self.conv(F.relu(subsample(x, self._subsample))))
+
+
+class FactorizedReduce(nn.Module):
+    """ReLU, two 1×1 convolutions of stride 2 on even and on odd pixels, concatenated; batch norm (DARTS).
+
+    Shapes: `(N, c_in, H, W)` with even H, W to `(N, c_out, H / 2, W / 2)`. An odd `c_out`, which DARTS does
+    not allow, gives the second convolution one channel more.
+    """
+
+    def __init__(self, c_in: int, c_out: int, affine: bool, *, batch_statistics: bool = False) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_out // 2, 1, bias=False)
+        self.conv2 = nn.Conv2d(c_in, c_out - c_out // 2, 1, bias=False)
+        self.bn = batch_norm(c_out, affine, batch_statistics)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if _projectable(x, convolutions := [self.conv1, self.conv2], 2, self.bn):
+            return _projected(x, convolutions, 2, self.bn)
+        x = F.relu(x)
+        even, odd = subsample(x, 2), subsample(x[:, :, 1:, 1:], 2)
+        return self.bn(torch.cat([self.conv1(even), self.conv2(odd)], dim=1))
+
+
+class _Chain(nn.Module):
+    """Stages of ReLU, depthwise k×k, 1×1, batch norm; only the first has the stride. In training by compiled kernels
+    where there are some for the machine (`topocell.nn.separable`)."""
+
+    def __init__(self, channels: int, stride: int, affine: bool, kernel: int, dilation: int, suffixes: str) -> None:
+        super().__init__()
+        self._stages = tuple((f"dw{i}", f"pw{i}", f"bn{i}") for i in suffixes.split(","))
+        self._chain, self._stride = Chain(kernel, dilation, len(self._stages), (0,)), stride
+        for i, (dw, pw, bn) in enumerate(self._stages):
+            self.add_module(dw, _Depthwise(channels, kernel, 1 if i else stride, dilation))
+            self.add_module(pw, nn.Conv2d(channels, channels, 1, bias=False))
+            self.add_module(bn, batch_norm(channels, affine))
+
+    def forward(self, x: Tensor) -> Tensor:
+        stages = [tuple(getattr(self, name) for name in names) for names in self._stages]
+        convs, norms = [module for stage in stages for module in stage[:2]], [bn for _, _, bn in stages]
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        if last and norms[0].affine and _by_kernels(convs, norms):
+            lanes = width(x, self._chain, self._stride, affine=True)
+            if lanes is not None:
+                return self._compiled(x, stages, lanes)
+        for dw, pw, bn in stages:
+            x = bn(pw(dw(F.relu(x))))
+        return x
+
+    def _compiled(self, x: Tensor, stages: Sequence[tuple[Any, ...]], lanes: int) -> Tensor:
+        plan = Plan((self._chain._replace(lanes=lanes),), self._stride, affine=True)
+        tensors = [t for dw, pw, bn in stages for t in (dw.weight, pw.weight, bn.weight[None], bn.bias[None])]
+        (out,), statistics = separable(x, plan, tensors)
+        count = out.numel() // out.shape[1]
+        for (_, _, bn), found in zip(stages, statistics):
+            _track(bn, found[:, 0], count)
+        return out
+
+
+class SepConv(_Chain):
+    """`sep_conv_kxk`: ReLU, depthwise k×k, 1×1, batch norm; twice, the second time with stride 1."""
+
+    def __init__(self, channels: int, stride: int, affine: bool, *, kernel: int) -> None:
+        super().__init__(channels, stride, affine, kernel, 1, "1,2")
+
+
+class DilConv(_Chain):
+    """`dil_conv_kxk`: ReLU, depthwise k×k of dilation 2, 1×1, batch norm."""
+
+    def __init__(self, channels: int, stride: int, affine: bool, *, kernel: int) -> None:
+        super().__init__(channels, stride, affine, kernel, 2, "")
+
+
+class Conv7x1(nn.Module):
+    """`conv_7x1_1x7`: ReLU, 1×7 convolution that strides over columns, 7×1 over rows, batch norm."""
+
+    def __init__(self, channels: int, stride: int, affine: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, (1, 7), (1, stride), (0, 3), bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, (7, 1), (stride, 1), (3, 0), bias=False)
+        self.bn = batch_norm(channels, affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv2(self.conv1(F.relu(x))))
+
+
+class Zero(nn.Module):
+    """`none`: zeros of the (strided) input's shape."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
+
+
+class Noise(nn.Module):
+    """`noise` (RobustDARTS, S4): fresh N(0, 1) of the (strided) input's shape, in training and evaluation."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.randn_like(x[:, :, :: self.stride, :: self.stride])

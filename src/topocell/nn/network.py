@@ -1,0 +1,163 @@
+"""The network of a genotype, for training from scratch: any number of inputs per node."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from topocell.errors import SpaceError
+from topocell.genotype.genotype import CellGenotype, Genotype
+from topocell.nn.primitives import make
+from topocell.nn.skeleton import Skeleton, Slot
+
+
+def drop_samples(x: Tensor, probability: float | Tensor) -> Tensor:
+    """`x` `(N, C, H, W)` with each sample zeroed with `probability`, else divided by `1 - probability`."""
+    keep = 1.0 - probability
+    kept = torch.rand((x.shape[0], 1, 1, 1), device=x.device) < keep
+    return x / keep * kept
+
+
+class FixedCell(nn.Module):
+    """One derived cell: every node sums its operations, the output is the concat of the listed nodes.
+
+    Args:
+        cell: the cell of a genotype. Dropped nodes are left out; a node without pairs that is used
+            (NAS-Bench-201) is zero.
+        channels: channels C of every node; the output has `C * len(cell.concat)`.
+        stride: stride of the edges that leave an input node, 2 in a reduction cell.
+    """
+
+    def __init__(self, cell: CellGenotype, channels: int, stride: int) -> None:
+        super().__init__()
+        self.out_channels = channels * len(cell.concat)
+        numbered = list(enumerate(cell.nodes, cell.inputs))
+        self._edges = [(source, node) for node, pairs in numbered for _, source in pairs]
+        self._concat = cell.concat
+        used = {source for source, _ in self._edges}.union(cell.concat)
+        self._zeros = [node for node, pairs in numbered if not pairs and node in used]
+        names = [name for pairs in cell.nodes for name, _ in pairs]
+        self.operations = nn.ModuleList(
+            make(name, channels, stride if source < cell.inputs else 1, affine=True)
+            for name, (source, _) in zip(names, self._edges)
+        )
+
+    def forward(self, states: list[Tensor], drop_path: float | Tensor | None = None) -> Tensor:
+        """`(N, out_channels, H / stride, W / stride)` from one `(N, C, H, W)` tensor per input."""
+        values = dict(enumerate(states))
+        for node in self._zeros:
+            values[node] = torch.zeros_like(states[0])
+        for operation, (source, node) in zip(self.operations, self._edges):
+            value = operation(values[source])
+            if drop_path is not None and not isinstance(operation, nn.Identity):
+                value = drop_samples(value, drop_path)
+            values[node] = values[node] + value if node in values else value
+        return torch.cat([values[node] for node in self._concat], dim=1)
+
+
+class AuxiliaryHead(nn.Module):
+    """A second classifier on the output of cell 2L // 3, for training only (DARTS, after Szegedy et al.).
+
+    ReLU, pooling to 2×2, 1×1 convolution to 128, batch norm, ReLU, 2×2 convolution to 768, batch norm, ReLU,
+    linear. The pooling is the published 5×5 average of stride 3 on 8×8 maps (CIFAR) and of stride 2 on 7×7
+    maps (ImageNet); on maps of any other size it is adaptive average pooling to 2×2, where we depart from the
+    papers.
+
+    Args:
+        c_in: channels of the maps.
+        classes: width of the output.
+        last_norm: whether the 768 channels are normalised: yes on CIFAR, no on ImageNet (as DARTS and most
+            followers do; P-DARTS and SGAS normalise there too).
+    """
+
+    def __init__(self, c_in: int, classes: int, last_norm: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, 128, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(128)
+        self.conv2 = nn.Conv2d(128, 768, 2, bias=False)
+        self.bn2 = nn.BatchNorm2d(768) if last_norm else nn.Identity()
+        self.classifier = nn.Linear(768, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `(N, classes)` of maps `(N, c_in, H, W)`."""
+        x = F.relu(x)
+        stride = {(8, 8): 3, (7, 7): 2}.get((x.shape[2], x.shape[3]))
+        x = F.avg_pool2d(x, 5, stride) if stride else F.adaptive_avg_pool2d(x, 2)
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        return self.classifier(x.flatten(1))
+
+
+class FixedNet(Skeleton):
+    """The network of a genotype.
+
+    Args:
+        genotype: any valid genotype; its cell types choose the skeleton.
+        channels: initial channels C.
+        layers: number of cells; in skeleton nasbench201 3N + 2, cells and residual blocks (published: 17).
+        classes: width of the output.
+        in_channels: channels of the images.
+        stem: `"cifar"` (stem of 3C channels, C in skeleton nasbench201) or `"imagenet"` (C channels).
+        auxiliary: whether training also returns the logits of an auxiliary head on cell 2L // 3.
+        drop_path: probability that a sample loses the output of an operation in training (Larsson et al.,
+            2017); identities are exempt, as in DARTS. Set the attribute `drop_path` anew in each epoch to
+            ramp it.
+        head: `"plain"`, or `"bn-relu"` for batch norm and ReLU before pooling (always in skeleton nasbench201).
+
+    Raises:
+        SpaceError: an argument out of its range; in `forward`, images whose resolution cannot be halved.
+    """
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        channels: int,
+        layers: int,
+        classes: int,
+        in_channels: int = 3,
+        stem: str = "cifar",
+        auxiliary: bool = False,
+        drop_path: float = 0.0,
+        head: str = "plain",
+    ) -> None:
+        if not 0 <= drop_path < 1:
+            raise SpaceError(f"drop_path is a probability below 1, but got drop_path={drop_path}")
+        if auxiliary and genotype.skeleton != "darts":
+            raise SpaceError("an auxiliary head needs skeleton 'darts', but got 'nasbench201'; turn it off")
+
+        def make_cell(slot: Slot) -> nn.Module:
+            stride = 2 if slot.cell_type == "reduce" else 1
+            return FixedCell(genotype.cells[slot.cell_type], slot.channels, stride)
+
+        super().__init__(
+            skeleton=genotype.skeleton,
+            make_cell=make_cell,
+            inputs={name: cell.inputs for name, cell in genotype.cells.items()},
+            channels=channels,
+            layers=layers,
+            classes=classes,
+            in_channels=in_channels,
+            stem_multiplier=3 if stem == "cifar" else 1,
+            stem=stem,
+            affine=True,
+            batch_statistics=False,
+            head=head,
+        )
+        self.genotype = genotype
+        self.drop_path = drop_path
+        self._tap = 2 * layers // 3
+        self.auxiliary_head: AuxiliaryHead | None = None
+        if auxiliary:
+            tapped = self.slots[self._tap]
+            width = tapped.channels * len(genotype.cells[tapped.cell_type].concat)
+            self.auxiliary_head = AuxiliaryHead(width, classes, last_norm=stem == "cifar")
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Logits `(N, classes)` of images `(N, in_channels, H, W)`; with `auxiliary` in training, both."""
+        drop_path = None
+        if self.training and self.drop_path > 0:  # a tensor: compiled code is the same for all probabilities
+            drop_path = torch.full((), self.drop_path, device=x.device)
+        features, tapped = self.features(x, lambda slot: (drop_path,), tap=self._tap)
+        logits = self.classify(features)
+        if self.training and self.auxiliary_head is not None and tapped is not None:
+            return logits, self.auxiliary_head(tapped)
+        return logits

@@ -1,0 +1,81 @@
+"""Pooling of cells: 3×3 with a border of one pixel that does not count (DARTS; NAS-Bench-201).
+
+By compiled kernels where there are some: the library's cost several times what reading and writing does.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from topocell.nn.kernels.cpu import Kernels, Shape, kernels, required, threads_for
+
+
+def avg_pool(x: Tensor, stride: int) -> Tensor:
+    """Means of the pixels that each window has, (N, C, ceil(H/stride), ceil(W/stride)), of `x` (N, C, H, W)."""
+    if kernels(x.shape[1], x) is None:
+        return F.avg_pool2d(x, 3, stride, 1, count_include_pad=False)
+    out: Tensor = _AvgPool.apply(x, stride)
+    return out
+
+
+def max_pool(x: Tensor, stride: int) -> Tensor:
+    """Maxima of the pixels that each window has, (N, C, ceil(H/stride), ceil(W/stride)), of `x` (N, C, H, W).
+
+    The gradient goes to the first of equal pixels; NaN is larger than all.
+    """
+    if kernels(x.shape[1], x) is None:
+        return F.max_pool2d(x, 3, stride, 1)
+    out: Tensor = _MaxPool.apply(x, stride)
+    return out
+
+
+def _prepared(ctx: Any, x: Tensor, stride: int) -> tuple[Kernels, Tensor, Tensor]:
+    """The kernels, `x` as they read it, and room for the output; keeps in `ctx` what backward needs."""
+    n, c, height, width = ctx.size = x.shape
+    size = (height - 1) // stride + 1, (width - 1) // stride + 1
+    ctx.compiled = compiled = required(c, x)
+    ctx.shape = Shape(n, height, width, *size, c, 1, 3, stride, 1, threads_for(n))
+    out = torch.empty(n, c, *size, memory_format=torch.channels_last)
+    return compiled, x.contiguous(memory_format=torch.channels_last), out
+
+
+def _gradients(ctx: Any, grads: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """The gradient of the output as kernels read it, and room for that of the input."""
+    d_x = torch.empty(ctx.size, memory_format=torch.channels_last)
+    return grads[0].contiguous(memory_format=torch.channels_last), d_x
+
+
+class _AvgPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, stride: int) -> Tensor:
+        compiled, x, out = _prepared(ctx, x, stride)
+        compiled.avg_pool_forward(ctx.shape, x, out)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        grad, d_x = _gradients(ctx, grads)
+        ctx.compiled.avg_pool_backward(ctx.shape, grad, d_x)
+        return d_x, None
+
+
+class _MaxPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, stride: int) -> Tensor:
+        compiled, x, out = _prepared(ctx, x, stride)
+        which = torch.empty_like(out, dtype=torch.int8)
+        compiled.max_pool_forward(ctx.shape, x, out, which)
+        ctx.save_for_backward(which)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (which,) = ctx.saved_tensors
+        grad, d_x = _gradients(ctx, grads)
+        ctx.compiled.max_pool_backward(ctx.shape, which, grad, d_x)
+        return d_x, None

@@ -1,0 +1,146 @@
+"""Operations of the supernet by compiled kernels: all that read one feature map, in one step of autograd.
+
+A chain is one or two stages of (batch norm,) ReLU, depthwise convolution, 1×1 convolution; it ends in batch norm, and
+the ends of chains with the same output are added up, together with weighted maps that come ready (pools, identities)
+and what the output held before. Of a stage only the output of its 1×1 convolution is kept for
+backward, or nothing where memory is low: the rest costs less to compute again than to write and read.
+
+Dense convolutions, ReLU, k×k, batch norm, are the library's; what surrounds the convolution is treated alike.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from topocell.nn.fused_parts import Call, channels_last, parts_of
+from topocell.nn.fused_plan import Output, Plan
+from topocell.nn.kernels.cpu import (
+    SIZES,
+    Ends,
+    addresses,
+    floats,
+    kernels,
+)
+
+
+def usable(x: Tensor, channels: int, kernel: int = 3) -> bool:
+    """Whether there are compiled kernels for so many channels of maps like `x`."""
+    return kernel in SIZES and kernels(channels, x) is not None
+
+
+def separable(
+    x: Tensor,
+    plan: Plan,
+    tensors: Sequence[Tensor],
+    weights: Tensor | None = None,
+    maps: Sequence[Tensor] = (),
+    bases: Sequence[Tensor] = (),
+) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+    """Sums of normalised convolutions of relu(x), one (N, C, h, w) for each output slot; and batch statistics.
+
+    `x` is (N, C, H, W). `tensors` has, for each chain and stage, the depthwise (M, C, 1, k, k) and 1×1
+    (M, C, C, 1, 1) weights and with `affine` the gain and bias (M, C) of the batch norm after it; then for each dense
+    convolution its weights (M, C, C, k, k); then for each pool its map (N, C, h, w). Without `affine`, the end of a
+    chain, dense convolutions, pools and the `maps` (N, C, h, w) are weighted by entries of `weights`, a vector. `bases`
+    are added to the outputs that have one. The statistics are the mean and variance (2, M, C) before each batch norm of
+    the chains, in order.
+    """
+    weights = x.new_zeros(0) if weights is None else weights
+    *found, statistics = _Separable.apply(x, plan, weights, *maps, *bases, *tensors)
+    return tuple(found), statistics
+
+
+class _Separable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, plan: Plan, weights: Tensor, *given: Tensor) -> tuple[Any, ...]:
+        call = Call(plan, channels_last(x), weights.tolist())
+        maps, bases, tensors, filters, pools = _cut(plan, given)
+        pools = [channels_last(p) for p in pools]
+        maps, starts = [channels_last(m) for m in maps], iter([channels_last(b) for b in bases])
+        outputs = [torch.empty(call.size(), memory_format=torch.channels_last) for _ in plan.based]
+        active = call.x.relu() if filters else call.x
+        parts = parts_of(call, tensors, filters, active, pools)
+        ends = Ends()
+        for part in parts:
+            part.forward()
+            part.add_to(ends)
+        started = [next(starts) if based else None for based in plan.based]
+        mixed = [call.x, *maps] if plan.identity else maps
+        call.kernels().combine(call.shape(), mixed, call.mix(), started, ends, outputs)
+        kept = [] if plan.low_memory else [tensor for part in parts for output in part.outputs for tensor in output]
+        ctx.with_maps = ctx.needs_input_grad[2]  # the maps are for the gradient of their weights alone
+        ctx.save_for_backward(call.x, *tensors, *filters, *pools, *(maps if ctx.with_maps else []), *kept)
+        ctx.plan, ctx.values = plan, call.values
+        chains = parts[: len(plan.chains)]
+        return *outputs, [output.statistics for part in chains for output in part.outputs]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        plan: Plan = ctx.plan
+        x, *rest = ctx.saved_tensors
+        call, saved = Call(plan, x, ctx.values), iter(rest)
+        tensors = [next(saved) for _ in range(plan.per_stage * sum(chain.stages for chain in plan.chains))]
+        filters, pools = [next(saved) for _ in plan.dense], [next(saved) for _ in plan.pools]
+        given = len(plan.mix) - plan.identity
+        maps = [next(saved) for _ in range(given)] if ctx.with_maps else []
+        needs_x, _, needs_weights, *needed = ctx.needs_input_grad
+        grads = tuple(channels_last(g) for g in grads[: len(plan.based)])
+        d_values = [0.0] * len(call.values)
+        d_maps = [torch.empty_like(grads[0]) if wanted else None for wanted in needed[:given]]
+        found: list[Tensor | None] = [*d_maps, *(g for g, based in zip(grads, plan.based) if based)]
+        d_x = torch.empty_like(x) if plan.identity or plan.chains else torch.zeros_like(x)
+        if plan.identity:
+            maps, d_maps = [x, *maps], [d_x, *d_maps]
+        if d_maps:
+            d_mix = floats([0.0] * (len(d_maps) * len(grads))) if needs_weights else None
+            call.kernels().mix_backward(maps, call.mix(), grads, d_maps, d_mix)
+            _collect(d_values, [i for row in plan.mix for i in row], d_mix or ())
+
+        learns = needed[len(needed) - len(filters) - len(pools) : len(needed) - len(pools)]
+        recomputed = plan.low_memory and bool(filters)
+        active = x.relu() if any(learns) or recomputed else x  # else no more than its shape matters
+        parts = parts_of(call, tensors, filters, active, pools)
+        if plan.chains:
+            parts[0].adds = plan.identity  # else it is the first that writes there
+        d_active: list[Tensor] = []
+        # Where memory is low, the outputs of one part at a time are there again.
+        for group in [[part] for part in parts] if plan.low_memory else [parts]:
+            ends = Ends()
+            for part in group:
+                if plan.low_memory:
+                    part.forward()
+                else:
+                    part.outputs = [Output(next(saved), next(saved)) for _ in range(part.stages)]
+                part.add_to(ends)
+            sums = [torch.empty_like(part.outputs[-1].statistics) for part in group]
+            d_scales = [floats([0.0] * len(part.of.slots)) for part in group]
+            if group:
+                call.kernels().gradient_sums(call.shape(), addresses(grads), ends, sums, d_scales)
+            for part, of_end, d_scale in zip(group, sums, d_scales):
+                _collect(d_values, part.of.scales, d_scale)
+                mine = needed[len(found) : len(found) + part.tensors]
+                found += part.backward(grads, of_end, mine, d_x, d_active if needs_x else None)
+                part.outputs = []
+        if d_active:
+            call.kernels().relu_backward(x, d_active, d_x)
+        d_weights = x.new_tensor(d_values) if needs_weights else None
+        return d_x if needs_x else None, None, d_weights, *found
+
+
+def _cut(plan: Plan, given: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
+    """Maps, bases, the tensors of the chains, the weights of the dense convolutions, and pools."""
+    maps, pools = len(plan.mix) - plan.identity, len(given) - len(plan.pools)
+    bases, filters = maps + sum(plan.based), pools - len(plan.dense)
+    dense = [weight.contiguous() for weight in given[filters:pools]]
+    return given[:maps], given[maps:bases], given[bases:filters], dense, given[pools:]
+
+
+def _collect(d_values: list[float], positions: Sequence[int], gradients: Iterable[float]) -> None:
+    """Add the gradients of weights to where the weights stand; nowhere where the position is negative."""
+    for position, gradient in zip(positions, gradients):
+        if position >= 0:
+            d_values[position] += gradient

@@ -1,0 +1,252 @@
+"""How cells are stacked into a network: the same for the supernet and for the network of a genotype.
+
+Skeleton `"darts"` (Liu et al., 2019): a stem, `layers` cells of which those at L // 3 and 2L // 3 halve the
+resolution and double the channels, global average pooling and a linear classifier. Each cell takes the
+outputs of the two cells before it, brought to its own shape by preprocess layers.
+
+Skeleton `"nasbench201"` (Dong and Yang, 2020): a stem, three stages of N cells with a residual block of
+stride 2 between them, batch norm, ReLU, pooling and a linear classifier. `layers` = 3N + 2 counts the two
+blocks.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from topocell.errors import SpaceError
+from topocell.nn.modules import FactorizedReduce, ReLUConvBN, batch_norm
+
+Context = Callable[["Slot"], tuple]
+#: Outputs of the cell before the last and of the last cell, each `(N, channels, h, w)`.
+States = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place of one cell: its type, its channels C (those of one node), its 0-based index."""
+
+    cell_type: str
+    channels: int
+    index: int
+
+
+def layout(skeleton: str, channels: int, layers: int) -> list[Slot]:
+    """The slots of a network, in order, for `channels` initial channels.
+
+    Raises:
+        SpaceError: unknown skeleton, less than one channel, or a number of layers it cannot have.
+    """
+    if channels < 1:
+        raise SpaceError(f"a network has at least one channel, but got channels={channels}")
+    if skeleton == "darts":
+        if layers < 1:
+            raise SpaceError(f"a network has at least one layer, but got layers={layers}")
+        slots = []
+        for index in range(layers):
+            reduction = index in (layers // 3, 2 * layers // 3)
+            channels *= 2 if reduction else 1
+            slots.append(Slot("reduce" if reduction else "normal", channels, index))
+        return slots
+    if skeleton == "nasbench201":
+        cells, rest = divmod(layers - 2, 3)
+        if rest or cells < 1:
+            raise SpaceError(
+                f"skeleton 'nasbench201' has 3N + 2 layers (two residual blocks, N cells a stage), "
+                f"but got layers={layers}"
+            )
+        return [Slot("cell", channels << (index // cells), index) for index in range(3 * cells)]
+    raise SpaceError(f"skeleton is 'darts' or 'nasbench201', but got {skeleton!r}")
+
+
+class CifarStem(nn.Module):
+    """3×3 convolution and batch norm, no ReLU; both cell inputs are its output `(N, c_out, H, W)`."""
+
+    def __init__(self, c_in: int, c_out: int, batch_statistics: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)
+        self.bn = batch_norm(c_out, True, batch_statistics)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.bn(self.conv(x))
+        return x, x
+
+
+class ImageNetStem(nn.Module):
+    """Three 3×3 convolutions of stride 2; the cell inputs are `c_out` wide, at 1/4 and 1/8 resolution."""
+
+    def __init__(self, c_in: int, c_out: int, batch_statistics: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_out // 2, 3, 2, 1, bias=False)
+        self.bn1 = batch_norm(c_out // 2, True, batch_statistics)
+        self.conv2 = nn.Conv2d(c_out // 2, c_out, 3, 2, 1, bias=False)
+        self.bn2 = batch_norm(c_out, True, batch_statistics)
+        self.conv3 = nn.Conv2d(c_out, c_out, 3, 2, 1, bias=False)
+        self.bn3 = batch_norm(c_out, True, batch_statistics)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.bn2(self.conv2(x))
+        return x, self.bn3(self.conv3(F.relu(x)))
+
+
+class ResidualBlock(nn.Module):
+    """NAS-Bench-201's reduction: two ReLU-conv-BN plus pooling and 1×1 convolution; no final ReLU."""
+
+    def __init__(self, c_in: int, c_out: int, batch_statistics: bool) -> None:
+        super().__init__()
+        self.conv_a = ReLUConvBN(c_in, c_out, True, kernel=3, stride=2, batch_statistics=batch_statistics)
+        self.conv_b = ReLUConvBN(c_out, c_out, True, kernel=3, batch_statistics=batch_statistics)
+        self.shortcut = nn.Conv2d(c_in, c_out, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv_b(self.conv_a(x)) + self.shortcut(F.avg_pool2d(x, 2))
+
+
+class PlacedCell(nn.Module):
+    """A cell with the preprocess layers that bring its inputs to its shape (none in skeleton nasbench201)."""
+
+    def __init__(self, cell: nn.Module, preprocess0: nn.Module | None, preprocess1: nn.Module | None) -> None:
+        super().__init__()
+        self.preprocess0 = preprocess0
+        self.preprocess1 = preprocess1
+        self.cell = cell
+
+    def forward(self, s0: Tensor, s1: Tensor, *context: object) -> Tensor:
+        """The cell's output from those of the cell before the last (`s0`) and of the last cell (`s1`)."""
+        states = [s1 if self.preprocess1 is None else self.preprocess1(s1)]
+        if self.preprocess0 is not None:
+            states.insert(0, self.preprocess0(s0))
+        return self.cell(states, *context)
+
+
+def _no_context(slot: Slot) -> tuple:
+    return ()
+
+
+class Skeleton(nn.Module):
+    """A network whose cells are made by `make_cell`.
+
+    Args:
+        skeleton: `"darts"` or `"nasbench201"`.
+        make_cell: builds the cell of a slot; the module has an attribute `out_channels` and is called as
+            `cell(states, *context)` with one `(N, slot.channels, H, W)` tensor per input. A cell of type
+            `reduce` halves H and W.
+        inputs: cell type → number of inputs, 1 or 2; a cell with one input sees the last cell's output only.
+        channels: initial channels C.
+        layers: number of cells; in skeleton nasbench201 cells and residual blocks.
+        classes: width of the output.
+        in_channels: channels of the images.
+        stem_multiplier: stem channels as a multiple of C, skeleton darts only (DARTS: 3 with the CIFAR stem,
+            1 with the ImageNet stem). NAS-Bench-201's stem has C channels.
+        stem: `"cifar"` keeps the resolution; `"imagenet"` divides it by 8 before the cells, and the first
+            cell is treated as following a reduction. Skeleton darts only.
+        affine: whether the batch norm of preprocess layers has weights: yes in fixed networks, no in
+            supernets. All other layers of the skeleton have them always.
+        batch_statistics: whether batch norm uses the batch's statistics in evaluation too (supernets).
+        head: `"bn-relu"` puts an affine batch norm and a ReLU before pooling (GDAS, DOTS); skeleton
+            nasbench201 always does.
+
+    Attributes:
+        slots: the list of `Slot`.
+        stem, cells, blocks, head, classifier: submodules in order; `cells[c].preprocess0`, `.preprocess1` and
+            `.cell`; `blocks` holds nasbench201's residual blocks; `head.bn` exists for bn-relu.
+
+    Raises:
+        SpaceError: a layout, stem or head that cannot be; in `forward`, a resolution that cannot be halved.
+    """
+
+    def __init__(
+        self,
+        *,
+        skeleton: str,
+        make_cell: Callable[[Slot], nn.Module],
+        inputs: Mapping[str, int],
+        channels: int,
+        layers: int,
+        classes: int,
+        in_channels: int = 3,
+        stem_multiplier: int = 3,
+        stem: str = "cifar",
+        affine: bool,
+        batch_statistics: bool,
+        head: str = "plain",
+    ) -> None:
+        super().__init__()
+        if stem not in ("cifar", "imagenet"):
+            raise SpaceError(f"stem is 'cifar' or 'imagenet', but got {stem!r}")
+        if head not in ("plain", "bn-relu"):
+            raise SpaceError(f"head is 'plain' or 'bn-relu', but got {head!r}")
+        if classes < 1:
+            raise SpaceError(f"a network has at least one class, but got classes={classes}")
+        if skeleton == "nasbench201" and stem != "cifar":
+            raise SpaceError(f"skeleton 'nasbench201' has the stem 'cifar', but got {stem!r}")
+        self.slots = layout(skeleton, channels, layers)
+        width = channels * (stem_multiplier if skeleton == "darts" else 1)
+        stem_class = CifarStem if stem == "cifar" else ImageNetStem
+        self.stem = stem_class(in_channels, width, batch_statistics)
+        self.cells = nn.ModuleList()
+        self.blocks = nn.ModuleList()
+        self._block_before: dict[int, int] = {}  # cell index → index in blocks
+        c0 = c1 = width
+        shrunk = stem == "imagenet"  # whether s0 has twice the resolution of s1
+        for slot in self.slots:
+            cell = make_cell(slot)
+            preprocess0: nn.Module | None = None
+            preprocess1: nn.Module | None = None
+            if skeleton == "darts":
+                if inputs[slot.cell_type] == 2:
+                    layer = FactorizedReduce if shrunk else ReLUConvBN
+                    preprocess0 = layer(c0, slot.channels, affine, batch_statistics=batch_statistics)
+                preprocess1 = ReLUConvBN(c1, slot.channels, affine, batch_statistics=batch_statistics)
+            elif slot.channels > self.slots[max(slot.index - 1, 0)].channels:
+                self._block_before[slot.index] = len(self.blocks)
+                self.blocks.append(ResidualBlock(c1, slot.channels, batch_statistics))
+            self.cells.append(PlacedCell(cell, preprocess0, preprocess1))
+            shrunk = slot.cell_type == "reduce"
+            c0, c1 = c1, int(cell.out_channels)  # type: ignore[arg-type]
+        self.head = nn.Sequential()
+        if head == "bn-relu" or skeleton == "nasbench201":
+            self.head.add_module("bn", batch_norm(c1, True, batch_statistics))
+            self.head.add_module("relu", nn.ReLU())
+        self.classifier = nn.Linear(c1, classes)
+        halvings = len(self.blocks) + sum(slot.cell_type == "reduce" for slot in self.slots)
+        self._divisor = 2**halvings * (8 if stem == "imagenet" else 1)
+
+    def forward(self, x: Tensor, context: Context = _no_context) -> Tensor:
+        """Logits `(N, classes)` of images `(N, in_channels, H, W)`; `context(slot)` goes to its cell."""
+        return self.classify(self.features(x, context)[0])
+
+    def features(
+        self, x: Tensor, context: Context = _no_context, tap: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The last cell's output, and that of cell `tap` (None: nothing), each `(N, channels, h, w)`."""
+        tapped = None
+        s0, s1 = self.begin(x)
+        for index in range(len(self.slots)):
+            s0, s1 = self.advance(index, s0, s1, context)
+            if index == tap:
+                tapped = s1
+        return s1, tapped
+
+    def begin(self, x: Tensor) -> States:
+        """What the first cell sees of images `(N, in_channels, H, W)`."""
+        height, width = x.shape[-2:]
+        if height % self._divisor or width % self._divisor:
+            raise SpaceError(
+                f"height and width must be divisible by {self._divisor} for this network, but got "
+                f"{height}x{width}; resize or pad the images"
+            )
+        states: States = self.stem(x)
+        return states
+
+    def advance(self, index: int, s0: Tensor, s1: Tensor, context: Context = _no_context) -> States:
+        """What the cell after cell `index` sees, from what that cell sees: the outputs of the two cells before."""
+        if index in self._block_before:
+            s1 = self.blocks[self._block_before[index]](s1)
+        return s1, self.cells[index](s0, s1, *context(self.slots[index]))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits `(N, classes)` of the last cell's output."""
+        return self.classifier(self.head(features).mean((2, 3)))

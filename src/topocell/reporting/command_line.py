@@ -1,0 +1,57 @@
+"""What the commands share: arguments and options, the display, tables."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from topocell.reporting.terminal import Display
+
+
+class Budget(StrEnum):
+    """How much work: as published, minutes, or seconds."""
+
+    paper = "paper"
+    small = "small"
+    smoke = "smoke"
+
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or path of a YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Changes, e.g. data.dataset=digits.", show_default=False),
+]
+Out = Annotated[Path, typer.Option("--out", help="Run directory; made if it is missing, continued if it is not.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+BudgetOption = Annotated[
+    Budget, typer.Option(help="paper: as published; small: minutes on two CPU cores; smoke: seconds, on digits.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress, only errors.")]
+AcceptData = Annotated[
+    bool, typer.Option("--accept-data", help="Go on although images or true accuracies are not those of before.")
+]
+
+
+@contextmanager
+def displayed(quiet: bool) -> "Iterator[Display]":
+    """Show the work, unless `quiet`; however it ends, the terminal is left in order."""
+    from topocell.reporting.terminal import Quiet, Terminal
+
+    if quiet:
+        yield Quiet()
+        return
+    with Terminal() as terminal:
+        yield terminal
+
+
+def show(table: "Table") -> None:
+    """Print a table; names in brackets are no markup, names in colons no emoji."""
+    from rich.console import Console
+
+    Console(markup=False, emoji=False, highlight=False).print(table)

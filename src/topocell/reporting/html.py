@@ -1,0 +1,390 @@
+"""The report of a run: one self-contained HTML file, written from whatever the run directory holds so far.
+
+The page needs no network and runs no scripts: figures are inline SVG, styles are inline, and every string that came
+from a file is escaped. Equal run directories give equal reports.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from topocell.errors import GenotypeError, RunError
+from topocell.io import files, plain_yaml
+from topocell.reporting import run_figures
+from topocell.reporting.cells import draw_text
+from topocell.reporting.style import printable
+from topocell.reporting.tables import (
+    _value,
+    flattened,
+    format_accuracy,
+    format_count,
+    format_percent,
+    format_seconds,
+    is_number,
+    last_accuracy,
+    results_table,
+)
+from topocell.reporting.truth import truth_facts, truth_headline, truth_notes, truth_of
+
+_LOG_LINES = 60
+_CURVES = (
+    ("search", "Search", "Accuracy and loss of the supernet; validation is cut from the training images."),
+    ("architecture", "Architecture", "How undecided α and β are, how sharp the relaxation is, how deep the cell."),
+    (
+        "operations",
+        "Operations",
+        "The cell that would be derived after each epoch. A rising block of skips is a collapse.",
+    ),
+    ("retrain", "Retraining", "The derived cell, trained from scratch; the test split is used here and nowhere else."),
+    ("truth", "True accuracy", "That of the cell that would be derived after each epoch, and of the best cell."),
+)
+_DRAW = {
+    "search": run_figures.search_curves,
+    "architecture": run_figures.architecture_curves,
+    "operations": run_figures.operation_curves,
+    "retrain": run_figures.retrain_curves,
+    "truth": run_figures.truth_curve,
+}
+_FILES = {
+    "recipe.yaml": "the resolved recipe",
+    "env.json": "versions and machine",
+    "metrics.jsonl": "figures of every epoch",
+    "genotype.json": "the derived cell",
+    "results.json": "test accuracy per seed or true accuracy",
+    "timings.json": "seconds per phase",
+    "log.txt": "the log",
+}
+
+
+class _Files:
+    """The files of a run directory, each read once and leniently; `states` says of each what was found."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.texts: dict[str, str] = {}
+        self.states: dict[str, str] = {}
+
+    def text(self, name: str) -> str:
+        """A file's text; empty if it is not there."""
+        if name not in self.texts:
+            self.texts[name], self.states[name] = "", "present"
+            try:
+                self.texts[name] = (self.path / name).read_bytes().decode("utf-8", errors="replace")
+            except FileNotFoundError:
+                self.states[name] = "missing"
+            except OSError as fault:
+                self.states[name] = f"unreadable: {files.reason(fault)}"
+        return self.texts[name]
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        """The mapping that a JSON or YAML file holds; empty if there is none."""
+        text = self.text(name)
+        try:
+            read = plain_yaml.load if name.endswith(".yaml") else files.from_json
+            value = read(text) if text else {}
+        except ValueError as fault:
+            self.states[name] = f"damaged: {' '.join(str(fault).split())}"
+            return {}
+        if not isinstance(value, dict):
+            self.states[name] = f"damaged: it holds a {type(value).__name__} in place of a mapping"
+            return {}
+        return value
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The JSON objects of a file with one per line; a torn or damaged line is counted and left out."""
+        rows, damaged = [], 0
+        for line in self.text(name).split("\n"):
+            try:
+                row = files.from_json(line) if line.strip() else None
+            except ValueError:
+                row = line
+            if isinstance(row, dict):
+                rows.append(row)
+            elif row is not None:
+                damaged += 1
+        if damaged:
+            self.states[name] = f"present, {damaged} damaged line{'s' * (damaged != 1)} left out"
+        return rows
+
+
+def write_report(run_path: Path | str) -> Path:
+    """Write `report.html` and `figures/*.svg` of a run directory, finished or not, and return the report's path.
+
+    Raises:
+        RunError: there is no such directory, it holds a link, a pipe or a device, or the files cannot be written.
+    """
+    path = Path(run_path)
+    if not os.path.isdir(path):
+        raise RunError(f"a report is written from a run directory, but {str(path)!r} is none; check the path")
+    with files.guarded(path):
+        files.refuse_links(path, "figures", "shallow")
+    found = _Files(path)
+    recipe, env, results, timings, genotype = (
+        found.mapping(name) for name in ("recipe.yaml", "env.json", "results.json", "timings.json", "genotype.json")
+    )
+    metrics = found.rows("metrics.jsonl")
+    log = found.text("log.txt").splitlines()
+    report = path / "report.html"
+    with files.guarded(report):
+        drawn = _draw_curves(path, dict.fromkeys(_DRAW, metrics) | {"truth": _trajectory(results)})
+        truth = truth_of(results)
+        cells, drawing_fault = _draw_cells(path, genotype)
+        epochs = run_figures.search_epochs(metrics)
+        page = _template().render(
+            name=str(recipe.get("name") or path.resolve().name),
+            run=path.resolve().name,
+            dataset=str(results.get("dataset") or _part(recipe, "data").get("dataset") or ""),
+            finished=bool(_headline(results)),
+            progress=_progress(recipe, epochs, genotype, metrics, results),
+            headline=_headline(results),
+            facts=[*_facts(results), *_shallow(path)],
+            cells=cells,
+            cell_texts=[] if drawing_fault or not genotype else _cell_texts(genotype),
+            drawing_fault=drawing_fault,
+            genotype=found.text("genotype.json"),
+            origin=flattened(genotype.get("origin")),
+            curves=[(*curve, drawn[curve[0]]) for curve in _CURVES if curve[0] != ("retrain" if truth else "truth")],
+            looked_up=bool(truth),
+            warnings=_warnings(epochs),
+            selection=_selection(metrics),
+            seeds=results_table(results),
+            timings=[(phase, format_seconds(seconds)) for phase, seconds in timings.items()],
+            total=format_seconds(sum(s for s in timings.values() if is_number(s))),
+            recipe=found.text("recipe.yaml"),
+            versions=flattened(env),
+            notes=_notes(results, epochs),
+            files=[(name, what, found.states[name]) for name, what in _FILES.items()],
+            log=log[-_LOG_LINES:],
+            log_lines=len(log),
+        )
+        files.replace(report, printable(page).encode("utf-8"))
+    return report
+
+
+def _template() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    folder = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html")
+
+
+def _trajectory(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the true-accuracy curve, each with the accuracy of the best cell beside its own."""
+    rows, optimum = results.get("trajectory"), truth_of(results).get("optimum")
+    return [{**row, "optimum": optimum} for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _draw_curves(path: Path, rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, Markup | None]:
+    """Draw what there is to draw; a figure left by an earlier report goes if there is nothing for it now."""
+    drawn: dict[str, Markup | None] = {}
+    for key, title, _ in _CURVES:
+        target = path / "figures" / f"{key}.svg"
+        if _DRAW[key](rows[key], target):
+            drawn[key] = _inline(target, key, f"{title}: curves over epochs")
+        else:
+            target.unlink(missing_ok=True)
+            drawn[key] = None
+    return drawn
+
+
+def _draw_cells(path: Path, genotype: Mapping[str, Any]) -> tuple[Markup | None, str]:
+    """The drawing of the cells, or None and the reason why a genotype cannot be drawn."""
+    from topocell.reporting.cell_drawing import draw_genotype
+
+    target = path / "figures" / "cells.svg"
+    try:
+        if genotype:
+            draw_genotype(genotype, target)
+            return _inline(target, "cells", "The derived cells as graphs"), ""
+    except GenotypeError as fault:
+        target.unlink(missing_ok=True)
+        return None, str(fault)
+    target.unlink(missing_ok=True)
+    return None, ""
+
+
+def _inline(path: Path, prefix: str, label: str) -> Markup:
+    """One of our own SVG files as an element of the page: ids made unique, size left to the style sheet."""
+    text = path.read_text(encoding="utf-8")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
+    head, body = text.split(">", 1)
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', head)
+    size = [float(x) for x in box.groups()] if box else [600.0, 400.0]
+    opening = Markup('<svg viewBox="0 0 {} {}" style="--w: {}px" role="img" aria-label="{}"').format(
+        f"{size[0]:g}", f"{size[1]:g}", round(size[0] * 4 / 3), label
+    )
+    # The file is ours and matplotlib escapes every text in it.
+    return (
+        opening
+        + Markup(' xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">')
+        + Markup(body)  # nosec B704: see above
+    )
+
+
+def _cell_texts(genotype: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(str(kind), draw_text(genotype, kind)) for kind in genotype["cells"]]
+
+
+def _part(recipe: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """One section of a recipe; empty if it is missing or no mapping."""
+    part = recipe.get(key)
+    return part if isinstance(part, dict) else {}
+
+
+def _headline(results: Mapping[str, Any]) -> dict[str, str]:
+    """Mean accuracy of the last epoch and, apart from it, of the best epoch; empty without results.
+
+    Of a look-up, the true accuracy and its regret.
+    """
+    if truth := truth_of(results):
+        return truth_headline(truth)
+    n = results.get("n")
+    if not is_number(results.get("last_mean")) or not isinstance(n, int):
+        return {}
+
+    def accuracy(which: str) -> str:
+        mean, std = results.get(f"{which}_mean"), results.get(f"{which}_std")
+        return format_accuracy(mean, std if is_number(std) else None, n) if is_number(mean) else "—"
+
+    last, _, count = accuracy("last").partition(" (")
+    return {
+        "title": "Test accuracy, last epoch",
+        "last": last,
+        "n": count.rstrip(")"),
+        "best": accuracy("best"),
+    }
+
+
+def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Size of the network and of the task, those that are known; of a look-up, what the table says."""
+    if truth := truth_of(results):
+        return truth_facts(truth)
+    facts = [
+        ("Parameters", format_count(results.get("parameters"))),
+        ("Multiply-adds", format_count(results.get("multiply_adds"))),
+        ("Initial channels", str(results.get("channels", "—"))),
+        ("Cells", str(results.get("layers", "—"))),
+        ("Epochs", str(results.get("epochs", "—"))),
+        ("Classes", str(results.get("classes", "—"))),
+        ("Training images", _thousands(results.get("train_images"))),
+        ("Test images", _thousands(results.get("test_images"))),
+    ]
+    return [(label, value) for label, value in facts if value != "—"]
+
+
+def _shallow(path: Path) -> list[tuple[str, str]]:
+    """The accuracy of the shallow evaluation beside the run, if there was one."""
+    found = last_accuracy(_Files(path / "shallow").mapping("results.json"))
+    return [("Shallow evaluation", found)] if found != "—" else []
+
+
+def _thousands(value: object) -> str:
+    return f"{value:,}".replace(",", "\u202f") if isinstance(value, int) else "—"
+
+
+def _progress(
+    recipe: Mapping[str, Any],
+    epochs: list[run_figures.Epoch],
+    genotype: Mapping[str, Any],
+    metrics: Iterable[Mapping[str, Any]],
+    results: Mapping[str, Any],
+) -> list[tuple[str, str]]:
+    """How far each step has come, from what was recorded and what the recipe plans."""
+    stages = _part(recipe, "search").get("stages")
+    planned = [stage.get("epochs") for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
+    known = [n for n in planned if isinstance(n, int)]
+    total = sum(known) if known and len(known) == len(planned) else None
+    seeds: dict[str, int] = {}
+    for row in metrics:
+        if row.get("phase") == "retrain" and isinstance(row.get("epoch"), int):
+            seed = str(row.get("seed"))
+            seeds[seed] = max(seeds.get(seed, 0), row["epoch"] + 1)
+    goal = _part(recipe, "retrain").get("epochs")
+    of = f" of {goal}" if isinstance(goal, int) else ""
+    trained = ", ".join(f"seed {seed}: {done}{of} epochs" for seed, done in seeds.items())
+    if len(seeds) > 1 and len(set(seeds.values())) == 1:
+        trained = f"{len(seeds)} seeds, {max(seeds.values())}{of} epochs each"
+    return [
+        ("Search", _of(epochs[-1].number if epochs else 0, total)),
+        ("Cell", "derived" if genotype else "not derived yet"),
+        ("Retraining", trained or "not begun"),
+        ("Results", "complete" if _headline(results) else "not yet"),
+    ]
+
+
+def _of(done: int, total: int | None) -> str:
+    return f"{done} of {total} epochs" if total is not None else f"{done} epochs" if done else "not begun"
+
+
+def _warnings(epochs: list[run_figures.Epoch]) -> list[tuple[str, str, str]]:
+    """Each different warning of the watch with its stage and the epochs that gave it: (text, stage, epochs)."""
+    when: dict[tuple[str, str], list[int]] = {}
+    for epoch in epochs:
+        given = epoch.row.get("warnings")
+        for text in given if isinstance(given, list) else []:
+            when.setdefault((str(text), epoch.stage), []).append(epoch.number)
+    return [(text, stage, _ranges(numbers)) for (text, stage), numbers in when.items()]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """`1–3, 7` for 1, 2, 3, 7."""
+    parts: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in parts)
+
+
+def _selection(metrics: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    """The rows of phase "select" as a table whose columns are all their fields, the header first."""
+    rows = [{k: v for k, v in row.items() if k != "phase"} for row in metrics if row.get("phase") == "select"]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return [columns, *([_value(row.get(column, "")) for column in columns] for row in rows)] if columns else []
+
+
+def _notes(results: Mapping[str, Any], epochs: list[run_figures.Epoch]) -> list[str]:
+    """What a reader must know to trust the numbers as far as they go, and no further."""
+    truth = truth_of(results)
+    notes = truth_notes(truth) if truth else _retraining_notes(results)
+    gaps = [(e, e.row["gap"]) for e in epochs if isinstance(e.row.get("gap"), dict)]
+    if gaps and all(is_number(gaps[-1][1].get(key)) for key in ("soft", "derived")):
+        epoch, gap = gaps[-1]
+        notes.append(
+            f"After search epoch {epoch.number} the supernet reached {format_percent(gap['soft'])} on the validation "
+            f"split with its soft weights and {format_percent(gap['derived'])} masked to the derived cell. The wider "
+            "this gap, the less the supernet says about the cell."
+        )
+    return notes
+
+
+def _retraining_notes(results: Mapping[str, Any]) -> list[str]:
+    notes = [
+        "Test accuracy was computed by retraining only. The search and the selection of the cell never see the test "
+        "split."
+    ]
+    if not _headline(results):
+        return [*notes, "No test accuracy has been computed for this run yet; validation accuracies do not replace it."]
+    notes.append(
+        "The headline is the test accuracy after the last epoch. “Best epoch” picks an epoch by its test accuracy "
+        "and is therefore optimistic; it is given for comparison with reports that use it."
+    )
+    if results["n"] >= 2:
+        notes.append(
+            f"± is the sample standard deviation (n − 1) over {results['n']} retrainings of the same cell. It does "
+            "not include how much cells differ between searches with different seeds."
+        )
+    else:
+        notes.append(
+            "One seed was retrained, so no spread can be given: small differences from other results mean nothing."
+        )
+    return notes

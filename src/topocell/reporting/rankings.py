@@ -1,0 +1,83 @@
+"""How a selection ranks the operations of every edge, and how much two selections agree about it."""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from topocell import relaxation, spaces
+from topocell.errors import RunError
+from topocell.io import checkpoint
+from topocell.reporting.tables import is_number
+
+#: (cell type, edge as "source→node") → operation → a number that is larger where the operation is worth more.
+Ranking = Mapping[tuple[str, str], Mapping[str, float]]
+
+#: What decisions on a supernet were read from, and 1 where more of it speaks for an operation, −1 where less does.
+_READS = {"accuracy without": -1.0, "loss without": 1.0, "weight": 1.0}
+
+
+def ranking(path: Path, recipe: Mapping[str, Any], metrics: Iterable[Mapping[str, Any]]) -> Ranking:
+    """What the selection in a run directory made of the operations of each edge; empty where it ranked none.
+
+    A projection ranks them by what it read when it decided the edge, on the supernet of that moment; any other rule
+    but a random one by the weights of the searched supernet, those of settled edges as they were when it settled.
+
+    Args:
+        path: the run directory.
+        recipe, metrics: what it holds as recipe.yaml and metrics.jsonl.
+
+    Raises:
+        RunError, CheckpointError: recipe or supernet are damaged.
+    """
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for row in metrics:
+        for name, sign in _READS.items():
+            reads, edge = row.get(name), str(row.get("decided"))
+            if row.get("phase") == "select" and isinstance(reads, dict) and "→" in edge:
+                worth = {op: sign * value for op, value in reads.items() if is_number(value)}
+                found[str(row.get("cell")), edge] = worth
+    supernet = path / "checkpoints" / "supernet.ckpt"
+    if found or not supernet.is_file():
+        return found
+    try:
+        return {} if recipe["selection"]["operations"] == "random" else _weights(recipe, checkpoint.load(supernet))
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as fault:
+        raise RunError(
+            f"recipe.yaml and {supernet} must belong together, but do not: {fault!r}; restore them"
+        ) from None
+
+
+def _weights(recipe: Mapping[str, Any], state: Mapping[str, Any]) -> Ranking:
+    """The operation weights of a saved supernet, among all candidates of the space that its last stage had.
+
+    They are taken at temperature 1, like those that decisions read (see `ArchState.strengths`).
+    """
+    stage, chosen = recipe["search"]["stages"][-1], dict(recipe["space"])
+    found = {}
+    for cell_type, whole in spaces.get(chosen.pop("name"), **chosen).cells.items():
+        cell = whole.with_candidates(state["candidates"][cell_type])
+        alpha = state["arch"][f"alpha.{cell_type}"]
+        listed = alpha.new_tensor(cell.live).bool()
+        weights = relaxation.build(cell=cell, **stage["relaxation"]).expected(alpha.double(), listed)
+        for (source, node), names, row in zip(cell.edges, cell.candidates, weights.tolist()):
+            found[cell_type, f"{source}→{node}"] = dict(zip(names, row))
+    return found
+
+
+def agreement(first: Ranking, second: Ranking) -> float | None:
+    """Kendall's τ-b between two rankings of the operations of an edge, averaged over the edges that both rank.
+
+    Operations that only one of them ranks are left out, and edges on which one of them has no order. None without any.
+    """
+    from scipy.stats import kendalltau
+
+    taus = []
+    for place in first.keys() & second.keys():
+        shared = sorted(first[place].keys() & second[place].keys())
+        if len(shared) < 2:
+            continue
+        tau = float(kendalltau(*([side[place][op] for op in shared] for side in (first, second))).statistic)
+        taus += [] if math.isnan(tau) else [tau]
+    return statistics.fmean(sorted(taus)) if taus else None

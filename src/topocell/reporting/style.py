@@ -1,0 +1,142 @@
+"""What all drawings and figures share: operation labels, colour-blind-safe colours, fonts, reproducible files."""
+
+import functools
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from topocell.io import files
+from topocell.spaces.operations import KNOWN_OPERATIONS
+
+if TYPE_CHECKING:  # matplotlib takes a second to import: it is, where something is drawn
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+
+class Family(NamedTuple):
+    """A family of operations: its name in legends, its line colour, and a light tint for fills."""
+
+    label: str
+    colour: str
+    tint: str
+
+
+INK = "#1f2933"  # text and outlines
+MUTED = "#7b8794"  # secondary text
+FAINT = "#b8c1cc"  # structure that carries no operation
+# Okabe and Ito's palette, which readers with any common colour blindness tell apart.
+BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE = "#0072b2", "#d55e00", "#009e73", "#b5548d", "#3a9bd9", "#e69f00"
+CYCLE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, INK, MUTED)
+
+FAMILIES: dict[str, Family] = {
+    "sep_conv": Family("separable conv", BLUE, "#e3f0f9"),
+    "dil_conv": Family("dilated conv", VERMILION, "#fcebdf"),
+    "conv": Family("convolution", "#8a6d00", "#faf3d4"),
+    "pool": Family("pooling", GREEN, "#e0f4ee"),
+    "skip": Family("skip", PURPLE, "#f7e6f0"),
+    "other": Family("other", "#5f6b7a", "#eef1f4"),
+}
+
+_RC: dict[Any, Any] = {
+    "font.size": 9.0,
+    "text.color": INK,
+    "text.parse_math": False,  # names come from files: a dollar sign is a dollar sign
+    "mathtext.default": "regular",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "topocell",
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlesize": 10.0,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.formatter.useoffset": False,
+    "grid.color": "#e6eaee",
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.6,
+}
+
+
+def short(operation: str) -> str:
+    """A short readable label: `sep_conv_3x3` → "sep 3×3", `skip_connect` → "skip"; of others the name itself."""
+    known = KNOWN_OPERATIONS.get(operation)
+    return known.label if known else clipped(operation.replace("_", " "))
+
+
+def family(operation: str) -> Family:
+    """The family of an operation; names that are not known belong to "other"."""
+    known = KNOWN_OPERATIONS.get(operation)
+    return FAMILIES[known.family if known else "other"]
+
+
+def printable(text: str) -> str:
+    """The text with every character that XML cannot carry (control characters, surrogates) shown as U+FFFD."""
+    return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\ufffd", text)
+
+
+def clipped(text: str, length: int = 24) -> str:
+    """A printable text that fits a label: at most `length` characters, the last one an ellipsis if it was cut."""
+    text = printable(text)
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+@functools.cache
+def text_width(text: str, size: float, bold: bool = False) -> float:
+    """Width of one line of text in inches; `size` in points."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
+    # Trailing blanks have no outline, so the extent is taken from the outline of the visible text alone.
+    return float(TextPath((0, 0), text, size=size, prop=font).get_extents().width) / 72 if text.strip() else 0.0
+
+
+def blank(width: float, height: float, **options: Any) -> "Figure":
+    """A white figure of that size in inches. It never passes through pyplot, so nothing global is left behind."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), facecolor="white", **options)
+
+
+def whole() -> "MaxNLocator":
+    """Ticks at whole numbers, also where the axis has room for one alone."""
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(integer=True, min_n_ticks=1)
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """matplotlib's defaults plus our style, whatever the user's own settings; both are restored afterwards."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_RC)
+        yield
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write the figure as SVG or PNG by suffix. Equal figures give equal bytes: no date, no version, fixed ids.
+
+    Call inside `styled()`; the folder is made if it is missing, and the file is replaced as a whole. Raises OSError.
+    """
+    drawn = io.BytesIO()
+    if path.suffix.lower() == ".svg":
+        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+    else:
+        figure.savefig(drawn, format="png", dpi=200, metadata={"Software": None})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.replace(path, drawn.getvalue())

@@ -1,0 +1,291 @@
+"""Retraining: the network of a genotype from scratch, several seeds, and the only place that sees the test split.
+
+Accuracy is reported of the last epoch; the best epoch is reported beside it and never alone, because choosing it
+uses the test split.
+"""
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import SGD
+
+from topocell.config.retrain import RetrainPlan
+from topocell.config.values import OnNan
+from topocell.data.splits import Augmentation, Batches, Dataset
+from topocell.genotype.genotype import Genotype
+from topocell.io.checkpoint import places, restore_optimizer
+from topocell.nn.count import channels_for, count
+from topocell.nn.network import FixedNet
+from topocell.runtime.epoch_loop import EpochLoop
+from topocell.runtime.epoch_meter import Seen
+from topocell.runtime.hooks import Monitor, Silent
+from topocell.runtime.nan_guard import Group, Place, Stateful, total_norm
+from topocell.runtime.precision import PLAIN, Execution
+from topocell.runtime.rng import derive as derive_seed
+
+#: Devices on which torch updates all weights in one pass over memory.
+FUSED = ("cpu", "cuda")
+
+
+class Retraining:
+    """Retraining in progress; `run` trains one network per seed and returns the results.
+
+    Args:
+        genotype: the architecture.
+        plan: how to train.
+        data: training and test images.
+        seed: of the run; each training's own seed comes on top.
+        device: where the networks are trained.
+        monitor: receives metrics, progress and states to save.
+        execution: how the network is called in training; tests are in float32 and not compiled.
+        on_nan: what is done about a step that is not finite, see `topocell.runtime.nan_guard`.
+
+    Attributes:
+        net: the network in training; after `run`, the one of the last seed.
+        first_weights: weights of the network of the first seed once it is trained.
+    """
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        plan: RetrainPlan,
+        data: Dataset,
+        *,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        monitor: Monitor | None = None,
+        execution: Execution = PLAIN,
+        on_nan: OnNan = "stop",
+    ) -> None:
+        self.genotype, self.plan, self.data, self.seed = genotype, plan, data, seed
+        self.device, self.monitor = torch.device(device), monitor or Silent()
+        self.execution = execution
+        self.round = 0
+        self.runs: list[dict[str, Any]] = []
+        self.tests: list[float] = []
+        self.first_weights: dict[str, Tensor] = {}
+        self.channels = plan.channels
+        if plan.parameters is not None:
+            sizes = plan.layers, len(data.train.classes), data.shape[0], plan.stem, plan.head
+            self.channels = channels_for(genotype, plan.parameters, *sizes)
+        base = data.augmentation
+        self._augmentation = Augmentation(
+            base.padding, base.flip, plan.cutout, plan.rotation, plan.scaling, plan.shear, plan.translation
+        )
+        self.loop = EpochLoop(self, seed=seed, device=self.device, monitor=self.monitor, on_nan=on_nan)
+
+    def run(self, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Train every seed, or go on from a `state_dict`; returns what results.json holds.
+
+        Raises:
+            RunError: a loss or a gradient is not finite, and `on_nan` does not say to go on.
+            Interrupted: the monitor was told to stop, after the state was saved.
+        """
+        if state is None:
+            self._begin()
+        else:
+            with self.monitor.loading():
+                self.load_state_dict(state)
+        while True:
+            self.loop.run(self.plan.epochs)
+            best = max(self.tests)
+            every = self._tested_epochs()
+            self.runs.append(
+                {
+                    "seed": self.plan.seeds[self.round],
+                    "last": self.tests[-1],
+                    "best": best,
+                    "best_epoch": every[self.tests.index(best)],
+                }
+            )
+            if self.round == 0:
+                self.first_weights = {k: v.detach().cpu().clone() for k, v in self.net.state_dict().items()}
+            if self.round + 1 == len(self.plan.seeds):
+                return self.results()
+            self.round, self.tests = self.round + 1, []
+            self.loop.restart()
+            self._begin()
+
+    def results(self) -> dict[str, Any]:
+        """Accuracy per seed, mean ± standard deviation (n − 1) of last and of best, and the size of the network."""
+        with self.execution.plain():
+            size = count(self.net, self.data.shape)
+        last, best = ([run[key] for run in self.runs] for key in ("last", "best"))
+        return {
+            "dataset": self.data.name,
+            "classes": len(self.data.train.classes),
+            "train_images": len(self.data.train),
+            "test_images": len(self.data.test),
+            "parameters": size.parameters,
+            "multiply_adds": size.multiply_adds,
+            "channels": self.channels,
+            "layers": self.plan.layers,
+            "epochs": self.plan.epochs,
+            "runs": self.runs,
+            "last_mean": statistics.fmean(last),
+            "last_std": statistics.stdev(last) if len(last) > 1 else None,
+            "best_mean": statistics.fmean(best),
+            "best_std": statistics.stdev(best) if len(best) > 1 else None,
+            "n": len(last),
+        }
+
+    def _begin(self) -> None:
+        plan, seed = self.plan, self.plan.seeds[self.round]
+        torch.manual_seed(derive_seed(self.seed, "retrain", seed))
+        net = FixedNet(
+            self.genotype,
+            self.channels,
+            plan.layers,
+            len(self.data.train.classes),
+            in_channels=self.data.shape[0],
+            stem=plan.stem,
+            auxiliary=plan.auxiliary > 0,
+            head=plan.head,
+        )
+        self.net = net.to(self.device).to(memory_format=torch.channels_last)
+        self.execution.prepare(self.net.cells)
+        self.optimizer = SGD(
+            self.net.parameters(),
+            lr=plan.weights.lr.value(0, plan.epochs),
+            momentum=plan.weights.momentum,
+            weight_decay=plan.weights.weight_decay,
+            nesterov=plan.weights.nesterov,
+            fused=self.device.type in FUSED,
+        )
+        self.batches = self._batches(train=True)
+
+    def _batches(self, train: bool) -> Batches:
+        return Batches(
+            self.data.train if train else self.data.test,
+            self.plan.batch_size,
+            mean=self.data.mean,
+            std=self.data.std,
+            augmentation=self._augmentation if train else None,
+            device=self.device,
+            seed=derive_seed(self.seed, "retrain", self.plan.seeds[self.round]),
+            purpose="retrain" if train else "test",
+        )
+
+    # An epoch, as the loop calls it -------------------------------------------------------------------------
+
+    def begin_epoch(self) -> int:
+        """Set the learning rate and the probability of dropped paths."""
+        plan, epoch = self.plan, self.loop.epoch
+        self.optimizer.param_groups[0]["lr"] = plan.weights.lr.value(epoch, plan.epochs)
+        self.net.drop_path = plan.drop_path * epoch / plan.epochs
+        self.net.train()
+        return len(self.batches)
+
+    def stream(self) -> tuple[str | int, ...]:
+        """The random stream of the steps."""
+        return "retrain", self.plan.seeds[self.round]
+
+    def train_step(self) -> Seen:
+        """Update the weights on one batch."""
+        return self._update(*self.batches.batch(self.loop.epoch, self.loop.step))
+
+    def on_step_end(self, steps: int) -> None:
+        """Report the step."""
+        seeds, epochs = len(self.plan.seeds), self.plan.epochs
+        done = (self.round * epochs + self.loop.epoch) * steps + self.loop.step
+        self.loop.progress(f"retrain, seed {self.round + 1}/{seeds}", done, seeds * epochs * steps)
+
+    def _update(self, x: Tensor, y: Tensor) -> Seen:
+        plan = self.plan
+        self.optimizer.zero_grad(set_to_none=True)
+        out = self.execution(self.net, x)
+        logits, extra = out if isinstance(out, tuple) else (out, None)
+        loss = F.cross_entropy(logits, y, label_smoothing=plan.label_smoothing)
+        total = loss
+        if extra is not None:
+            total = loss + plan.auxiliary * F.cross_entropy(extra, y, label_smoothing=plan.label_smoothing)
+        total.backward()
+        self.loop.guard.see("the loss", total)
+        if plan.weights.clip is not None:
+            norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), plan.weights.clip)
+        else:
+            norm = total_norm(p.grad for p in self.net.parameters())
+        self.loop.guard.see("the gradient norm of the weights", norm)
+        self.optimizer.step()
+        return Seen(loss.detach(), (logits.detach().argmax(1) == y).sum(), len(y))
+
+    def on_epoch_end(self) -> bool:
+        """Test where a test is due, and record the epoch."""
+        test_loss = test_accuracy = None
+        if self.loop.epoch in self._tested_epochs():
+            with self.execution.plain():
+                test_loss, test_accuracy = evaluate(self.net, self._batches(train=False))
+            self.tests.append(test_accuracy)
+        self.monitor.metrics(
+            {
+                "phase": "retrain",
+                "seed": self.plan.seeds[self.round],
+                **self.loop.record(),
+                "test_loss": test_loss,
+                "test_accuracy": test_accuracy,
+                "lr": self.optimizer.param_groups[0]["lr"],
+                "drop_path": self.net.drop_path,
+            }
+        )
+        return False
+
+    def parts(self) -> Mapping[str, Stateful]:
+        """What a step changes."""
+        return {"net": self.net, "optimizer": self.optimizer}
+
+    def place(self, step: int) -> Place:
+        """Where a step of this epoch happened, for the explanation of a fault."""
+        epoch = self.loop.epoch
+        numbers, images = self.batches.numbers(epoch, step), self.batches.batch(epoch, step)[0]
+        rate = self.optimizer.param_groups[0]["lr"]
+        return Place(
+            f"retraining with seed {self.plan.seeds[self.round]}, epoch {epoch}, step {step}",
+            [Group("the weights", list(self.net.parameters()), "retrain.weights.lr", rate)],
+            [("train", numbers, images)],
+        )
+
+    def _tested_epochs(self) -> list[int]:
+        last, every = self.plan.epochs - 1, self.plan.test_every
+        return [e for e in range(self.plan.epochs) if e == last or (e + 1) % every == 0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the retraining depends on."""
+        return {
+            "round": self.round,
+            "runs": self.runs,
+            "tests": self.tests,
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "first_weights": self.first_weights,
+            **self.loop.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the retraining that `state_dict` was taken from (same genotype, plan, data and seed)."""
+        (self.round,) = places(state["round"])
+        self.runs, self.tests = list(state["runs"]), list(state["tests"])
+        self.first_weights = dict(state["first_weights"])
+        self._begin()
+        self.net.load_state_dict(state["net"])
+        restore_optimizer(self.optimizer, state["optimizer"])
+        self.loop.load_state_dict(state)
+
+
+def evaluate(net: FixedNet, batches: Batches) -> tuple[float, float]:
+    """Mean cross entropy and accuracy (fraction) of a network over all batches, in evaluation mode."""
+    training = net.training
+    net.eval()
+    loss = correct = torch.zeros(())
+    images = 0
+    with torch.no_grad():
+        for x, y in batches.eval_batches():
+            logits = net(x)
+            loss = loss + F.cross_entropy(logits, y, reduction="sum").cpu()
+            correct = correct + (logits.argmax(1) == y).sum().cpu()
+            images += len(y)
+    net.train(training)
+    return float(loss) / images, float(correct) / images

@@ -1,0 +1,130 @@
+"""What several selections of one supernet have derived, side by side."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from topocell.errors import RunError, one_line
+from topocell.genotype.genotype import Genotype
+from topocell.io import files, plain_yaml
+from topocell.reporting.rankings import Ranking, agreement, ranking
+from topocell.reporting.rundirs import readable
+from topocell.reporting.tables import format_count, last_accuracy
+from topocell.reporting.truth import truth_of
+
+_HEADER = ["selection", "operations", "edges", "cell", "edges kept", "skips", "images measured", "parameters"]
+
+
+def comparison(run_path: Path | str) -> list[list[str]]:
+    """A table, its header first: the run itself where it has a cell, then each selection beside it by name.
+
+    `cell` is the key that equal cells share; what has not been measured or retrained yet is a dash. Where there are
+    several, `τ to NAME` is Kendall's τ between the rankings of operations that two selections imply, see
+    `topocell.reporting.rankings`. `shallow` is the accuracy of a shallow evaluation, where there was one. The last
+    column is the true accuracy where a table was looked up, otherwise that of the retrained networks after their last
+    epoch.
+
+    Raises:
+        RunError: no run directory, one in which no cell was derived, or one with a link, a pipe, a device or what
+            cannot be read. GenotypeError: a damaged genotype.json. CheckpointError: a damaged supernet.
+    """
+    path = Path(run_path)
+    with readable(path):
+        return _compared(_selections(path))
+
+
+def _compared(found: dict[str, Path]) -> list[list[str]]:
+    others = list(found.items()) if len(found) > 1 else []
+    rankings = {name: _ranking(path) for name, path in others}
+    shallow = {name: _shallow(path) for name, path in found.items()}
+    judged = any(text != "—" for text in shallow.values())
+    header = [*_HEADER, *(f"τ to {one_line(name)}" for name, _ in others), *["shallow"] * judged, "accuracy"]
+    rows = []
+    for name, path in found.items():
+        *facts, accuracy = _row(path, name)
+        taus = [_tau(rankings[name], rankings[other]) for other, _ in others]
+        rows.append([*facts, *taus, *[shallow[name]] * judged, accuracy])
+    return [header, *rows]
+
+
+def _selections(path: Path) -> dict[str, Path]:
+    """Directories in which a cell was derived, by the name that tables give them. Raises RunError, OSError."""
+    if not (path / "recipe.yaml").is_file():
+        raise RunError(f"selections are compared in a run directory, but {path} holds no recipe.yaml; check the path")
+    files.refuse_links(path, "checkpoints", "selections", "shallow")
+    for selection in sorted((path / "selections").glob("*")):
+        files.refuse_links(selection, "checkpoints", "shallow")
+    beside = sorted(found.parent for found in (path / "selections").glob("*/genotype.json"))
+    mine = [path] if (path / "genotype.json").is_file() else []
+    if not mine + beside:
+        raise RunError(f"{path} has no derived cell to compare; go on with: topocell select {path}")
+    return {"(run)" if found == path else found.name: found for found in mine + beside}
+
+
+def _ranking(path: Path) -> Ranking:
+    return ranking(path, _mapping(path / "recipe.yaml"), _metrics(path))
+
+
+def _tau(mine: Ranking, other: Ranking) -> str:
+    tau = agreement(mine, other)
+    return "—" if tau is None else f"{tau:.2f}"
+
+
+def _row(path: Path, name: str) -> list[str]:
+    genotype, results = Genotype.load(path / "genotype.json"), _mapping(path / "results.json")
+    selection = _mapping(path / "recipe.yaml").get("selection")
+    rules = {**(selection if isinstance(selection, dict) else {}), **genotype.origin}
+    counts = {kind: genotype.operations(kind) for kind in genotype.cells}
+    return [
+        one_line(name),
+        one_line(str(rules.get("operations", "—"))),
+        one_line(str(rules.get("edges", "—"))),
+        genotype.key,
+        " + ".join(str(sum(found.values())) for found in counts.values()),
+        " + ".join(str(found["skip_connect"]) for found in counts.values()),
+        format_count(_images(path)),
+        format_count(results.get("parameters")),
+        _accuracy(results),
+    ]
+
+
+def _shallow(path: Path) -> str:
+    """Accuracy of the shallow evaluation; nothing where that was of another cell."""
+    evaluated, there = path / "genotype.json", path / "shallow" / "genotype.json"
+    same = there.is_file() and Genotype.load(there).key == Genotype.load(evaluated).key
+    return last_accuracy(_mapping(path / "shallow" / "results.json") if same else {})
+
+
+def _accuracy(results: dict[str, Any]) -> str:
+    if truth := truth_of(results):
+        return f"{truth['accuracy']:.2f} % (true)"
+    return last_accuracy(results)
+
+
+def _images(path: Path) -> int | None:
+    """Images that a projection was measured on; None where there was none."""
+    counts = [row.get("image_evaluations") for row in _metrics(path) if row.get("phase") == "select"]
+    return counts[-1] if counts else None
+
+
+def _metrics(path: Path) -> Iterator[dict[str, Any]]:
+    lines = path / "metrics.jsonl"
+    return map(_object, files.whole_lines(lines) if lines.is_file() else ())
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    """The JSON object of a line; empty where it is none."""
+    found = files.from_json(line) if files.is_json(line) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """What a YAML or JSON file holds; empty where there is none."""
+    read = plain_yaml.load if path.suffix == ".yaml" else files.from_json
+    try:
+        found = read(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as fault:
+        raise RunError(f"{path} cannot be read ({fault}); restore it from a copy") from None
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,301 @@
+"""The parts of a run, each with its steps, its time and its memory."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from topocell.config.retrain import RetrainPlan
+from topocell.config.search import SearchPlan, Stage
+from topocell.config.selection import PERTURBATION, ProjectionPlan, Rules
+from topocell.data.batches import ImageSet
+from topocell.data.splits import Dataset, SearchData, split_batches
+from topocell.genotype.genotype import CellGenotype, Genotype
+from topocell.retraining.retraining import Retraining
+from topocell.runs.estimate.memory import Knob, Memory, probing, smaller
+from topocell.runs.estimate.probe import Stopwatch, measure_call, measure_memory, measure_time
+from topocell.runtime.precision import PLAIN, Execution
+from topocell.searching.loop import Search
+from topocell.selection.probe import Probe
+from topocell.selection.projection import Projection
+from topocell.selection.pruning import real_candidates, undecided
+from topocell.selection.rules import derive
+from topocell.spaces.cell import SpaceSpec
+from topocell.supernet.learner import ArchBatch, Learner
+from topocell.supernet.levels import bilevel
+
+#: What makes any search need less memory.
+LOW = {"memory": "low"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One stage of the search, the selection, or the retraining.
+
+    Attributes:
+        steps: how many it has; of all seeds in retraining.
+        step_seconds: of a step of its usual kind.
+        seconds: all of it.
+        memory: None where it needs no more than the search.
+        knobs: what could be smaller in the recipe, the batch size first.
+        switches: settings of the recipe that make it fit, if it does not.
+    """
+
+    name: str
+    steps: int
+    step_seconds: float
+    seconds: float
+    memory: Memory | None = None
+    knobs: tuple[Knob, ...] = ()
+    switches: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The parts of a run on a device with `free` bytes of memory (None: unknown)."""
+
+    device: str
+    free: int | None
+    parts: tuple[Part, ...]
+
+    @property
+    def seconds(self) -> float:
+        """The whole run, without loading its data and without its report."""
+        return sum(part.seconds for part in self.parts)
+
+    def advice(self) -> list[str]:
+        """A sentence for each part that will not fit, with the largest settings that would.
+
+        Such a part was timed at a quarter of its batch or less, and its time extended in proportion.
+        """
+        return [
+            smaller(part.name, part.memory, part.knobs, part.switches, self.free, self.device)
+            for part in self.parts
+            if part.memory is not None and self.free is not None and not part.memory.fits(self.free)
+        ]
+
+
+# The search
+
+
+def estimate_search(
+    plan: SearchPlan,
+    space: SpaceSpec,
+    data: SearchData,
+    rules: Rules,
+    projection: ProjectionPlan,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    execution: Execution = PLAIN,
+    free: int | None = None,
+) -> tuple[list[Part], Genotype]:
+    """The stages and the selection, and a cell such as the search may find; arguments as for `Search`.
+
+    Raises:
+        RunError: memory runs out in a probe.
+    """
+    device, parts = torch.device(device), []
+    images = 2 * sum(split.images.nbytes for split in data.splits.values())
+    options: dict[str, Any] = {"seed": seed, "device": device}
+
+    def searched(of: SearchPlan, index: int, batch: int, steps: int, stopwatch: Stopwatch) -> Search:
+        few, short = _first(data, of.stages[index], batch * steps), _shortened(of, index, batch)
+        search = Search(short, space, few, rules=rules, monitor=stopwatch, execution=execution, **options)
+        search.run()
+        return search
+
+    for index, stage in enumerate(plan.stages):
+        if stage.epochs == 0:
+            continue
+
+        probe, lean = (partial(searched, of, index) for of in (plan, plan.model_copy(update=LOW)))
+        sizes = min(plan.batch_size, len(data.get(stage.weights_on))), images, device, free
+        with probing(f"search stage {stage.name}", device, stage_knobs(plan, stage)):
+            memory = measure_memory(probe, *sizes)
+            stopwatch, factor = measure_time(probe, memory, device, free)
+            part = _stage_part(plan, stage, data, memory, stopwatch, factor)
+            if not memory.fits(free) and measure_memory(lean, *sizes).fits(free):
+                part = replace(part, switches=tuple(f"search.{key}={value}" for key, value in LOW.items()))
+        parts.append(part)
+    memories = [part.memory for part in parts if part.memory is not None]
+    last = len(plan.stages) - 1
+    with probing("selection", device, stage_knobs(plan, plan.stages[last])):
+        if rules.project:
+            if not memories:
+                size = min(plan.batch_size, len(data.get(plan.stages[last].weights_on)))
+                memories = [measure_memory(partial(searched, plan, last), size, images, device, free)]
+            tried = [memory.trial(free) for memory in memories if memory.trial(free) < memory.batch]
+            batch = min(tried, default=plan.batch_size)
+            search = searched(plan, last, batch, 1, Stopwatch(device))
+            parts.append(_projection_part(search, plan, data, projection, rules, batch))
+        else:
+            search = searched(plan, last, 2, 1, Stopwatch(device))
+            seconds = measure_call(lambda: derive(search.learner.arch, rules), device)
+            parts.append(Part("selection", 0, 0.0, seconds))
+    return parts, _typical(space, Genotype(space.name, derive(search.learner.arch, rules).cells))
+
+
+def _shortened(plan: SearchPlan, index: int, batch: int) -> SearchPlan:
+    """The plan up to a stage, which has an epoch of each of its kinds; the stages before it only hand on.
+
+    Logits are drawn widely, so that what a stage before it keeps is a mixture.
+    """
+    stage = plan.stages[index]
+    warm, learning = _kinds(stage)
+    before = [s.model_copy(update={"epochs": 0, "warmup": 0, "init": 1.0}) for s in plan.stages[:index]]
+    short = {"epochs": warm + learning, "warmup": warm if learning else 0, "arch_every": "step", "init": 1.0}
+    stages = (*before, stage.model_copy(update=short))
+    return plan.model_copy(update={"stages": stages, "batch_size": batch, "watch_batches": 1})
+
+
+def _kinds(stage: Stage) -> tuple[bool, bool]:
+    """Whether a stage has steps of the weights only, and steps of its level."""
+    learning = stage.level != "weights" and stage.epochs > stage.warmup
+    return not learning or stage.warmup > 0 or stage.arch_every == "epoch", learning
+
+
+def _first(data: SearchData, stage: Stage, images: int) -> SearchData:
+    """The first images of every split, so many that those of the weights' step are `images`."""
+    each = -(-images // len(data.splits)) if stage.weights_on == "all" else images
+    splits = {name: _head(split, each) for name, split in data.splits.items()}
+    return replace(data, splits=splits, order={name: data.order[name][: len(s)] for name, s in splits.items()})
+
+
+def _head(images: ImageSet, count: int) -> ImageSet:
+    return images.subset(torch.arange(min(max(count, 2), len(images))))
+
+
+def _stage_part(
+    plan: SearchPlan, stage: Stage, data: SearchData, memory: Memory, stopwatch: Stopwatch, factor: float
+) -> Part:
+    of_weights, of_level = factor * stopwatch.usual(0), factor * stopwatch.usual(-1)
+    steps = _steps(len(data.get(stage.weights_on)), plan.batch_size)
+    learning = stage.epochs - stage.warmup if _kinds(stage)[1] else 0
+    total, of_its_level = stage.epochs * steps, learning * (1 if stage.arch_every == "epoch" else steps)
+    held_out = stage.alpha_on if stage.alpha_on in data.splits else stage.weights_on
+    looks = _steps(len(data.get(held_out)), plan.batch_size)
+    looks = min(plan.watch_batches or looks, looks)
+    seconds = of_its_level * of_level + (total - of_its_level) * of_weights + stopwatch.once
+    seconds += stage.epochs * (factor * looks * stopwatch.end + stopwatch.save)
+    usual = of_level if 2 * of_its_level > total else of_weights
+    return Part(f"search stage {stage.name}", total, usual, seconds, memory, stage_knobs(plan, stage))
+
+
+def stage_knobs(plan: SearchPlan, stage: Stage) -> tuple[Knob, ...]:
+    """What the memory of a stage depends on."""
+    size, own = plan.size(stage), f"search.stages.{stage.name}"
+    return (
+        Knob("search.batch_size", plan.batch_size),
+        Knob(f"{own if stage.channels else 'search'}.channels", size["channels"], 2 * size["partial"]),
+        Knob(f"{own if stage.layers else 'search'}.layers", size["layers"]),
+    )
+
+
+def _projection_part(
+    search: Search, of: SearchPlan, data: SearchData, plan: ProjectionPlan, rules: Rules, batch: int
+) -> Part:
+    """A selection by perturbation, from one measurement and one tuning step at batch size `batch`.
+
+    The supernet loses candidates with every decision: its cost is taken to fall in proportion to them, to one per edge.
+    """
+    learner, stage, factor = search.learner, of.stages[-1], of.batch_size / batch
+    options: dict[str, Any] = {"seed": search.seed, "device": search.device}
+    whole = Projection(learner, data, stage, plan, rules, batch_size=of.batch_size, **options)
+    batches = split_batches(search.data, stage.alpha_on, batch, "probe", **options)
+    looking, weights, images = Probe(learner, batches, 1, search.seed), learner.arch.expected(), batches.batch(0, 0)
+    updates = [ArchBatch(images, True, learner.beta is not None)] if plan.train_alpha else []
+    look = factor * measure_call(lambda: looking(weights, 0), search.device)
+    step = factor * measure_call(lambda: bilevel(learner, images, updates), search.device)
+    looks = _steps(len(data.get(stage.alpha_on)), of.batch_size)
+    looks = min(plan.batches or looks, looks) * _measurements(learner, plan, rules)
+    steps = whole.epochs * _steps(len(data.get(stage.weights_on)), of.batch_size)
+    masks = [learner.arch.mask(t) for t in learner.arch.space.cells]
+    left = sum(int(m.any(1).sum()) for m in masks) / sum(int(m.sum()) for m in masks)
+    average = (1 + left) / 2
+    return Part("selection", steps, average * step, average * (looks * look + steps * step))
+
+
+def _measurements(learner: Learner, plan: ProjectionPlan, rules: Rules) -> int:
+    """How often a projection measures the supernet, on the whole split: in a race at most; see `Projection`."""
+    count = 0
+    for name, cell in learner.arch.space.cells.items():
+        mask = learner.arch.mask(name).cpu()
+        allowed = mask if rules.none else mask & real_candidates(cell)
+        if rules.operations == PERTURBATION:
+            count += int(allowed[undecided(mask)].sum())
+        if rules.edges == PERTURBATION:
+            inputs = [int(allowed[cell.incoming(node)].any(1).sum()) for node in cell.computed]
+            crowded = [n for n in inputs if n > rules.in_degree]
+            count += sum(n if plan.same_images else sum(range(rules.in_degree + 1, n + 1)) for n in crowded)
+    return count if plan.decide_by == PERTURBATION else 0
+
+
+def _typical(space: SpaceSpec, like: Genotype) -> Genotype:
+    """Cells with the edges of `like` in which every candidate of the space occurs about equally often."""
+    cells, turn = {}, 0
+    for name, cell in like.cells.items():
+        spec, nodes = space.cells[name], []
+        for node, pairs in enumerate(cell.nodes, cell.inputs):
+            chosen = []
+            for _, source in pairs:
+                options = [op for op in spec.candidates[spec.edges.index((source, node))] if op != "none"]
+                chosen.append((options[turn % len(options)], source))
+                turn += 1
+            nodes.append(tuple(chosen))
+        cells[name] = CellGenotype(cell.inputs, tuple(nodes), cell.concat)
+    return Genotype(like.space, cells)
+
+
+# Retraining
+
+
+def estimate_retraining(
+    genotype: Genotype,
+    plan: RetrainPlan,
+    data: Dataset,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    execution: Execution = PLAIN,
+    free: int | None = None,
+) -> Part:
+    """The retraining of a genotype with all seeds; arguments as for `Retraining`.
+
+    Raises:
+        RunError: memory runs out in a probe.
+    """
+    device = torch.device(device)
+
+    def trained(execution: Execution, batch: int, steps: int, stopwatch: Stopwatch) -> Retraining:
+        short = plan.model_copy(update={"epochs": 2, "seeds": plan.seeds[:1], "batch_size": batch, "test_every": 1})
+        few = replace(data, train=_head(data.train, batch * steps), test=_head(data.test, batch))
+        training = Retraining(genotype, short, few, seed=seed, device=device, monitor=stopwatch, execution=execution)
+        training.run()
+        return training
+
+    images = data.train.images.nbytes + data.test.images.nbytes
+    plain = partial(trained, replace(execution, compile=False))  # compiled code hides its tensors
+    with probing("retraining", device, retrain_knobs(plan)):
+        memory = measure_memory(plain, min(plan.batch_size, len(data.train)), images, device, free)
+        stopwatch, factor = measure_time(partial(trained, execution), memory, device, free)
+    steps, step = plan.epochs * _steps(len(data.train), plan.batch_size), factor * stopwatch.usual(-1)
+    tests = factor * stopwatch.end * max(len(data.test) / plan.batch_size, 1) * -(-plan.epochs // plan.test_every)
+    seconds = stopwatch.once + steps * step + tests + plan.epochs * stopwatch.save
+    seeds = len(plan.seeds)
+    return Part("retraining", seeds * steps, step, seeds * seconds, memory, retrain_knobs(plan))
+
+
+def retrain_knobs(plan: RetrainPlan) -> tuple[Knob, ...]:
+    """What the memory of the retraining depends on."""
+    size = Knob("retrain.channels", plan.channels, 2)
+    if plan.parameters is not None:
+        size = Knob("retrain.parameters", plan.parameters)
+    return Knob("retrain.batch_size", plan.batch_size), size, Knob("retrain.layers", plan.layers)
+
+
+def _steps(images: int, batch: int) -> int:
+    """Steps of an epoch, as `Batches` has them."""
+    full, rest = divmod(images, min(batch, images))
+    return full + (rest > 1)

@@ -1,0 +1,136 @@
+"""What makes a run the same run: its recipe, the data it began with, and the machine."""
+
+import hashlib
+import reprlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from topocell.errors import RecipeError, RunError
+from topocell.io import files
+from topocell.registry import imported
+
+#: Keys of a recipe that may change while a run lasts: they say what is done about faults, not what is computed.
+_MAY_CHANGE = ("on_nan",)
+
+
+#: What a run rests on besides its recipe, by the key of its fingerprint in env.json.
+_FINGERPRINTS = {"data_fingerprint": "the data", "truth_fingerprint": "the table of true accuracies"}
+
+
+#: What of env.json no change of the data may touch: the networks are built for it.
+_BUILT_FOR = ("classes", "image_shape")
+
+
+_VERSIONS = ("topocell", "torch", "torchvision", "numpy")
+
+
+_MACHINE = (*_VERSIONS, "platform", "cpu", "instruction_set", "device", "gpu", "threads")
+
+
+def lasting(recipe: Any) -> Any:
+    """What of a recipe stays as it is while a run lasts."""
+    return {k: v for k, v in recipe.items() if k not in _MAY_CHANGE} if isinstance(recipe, dict) else recipe
+
+
+def _ordered(value: Any) -> Any:
+    """A recipe with the keys of its mappings in order, so that equal ones read the same."""
+    if isinstance(value, dict):
+        return sorted((repr(key), _ordered(item)) for key, item in value.items())
+    return [_ordered(item) for item in value] if isinstance(value, list) else value
+
+
+def first_difference(then: Any, now: Any, where: str = "") -> str | None:
+    """The first place at which two recipes differ, in words, or None when they say the same."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        keys: list[Any] = [*then, *(key for key in now if key not in then)]
+        parts = [(f"{where}.{key}" if where else f"{key}", then.get(key), now.get(key)) for key in keys]
+    elif isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
+        parts = [(f"{where}[{index}]", a, b) for index, (a, b) in enumerate(zip(then, now, strict=True))]
+    elif type(then) is type(now) and then == now:
+        return None
+    else:
+        return f"key {where or '(top)'} is {reprlib.repr(then)} there and {reprlib.repr(now)} here"
+    return next((found for key, a, b in parts if (found := first_difference(a, b, key))), None)
+
+
+def recipe_hash(recipe: Any) -> str:
+    """A hash of what of a recipe stays as it is while a run lasts."""
+    return hashlib.sha256(repr(_ordered(lasting(recipe))).encode()).hexdigest()
+
+
+def other_machine(stored: Mapping[str, Any], env: Mapping[str, Any]) -> list[str]:
+    """Warn, in words, of versions and hardware that are not those of the stored env.json."""
+    changed = [key for key in _MACHINE if stored.get(key) != env.get(key)]
+    if not changed:
+        return []
+    words = ", ".join(f"{key} was {stored.get(key)}, is {env.get(key)}" for key in changed)
+    return [f"the run goes on in another place, and numbers may differ a little: {words}"]
+
+
+def accept_other_data(path: Path, stored: dict[str, Any], env: Mapping[str, Any], accept: bool) -> list[str]:
+    """Put the fingerprints of other data into `stored`, those of before beside them; return warnings.
+
+    Raises:
+        RunError: the data changed, and `accept` is False, or the images have another shape or other classes.
+    """
+    return [_accepted(path, key, stored, env, accept) for key in _FINGERPRINTS if stored.get(key) != env.get(key)]
+
+
+def _accepted(path: Path, key: str, stored: dict[str, Any], env: Mapping[str, Any], accept: bool) -> str:
+    """Put another fingerprint into `stored` and the one before beside it; returns a warning. Raises RunError."""
+    what, then, now, list_key = _FINGERPRINTS[key], stored.get(key), env.get(key), f"earlier_{key}s"
+    words = f"{what} of {path} changed (it was {then}, is {now})"
+    if not accept:
+        raise RunError(
+            f"a run goes on with {what} it began with, but {words}; restore {what}, choose another --out, "
+            "or go on all the same by --accept-data"
+        )
+    for part in _BUILT_FOR if key == "data_fingerprint" else ():
+        if part in stored and stored[part] != env.get(part):
+            raise RunError(
+                f"a run goes on with images of the shape and classes that it began with, but {part} was "
+                f"{stored[part]} and is {env.get(part)}; choose another --out"
+            )
+    earlier = stored.get(list_key, [])
+    if not isinstance(earlier, list):
+        raise RunError(
+            f"{list_key} in {path / 'env.json'} must be a list, but is {reprlib.repr(earlier)}; "
+            "restore the file from a copy"
+        )
+    stored |= {key: now, list_key: [*earlier, then]}
+    return f"{words}, which --accept-data allows: its figures rest on both"
+
+
+def refuse_foreign(path: Path) -> None:
+    names = sorted(found.name for found in path.iterdir() if not files.is_temporary(found))
+    if "recipe.yaml" not in names and set(names) - {files.LOCK}:
+        other = next(name for name in names if name != files.LOCK)
+        raise RunError(
+            f"--out must name a run or an empty directory, but {path} holds {other!r} and no recipe.yaml; "
+            "choose another --out"
+        )
+
+
+@contextmanager
+def naming_imports(path: str | Path) -> Iterator[None]:
+    """Where a recipe cannot be read inside: say which imports the run at `path` was begun with, if some are missing."""
+    try:
+        yield
+    except RecipeError as fault:
+        named = _imports_of(Path(path) / "env.json")
+        if missing := [text for text in named if text not in imported()]:
+            brings = " ".join(f"--import {text}" for text in missing)
+            raise RecipeError(f"{fault}; the run in {path} was begun with {brings}: add it") from fault
+        raise
+
+
+def _imports_of(path: Path) -> list[str]:
+    """The imports that an env.json names; none where there is none, or it is damaged."""
+    try:
+        found = files.from_json(path.read_bytes())
+    except (OSError, ValueError):
+        return []
+    named = found.get("imports") if isinstance(found, dict) else None
+    return [text for text in named if isinstance(text, str)] if isinstance(named, list) else []

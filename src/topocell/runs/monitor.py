@@ -1,0 +1,126 @@
+"""The monitor of a run with a directory: metrics and checkpoints go to disk, progress to the display.
+
+Between checkpoints at least `CHECKPOINT_SECONDS` pass, except where a state is due (end of an epoch or stage);
+a kill in between costs at most that much work, because what is repeated is repeated bit for bit. The environment
+variable TOPOCELL_CHECKPOINT_SECONDS takes another number of seconds; 0 saves after every step.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from topocell.errors import CheckpointError, RunError, SpaceError
+from topocell.reporting.terminal import Display
+from topocell.runs.directory import RunDir
+from topocell.runs.estimate import is_out_of_memory
+from topocell.runs.phases import Phase, save_phase
+from topocell.runtime.hooks import Figures, Interrupted, on_signals
+
+CHECKPOINT_SECONDS = 30.0
+
+
+class RunMonitor:
+    """Implements `topocell.runtime.hooks.Monitor` on a run directory; `phase` and `seconds` go into every checkpoint.
+
+    Attributes:
+        seconds: that each phase has taken up to now. Set to those of a checkpoint, it counts on from there, so that
+            work which a kill has lost and which is repeated counts once.
+
+    Raises RunError when TOPOCELL_CHECKPOINT_SECONDS is not a number of seconds.
+    """
+
+    def __init__(self, directory: RunDir, display: Display) -> None:
+        self.directory, self.display = directory, display
+        self._between = checkpoint_seconds()
+        self.phase = Phase.SEARCH
+        self.seconds: dict[str, float] = {}
+        self._signal: int | None = None
+        self._saved = self._counted = time.monotonic()
+
+    def begin(self, phase: Phase) -> None:
+        """From now on time is that of `phase`."""
+        self.phase, self._counted = phase, time.monotonic()
+
+    def count(self) -> None:
+        """Bring `seconds` up to now."""
+        now = time.monotonic()
+        phase = self.phase.value
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + max(now - self._counted, 0.0)
+        self._counted = now
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Inside, SIGINT and SIGTERM ask to stop at the next step, after a checkpoint; a second one is final.
+
+        Raises Interrupted at its end for a signal that came when no step followed.
+        """
+
+        def ask(number: int) -> None:
+            if self._signal is not None:
+                raise KeyboardInterrupt
+            self._signal = number
+
+        with on_signals(ask):
+            yield
+        if self._signal is not None:
+            raise Interrupted(self._signal)
+
+    def step(self, phase: str, done: int, total: int, figures: Figures) -> None:
+        """Progress to the display."""
+        self.display.step(phase, done, total, figures)
+
+    def metrics(self, record: Mapping[str, Any]) -> None:
+        """A line in metrics.jsonl, and its gist on the display."""
+        self.directory.append_metrics(record)
+        for warning in record.get("warnings", ()):
+            self.directory.log(warning)
+        self.display.epoch(record)
+
+    def checkpoint(self, state: Callable[[], dict[str, Any]], due: bool = False) -> None:
+        """Save when due, when enough time has passed, or when told to stop."""
+        late = time.monotonic() - self._saved >= self._between
+        if due or late or self._signal is not None:
+            made = state()
+            self.count()
+            save_phase(self.directory, self.phase, made, self.seconds)
+            self._saved = time.monotonic()
+        if self._signal is not None:
+            raise Interrupted(self._signal)
+
+    def loading(self) -> AbstractContextManager[None]:
+        """See `fitting`."""
+        return fitting(self.directory.newest)
+
+    def say(self, text: str) -> None:
+        """A line for the user and in log.txt."""
+        self.directory.log(text)
+        self.display.say(text)
+
+
+def checkpoint_seconds() -> float:
+    """Seconds between checkpoints: TOPOCELL_CHECKPOINT_SECONDS, or `CHECKPOINT_SECONDS`. Raises RunError."""
+    text = os.environ.get("TOPOCELL_CHECKPOINT_SECONDS", "")
+    try:
+        seconds = float(text) if text else CHECKPOINT_SECONDS
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise RunError(f"TOPOCELL_CHECKPOINT_SECONDS is a number of seconds, 0 or more, but is {text!r}; change it")
+    return seconds
+
+
+@contextmanager
+def fitting(path: Path | None) -> Iterator[None]:
+    """Turn what loading a state of something else provokes into a CheckpointError that names its file."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, SpaceError) as fault:
+        if is_out_of_memory(fault):
+            raise
+        raise CheckpointError(
+            f"checkpoint {path} must hold a state of this run, but does not fit "
+            f"({type(fault).__name__}: {next(iter(str(fault).splitlines()), '')}); restore it from a copy or delete it"
+        ) from fault

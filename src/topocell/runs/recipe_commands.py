@@ -1,0 +1,127 @@
+"""The commands about recipes: list, show, copy."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from topocell.errors import RunError
+from topocell.reporting.command_line import (
+    Budget,
+    BudgetOption,
+    Overrides,
+    RecipeName,
+    show,
+)
+
+recipes = typer.Typer(no_args_is_help=True, help="List, show and copy the recipes that come with topocell.")
+
+
+@recipes.command("list")
+def recipes_list() -> None:
+    """List the recipes with what each is and the published figure it aims at."""
+    from rich.table import Table
+
+    from topocell.config.load import recipe_names, recipe_summary
+
+    table = Table("recipe", "what it is", "published")
+    for name in recipe_names():
+        table.add_row(name, *recipe_summary(name))
+    show(table)
+
+
+@recipes.command("show")
+def recipes_show(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    budget: BudgetOption = Budget.paper,
+    resolved: Annotated[bool, typer.Option("--resolved", help="With every default filled in.")] = False,
+) -> None:
+    """Print a recipe as written, or as it would run.
+
+    Examples:
+
+        topocell recipes show dots
+
+        topocell recipes show dots --resolved --budget small data.dataset=digits
+    """
+    from topocell.config.load import load_recipe, recipe_text
+
+    if resolved or overrides or budget is not Budget.paper:
+        text = load_recipe(recipe, overrides or [], budget.value).to_yaml()
+    else:
+        text = recipe_text(recipe)
+    typer.echo(_visible(text), nl=False)
+
+
+def _visible(text: str) -> str:
+    """Lines that no terminal acts on: all but line breaks and tabs that cannot be seen is shown as an escape."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+@recipes.command("copy")
+def recipes_copy(
+    recipe: RecipeName,
+    to: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it; not overwritten.")],
+) -> None:
+    """Copy a recipe to a file of your own, to edit and run by its path.
+
+    Example:
+
+        topocell recipes copy dots my-dots.yaml
+    """
+    from topocell.config.load import recipe_text
+    from topocell.io import files
+
+    text = recipe_text(recipe)
+    if os.path.lexists(to):
+        raise RunError(f"{to} exists already and is not overwritten; choose another file")
+    try:
+        files.replace(to, text.encode())
+    except (OSError, ValueError) as fault:
+        raise RunError(f"cannot write {to}: {getattr(fault, 'strerror', None) or fault}; choose another file") from None
+    typer.echo(f"{to}: run it with: topocell run {to} --out DIR")
+
+
+@recipes.command("keys")
+def recipes_keys(
+    prefix: Annotated[
+        str, typer.Argument(metavar="[PREFIX]", help="Only keys that begin so.", show_default=False)
+    ] = "",
+) -> None:
+    """List the keys of a recipe with their types and defaults.
+
+    Examples:
+
+        topocell recipes keys
+
+        topocell recipes keys retrain
+    """
+    from rich.table import Table
+
+    from topocell.config.reference import keys
+
+    table = Table("key", "value", "default", "meaning")
+    table.columns[0].no_wrap = True
+    for key in keys(prefix):
+        table.add_row(*key)
+    show(table)
+
+
+@recipes.command("explain")
+def recipes_explain(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="A dotted key, e.g. search.stages.search.level.")],
+) -> None:
+    """Say what one key of a recipe means.
+
+    Example:
+
+        topocell recipes explain retrain.drop_path
+    """
+    from topocell.config.reference import explain
+
+    found = explain(key)
+    typer.echo(f"{found.name}: {found.kind}; default {found.default}")
+    if found.about:
+        typer.echo(found.about)

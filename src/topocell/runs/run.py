@@ -1,0 +1,357 @@
+"""The steps of a run on its directory, each of which reads what the one before left there."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from topocell.config.load import reselected, shallow_of
+from topocell.config.recipe import Recipe
+from topocell.config.selection import ProjectionPlan, Rules
+from topocell.data.nasbench201 import Table, found_truth
+from topocell.data.splits import Dataset, search_data
+from topocell.errors import GenotypeError, RecipeError, RunError
+from topocell.genotype.genotype import Genotype
+from topocell.reporting.html import write_report
+from topocell.reporting.tables import is_number
+from topocell.reporting.terminal import Display
+from topocell.reporting.truth import truth_of
+from topocell.retraining.retraining import Retraining
+from topocell.runs.directory import OtherRecipe, RunDir
+from topocell.runs.estimate import Knob, is_out_of_memory, out_of_memory, retrain_knobs, stage_knobs
+from topocell.runs.monitor import RunMonitor, fitting
+from topocell.runs.phases import Phase, read_phase, save_phase
+from topocell.runs.setup import build_space, execution, find_device
+from topocell.runtime.hooks import Monitor
+from topocell.runtime.provenance import environment
+from topocell.searching.loop import Search
+from topocell.selection.projection import Projection
+from topocell.selection.rules import Derived, check_rules, derive
+from topocell.supernet.arch_state import ArchState
+
+#: Files that belong to the cell of a run, in the order in which they go when it gets another.
+_OF_A_CELL = ("report.html", "weights.safetensors", "results.json")
+
+
+class Work:
+    """The steps of one run on an open run directory."""
+
+    def __init__(
+        self, recipe: Recipe, directory: RunDir, dataset: Dataset, truth: Table | None, display: Display
+    ) -> None:
+        self.recipe, self.directory, self.dataset, self.display = recipe, directory, dataset, display
+        self.truth = truth
+        self.device = find_device(recipe.device)
+        self.monitor = RunMonitor(directory, display)
+        self.phase, self.state, self.monitor.seconds = read_phase(directory)
+        for warning in directory.warnings:
+            display.say(warning)
+        if self.phase == Phase.DONE:
+            display.say(f"{directory.path} is finished; its report: {directory.report_path}")
+        elif self.state is not None:
+            display.say(f"going on with {directory.path}: {self.phase}")
+
+    def search(self) -> None:
+        """Run the search, or what is left of it."""
+        if self.phase != Phase.SEARCH:
+            return
+        with self._timed(Phase.SEARCH):
+            if self.state is None:
+                self._enter(Phase.SEARCH)  # nothing may be there that no checkpoint tells of
+            search = self._search()
+            search.run(self.state)
+        self.directory.save_named("supernet", search.state_dict())
+        self._enter(Phase.SELECT)
+
+    def _search(self) -> Search:
+        recipe = self.recipe
+        return Search(
+            recipe.search,
+            build_space(recipe),
+            search_data(self.dataset, recipe.data.splits, recipe.seed),
+            rules=self._rules(),
+            seed=recipe.seed,
+            device=self.device,
+            monitor=self.monitor,
+            execution=execution(recipe),
+            on_nan=recipe.on_nan,
+        )
+
+    def select(self, again: bool = False, replace: bool = False, **changes: Any) -> Genotype:
+        """Derive the cell from the searched supernet and write genotype.json; a projection goes on where it was.
+
+        Without changes, a projection that was begun under other rules keeps them. A cell whose retraining has begun
+        gives way to another one only with `replace`.
+        """
+        self._must_be_searched()
+        rules = self._rules(**changes)
+        if self.phase != Phase.SELECT and (not again or rules.project):
+            return Genotype.load(self.directory.genotype_path)
+        begun = self._begun()
+        if begun is not None and not changes:
+            rules = begun
+        if begun is not None and rules != begun:
+            self._enter(Phase.SELECT)
+        if self.phase == Phase.SELECT and self.state is None:
+            self._clear()
+        derived = self._project(rules) if rules.project else self._derive(rules)
+        chosen = {"operations": rules.operations, "edges": rules.edges}
+        origin = {"recipe": self.recipe.name, "seed": self.recipe.seed, "run": self.directory.path.name, **chosen}
+        space = build_space(self.recipe).name
+        genotype = Genotype(space, derived.cells, {**origin, "key": Genotype(space, derived.cells).key})
+        for note in derived.notes:
+            self.monitor.say(note)
+        another = self.phase != Phase.SELECT and Genotype.load(self.directory.genotype_path).cells != genotype.cells
+        trained = self.truth is None and (self.phase == Phase.DONE or self.state is not None)
+        if another and trained and not replace:
+            raise RunError(
+                f"the retraining in {self.directory.path} is of the cell that it has, but these rules derive another; "
+                f"name the new one with --as NAME, or give --replace to drop that cell and its retraining"
+            )
+        if another:  # what retraining left belongs to the cell of before
+            self._enter(Phase.SELECT)
+            self._clear()
+        genotype.save(self.directory.genotype_path)
+        self.display.cell(genotype.to_dict())
+        if self.phase == Phase.SELECT:
+            self._enter(Phase.RETRAIN)
+        return genotype
+
+    def name_beside(self, changes: Mapping[str, Any]) -> str | None:
+        """The name of a selection that must not disturb the cell that the run has; None where there is none."""
+        rules = self._rules(**changes)
+        mine = not changes and any(record.get("phase") == Phase.SELECT for record in self.directory.metrics())
+        apart = self.phase not in (Phase.SEARCH, Phase.SELECT) and rules.project and not mine
+        return f"{rules.operations}-{rules.edges}" if apart or "projection" in changes else None
+
+    def begin_beside(self, name: str, changes: Mapping[str, Any]) -> tuple[Recipe, Path]:
+        """Make selections/NAME a run that stands before its selection; returns its recipe and directory."""
+        self._must_be_searched()
+        recipe = reselected(self.recipe, changes)
+        path = self.directory.beside(name)
+        try:
+            opened = RunDir.open(path, recipe.to_yaml(), env=run_environment(recipe, self.dataset, self.truth))
+        except OtherRecipe as fault:
+            raise RunError(
+                f"a selection keeps the rules it began with, but {path} has others; name another with --as"
+            ) from fault
+        with opened as directory:
+            searched = (record for record in self.directory.metrics() if record.get("phase") == Phase.SEARCH)
+            stand_before_selection(directory, lambda: self.directory.load_named("supernet"), searched)
+        return recipe, path
+
+    def retrain(self) -> dict[str, Any]:
+        """Retrain the derived cell, or what is left of it, and write results.json and weights.safetensors.
+
+        With a table of true accuracies the cell is looked up there instead, and there are no weights.
+        """
+        if self.phase == Phase.DONE:
+            return self._results()
+        genotype = self._derived()
+        if self.truth is not None:
+            column = self.recipe.truth.column
+            results: dict[str, Any] = found_truth(self.truth, column, genotype, self.directory.metrics())
+            self.directory.write_json("results.json", results)
+            self._enter(Phase.DONE)
+            return results
+        with self._timed(Phase.RETRAIN):
+            training = Retraining(
+                genotype,
+                self.recipe.retrain,
+                self.dataset,
+                seed=self.recipe.seed,
+                device=self.device,
+                monitor=self.monitor,
+                execution=execution(self.recipe),
+                on_nan=self.recipe.on_nan,
+            )
+            results = training.run(self.state)
+        self.directory.write_tensors("weights.safetensors", training.first_weights)
+        self.directory.write_json("results.json", results)
+        self._enter(Phase.DONE)
+        return results
+
+    def begin_shallow(self, accept_data: bool = False) -> tuple[Recipe, Path]:
+        """Make RUN/shallow a run that stands before the shallow evaluation of the cell; returns its recipe and path.
+
+        What an evaluation of another cell has left there is dropped.
+        """
+        recipe, path = shallow_of(self.recipe), self.directory.path / "shallow"
+        genotype = Genotype.load(self.directory.genotype_path)
+        env = run_environment(recipe, self.dataset, self.truth)
+        with RunDir.open(path, recipe.to_yaml(), env=env, accept_data=accept_data) as directory:
+            there = directory.genotype_path
+            if not there.exists() or Genotype.load(there).cells != genotype.cells:
+                directory.forget([Phase.RETRAIN], *_OF_A_CELL)
+                save_phase(directory, Phase.RETRAIN)
+                genotype.save(there)
+        return recipe, path
+
+    def report(self) -> Path:
+        """Write the report."""
+        path = write_report(self.directory.path)
+        if self.directory.has("results.json"):
+            self.display.results(self._results())
+        self.display.say(f"report: {path}")
+        return path
+
+    def _derived(self) -> Genotype:
+        """The cell that is to be retrained. Raises GenotypeError where the file is no longer what was written there."""
+        genotype = Genotype.load(self.directory.genotype_path)
+        if genotype.origin.get("key", genotype.key) != genotype.key:
+            raise GenotypeError(
+                f"{self.directory.genotype_path} holds the cell that was derived, with the key "
+                f"{genotype.origin['key']}, but the key of its cells is {genotype.key}; restore it from a copy, or "
+                f"delete origin.key if the change is yours"
+            )
+        return genotype
+
+    def _results(self) -> dict[str, Any]:
+        """What results.json holds. Raises RunError where it lacks what a run writes."""
+        results = self.directory.read_json("results.json")
+        shown = ("n", "last_mean", "best_mean", "parameters", "multiply_adds")
+        found = results if isinstance(results, dict) else {}
+        if not truth_of(found) and not ("dataset" in found and all(is_number(found.get(key)) for key in shown)):
+            raise RunError(
+                f"{self.directory.path / 'results.json'} holds a true accuracy or {', '.join(shown)} and dataset, but "
+                f"not this one; restore it from a copy"
+            )
+        return found
+
+    def need_genotype(self) -> None:
+        """Raises RunError unless a cell has been derived."""
+        if self.phase in (Phase.SEARCH, Phase.SELECT) or not self.directory.genotype_path.exists():
+            raise RunError(
+                f"retraining needs a derived cell, but {self.directory.path} has none yet; "
+                f"go on with: topocell select {self.directory.path}"
+            )
+
+    def _must_be_searched(self) -> None:
+        if self.phase == Phase.SEARCH:
+            raise RunError(
+                f"a cell is derived from a finished search, but the search in {self.directory.path} is not; "
+                f"go on with: topocell run or topocell search"
+            )
+
+    def _rules(self, **changes: Any) -> Rules:
+        named = {key: changes[key] for key in ("operations", "edges") if key in changes}
+        check_rules(dataclasses.replace(self.recipe.selection.rules(self.recipe.seed), **named))
+        rules = reselected(self.recipe, changes).selection.rules(self.recipe.seed)
+        if "in_degree" in changes and rules.edges in ("topology", "all"):
+            raise RecipeError(
+                f"in_degree is for rules that choose so many inputs of a node, but edges is {rules.edges!r}; leave "
+                f"it out, or add --edges magnitude"
+            )
+        return rules
+
+    def _project(self, rules: Rules) -> Derived:
+        recipe, search = self.recipe, self._search()
+        state = self.directory.load_named("supernet")
+        with fitting(self.directory.named_path("supernet")):
+            search.load_state_dict(state)
+        projection = projection_of(recipe, search, rules, self.monitor)
+        with self._timed(Phase.SELECT):
+            projection.run(self.state)
+        return derive(projection.learner.arch, rules)
+
+    def _begun(self) -> Rules | None:
+        """The rules of a projection that was begun and not finished."""
+        if self.phase != Phase.SELECT or self.state is None:
+            return None
+        with fitting(self.directory.newest):
+            return Rules(**self.state["rules"])
+
+    def _clear(self) -> None:
+        """Stand before the selection: drop what one before, and what was made of its cell, have left.
+
+        The checkpoint that says where the run stands is saved before, so that a kill on the way leads back here.
+        """
+        phases = (Phase.SELECT, Phase.TUNE, Phase.RETRAIN)
+        left = any(record.get("phase") in phases for record in self.directory.metrics())
+        if not left and not any(self.directory.has(name) for name in _OF_A_CELL[1:]):
+            return
+        self.directory.forget(phases, *_OF_A_CELL)
+        self.monitor.seconds = {p: s for p, s in self.monitor.seconds.items() if p not in phases}
+        self.directory.write_json("timings.json", self.monitor.seconds)
+        self._enter(Phase.SELECT)
+
+    def _derive(self, rules: Rules) -> Derived:
+        state = self.directory.load_named("supernet")
+        stage = self.recipe.search.stages[-1]
+        space = build_space(self.recipe)
+        with fitting(self.directory.named_path("supernet")):
+            cells = {t: cell.with_candidates(state["candidates"][t]) for t, cell in space.cells.items()}
+            arch = ArchState(space.with_cells(cells), stage.relaxation.model_dump(), stage.topology.model_dump())
+            arch.load_state_dict(state["arch"])
+        return derive(arch, rules)
+
+    def _enter(self, phase: Phase) -> None:
+        self.phase, self.state = phase, None
+        self.monitor.phase = phase
+        save_phase(self.directory, phase, seconds=self.monitor.seconds)
+
+    @contextmanager
+    def _timed(self, phase: Phase) -> Iterator[None]:
+        self.monitor.begin(phase)
+        try:
+            with self.monitor.listening():
+                yield
+        except (RuntimeError, MemoryError) as fault:
+            if not is_out_of_memory(fault):
+                raise
+            raise RunError(out_of_memory(phase, str(self.device), knobs(self.recipe, phase))) from fault
+        finally:
+            self.monitor.count()
+            self.directory.write_json("timings.json", self.monitor.seconds)
+
+
+def stand_before_selection(
+    directory: RunDir, supernet: Callable[[], dict[str, Any]], searched: Iterable[Mapping[str, Any]] = ()
+) -> None:
+    """Make a new run directory one that stands before its selection, also when a kill has interrupted that.
+
+    Args:
+        directory: the new run directory.
+        supernet: gives the state of the search that is copied there.
+        searched: records of the search, for metrics.jsonl.
+    """
+    if read_phase(directory)[:2] == (Phase.SEARCH, None):
+        save_phase(directory, Phase.SEARCH)
+        directory.save_named("supernet", supernet())
+        for record in searched:
+            directory.append_metrics(record)
+        save_phase(directory, Phase.SELECT)
+
+
+def projection_of(
+    recipe: Recipe, search: Search, rules: Rules, monitor: Monitor, plan: ProjectionPlan | None = None
+) -> Projection:
+    """A projection of a finished search, by the recipe's plan where none is given."""
+    return Projection(
+        search.learner,
+        search.data,
+        recipe.search.stages[-1],
+        plan or recipe.selection.projection,
+        rules,
+        batch_size=recipe.search.batch_size,
+        seed=recipe.seed,
+        device=search.device,
+        monitor=monitor,
+        on_nan=recipe.on_nan,
+    )
+
+
+def knobs(recipe: Recipe, phase: str) -> tuple[Knob, ...]:
+    """What the memory of a phase depends on."""
+    if phase == Phase.RETRAIN:
+        return retrain_knobs(recipe.retrain)
+    of_stages = (stage_knobs(recipe.search, stage) for stage in recipe.search.stages)
+    return tuple(dict.fromkeys(knob for knobs in of_stages for knob in knobs))
+
+
+def run_environment(recipe: Recipe, dataset: Dataset, truth: Table | None) -> dict[str, Any]:
+    seeds = {"run": recipe.seed, **{f"retrain {i}": s for i, s in enumerate(recipe.retrain.seeds)}}
+    found = environment(find_device(recipe.device), dataset.fingerprint, seeds)
+    found |= {"classes": len(dataset.train.classes), "image_shape": list(dataset.shape)}
+    return found if truth is None else {**found, "truth_fingerprint": truth.fingerprint}

@@ -1,0 +1,170 @@
+"""Recipe → objects. The only place where configuration becomes objects."""
+
+import os
+from functools import partial
+from typing import Any
+
+import torch
+
+from topocell import spaces, testing
+from topocell.config.recipe import Recipe
+from topocell.config.retrain import RetrainPlan
+from topocell.data import splits as datasets
+from topocell.data.nasbench201 import Table, holds
+from topocell.data.splits import Dataset
+from topocell.errors import RecipeError, SpaceError
+from topocell.genotype.genotype import CellGenotype, Genotype
+from topocell.nn.network import FixedNet
+from topocell.registry import known
+from topocell.runtime.precision import Execution
+from topocell.searching.mechanisms import has_ranking
+from topocell.spaces.cell import SpaceSpec
+from topocell.supernet import Supernet
+from topocell.supernet.arch_state import ArchState
+
+#: Parameters from which a network is checked without its storage, which takes PyTorch seconds to prepare for.
+LARGE = 50_000_000
+#: Environment variable that names a table of NAS-Bench-201.
+TRUTH_VARIABLE = "TOPOCELL_NASBENCH201"
+
+
+def execution(recipe: Recipe) -> Execution:
+    """How the networks of a recipe are called."""
+    return Execution(recipe.precision, recipe.compile)
+
+
+def build_space(recipe: Recipe) -> SpaceSpec:
+    """The search space of a recipe. Raises SpaceError."""
+    options = recipe.space.model_dump()
+    name = options.pop("name")
+    try:
+        return spaces.get(name, **options)
+    except (TypeError, ValueError) as fault:
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise SpaceError(f"space {name!r} cannot be built with {given}: {fault}; see: topocell spaces") from fault
+
+
+def load_data(recipe: Recipe) -> Dataset:
+    """The dataset of a recipe. Raises DataError."""
+    plan = recipe.data
+    return datasets.load(
+        plan.dataset,
+        plan.root,
+        download=plan.download,
+        resolution=plan.resolution,
+        images=plan.images,
+        test_images=plan.test_images,
+        seed=recipe.seed,
+    )
+
+
+def load_truth(recipe: Recipe) -> Table | None:
+    """The table in which the found cell is looked up in place of retraining; None if the cell is retrained.
+
+    It is the one that `truth.table` names, or the environment variable TOPOCELL_NASBENCH201 where the table holds
+    the cells of the recipe's space.
+
+    Raises:
+        RecipeError: `truth.table` does not hold the cells of the space. DataError: no such table or column.
+    """
+    space, named = build_space(recipe), recipe.truth.table
+    if named is not None and not holds(space):
+        raise RecipeError(
+            f"truth.table holds the cells of space nasbench201 (3 nodes), but the space is {space.name!r}; "
+            f"leave truth.table out, or set space=nasbench201"
+        )
+    path = named or os.environ.get(TRUTH_VARIABLE)
+    if not path or not holds(space):
+        return None
+    table = Table.load(path)
+    table.values(recipe.truth.column)
+    return table
+
+
+def find_device(name: str) -> torch.device:
+    """`auto` is the first GPU, else the CPU. Raises RecipeError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise RecipeError(f"device must name a device of this machine, but got {name!r}; use auto or cpu") from None
+    return device
+
+
+def check(recipe: Recipe) -> None:
+    """Build what the recipe names without training, so that faults show before anything starts.
+
+    Raises:
+        RecipeError, SpaceError: a combination that cannot be.
+    """
+    space, plan = build_space(recipe), recipe.search
+    _check_contracts(recipe, space)
+    for name, cell in space.cells.items():
+        if all(op == "none" for candidates in cell.candidates for op in candidates):
+            raise SpaceError(f"a cell needs an operation besides none, but {name} of space {space.name!r} has none")
+    offered = {op for cell in space.cells.values() for candidates in cell.candidates for op in candidates}
+    for stage in plan.stages:
+        if stage.attention and not offered & stage.attention.keys():
+            raise RecipeError(
+                f"attention is for candidates of the space, {', '.join(sorted(offered))}, but stage {stage.name!r} has "
+                f"it for {', '.join(stage.attention)}; name one of them or leave it out"
+            )
+        if stage.stop is not None and stage.stop.stable is not None and not any(map(has_ranking, space.cells.values())):
+            raise RecipeError(
+                f"stop.stable needs an edge with two operations that have weights, but space {space.name!r} has none, "
+                f"so that no ranking ever changes; use stop.skips, or leave stop out of stage {stage.name!r}"
+            )
+        ArchState(space, stage.relaxation.model_dump(), stage.topology.model_dump())
+    sizes = [plan.size(stage) for stage in plan.stages]
+    for number, size in enumerate(sizes):
+        if size not in sizes[:number]:
+            with torch.device("meta"):
+                Supernet(space, classes=2, head=plan.head, memory=plan.memory, **size)
+
+
+def _check_contracts(recipe: Recipe, space: SpaceSpec) -> None:
+    """Raises RecipeError where a piece of a user's own, which the recipe names, does not do what it has to."""
+    names = {"operation": {op for cell in space.cells.values() for row in cell.candidates for op in row}}
+    for kind, name in (("operation rule", recipe.selection.operations), ("edge rule", recipe.selection.edges)):
+        if _is_foreign(known(kind)[name]):
+            testing.check_rule(name, kind)
+    for name in sorted(names["operation"]):
+        if _is_foreign(known("operation")[name].module):
+            testing.check_operation(name)
+    for stage in recipe.search.stages:
+        for cell in space.cells.values():
+            for kind, choice, suite in (
+                ("relaxation", stage.relaxation, testing.check_relaxation),
+                ("topology", stage.topology, testing.check_topology),
+            ):
+                if _is_foreign(known(kind)[choice.name]):
+                    suite(choice.name, cell, **choice.model_dump(exclude={"name"}))
+
+
+def _is_foreign(piece: object) -> bool:
+    """Whether a piece does not come with topocell."""
+    piece = piece.func if isinstance(piece, partial) else piece
+    return not getattr(piece, "__module__", "topocell").startswith("topocell.")
+
+
+def check_images(recipe: Recipe, dataset: Dataset) -> None:
+    """Raises SpaceError for images that a network of the retraining cannot take, before the search begins."""
+    cells = {}
+    for name, cell in build_space(recipe).cells.items():
+        cells[name] = CellGenotype(cell.inputs, ((("skip_connect", 0),),) * cell.nodes, (cell.computed[-1],))
+    for plan in recipe.trainings:
+        _check_network(Genotype("any", cells), plan, dataset)
+
+
+def _check_network(genotype: Genotype, plan: RetrainPlan, dataset: Dataset) -> None:
+    classes, channels = len(dataset.train.classes), dataset.shape[0]
+    sizes = plan.channels, plan.layers, classes, channels, plan.stem
+    options: dict[str, Any] = {"auxiliary": plan.auxiliary > 0, "head": plan.head}
+    with torch.device("meta"):
+        net = FixedNet(genotype, *sizes, **options)
+    large = sum(parameter.numel() for parameter in net.parameters()) > LARGE
+    with torch.no_grad(), torch.device("meta" if large else "cpu"):
+        net = FixedNet(genotype, *sizes, **options)
+        net(torch.zeros(2, *dataset.shape))

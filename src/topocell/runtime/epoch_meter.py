@@ -1,0 +1,51 @@
+"""Loss and accuracy over an epoch, summed on the device so that no step waits for it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Seen:
+    """Loss (0-dim), correct predictions (0-dim) and images of one batch, kept on the device."""
+
+    loss: Tensor
+    correct: Tensor
+    images: int
+
+
+class EpochMeter:
+    """Sums of one epoch: `add` per batch, `figures` when somebody looks."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.clear()
+
+    def clear(self) -> None:
+        """Start an epoch."""
+        self._loss = torch.zeros((), device=self._device)
+        self._correct = torch.zeros((), dtype=torch.long, device=self._device)
+        self._images = 0
+
+    def add(self, seen: Seen) -> None:
+        """Add one batch."""
+        self._loss += seen.loss * seen.images
+        self._correct += seen.correct
+        self._images += seen.images
+
+    def figures(self) -> dict[str, float]:
+        """Mean `loss` and `accuracy` (fraction) so far."""
+        seen = max(self._images, 1)
+        return {"loss": float(self._loss) / seen, "accuracy": float(self._correct) / seen}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums, for a checkpoint inside an epoch."""
+        return {"loss": self._loss, "correct": self._correct, "images": self._images}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The sums of `state_dict`."""
+        self._loss, self._correct = state["loss"].to(self._device), state["correct"].to(self._device)
+        self._images = state["images"]

@@ -1,0 +1,228 @@
+"""Numerical faults: a step whose loss or gradient is not finite is found, explained, and never saved.
+
+What is looked at is computed anyway: the loss, and the gradient norm that clipping needs (a pass over the gradients
+where nothing is clipped). On a CPU every value is read before the update that it would spoil. On other devices reading
+means waiting for the device: with `stop`, values are collected there and read every `LOOK_EVERY` steps and before a
+state is saved; with `skip` and `rollback` they are read at each step.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from topocell.config.values import OnNan
+from topocell.errors import RunError
+
+#: Steps between two looks at values that are collected on a device.
+LOOK_EVERY = 50
+
+#: At most this share of the batches of an epoch is left out, and one at least.
+MOST = 0.1
+
+#: Weights and logits beyond this have grown through their learning rate.
+GROWN = 1e4
+
+Result = TypeVar("Result")
+
+
+class Stateful(Protocol):
+    """A module or an optimizer."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its state."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Take a state on."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that move together: what they are called, and the recipe's key and value of their learning rate."""
+
+    name: str
+    parameters: Sequence[Tensor]
+    key: str
+    rate: float
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a step happened.
+
+    Attributes:
+        words: such as "stage 'search', epoch 3, step 17".
+        groups: what it moves, in the order in which they are suspected.
+        batches: per split the numbers of the images in it (B,) and the images (B, C, H, W) of the step.
+    """
+
+    words: str
+    groups: Sequence[Group]
+    batches: Sequence[tuple[str, Tensor, Tensor]]
+
+
+class NotFinite(Exception):
+    """Raised inside a step, before the update that it would spoil: a loss or a gradient norm is not finite."""
+
+    def __init__(self, what: str, value: float) -> None:
+        super().__init__(what)
+        self.what, self.value = what, value
+
+
+class Guard:
+    """Watches the steps of a training and does what `on_nan` says.
+
+    A training calls `begin_epoch`, `step` for each batch, `settle` before its state is saved, `end_epoch`; its updates
+    tell `see` what must be finite. What happens is a function of what is computed: no clock, and no moment at which a
+    state was saved, matters.
+
+    Attributes:
+        left_out: batches of this epoch that were.
+
+    Args:
+        on_nan: see `OnNan`.
+        device: of the training.
+        parts: what a step changes: modules and optimizers by name.
+        place: where a step of the epoch in progress happened; called when there is something to explain.
+        say: takes a line for the user.
+    """
+
+    def __init__(
+        self,
+        on_nan: OnNan,
+        device: torch.device,
+        parts: Callable[[], Mapping[str, Stateful]],
+        place: Callable[[int], Place],
+        say: Callable[[str], None],
+    ) -> None:
+        self._on_nan, self._parts, self._place, self._say = on_nan, parts, place, say
+        self._reads_at_once = on_nan != "stop" or device.type == "cpu"
+        self._collected: list[tuple[int, str, Tensor]] = []
+        self._number = 0
+        self._start: dict[str, Any] | None = None
+        self.left_out = 0
+
+    def begin_epoch(self) -> None:
+        """What a rollback goes back to is now."""
+        self._start = self._copied() if self._on_nan == "rollback" else None
+
+    def end_epoch(self) -> None:
+        """Nothing of the epoch matters to the next one."""
+        self.left_out, self._start = 0, None
+
+    def step(self, number: int, steps: int, act: Callable[[], Result]) -> Result | None:
+        """What `act`, step `number` of `steps` of the epoch, returns; None when its batch was left out.
+
+        Raises:
+            RunError: a value is not finite, and `on_nan` is `stop` or too many batches were left out before.
+        """
+        self._number = number
+        before = self._copied() if self._on_nan == "skip" else self._start
+        try:
+            result = act()
+        except NotFinite as fault:
+            explained = _explained(fault.what, fault.value, self._place(number))
+            if before is None:
+                raise RunError(f"{explained}; {_STOPPED}") from None
+            self.left_out += 1
+            if self.left_out > max(1, math.floor(MOST * steps)):
+                raise RunError(
+                    f"at most one batch in ten of an epoch may be left out, but this is number {self.left_out} of "
+                    f"{steps}: {explained}"
+                ) from None
+            self._restore(before)
+            self._say(f"{explained}; on_nan={self._on_nan}: {_DONE[self._on_nan]}")
+            return None
+        if len(self._collected) >= LOOK_EVERY:
+            self._look()
+        return result
+
+    def see(self, what: str, value: Tensor) -> None:
+        """`value` (0-dim) must be finite; `what` names it, such as "the loss". Raises NotFinite inside `step`."""
+        if not self._reads_at_once:
+            self._collected.append((self._number, what, value.detach()))
+        elif not math.isfinite(number := float(value.detach())):
+            raise NotFinite(what, number)
+
+    def settle(self) -> None:
+        """Look at what was collected, and at the parameters.
+
+        Raises:
+            RunError: a value or a parameter is not finite, and nothing may be saved.
+        """
+        self._look()
+        modules = [part for part in self._parts().values() if isinstance(part, nn.Module)]
+        sound = [p.detach().isfinite().all() for module in modules for p in module.parameters()]
+        if sound and not bool(torch.stack(sound).all()):
+            raise RunError(f"{_explained('every parameter', math.nan, self._place(self._number))}; {_STOPPED}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the rest of the epoch depends on."""
+        return {"left_out": self.left_out, "start": self._start}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken. The state of an epoch that began under another `on_nan` has no start:
+        a rollback goes back to now then.
+        """
+        self.left_out, self._start = state["left_out"], None
+        if self._on_nan == "rollback":
+            self._start = state["start"] or self._copied()
+
+    def _look(self) -> None:
+        collected, self._collected = self._collected, []
+        if not collected:
+            return
+        values = torch.stack([value.float() for _, _, value in collected]).tolist()
+        for (number, what, _), value in zip(collected, values):
+            if not math.isfinite(value):
+                raise RunError(f"{_explained(what, value, self._place(number))}; {_STOPPED}")
+
+    def _copied(self) -> dict[str, Any]:
+        return {name: copy.deepcopy(part.state_dict()) for name, part in self._parts().items()}
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+            if isinstance(part, nn.Module):
+                part.zero_grad(set_to_none=True)
+
+
+def total_norm(tensors: Iterable[Tensor | None]) -> Tensor:
+    """Euclidean norm (0-dim) of all gradients that there are, as clipping computes it."""
+    return nn.utils.get_total_norm([tensor for tensor in tensors if tensor is not None])
+
+
+_STOPPED = (
+    "the state before is saved; to go on from there, with RUN for the run directory: "
+    "topocell run RUN/recipe.yaml on_nan=skip --out RUN, or on_nan=rollback"
+)
+
+_DONE = {
+    "skip": "the batch is left out",
+    "rollback": "back to the start of the epoch, which goes on behind the batch",
+}
+
+
+def _explained(what: str, value: float, place: Place) -> str:
+    """One line: what is not finite, where, and the likely cause with its remedy."""
+    cause, remedy = _cause(place)
+    return f"{what} must stay finite, but is {value:g} in {place.words}: {cause}; {remedy}"
+
+
+def _cause(place: Place) -> tuple[str, str]:
+    for split, numbers, images in place.batches:
+        broken = numbers[~images.flatten(1).isfinite().all(1)].tolist()
+        if broken:
+            names = ", ".join(map(str, broken[:5])) + (f" and {len(broken) - 5} more" if len(broken) > 5 else "")
+            return f"image {names} of the split {split!r} is not finite", "mend it, or leave it out"
+    for group in place.groups:
+        largest = [p.detach().abs().max() for p in group.parameters if p.numel()]
+        size = float(torch.stack(largest).max()) if largest else 0.0
+        if not size <= GROWN:
+            return f"{group.name} have grown to {size:.2g} at a learning rate of {group.rate:g}", f"lower {group.key}"
+    keys = " or ".join(group.key for group in place.groups)
+    return "images, weights and logits before it are finite", f"lower {keys}"

@@ -1,0 +1,201 @@
+"""The search: stages, each of which the epoch loop takes through its epochs. Read this file first.
+
+An epoch of a stage is `for step: level(learner, training batch, architecture updates)`. Everything that differs
+between methods is in the stage (config/search.py), the level (supernet/levels.py), the relaxation and the topology.
+What a stage takes over from the one before is in transition.py. All random draws are functions of (seed, stream, epoch,
+step), so that a state saved after any step continues bit for bit.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from topocell.config.search import SearchPlan, Stage
+from topocell.config.selection import Rules
+from topocell.config.values import OnNan
+from topocell.data.splits import SearchData
+from topocell.io.checkpoint import places
+from topocell.runtime.epoch_loop import EpochLoop
+from topocell.runtime.epoch_meter import Seen
+from topocell.runtime.hooks import Monitor, Silent
+from topocell.runtime.nan_guard import Place, Stateful
+from topocell.runtime.precision import PLAIN, Execution
+from topocell.runtime.rng import derive as derive_seed
+from topocell.searching.diagnostics import observe
+from topocell.searching.mechanisms import Stopping
+from topocell.searching.schedules import scheduled, set_schedules
+from topocell.searching.streams import Streams
+from topocell.searching.transition import Builder
+from topocell.selection.progressive import Progress, decided_after, progress
+from topocell.spaces.cell import SpaceSpec
+from topocell.supernet.learner import Learner
+from topocell.supernet.levels import LEVELS, weights_only
+
+
+class Search:
+    """A search in progress; `run` brings it to its end.
+
+    Args:
+        plan: stages and sizes.
+        space: the search space that the first stage starts from.
+        data: the training images, cut into splits; the test images are out of reach.
+        rules: how the cells are derived that the diagnostics of an epoch show.
+        seed, device: of the whole search.
+        monitor: receives metrics, progress and states to save.
+        execution: how the supernet is called in training; evaluations are in float32.
+        on_nan: what is done about a step that is not finite, see `topocell.runtime.nan_guard`.
+
+    Attributes:
+        learner: the supernet, the architecture state and their optimizers at this moment.
+        number: 0-based, of the stage in progress.
+        loop: takes the stage through its epochs.
+    """
+
+    learner: Learner
+    streams: Streams
+
+    def __init__(
+        self,
+        plan: SearchPlan,
+        space: SpaceSpec,
+        data: SearchData,
+        *,
+        rules: Rules | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        monitor: Monitor | None = None,
+        execution: Execution = PLAIN,
+        on_nan: OnNan = "stop",
+    ) -> None:
+        self.plan, self.space, self.data, self.rules = plan, space, data, rules or Rules()
+        self.seed, self.device, self.monitor = seed, torch.device(device), monitor or Silent()
+        self.number = 0
+        self.loop = EpochLoop(self, seed=seed, device=self.device, monitor=self.monitor, on_nan=on_nan)
+        self.build = Builder(plan, data, seed, self.device, execution, self.loop.guard.see)
+        self.progress: Progress | None = None
+        self.stopping: Stopping | None = None
+
+    @property
+    def stage(self) -> Stage:
+        """The stage in progress."""
+        return self.plan.stages[self.number]
+
+    def run(self, state: Mapping[str, Any] | None = None) -> Learner:
+        """Search from the beginning, or resume from a `state_dict`; return the trained learner.
+
+        Raises:
+            RunError: a loss or a gradient is not finite, and `on_nan` does not say to go on.
+            Interrupted: the monitor was told to stop, after the state was saved.
+        """
+        if state is not None:
+            with self.monitor.loading():
+                self.load_state_dict(state)
+        else:
+            self._enter(*self.build.first(self.space))
+        while True:
+            self.loop.run(self.stage.epochs)
+            if self.number + 1 == len(self.plan.stages):
+                return self.learner
+            self.number += 1
+            self._enter(*self.build.next(self.number, self.space, self.learner))
+            self.loop.restart()
+            self.loop.save(due=True)
+
+    def _enter(self, space: SpaceSpec, learner: Learner) -> None:
+        """Begin the stage, or what is left of it, with what it starts from."""
+        stage, self.space, self.learner = self.stage, space, learner
+        self.streams = Streams(self.data, stage, self.plan.batch_size, self.seed, self.device)
+        size, at = self.plan.batch_size, self.device
+        self.progress = progress(learner, self.data, stage, size, seed=self.seed, device=at, save=self.loop.save)
+        self.stopping = Stopping(stage.stop.skips, stage.stop.stable, stage.stop.first) if stage.stop else None
+
+    # An epoch, as the loop calls it -------------------------------------------------------------------------
+
+    @property
+    def _learning(self) -> bool:
+        """Whether α and β are updated in this epoch."""
+        return self.loop.epoch >= self.stage.warmup and self.stage.level != "weights"
+
+    def begin_epoch(self) -> int:
+        """Set learning rates, temperatures and all that follows a curve, and the batch size."""
+        set_schedules(self.learner, self.stage, self.loop.epoch)
+        self.streams.begin_epoch(self.loop.epoch)
+        return len(self.streams.train)
+
+    def stream(self) -> tuple[str | int, ...]:
+        """The random stream of the steps."""
+        return "step", self.stage.name
+
+    def train_step(self) -> Seen:
+        """Update α and β where they are due, and the weights, in the order of the level."""
+        epoch, step, has_beta = self.loop.epoch, self.loop.step, self.learner.beta is not None
+        level = LEVELS[self.stage.level] if self._learning else weights_only
+        updates = self.streams.updates(epoch, step, has_beta) if self._learning else []
+        return level(self.learner, self.streams.train.batch(epoch, step), updates)
+
+    def on_step_end(self, steps: int) -> None:
+        """Report the step."""
+        name = f"search {self.number + 1}/{len(self.plan.stages)} {self.stage.name}"
+        self.loop.progress(name, self.loop.epoch * steps + self.loop.step, self.stage.epochs * steps)
+
+    def on_epoch_end(self) -> bool:
+        """Decide edges where a method decides in the middle of a search, evaluate, record; say whether to stop."""
+        record = decided_after(self.progress, self.stage, self.loop.epoch, self.monitor.say) | self._record()
+        why = self._reason_to_stop(record) if self._learning else None
+        self.monitor.metrics(record | ({"stopped": why} if why else {}))
+        return why is not None
+
+    def _record(self) -> dict[str, Any]:
+        torch.manual_seed(derive_seed(self.seed, "watch", self.stage.name, self.loop.epoch))
+        learner, batches = self.learner, self.streams.evaluation(self.loop.epoch, self.plan.watch_batches)
+        return {
+            "phase": "search",
+            "stage": self.stage.name,
+            "stage_index": self.number,
+            **self.loop.record(),
+            **scheduled(learner, self.stage),
+            **observe(learner.net, learner.arch, self.rules, batches),
+        }
+
+    def _reason_to_stop(self, record: Mapping[str, Any]) -> str | None:
+        if self.stopping is None:
+            return None
+        why = self.stopping.after_epoch(self.loop.epoch, self.learner.arch, record["operations"])
+        if why is not None:
+            epochs = f"{self.loop.epoch + 1} of {self.stage.epochs}"
+            self.monitor.say(f"stage {self.stage.name} ends after epoch {epochs}: {why}")
+        return why
+
+    def parts(self) -> Mapping[str, Stateful]:
+        """What a step changes."""
+        return self.learner.parts
+
+    def place(self, step: int) -> Place:
+        """Where a step of this epoch happened, for the explanation of a fault."""
+        keys = {name: f"search.stages.{self.stage.name}.{name}.lr" for name in ("weights", "alpha", "beta")}
+        words = f"stage {self.stage.name!r}, epoch {self.loop.epoch}, step {step}"
+        return Place(words, self.learner.groups(keys), self.streams.images(self.loop.epoch, step))
+
+    # State --------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the search depends on."""
+        return {
+            "stage": self.number,
+            "candidates": {t: [list(c) for c in cell.candidates] for t, cell in self.space.cells.items()},
+            **self.learner.state_dict(),
+            **self.loop.state_dict(),
+            "progress": None if self.progress is None else self.progress.state_dict(),
+            "stopping": None if self.stopping is None else self.stopping.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the search that `state_dict` was taken from (same plan, data and seed)."""
+        (self.number,) = places(state["stage"])
+        self._enter(*self.build.restored(self.number, self.space, state))
+        self.loop.load_state_dict(state)
+        if self.progress is not None:
+            self.progress.load_state_dict(state["progress"])
+        if self.stopping is not None:
+            self.stopping.load_state_dict(state["stopping"])

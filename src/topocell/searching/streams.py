@@ -1,0 +1,78 @@
+"""The batches of a stage: those of the weights, of α and of β, and those held out for the diagnostics."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from topocell.config.search import Stage
+from topocell.data.batches import Batches
+from topocell.data.splits import SearchData, split_batches
+from topocell.supernet.learner import ArchBatch, Batch
+
+
+class Streams:
+    """The batches of a stage; those of the weights, α and β are one and the same where these share a split.
+
+    Args:
+        data, stage: whose splits they are.
+        batch_size: the usual one; progressive decisions may raise it.
+        seed, device: of the search.
+
+    Attributes:
+        train, alpha, beta: augmented batches.
+        held_out: images that the weights are not trained on, if there are any, without augmentation.
+    """
+
+    def __init__(self, data: SearchData, stage: Stage, batch_size: int, seed: int, device: torch.device | str) -> None:
+        self._stage, self._batch_size = stage, batch_size
+
+        def batches(split: str, stream: str, augmented: bool = True) -> Batches:
+            name = f"{stage.name} {stream}"
+            return split_batches(data, split, batch_size, name, seed=seed, device=device, augmented=augmented)
+
+        self.train = self.alpha = self.beta = batches(stage.weights_on, "weights")
+        if stage.splits_needed - {stage.weights_on}:
+            self.alpha = batches(stage.alpha_on, "alpha")
+            self.beta = self.alpha if stage.beta_on == stage.alpha_on else batches(stage.beta_on, "beta")
+        self.held_out = batches(stage.alpha_on if stage.alpha_on in data.splits else stage.weights_on, "watch", False)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Let the batches be as large as the progressive decisions before the epoch allow."""
+        if self._stage.progressive is not None:
+            size = self._stage.progressive.batch_size(self._batch_size, epoch)
+            for batches in (self.train, self.alpha, self.beta):
+                batches.batch_size = min(size, len(batches.data))
+
+    def updates(self, epoch: int, step: int, has_beta: bool) -> list[ArchBatch]:
+        """The updates of α and β that are due: jointly on one batch, or one after the other on their own splits."""
+        if self._stage.arch_every != "step" and step != self.train.last_full:
+            return []
+        if self._stage.level == "single":
+            empty = torch.empty(0)
+            return [ArchBatch((empty, empty), True, has_beta)]
+        first = self.alpha.batch(epoch, self._of_architecture(step))
+        if not has_beta or self.beta is self.alpha:
+            return [ArchBatch(first, True, has_beta)]
+        return [
+            ArchBatch(first, True, False),
+            ArchBatch(self.beta.batch(epoch, self._of_architecture(step)), False, True),
+        ]
+
+    def evaluation(self, epoch: int, limit: int | None) -> Iterator[Batch]:
+        """The batches of `held_out`, at most `limit` of them, in the order of the epoch."""
+        return (self.held_out.batch(epoch, i) for i in range(min(limit or len(self.held_out), len(self.held_out))))
+
+    def _of_architecture(self, step: int) -> int:
+        """The step of the batch of α and β: with one update an epoch their first."""
+        return step if self._stage.arch_every == "step" else 0
+
+    def images(self, epoch: int, step: int) -> list[tuple[str, Tensor, Tensor]]:
+        """For a step, by split: the numbers of the images in it (B,), and the images (B, C, H, W)."""
+        stage, of_architecture = self._stage, self._of_architecture(step)
+        taken = (
+            (stage.weights_on, self.train, step),
+            (stage.alpha_on, self.alpha, of_architecture),
+            (stage.beta_on, self.beta, of_architecture),
+        )
+        return [(split, batches.numbers(epoch, i), batches.batch(epoch, i)[0]) for split, batches, i in taken]

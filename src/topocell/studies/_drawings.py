@@ -1,0 +1,84 @@
+"""Figures of the studies of supernets, drawn from plain numbers. Each function writes one SVG or PNG file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from topocell.reporting.style import BLUE, CYCLE, ORANGE, clipped, save, short, styled, whole
+from topocell.studies._plots import Curve, paneled
+
+
+@dataclass(frozen=True)
+class Twin:
+    """One panel of `twins`: of each operation of an edge, its weight and its strength in percent."""
+
+    title: str
+    names: Sequence[str]
+    weight: Sequence[float]
+    strength: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Path2D:
+    """One line of `paths`: points in the order in which they were passed."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+def bands(lines: Sequence[Curve], x: str, y: str, path: Path) -> None:
+    """Means as lines with a band of one standard deviation, over a whole-numbered axis."""
+    with styled():
+        figure = paneled(1.5, 1.1)
+        ax = figure.add_subplot()
+        for number, line in enumerate(lines):
+            colour = CYCLE[number % len(CYCLE)]
+            ax.plot(line.x, line.mean, marker="o", markersize=3, color=colour, label=line.label)
+            low, high = ([m + sign * (s or 0.0) for m, s in zip(line.mean, line.std)] for sign in (-1, 1))
+            ax.fill_between(line.x, low, high, color=colour, alpha=0.15, linewidth=0)
+        ax.xaxis.set_major_locator(whole())
+        ax.set_xlabel(x)
+        ax.set_ylabel(y)
+        ax.legend(loc="best")
+        save(figure, path)
+
+
+def twins(panels: Sequence[Twin], path: Path) -> None:
+    """Weight and strength of the operations of an edge as bars side by side with axes of their own, four in a row."""
+    with styled():
+        columns = min(len(panels), 4)
+        rows = -(-len(panels) // columns)
+        figure = paneled(columns, rows)
+        for number, panel in enumerate(panels, start=1):
+            left = figure.add_subplot(rows, columns, number)
+            right = left.twinx()
+            at = range(len(panel.names))
+            left.bar([i - 0.2 for i in at], panel.weight, width=0.38, color=BLUE)
+            right.bar([i + 0.2 for i in at], panel.strength, width=0.38, color=ORANGE)
+            low, high = min(panel.strength), max(panel.strength)
+            room = max(high - low, 0.5)
+            right.set_ylim(max(0.0, low - room), high + 0.3 * room)  # differences are small, so the axis is cut
+            left.set_xticks(at, [short(name) for name in panel.names], rotation=45, ha="right", fontsize=7)
+            left.set_title(clipped(panel.title, 36), fontsize=8)
+            left.set_ylabel("weight", color=BLUE)
+            right.set_ylabel("accuracy with it alone, %", color=ORANGE)
+            right.spines["right"].set_visible(True)
+            right.grid(False)
+        save(figure, path)
+
+
+def paths(lines: Sequence[Path2D], x: str, y: str, path: Path) -> None:
+    """Points joined in their order, from a hollow one to a filled one."""
+    with styled():
+        figure = paneled(1.5, 1.1)
+        ax = figure.add_subplot()
+        for number, line in enumerate(lines):
+            colour = CYCLE[number % len(CYCLE)]
+            ax.plot(line.x, line.y, marker=".", linewidth=0.8, color=colour, label=line.label)
+            ax.scatter(line.x[:1], line.y[:1], s=40, facecolors="white", edgecolors=colour, zorder=3)
+            ax.scatter(line.x[-1:], line.y[-1:], s=40, color=colour, zorder=3)
+        ax.set_xlabel(x)
+        ax.set_ylabel(y)
+        ax.legend(loc="best")
+        save(figure, path)

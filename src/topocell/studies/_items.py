@@ -1,0 +1,285 @@
+"""The directory of a study: what it was asked, the items it has finished, and the table and figure at the end.
+
+study.json   the study, its options, what it works on, versions; at the end n, a summary, seconds
+items.jsonl  a line per finished item: a trained network, a search, a measurement
+runs/ITEM/   run directories of items that train; each resumes itself
+table.csv  table.md  figure.png  figure.svg
+"""
+
+import csv
+import io
+import json
+import re
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from topocell.errors import RunError
+from topocell.io import files
+from topocell.reporting.tables import format_seconds, is_number
+from topocell.reporting.terminal import Display, Quiet
+from topocell.studies._workers import Task, make_all
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study found.
+
+    Args:
+        rows: the table, all rows with the keys of the first. Keys that end in `%` are shown with two decimals.
+        draw: writes the figure to a path, as SVG or PNG by its suffix.
+        n: how many independent repetitions stand behind a figure of the table.
+        summary: key figures, for study.json.
+        notes: sentences below the table.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    draw: Callable[[Path], None]
+    n: int
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+class Bench:
+    """A study at work in its directory.
+
+    A study first checks all that it can, then says `begin`, which makes the directory or reopens it, and then takes
+    its items one by one: an item that an earlier process finished is not made again. Items that do not depend on each
+    other can be given together to `all_trained`, and are then made by `workers` processes. The options in `growing`
+    only add items, so that a study, also a finished one, goes on with a larger number or a longer list.
+    """
+
+    def __init__(
+        self,
+        study: str,
+        about: str,
+        options: Mapping[str, Any],
+        path: str | Path,
+        display: Display,
+        workers: int = 1,
+        growing: Collection[str] = (),
+    ) -> None:
+        self.study, self.about, self.options, self.path, self.display = study, about, options, Path(path), display
+        self.workers, self.growing = workers, growing
+        self._records: dict[str, Record] = {}
+        self._total = self._taken = 0
+        self._unlock: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._unlock()
+
+    def begin(self, items: int, inputs: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        """Make the directory, or go on in it.
+
+        Args:
+            items: how many items the study takes, for the progress.
+            inputs: all that the items depend on besides the options: resolved recipes, genotypes, fingerprints of data.
+            environment: what `topocell.runtime.provenance.environment` returns; the one of the beginning is kept.
+
+        Raises:
+            RunError: `path` is no directory, holds something else, belongs to a study with other options or inputs,
+                or is in use. Nothing is overwritten.
+        """
+        asked = json.loads(files.to_json({"study": self.study, "options": self.options, "inputs": inputs}))
+        self._total = items
+        with files.guarded(self.path):
+            self._open()
+            if self._stated.exists():
+                self._compare(asked)
+            else:
+                self._write("study.json", files.to_json(asked | {"environment": environment}, indent=2) + "\n")
+            self._settle()
+        if self._records:
+            self.display.say(f"going on with {self.path}: {len(self._records)} of {items} items are there")
+
+    def item(self, key: str, make: Callable[..., Mapping[str, Any]], *args: Any) -> Record:
+        """The record of an item: kept from before, or made now by `make(*args)` and kept, with the `seconds` it took.
+
+        Raises whatever `make` raises; RunError when the record cannot be written.
+        """
+        if key in self._records:
+            self._taken += 1
+            return self._records[key]
+        self._say_begun(key)
+        start = time.monotonic()
+        return self._keep(key, make(*args), time.monotonic() - start)
+
+    def trained(self, key: str, make: Callable[..., Mapping[str, Any]], *args: Any) -> Record:
+        """An item made by `make(*args, path, display)` in a run directory of its own, `runs/KEY`."""
+        return self.item(key, make, *args, self._run_path(key), self.display)
+
+    def _run_path(self, key: str) -> Path:
+        """The run directory of an item. Raises RunError for a key that could lead elsewhere."""
+        if not re.fullmatch(r"\w[\w.,+-]{,199}", key):
+            raise RunError(f"an item has a name of letters, digits and '_.,+-', but got {key[:80]!r}; choose another")
+        return self.path / "runs" / key
+
+    def all_trained(self, tasks: Sequence[Task]) -> dict[str, Record]:
+        """Items made as by `trained`, key → record, in the order of the tasks.
+
+        With several workers they are made at the same time, each by one thread, and shown by their beginning alone.
+        The number of workers is no option of the study: it may differ when the study goes on.
+        """
+        if self.workers > 1:
+            missing = [task for task in tasks if task.key not in self._records]
+            placed = [Task(t.key, t.make, (*t.args, self._run_path(t.key), Quiet())) for t in missing]
+            self._taken += len(tasks) - len(missing)
+            make_all(placed, self.workers, self._say_begun, self._keep)
+            return {task.key: self._records[task.key] for task in tasks}
+        return {task.key: self.trained(task.key, task.make, *task.args) for task in tasks}
+
+    def _say_begun(self, key: str) -> None:
+        self._taken += 1
+        self.display.say(f"[{self._taken}/{self._total}] {key}")
+
+    def _keep(self, key: str, made: Mapping[str, Any], seconds: float) -> Record:
+        # A run that was killed and went on knows what it took before.
+        seconds = max(seconds, sum(made.get("timings", {}).values()))
+        line = files.to_json({"item": key, **made, "seconds": seconds})
+        with files.guarded(self._lines):
+            files.append_line(self._lines, line)
+        record: Record = json.loads(line)
+        self._records[key] = record
+        return record
+
+    def finish(self, outcome: Outcome) -> None:
+        """Write table and figure, and complete study.json."""
+        stated = json.loads(self._stated.read_bytes())
+        stated |= {
+            "n": outcome.n,
+            "items": len(self._records),
+            "seconds": sum(record["seconds"] for record in self._records.values()),
+            "summary": outcome.summary,
+            "notes": list(outcome.notes),
+        }
+        with files.guarded(self.path):
+            self._write("table.csv", _csv(outcome.rows))
+            self._write("table.md", self._page(outcome, stated))
+            for suffix in ("svg", "png"):
+                outcome.draw(self.path / f"figure.{suffix}")
+            self._write("study.json", files.to_json(stated, indent=2) + "\n")
+        for note in outcome.notes:
+            self.display.say(note)
+        self.display.say(f"study {self.study}: {self.path / 'table.md'}, {self.path / 'figure.png'}")
+
+    @property
+    def _stated(self) -> Path:
+        return self.path / "study.json"
+
+    @property
+    def _lines(self) -> Path:
+        return self.path / "items.jsonl"
+
+    def _open(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"--out must name a directory, but {self.path} is a file; choose another --out")
+        self.path.mkdir(parents=True, exist_ok=True)
+        files.refuse_links(self.path, "runs")
+        others = {found.name for found in self.path.iterdir() if not files.is_temporary(found)} - {files.LOCK}
+        if others and not self._stated.exists():
+            raise RunError(
+                f"--out must name a study or an empty directory, but {self.path} holds {min(others)!r} and no "
+                f"study.json; choose another --out"
+            )
+        self._unlock = files.lock(self.path)
+
+    def _compare(self, asked: Mapping[str, Any]) -> None:
+        try:
+            stored = json.loads(self._stated.read_bytes())
+            then = {key: stored[key] for key in asked}
+        except (ValueError, TypeError, KeyError) as fault:
+            raise RunError(f"{self._stated} is damaged; restore it from a copy or choose another --out") from fault
+        if then == asked:
+            return
+        before, now = _leaves(then), _leaves(asked)
+        for key in dict.fromkeys([*now, *before]):
+            if before.get(key, ...) != now.get(key, ...) and not self._adds_items(key, before, now):
+                raise RunError(
+                    f"output directory {self.path} belongs to another study (first difference: {key} is "
+                    f"{before.get(key)!r} there and {now.get(key)!r} here); choose another --out or delete it"
+                )
+        begun = {key: asked.get(key, value) for key, value in stored.items() if key in (*asked, "environment")}
+        self._write("study.json", files.to_json(begun, indent=2) + "\n")
+
+    def _adds_items(self, key: str, before: Record, now: Record) -> bool:
+        """Whether a difference of two studies, as `_leaves`, only adds items to those that the first one has."""
+        if key.removeprefix("options.") in self.growing:
+            old, new = before.get(key), now.get(key)
+            if isinstance(old, list) and isinstance(new, list):
+                return new[: len(old)] == old
+            return type(old) is int and type(new) is int and new > old
+        part, section, label = [*key.split(".", 3), "", ""][:3]
+        olds, news = (
+            {path.split(".")[2] for path in of if path.startswith(f"inputs.{section}.")} for of in (before, now)
+        )
+        return bool(self.growing) and part == "inputs" and olds < news and label in news - olds
+
+    def _settle(self) -> None:
+        """Read the finished items; put right what a kill may have left."""
+        for found in filter(files.is_temporary, self.path.iterdir()):
+            found.unlink()
+        if not self._lines.exists():
+            return
+        lines = files.whole_lines(self._lines)
+        files.cut(self._lines, sum(map(len, lines)))
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = json.loads(line)
+                self._records[record["item"]] = record
+            except (ValueError, TypeError, KeyError) as fault:
+                raise RunError(
+                    f"{self._lines}: line {number} is damaged; delete that line, its item is repeated"
+                ) from fault
+
+    def _write(self, name: str, text: str) -> None:
+        files.replace(self.path / name, text.encode())
+
+    def _page(self, outcome: Outcome, stated: Mapping[str, Any]) -> str:
+        versions = stated["environment"]
+        options = ", ".join(f"{key}={files.to_json(value)}" for key, value in self.options.items())
+        made = [
+            f"n = {outcome.n}",
+            f"topocell {versions['topocell']}, PyTorch {versions['torch']}, Python {versions['python']}",
+            f"{versions['gpu'] or versions['cpu']}",
+            f"{versions['threads']} threads, {format_seconds(stated['seconds'])}",
+        ]
+        parts = [f"# {self.study}", self.about, _markdown(outcome.rows), *outcome.notes, f"Options: {options}."]
+        return "\n\n".join([*parts, "; ".join(made) + "."]) + "\n"
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([_shown(key, row[key]) for key in rows[0]] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _shown(column: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    if value is None:
+        return "—"
+    if isinstance(value, float) and is_number(value):
+        return f"{value:.2f}" if column.endswith("%") else f"{value:.6g}"
+    return str(value).replace("|", "\\|")
+
+
+def _leaves(value: Any, where: str = "") -> dict[str, Any]:
+    """Values of nested JSON by their path; a list of plain values is one value."""
+    nested = isinstance(value, list) and any(isinstance(item, dict | list) for item in value)
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if nested else ()
+    found = [_leaves(item, f"{where}.{key}" if where else str(key)) for key, item in inside]
+    return {path: leaf for leaves in found for path, leaf in leaves.items()} or {where: value}

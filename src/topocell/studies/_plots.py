@@ -1,0 +1,172 @@
+"""Figures of studies, drawn from plain numbers. Each function writes one SVG or PNG file."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from topocell.reporting.style import BLUE, CYCLE, MUTED, VERMILION, blank, clipped, save, styled, whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_PANEL = (3.6, 2.9)  # inches
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """One panel of `clouds`: points, of which the one of index `marked` is ringed."""
+
+    title: str
+    x: Sequence[float]
+    y: Sequence[float]
+    marked: int | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One curve of `curves`: mean and, where there are several values, their sample standard deviation."""
+
+    label: str
+    x: Sequence[float]
+    mean: Sequence[float]
+    std: Sequence[float | None]
+
+
+def clouds(panels: Sequence[Cloud], x: str, y: str, path: Path) -> None:
+    """Points against points, a panel per entry, four in a row."""
+    from matplotlib.ticker import MaxNLocator
+
+    with styled():
+        columns = min(len(panels), 4)
+        rows = -(-len(panels) // columns)
+        figure = paneled(columns, rows)
+        for number, panel in enumerate(panels, start=1):
+            ax = figure.add_subplot(rows, columns, number)
+            ax.scatter(panel.x, panel.y, s=26, color=BLUE)
+            if panel.marked is not None:
+                x_of, y_of = panel.x[panel.marked], panel.y[panel.marked]
+                ax.scatter(x_of, y_of, s=110, facecolors="none", edgecolors=VERMILION, linewidths=1.6, label="derived")
+                ax.legend(loc="best")
+            ax.xaxis.set_major_locator(MaxNLocator(4))
+            ax.set_title(panel.title)
+            ax.set_xlabel(x)
+            ax.set_ylabel(y)
+        save(figure, path)
+
+
+def curves(lines: Sequence[Curve], x: str, y: str, path: Path) -> None:
+    """Means with error bars over a whole-numbered axis."""
+    with styled():
+        figure = paneled(1.4, 1)
+        ax = figure.add_subplot()
+        for number, line in enumerate(lines):
+            colour = CYCLE[number % len(CYCLE)]
+            errors = [s or 0.0 for s in line.std]
+            ax.errorbar(line.x, line.mean, errors, marker="o", markersize=4, capsize=3, color=colour, label=line.label)
+        ax.xaxis.set_major_locator(whole())
+        _finish(ax, x, y, legend=len(lines) > 1)
+        save(figure, path)
+
+
+def bars(groups: Mapping[str, Sequence[float]], y: str, path: Path) -> None:
+    """A bar per group at the mean of its values, with the values as points and their standard deviation."""
+    with styled():
+        figure = paneled(max(1.0, 0.28 * len(groups)), 1)
+        ax = figure.add_subplot()
+        lowest, highest = min(map(min, groups.values())), max(map(max, groups.values()))
+        for number, values in enumerate(groups.values()):
+            std = statistics.stdev(values) if len(values) > 1 else None
+            colour = CYCLE[number % len(CYCLE)]
+            mean = statistics.fmean(values)
+            ax.bar(number, mean, width=0.6, color=colour, alpha=0.35, yerr=std, capsize=3, ecolor=colour)
+            ax.scatter([number] * len(values), values, s=18, color=colour, zorder=3)
+        room = max(highest - lowest, 0.5)
+        floor = max(0.0, lowest - room)  # differences are small, so the axis is cut, and says so
+        ax.set_ylim(floor, highest + 0.6 * room)
+        ax.set_xticks(range(len(groups)), [clipped(name) for name in groups], rotation=20, ha="right")
+        _finish(ax, "", f"{y} (axis cut)" if floor else y, legend=False)
+        save(figure, path)
+
+
+def grouped_bars(groups: Mapping[str, Mapping[str, Sequence[float]]], y: str, path: Path) -> None:
+    """Group → bar → values: bars of the same name share a colour; their height is the mean, with standard deviation."""
+    with styled():
+        figure = paneled(max(1.2, 0.3 * len(groups)), 1)
+        ax = figure.add_subplot()
+        names = list(dict.fromkeys(name for bars_of in groups.values() for name in bars_of))
+        width, lowest, highest = 0.8 / len(names), math.inf, -math.inf
+        for number, name in enumerate(names):
+            colour, places = CYCLE[number % len(CYCLE)], [x for x, of in enumerate(groups.values()) if name in of]
+            values = [of[name] for of in groups.values() if name in of]
+            spreads = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values]
+            means = list(map(statistics.fmean, values))
+            at = [x + (number - (len(names) - 1) / 2) * width for x in places]
+            ax.bar(at, means, width=0.9 * width, color=colour, alpha=0.6, yerr=spreads, capsize=2, label=name)
+            lowest = min(lowest, *(m - s for m, s in zip(means, spreads)))
+            highest = max(highest, *(m + s for m, s in zip(means, spreads)))
+        room = max(highest - lowest, 0.5)
+        floor = max(0.0, lowest - 0.5 * room)
+        ax.set_ylim(floor, highest + 0.6 * room)
+        ax.set_xticks(range(len(groups)), map(clipped, groups))
+        _finish(ax, "", f"{y} (axis cut)" if floor else y, legend=len(names) > 1)
+        save(figure, path)
+
+
+def steps(points: Sequence[tuple[int, float]], x: str, y: str, path: Path) -> None:
+    """Every (count, value) as a point, the best and the mean of each count as lines."""
+    with styled():
+        figure = paneled(1.4, 1)
+        ax = figure.add_subplot()
+        ordered = sorted(points)
+        counts, values = zip(*ordered)
+        ax.scatter(counts, values, s=16, color=MUTED, alpha=0.7, label="one wiring")
+        by_count = {
+            count: [value for _, value in group] for count, group in groupby(ordered, key=lambda point: point[0])
+        }
+        lines = {"best": [max(v) for v in by_count.values()], "mean": [sum(v) / len(v) for v in by_count.values()]}
+        for (label, line), colour in zip(lines.items(), (VERMILION, BLUE)):
+            ax.plot(list(by_count), line, color=colour, marker="o", markersize=4, label=label)
+        ax.xaxis.set_major_locator(whole())
+        _finish(ax, x, y, legend=True)
+        save(figure, path)
+
+
+def accuracy_map(
+    values: Sequence[Sequence[float]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    label: str,
+    axes: tuple[str, str],
+    path: Path,
+) -> None:
+    """A table of values (rows × columns) as colours, the largest ringed; `axes` name what goes down and across."""
+    with styled():
+        figure = paneled(max(1.2, 0.13 * len(columns) + 0.5), max(0.9, 0.075 * len(rows) + 0.35))
+        ax = figure.add_subplot()
+        image = ax.imshow(values, cmap="cividis", aspect="auto")
+        best = max((value, -r, -c) for r, row in enumerate(values) for c, value in enumerate(row))
+        ax.plot(-best[2], -best[1], "o", markersize=11, fillstyle="none", color=VERMILION, markeredgewidth=1.6)
+        ax.set_xticks(range(len(columns)), columns)
+        ax.set_yticks(range(len(rows)), rows, fontsize=7)
+        ax.grid(False)
+        ax.set_ylabel(axes[0])
+        ax.set_xlabel(axes[1])
+        figure.colorbar(image, label=label)
+        save(figure, path)
+
+
+def paneled(columns: float, rows: float) -> "Figure":
+    """A figure with room for so many panels."""
+    return blank(_PANEL[0] * columns, _PANEL[1] * rows, layout="constrained")
+
+
+def _finish(ax: "Axes", x: str, y: str, legend: bool) -> None:
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    if legend:
+        ax.legend(loc="best")

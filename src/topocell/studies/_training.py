@@ -1,0 +1,133 @@
+"""Items that train: whole runs, searches, and retrainings of a given cell, each in a run directory of its own."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from topocell import api
+from topocell.config.load import resolved
+from topocell.config.recipe import Recipe
+from topocell.data.splits import Dataset, search_data
+from topocell.genotype.genotype import Genotype
+from topocell.reporting.terminal import Display
+from topocell.runs import setup
+from topocell.runs.directory import RunDir
+from topocell.runs.phases import Phase, save_phase
+from topocell.runtime.provenance import environment
+from topocell.searching.loop import Search
+from topocell.studies._items import Bench
+
+
+def check(recipes: Iterable[Recipe]) -> dict[str, str]:
+    """Build and load what the recipes name without training; returns the names of their data by fingerprint.
+
+    Raises:
+        RecipeError, SpaceError, DataError: what a recipe asks for cannot be.
+    """
+    loaded: dict[str, Dataset] = {}
+    for recipe in recipes:
+        setup.check(recipe)
+        key = f"{recipe.data!r} {recipe.seed}"
+        if key not in loaded:
+            loaded[key] = setup.load_data(recipe)
+        if setup.load_truth(recipe) is None:
+            setup.check_images(recipe, loaded[key])
+    return {dataset.fingerprint: dataset.name for dataset in loaded.values()}
+
+
+def begin(bench: Bench, items: int, recipes: Mapping[str, Recipe], seeds: Sequence[int], **inputs: Any) -> None:
+    """Check the recipes, label → recipe, and begin a study that trains by them. Raises as `check`, `Bench.begin`."""
+    data = check(recipes.values())
+    resolved_recipes = {label: recipe.model_dump(mode="json") for label, recipe in recipes.items()}
+    named = {str(number): seed for number, seed in enumerate(seeds)}
+    device = setup.find_device(next(iter(recipes.values())).device)
+    found = environment(device, ", ".join(data), named)
+    bench.begin(items, {"recipes": resolved_recipes, "data": data, **inputs}, found)
+
+
+def whole_run(recipe: Recipe, path: Path, display: Display) -> dict[str, Any]:
+    """Search, derive, retrain and report; returns results, genotype and seconds of each step. Raises as `api.run`."""
+    api.run(recipe, path, display)
+    return _left_by(path)
+
+
+def retrained(recipe: Recipe, genotype: Genotype, path: Path, display: Display) -> dict[str, Any]:
+    """Train the network of a genotype as the recipe's `retrain` says, or look it up; goes on where it was stopped.
+
+    Returns results, genotype and seconds. Raises as `api.retrain`.
+    """
+    env = environment(setup.find_device(recipe.device), setup.load_data(recipe).fingerprint, {"run": recipe.seed})
+    if (table := setup.load_truth(recipe)) is not None:
+        env["truth_fingerprint"] = table.fingerprint
+    with RunDir.open(path, recipe.to_yaml(), env=env) as directory:
+        if directory.latest() is None:  # before the cell, which no run without a checkpoint has
+            save_phase(directory, Phase.RETRAIN)
+        if not directory.genotype_path.exists():
+            genotype.save(directory.genotype_path)
+    api.retrain(path, display)
+    return _left_by(path)
+
+
+def searched(recipe: Recipe, path: Path, display: Display) -> list[dict[str, Any]]:
+    """Only the search; returns the metrics of its epochs. Raises as `api.search`."""
+    api.search(recipe, path, display)
+    with RunDir.existing(path, lock=False) as directory:
+        return [row for row in directory.metrics() if row["phase"] == Phase.SEARCH]
+
+
+def finished_search(path: Path) -> Search:
+    """The search of a run directory as it ended: supernet, architecture state, data.
+
+    Raises:
+        CheckpointError: the search is not finished.
+    """
+    with RunDir.existing(path, lock=False) as directory:
+        recipe = resolved(directory.recipe_yaml)
+        state = directory.load_named("supernet")
+    data = search_data(setup.load_data(recipe), recipe.data.splits, recipe.seed)
+    search = Search(recipe.search, setup.build_space(recipe), data, seed=recipe.seed)
+    search.load_state_dict(state)
+    return search
+
+
+def accuracies(record: Mapping[str, Any]) -> list[float]:
+    """Test accuracies in percent of a record of `whole_run` or `retrained`, last epoch, one per retraining seed.
+
+    Of a cell that was looked up, its one true accuracy.
+    """
+    if truth := record["results"].get("truth"):
+        return [truth["accuracy"]]
+    return [100 * run["last"] for run in record["results"]["runs"]]
+
+
+def parameters(record: Mapping[str, Any]) -> int | None:
+    """Of the network of a record of `whole_run` or `retrained`; None where the cell was looked up."""
+    found: int | None = record["results"].get("parameters")
+    return found
+
+
+def scale(record: Mapping[str, Any]) -> str:
+    """A sentence that says what accuracies like that of a record rest on."""
+    results = record["results"]
+    if truth := results.get("truth"):
+        return f"Accuracies are those of the column {truth['column']} of the NAS-Bench-201 table."
+    return (
+        f"Retrained on {results['dataset']} with {results['train_images']} images for {results['epochs']} epochs, "
+        f"{results['channels']} channels, tested on {results['test_images']} images after the last epoch, "
+        f"retraining seeds: {results['n']}."
+    )
+
+
+def spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation (n − 1), the latter None for a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def _left_by(path: Path) -> dict[str, Any]:
+    with RunDir.existing(path, lock=False) as directory:
+        return {
+            "results": directory.read_json("results.json"),
+            "genotype": Genotype.load(directory.genotype_path).to_dict(),
+            "timings": directory.read_json("timings.json") if directory.has("timings.json") else {},
+        }

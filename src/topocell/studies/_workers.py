@@ -1,0 +1,216 @@
+"""Items made by several processes at once, one thread each, which all end with the process that started them."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing import connection
+from typing import Any
+
+import torch
+
+from topocell.errors import RunError, TopocellError
+from topocell.registry import load_plugins
+from topocell.runtime.hooks import Interrupted, on_signals
+
+#: Seconds between two looks at whether we have been told to stop.
+POLL_SECONDS = 0.5
+
+#: Seconds that a worker has to save what it is at, once told to stop.
+GRACE_SECONDS = 120.0
+
+#: Imported before the first worker starts, where workers are forked.
+PRELOAD = ["topocell.studies", "topocell.cli"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """An item to be made: `make(*args)`. Both go to another process, so `make` is a function of a module.
+
+    Attributes:
+        key: name of the item.
+    """
+
+    key: str
+    make: Callable[..., Mapping[str, Any]]
+    args: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a worker answers: what was made and the seconds it took, or the fault that it met."""
+
+    record: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    fault: Exception | None = None
+
+
+def make_all(
+    tasks: Sequence[Task],
+    workers: int,
+    begun: Callable[[str], None],
+    done: Callable[[str, Mapping[str, Any], float], object],
+) -> None:
+    """Make every task on `workers` processes; `done(key, record, seconds)` is called for each when it is made.
+
+    No state of this process but its environment variables is copied into the workers; see `_context`. Each has a
+    process group of its own: Ctrl-C reaches this process alone, which tells them to save and stop. If this process is
+    killed, they end at once.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM, after every worker has saved what it was at.
+        RunError: a worker was killed. Otherwise whatever `make` raises, after the others have saved.
+    """
+    if not tasks:
+        return
+    waiting, crew = deque(tasks), []
+    with _told() as told:
+        try:
+            context = _context()
+            for _ in range(min(workers, len(tasks))):
+                crew.append(_Worker(context))
+            for worker in crew:
+                worker.begin(waiting.popleft(), begun)
+            while busy := {worker.pipe: worker for worker in crew if worker.task is not None}:
+                for pipe in connection.wait(list(busy), POLL_SECONDS):
+                    worker = busy[pipe]
+                    task, made = worker.end()
+                    done(task.key, made.record, made.seconds)
+                    if waiting and not told:
+                        worker.begin(waiting.popleft(), begun)
+                if told:
+                    raise Interrupted(told[0])
+        finally:
+            for worker in crew:
+                worker.stop()
+            for worker in crew:
+                worker.join()
+
+
+@contextmanager
+def _told() -> Iterator[list[int]]:
+    """Inside, the first SIGINT or SIGTERM is noted in the list, a second one is final."""
+    told: list[int] = []
+
+    def note(number: int) -> None:
+        if told:
+            raise KeyboardInterrupt
+        told.append(number)
+
+    with on_signals(note):
+        yield told
+
+
+#: What tells workers to stop.
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _context() -> Any:
+    """How workers are started: a context of multiprocessing.
+
+    On Linux they are forks of a process that has imported torch and topocell and done nothing else ("forkserver"):
+    importing takes seconds, more where memory is short, and is done once for all of them. Elsewhere, where libraries
+    may not survive a fork, every worker imports for itself ("spawn").
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver, resource_tracker
+
+    multiprocessing.set_forkserver_preload(PRELOAD)
+    resource_tracker.ensure_running()  # which lifts the block of signals that follows
+    # The process that is forked from must outlive signals to all of our group: it says when workers have ended.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return multiprocessing.get_context("forkserver")
+
+
+class _Worker:
+    """One process and what it is at."""
+
+    def __init__(self, context: Any) -> None:
+        self.pipe, theirs = context.Pipe()
+        self.task: Task | None = None
+        self.process = context.Process(target=_work, args=(theirs, dict(os.environ)), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def begin(self, task: Task, begun: Callable[[str], None]) -> None:
+        begun(task.key)
+        self.task = task
+        with suppress(BrokenPipeError):  # a dead worker is found when its answer is read
+            self.pipe.send(task)
+
+    def end(self) -> tuple[Task, Made]:
+        """The task and its answer, once the pipe has one. Raises as `make_all`."""
+        task = self.task
+        assert task is not None
+        try:
+            made: Made = self.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            code = self.process.exitcode or 0
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            raise RunError(
+                f"a worker must finish its items, but the one at {task.key} was ended by {how}; the same command goes "
+                f"on, with fewer --workers if memory was short"
+            ) from None
+        self.task = None
+        if made.fault is not None:
+            raise made.fault
+        return task, made
+
+    def stop(self) -> None:
+        """Tell it to save and end; an idle worker ends when its pipe closes."""
+        if self.task is not None:
+            self.process.terminate()
+        self.pipe.close()
+
+    def join(self) -> None:
+        """Wait until it has ended; no longer than `GRACE_SECONDS`, nor past a second signal."""
+        try:
+            self.process.join(GRACE_SECONDS)
+        finally:
+            if self.process.is_alive():
+                self.process.kill()
+
+
+def _work(pipe: connection.Connection, environment: Mapping[str, str]) -> None:
+    """The life of a worker: take a task, answer, until the pipe closes."""
+    if hasattr(os, "setpgrp"):  # Windows has no process groups of this kind
+        os.setpgrp()
+    if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+    os.environ.clear()
+    os.environ.update(environment)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    load_plugins()
+    with suppress(EOFError, BrokenPipeError, Interrupted, KeyboardInterrupt):
+        while True:
+            task: Task = pipe.recv()
+            start = time.monotonic()
+            try:
+                made = Made(dict(task.make(*task.args)), time.monotonic() - start)
+            except TopocellError as fault:
+                made = Made(fault=fault)
+            except Exception as fault:  # a bug of ours: its traceback must not be lost between processes
+                made = Made(fault=RuntimeError("".join(traceback.format_exception(fault))))
+            pipe.send(made)
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone: what it was at is safe on the disk."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

@@ -1,0 +1,135 @@
+"""DARTS-PT, Figures 6 and 9: what tuning between decisions does, and what the decisions themselves do."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from topocell.config.load import reselected
+from topocell.config.recipe import Recipe
+from topocell.errors import RecipeError
+from topocell.genotype.genotype import Genotype
+from topocell.reporting.terminal import Display
+from topocell.runs import run, setup
+from topocell.runs.directory import RunDir
+from topocell.runs.monitor import RunMonitor
+from topocell.runs.phases import Phase
+from topocell.runs.run import run_environment
+from topocell.selection.rules import derive
+from topocell.studies import _drawings
+from topocell.studies._items import Bench, Outcome, Record
+from topocell.studies._options import Arm, Entries, Searches, Seeds
+from topocell.studies._snapshots import FINISHED, expected, held_out, photographed, revived, selected
+from topocell.studies._training import begin
+from topocell.studies._workers import Task
+from topocell.studies._worth import Found, as_summary, curves_of, in_words, place, valued
+
+#: What decides in the two projections of `progressive-tuning`: PT, and PT-Mag.
+WAYS = ("perturbation", "magnitude")
+
+
+class TuningEpochs(Searches):
+    """Options of `tuning-epochs`."""
+
+    recipes: Entries = Field(("nb201-pt",), description="recipes that select by perturbation")
+    tune_epochs: Seeds = Field((0, 1, 2, 5, 10), description="epochs of tuning from one round of decisions to the next")
+    seeds: Seeds = Field((0, 1, 2), description="seeds of the searches; retrain.seeds=[0] unless changed")
+
+
+def measure(bench: Bench, options: TuningEpochs) -> Outcome:
+    """Accuracy of the selected cell against the epochs of tuning between decisions. The ± is over searches.
+
+    Each supernet is projected once for each entry of `tune_epochs`; after the last round it is tuned for one epoch, or
+    none where there is none in between. (`selection.projection.epochs`, the total of one schedule, is left out.)
+
+    Raises:
+        RecipeError: a recipe that does not select by perturbation.
+    """
+    arms = _projecting(options)
+    runs = len(arms) * len(options.seeds)
+    items = runs * (1 + 2 * len(options.tune_epochs))
+    begin(bench, items, {arm.label: arm.any for arm in arms}, options.seeds)
+    changes = {str(n): {"tune_epochs": n, "epochs": None} for n in options.tune_epochs}
+    found = [
+        Found(arm, seed, Genotype.from_dict(record["genotype"]), {"tuning epochs": int(n)})
+        for arm, seed, n, record in _selections(bench, arms, _finished, changes)
+    ]
+    rows, scale = valued(bench, found)
+    lines = curves_of(rows, "tuning epochs", "accuracy %", "recipe")
+    label = "epochs of tuning between decisions"
+    return Outcome(
+        rows,
+        lambda path: _drawings.bands(lines, label, "test accuracy of the cell, %", path),
+        len(options.seeds),
+        as_summary(lines, "tuning epochs"),
+        [*(in_words(line, "tuning epochs") for line in lines), scale],
+    )
+
+
+def _projecting(options: Searches) -> list[Arm]:
+    arms = options.arms()
+    for arm in arms:
+        if not arm.any.selection.rules(0).project:
+            raise RecipeError(
+                f"this study compares projections of a supernet, but {arm.label} does not select by perturbation; "
+                f"use selection.operations=perturbation"
+            )
+    return arms
+
+
+def _selections(
+    bench: Bench, arms: Sequence[Arm], select: Callable[..., Record], changes: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[Arm, int, str, Record]]:
+    """Every search, and `select` on its supernet under each change to the projection, by name."""
+    every = [(arm, seed, recipe, place(arm, seed)) for arm in arms for seed, recipe in arm.recipes.items()]
+    bench.all_trained([Task(f"{key}-search", photographed, (recipe, ())) for _, _, recipe, key in every])
+    tasks, names = [], []
+    for arm, seed, recipe, key in every:
+        for name, change in changes.items():
+            changed, searched = reselected(recipe, {"projection": change}), bench.path / "runs" / f"{key}-search"
+            tasks.append(Task(f"{key}-{name}", select, (changed, searched)))
+            names.append((arm, seed, name))
+    records = bench.all_trained(tasks)
+    return [(*name, records[task.key]) for name, task in zip(names, tasks)]
+
+
+def _finished(recipe: Recipe, searched: Path, path: Path, display: Display) -> Record:
+    return selected(recipe, searched, FINISHED, path, display)
+
+
+class Watching(RunMonitor):
+    """Adds `val_accuracy`, what `look` measures, to every record of a projection: its decisions and tuning epochs."""
+
+    look: Callable[[], float]
+
+    def metrics(self, record: Mapping[str, Any]) -> None:
+        """As of a `RunMonitor`."""
+        super().metrics({**record, "val_accuracy": self.look()})
+
+
+def watched(recipe: Recipe, searched: Path, path: Path, display: Display) -> Record:
+    """Project the supernet of a finished search and watch it; goes on between any two measurements.
+
+    Returns `genotype`, and `course`: accuracies of the supernet, before the first decision and after each with the
+    tuning that followed it. Raises as `Projection.run`.
+    """
+    dataset, truth = setup.load_data(recipe), setup.load_truth(recipe)
+    with RunDir.open(path, recipe.to_yaml(), env=run_environment(recipe, dataset, truth)) as directory:
+        search, rules = revived(recipe, searched), recipe.selection.rules(recipe.seed)
+        monitor = Watching(directory, display)
+        monitor.phase = Phase.SELECT
+        projection = run.projection_of(recipe, search, rules, monitor)
+        probe = held_out(search, recipe, "progress")
+        monitor.look = lambda: probe(expected(search.learner), 0).accuracy
+        course = [monitor.look()]
+        saved = directory.latest()
+        with monitor.listening():
+            projection.run(saved["state"] if saved else None)
+        for row in directory.metrics():
+            if row["phase"] == Phase.SELECT:
+                course.append(row["val_accuracy"])
+            else:
+                course[-1] = row["val_accuracy"]
+    genotype = Genotype(setup.build_space(recipe).name, derive(search.learner.arch, rules).cells)
+    return {"genotype": genotype.to_dict(), "course": course}

@@ -1,0 +1,335 @@
+"""One cell of the supernet: banks grouped by source node, summed into the nodes that their edges enter.
+
+    node_j = Σ_{e = i→j} edges[e] · Σ_k ops[e, k] · op_k(node_i)
+
+The product of both weights is folded into the batch norm that ends an operation. Sources are visited in order, so
+a node is complete when its turn comes.
+"""
+
+from collections import defaultdict
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from topocell.errors import SpaceError
+from topocell.nn.banks import Bank, ChainBank, ConvBank
+from topocell.nn.functional import shuffle_channels
+from topocell.nn.fused_choice import width
+from topocell.nn.fused_plan import Chain, Edges, Plan
+from topocell.nn.primitives import PRIMITIVES
+from topocell.nn.separable import separable, usable
+from topocell.spaces.cell import CellSpec
+from topocell.supernet.weights import ArchWeights, OneHotWeights
+
+Kept = list[tuple[nn.Parameter, Tensor]]
+Sums = dict[int, Tensor]
+
+
+class _Shared(NamedTuple):
+    """A weightless operation on one edge: which function of which source, and where its weight stands."""
+
+    source: int
+    op: str
+    stride: int
+    edge: int
+    position: int
+
+
+class _Task(NamedTuple):
+    """A bank by its number, the edges it has to run, their slices of its parameters, and where their weights stand."""
+
+    number: int
+    bank: Bank
+    edges: list[int]
+    tensors: list[Tensor]
+    positions: list[int]
+
+
+def _map(op: str, x: Tensor, stride: int, norm: bool) -> Tensor:
+    """The result of an operation where it has no weights."""
+    compute = PRIMITIVES[op].weightless
+    assert compute is not None
+    return compute(x, stride, norm)
+
+
+def _slots(task: _Task, edges: list[int]) -> tuple[int, ...]:
+    return tuple(edges.index(e) for e in task.edges)
+
+
+def _chain(task: _Task, edges: list[int]) -> Chain:
+    bank = task.bank
+    assert isinstance(bank, ChainBank)
+    return Chain(bank.kernel, bank.dilation, bank.stages, _slots(task, edges), tuple(task.positions))
+
+
+class SuperCell(nn.Module):
+    """A cell in which every live candidate of every live edge runs.
+
+    Args:
+        spec: the cell; fixes the layout (E, K) of the weights that `forward` takes, for good.
+        channels: channels of each node.
+        mask: (E, K) bool, the live candidates; default all that `spec` lists.
+        partial: 1 for all channels; K to run only the first 1/K of the channels through the operations, let the
+            others bypass them, and shuffle (PC-DARTS).
+        low_memory: keep less for backward and compute it again there.
+
+    Raises:
+        SpaceError: if `channels` cannot be divided as `partial` or a strided skip connection asks.
+    """
+
+    mask: Tensor
+    #: Probability with which an element of a skip connection's output is dropped in training (P-DARTS).
+    skip_dropout = 0.0
+
+    def __init__(
+        self,
+        spec: CellSpec,
+        channels: int,
+        mask: Tensor | None = None,
+        partial: int = 1,
+        low_memory: bool = False,
+    ) -> None:
+        super().__init__()
+        if channels % partial or (spec.stride == 2 and (channels // partial) % 2):
+            raise SpaceError(
+                f"channels must be divisible by partial={partial}, and even after that where a cell reduces, "
+                f"but got channels={channels}; choose a multiple of {2 * partial}"
+            )
+        self.spec, self.channels, self.partial, self.low_memory = spec, channels, partial, low_memory
+        self.out_channels = spec.width * channels
+        self.banks = nn.ModuleList()
+        self._bank_ops: list[str] = []
+        live = [list(row) for row in spec.live] if mask is None else mask.tolist()
+        groups: dict[tuple[int, str, int], list[int]] = defaultdict(list)
+        for e, names in enumerate(spec.candidates):
+            for k, op in enumerate(names):
+                if live[e][k]:
+                    groups[spec.edges[e][0], op, spec.edge_stride(e)].append(e)
+        self._shared: list[_Shared] = []
+        for (source, op, stride), edges in sorted(groups.items()):
+            if (build := PRIMITIVES[op].bank_at(stride)) is not None:
+                self.banks.append(build(channels // partial, stride, edges))
+                self._bank_ops.append(op)
+            elif op != "none":
+                for e in edges:
+                    position = e * spec.n_candidates + spec.candidates[e].index(op)
+                    self._shared.append(_Shared(source, op, stride, e, position))
+        self.register_buffer("mask", torch.tensor(live), persistent=False)
+        self._bypassed = [any(row) for row in live]  # partial channels: does anything pass along the edge?
+        self._index()
+
+    def _index(self) -> None:
+        """Precompute where in the flattened (E, K) weights each bank looks, and what leaves each node."""
+        spec = self.spec
+        self._positions = [
+            [e * spec.n_candidates + spec.candidates[e].index(op) for e in bank.edges]
+            for op, bank in zip(self._bank_ops, self._all_banks())
+        ]
+        for name in [name for name in self._buffers if name.startswith("position_")]:
+            del self._buffers[name]  # there may be more than there are banks now
+        for i, positions in enumerate(self._positions):
+            index = torch.tensor(positions, dtype=torch.long, device=self.mask.device)
+            self.register_buffer(f"position_{i}", index, persistent=False)
+        self._by_source: dict[int, list[int]] = defaultdict(list)
+        for i, bank in enumerate(self._all_banks()):
+            self._by_source[spec.edges[bank.edges[0]][0]].append(i)
+        self._shared_by_source: dict[int, list[_Shared]] = defaultdict(list)
+        for shared in self._shared:
+            self._shared_by_source[shared.source].append(shared)
+
+    def _all_banks(self) -> list[Bank]:
+        return [bank for bank in self.banks if isinstance(bank, Bank)]
+
+    def forward(self, states: list[Tensor], weights: ArchWeights) -> Tensor:
+        """`states`: one (N, C, H, W) per input node → (N, width·C, H/stride, W/stride)."""
+        spec, part = self.spec, self.channels // self.partial
+        joint = (weights.ops * weights.edges.unsqueeze(1)).flatten().to(states[0].dtype)
+        drawn = (weights.ops != 0).flatten().tolist() if isinstance(weights, OneHotWeights) else None
+        nodes, sums = list(states), Sums()
+        for source in range(spec.inputs + spec.nodes):
+            if source >= spec.inputs:
+                total = sums.pop(source, None)
+                if drawn is not None and joint.requires_grad:
+                    total = self._with_zeros(source, total, nodes, joint, drawn)
+                nodes.append(self._finish(source, total, nodes, weights))
+            x = nodes[source] if self.partial == 1 else nodes[source][:, :part]
+            tasks = [task for i in self._by_source[source] if (task := self._task(i, drawn)) is not None]
+            ready = [s for s in self._shared_by_source[source] if drawn is None or drawn[s.position]]
+            if usable(x, part):
+                for stride in (1, 2):
+                    tasks = self._add_compiled(x, stride, tasks, ready, joint, sums)
+                ready = []
+            self._add_banks(x, tasks, joint, sums)
+            self._add_maps(x, ready, joint, sums)
+        computed = nodes[spec.inputs :]
+        return torch.cat(computed, 1) if spec.output == "concat" else computed[-1]
+
+    def _task(self, number: int, drawn: list[bool] | None) -> _Task | None:
+        """What a bank has to do: all its edges, or those for which its operation was drawn."""
+        bank, positions = self._all_banks()[number], self._positions[number]
+        if drawn is None:
+            return _Task(number, bank, bank.edges, list(bank.parameters()), positions)
+        rows = [row for row, position in enumerate(positions) if drawn[position]]
+        if not rows:
+            return None
+        index = torch.tensor(rows, device=self.mask.device)
+        tensors = [parameter[index] for parameter in bank.parameters()]
+        return _Task(number, bank, [bank.edges[r] for r in rows], tensors, [positions[r] for r in rows])
+
+    def _scale(self, task: _Task, joint: Tensor) -> Tensor:
+        """(M,) weights of the edges of a task."""
+        index: Tensor = getattr(self, f"position_{task.number}")
+        if len(task.positions) < len(index):
+            index = torch.tensor(task.positions, device=joint.device)
+        return joint[index]
+
+    def _add_compiled(
+        self, x: Tensor, stride: int, tasks: list[_Task], ready: list[_Shared], joint: Tensor, sums: Sums
+    ) -> list[_Task]:
+        """By compiled kernels: what leaves the node `x` with one stride, as convolution or without weights.
+
+        Returns the tasks that are left for the library.
+        """
+        chains = [t for t in tasks if isinstance(t.bank, ChainBank) and t.bank.stride == stride]
+        lanes = [width(x, _chain(t, t.edges), stride) for t in chains]
+        chains, lanes = [t for t, n in zip(chains, lanes) if n], [n for n in lanes if n]
+        dense = [t for t in tasks if isinstance(t.bank, ConvBank) and t.bank.stride == stride]
+        ready = [s for s in ready if s.stride == stride]
+        pooled: dict[tuple[str, int, int], list[_Shared]] = defaultdict(list)
+        for shared in ready:
+            if PRIMITIVES[shared.op].family == "pool" and self.spec.pool_norm:
+                pooled[self._key(shared)].append(shared)
+        edges = sorted({e for t in chains + dense for e in t.edges} | {s.edge for s in ready})
+        rest = [t for t in tasks if t not in chains and t not in dense]
+        if not edges:
+            return rest
+        # The source itself comes first among the maps, as `identity` asks.
+        mapped = [s for s in ready if self._key(s) not in pooled]
+        maps = dict(sorted(self._maps(x, mapped).items(), key=lambda item: item[1] is not x))
+        identity = any(value is x for value in maps.values())
+        where = {(self._key(shared), shared.edge): shared.position for shared in mapped}
+        targets = [self.spec.edges[e][1] for e in edges]
+        plan = Plan(
+            tuple(_chain(t, edges)._replace(lanes=n) for t, n in zip(chains, lanes)),
+            stride,
+            tuple(t in sums for t in targets),
+            tuple(tuple(where.get((key, e), -1) for e in edges) for key in maps),
+            tuple(Edges(_slots(t, edges), tuple(t.positions)) for t in dense),
+            identity,
+            tuple(
+                Edges(tuple(edges.index(s.edge) for s in found), tuple(s.position for s in found))
+                for found in pooled.values()
+            ),
+            low_memory=self.low_memory,
+        )
+        tensors = [tensor for t in chains + dense for tensor in t.tensors]
+        tensors += [_map(op, x, stride, False) for op, _, _ in pooled]
+        bases = [sums[t] for t in targets if t in sums]
+        given = list(maps.values())[identity:]
+        sums.update(zip(targets, separable(x, plan, tensors, joint, given, bases)[0]))
+        return rest
+
+    def _add_banks(self, x: Tensor, tasks: list[_Task], joint: Tensor, sums: Sums) -> None:
+        if not tasks:
+            return
+        active, part = x.relu(), x.shape[1]
+        stacks: dict[tuple[int, ...], Tensor] = {}
+        for task in tasks:
+            out = task.bank(x, active, self._scale(task, joint).repeat_interleave(part), task.tensors)
+            key = tuple(task.edges)
+            stacks[key] = stacks[key] + out if key in stacks else out
+        for edges, stack in stacks.items():
+            for e, piece in zip(edges, stack.split(part, 1)):
+                node = self.spec.edges[e][1]
+                sums[node] = sums[node] + piece if node in sums else piece
+
+    def _add_maps(self, x: Tensor, ready: list[_Shared], joint: Tensor, sums: Sums) -> None:
+        maps = self._maps(x, ready)
+        for shared in ready:
+            node, value, scalar = self.spec.edges[shared.edge][1], maps[self._key(shared)], joint[shared.position]
+            sums[node] = torch.addcmul(sums[node], value, scalar) if node in sums else value * scalar
+
+    def _key(self, shared: _Shared) -> tuple[str, int, int]:
+        """Edges with equal keys share one result; dropout is drawn for each edge."""
+        own = shared.op == "skip_connect" and self.training and self.skip_dropout > 0
+        return shared.op, shared.stride, shared.edge if own else -1
+
+    def _maps(self, x: Tensor, ready: list[_Shared]) -> dict[tuple[str, int, int], Tensor]:
+        """Results of operations without weights, each computed once."""
+        found: dict[tuple[str, int, int], Tensor] = {}
+        for shared in ready:
+            key = self._key(shared)
+            if key not in found:
+                value = _map(shared.op, x, shared.stride, self.spec.pool_norm)
+                found[key] = value if key[2] < 0 else F.dropout(value, self.skip_dropout)
+        return found
+
+    def _with_zeros(
+        self, node: int, total: Tensor | None, nodes: list[Tensor], joint: Tensor, drawn: list[bool]
+    ) -> Tensor:
+        """Adds the weights, all zero, of the candidates that were not drawn, which thereby keep their gradient."""
+        live, k = self.mask.flatten().tolist(), self.spec.n_candidates
+        others = [
+            position
+            for e in self.spec.incoming(node)
+            for position in range(e * k, (e + 1) * k)
+            if live[position] and not drawn[position]
+        ]
+        total = self._nothing(node, nodes) if total is None else total
+        return total + joint[torch.tensor(others, dtype=torch.long, device=joint.device)].sum()
+
+    def _nothing(self, node: int, nodes: list[Tensor]) -> Tensor:
+        e = self.spec.incoming(node)[0]
+        source, stride = nodes[self.spec.edges[e][0]], self.spec.edge_stride(e)
+        return torch.zeros_like(source[:, : self.channels // self.partial, ::stride, ::stride])
+
+    def _finish(self, node: int, total: Tensor | None, nodes: list[Tensor], weights: ArchWeights) -> Tensor:
+        """The value of a node from the sum of its mixed edges; adds the channels that bypass them."""
+        spec, part = self.spec, self.channels // self.partial
+        total = self._nothing(node, nodes) if total is None else total
+        if self.partial == 1:
+            return total
+        bypass: Tensor | None = None
+        for e in spec.incoming(node):
+            if not self._bypassed[e]:
+                continue
+            rest = nodes[spec.edges[e][0]][:, part:]
+            if spec.edge_stride(e) == 2:
+                rest = F.max_pool2d(rest, 2, 2)
+            rest = rest * weights.edges[e].to(rest.dtype)
+            bypass = rest if bypass is None else bypass + rest
+        if bypass is None:
+            bypass = torch.cat([torch.zeros_like(total)] * (self.partial - 1), 1)
+        return shuffle_channels(torch.cat([total, bypass], 1), self.partial)
+
+    def restrict(self, mask: Tensor) -> Kept:
+        """Remove for good every candidate that is False in `mask` (E, K); what is gone already stays gone.
+
+        Returns each sliced parameter with the indices of its kept slices, so that optimizer state can follow.
+        """
+        mask = mask.to(self.mask.device, torch.bool) & self.mask
+        spec, sliced = self.spec, Kept()
+        banks, ops = nn.ModuleList(), []
+        for op, bank in zip(self._bank_ops, self._all_banks()):
+            edges = [e for e in bank.edges if mask[e, spec.candidates[e].index(op)]]
+            if edges and edges != bank.edges:
+                sliced += bank.keep(edges)
+            if edges:
+                banks.append(bank)
+                ops.append(op)
+        self.banks, self._bank_ops = banks, ops
+        self._shared = [s for s in self._shared if mask.flatten()[s.position]]
+        self.mask, self._bypassed = mask, mask.any(1).tolist()
+        self._index()
+        return sliced
+
+    def pieces(self) -> dict[str, tuple[nn.Parameter, int]]:
+        """`edges.{e}.{op}.{part}.weight` → (stacked parameter, slice): the per-edge view of the banks."""
+        found: dict[str, tuple[nn.Parameter, int]] = {}
+        for op, bank in zip(self._bank_ops, self._all_banks()):
+            for e in bank.edges:
+                for part, piece in bank.pieces(e).items():
+                    found[f"edges.{e}.{op}.{part}.weight"] = piece
+        return found

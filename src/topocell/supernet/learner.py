@@ -1,0 +1,216 @@
+"""The learner: a supernet, its architecture, their optimizers, and the updates that levels are made of."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+
+from topocell.config.search import ArchOptimizer, WeightOptimizer
+from topocell.io.checkpoint import restore_optimizer
+from topocell.runtime.epoch_meter import Seen
+from topocell.runtime.nan_guard import Group, Stateful, total_norm
+from topocell.runtime.precision import PLAIN, Execution
+from topocell.supernet import ArchWeights, Supernet
+from topocell.supernet.arch_state import ArchState
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass
+class ArchBatch:
+    """One architecture update: the batch it takes, and whether it moves α, β or both."""
+
+    batch: Batch
+    alpha: bool
+    beta: bool
+
+
+@dataclass
+class Learner:
+    """A supernet, an architecture state, their optimizers, and the updates that levels are made of.
+
+    Attributes:
+        clip: gradient-norm clip of the network weights, or None.
+        penalty: λ of the validity penalty, part of every β loss.
+        mixed: λ of the training loss in `mixed`.
+        loss: mean loss (0-dim) of logits (N, classes) and labels (N,).
+        alpha_penalty: λ of the relaxation's penalty, part of every α loss.
+        arch_clip: gradient-norm clip of the logits that an update moves, or None.
+        perturb: what the network weights see in place of the architecture (detached), given the training batch; a row
+            of `topocell.searching.perturbation.PERTURBATIONS`. Architecture updates see the architecture as it is.
+        epsilon: size of the perturbation, set by the search loop.
+        execution: how the network is called.
+        attention: added to the logits α (E, K) of each cell type after every update of α, or None.
+        see: is told every loss and gradient norm (0-dim) with its name before it moves anything; what it raises ends
+            the step. Default nobody.
+    """
+
+    net: Supernet
+    arch: ArchState
+    weights: SGD
+    alpha: Adam
+    beta: Adam | None
+    clip: float | None
+    penalty: float = 0.0
+    mixed: float = 1.0
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    alpha_penalty: float = 0.0
+    arch_clip: float | None = None
+    perturb: "Perturbation | None" = None
+    epsilon: float = 0.0
+    execution: Execution = PLAIN
+    attention: Mapping[str, Tensor] | None = None
+    see: Callable[[str, Tensor], None] | None = None
+
+    @property
+    def parts(self) -> dict[str, Stateful]:
+        """All that a step changes, by name."""
+        beta = {} if self.beta is None else {"beta": self.beta}
+        return {"net": self.net, "arch": self.arch, "weights": self.weights, "alpha": self.alpha, **beta}
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of everything that a step changes."""
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned; the network has had the same candidates removed."""
+        for name, part in self.parts.items():
+            if isinstance(part, Optimizer):
+                restore_optimizer(part, state[name])
+            else:
+                part.load_state_dict(state[name])
+
+    def groups(self, keys: Mapping[str, str]) -> list[Group]:
+        """Weights, α and β with their learning rates now; `keys` says where a recipe has these."""
+        moved = [("weights", "the weights", self.weights), ("alpha", "the logits of alpha", self.alpha)]
+        if self.beta is not None:
+            moved.append(("beta", "the logits of beta", self.beta))
+        settings = [(keys[name], words, optimizer.param_groups[0]) for name, words, optimizer in moved]
+        return [Group(words, group["params"], key, group["lr"]) for key, words, group in settings]
+
+    def logits(self, x: Tensor, weights: Mapping[str, ArchWeights]) -> Tensor:
+        """What the network answers, (N, classes), for images (N, C, H, W) under the weights of each cell type."""
+        logits: Tensor = self.execution(self.net, x, weights)
+        return logits
+
+    def weights_step(self, batch: Batch) -> Seen:
+        """Descend the training loss in the network weights, the architecture held fixed or perturbed."""
+        fixed = {t: w.detach() for t, w in self.arch().items()}
+        if self.perturb is not None:
+            fixed = self.perturb(self, fixed, batch)
+        self.weights.zero_grad(set_to_none=True)
+        logits = self.logits(batch[0], fixed)
+        loss = self.loss(logits, batch[1])
+        loss.backward()
+        self._apply_weights(loss)
+        return seen_of(loss, logits, batch)
+
+    def _apply_weights(self, loss: Tensor) -> None:
+        if self.see is not None:
+            self.see("the loss", loss)
+        if self.clip is not None:
+            norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
+        elif self.see is not None:
+            norm = total_norm(p.grad for p in self.net.parameters())
+        if self.see is not None:
+            self.see("the gradient norm of the weights", norm)
+        self.weights.step()
+
+    def arch_parameters(self, alpha: bool, beta: bool) -> list[nn.Parameter]:
+        """The logits that an update moves; β only where the topology has logits."""
+        chosen = list(self.arch.alpha.values()) if alpha else []
+        return chosen + ([b for b in self.arch.beta.values() if b.numel()] if beta else [])
+
+    def arch_gradient(self, update: ArchBatch, penalised: bool = True) -> list[Tensor]:
+        """Gradient of the loss on one batch in the logits of `update`, the network frozen."""
+        parameters = self.arch_parameters(update.alpha, update.beta)
+        with frozen(self.net.parameters()):
+            loss = self.loss(self.logits(update.batch[0], self.arch()), update.batch[1])
+            if penalised:
+                loss = self.penalised(loss, update)
+            if not loss.requires_grad:  # nothing that is still open leads to the output
+                return zeros_for_none([None] * len(parameters), parameters)
+            return zeros_for_none(torch.autograd.grad(loss, parameters, allow_unused=True), parameters)
+
+    def penalised(self, loss: Tensor, update: ArchBatch) -> Tensor:
+        """`loss` (0-dim) plus the penalties of the logits that `update` moves."""
+        if update.beta and self.penalty:
+            loss = loss + self.penalty * self.arch.penalty()
+        if update.alpha and self.alpha_penalty:
+            loss = loss + self.alpha_penalty * self.arch.alpha_penalty()
+        return loss
+
+    def apply_arch(self, update: ArchBatch, gradient: Sequence[Tensor]) -> None:
+        """Let the optimizers of `update` follow `gradient`; logits that are settled neither decay nor coast."""
+        before = {t: alpha.detach().clone() for t, alpha in self.arch.alpha.items()}
+        parameters = self.arch_parameters(update.alpha, update.beta)
+        for parameter, grad in zip(parameters, gradient):
+            parameter.grad = grad
+        if self.see is not None:
+            self._show_arch(update)
+        if self.arch_clip is not None:
+            nn.utils.clip_grad_norm_(parameters, self.arch_clip)
+        for chosen, optimizer in ((update.alpha, self.alpha), (update.beta, self.beta)):
+            if chosen and optimizer is not None:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for t, alpha in self.arch.alpha.items():
+                if update.alpha and self.attention is not None:
+                    alpha.add_(self.attention[t])
+                alpha.copy_(torch.where(self.arch.settled(t), before[t], alpha))
+
+    def _show_arch(self, update: ArchBatch) -> None:
+        """Let the gradient norms of α and β be seen; those of settled logits move nothing and do not count."""
+        assert self.see is not None
+        if update.alpha:
+            slopes = {t: a.grad for t, a in self.arch.alpha.items() if a.grad is not None}
+            moving = [torch.where(self.arch.settled(t), 0.0, slope) for t, slope in slopes.items()]
+            self.see("the gradient norm of alpha", total_norm(moving))
+        if update.beta and self.beta is not None:
+            self.see("the gradient norm of beta", total_norm(b.grad for b in self.arch.beta.values() if b.numel()))
+
+
+Perturbation = Callable[[Learner, dict[str, ArchWeights], Batch], dict[str, ArchWeights]]
+
+
+@contextmanager
+def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """No gradients for these parameters inside: the backward pass skips them, and what it would keep for them."""
+    changed = [p for p in parameters if p.requires_grad]
+    for p in changed:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in changed:
+            p.requires_grad_(True)
+
+
+def sgd(net: nn.Module, options: WeightOptimizer) -> SGD:
+    """SGD of the weights of a supernet, at the start of its learning-rate curve."""
+    return SGD(
+        net.parameters(),
+        lr=options.lr.value(0, 1),
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+        nesterov=options.nesterov,
+    )
+
+
+def adam(logits: Iterable[nn.Parameter], options: ArchOptimizer) -> Adam:
+    """Adam of α or β, at the start of its learning-rate curve."""
+    return Adam(logits, lr=options.lr.value(0, 1), betas=options.betas, weight_decay=options.weight_decay)
+
+
+def zeros_for_none(gradient: Sequence[Tensor | None], of: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(gradient, of)]
+
+
+def seen_of(loss: Tensor, logits: Tensor, batch: Batch) -> Seen:
+    return Seen(loss.detach(), (logits.detach().argmax(1) == batch[1]).sum(), len(batch[1]))

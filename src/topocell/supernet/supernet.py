@@ -1,0 +1,226 @@
+"""The supernet: a skeleton of `SuperCell`s, and the exchange of its weights with the per-edge layout."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from topocell.errors import CheckpointError, SpaceError
+from topocell.nn.skeleton import Context, Skeleton, Slot, States
+from topocell.spaces.cell import SpaceSpec
+from topocell.supernet.cell import Kept, SuperCell
+from topocell.supernet.weights import ArchWeights
+
+
+class _Piece(NamedTuple):
+    """One weight of the per-edge layout: a parameter, or one slice of a stacked one."""
+
+    parameter: nn.Parameter
+    row: int | None
+
+    def of(self, tensor: Tensor) -> Tensor:
+        return tensor if self.row is None else tensor[self.row]
+
+
+class Supernet(nn.Module):
+    """All networks of a space at once, weighted by two tensors per cell type.
+
+    Batch norm uses the statistics of the batch in training and in evaluation. Operations and preprocess layers
+    have no affine batch norm; the stem, NAS-Bench-201's residual blocks and the `bn-relu` head have.
+
+    Args:
+        space: cell types and skeleton.
+        channels: initial channels C (reduction doubles them).
+        layers: number of cells (NAS-Bench-201: 3N + 2, counting its two residual blocks).
+        classes: width of the output.
+        in_channels: channels of the images.
+        head: `"plain"`, or `"bn-relu"` (GDAS, DOTS: batch norm and ReLU before pooling).
+        partial: K of PC-DARTS: 1/K of the channels pass through the operations.
+        memory: `"standard"`, or `"low"`: keep less for backward and compute it again there.
+
+    Attributes:
+        skip_dropout: probability with which an element of a skip connection's output is dropped in training
+            (P-DARTS); 0 at first.
+
+    Raises:
+        SpaceError: if space, channels and layers do not fit together.
+    """
+
+    def __init__(
+        self,
+        space: SpaceSpec,
+        channels: int,
+        layers: int,
+        classes: int,
+        in_channels: int = 3,
+        *,
+        head: str = "plain",
+        partial: int = 1,
+        memory: str = "standard",
+    ) -> None:
+        super().__init__()
+        self.space = space
+        self.skip_dropout = 0.0
+
+        def make_cell(slot: Slot) -> SuperCell:
+            return SuperCell(space.cells[slot.cell_type], slot.channels, partial=partial, low_memory=memory == "low")
+
+        self.skeleton = Skeleton(
+            skeleton=space.skeleton,
+            make_cell=make_cell,
+            inputs={name: cell.inputs for name, cell in space.cells.items()},
+            channels=channels,
+            layers=layers,
+            classes=classes,
+            in_channels=in_channels,
+            stem_multiplier=space.stem_multiplier,
+            affine=False,
+            batch_statistics=True,
+            head=head,
+        )
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The place of every cell, in order."""
+        return self.skeleton.slots
+
+    def forward(self, x: Tensor, weights: Mapping[str, ArchWeights]) -> Tensor:
+        """Logits (N, classes) of images `x` (N, in_channels, H, W) under the weights of each cell type.
+
+        Raises:
+            SpaceError: a cell type without weights, or weights of another shape than its cell.
+        """
+        logits: Tensor = self.skeleton(self._prepared(x), self._seen(weights))
+        return logits
+
+    def prefix(self, x: Tensor, weights: Mapping[str, ArchWeights], cell_type: str) -> States:
+        """What the first cell of a type sees: the outputs of the two cells before it, each (N, C, H, W)."""
+        seen = self._seen(weights)
+        s0, s1 = self.skeleton.begin(self._prepared(x))
+        for index in range(self._first(cell_type)):
+            s0, s1 = self.skeleton.advance(index, s0, s1, seen)
+        return s0, s1
+
+    def suffix(self, states: States, weights: Mapping[str, ArchWeights], cell_type: str) -> Tensor:
+        """Logits (N, classes) from what `prefix` has left; together they are `forward`."""
+        seen = self._seen(weights)
+        s0, s1 = states
+        for index in range(self._first(cell_type), len(self.slots)):
+            s0, s1 = self.skeleton.advance(index, s0, s1, seen)
+        return self.skeleton.classify(s1)
+
+    def _seen(self, weights: Mapping[str, ArchWeights]) -> Context:
+        """The weights of each cell, whose shapes would otherwise be broadcast or cut in silence."""
+        for name, cell in self.space.cells.items():
+            if name not in weights:
+                raise SpaceError(
+                    f"every cell type needs weights, but {name} has none among {', '.join(weights)}; add it"
+                )
+            for field, wanted in (("ops", (cell.n_edges, cell.n_candidates)), ("edges", (cell.n_edges,))):
+                found = tuple(getattr(weights[name], field).shape)
+                if found != wanted:
+                    raise SpaceError(
+                        f"{field} of {name} has the shape {wanted} of edges and candidates, but got {found}; take the "
+                        f"weights from an ArchState of the same space"
+                    )
+        return lambda slot: (weights[slot.cell_type],)
+
+    def _first(self, cell_type: str) -> int:
+        """Index of the first cell of a type; behind the last cell where the network has none."""
+        return next((slot.index for slot in self.slots if slot.cell_type == cell_type), len(self.slots))
+
+    def _prepared(self, x: Tensor) -> Tensor:
+        for _, cell in self._cells():
+            cell.skip_dropout = self.skip_dropout
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def restrict(self, masks: Mapping[str, Tensor]) -> Kept:
+        """Remove for good every candidate that is False in its cell type's mask (E, K); later steps cost less.
+
+        The layout (E, K) of the weights stays. Returns each sliced parameter with the indices of its kept
+        slices, for optimizer state; parameters that vanish are no longer in `parameters()`.
+        """
+        kept: Kept = []
+        for slot, cell in self._cells():
+            if slot.cell_type in masks:
+                kept += cell.restrict(masks[slot.cell_type])
+        return kept
+
+    def masks(self) -> dict[str, Tensor]:
+        """(E, K) bool per cell type: the candidates that are live."""
+        return {slot.cell_type: cell.mask.clone() for slot, cell in self._cells()}
+
+    def per_edge_state_dict(self) -> dict[str, Tensor]:
+        """The weights, one entry per edge, operation and part: `cells.{c}.edges.{e}.{op}.{part}.weight`.
+
+        Besides: `cells.{c}.preprocess{0,1}.{conv|conv1|conv2}.weight`, `stem.conv.weight`, `stem.bn.*`,
+        `classifier.*`, and for NAS-Bench-201 `blocks.{i}.*` and `head.bn.*`.
+        """
+        return {name: piece.of(piece.parameter.detach()).clone() for name, piece in self._pieces().items()}
+
+    def per_edge_grad_dict(self) -> dict[str, Tensor]:
+        """Gradients by the same names; weights without a gradient are absent."""
+        return {
+            name: piece.of(piece.parameter.grad).clone()
+            for name, piece in self._pieces().items()
+            if piece.parameter.grad is not None
+        }
+
+    def load_per_edge_state_dict(self, state: Mapping[str, Tensor], strict: bool = True) -> None:
+        """Take weights by the names of `per_edge_state_dict`.
+
+        Raises:
+            CheckpointError: a missing or unexpected name (with `strict`), or a wrong shape.
+        """
+        pieces = self._pieces()
+        missing, unexpected = pieces.keys() - state.keys(), state.keys() - pieces.keys()
+        if strict and (missing or unexpected):
+            wrong = sorted(missing or unexpected)
+            kind = "lacks" if missing else "has the unexpected"
+            raise CheckpointError(f"the state {kind} weight {wrong[0]!r} ({len(wrong)} in all)")
+        targets = {name: piece.of(piece.parameter.detach()) for name, piece in pieces.items() if name in state}
+        for name, target in targets.items():
+            if target.shape != state[name].shape:
+                raise CheckpointError(
+                    f"weight {name!r} must have shape {tuple(target.shape)}, but got {tuple(state[name].shape)}"
+                )
+        for name, target in targets.items():
+            target.copy_(state[name])
+
+    def _cells(self) -> list[tuple[Slot, SuperCell]]:
+        cells = [placed.cell for placed in self.skeleton.cells]
+        return [(slot, cell) for slot, cell in zip(self.slots, cells) if isinstance(cell, SuperCell)]
+
+    def _pieces(self) -> dict[str, _Piece]:
+        pieces: dict[str, _Piece] = {}
+        for slot, cell in self._cells():
+            for name, (parameter, row) in cell.pieces().items():
+                pieces[f"cells.{slot.index}.{name}"] = _Piece(parameter, row)
+        for name, parameter in self.skeleton.named_parameters():
+            if ".cell." not in name:
+                pieces[name] = _Piece(parameter, None)
+        return pieces
+
+
+class Branches(nn.Module):
+    """A supernet under several weights that differ in one cell type: what lies before its first cell runs once.
+
+    Where operations draw (noise, dropout), each branch draws what it would in a pass of its own.
+
+    Args:
+        net: the supernet; its weights are not copied.
+    """
+
+    def __init__(self, net: Supernet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, branches: Sequence[Mapping[str, ArchWeights]], cell_type: str) -> Tensor:
+        """Logits (branches, N, classes) of images `x` (N, in_channels, H, W)."""
+        states = self.net.prefix(x, branches[0], cell_type)
+        logits = []
+        for weights in branches:
+            with torch.random.fork_rng([x.device] if x.is_cuda else []):
+                logits.append(self.net.suffix(states, weights, cell_type))
+        return torch.stack(logits)

@@ -1,0 +1,284 @@
+"""Contract suites: what a piece of a user's own has to do. A run checks the pieces that it names by them, too.
+
+Each function takes a piece, or the name of a registered one, and raises `ContractError` with one line that says the
+rule, what the piece did instead, and what to change. The pieces that come with topocell pass the same suites.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from topocell.data.batches import ImageSet
+from topocell.data.readers import Entry
+from topocell.errors import RecipeError, TopocellError
+from topocell.nn.banks import Bank
+from topocell.nn.primitives import Primitive
+from topocell.registry import known
+from topocell.relaxation import Relaxation, candidate_mask
+from topocell.selection.rules import Rules
+from topocell.spaces import CellSpec, SpaceSpec
+from topocell.spaces import get as get_space
+from topocell.supernet.arch_state import ArchState
+from topocell.topology import Topology
+
+__all__ = [
+    "ContractError",
+    "check_dataset",
+    "check_operation",
+    "check_relaxation",
+    "check_rule",
+    "check_space",
+    "check_topology",
+]
+
+
+class ContractError(RecipeError):
+    """A piece that does not do what pieces of its kind have to do."""
+
+
+def _cell() -> CellSpec:
+    return get_space("darts", nodes=2).cells["normal"]
+
+
+def _named(kind: str, piece: Any) -> tuple[str, Any]:
+    """The name of a piece for messages, and the piece."""
+    if isinstance(piece, str):
+        return f"{kind} {piece!r}", known(kind)[piece]
+    return f"{kind} {getattr(piece, '__name__', type(piece).__name__)}", piece
+
+
+@contextmanager
+def _of(who: str) -> Iterator[None]:
+    """Faults of the piece itself, in one line."""
+    try:
+        yield
+    except TopocellError:
+        raise
+    except Exception as fault:  # whatever the user's code raises
+        words = " ".join(str(fault).split())[:300]
+        raise ContractError(f"{who} fails on a small example: {type(fault).__name__}: {words}; mend it") from fault
+
+
+def _demand(holds: bool, who: str, rule: str, got: object) -> None:
+    if not holds:
+        raise ContractError(f"{who}: {rule}, but got {got}; mend it")
+
+
+def check_relaxation(relaxation: "str | type[Relaxation]", cell: CellSpec | None = None, **options: Any) -> None:
+    """Check a relaxation on a cell: shapes, range, masks, sums and gradients of its weights.
+
+    Args:
+        relaxation: the class, or its name.
+        cell: default the DARTS cell with two nodes.
+        options: of the relaxation.
+
+    Raises:
+        ContractError: it breaks a rule.
+    """
+    who, build = _named("relaxation", relaxation)
+    cell = cell or _cell()
+    shape = (cell.n_edges, cell.n_candidates)
+    mask = candidate_mask(cell).clone()
+    mask[0, 0] = False
+    draws = torch.Generator().manual_seed(0)
+    alpha = torch.randn(shape, generator=draws, dtype=torch.float64).requires_grad_()
+    with _of(who):
+        piece = build(cell, **options)
+        for name, call in (("weights", piece.weights), ("expected", piece.expected)):
+            torch.manual_seed(0)
+            found = call(alpha, mask, 0.7)
+            _demand(isinstance(found, Tensor), who, f"{name} returns a tensor", type(found).__name__)
+            _demand(found.shape == shape, who, f"{name} has shape (E, K) = {shape}", tuple(found.shape))
+            _demand(bool(found.isfinite().all()), who, f"{name} is finite", found.flatten().tolist()[:8])
+            _demand(bool((found >= -1e-12).all()), who, f"{name} is 0 or more", float(found.min().detach()))
+            gone = float(found[~mask].detach().abs().max())
+            _demand(gone == 0, who, f"{name} is exactly 0 where the mask is False", gone)
+            if piece.normalised and len(piece.parts(mask)) == 1:
+                sums = found.sum(1).detach()
+                _demand(bool((sums - 1).abs().max() < 1e-6), who, f"{name} of each edge sums to 1", sums.tolist())
+        torch.manual_seed(0)
+        weights = piece.weights(alpha, mask, 0.7)
+        if piece.learned:
+            _demand(weights.requires_grad, who, "weights of a learned relaxation depend on alpha", "no gradient")
+            steps = torch.randn(shape, generator=draws, dtype=torch.float64)
+            (gradient,) = torch.autograd.grad((weights * steps).sum(), alpha)
+            _demand(bool(gradient.isfinite().all()), who, "the gradient of weights is finite", "NaN or infinity")
+            _demand(bool((gradient != 0).any()), who, "weights of a learned relaxation move with alpha", "gradient 0")
+        kept = piece.retained(piece.expected(alpha, mask).detach(), mask)
+        _demand(bool((kept & ~mask).sum() == 0), who, "retained keeps live candidates only", kept.tolist())
+        _demand(bool(kept.any(1)[mask.any(1)].all()), who, "retained keeps a candidate of each edge", kept.tolist())
+
+
+def check_topology(topology: "str | type[Topology]", cell: CellSpec | None = None, **options: Any) -> None:
+    """Check a topology on a cell: shapes, range and gradients of its weights; that what it derives is a valid cell.
+
+    Args:
+        topology: the class, or its name.
+        cell: default the DARTS cell with two nodes.
+        options: of the topology.
+
+    Raises:
+        ContractError: it breaks a rule.
+    """
+    who, build = _named("topology", topology)
+    cell = cell or _cell()
+    draws = torch.Generator().manual_seed(0)
+    with _of(who):
+        piece = build(cell, **options)
+        beta = torch.randn(piece.n_logits, generator=draws, dtype=torch.float64).requires_grad_()
+        weights = piece.weights(beta, 0.7)
+        _demand(weights.shape == (cell.n_edges,), who, f"weights have shape (E,) = {(cell.n_edges,)}", weights.shape)
+        _demand(bool(weights.isfinite().all()), who, "weights are finite", weights.tolist())
+        _demand(bool((weights >= -1e-12).all()), who, "weights are 0 or more", weights.tolist())
+        penalty = piece.penalty(beta)
+        _demand(penalty.dim() == 0 and bool(penalty.isfinite()), who, "penalty is a finite scalar", penalty)
+        if piece.learned:
+            _demand(weights.requires_grad, who, "weights of a learned topology depend on beta", "no gradient")
+            steps = torch.randn(cell.n_edges, generator=draws, dtype=torch.float64)
+            (gradient,) = torch.autograd.grad((weights * steps).sum(), beta)
+            _demand(bool(gradient.isfinite().all()), who, "the gradient of weights is finite", "NaN or infinity")
+            _demand(bool((gradient != 0).any()), who, "weights of a learned topology move with beta", "gradient 0")
+        for kept in (piece.decode(beta), piece.decode(beta), piece.random(draws)):
+            _demand(kept == sorted(set(kept)), who, "derived edges are sorted and listed once", kept)
+            _demand(all(0 <= e < cell.n_edges for e in kept), who, "derived edges are edges of the cell", kept)
+            present = {*range(cell.inputs), *(cell.edges[e][1] for e in kept)}
+            orphans = [cell.edges[e] for e in kept if cell.edges[e][0] not in present]
+            _demand(bool(kept) and not orphans, who, "derived edges leave nodes that have an input", orphans or kept)
+        _demand(piece.decode(beta) == piece.decode(beta), who, "equal logits give equal edges", "different ones")
+
+
+def check_operation(operation: "str | Primitive", channels: int = 4, strides: tuple[int, ...] = (1, 2)) -> None:
+    """Check an operation: sizes, gradients and, in the supernet, that its bank equals one module for each edge.
+
+    Args:
+        operation: the row, or its name.
+        channels: an even number.
+        strides: those that it is used with.
+
+    Raises:
+        ContractError: it breaks a rule.
+    """
+    who, row = _named("operation", operation)
+    x = torch.randn(2, channels, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for stride in strides:
+        at, size = f"{who} at stride {stride}", (2, channels, 8 // stride, 8 // stride)
+        with _of(at):
+            module = row.module(channels, stride, True).double()
+            given = x.clone()
+            out = module(given)
+            _demand(tuple(out.shape) == size, at, f"a map of {tuple(x.shape)} becomes {size}", tuple(out.shape))
+            _demand(bool(out.isfinite().all()), at, "outputs are finite", "NaN or infinity")
+            _demand(bool((given == x).all()), at, "its input, which others read, is left alone", "another one")
+            build = row.bank_at(stride)
+            if build is None:
+                shared = row.weightless(x, stride, False)
+                _demand(tuple(shared.shape) == size, at, f"weightless gives {size}", tuple(shared.shape))
+                continue
+            _check_bank(at, row.module, build(channels, stride, [0, 2, 5]).double(), x, stride)
+
+
+def _check_bank(who: str, build: Callable[..., nn.Module], bank: Bank, x: Tensor, stride: int) -> None:
+    """That a bank of three edges computes and learns what three modules do, and forgets an edge."""
+    channels = x.shape[1]
+    modules = [build(channels, stride, False).double().train() for _ in bank.edges]
+    for module, edge in zip(modules, bank.edges):
+        pieces, own = bank.pieces(edge), list(module.parameters())
+        _demand(len(pieces) == len(own), who, "a bank has the parameters of the module", f"{len(pieces)}, {len(own)}")
+        with torch.no_grad():
+            for parameter, (stack, number) in zip(own, pieces.values()):
+                parameter.copy_(stack[number].reshape(parameter.shape))
+    scale = torch.tensor([0.5, 2.0, 1.0], dtype=x.dtype)
+    weight = scale.repeat_interleave(channels)
+
+    def banked() -> Tensor:
+        return bank(x, x.relu(), weight[: len(bank.edges) * channels], list(bank.parameters()))
+
+    torch.manual_seed(0)
+    exact = torch.cat([module(x) * s for module, s in zip(modules, scale)], 1)
+    torch.manual_seed(0)
+    repeated = torch.cat([module(x) * s for module, s in zip(modules, scale)], 1)
+    torch.manual_seed(1)
+    random = not torch.equal(exact, torch.cat([module(x) * s for module, s in zip(modules, scale)], 1))
+    torch.manual_seed(0)
+    found = banked()
+    _demand(found.shape == exact.shape, who, f"a bank of 3 edges gives {tuple(exact.shape)}", tuple(found.shape))
+    _demand(torch.equal(exact, repeated), who, "draws come from torch's generator", "other numbers for one seed")
+    if random:
+        return
+    error = float((found - exact).abs().max().detach())
+    _demand(error < 1e-9, who, "a bank computes what its modules do", f"a difference of {error:.3g}")
+    if parameters := list(bank.parameters()):
+        gradients = torch.autograd.grad(found.square().sum() + found.sum(), parameters, allow_unused=True)
+        learned = all(g is not None and bool(g.isfinite().all()) for g in gradients)
+        _demand(learned, who, "every parameter of a bank has a finite gradient", "none, or NaN")
+    bank.keep(bank.edges[:2])
+    with torch.no_grad():
+        error = float((banked() - exact[:, : 2 * channels]).abs().max())
+    _demand(error < 1e-9, who, "edges that stay do not change when one goes", f"a difference of {error:.3g}")
+
+
+def check_space(space: "str | Callable[..., SpaceSpec]", **options: Any) -> None:
+    """Check a space: that it is one, and that a supernet of it takes a step.
+
+    Raises:
+        ContractError: it breaks a rule.
+    """
+    from topocell.supernet import Supernet
+
+    who, build = _named("space", space)
+    with _of(who):
+        spec = build(**options)
+        _demand(isinstance(spec, SpaceSpec), who, "a space is a function that returns a SpaceSpec", type(spec).__name__)
+        net = Supernet(spec, channels=4, layers=5 if spec.skeleton == "nasbench201" else 3, classes=2)
+        arch = ArchState(spec)
+        out = net(torch.randn(2, 3, 8, 8), arch())
+        out.sum().backward()
+        _demand(out.shape == (2, 2), who, "a supernet of it gives (N, classes)", tuple(out.shape))
+
+
+def check_dataset(dataset: "str | Entry") -> None:
+    """Check a dataset that needs no folder: labels, classes and pixels of its training and test images.
+
+    Raises:
+        ContractError: it breaks a rule.
+    """
+    who, entry = _named("dataset", dataset)
+    with _of(who):
+        _demand(isinstance(entry, Entry), who, "a dataset is a topocell.data.readers.Entry", type(entry).__name__)
+        source = entry.read(None, False)
+        n = [len(labels) for labels in (source.train_labels, source.test_labels)]
+        _demand(min(n) > 0, who, "a dataset has training and test images", n)
+        train, test, _ = source.pixels(torch.arange(n[0]), torch.arange(n[1]), None)
+        for pixels, labels in ((train, source.train_labels), (test, source.test_labels)):
+            ImageSet(pixels, labels, source.classes)
+
+
+def check_rule(rule: "str | Callable[..., Any]", kind: str = "edge rule") -> None:
+    """Check a selection rule on a small cell: that it chooses candidates that it may, or edges that there are.
+
+    Args:
+        rule: `(arch, cell type, rules, allowed (E, K) bool)` → for each edge the index of a candidate or None
+            (`operation rule`), or the kept edges and a note or None (`edge rule`); or its name.
+        kind: `operation rule` or `edge rule`.
+
+    Raises:
+        ContractError: it breaks a rule.
+    """
+    who, choose = _named(kind, rule)
+    space = get_space("darts", nodes=2)
+    arch, cell = ArchState(space, generator=torch.Generator().manual_seed(0)), space.cells["normal"]
+    allowed = candidate_mask(cell).clone()
+    allowed[:, 0] = False
+    with _of(who):
+        found = choose(arch, "normal", Rules(), allowed)
+        if kind == "operation rule":
+            _demand(len(found) == cell.n_edges, who, f"it chooses for each of {cell.n_edges} edges", len(found))
+            wrong = [k for e, k in enumerate(found) if k is not None and not allowed[e, k]]
+            _demand(not wrong, who, "it chooses candidates that are allowed", found)
+            return
+        edges, note = found
+        _demand(note is None or isinstance(note, str), who, "its note is None or a text", note)
+        _demand(bool(edges) and all(0 <= e < cell.n_edges for e in edges), who, "it keeps edges of the cell", edges)

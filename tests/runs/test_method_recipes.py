@@ -1,0 +1,140 @@
+"""Recipes of search methods against what their papers and codes say."""
+
+import math
+
+import pytest
+
+from topocell.config.load import load_recipe
+from topocell.config.search import Stage
+from topocell.config.values import Curve
+from topocell.runs import setup
+
+COSINE = Curve(shape="cosine", start=0.025, end=0.001)
+#: Accuracy in Table 2 of DOTS, with its topology search.
+OVER = {"darts": "97.40 ± 0.09", "darts-2nd": "97.12 ± 0.11", "gdas": "97.06 ± 0.08", "snas": "97.26 ± 0.12"}
+OVER |= {"pc-darts": "97.45 ± 0.06"}
+
+
+def only_stage(name: str) -> Stage:
+    (stage,) = load_recipe(name).search.stages
+    return stage
+
+
+def test_snas() -> None:
+    recipe, stage = load_recipe("snas"), only_stage("snas")
+    assert (stage.relaxation.name, stage.level, stage.weights_on, stage.epochs) == (
+        "gumbel-softmax",
+        "single",
+        "all",
+        150,
+    )
+    assert [stage.op_temperature.value(e, 150) for e in (0, 149)] == pytest.approx([1, 0.0365], abs=5e-5)
+    assert (stage.init, stage.arch_clip, stage.weights.lr) == (0.01, 10, COSINE)
+    assert (stage.alpha.lr.start, stage.alpha.betas, stage.alpha.weight_decay) == (3e-4, (0.5, 0.999), 1e-3)
+    assert not recipe.selection.none
+    assert "none" in setup.build_space(recipe).cells["normal"].candidates[0]
+
+
+def test_gdas() -> None:
+    recipe, stage = load_recipe("gdas"), only_stage("gdas")
+    assert (stage.relaxation.name, stage.level) == ("gumbel-straight-through", "bilevel-weights-first")
+    temperatures = [stage.op_temperature.value(e, 250) for e in range(250)]
+    assert (temperatures[0], temperatures[-1]) == (10, pytest.approx(0.1))
+    assert temperatures[0] - temperatures[1] == pytest.approx(0.03976, abs=5e-6)
+    assert (stage.epochs, stage.weights.nesterov, stage.weights.weight_decay) == (250, True, 5e-4)
+    assert (recipe.search.head, recipe.search.layers, recipe.search.batch_size) == ("bn-relu", 6, 256)
+    retrain = recipe.retrain
+    assert (retrain.weights.nesterov, retrain.weights.weight_decay, retrain.drop_path) == (True, 5e-4, 0.2)
+    assert (retrain.channels, retrain.layers, retrain.batch_size) == (36, 20, 96)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sdarts-rs", "uniform"), ("sdarts-adv", "adversarial")])
+def test_sdarts(name: str, kind: str) -> None:
+    stage = only_stage(name)
+    assert (stage.perturbation, stage.level, stage.epochs) == (kind, "bilevel", 50)
+    assert [stage.epsilon.value(e, 50) for e in (0, 49)] == [0.03, pytest.approx(0.2946)]
+    assert setup.build_space(load_recipe(name)).cells["normal"].n_candidates == 7
+    assert (stage.relaxation.name, stage.weights.lr) == ("softmax", COSINE)
+
+
+def test_pc_darts() -> None:
+    recipe, stage = load_recipe("pc-darts"), only_stage("pc-darts")
+    assert recipe.search.size(stage) == {"channels": 16, "layers": 8, "partial": 4}
+    assert (stage.topology.model_dump(), stage.warmup, stage.epochs) == ({"name": "edge-softmax", "keep": 2}, 15, 50)
+    assert stage.weights.lr == Curve(shape="cosine", start=0.1, end=0.0)
+    assert recipe.search.batch_size == 256
+    for optimizer in (stage.alpha, stage.beta):
+        assert (optimizer.lr.start, optimizer.betas, optimizer.weight_decay) == (6e-4, (0.5, 0.999), 1e-3)
+    assert stage.alpha_on == stage.beta_on  # one batch moves both
+    assert (recipe.selection.edges, recipe.selection.in_degree) == ("magnitude", 2)
+    assert (recipe.retrain.drop_path, recipe.retrain.batch_size) == (0.3, 96)
+
+
+def test_p_darts() -> None:
+    recipe = load_recipe("p-darts")
+    stages = recipe.search.stages
+    assert [(s.epochs, s.level, s.layers, s.shrink) for s in stages] == [
+        (10, "weights", 5, None),
+        (15, "bilevel", 5, None),
+        (10, "weights", 11, 5),
+        (15, "bilevel", 11, None),
+        (10, "weights", 17, 3),
+        (15, "bilevel", 17, None),
+    ]
+    for number, rate in enumerate((0.1, 0.4, 0.7)):
+        frozen, learning = stages[2 * number], stages[2 * number + 1]
+        falling = [rate * (24 - e) / 25 for e in range(10)]
+        assert [frozen.skip_dropout.value(e, 10) for e in range(10)] == pytest.approx(falling)
+        vanishing = [rate * math.exp(-0.2 * e) for e in range(15)]
+        assert [learning.skip_dropout.value(e, 15) for e in range(15)] == pytest.approx(vanishing, rel=1e-6)
+        lr = [0.0125 * (1 + math.cos(math.pi * e / 25)) for e in range(25)]
+        assert [frozen.weights.lr.value(e, 10) for e in range(10)] == pytest.approx(lr[:10])
+        assert [learning.weights.lr.value(e, 15) for e in range(15)] == pytest.approx(lr[10:])
+        assert learning.alpha.lr.start == 6e-4
+    assert (recipe.search.batch_size, recipe.selection.max_skips) == (96, 2)
+    assert (recipe.retrain.batch_size, recipe.retrain.drop_path) == (128, 0.3)
+
+
+def test_drnas() -> None:
+    recipe = load_recipe("drnas")
+    first, second = recipe.search.stages
+    assert [recipe.search.size(s) for s in (first, second)] == [
+        {"channels": 36, "layers": 20, "partial": 6},
+        {"channels": 36, "layers": 20, "partial": 3},
+    ]
+    assert (second.shrink, second.reset) == (4, ("beta",))
+    for stage in (first, second):
+        assert (stage.relaxation.name, stage.alpha_penalty, stage.warmup) == ("dirichlet", 1e-3, 10)
+    assert [s.weights.lr.value(0, 25) for s in (first, second)] == pytest.approx([0.1, 0.05])
+
+
+def test_fairdarts_and_darts_minus() -> None:
+    fair, minus = only_stage("fairdarts"), only_stage("darts-minus")
+    assert (fair.relaxation.name, fair.alpha_penalty) == ("sigmoid", 5.0)
+    assert load_recipe("fairdarts").selection.threshold == 0.85
+    assert [minus.auxiliary_skip.value(e, 50) for e in (0, 25, 49)] == pytest.approx([1, 0.5, 0.02])
+    for name in ("fairdarts", "darts-minus"):
+        assert "none" not in setup.build_space(load_recipe(name)).cells["normal"].candidates[0]
+
+
+@pytest.mark.parametrize("method", OVER)
+def test_dots_over_a_method(method: str) -> None:
+    """The method's own operation search, then the topology search of DOTS on one operation per edge."""
+    recipe, dots = load_recipe(f"dots-over-{method}"), load_recipe("dots")
+    operations, warmup, topology = recipe.search.stages
+    assert OVER[method] in recipe.published
+    assert (warmup.shrink, warmup.shrink_none) == ("best", False)
+    assert warmup.model_copy(update={"shrink_none": True}) == dots.search.stages[1]
+    assert topology == dots.search.stages[2]
+    assert (recipe.selection, recipe.retrain, recipe.search.head) == (dots.selection, dots.retrain, "bn-relu")
+    own = only_stage({"darts": "darts-v1", "darts-2nd": "darts-v2"}.get(method, method))
+    same = ("epochs", "warmup", "level", "relaxation", "op_temperature", "init", "alpha", "topology", "arch_clip")
+    assert [getattr(operations, key) for key in same] == [getattr(own, key) for key in same]
+    partial = {"pc-darts": 4}.get(method, 1)
+    assert [recipe.search.size(s)["partial"] for s in recipe.search.stages] == [partial, 1, 1]
+    epochs = operations.epochs
+    start = 0.25 if method == "pc-darts" else 1.0  # batches of 64 in place of 256
+    rates = [start * own.weights.lr.value(e, epochs) for e in range(epochs)]
+    assert [operations.weights.lr.value(e, epochs) for e in range(epochs)] == pytest.approx(rates)
+    settings = {"lr"}
+    assert operations.weights.model_dump(exclude=settings) == own.weights.model_dump(exclude=settings)

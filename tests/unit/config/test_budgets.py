@@ -1,0 +1,285 @@
+"""Budgets change sizes, never the method: caps, epochs in proportion, and nothing that a recipe does not have."""
+
+import copy
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from topocell import spaces
+from topocell.config.budgets import BUDGETS, NASBENCH201_LAYERS, SMALL, SMOKE, Limits, paper, small, smoke
+from topocell.config.load import load_recipe, recipe_names
+from topocell.config.recipe import Recipe
+from topocell.runs import setup
+from topocell.spaces import CellSpec, SpaceSpec, complete_edges
+
+LIMITS = {"small": SMALL, "smoke": SMOKE}
+#: What a stage says about its method, as opposed to its size.
+METHOD = ("level", "relaxation", "topology", "init", "weights_on", "alpha_on", "beta_on", "arch_every", "penalty")
+METHOD += ("mixed", "shrink", "shrink_none", "reset", "weights", "op_temperature", "edge_temperature")
+
+
+def scaled(stages: list[dict[str, Any]], budget: str = "small", **more: Any) -> dict[str, Any]:
+    data = {"space": "darts", "search": {"stages": stages}, **more}
+    return BUDGETS[budget](data, set())
+
+
+def epochs(stages: list[dict[str, Any]], budget: str = "small") -> list[int]:
+    return [stage["epochs"] for stage in scaled(stages, budget)["search"]["stages"]]
+
+
+def recipe_file(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+def by_the_general_rule(recipe: Recipe, budget: str) -> Recipe:
+    """A budget without what the recipe itself says about it."""
+    return Recipe.model_validate(BUDGETS[budget](recipe.model_dump(mode="json"), set()))
+
+
+def test_paper_changes_nothing() -> None:
+    data = {"search": {"stages": [{"epochs": 50}]}, "retrain": {"epochs": 600}}
+    assert paper(copy.deepcopy(data), set()) == data
+
+
+@pytest.mark.parametrize("budget", LIMITS)
+@pytest.mark.parametrize("name", recipe_names())
+def test_sizes_are_capped_and_the_method_stays(name: str, budget: str) -> None:
+    published, limits = load_recipe(name), LIMITS[budget]
+    recipe = by_the_general_rule(published, budget)
+    search, retrain = recipe.search, recipe.retrain
+    unit = 2 * math.lcm(search.partial, *(stage.partial or 1 for stage in search.stages))
+    assert search.channels == min(published.search.channels, math.ceil(limits.channels / unit) * unit)
+    layers = NASBENCH201_LAYERS if recipe.space.name == "nasbench201" else limits.layers
+    assert search.layers == min(published.search.layers, layers)
+    assert search.batch_size == min(published.search.batch_size, limits.batch_size)
+    assert (search.watch_batches or 0) <= limits.watch_batches
+    assert (recipe.data.images or 0) <= limits.images and (recipe.data.test_images or 0) <= limits.test_images
+    assert retrain.channels == min(published.retrain.channels, limits.retrain_channels)
+    assert retrain.layers == min(published.retrain.layers, max(limits.retrain_layers, layers))
+    assert retrain.epochs == min(published.retrain.epochs, limits.retrain_epochs)
+    assert retrain.parameters is None
+    assert retrain.test_every == limits.test_every and retrain.seeds == published.retrain.seeds[: limits.seeds]
+    for mine, theirs in zip(search.stages, published.search.stages, strict=True):
+        assert all(getattr(mine, key) == getattr(theirs, key) for key in METHOD)
+        assert mine.layers is None if theirs.layers is None else mine.layers == min(theirs.layers, layers)
+        assert mine.channels is None
+        for part in ("alpha", "beta"):
+            ours, published_part = getattr(mine, part), getattr(theirs, part)
+            assert ours.lr.start == pytest.approx(published_part.lr.start * limits.arch_lr_factor)
+            assert (ours.betas, ours.weight_decay) == (published_part.betas, published_part.weight_decay)
+    mine, theirs = recipe.selection.projection, published.selection.projection
+    scaled_alone = {"tune_epochs": mine.tune_epochs, "epochs": mine.epochs, "batches": mine.batches}
+    same_method = published.selection.model_copy(update={"projection": theirs.model_copy(update=scaled_alone)})
+    assert (recipe.space, recipe.selection, recipe.search.head) == (
+        published.space,
+        same_method,
+        published.search.head,
+    )
+    assert mine.tune_epochs == min(theirs.tune_epochs, limits.tune_epochs)
+    assert mine.batches == limits.select_batches
+    assert recipe.data.splits == published.data.splits
+
+
+@pytest.mark.parametrize("budget", LIMITS)
+@pytest.mark.parametrize("name", recipe_names())
+def test_epochs_shrink_in_proportion(name: str, budget: str) -> None:
+    published, mine = load_recipe(name).search.stages, by_the_general_rule(load_recipe(name), budget).search.stages
+    factor = min(1.0, LIMITS[budget].epochs / max(sum(s.epochs for s in published), 1))
+    for stage, original in zip(mine, published):
+        parts = (stage.warmup, stage.epochs - stage.warmup)
+        for part, whole in zip(parts, (original.warmup, original.epochs - original.warmup)):
+            assert part == (0 if whole == 0 else max(1, round(whole * factor)))
+
+
+@given(
+    stages=st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300)), min_size=1, max_size=5),
+    budget=st.sampled_from(sorted(LIMITS)),
+)
+def test_any_epochs(stages: list[tuple[int, int]], budget: str) -> None:
+    given_stages = [{"epochs": max(e, w), "warmup": w} for e, w in stages]
+    before = copy.deepcopy(given_stages)
+    found = scaled(given_stages, budget)["search"]["stages"]
+    assert given_stages == before  # the recipe that was given is left alone
+    total = sum(stage["epochs"] for stage in found)
+    assert total <= max(LIMITS[budget].epochs, 0) + 2 * len(found)  # at most one more for each part that must stay
+    for mine, theirs in zip(found, given_stages):
+        assert 0 <= mine["warmup"] <= mine["epochs"] <= theirs["epochs"]
+        assert (mine["epochs"] == 0) == (theirs["epochs"] == 0)  # zero stays zero, nothing vanishes
+        assert (mine["warmup"] == 0) == (theirs["warmup"] == 0)
+        assert (mine["warmup"] == mine["epochs"]) == (theirs["warmup"] == theirs["epochs"])
+
+
+def test_epochs_that_fit_are_left_alone() -> None:
+    assert epochs([{"epochs": 3}, {"epochs": 1, "warmup": 1}], "small") == [3, 1]
+    assert epochs([{"epochs": SMALL.epochs * 30}, {"epochs": SMALL.epochs * 10}]) == [
+        round(SMALL.epochs * 3 / 4),
+        round(SMALL.epochs / 4),
+    ]
+
+
+@pytest.mark.parametrize("partial", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("budget", LIMITS)
+def test_channels_stay_a_multiple_that_partial_channels_allow(partial: int, budget: str) -> None:
+    recipe = load_recipe("darts-v1", budget="paper").model_dump(mode="json")
+    recipe["search"] |= {"partial": partial, "channels": 48 * partial}
+    data = BUDGETS[budget](recipe, set())
+    assert data["search"]["channels"] % (2 * partial) == 0
+    assert data["search"]["channels"] >= LIMITS[budget].channels
+    setup.check(Recipe.model_validate(data))
+
+
+@pytest.mark.parametrize("budget", LIMITS)
+def test_channels_suit_the_partial_channels_of_every_stage(budget: str) -> None:
+    recipe = load_recipe("drnas", budget=budget)
+    assert [stage.partial for stage in recipe.search.stages] == [6, 3]
+    assert recipe.search.channels == 12
+    setup.check(recipe)
+
+
+@pytest.mark.parametrize("budget", LIMITS)
+def test_nasbench201_keeps_a_cell_in_each_stage_of_its_skeleton(budget: str) -> None:
+    stage = {"name": "search", "epochs": 2}
+    data = {"name": "n", "space": "nasbench201", "search": {"layers": 17, "stages": [stage]}}
+    data |= {"selection": {"edges": "all"}, "retrain": {"layers": 17, "auxiliary": 0.0}}
+    found = BUDGETS[budget](data, set())
+    assert found["search"]["layers"] == found["retrain"]["layers"] == NASBENCH201_LAYERS
+    setup.check(Recipe.model_validate(found))
+
+
+def narrow(nodes: int = 2, fault: bool = False) -> SpaceSpec:
+    """A user's own space on the skeleton of NAS-Bench-201."""
+    if fault:
+        raise ZeroDivisionError("of a user's own")
+    cell = CellSpec(1, nodes, complete_edges(1, nodes), ("skip_connect", "nor_conv_3x3"), output="last")
+    return SpaceSpec("narrow", {"cell": cell}, "nasbench201", stem_multiplier=1)
+
+
+@pytest.mark.parametrize("budget", LIMITS)
+def test_the_skeleton_of_a_space_sets_the_layers_and_not_its_name(budget: str, tmp_path: Path) -> None:
+    spaces.register("narrow", narrow)
+    spaces.SPACES["nasbench201"] = functools.partial(spaces.get, "darts")
+    own = recipe_file(tmp_path, "extends: nb201-darts\nname: mine\nspace: narrow\n")
+    for recipe in (
+        load_recipe(own, budget=budget),
+        load_recipe(own, ["space.nodes=3"], budget),
+        load_recipe("darts-v1", ["space=narrow", "selection.edges=all", "retrain.auxiliary=0.0"], budget),
+    ):
+        assert recipe.search.layers == recipe.retrain.layers == recipe.shallow.layers == NASBENCH201_LAYERS
+        setup.check(recipe)
+    other = load_recipe("darts-v1", ["space=nasbench201"], budget)
+    assert other.search.layers == LIMITS[budget].layers
+    setup.check(other)
+
+
+@pytest.mark.parametrize("space", ["narow", {"name": "narrow", "fault": True}, {"nodes": 3}, {"name": ["narrow"]}, 7])
+def test_a_space_that_cannot_be_built_is_left_for_the_check_to_refuse(space: Any) -> None:
+    spaces.register("narrow", narrow)
+    data = {"space": space, "search": {"layers": 17, "stages": []}}
+    assert smoke(data, set())["search"]["layers"] == SMOKE.layers
+
+
+def test_smoke_runs_on_digits_unless_told_otherwise() -> None:
+    for name in ("dots", "quickstart"):
+        data = load_recipe(name, budget="smoke").data
+        assert (data.dataset, data.root, data.download, data.resolution) == ("digits", None, False, None)
+    other = load_recipe("dots", ["data.dataset=folder", "data.root=photos"], budget="smoke").data
+    assert (other.dataset, other.root, other.resolution) == ("folder", "photos", SMOKE.resolution)
+    placed = load_recipe("darts-v1", ["data.root=photos"], budget="smoke").data
+    assert (placed.dataset, placed.root, placed.resolution) == ("cifar10", "photos", SMOKE.resolution)
+    kept = load_recipe("toponas-joint", budget="smoke").data
+    assert set(kept.splits) == {"train", "val_alpha", "val_beta"}
+    assert (kept.images, kept.test_images) == (SMOKE.images, SMOKE.test_images)
+
+
+def test_small_keeps_the_dataset_and_scales_its_images() -> None:
+    data = load_recipe("dots", budget="small").data
+    assert (data.dataset, data.resolution, data.images) == ("cifar10", SMALL.resolution, SMALL.images)
+
+
+def test_all_images_at_their_size_are_an_override_away() -> None:
+    whole = ["data.dataset=folder", "data.resolution=64", "data.images=null", "data.test_images=null"]
+    data = load_recipe("dots", whole, budget="small").data
+    assert (data.resolution, data.images, data.test_images) == (64, None, None)
+
+
+def test_a_dataset_given_as_override_counts_for_the_sizes() -> None:
+    assert load_recipe("dots", ["data.dataset=digits"], budget="small").data.resolution is None  # 8 × 8 as they are
+    assert load_recipe("quickstart", ["data.dataset=cifar10"], budget="small").data.resolution == SMALL.resolution
+
+
+def test_overrides_win_over_a_budget() -> None:
+    wanted = ["search.channels=24", "retrain.seeds=[5]", "data.images=40", "search.stages.topology.epochs=9"]
+    recipe = load_recipe("dots", wanted, budget="smoke")
+    assert (recipe.search.channels, recipe.retrain.seeds, recipe.data.images) == (24, (5,), 40)
+    assert recipe.search.stages[-1].epochs == 9
+
+
+def test_a_recipe_refines_a_budget(tmp_path: Path) -> None:
+    text = "extends: dots\nname: mine\nbudgets:\n  smoke: {search: {channels: 6, stages: {topology: {epochs: 4}}}}\n"
+    path = recipe_file(tmp_path, text)
+    refined, published = load_recipe(path, budget="smoke"), load_recipe(path)
+    assert (refined.search.channels, refined.search.stages[-1].epochs) == (6, 4)
+    assert refined.search.layers == SMOKE.layers  # the rest of the budget holds
+    assert (published.search.channels, published.search.stages[-1].epochs) == (16, 20)
+    assert load_recipe(path, budget="small").search.channels == SMALL.channels
+    assert load_recipe(path, ["search.channels=10"], budget="smoke").search.channels == 10
+
+
+def test_learning_rates_of_the_architecture_move_further_in_fewer_steps() -> None:
+    curve = {"shape": "cosine", "start": 1e-3, "end": 0.0}
+    data = scaled([{"epochs": 50, "alpha": {"lr": curve, "betas": [0.9, 0.99]}}, {"epochs": 1, "beta": {"lr": 1}}])
+    first, second = data["search"]["stages"]
+    factor = SMALL.arch_lr_factor
+    assert first["alpha"]["lr"] == {"shape": "cosine", "start": pytest.approx(1e-3 * factor), "end": 0.0}
+    assert first["alpha"]["betas"] == [0.9, 0.99]
+    assert first["beta"]["lr"] == second["alpha"]["lr"] == pytest.approx(3e-4 * factor)
+    assert second["beta"]["lr"] == factor
+
+
+def test_a_wrong_value_is_left_for_the_schema() -> None:
+    wrong = {"search": {"channels": "many", "stages": [{"epochs": "all"}, 3]}, "retrain": {"layers": [], "epochs": 0.5}}
+    found = small(copy.deepcopy(wrong), set())
+    assert found["search"]["channels"] == "many" and found["search"]["stages"][0]["epochs"] == "all"
+    assert found["retrain"]["layers"] == [] and found["retrain"]["epochs"] == 0.5
+    for broken in ({"search": 5}, {"data": 5}, {"search": {"stages": {"a": 1}}}, {"search": {"partial": 0}}, {}):
+        for budget in (small, smoke):
+            budget(copy.deepcopy(broken), set())
+
+
+@pytest.mark.parametrize(
+    ("given", "small_seeds", "smoke_seeds"),
+    [(None, [0, 1, 2], [0]), ([7], [7], [7]), ([5, 3, 9, 1], [5, 3, 9], [5]), ([], [], []), (4, [0, 1, 2], [0])],
+)
+def test_seeds_of_the_file_are_kept(given: Any, small_seeds: list[int], smoke_seeds: list[int]) -> None:
+    """The first of them; a budget adds none, and fills in its own where the file names none."""
+    retrain = {} if given is None else {"seeds": given}
+    for budget, expected in (("small", small_seeds), ("smoke", smoke_seeds)):
+        assert scaled([], budget, retrain=dict(retrain))["retrain"]["seeds"] == expected
+
+
+def test_decisions_move_forward_with_the_epochs() -> None:
+    stage = {"epochs": 50, "progressive": {"first": 9}}
+    for budget, expected in (("small", {"first": 5, "every": 3}), ("smoke", {"first": 0, "every": 1})):
+        assert scaled([stage], budget)["search"]["stages"][0]["progressive"] == expected
+    untouched = {"epochs": 4, "progressive": {"first": 1, "every": 2}}
+    assert scaled([untouched], "small")["search"]["stages"][0]["progressive"] == {"first": 1, "every": 2}
+
+
+def test_the_epochs_of_tuning_shrink_with_those_between_decisions() -> None:
+    selection = {"projection": {"tune_epochs": 5, "epochs": 25}}
+    found = scaled([], "small", selection=copy.deepcopy(selection))["selection"]["projection"]
+    assert found == {"tune_epochs": 1, "epochs": 5, "batches": SMALL.select_batches}
+    kept = {"projection": {"tune_epochs": 1, "epochs": 9, "batches": 2}}
+    assert scaled([], "small", selection=copy.deepcopy(kept))["selection"] == kept
+
+
+def test_smoke_is_smaller_than_small() -> None:
+    assert set(BUDGETS) == {"paper", *LIMITS}
+    assert all(getattr(SMOKE, key) <= getattr(SMALL, key) for key in Limits.__dataclass_fields__)

@@ -1,0 +1,64 @@
+"""The reference of keys: every key of every recipe is in it, and what it says is so."""
+
+import re
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from topocell.config.load import load_recipe, recipe_names
+from topocell.config.recipe import Recipe
+from topocell.config.reference import NAME, explain, keys
+from topocell.config.values import Choice, Curve
+from topocell.errors import RecipeError
+
+KEYS = {key.name: key for key in keys()}
+
+
+def leaves(value: Any, where: str = "") -> dict[str, Any]:
+    """Dotted keys of a recipe, as the reference names them, with their values."""
+    if not isinstance(value, BaseModel) or isinstance(value, Choice | Curve):
+        return {where: value}
+    found: dict[str, Any] = {}
+    for name in type(value).model_fields:
+        inner = getattr(value, name)
+        if f"{where}{name}" == "search.stages":
+            for stage in inner:
+                found |= leaves(stage, f"search.stages.{NAME}.")
+        elif isinstance(inner, BaseModel) and not isinstance(inner, Choice | Curve):
+            found |= leaves(inner, f"{where}{name}.")
+        else:
+            found[where + name] = inner
+    return found
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_key_of_a_recipe_is_in_the_reference(name: str) -> None:
+    assert leaves(load_recipe(name)).keys() - KEYS.keys() == set()
+
+
+def test_defaults_are_those_of_a_recipe_that_says_nothing_else() -> None:
+    stages, edges = [{"name": "only", "epochs": 1}], {"selection": {"edges": "magnitude"}}
+    bare = leaves(Recipe.model_validate({"name": "bare", "space": "darts", "search": {"stages": stages}, **edges}))
+    for name, value in bare.items():
+        if name == "selection.edges":
+            continue
+        if isinstance(value, int | float) and not isinstance(value, bool) and KEYS[name].default != "required":
+            assert float(KEYS[name].default) == value, name
+        if isinstance(value, str) and KEYS[name].default not in ("required", '""'):
+            assert KEYS[name].default == value, name
+
+
+def test_one_key_is_explained_and_a_stage_may_be_named() -> None:
+    assert explain("retrain.drop_path").about.startswith("probability at the end of training")
+    assert explain("search.stages.topology.level").name == f"search.stages.{NAME}.level"
+    assert explain("retrain.weights.lr").default == "0.025 to 0, cosine"
+    assert [key.name for key in keys("retrain.cut")] == ["retrain.cutout"]
+    assert all(re.fullmatch(r"[a-zA-Z_.]+", name) for name in KEYS) and len(KEYS) > 100
+
+
+def test_a_key_that_is_none_is_one_line_with_the_nearest() -> None:
+    with pytest.raises(RecipeError, match=r"unknown key 'retrain.epoch' .did you mean 'retrain.epochs'"):
+        explain("retrain.epoch")
+    with pytest.raises(RecipeError, match=r"no key of a recipe begins with 'serach'"):
+        keys("serach")

@@ -1,0 +1,336 @@
+import copy
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.helpers.golden_genotypes import ALL, DARTS_V1, DARTS_V2, DOTS_C100, PARAMETERS, PDARTS
+from torch import nn
+
+from topocell.errors import SpaceError
+from topocell.genotype.genotype import CellGenotype, Genotype
+from topocell.nn.count import Count, channels_for, count
+from topocell.nn.network import AuxiliaryHead, FixedCell, FixedNet, drop_samples
+from topocell.spaces import NASBENCH201_OPERATIONS, OPERATIONS
+
+
+def meta(genotype: Genotype, *args: Any, **options: Any) -> FixedNet:
+    with torch.device("meta"):
+        return FixedNet(genotype, *args, **options)
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def nasbench201(*names: str) -> Genotype:
+    a, b, c, d, e, f = names
+    return Genotype.from_nasbench201(f"|{a}~0|+|{b}~0|{c}~1|+|{d}~0|{e}~1|{f}~2|")
+
+
+def darts(nodes: Any, concat: tuple[int, ...], inputs: int = 2) -> Genotype:
+    cell = CellGenotype(inputs, nodes, concat)
+    return Genotype("darts", {"normal": cell, "reduce": cell})
+
+
+# --- published sizes ---
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_of_published_cifar_networks(name: str) -> None:
+    genotype, expected = PARAMETERS[name]
+    assert parameters(meta(genotype, 36, 20, 10)) == expected
+
+
+def test_parameters_for_one_hundred_classes() -> None:
+    assert parameters(meta(DOTS_C100, 36, 20, 100)) == 4_061_368
+
+
+@pytest.mark.parametrize(
+    ("channels", "layers", "millions"),
+    [
+        (36, 8, 1.1549),
+        (36, 10, 1.5960),
+        (36, 12, 1.7327),
+        (36, 16, 2.6932),
+        (36, 20, 3.3493),
+        (48, 12, 3.0319),
+        (48, 20, 5.8660),
+        (32, 12, 1.3798),
+        (32, 20, 2.6660),
+    ],
+)
+def test_parameters_by_channels_and_layers(channels: int, layers: int, millions: float) -> None:
+    assert round(parameters(meta(DARTS_V2, channels, layers, 10)) / 1e6, 4) == millions
+
+
+@pytest.mark.parametrize(
+    ("genotype", "expected_parameters", "millions"), [(DARTS_V2, 4_718_752, 529.9), (PDARTS, 4_944_352, 542.8)]
+)
+def test_imagenet_networks(genotype: Genotype, expected_parameters: int, millions: float) -> None:
+    size = count(meta(genotype, 48, 14, 1000, stem="imagenet", auxiliary=True), (3, 224, 224))
+    assert size.parameters == expected_parameters
+    assert round(size.multiply_adds / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize(
+    ("operation", "expected"), [("none", Count(73_306, 7_783_040)), ("nor_conv_3x3", Count(1_531_546, 220_119_680))]
+)
+def test_nasbench201_networks(operation: str, expected: Count) -> None:
+    assert count(FixedNet(nasbench201(*[operation] * 6), 16, 17, 10), (3, 32, 32)) == expected
+
+
+@pytest.mark.parametrize(
+    ("channels", "layers", "classes", "stem", "expected"),
+    [(36, 20, 10, "cifar", 476_426), (36, 20, 100, "cifar", 545_636), (48, 14, 1000, "imagenet", 1_260_776)],
+)
+def test_auxiliary_heads(channels: int, layers: int, classes: int, stem: str, expected: int) -> None:
+    net = meta(DARTS_V2, channels, layers, classes, stem=stem, auxiliary=True)
+    assert net.auxiliary_head is not None
+    assert parameters(net.auxiliary_head) == expected
+    without = meta(DARTS_V2, channels, layers, classes, stem=stem)
+    assert parameters(net) - parameters(without) == expected
+
+
+def test_resolutions_and_widths_of_the_published_network() -> None:
+    net = FixedNet(DARTS_V2, 36, 20, 10).eval()
+    shapes = []
+    for cell in net.cells:
+        cell.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape)))
+    with torch.no_grad():
+        net(torch.zeros(1, 3, 32, 32))
+    assert shapes == [(1, 144, 32, 32)] * 6 + [(1, 288, 16, 16)] * 7 + [(1, 576, 8, 8)] * 7
+
+
+# --- forward ---
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", ALL)
+def test_published_networks_train(name: str, layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    net = FixedNet(ALL[name], 4, 5, 7, in_channels=1, auxiliary=True, drop_path=0.2).to(memory_format=layout)
+    x = torch.randn(4, 1, 16, 16).contiguous(memory_format=layout)
+    logits, auxiliary = net(x)
+    assert logits.shape == auxiliary.shape == (4, 7)
+    (logits.square().sum() + auxiliary.square().sum()).backward()
+    assert [n for n, p in net.named_parameters() if p.grad is None] == []
+    assert net.eval()(x).shape == (4, 7)
+
+
+def test_layouts_agree() -> None:
+    torch.manual_seed(0)
+    net = FixedNet(DARTS_V2, 4, 5, 7).double().eval()
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    expected = net(x)
+    last = net.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(last(x.contiguous(memory_format=torch.channels_last)), expected)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_has_a_place_in_both_cells(name: str) -> None:
+    genotype = darts((((name, 0), (name, 1)), ((name, 1), (name, 2))), (2, 3))
+    net = FixedNet(genotype, 4, 3, 5, stem="imagenet", head="bn-relu")
+    assert net(torch.randn(2, 3, 32, 32)).shape == (2, 5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.sampled_from(NASBENCH201_OPERATIONS), min_size=6, max_size=6))
+def test_any_nasbench201_cell_gives_logits(names: list[str]) -> None:
+    net = FixedNet(nasbench201(*names), 4, 5, 10).to(memory_format=torch.channels_last)
+    assert net(torch.randn(2, 3, 8, 8)).isfinite().all()
+
+
+def test_nodes_sum_any_number_of_inputs_and_dropped_nodes_are_left_out() -> None:
+    skip, pool = "skip_connect", "max_pool_3x3"
+    nodes = (((skip, 0),), (), ((skip, 0), (skip, 1), (pool, 1), (skip, 2), (skip, 0)), ((pool, 4),))
+    cell = FixedCell(CellGenotype(2, nodes, (5, 2, 4)), 3, stride=1)
+    a, b = torch.randn(2, 2, 3, 6, 6)
+    largest = nn.MaxPool2d(3, 1, 1)
+    node4 = a + b + largest(b) + a + a
+    expected = torch.cat([largest(node4), a, node4], dim=1)
+    torch.testing.assert_close(cell([a, b]), expected)
+    assert cell.out_channels == 9
+
+
+def test_only_edges_from_inputs_stride() -> None:
+    pool = "max_pool_3x3"
+    cell = FixedCell(CellGenotype(2, (((pool, 0),), ((pool, 1), (pool, 2))), (3,)), 3, stride=2)
+    assert cell([torch.randn(1, 3, 8, 8)] * 2).shape == (1, 3, 4, 4)
+    assert [op.stride for op in cell.operations] == [2, 2, 1]
+
+
+def test_a_nasbench201_node_without_inputs_is_zero() -> None:
+    nodes = ((), (("skip_connect", 0), ("skip_connect", 1)), (("skip_connect", 1), ("skip_connect", 2)))
+    x = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(FixedCell(CellGenotype(1, nodes, (3,)), 3, stride=1)([x]), x)
+    empty = FixedCell(CellGenotype(1, ((), (), ()), (3,)), 3, stride=1)
+    assert torch.equal(empty([x]), torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("size", [8, 16, 24, 32, 40])
+def test_any_resolution_and_any_number_of_nodes(size: int) -> None:
+    nodes = tuple((("sep_conv_3x3", node - 1),) for node in range(2, 8))
+    net = FixedNet(darts(nodes, (6, 7)), 4, 3, 5, auxiliary=True)
+    logits, auxiliary = net(torch.randn(2, 3, size, size))
+    assert logits.shape == auxiliary.shape == (2, 5)
+
+
+def test_cells_of_one_input() -> None:
+    net = FixedNet(darts(((("sep_conv_3x3", 0),),), (1,), inputs=1), 4, 5, 10)
+    assert net(torch.randn(2, 3, 8, 8)).shape == (2, 10)
+
+
+def test_a_canonical_genotype_names_a_network_of_the_same_size() -> None:
+    for genotype in (PDARTS, ALL["AMOEBANET_A"]):
+        net = FixedNet(genotype, 8, 5, 10)
+        assert count(FixedNet(genotype.canonical(), 8, 5, 10), (3, 16, 16)) == count(net, (3, 16, 16))
+
+
+def test_auxiliary_logits_come_in_training_only_from_cell_two_thirds() -> None:
+    net = FixedNet(DARTS_V1, 4, 8, 10, auxiliary=True)
+    x = torch.randn(4, 3, 32, 32)
+    seen = []
+    assert net.auxiliary_head is not None
+    net.auxiliary_head.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    net.cells[5].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    net(x)
+    assert seen[0] is seen[1]
+    assert isinstance(net.eval()(x), torch.Tensor)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(8, 3), (7, 2)])
+def test_the_published_poolings_of_the_auxiliary_head(size: int, stride: int) -> None:
+    head = AuxiliaryHead(4, 10, last_norm=True).eval()
+    seen = []
+    head.conv1.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    x = torch.randn(2, 4, size, size)
+    head(x)
+    torch.testing.assert_close(seen[0], nn.AvgPool2d(5, stride, count_include_pad=False)(x.relu()))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 5), (8, 7), (16, 16)])
+def test_other_maps_are_pooled_to_two_by_two(size: tuple[int, int]) -> None:
+    assert AuxiliaryHead(4, 10, last_norm=False)(torch.randn(2, 4, *size)).shape == (2, 10)
+
+
+# --- drop path ---
+
+
+def test_drop_samples_drops_whole_samples_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    y = drop_samples(torch.ones(20_000, 2, 1, 3), 0.25)
+    values = y[:, 0, 0, 0]
+    assert torch.equal(y, values[:, None, None, None].expand_as(y))
+    torch.testing.assert_close(values.unique(), torch.tensor([0.0, 4 / 3]))
+    assert abs(values.mean() - 1) < 0.02
+    assert abs((values == 0).float().mean() - 0.25) < 0.01
+
+
+def test_identities_are_exempt_from_drop_path_and_all_else_is_not() -> None:
+    x = torch.ones(64, 4, 4, 4)
+    for name, stride in itertools.product(OPERATIONS, (1, 2)):
+        cell = FixedCell(CellGenotype(1, (((name, 0),),), (1,)), 4, stride)
+        dropped = cell([x], 0.9).flatten(1).eq(0).all(1).float().mean()
+        exempt = name == "skip_connect" and stride == 1
+        assert dropped == 0 if exempt else dropped > 0.6, (name, stride)
+
+
+def test_drop_path_follows_the_attribute_and_is_off_in_evaluation() -> None:
+    torch.manual_seed(0)
+    net = FixedNet(DARTS_V2, 4, 3, 10, drop_path=0.5)
+    x = torch.randn(8, 3, 8, 8)
+    assert not torch.equal(net(x), net(x))
+    net.drop_path = 0.0
+    assert torch.equal(net(x), net(x))
+    net.drop_path = 0.5
+    assert torch.equal(net.eval()(x), net(x))
+
+
+# --- counting and budgets ---
+
+
+def test_count_by_hand() -> None:
+    net = nn.Sequential(nn.Conv2d(4, 6, 3, 2, 1, groups=2), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6 * 16, 5))
+    assert count(net, (4, 8, 8)) == Count(
+        parameters=6 * 2 * 9 + 6 + 12 + 5 * 96 + 5, multiply_adds=16 * 6 * 2 * 9 + 5 * 96
+    )
+
+
+def test_count_leaves_the_network_as_it_was() -> None:
+    net = FixedNet(DARTS_V2, 4, 3, 10, auxiliary=True, drop_path=0.2).double()
+    net.cells[0].eval()
+    modes = [module.training for module in net.modules()]
+    state = copy.deepcopy(net.state_dict())
+    first = count(net, (3, 16, 16))
+    assert [module.training for module in net.modules()] == modes
+    assert all(torch.equal(state[name], value) for name, value in net.state_dict().items())
+    assert not any(module._forward_hooks for module in net.modules())
+    assert count(net, (3, 16, 16)) == first == count(meta(DARTS_V2, 4, 3, 10), (3, 16, 16))
+
+
+def test_a_failed_count_leaves_the_network_as_it_was() -> None:
+    net = FixedNet(DARTS_V2, 4, 3, 10)
+    with pytest.raises(SpaceError, match="divisible by 4"):
+        count(net, (3, 15, 15))
+    assert net.training
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+@pytest.mark.parametrize(
+    ("genotype", "layers", "options"),
+    [
+        (DARTS_V2, 8, {}),
+        (ALL["AMOEBANET_A"], 5, {"stem": "imagenet", "head": "bn-relu", "in_channels": 1}),
+        (nasbench201(*["nor_conv_3x3"] * 6), 5, {}),
+    ],
+)
+@pytest.mark.parametrize("budget", [1, 300_000, 2_000_000])
+def test_channels_for_comes_closest(genotype: Genotype, layers: int, options: dict[str, Any], budget: int) -> None:
+    chosen = channels_for(genotype, budget, layers, 10, **options)
+    assert chosen % 2 == 0
+    candidates = [c for c in (chosen - 2, chosen, chosen + 2) if c > 0]
+    misses = [abs(parameters(meta(genotype, c, layers, 10, **options)) - budget) for c in candidates]
+    assert misses[candidates.index(chosen)] == min(misses)
+
+
+def test_channels_for_finds_the_published_width() -> None:
+    assert channels_for(DARTS_V2, 3_349_342, 20, 10) == 36
+
+
+# --- refusals ---
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"drop_path": 1.0}, "drop_path is a probability below 1, but got drop_path=1.0"),
+        ({"drop_path": -0.1}, "drop_path is a probability below 1"),
+        ({"stem": "mnist"}, "stem is 'cifar' or 'imagenet'"),
+        ({"head": "mnist"}, "head is 'plain' or 'bn-relu'"),
+    ],
+)
+def test_impossible_arguments(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        FixedNet(DARTS_V2, 4, 5, 10, **options)
+
+
+def test_nasbench201_has_no_auxiliary_head() -> None:
+    with pytest.raises(SpaceError, match="an auxiliary head needs skeleton 'darts'"):
+        FixedNet(nasbench201(*["none"] * 6), 4, 5, 10, auxiliary=True)
+
+
+def test_a_budget_is_positive() -> None:
+    with pytest.raises(SpaceError, match="a parameter budget is at least 1, but got parameters=0"):
+        channels_for(DARTS_V2, 0, 20, 10)
+
+
+def test_networks_can_be_copied_and_pickled(tmp_path: Any) -> None:
+    net = FixedNet(DARTS_V2, 4, 3, 10).eval()
+    x = torch.randn(1, 3, 8, 8)
+    torch.save(net, tmp_path / "net.pt")
+    for again in (copy.deepcopy(net), torch.load(tmp_path / "net.pt", weights_only=False)):
+        assert torch.equal(again(x), net(x))
+        assert again.genotype == DARTS_V2

@@ -1,0 +1,237 @@
+"""What a person sees: lines in a file, a live line on a terminal, and never more than what was meant."""
+
+import io
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from topocell.reporting.terminal import Display, Quiet, Terminal, epoch_line, result_lines
+
+CELLS = {
+    "normal": {"inputs": 2, "nodes": [[["sep_conv_3x3", 0], ["skip_connect", 1]], []], "concat": [2]},
+    "reduce": {"inputs": 2, "nodes": [[["max_pool_3x3", 1]], [["dil_conv_5x5", 2]]], "concat": [2, 3]},
+}
+SEARCH: dict[str, Any] = {
+    "phase": "search",
+    "stage": "operations",
+    "epoch": 2,
+    "train_loss": 1.23456,
+    "train_accuracy": 0.5678,
+    "val_loss": 1.5,
+    "val_accuracy": 0.4321,
+    "gap": {"soft": 0.4321, "derived": 0.125},
+    "operations": {"normal": {"sep_conv_3x3": 1, "skip_connect": 1}, "reduce": {"max_pool_3x3": 2}},
+    "derived": CELLS,
+    "warnings": ["skip connections take over the normal cell: 1 of 2 operations"],
+}
+RETRAIN: dict[str, Any] = {
+    "phase": "retrain",
+    "seed": 3,
+    "epoch": 0,
+    "train_loss": 2.0,
+    "train_accuracy": 0.25,
+    "test_loss": 2.25,
+    "test_accuracy": 0.3,
+}
+RESULTS: dict[str, Any] = {
+    "dataset": "digits",
+    "parameters": 3_512_345,
+    "multiply_adds": 541_000_000,
+    "last_mean": 0.9751,
+    "last_std": 0.0006,
+    "best_mean": 0.9763,
+    "best_std": 0.0005,
+    "n": 4,
+}
+HOSTILE = "[bold red]x[/] [link=http://x]y[/link] :smile: [/nothing]"
+
+
+def figures() -> Mapping[str, float]:
+    return {"loss": 0.98765, "accuracy": 0.4567}
+
+
+def plain(width: int = 120) -> tuple[Terminal, io.StringIO]:
+    out = io.StringIO()
+    return Terminal(Console(file=out, width=width, soft_wrap=True, highlight=False)), out
+
+
+@pytest.fixture
+def live() -> Iterator[tuple[Terminal, io.StringIO]]:
+    out = io.StringIO()
+    with Terminal(Console(file=out, width=120, force_terminal=True, color_system=None)) as terminal:
+        yield terminal, out
+
+
+def shown(out: io.StringIO) -> str:
+    """What was written, without control sequences."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", out.getvalue())
+
+
+# --- lines
+
+
+def test_an_epoch_of_the_search_in_one_line() -> None:
+    assert epoch_line(SEARCH) == (
+        "operations epoch 3: loss 1.235, accuracy 56.8 %, validation 43.2 %, derived 12.5 %, "
+        "skips normal 1/2 reduce 0/2"
+    )
+
+
+def test_an_epoch_of_retraining_in_one_line() -> None:
+    assert epoch_line(RETRAIN) == "retrain seed 3 epoch 1: loss 2.000, accuracy 25.0 %, test 30.0 %"
+
+
+def test_what_was_not_measured_is_not_shown() -> None:
+    assert epoch_line(RETRAIN | {"test_accuracy": None}) == "retrain seed 3 epoch 1: loss 2.000, accuracy 25.0 %"
+    bare = {k: v for k, v in SEARCH.items() if k in ("phase", "stage", "epoch", "train_loss", "train_accuracy")}
+    assert epoch_line(bare | {"gap": None, "val_accuracy": None}) == "operations epoch 3: loss 1.235, accuracy 56.8 %"
+
+
+def test_results_say_last_before_best_with_spread_and_n() -> None:
+    assert result_lines(RESULTS) == [
+        "test accuracy, last epoch: 97.51 ± 0.06 % (n = 4)",
+        "test accuracy, best epoch: 97.63 ± 0.05 % (n = 4) (chosen on the test split)",
+        "digits: 3.51 M parameters, 541 M multiply-adds",
+    ]
+    single = result_lines(RESULTS | {"n": 1, "last_std": None, "best_std": None})
+    assert single[0] == "test accuracy, last epoch: 97.51 % (n = 1)"
+
+
+@pytest.mark.parametrize("std", ["x", None, [0.1], True, float("nan")])
+def test_a_spread_that_is_no_number_is_not_shown(std: Any) -> None:
+    lines = result_lines(RESULTS | {"last_std": std, "best_std": std})
+    assert lines[0] == "test accuracy, last epoch: 97.51 % (n = 4)"
+    assert lines[1] == "test accuracy, best epoch: 97.63 % (n = 4) (chosen on the test split)"
+
+
+# --- displays
+
+
+def use(shows: Display) -> None:
+    """Everything that a run tells a display."""
+    shows.say("data: a note")
+    for done in range(1, 4):
+        shows.step("search 1/2 operations", done, 3, figures)
+    shows.epoch(SEARCH)
+    shows.cell({"cells": CELLS})
+    shows.step("retrain, seed 1/1", 1, 1, figures)
+    shows.epoch(RETRAIN)
+    shows.results(RESULTS)
+
+
+def test_quiet_shows_nothing(capsys: Any) -> None:
+    use(Quiet())
+    assert capsys.readouterr() == ("", "")
+
+
+def test_without_a_terminal_there_are_lines_and_no_bar() -> None:
+    terminal, out = plain()
+    use(terminal)
+    assert out.getvalue().splitlines() == [
+        "data: a note",
+        epoch_line(SEARCH),
+        "  skip connections take over the normal cell: 1 of 2 operations",
+        "derived cell",
+        "  normal",
+        "    2 ← sep 3×3(0) + skip(1)",
+        "    3 ← dropped",
+        "    out ← 2",
+        "  reduce",
+        "    2 ← max 3×3(1)",
+        "    3 ← dil 5×5(2)",
+        "    out ← concat(2, 3)",
+        epoch_line(RETRAIN),
+        *result_lines(RESULTS),
+    ]
+
+
+def test_without_a_terminal_the_device_is_left_alone() -> None:
+    terminal, _ = plain()
+
+    def never() -> Mapping[str, float]:
+        raise AssertionError("figures were read")
+
+    terminal.step("search", 1, 2, never)
+
+
+def test_a_long_line_is_not_broken() -> None:
+    terminal, out = plain(width=20)
+    terminal.say("word " * 30)
+    assert out.getvalue().count("\n") == 1
+
+
+def test_a_terminal_shows_loss_accuracy_time_left_and_the_cell(live: tuple[Terminal, io.StringIO]) -> None:
+    terminal, out = live
+    terminal.step("search 1/2 operations", 1, 30, figures)
+    terminal.epoch(SEARCH)
+    terminal.step("search 1/2 operations", 30, 30, figures)
+    terminal.close()
+    text = shown(out)
+    assert "search 1/2 operations" in text
+    assert re.search(r"━.* (1|30)/30 loss 0\.988  accuracy 45\.7 %", text)
+    assert re.search(r"\d:\d\d:\d\d left (\d|-):(\d\d|--):(\d\d|--)", text)
+    frames = text[text.index("operations epoch 3") :]
+    assert "normal" in frames and "2 ← sep 3×3(0) + skip(1)" in frames and "out ← concat(2, 3)" in frames
+
+
+def test_a_new_phase_starts_a_new_bar_with_its_own_total(live: tuple[Terminal, io.StringIO]) -> None:
+    terminal, out = live
+    terminal.step("search 1/2 operations", 30, 30, figures)
+    terminal.step("search 2/2 topology", 1, 7, figures)
+    terminal.close()
+    text = shown(out)
+    assert "30/30" in text and "1/7" in text
+    assert text.index("search 2/2 topology") > text.index("search 1/2 operations")
+
+
+def test_figures_are_read_rarely_but_at_the_end(live: tuple[Terminal, io.StringIO], monkeypatch: Any) -> None:
+    """Reading them waits for the device, so it must not happen at every step."""
+    terminal, _ = live
+    now = [0.0]
+    monkeypatch.setattr("topocell.reporting.terminal.time.monotonic", lambda: now[0])
+    reads: list[int] = []
+
+    def step(done: int) -> None:
+        def look() -> Mapping[str, float]:
+            reads.append(done)
+            return figures()
+
+        now[0] += 0.01
+        terminal.step("search", done, 200, look)
+
+    for done in range(1, 201):
+        step(done)
+    assert reads[0] == 1 and reads[-1] == 200
+    assert len(reads) == 5  # two seconds: at once, every half second, and the last
+
+
+def test_the_terminal_is_left_in_order_after_a_fault() -> None:
+    out = io.StringIO()
+    with (
+        pytest.raises(RuntimeError),
+        Terminal(Console(file=out, width=120, force_terminal=True)) as terminal,
+    ):
+        terminal.step("search", 1, 2, figures)
+        raise RuntimeError
+    assert out.getvalue().rfind("\x1b[?25h") > out.getvalue().rfind("\x1b[?25l") >= 0  # the cursor is back
+    terminal.close()  # twice does no harm
+
+
+def test_names_are_never_markup(live: tuple[Terminal, io.StringIO]) -> None:
+    record = SEARCH | {"stage": HOSTILE, "warnings": [HOSTILE], "operations": {HOSTILE: {"skip_connect": 1}}}
+    results = RESULTS | {"dataset": HOSTILE}
+    cells = {HOSTILE: {"inputs": 2, "nodes": [[[HOSTILE, 0]]], "concat": [2]}}
+    for terminal, out in (plain(width=400), live):
+        terminal.console.width = 400
+        terminal.say(HOSTILE)
+        terminal.epoch(record | {"derived": cells})
+        terminal.step(HOSTILE, 1, 2, figures)
+        terminal.cell({"cells": cells})
+        terminal.results(results)
+        terminal.close()
+        text = shown(out)
+        assert text.count(HOSTILE) >= 6
+        assert "\U0001f604" not in text and "\x1b]8" not in out.getvalue()

@@ -1,0 +1,431 @@
+"""Retraining: exact resumption, honest results, and the one place where the test images are looked at."""
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from tests.helpers.golden_genotypes import DARTS_V2
+from tests.helpers.identical import assert_identical
+from torch import Tensor
+
+from topocell.config.retrain import RetrainPlan
+from topocell.data import splits
+from topocell.data.augment import Augmentation, augment
+from topocell.data.batches import Batches
+from topocell.errors import RunError, SpaceError
+from topocell.genotype.genotype import Genotype
+from topocell.io import checkpoint
+from topocell.nn.count import channels_for, count
+from topocell.nn.network import FixedNet
+from topocell.retraining import retraining
+from topocell.retraining.retraining import Retraining, evaluate
+from topocell.runtime.hooks import Interrupted, Silent
+
+SMALL = Genotype.from_dict(
+    {
+        "format": 1,
+        "space": "darts",
+        "cells": {
+            kind: {
+                "inputs": 2,
+                "nodes": [[["sep_conv_3x3", 0], ["max_pool_3x3", 1]], [["skip_connect", 1], ["dil_conv_3x3", 2]]],
+                "concat": [2, 3],
+            }
+            for kind in ("normal", "reduce")
+        },
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def digits() -> splits.Dataset:
+    return splits.load("digits", images=64, test_images=40)
+
+
+def plan(**options: Any) -> RetrainPlan:
+    """Four steps of 16 images an epoch."""
+    sizes = {"channels": 4, "layers": 3, "epochs": 2, "batch_size": 16, "auxiliary": 0.0, "cutout": 0}
+    return RetrainPlan.model_validate(sizes | options)
+
+
+class Recorder(Silent):
+    """Keeps the metrics."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.progress: list[tuple[str, int, int]] = []
+
+    def step(self, phase: str, done: int, total: int, figures: Callable[[], Mapping[str, float]]) -> None:
+        assert set(figures()) == {"loss", "accuracy"}
+        self.progress.append((phase, done, total))
+
+    def metrics(self, record: Mapping[str, Any]) -> None:
+        self.records.append(dict(record))
+
+
+class Saver(Recorder):
+    """Saves every state that is offered to a numbered file, and notes how many records came before it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.before: list[int] = []
+        self.due: list[bool] = []
+
+    def checkpoint(self, state: Callable[[], dict[str, Any]], due: bool = False) -> None:
+        checkpoint.save(self.folder / f"{len(self.before)}.ckpt", state())
+        self.before.append(len(self.records))
+        self.due.append(due)
+
+
+def trained(of: RetrainPlan, given: splits.Dataset, monitor: Any = None, **options: Any) -> Retraining:
+    done = Retraining(options.pop("genotype", SMALL), of, given, monitor=monitor, **options)
+    done.run()
+    return done
+
+
+def batches_of_test_images(of: splits.Dataset, size: int) -> Batches:
+    options = {"augmentation": None, "device": "cpu", "seed": 0, "purpose": "test"}
+    return Batches(of.test, size, mean=of.mean, std=of.std, **options)
+
+
+# --- going on after a kill
+
+
+@pytest.fixture(scope="module")
+def unbroken(digits: splits.Dataset, tmp_path_factory: Any) -> Any:
+    """A retraining with everything switched on, and all of its states in files."""
+    options = {"seeds": (3, 4), "auxiliary": 0.4, "drop_path": 0.5, "cutout": 3, "label_smoothing": 0.1}
+    chosen = plan(**options, batch_size=32, head="bn-relu", weights={"nesterov": True})
+    saver = Saver(tmp_path_factory.mktemp("states"))
+    return chosen, saver, trained(chosen, digits, saver, seed=7)
+
+
+def test_a_retraining_goes_on_bit_for_bit_from_each_of_its_states(unbroken: Any, digits: splits.Dataset) -> None:
+    """In the middle of an epoch, between epochs and between seeds."""
+    chosen, saver, whole = unbroken
+    assert saver.due == [False, True] * 4
+    for number, records_before in enumerate(saver.before):
+        torch.manual_seed(number)  # the state of the library's own generator is of no importance
+        recorder = Recorder()
+        resumed = Retraining(SMALL, chosen, digits, seed=7, monitor=recorder)
+        results = resumed.run(checkpoint.load(saver.folder / f"{number}.ckpt"))
+        assert results == whole.results()
+        assert_identical(resumed.state_dict(), whole.state_dict())
+        assert_identical(resumed.first_weights, whole.first_weights)
+        assert_identical(recorder.records, saver.records[records_before:])
+
+
+def test_an_interrupted_retraining_has_saved_its_state(digits: splits.Dataset, unbroken: Any, tmp_path: Path) -> None:
+    chosen, _, whole = unbroken
+
+    class Stopper(Silent):
+        left = 5
+
+        def checkpoint(self, state: Callable[[], dict[str, Any]], due: bool = False) -> None:
+            self.left -= 1
+            if not self.left:
+                checkpoint.save(tmp_path / "state.ckpt", state())
+                raise Interrupted(2)
+
+    with pytest.raises(Interrupted):
+        trained(chosen, digits, Stopper(), seed=7)
+    resumed = Retraining(SMALL, chosen, digits, seed=7)
+    resumed.run(checkpoint.load(tmp_path / "state.ckpt"))
+    assert_identical(resumed.state_dict(), whole.state_dict())
+
+
+def test_progress_counts_the_steps_of_all_seeds(unbroken: Any) -> None:
+    _, saver, _ = unbroken
+    assert [(done, total) for _, done, total in saver.progress] == [(i + 1, 8) for i in range(8)]
+    assert list(dict.fromkeys(name for name, _, _ in saver.progress)) == ["retrain, seed 1/2", "retrain, seed 2/2"]
+
+
+# --- seeds
+
+
+def test_each_seed_is_a_training_of_its_own(digits: splits.Dataset) -> None:
+    both, first, second, other = (
+        trained(plan(seeds=seeds, epochs=1), digits, seed=seed)
+        for seeds, seed in (((0, 1), 5), ((0,), 5), ((1,), 5), ((0,), 6))
+    )
+    assert both.runs == [*first.runs, *second.runs]
+    assert_identical(both.first_weights, first.first_weights)
+    assert_identical(both.net.state_dict(), second.net.state_dict())
+    for different in (second, other):
+        key = "classifier.weight"
+        assert not torch.equal(different.first_weights[key], first.first_weights[key])
+
+
+def test_the_first_weights_are_those_that_were_tested(digits: splits.Dataset) -> None:
+    done = trained(plan(seeds=(0, 1), weights={"lr": 0.1}), digits)
+    net = FixedNet(SMALL, 4, 3, 10, in_channels=1)
+    net.load_state_dict(done.first_weights)
+    test = Batches(
+        digits.test, 7, mean=digits.mean, std=digits.std, augmentation=None, device="cpu", seed=0, purpose=""
+    )
+    assert evaluate(net, test)[1] == done.runs[0]["last"]
+
+
+# --- results
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], list[Any]]:
+    """Let tests have the given accuracies, one after the other; returns the list of networks that were tested."""
+
+    def script(accuracies: list[float]) -> list[Any]:
+        coming, tested = iter(accuracies), []
+
+        def test(net: FixedNet, batches: Batches) -> tuple[float, float]:
+            tested.append(net)
+            return 1.5, next(coming)
+
+        monkeypatch.setattr(retraining, "evaluate", test)
+        return tested
+
+    return script
+
+
+def test_last_and_best_are_reported_side_by_side(digits: splits.Dataset, scripted: Any) -> None:
+    scripted([0.5, 0.8, 0.6, 0.3, 0.2, 0.7, 0.6, 0.9, 0.9])
+    results = trained(plan(seeds=(4, 5, 6), epochs=3), digits).results()
+    assert results["runs"] == [
+        {"seed": 4, "last": 0.6, "best": 0.8, "best_epoch": 1},
+        {"seed": 5, "last": 0.7, "best": 0.7, "best_epoch": 2},
+        {"seed": 6, "last": 0.9, "best": 0.9, "best_epoch": 1},
+    ]
+    assert results["n"] == 3
+    assert results["last_mean"] == pytest.approx((0.6 + 0.7 + 0.9) / 3)
+    assert results["best_mean"] == pytest.approx((0.8 + 0.7 + 0.9) / 3)
+    deviations = [(x - results["last_mean"]) ** 2 for x in (0.6, 0.7, 0.9)]
+    assert results["last_std"] == pytest.approx((sum(deviations) / 2) ** 0.5)
+    assert results["best_std"] == pytest.approx(statistics.stdev([0.8, 0.7, 0.9])) == pytest.approx(0.1)
+
+
+def test_one_seed_has_no_deviation(digits: splits.Dataset, scripted: Any) -> None:
+    scripted([0.5])
+    results = trained(plan(epochs=1), digits).results()
+    assert (results["last_std"], results["best_std"], results["n"]) == (None, None, 1)
+
+
+def test_results_describe_data_and_network(digits: splits.Dataset) -> None:
+    done = trained(plan(epochs=1, auxiliary=0.4), digits)
+    results = done.results()
+    size = count(FixedNet(SMALL, 4, 3, 10, in_channels=1), (1, 8, 8))
+    described = {key: value for key, value in results.items() if not key.startswith(("runs", "n", "last", "best"))}
+    assert described == {
+        "dataset": "digits",
+        "classes": 10,
+        "train_images": 64,
+        "test_images": 40,
+        "parameters": size.parameters,  # without the auxiliary head
+        "multiply_adds": size.multiply_adds,
+        "channels": 4,
+        "layers": 3,
+        "epochs": 1,
+    }
+
+
+# --- the test images
+
+
+@pytest.mark.parametrize(
+    ("epochs", "every", "tested"), [(5, 2, [1, 3, 4]), (4, 2, [1, 3]), (3, 9, [2]), (2, 1, [0, 1])]
+)
+def test_the_test_images_are_looked_at_in_tested_epochs_only(
+    digits: splits.Dataset, scripted: Any, epochs: int, every: int, tested: list[int]
+) -> None:
+    accuracies = [0.1 * (i + 1) for i in range(len(tested))][::-1]
+    networks = scripted(accuracies)
+    recorder = Recorder()
+    results = trained(plan(epochs=epochs, test_every=every, batch_size=64), digits, recorder).results()
+    assert len(networks) == len(tested)
+    seen = {r["epoch"]: r["test_accuracy"] for r in recorder.records}
+    assert seen == dict.fromkeys(range(epochs)) | dict(zip(tested, accuracies))
+    assert [r["test_loss"] for r in recorder.records] == [1.5 if e in tested else None for e in range(epochs)]
+    assert results["runs"][0] == {"seed": 0, "last": accuracies[-1], "best": accuracies[0], "best_epoch": tested[0]}
+
+
+def test_training_does_not_depend_on_the_test_images(digits: splits.Dataset) -> None:
+    """Five or twenty of them, tested after every epoch or every other."""
+    few, other = (replace(digits, test=digits.test.subset(torch.arange(*ends))) for ends in ((35, 40), (0, 20)))
+    first = trained(plan(drop_path=0.3), few)
+    second = trained(plan(drop_path=0.3, test_every=2), other)
+    assert_identical(first.first_weights, second.first_weights)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, dict[str, Any]]]:
+    """Number of images and options of all `Batches` that are made."""
+    found: list[tuple[int, dict[str, Any]]] = []
+
+    class Spy(Batches):
+        def __init__(self, images: splits.ImageSet, *args: Any, **options: Any) -> None:
+            found.append((len(images), options))
+            super().__init__(images, *args, **options)
+
+    monkeypatch.setattr(retraining, "Batches", Spy)
+    return found
+
+
+def test_only_training_images_are_augmented_and_cut_out(digits: splits.Dataset, made: Any) -> None:
+    trained(plan(epochs=1, cutout=5), digits)
+    base = digits.augmentation
+    augmentations = {images: options["augmentation"] for images, options in made}
+    assert augmentations == {64: Augmentation(base.padding, base.flip, cutout=5), 40: None}
+
+
+def test_every_seed_draws_its_own_batches(digits: splits.Dataset, made: Any) -> None:
+    trained(plan(epochs=1, seeds=(0, 1), batch_size=64), digits)
+    trained(plan(epochs=1, batch_size=64), digits, seed=1)
+    seeds = [options["seed"] for images, options in made if images == 64]
+    assert len(set(seeds)) == len(seeds) == 3
+
+
+def test_evaluation_takes_every_image_once_in_evaluation_mode(digits: splits.Dataset) -> None:
+    torch.manual_seed(0)
+    net = FixedNet(SMALL, 4, 3, 10, in_channels=1, auxiliary=True, drop_path=0.5).train()
+    x = augment(digits.test.images, digits.mean, digits.std, None, None)
+    net(x)  # running statistics
+    modes = {name: module.training for name, module in net.named_modules()}
+    losses = []
+    for size in (7, 13, 40):
+        losses.append(evaluate(net, batches_of_test_images(digits, size)))
+    assert {name: module.training for name, module in net.named_modules()} == modes
+    net.eval()
+    with torch.no_grad():
+        logits = net(x)
+    assert isinstance(logits, Tensor)
+    by_hand = -torch.log_softmax(logits, 1)[torch.arange(40), digits.test.labels].mean()
+    right = (logits.argmax(1) == digits.test.labels).float().mean()
+    for loss, accuracy in losses:
+        assert loss == pytest.approx(float(by_hand), rel=1e-5)
+        assert accuracy == pytest.approx(float(right))
+
+
+# --- what the plan says
+
+
+def test_drop_path_and_learning_rate_follow_their_curves(digits: splits.Dataset) -> None:
+    recorder = Recorder()
+    curve = {"shape": "linear", "start": 0.1, "end": 0.0}
+    options = {"epochs": 4, "drop_path": 0.4, "batch_size": 64, "weights": {"lr": curve}}
+    done = trained(plan(**options), digits, recorder)
+    assert [r["drop_path"] for r in recorder.records] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert [r["lr"] for r in recorder.records] == pytest.approx([0.1, 0.075, 0.05, 0.025])
+    assert [(r["phase"], r["seed"], r["epoch"]) for r in recorder.records] == [("retrain", 0, e) for e in range(4)]
+    group = done.optimizer.param_groups[0]
+    assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 3e-4, False)
+
+
+def test_channels_can_be_chosen_by_a_number_of_parameters(digits: splits.Dataset) -> None:
+    done = trained(plan(parameters=6000, epochs=1), digits)
+    assert done.channels == channels_for(SMALL, 6000, 3, 10, 1) != 4
+    results = done.results()
+    assert results["channels"] == done.channels
+    sizes = {
+        c: count(FixedNet(SMALL, c, 3, 10, in_channels=1), (1, 8, 8)).parameters
+        for c in (done.channels - 2, done.channels, done.channels + 2)
+    }
+    assert results["parameters"] == sizes[done.channels]
+    assert min(sizes, key=lambda c: abs(sizes[c] - 6000)) == done.channels
+
+
+def test_published_networks_are_found_by_their_number_of_parameters(digits: splits.Dataset) -> None:
+    """DARTS_V2 has 36 channels at 3.35 M parameters (3 image channels; 1 here)."""
+    assert Retraining(DARTS_V2, RetrainPlan(parameters=3_349_342), digits).channels == 36
+
+
+def one_step(digits: splits.Dataset, **options: Any) -> dict[str, Tensor]:
+    """Weights after one step of plain gradient descent on all images, always from the same weights."""
+    descent = {"lr": 1.0, "momentum": 0, "weight_decay": 0, "clip": None}
+    done = trained(plan(**{"epochs": 1, "batch_size": 64, "weights": descent, **options}), digits)
+    return {name: weight.double() for name, weight in done.first_weights.items() if "running" not in name}
+
+
+def test_the_auxiliary_loss_enters_with_its_weight(digits: splits.Dataset) -> None:
+    """A step is linear in the weight, and the head itself only learns from its own loss."""
+    half, one, two = (one_step(digits, auxiliary=weight) for weight in (0.5, 1.0, 2.0))
+    assert any(name.startswith("auxiliary_head.") for name in one)
+    reached = 0
+    for name in one:
+        first, second = two[name] - one[name], 2 * (one[name] - half[name])
+        torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-5)
+        reached += bool(first.abs().max() > 1e-4)
+    assert reached > 10
+    assert not any(name.startswith("auxiliary_head.") for name in one_step(digits, auxiliary=0.0))
+
+
+def test_gradients_are_clipped_to_the_norm_of_the_plan(digits: splits.Dataset) -> None:
+    start = one_step(digits, weights={"lr": 0.0, "momentum": 0, "weight_decay": 0})
+    free = one_step(digits)
+    clipped = one_step(digits, weights={"lr": 1.0, "momentum": 0, "weight_decay": 0, "clip": 0.01})
+
+    def moved(to: dict[str, Tensor]) -> float:
+        return float(torch.cat([(to[name] - start[name]).flatten() for name in start]).norm())
+
+    assert moved(free) > 0.1
+    assert moved(clipped) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_label_smoothing_enters_the_loss(digits: splits.Dataset) -> None:
+    """Without training, the loss is linear in the smoothing: (1 − s) · plain + s · mean over the classes."""
+    losses = []
+    for smoothing in (0.0, 0.4, 0.8):
+        recorder = Recorder()
+        still = {"lr": 0.0, "momentum": 0, "weight_decay": 0}
+        trained(plan(epochs=1, weights=still, label_smoothing=smoothing), digits, recorder)
+        losses.append(recorder.records[0]["train_loss"])
+    assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-3)
+    assert abs(losses[1] - losses[0]) > 1e-3
+
+
+def test_a_network_learns(digits: splits.Dataset) -> None:
+    """Eight epochs on 64 digits; a guess is right one time in ten."""
+    recorder = Recorder()
+    trained(plan(epochs=8, drop_path=0.0, test_every=8), digits, recorder)
+    assert recorder.records[-1]["train_accuracy"] > 0.35
+    assert recorder.records[-1]["test_accuracy"] > 0.2
+
+
+# --- errors
+
+
+def test_a_loss_that_is_no_longer_a_number_ends_the_retraining(digits: splits.Dataset) -> None:
+    with pytest.raises(RunError, match=r"must stay finite, .* with seed 0, epoch 0, step 1: .*; lower retrain\."):
+        trained(plan(weights={"lr": 1e30, "clip": None}), digits)
+
+
+def test_an_auxiliary_head_needs_the_skeleton_of_darts(digits: splits.Dataset) -> None:
+    cell = Genotype.from_nasbench201("|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|nor_conv_1x1~2|")
+    with pytest.raises(SpaceError, match="an auxiliary head needs skeleton 'darts'"):
+        trained(plan(auxiliary=0.4, layers=5), digits, genotype=cell)
+    assert trained(plan(layers=5, epochs=1), digits, genotype=cell).results()["n"] == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"seeds": []}, "at least 1 item"),
+        ({"drop_path": 1.0}, "less than 1"),
+        ({"epochs": 0}, "greater than or equal to 1"),
+        ({"stem": "svhn"}, "'cifar' or 'imagenet'"),
+        ({"epoch": 3}, "Extra inputs are not permitted"),
+    ],
+)
+def test_plans_that_cannot_be(fault: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        plan(**fault)
+
+
+def test_the_defaults_are_those_of_darts() -> None:
+    default = RetrainPlan()
+    assert (default.channels, default.layers, default.epochs, default.batch_size) == (36, 20, 600, 96)
+    assert (default.drop_path, default.auxiliary, default.cutout, default.seeds) == (0.2, 0.4, 16, (0,))
+    assert (default.weights.lr.value(0, 600), default.weights.lr.value(600, 600)) == (0.025, 0.0)

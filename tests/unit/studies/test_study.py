@@ -1,0 +1,579 @@
+"""Studies: every one in its smallest form on digits, going on after an interruption, mistakes, and known answers."""
+
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import Field
+from tests.helpers.studies import names_of, rows_of, without_reports  # noqa: F401
+
+from topocell import ArchState, Genotype, api, spaces, studies
+from topocell.cli import main
+from topocell.config.load import load_recipe
+from topocell.config.recipe import Recipe
+from topocell.data.nasbench201 import Table, official_archs
+from topocell.errors import DataError, RecipeError, RunError
+from topocell.io import files
+from topocell.reporting.terminal import Quiet
+from topocell.runs import setup
+from topocell.runs.monitor import RunMonitor
+from topocell.runtime.provenance import environment
+from topocell.studies import STUDIES, Bench, Options, Outcome, Study, edge_ranking
+from topocell.studies._options import parse
+from topocell.studies._training import finished_search
+
+TINY = ["--budget", "smoke", "data.images=24", "data.test_images=10", "space.nodes=2", "search.watch_batches=1"]
+CELL = {"inputs": 2, "nodes": [[["skip_connect", 0], ["sep_conv_3x3", 1]], [["skip_connect", 2]]], "concat": [2, 3]}
+TABLE_FILES = ("table.csv", "table.md", "figure.png", "figure.svg", "study.json")
+REAL_TABLE = os.environ.get(setup.TRUTH_VARIABLE, "")
+
+#: The smallest form of every study; {place} is a directory with `cell.json` and `table.csv`.
+SMALLEST = {
+    "topology-average": ["table={place}/table.csv"],
+    "edge-ranking": [*TINY, "recipes=dots"],
+    "depth": [*TINY[:4], "genotype={place}/cell.json", "layers=[1,2]"],
+    "wirings": [*TINY[:4], "nodes=2", "again=1"],
+    "subspaces": [*TINY, "spaces=[ss3,ss4]", "depths=3", "first_also=[]", "seeds=0"],
+    "edarts-ablation": [*TINY, "seeds=0"],
+    "stability": [*TINY, "recipes=darts-v1", "epochs=[1,2]", "seeds=0"],
+    "views": [*TINY, "seeds=0"],
+    "joint": [*TINY, "seeds=0"],
+    "compare": [*TINY, "recipes=[random, random search.channels=2]", "seeds=[0,3]"],
+    "trajectory": [*TINY, "recipes=darts-pt", "space.nodes=1", "epochs=2", "seeds=0"],
+    "operation-strength": [*TINY, "space.candidates=[skip_connect,sep_conv_3x3]", "edges=1"],
+    "skip-gap": TINY,
+    "edge-shuffle": [*TINY, "shuffles=2", "depth=2"],
+    "progressive-tuning": [*TINY, "recipes=darts-pt", "space.nodes=1", "seeds=0"],
+    "selection-agreement": [*TINY, "recipes=darts-pt", "space.nodes=1", "confidences=0.9", "seeds=0"],
+    "tuning-epochs": [*TINY, "recipes=darts-pt", "space.nodes=1", "tune_epochs=[0,1]", "seeds=0"],
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: Any) -> Path:
+    folder: Path = tmp_path_factory.mktemp("place")
+    cell = {"format": 1, "space": "darts", "cells": {"normal": CELL, "reduce": CELL}}
+    (folder / "cell.json").write_text(json.dumps(cell))
+    archs = list(official_archs())
+    accuracy = [planted(arch) for arch in archs]
+    Table(archs, {"cifar10_test_200ep": np.array(accuracy)}).save(folder / "table.csv")
+    return folder
+
+
+def planted(arch: str) -> float:
+    """An accuracy whose mean over the operations of a wiring is 40 + 5 · edges, without edge 0→2 one more."""
+    ops = re.findall(r"([a-z0-9_]+)~(\d)", arch)
+    edges = [(op, int(p)) for op, p in ops if op != "none"]
+    noise = sum({"nor_conv_3x3": 1.0, "nor_conv_1x1": -1.0}.get(op, 0.0) for op, _ in edges)
+    return 40 + 5 * len(edges) + noise + (ops[1][0] == "none")
+
+
+class Toy(Options):
+    n: int = Field(3, description="number of items")
+
+
+def toy(bench: Bench, options: Toy) -> Outcome:
+    """Squares."""
+    bench.begin(options.n, {}, environment("cpu", "", {}))
+    rows = [{"i": i, "square": bench.item(f"item-{i}", square, i)["square"]} for i in range(options.n)]
+    return Outcome(rows, lambda path: path.write_text("drawn"), 1)
+
+
+def square(i: int) -> dict[str, int]:
+    return {"square": i * i}
+
+
+@pytest.fixture
+def toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study is one function and one row."""
+    monkeypatch.setitem(STUDIES, "toy", Study("squares", "", Toy, toy, "n=2"))
+
+
+def words_of(name: str, place: Path) -> list[str]:
+    return [word.format(place=place) for word in SMALLEST[name]]
+
+
+@pytest.fixture(scope="module")
+def done(place: Path) -> Callable[[str], Path]:
+    """Runs a study in its smallest form once, on demand; returns its directory."""
+
+    def run(name: str) -> Path:
+        folder = place / "done" / name
+        if not folder.exists():
+            assert main(["study", name, *words_of(name, place), "--quiet", "--out", str(folder)]) == 0
+        return folder
+
+    return run
+
+
+def test_every_study_is_tested() -> None:
+    assert set(SMALLEST) == set(STUDIES) and len(STUDIES) >= 7
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_leaves_a_table_and_a_figure(name: str, done: Callable[[str], Path], capsys: Any) -> None:
+    folder = done(name)
+    assert all((folder / file).stat().st_size > 50 for file in TABLE_FILES)
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    rows, page = rows_of(folder), (folder / "table.md").read_text()
+    assert len(rows) >= 2
+    assert page.startswith(f"# {name}\n") and page.count("\n| ") == len(rows) + 2
+    stated = json.loads((folder / "study.json").read_text())
+    assert stated["study"] == name and stated["options"] and stated["inputs"] and stated["n"] >= 1
+    assert {"torch", "topocell", "seeds", "data_fingerprint"} <= stated["environment"].keys()
+    assert f"n = {stated['n']}" in page and stated["environment"]["torch"] in page
+    assert stated["items"] == len(names_of(folder)) == len(set(names_of(folder))) and stated["seconds"] > 0
+    for row in rows:
+        shares = [float(value) for key, value in row.items() if key.endswith("%") and value]
+        assert shares and all(0 <= share <= 100 for share in shares)
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_finished_study_is_not_repeated(
+    name: str, place: Path, done: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = done(name)
+    before = {file: (folder / file).read_bytes() for file in TABLE_FILES}
+    for step in ("run", "search", "retrain"):
+        monkeypatch.setattr(api, step, lambda *_: pytest.fail("an item was made again"))
+    assert main(["study", name, *words_of(name, place), "--quiet", "--out", str(folder)]) == 0
+    assert {file: (folder / file).read_bytes() for file in TABLE_FILES} == before
+
+
+# --- going on
+
+
+class Once:
+    """A function that is interrupted, once, instead of its call number `at`."""
+
+    def __init__(self, function: Callable[..., Any], at: int) -> None:
+        self.function, self.at, self.calls = function, at, 0
+
+    def __call__(self, *args: Any) -> Any:
+        self.calls += 1
+        if self.calls == self.at:
+            raise KeyboardInterrupt
+        return self.function(*args)
+
+
+def test_cells_trained_before_an_interruption_are_not_trained_again(
+    place: Path, tmp_path: Path, done: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    argv = ["study", "depth", *words_of("depth", place), "--out", str(tmp_path / "a")]
+    retrain = Once(api.retrain, at=2)
+    monkeypatch.setattr(api, "retrain", retrain)
+    assert main(argv) == 130
+    assert names_of(tmp_path / "a") == ["layers-1"] and not (tmp_path / "a/table.csv").exists()
+    assert main(argv) == 0
+    assert "going on with" in capsys.readouterr().out
+    assert retrain.calls == 3 and names_of(tmp_path / "a") == ["layers-1", "layers-2"]
+    for file in ("table.csv", "figure.svg"):
+        assert (tmp_path / "a" / file).read_bytes() == (done("depth") / file).read_bytes()
+
+
+def test_an_item_goes_on_in_the_middle(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [*TINY[2:4], "budget=smoke", f"genotype={place / 'cell.json'}", "layers=1", "retrain.epochs=3"]
+    studies.run("depth", words, tmp_path / "whole")
+    seen: list[int] = []
+
+    def metrics(self: RunMonitor, record: Mapping[str, Any]) -> None:
+        seen.append(record["epoch"])
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        put(self, record)
+
+    put = RunMonitor.metrics
+    monkeypatch.setattr(RunMonitor, "metrics", metrics)
+    with pytest.raises(KeyboardInterrupt):
+        studies.run("depth", words, tmp_path / "broken")
+    studies.run("depth", words, tmp_path / "broken")
+    assert seen == [0, 1, 2, 2]
+    assert rows_of(tmp_path / "broken") == rows_of(tmp_path / "whole")
+
+
+def test_a_study_refuses_to_go_on_with_something_else(
+    place: Path, tmp_path: Path, done: Callable[[str], Path], capsys: Any
+) -> None:
+    out = str(done("depth"))
+    changes = [
+        (["study", "depth", *words_of("depth", place), "layers=[1,3]"], "options.layers is [1, 2] there and [1, 3]"),
+        (
+            ["study", "depth", *TINY[:2], *words_of("depth", place)[4:]],
+            "options.overrides is ['data.images=24', 'data.test_images=10'] there and [] here",
+        ),
+        (["study", "topology-average", *words_of("topology-average", place)], "study is 'depth' there"),
+    ]
+    before = (done("depth") / "study.json").read_bytes()
+    for argv, words in changes:
+        assert main([*argv, "--out", out]) == 2
+        error = capsys.readouterr().err
+        assert "belongs to another study" in error and words in error and error.count("\n") == 1
+    assert (done("depth") / "study.json").read_bytes() == before
+
+
+def test_a_cell_that_changed_is_another_study(place: Path, tmp_path: Path) -> None:
+    cell = shutil.copy(place / "cell.json", tmp_path / "cell.json")
+    words = ["budget=smoke", *TINY[2:4], f"genotype={cell}", "layers=1"]
+    studies.run("depth", words, tmp_path / "a")
+    Path(cell).write_text(Path(cell).read_text().replace("sep_conv_3x3", "sep_conv_5x5"))
+    with pytest.raises(RunError, match=r"inputs\.genotype\.cells\.normal\.nodes\.0\.1 is \['sep_conv_3x3', 1\] there"):
+        studies.run("depth", words, tmp_path / "a")
+
+
+def test_directories_that_are_no_study(toys: None, tmp_path: Path) -> None:
+    (tmp_path / "things").mkdir()
+    (tmp_path / "things/note.txt").write_text("precious")
+    (tmp_path / "plain").write_text("")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/study.json").write_text("{")
+    for name, rule in (("things", "holds 'note.txt'"), ("plain", "is a file"), ("damaged", "is damaged")):
+        with pytest.raises(RunError, match=rule):
+            studies.run("toy", [], tmp_path / name)
+    (tmp_path / "used").mkdir()
+    unlock = files.lock(tmp_path / "used")
+    with pytest.raises(RunError, match="one process at a time"):
+        studies.run("toy", [], tmp_path / "used")
+    unlock()
+    assert [row["square"] for row in rows_of(studies.run("toy", [], tmp_path / "used"))] == ["0", "1", "4"]
+
+
+def test_what_a_kill_leaves_is_put_right(toys: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = studies.run("toy", ["n=4"], tmp_path / "whole")
+    monkeypatch.setattr(f"{__name__}.square", Once(square, at=3))
+    with pytest.raises(KeyboardInterrupt):
+        studies.run("toy", ["n=4"], tmp_path / "a")
+    lines = tmp_path / "a/items.jsonl"
+    lines.write_text(lines.read_text() + '{"item": "item-2", "squ')
+    (tmp_path / "a/.table.csv.12.tmp").write_text("half")
+    made = Once(square, at=0)
+    monkeypatch.setattr(f"{__name__}.square", made)
+    assert rows_of(studies.run("toy", ["n=4"], tmp_path / "a")) == rows_of(whole)
+    assert made.calls == 2 and names_of(tmp_path / "a") == [f"item-{i}" for i in range(4)]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == sorted(p.name for p in whole.iterdir())
+
+
+def test_a_damaged_line_is_named(toys: None, tmp_path: Path) -> None:
+    lines = studies.run("toy", [], tmp_path / "a") / "items.jsonl"
+    lines.write_text("[]\n" + lines.read_text())
+    with pytest.raises(RunError, match="line 1 is damaged"):
+        studies.run("toy", [], tmp_path / "a")
+
+
+def test_a_bench_counts_its_items(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Said(Quiet):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    def draw(path: Path) -> None:
+        path.write_text("")
+
+    with Bench("any", "about", {"a": (1,)}, tmp_path / "a", Said()) as bench:
+        bench.begin(2, {}, {"topocell": "0", "torch": "0", "python": "0", "gpu": None, "cpu": "c", "threads": 1})
+        assert bench.item("one", lambda x: {"value": x}, math.nan)["value"] is None
+        assert bench.item("two", dict)["seconds"] >= 0
+        bench.finish(Outcome([{"a|b": True, "c %": 1.0, "d": None}], draw, 1, notes=["A note."]))
+    assert said[:3] == ["[1/2] one", "[2/2] two", "A note."]
+    page = (tmp_path / "a/table.md").read_text()
+    assert "| yes | 1.00 | — |" in page and "Options: a=[1]." in page and "\nA note.\n" in page
+    files.lock(tmp_path / "a")()  # the lock was given back
+
+
+# --- mistakes
+
+ODD = ["compare", *TINY[:4], "--out", "new"]
+MISTAKES: list[tuple[list[str], str]] = [
+    (["fly", "--out", "new"], "No such command 'fly'"),
+    (["depht", "--out", "new"], "Did you mean 'depth'?"),
+    (["depth", "--out", "new"], "genotype is required; give genotype=VALUE"),
+    (["depth"], "Missing option '--out'"),
+    (["depth", "genotype=absent.json", "--out", "new"], "absent.json: a genotype must be a readable file"),
+    (["depth", "genotype={place}", "--out", "new"], "genotype.json: a genotype must be a readable file"),
+    (["depth", "genotype={place}/cell.json", "layers=[0]", "--out", "new"], "layers.0: input should be greater"),
+    (["depth", "genotype={place}/cell.json", "layers=[2,2]", "--out", "new"], "'2' is named again"),
+    (["depth", "genotype={place}/cell.json", "layers=[]", "--out", "new"], "layers: "),
+    (["depth", "genotype={place}/cell.json", "layrs=[2]", "--out", "new"], "'layrs' (did you mean 'layers'?)"),
+    (["depth", "genotype={place}/cell.json", "retrain_as=dotz", "--out", "new"], "did you mean 'dots'?"),
+    (["topology-average", "--out", "new"], "none is named; give table=PATH or set TOPOCELL_NASBENCH201"),
+    (["topology-average", "table=absent.csv", "--out", "new"], "cannot read the table 'absent.csv'"),
+    (["topology-average", "table={place}/table.csv", "column=c", "--out", "new"], "but not 'c'"),
+    (["topology-average", "table={place}/table.csv", "--budget", "smoke", "--out", "new"], "unknown option 'budget'"),
+    (
+        ["topology-average", "retrain.epochs=1", "--out", "new"],
+        "unknown option 'retrain.epochs'; it takes table, column",
+    ),
+    (ODD, "recipes is required"),
+    ([*ODD, "recipes=dotz"], "unknown recipe 'dotz' (did you mean 'dots'?)"),
+    ([*ODD, "recipes=[dots, dots]"], "'dots' is named again"),
+    ([*ODD, "recipes=dots", "seed=3"], "use seeds=[..]"),
+    ([*ODD, "recipes=[dots seed=3]"], "use seeds=[..]"),
+    ([*ODD, "recipes=[dots 'x]"], "No closing quotation"),
+    ([*ODD, "recipes=[dots"], "the value must be YAML"),
+    ([*ODD, "recipes=dots", "seeds=[-1]"], "seeds.0: input should be greater than or equal to 0, but got -1"),
+    (
+        [*ODD, "recipes=dots", "seeds=a"],
+        "error: study compare: seeds.0: input should be a valid integer, but got 'a'\n",
+    ),
+    ([*ODD, "recipes=dots", "seeds=[]"], "error: study compare: seeds: list should have at least 1 item, but got []\n"),
+    (
+        [*ODD, "recipes=dots", "budget=paper"],
+        "budget is given once, but got 'paper' and 'smoke'; leave one of them out",
+    ),
+    (["depth", "genotype=2024", "--out", "new"], "but got 2024; write it in quotes, in a shell genotype='\"2024\"'"),
+    ([*ODD, "recipes=dots", "epochs"], "an option has the form key=value, but got 'epochs'"),
+    ([*ODD, "recipes=dots", "retrain.epoch=1"], "retrain.epoch: unknown key (did you mean 'epochs'?)"),
+    ([*ODD, "recipes=dots", "sedes=[0]", "recipe=dots"], "'sedes' (did you mean 'seeds'?)"),
+    ([*ODD, "recipes=dots", "data.dataset=folder", "data.root=absent"], "absent"),
+    ([*ODD, "recipes=dots", "space=dartz"], "unknown space 'dartz'"),
+    (["stability", *TINY[:4], "epochs=[1,9]", "--out", "new"], "epochs must be within the search"),
+    (["edge-ranking", *TINY[:4], "space.nodes=1", "--out", "new"], "ranking needs a last node with three inputs"),
+    (["views", "--budget", "tiny", "--out", "new"], "'tiny' is not one of"),
+]
+
+
+@pytest.mark.parametrize(("argv", "words"), MISTAKES, ids=[" ".join(argv[:3] + argv[-1:]) for argv, _ in MISTAKES])
+def test_a_mistake_is_one_line_and_nothing_is_written(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, argv: list[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["study", *(word.format(place=place) for word in argv)]) == 2
+    out, error = capsys.readouterr()
+    assert error.startswith("error: ") and error.count("\n") == 1 and words in error
+    assert "Traceback" not in out + error and list(tmp_path.iterdir()) == []
+
+
+def test_all_faults_of_options_at_once() -> None:
+    with pytest.raises(RecipeError, match=r"study depth: .*'a'.*'layrs'.*genotype is required"):
+        parse("depth", STUDIES["depth"].options, ["a", "layrs=3"])
+    with pytest.raises(RecipeError, match=r"unknown study 'depht' \(did you mean 'depth'\?\)"):
+        studies.run("depht", [], "new")
+
+
+def test_no_option_hides_a_key_of_recipes() -> None:
+    for row in STUDIES.values():
+        assert issubclass(row.options, Options) and not set(row.options.listed()) & set(Recipe.model_fields)
+        assert all(field.description for field in row.options.listed().values())
+
+
+# --- help
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_help_shows_options_and_an_example_that_works(name: str, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    assert main(["study", name, "--help"]) == 0
+    text = capsys.readouterr().out
+    for option in [*STUDIES[name].options.listed(), "--out", "--budget", "--quiet"]:
+        assert option in text
+    example = next(line.strip() for line in text.splitlines() if line.strip().startswith(f"topocell study {name} "))
+    words = shlex.split(example)[3:]
+    assert words[-2] == "--out"
+    values = [word for word in words[:-2] if "=" in word]
+    values += [f"budget={words[words.index('--budget') + 1]}"] if "--budget" in words else []
+    options = parse(name, STUDIES[name].options, values)
+    if hasattr(options, "arms"):
+        assert options.arms()
+
+
+def test_the_list_names_every_study(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    assert main(["study", "list"]) == 0
+    out = capsys.readouterr().out
+    for name, row in STUDIES.items():
+        assert re.search(rf"│ {name} +│ {re.escape(row.about)} +│ {re.escape(row.source)} +│", out)
+
+
+# --- topology-average
+
+
+def test_averages_of_a_planted_table(place: Path, done: Callable[[str], Path]) -> None:
+    rows = rows_of(done("topology-average"))
+    assert len(rows) == 64 and len({row["wiring"] for row in rows}) == 64
+    for row in rows:
+        edges = int(row["edges"])
+        assert int(row["architectures"]) == 4**edges
+        without = "0→2" not in row["wiring"]
+        assert float(row["accuracy %"]) == pytest.approx(40 + 5 * edges + without)
+    by_name = {row["wiring"]: row for row in rows}
+    reached = {name for name, row in by_name.items() if row["output reached"] == "True"}
+    assert "0→3" in reached and "0→1 1→2 2→3" in reached
+    assert not reached & {"no edge", "0→1 0→2 1→2", "1→2 1→3 2→3", "0→1 2→3"}
+    summary = json.loads((done("topology-average") / "study.json").read_text())["summary"]["best mean by edges"]
+    assert summary == {"6": 70.0, **{str(k): pytest.approx(41 + 5 * k) for k in range(6)}}
+
+
+@pytest.mark.skipif(not REAL_TABLE, reason=f"{setup.TRUTH_VARIABLE} does not name the NAS-Bench-201 table")
+def test_topology_average_of_the_benchmark(tmp_path: Path) -> None:
+    """TopoNAS, Figure 1, CIFAR-10 after 200 epochs."""
+    studies.run("topology-average", [f"table={REAL_TABLE}"], tmp_path / "a")
+    best = json.loads((tmp_path / "a/study.json").read_text())["summary"]["best mean by edges"]
+    assert [round(best[k], 2) for k in ("6", "5", "4")] == [89.43, 89.81, 89.85]
+    assert best["4"] == max(best.values())
+
+
+def test_the_environment_names_the_table(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(setup.TRUTH_VARIABLE, str(place / "table.csv"))
+    studies.run("topology-average", [], tmp_path / "a")
+    assert len(rows_of(tmp_path / "a")) == 64
+    with pytest.raises(DataError, match="cannot read the table"):
+        studies.run("topology-average", ["table=absent"], tmp_path / "b")
+
+
+# --- edge-ranking
+
+
+def test_pairs_are_weighed_by_their_probability() -> None:
+    """DOTS: ten pairs enter the last node of the DARTS cell; β in order gives weights in order."""
+    topology = {"name": "subsets", "view": "target", "sizes": 2}
+    arch = ArchState(spaces.get("darts", nodes=4), topology=topology)
+    with torch.no_grad():
+        arch.beta["normal"].copy_(torch.arange(20.0) / 3)
+    _, weights = edge_ranking.pair_weights(arch, "normal")
+    assert list(weights) == [(a, b) for a in range(9, 14) for b in range(a + 1, 14)]
+    values = list(weights.values())
+    assert values == sorted(values) and sum(values) == pytest.approx(1)
+    assert values[-1] / values[0] == pytest.approx(math.exp(3))
+    arch.edge_temperature = 0.001
+    assert list(edge_ranking.pair_weights(arch, "normal")[1].values()) == values
+
+
+def test_sets_of_any_size_are_weighed_by_their_pairs_alone() -> None:
+    topology = {"name": "subsets", "view": "target", "sizes": "any"}
+    arch = ArchState(spaces.get("darts", nodes=2), topology=topology, init=0.0)
+    _, weights = edge_ranking.pair_weights(arch, "normal")
+    assert weights == {pair: pytest.approx(1 / 7) for pair in ((2, 3), (2, 4), (3, 4))}
+
+
+def test_pairs_are_weighed_by_their_operations() -> None:
+    """DARTS: an edge counts as much as its strongest operation besides none."""
+    arch = ArchState(spaces.get("darts", nodes=2, candidates=["none", "skip_connect", "sep_conv_3x3"]), init=0.0)
+    with torch.no_grad():
+        arch.alpha["normal"][2, 0] = 9.0  # none
+        arch.alpha["normal"][3, 1] = 2.0
+        arch.alpha["normal"][4, 2] = 1.0
+    _, weights = edge_ranking.pair_weights(arch, "normal")
+    e2, e1, none = math.exp(2), math.exp(1), 1 / (2 + math.exp(9))
+    assert weights[3, 4] == pytest.approx(e2 / (e2 + 2) + e1 / (e1 + 2))
+    assert weights[2, 3] == pytest.approx(none + e2 / (e2 + 2))
+
+
+def test_every_pair_has_its_cell(done: Callable[[str], Path]) -> None:
+    folder = done("edge-ranking")
+    search, *pairs = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
+    assert search["item"] == "dots-seed-0-search" and len(pairs) == 3
+    arch = finished_search(folder / "runs" / search["item"]).learner.arch
+    assert [len(found["inputs"]) for found in search["pairs"]] == [2, 2, 2]
+    assert sorted(found["inputs"] for found in search["pairs"]) == [[0, 1], [0, 2], [1, 2]]
+    cells = [Genotype.from_dict(found["genotype"]) for found in search["pairs"]]
+    for found, cell, record in zip(search["pairs"], cells, pairs, strict=True):
+        *others, last = cell.cells["normal"].nodes
+        assert [source for _, source in last] == found["inputs"]
+        assert others == list(cells[0].cells["normal"].nodes[:-1])
+        assert cell.cells["reduce"] == cells[0].cells["reduce"] and "none" not in dict(last)
+        assert Genotype.from_dict(record["genotype"]) == cell
+    assert sum(found["derived"] for found in search["pairs"]) == 1
+    chosen = max(search["pairs"], key=lambda found: found["weight"])
+    decoded = arch.topologies["normal"].decode(arch.beta["normal"])
+    assert chosen["derived"] and chosen["inputs"] == [arch.space.cells["normal"].edges[e][0] for e in decoded[-2:]]
+
+
+def test_a_ranking_that_is_right_has_tau_one(
+    place: Path, tmp_path: Path, done: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(done("edge-ranking"), tmp_path / "a")
+    lines = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
+    order = sorted(found["weight"] for found in lines[0]["pairs"])
+    for found, record in zip(lines[0]["pairs"], lines[1:], strict=True):
+        for one in record["results"]["runs"]:
+            one["last"] = 0.5 + 0.1 * order.index(found["weight"])
+    (folder / "items.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert main(["study", "edge-ranking", *words_of("edge-ranking", place), "--quiet", "--out", str(folder)]) == 0
+    found = json.loads((folder / "study.json").read_text())["summary"]["kendall_tau"]["dots, seed 0"]
+    assert found["tau"] == pytest.approx(1.0) and found["pairs"] == 3
+    assert "Kendall's τ 1.00" in (folder / "table.md").read_text()
+
+
+def test_the_paper_retrains_for_300_epochs() -> None:
+    options: Any = parse("edge-ranking", STUDIES["edge-ranking"].options, [])
+    assert options.recipes == ("darts-v1", "dots") and options.budget == "paper"
+    assert edge_ranking.PUBLISHED_EPOCHS == 300
+
+
+# --- depth, stability, compare
+
+
+def test_depth_changes_the_depth_alone(done: Callable[[str], Path]) -> None:
+    first, second = rows_of(done("depth"))
+    assert (first["layers"], second["layers"]) == ("1", "2")
+    assert int(first["parameters"]) < int(second["parameters"])
+    recipes = [(done("depth") / f"runs/layers-{n}/recipe.yaml").read_text() for n in (1, 2)]
+    assert recipes[0].replace("layers: 1\n", "layers: 2\n") == recipes[1]
+
+
+def test_depth_of_a_run_takes_its_recipe(done: Callable[[str], Path], tmp_path: Path) -> None:
+    run = done("compare") / "runs/random-1-seed-3"
+    studies.run("depth", [f"genotype={run}", "layers=[2]", "budget=smoke"], tmp_path / "a")
+    recipe = (tmp_path / "a/runs/layers-2/recipe.yaml").read_text()
+    assert "name: random" in recipe and "images: 24" in recipe
+    assert Genotype.load(tmp_path / "a/runs/layers-2/genotype.json") == Genotype.load(run / "genotype.json")
+
+
+def test_stability_derives_what_the_search_saw(done: Callable[[str], Path]) -> None:
+    folder = done("stability")
+    rows = rows_of(folder)
+    lines = (folder / "runs/darts-v1-seed-0-search/metrics.jsonl").read_text().splitlines()
+    for row, line in zip(rows, lines, strict=True):
+        cells = {"format": 1, "space": "darts", "cells": json.loads(line)["derived"]}
+        assert row["cell"] == Genotype.from_dict(cells).key
+        trained = Genotype.load(folder / f"runs/darts-v1-seed-0-cell-{row['cell']}/genotype.json")
+        assert trained.key == row["cell"]
+    assert len(names_of(folder)) == 1 + len({row["cell"] for row in rows})  # an equal cell is trained once
+
+
+def test_comparison_of_recipes(done: Callable[[str], Path]) -> None:
+    folder = done("compare")
+    first, second = rows_of(folder)
+    assert (first["recipe"], second["recipe"]) == ("random", "random search.channels=2")
+    accuracy = {}
+    for arm in (1, 2):
+        results = [json.loads((folder / f"runs/random-{arm}-seed-{s}/results.json").read_text()) for s in (0, 3)]
+        assert [result["n"] for result in results] == [1, 1]
+        accuracy[arm] = np.array([100 * result["last_mean"] for result in results])
+    for arm, row in ((1, first), (2, second)):
+        assert float(row["accuracy %"]) == pytest.approx(accuracy[arm].mean())
+        assert float(row["± %"]) == pytest.approx(accuracy[arm].std(ddof=1))
+        assert float(row["difference %"]) == pytest.approx((accuracy[arm] - accuracy[1]).mean())
+        assert row["n"] == "2"
+
+
+def test_pairs_of_recipes(done: Callable[[str], Path]) -> None:
+    assert [row["recipe"] for row in rows_of(done("views"))] == ["toponas-fixed-darts", "toponas-input-view"]
+    assert [row["recipe"] for row in rows_of(done("joint"))] == ["toponas-fixed-darts", "toponas-joint"]
+    assert rows_of(done("joint"))[1]["published"] == load_recipe("toponas-joint").published != ""
+
+
+def test_cells_with_a_known_accuracy_are_looked_up(place: Path, tmp_path: Path) -> None:
+    words = ["budget=smoke", *TINY[2:4], "recipes=[nb201-darts]", "seeds=[0]"]
+    words += [f"truth.table={place / 'table.csv'}"]
+    studies.run("compare", words, tmp_path / "a")
+    (row,) = rows_of(tmp_path / "a")
+    genotype = Genotype.load(tmp_path / "a/runs/nb201-darts-seed-0/genotype.json")
+    assert float(row["accuracy %"]) == pytest.approx(planted(genotype.to_nasbench201())) and row["parameters"] == ""
+    genotype.save(tmp_path / "found.json")
+    with pytest.raises(RecipeError, match="depth retrains cells"):
+        studies.run(
+            "depth",
+            [*words[:3], words[-1], "retrain_as=nb201-darts", f"genotype={tmp_path / 'found.json'}"],
+            tmp_path / "b",
+        )
