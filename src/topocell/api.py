@@ -4,7 +4,7 @@ A run goes search → select → retrain → report. Each step reads what the on
 that a run goes on wherever it was stopped, and each step can be taken alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from topocell.config.load import resolved
 from topocell.config.recipe import Recipe
 from topocell.config.retrain import PROTOCOLS
+from topocell.data.given import Given, given_source
 from topocell.data.nasbench201 import Table
 from topocell.data.splits import Dataset, search_data
 from topocell.errors import RecipeError, nearest
@@ -26,11 +27,20 @@ from topocell.runs.run import Work, run_environment
 from topocell.runs.setup import build_space, check, check_images, execution, find_device, load_data, load_truth
 
 
-def run(recipe: Recipe, out: str | Path, display: Display | None = None, *, accept_data: bool = False) -> Path:
+def run(
+    recipe: Recipe,
+    out: str | Path,
+    display: Display | None = None,
+    *,
+    accept_data: bool = False,
+    data: Given | Sequence[Any] | None = None,
+) -> Path:
     """Search, derive, retrain and report; goes on if `out` holds an unfinished run of the same recipe.
 
     With a table of true accuracies (see `load_truth`) the cell is looked up instead of retrained. With `accept_data`
-    a run goes on even when the images are no longer those it began with (see `RunDir.open`).
+    a run goes on even when the images are no longer those it began with (see `RunDir.open`). With `data`, tensors or
+    datasets of `torch.utils.data` (see `topocell.data.given.Given`), these are its images in place of what the recipe
+    names; give them again to continue it.
 
     Returns the path of the report.
 
@@ -39,22 +49,35 @@ def run(recipe: Recipe, out: str | Path, display: Display | None = None, *, acce
         RunError, CheckpointError: `out` cannot be used, or what it holds is damaged.
         Interrupted: SIGINT or SIGTERM, after the state was saved.
     """
-    with _opened(recipe, out, display, accept_data) as work:
+    with _opened(recipe, out, display, accept_data, data) as work:
         work.search()
         work.select()
-        _retrain(work, recipe.protocol, accept_data)
+        _retrain(work, work.recipe.protocol, accept_data, data)
         return work.report()
 
 
-def search(recipe: Recipe, out: str | Path, display: Display | None = None, *, accept_data: bool = False) -> Path:
+def search(
+    recipe: Recipe,
+    out: str | Path,
+    display: Display | None = None,
+    *,
+    accept_data: bool = False,
+    data: Given | Sequence[Any] | None = None,
+) -> Path:
     """Only the search; leaves `checkpoints/supernet.ckpt`. Returns the run directory. Goes on and raises as `run`."""
-    with _opened(recipe, out, display, accept_data) as work:
+    with _opened(recipe, out, display, accept_data, data) as work:
         work.search()
         return work.directory.path
 
 
 def select(
-    out: str | Path, display: Display | None = None, name: str | None = None, *, replace: bool = False, **changes: Any
+    out: str | Path,
+    display: Display | None = None,
+    name: str | None = None,
+    *,
+    replace: bool = False,
+    data: Given | Sequence[Any] | None = None,
+    **changes: Any,
 ) -> Genotype:
     """Derive the cell of a searched run, with the recipe's rules or others, and write genotype.json.
 
@@ -67,6 +90,7 @@ def select(
         out: directory of the run.
         display: shows the work; nothing is shown without one.
         name: of the directory in OUT/selections; without it the cell becomes the run's own.
+        data: as for `run`.
         replace: whether a cell whose retraining has begun may give way to another, which drops that retraining.
         changes: fields of `topocell.config.selection.SelectionPlan` to use instead of the recipe's.
 
@@ -74,17 +98,22 @@ def select(
         RunError: the search is not finished, `name` has other rules, or the cell is retrained and `replace` is False.
         RecipeError: a rule that does not exist.
     """
-    with _reopened(out, display) as work:
+    with _reopened(out, display, data=data) as work:
         name = work.name_beside(changes) if name is None else name
         if name is None:
             return work.select(again=True, replace=replace, **changes)
         recipe, path = work.begin_beside(name, changes)
-    with _opened(recipe, path, display) as work:
+    with _opened(recipe, path, display, data=data) as work:
         return work.select()
 
 
 def retrain(
-    out: str | Path, display: Display | None = None, protocol: str | None = None, *, accept_data: bool = False
+    out: str | Path,
+    display: Display | None = None,
+    protocol: str | None = None,
+    *,
+    accept_data: bool = False,
+    data: Given | Sequence[Any] | None = None,
 ) -> dict[str, Any]:
     """Retrain the derived cell of a run as its recipe says, or look its true accuracy up where there is a table.
 
@@ -93,7 +122,7 @@ def retrain(
         display: shows the work; nothing is shown without one.
         protocol: a row of `topocell.config.retrain.PROTOCOLS`, in place of the recipe's own. A shallow evaluation has
             a run directory of its own, OUT/shallow.
-        accept_data: as for `run`.
+        accept_data, data: as for `run`.
 
     Returns what results.json holds, of OUT/shallow where there was no full retraining.
 
@@ -104,18 +133,18 @@ def retrain(
         raise RecipeError(
             f"protocol must be one of {', '.join(PROTOCOLS)}, but got {protocol!r}{nearest(protocol, PROTOCOLS)}"
         )
-    with _reopened(out, display, accept_data) as work:
+    with _reopened(out, display, accept_data, data) as work:
         work.need_genotype()
-        return _retrain(work, protocol or work.recipe.protocol, accept_data)
+        return _retrain(work, protocol or work.recipe.protocol, accept_data, data)
 
 
-def _retrain(work: Work, protocol: str, accept_data: bool) -> dict[str, Any]:
+def _retrain(work: Work, protocol: str, accept_data: bool, data: Given | Sequence[Any] | None = None) -> dict[str, Any]:
     """Evaluate and retrain a cell by a protocol; a cell whose accuracy is known needs neither."""
     shallow, full = PROTOCOLS[protocol]
     if work.truth is not None or not shallow:
         return work.retrain()
     recipe, path = work.begin_shallow(accept_data)
-    with _opened(recipe, path, work.display, accept_data) as beside:
+    with _opened(recipe, path, work.display, accept_data, data) as beside:
         results = beside.retrain()
     found, least = results["last_mean"], work.recipe.shallow.threshold
     work.monitor.say(f"shallow evaluation: {100 * found:.2f} % (n = {results['n']}), see {path}")
@@ -165,10 +194,19 @@ def estimate(recipe: Recipe) -> Estimate:
 
 
 @contextmanager
-def _opened(recipe: Recipe, out: str | Path, display: Display | None, accept_data: bool = False) -> Iterator[Work]:
+def _opened(
+    recipe: Recipe,
+    out: str | Path,
+    display: Display | None,
+    accept_data: bool = False,
+    data: Given | Sequence[Any] | None = None,
+) -> Iterator[Work]:
     check(recipe)
-    truth = load_truth(recipe)
-    dataset = load_data(recipe)
+    truth, given = load_truth(recipe), None
+    if data is not None:
+        given = given_source(data)
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"dataset": "given", "root": None})})
+    dataset = load_data(recipe, given)
     if truth is None:
         check_images(recipe, dataset)
     env = run_environment(recipe, dataset, truth)
@@ -177,10 +215,15 @@ def _opened(recipe: Recipe, out: str | Path, display: Display | None, accept_dat
 
 
 @contextmanager
-def _reopened(out: str | Path, display: Display | None, accept_data: bool = False) -> Iterator[Work]:
+def _reopened(
+    out: str | Path,
+    display: Display | None,
+    accept_data: bool = False,
+    data: Given | Sequence[Any] | None = None,
+) -> Iterator[Work]:
     with RunDir.existing(out, lock=False) as found, naming_imports(out):
         recipe = resolved(found.recipe_yaml)
-    with _opened(recipe, out, display, accept_data) as work:
+    with _opened(recipe, out, display, accept_data, data) as work:
         yield work
 
 

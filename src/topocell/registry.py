@@ -26,7 +26,7 @@ IMPORT_VARIABLE = "TOPOCELL_IMPORT"
 #: recipes can be read and listed without what builds networks.
 HOMES = {
     "criterion": "topocell.selection.progressive:CRITERIA",
-    "dataset": "topocell.data.readers:DATASETS",
+    "dataset": "topocell.data.splits:DATASETS",
     "decision": "topocell.selection.decider:DECISIONS",
     "edge rule": "topocell.selection.rules:EDGE_RULES",
     "level": "topocell.supernet.levels:LEVELS",

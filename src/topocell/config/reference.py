@@ -63,6 +63,31 @@ def explain(name: str) -> Key:
     return every[plain]
 
 
+def differences(recipe: Recipe) -> list[tuple[str, str]]:
+    """Return the keys of a recipe whose values are not the defaults, in order, each with its value."""
+    return list(_different(recipe, None, ""))
+
+
+def _different(value: BaseModel, default: BaseModel | None, prefix: str) -> Iterator[tuple[str, str]]:
+    for name, field in type(value).model_fields.items():
+        mine, usual = getattr(value, name), _REQUIRED
+        if default is not None:
+            usual = getattr(default, name)
+        elif not field.is_required():
+            usual = field.get_default(call_default_factory=True)
+        if prefix + name == "search.stages":
+            for stage in mine:
+                yield from _different(stage, None, f"search.stages.{stage.name}.")
+        elif mine == usual or (prefix.startswith("search.stages.") and name == "name"):
+            continue
+        elif isinstance(mine, BaseModel) and not isinstance(mine, Choice | Curve):
+            yield from _different(mine, usual if isinstance(usual, type(mine)) else None, f"{prefix}{name}.")
+        else:
+            extra = mine.model_extra if isinstance(mine, Choice) else None
+            options = ", ".join(f"{key}={item}" for key, item in (extra or {}).items())
+            yield prefix + name, f"{_written(mine)} ({options})" if options else _written(mine)
+
+
 def _keys_of(model: type[BaseModel], prefix: str, given: BaseModel | None = None) -> Iterator[Key]:
     """The keys of a model; `given` is what stands there by default in a larger one."""
     about = _about(model)
@@ -139,7 +164,9 @@ def _written(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Curve):
-        return f"{value.start:g}" if value.end is None else f"{value.start:g} to {value.end:g}, {value.shape}"
+        first, last, of = value.span
+        part = "" if value.span == (0.0, 1.0, 1.0) else f", epochs {first:g} to {last:g} of {of:g}"
+        return f"{value.start:g}" if value.end is None else f"{value.start:g} to {value.end:g}, {value.shape}{part}"
     if isinstance(value, BaseModel):
         return str(getattr(value, "name", "")) if isinstance(value, Choice) else ""
     if isinstance(value, tuple | list):

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from topocell.data.augment import Augmentation
 from topocell.data.batches import Batches, ImageSet
+from topocell.data.given import refuse
 from topocell.data.image_folder import some
-from topocell.data.readers import CIFAR10_STATISTICS, DATASETS, Source, Statistics
+from topocell.data.readers import CIFAR10_STATISTICS, DATASETS, Entry, Source, Statistics
 from topocell.errors import DataError, nearest
 from topocell.io.files import existing, reason
 from topocell.runtime.rng import generator
@@ -35,6 +36,8 @@ __all__ = [
     "search_data",
     "split",
 ]
+
+DATASETS.setdefault("given", Entry(refuse, None))
 
 #: Names that a split of the search may not have, and why.
 RESERVED = {"test": "the search never sees the test split", "all": "'all' is the union of the splits"}
@@ -73,6 +76,7 @@ def load(
     images: int | None = None,
     test_images: int | None = None,
     seed: int = 0,
+    given: Source | None = None,
 ) -> Dataset:
     """Read a dataset of the table `DATASETS`, or an image tree with `name="folder"`.
 
@@ -88,6 +92,7 @@ def load(
         resolution: side in pixels to resize to, a multiple of 4, at least 8; default: as the set is.
         images, test_images: use only so many, the same number per class (± 1).
         seed: of the choice of those images.
+        given: what is taken in place of what the reader of the dataset would find.
 
     Raises:
         DataError: unknown name, missing or unreadable files, a set or a number that cannot be used.
@@ -97,7 +102,7 @@ def load(
     if resolution is not None and (resolution < 8 or resolution % 4):
         raise DataError(f"data.resolution is a multiple of 4 and at least 8, but got {resolution}; 32 is usual")
     entry = DATASETS[name]
-    source = entry.read(_place(root) if root is not None else None, download)
+    source = entry.read(_place(root) if root is not None else None, download) if given is None else given
     chosen = _balanced(source.train_labels, images, "images", len(source.classes), seed)
     held_out = _balanced(source.test_labels, test_images, "test_images", len(source.classes), seed)
     train_pixels, test_pixels, notes = source.pixels(chosen, held_out, resolution)

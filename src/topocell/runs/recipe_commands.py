@@ -36,7 +36,9 @@ def recipes_show(
     recipe: RecipeName,
     overrides: Overrides = None,
     budget: BudgetOption = Budget.paper,
-    resolved: Annotated[bool, typer.Option("--resolved", help="With every default filled in.")] = False,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="With every default filled in; what differs from the defaults first.")
+    ] = False,
 ) -> None:
     """Print a recipe as written, or as it would run.
 
@@ -47,9 +49,14 @@ def recipes_show(
         topocell recipes show dots --resolved --budget small data.dataset=digits
     """
     from topocell.config.load import load_recipe, recipe_text
+    from topocell.config.reference import differences
 
     if resolved or overrides or budget is not Budget.paper:
-        text = load_recipe(recipe, overrides or [], budget.value).to_yaml()
+        loaded = load_recipe(recipe, overrides or [], budget.value)
+        text = loaded.to_yaml()
+        if resolved:
+            different = "".join(f"#   {key}: {value}\n" for key, value in differences(loaded))
+            text = f"# What is not the default:\n{different}# All of it:\n{text}"
     else:
         text = recipe_text(recipe)
     typer.echo(_visible(text), nl=False)

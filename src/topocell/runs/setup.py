@@ -11,6 +11,7 @@ from topocell.config.recipe import Recipe
 from topocell.config.retrain import RetrainPlan
 from topocell.data import splits as datasets
 from topocell.data.nasbench201 import Table, holds
+from topocell.data.readers import Source
 from topocell.data.splits import Dataset
 from topocell.errors import RecipeError, SpaceError
 from topocell.genotype.genotype import CellGenotype, Genotype
@@ -44,8 +45,8 @@ def build_space(recipe: Recipe) -> SpaceSpec:
         raise SpaceError(f"space {name!r} cannot be built with {given}: {fault}; see: topocell spaces") from fault
 
 
-def load_data(recipe: Recipe) -> Dataset:
-    """The dataset of a recipe. Raises DataError."""
+def load_data(recipe: Recipe, given: Source | None = None) -> Dataset:
+    """The dataset of a recipe, of what is given in place of what it names. Raises DataError."""
     plan = recipe.data
     return datasets.load(
         plan.dataset,
@@ -55,6 +56,7 @@ def load_data(recipe: Recipe) -> Dataset:
         images=plan.images,
         test_images=plan.test_images,
         seed=recipe.seed,
+        given=given,
     )
 
 

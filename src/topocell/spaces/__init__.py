@@ -8,6 +8,7 @@ from typing import Any
 from topocell.errors import SpaceError, nearest
 from topocell.registry import Registry
 from topocell.spaces.cell import CellSpec, SpaceSpec, complete_edges
+from topocell.spaces.custom import custom
 from topocell.spaces.darts import DARTS_OPERATIONS, DARTS_OPERATIONS_WITHOUT_NONE, darts
 from topocell.spaces.edarts import SUBSPACES, subspace
 from topocell.spaces.nasbench201 import NASBENCH201_OPERATIONS, NASBENCH201_OPERATIONS_WITHOUT_NONE, nasbench201
@@ -18,6 +19,7 @@ SPACES = Registry[Callable[..., SpaceSpec]](
     "space",
     {
         "darts": darts,
+        "custom": custom,
         "nasbench201": nasbench201,
         "s1": s1,
         "s2": s2,

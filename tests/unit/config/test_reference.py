@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from topocell.config.load import load_recipe, recipe_names
 from topocell.config.recipe import Recipe
-from topocell.config.reference import NAME, explain, keys
+from topocell.config.reference import NAME, differences, explain, keys
 from topocell.config.values import Choice, Curve
 from topocell.errors import RecipeError
 
@@ -47,6 +47,21 @@ def test_defaults_are_those_of_a_recipe_that_says_nothing_else() -> None:
             assert float(KEYS[name].default) == value, name
         if isinstance(value, str) and KEYS[name].default not in ("required", '""'):
             assert KEYS[name].default == value, name
+
+
+def test_what_differs_from_the_defaults_is_told_and_nothing_else() -> None:
+    stages, edges = [{"name": "only", "epochs": 7, "penalty": 0.5}], {"edges": "magnitude"}
+    bare = {"name": "bare", "space": "darts", "search": {"stages": stages}, "selection": edges}
+    found = dict(differences(Recipe.model_validate(bare | {"retrain": {"weights": {"momentum": 0.5}}})))
+    assert found == {
+        "name": "bare",
+        "space": "darts",
+        "search.stages.only.epochs": "7",
+        "search.stages.only.penalty": "0.5",
+        "selection.edges": "magnitude",
+        "retrain.weights.lr": "0.025 to 0.001, cosine",  # a mapping takes the place of the whole default
+        "retrain.weights.momentum": "0.5",
+    }
 
 
 def test_one_key_is_explained_and_a_stage_may_be_named() -> None:

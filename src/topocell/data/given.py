@@ -1,0 +1,98 @@
+"""Images given from Python: tensors, or a dataset of `torch.utils.data`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from topocell.data.readers import Source, in_memory
+from topocell.errors import DataError
+
+
+class Given(NamedTuple):
+    """Images for a run, given from Python.
+
+    Args:
+        train, test: (images, labels), or a dataset of `torch.utils.data` with items (image, label). Images are uint8,
+            or floats in 0..1, (N, C, H, W); those of a dataset may be PIL images. Labels are integers from 0.
+        classes: names of the classes; default the numbers.
+    """
+
+    train: Any
+    test: Any
+    classes: Sequence[str] | None = None
+
+
+def given_source(given: Given | Sequence[Any]) -> Source:
+    """The dataset of images that are given; a plain pair will do.
+
+    Raises:
+        DataError: what is given is no images, or labels do not fit.
+    """
+    if not isinstance(given, Given):
+        if not isinstance(given, tuple | list) or len(given) not in (2, 3):
+            raise DataError(
+                f"data are (train, test) or (train, test, classes), but got {type(given).__name__}; see Given"
+            )
+        given = Given(*given)
+    train, test = (_tensors(part, name) for part, name in ((given.train, "train"), (given.test, "test")))
+    if train[0].shape[1:] != test[0].shape[1:]:
+        raise DataError(
+            f"training and test images have one shape, but got {tuple(train[0].shape[1:])} and "
+            f"{tuple(test[0].shape[1:])}; resize them"
+        )
+    highest = int(torch.cat([train[1], test[1]]).max())
+    classes = tuple(map(str, given.classes if given.classes is not None else range(highest + 1)))
+    return in_memory(classes, train, test, ("the images were given from Python",))
+
+
+def refuse(root: Path | None, download: bool) -> Source:
+    """The reader of a dataset that cannot be read again. Raises DataError."""
+    raise DataError(
+        "the images of dataset 'given' came from Python and are not on the disk; give them again, as in "
+        "topocell.run(recipe, out, data=(train, test))"
+    )
+
+
+def _tensors(part: Any, name: str) -> tuple[Tensor, Tensor]:
+    """Images (N, C, H, W) uint8 and labels (N,) int64."""
+    if isinstance(part, tuple | list) and len(part) == 2:
+        images, labels = (torch.as_tensor(value) for value in part)
+    elif hasattr(part, "__getitem__") and hasattr(part, "__len__"):
+        items = [part[i] for i in range(len(part))]
+        if not items or not all(isinstance(item, tuple | list) and len(item) >= 2 for item in items):
+            raise DataError(
+                f"a dataset has items (image, label), but {name} has none such; see topocell.data.given.Given"
+            )
+        pictures = [_picture(item[0]) for item in items]
+        shapes = sorted({tuple(picture.shape) for picture in pictures})
+        if len(shapes) > 1:
+            raise DataError(f"images of a dataset have one shape, but those of {name} have {shapes[:3]}; resize them")
+        images, labels = torch.stack(pictures), torch.tensor([int(item[1]) for item in items])
+    else:
+        raise DataError(f"{name} is (images, labels) or a dataset, but got {type(part).__name__}; see Given")
+    if images.dim() != 4 or len(images) != len(labels) or labels.dim() != 1 or not len(labels):
+        raise DataError(
+            f"images are (N, C, H, W) and labels (N,), but those of {name} are {tuple(images.shape)} and "
+            f"{tuple(labels.shape)}; change them"
+        )
+    if images.dtype != torch.uint8:
+        low, high = (float(bound) for bound in images.float().aminmax())
+        if not (images.dtype.is_floating_point and low >= 0 and high <= 1):
+            raise DataError(
+                f"images are uint8, or floats in 0..1 before any normalisation, but those of {name} are {images.dtype} "
+                f"from {low:g} to {high:g}; convert them"
+            )
+        images = (images.float() * 255).round().byte()
+    return images.contiguous(), labels.long()
+
+
+def _picture(image: Any) -> Tensor:
+    """(C, H, W) of a tensor, or of what numpy can read as (H, W) or (H, W, C)."""
+    if isinstance(image, Tensor):
+        return image
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)

@@ -1,0 +1,88 @@
+"""Images given from Python: tensors and datasets of torch, a whole run, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import TensorDataset
+
+import topocell
+from topocell.cli import main
+from topocell.data.given import Given, given_source
+from topocell.errors import DataError
+
+
+def pictures(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (n, 3, 8, 8), generator=draw, dtype=torch.uint8), torch.arange(n) % 3
+
+
+TRAIN, TEST = pictures(48), pictures(12, 1)
+
+
+class Photos:
+    """A dataset of PIL images, as torchvision's without a transform."""
+
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.images[i].permute(1, 2, 0).numpy()), int(self.labels[i])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        (TRAIN, TEST),
+        Given(TensorDataset(*TRAIN), TensorDataset(*TEST)),
+        (Photos(*TRAIN), Photos(*TEST)),
+        ((TRAIN[0].float() / 255, TRAIN[1]), (TEST[0].double() / 255, TEST[1].tolist())),
+        [(np.asarray(TRAIN[0]), np.asarray(TRAIN[1])), TEST, ("a", "b", "c")],
+    ],
+    ids=["tensors", "TensorDataset", "PIL", "floats", "numpy"],
+)
+def test_all_forms_give_the_same_pixels(given: Any) -> None:
+    source = given_source(given)
+    train, test, _ = source.pixels(torch.arange(48), torch.arange(12), None)
+    assert torch.equal(train, TRAIN[0]) and torch.equal(test, TEST[0])
+    assert torch.equal(source.train_labels, TRAIN[1]) and len(source.classes) == 3
+
+
+def test_a_run_on_given_images_is_continued_with_them_and_not_without(tmp_path: Path, capsys: Any) -> None:
+    recipe, out = topocell.load_recipe("darts-v1", budget="smoke"), tmp_path / "run"
+    topocell.search(recipe, out, data=(TRAIN, TEST))
+    topocell.select(out, data=(TRAIN, TEST))
+    assert main(["retrain", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "came from Python" in error and "data=(train, test)" in error and error.count("\n") == 1
+    assert topocell.retrain(out, data=(TRAIN, TEST))["test_images"] == 12
+    assert topocell.run(recipe, out, data=(TRAIN, TEST)).exists()
+    with pytest.raises(topocell.errors.RunError, match="the data it began with"):
+        topocell.run(recipe, out, data=(TEST, TEST))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (3, "data are (train, test)"),
+        ((TRAIN,), "data are (train, test)"),
+        ((TRAIN, 3), "test is (images, labels) or a dataset, but got int"),
+        ((TRAIN, (TEST[0], TEST[1][:5])), "images are (N, C, H, W) and labels (N,)"),
+        ((TRAIN, (TEST[0][:, :, :4], TEST[1])), "have one shape"),
+        (((TRAIN[0].float() - 128, TRAIN[1]), TEST), "floats in 0..1 before any normalisation"),
+        ((TRAIN, [TEST[0][0], TEST[0][1], TEST[0][2]]), "a dataset has items (image, label)"),
+        ((TRAIN, TEST, ("a",)), "labels lie in 0..0"),
+    ],
+)
+def test_what_is_no_dataset_is_one_line(given: Any, words: str) -> None:
+    with pytest.raises(DataError) as caught:
+        source = given_source(given)
+        train, *_ = source.pixels(torch.arange(48), torch.arange(12), None)
+        topocell.data.batches.ImageSet(train, source.train_labels, source.classes)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
