@@ -457,7 +457,7 @@ def test_a_space_of_ones_own(tmp_path: Path) -> None:
             data: {dataset: digits}
             search:
               stages:
-                - name: search
+                search:
                   epochs: 2
                   topology: {name: subsets, view: target, sizes: any, norm: mean, scale: none}
             """

@@ -122,8 +122,8 @@ def _scale(data: Data, limits: Limits) -> Data:
     if images.get("dataset", "cifar10") in FROM_FILES:
         _cap(images, "resolution", limits.resolution, None)
     search = _section(data, "search")
-    listed = search.get("stages")
-    stages = [s for s in listed if isinstance(s, dict)] if isinstance(listed, list) else []
+    named = search.get("stages")
+    stages = [s for s in named.values() if isinstance(s, dict)] if isinstance(named, dict) else []
     partial = [part.get("partial") for part in (search, *stages)]
     unit = 2 * math.lcm(*(k for k in partial if isinstance(k, int) and k > 0))  # channels are a multiple of it
     channels = -(-limits.channels // unit) * unit

@@ -129,32 +129,30 @@ def merge(base: Any, change: Any, inside: bool = False) -> Any:
     says that this is not the recipe itself, whose name may change freely.
     """
     if isinstance(change, Mapping) and isinstance(base, Mapping):
-        if inside and "name" in change and change["name"] != base.get("name"):
+        if inside and isinstance(change.get("name"), str) and change["name"] != base.get("name"):
             return copy.deepcopy(dict(change))
         out = copy.deepcopy(dict(base))
         for key, value in change.items():
+            if key == "stages" and isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
+                out[key] = _merge_stages(out[key], value)
+                continue
             whole = key not in out or key == "splits"
             out[key] = copy.deepcopy(value) if whole else merge(out[key], value, inside=True)
         return out
-    if isinstance(change, Mapping) and _is_named_list(base):
-        known = [item["name"] for item in base]
-        for name in change:
-            if name not in known:
-                raise RecipeError(
-                    f"there is no stage {name!r}{nearest(name, known)}; the stages are {', '.join(known)}"
-                )
-        return [merge(item, change.get(item["name"], {}), inside=True) for item in base]
     return copy.deepcopy(change)
 
 
-def _is_named_list(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(_name_of(item) is not None for item in value)
-
-
-def _name_of(item: Any) -> str | None:
-    """The name of a stage, None where it has none."""
-    name = item.get("name") if isinstance(item, dict) else None
-    return name if isinstance(name, str) else None
+def _merge_stages(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """The stages of a recipe with those of another laid over them; null drops one, and only then are there new ones."""
+    live = [name for name, stage in base.items() if stage is not None]
+    added = [name for name in change if name not in live]
+    if added and not any(name in live and stage is None for name, stage in change.items()):
+        raise RecipeError(
+            f"there is no stage {added[0]!r}{nearest(added[0], live)}; the stages are {', '.join(live)}; to put others "
+            f"in their place, set these to null"
+        )
+    merged = {name: merge(base[name], change[name], inside=True) if name in change else base[name] for name in live}
+    return copy.deepcopy({name: s for name, s in (merged | {n: change[n] for n in added}).items() if s is not None})
 
 
 @cache
@@ -229,18 +227,14 @@ def _override(data: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(at, dict | list):
             raise RecipeError(f"{'.'.join(parts[:i])} is a single value, so {key!r} cannot be set inside it")
         if isinstance(at, list):
-            names = [_name_of(item) for item in at]
-            if part in names:
-                index = names.index(part)
-            elif part in map(str, range(len(at))):
-                index = int(part)
-            else:
-                known = [name for name in names if name] or [str(n) for n in range(len(at))]
-                raise RecipeError(f"{where}: there is no {part!r}{nearest(part, known)}; known: {', '.join(known)}")
+            if part not in map(str, range(len(at))):
+                raise RecipeError(f"{where}: there is no {part!r}; known: {', '.join(map(str, range(len(at))))}")
             if last:
-                at[index] = value
-            at = at[index]
+                at[int(part)] = value
+            at = at[int(part)]
             continue
+        if parts[:i] == ["search", "stages"] and part not in at:
+            raise RecipeError(f"{where}: there is no {part!r}{nearest(part, at)}; known: {', '.join(at)}")
         if last:
             at[part] = value
         else:
@@ -252,6 +246,12 @@ def _override(data: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _check(data: Mapping[str, Any], where: str) -> Recipe:
+    search = data.get("search")
+    if isinstance(search, dict) and isinstance(search.get("stages"), list):
+        raise RecipeError(
+            f"{where}: search.stages is a mapping from names to stages, but got a list; write each `- name: NAME` as "
+            f"`NAME:`"
+        )
     lines = [f"{'.'.join(path)}: must be finite, but got {value}" for path, value in _infinite(data, ())]
     try:
         recipe = Recipe.model_validate(data)
@@ -267,9 +267,7 @@ def _infinite(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
     if isinstance(value, float) and not math.isfinite(value):
         yield path, value
     for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        yield from _infinite(
-            item, (*path, _name_of(item) or str(key)) if isinstance(value, list) else (*path, str(key))
-        )
+        yield from _infinite(item, (*path, str(key)))
 
 
 def _faults(error: ValidationError, data: Any) -> list[str]:
@@ -331,7 +329,11 @@ def _readable(loc: Sequence[int | str], data: Any) -> tuple[list[str], str]:
     for part in loc:
         if isinstance(at, list) and isinstance(part, int) and part < len(at):
             at = at[part]
-            path.append(_name_of(at) or str(part))
+            path.append(str(part))
+        elif path == ["search", "stages"] and isinstance(at, dict) and isinstance(part, int) and part < len(at):
+            name = list(at)[part]
+            at = at[name]
+            path.append(str(name))
         elif isinstance(at, dict) and part in at:
             at = at[part]
             path.append(str(part))

@@ -1,8 +1,9 @@
 """What a search is told to do, as data: stages, curves and optimizers. A recipe is checked against these models."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, SerializationInfo, field_serializer, field_validator, model_validator
 
 from topocell.config.selection import Progressive
 from topocell.config.values import (
@@ -235,6 +236,23 @@ class SearchPlan(Model):
             "layers": stage.layers or self.layers,
             "partial": stage.partial or self.partial,
         }
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """A recipe has a mapping from names; None stands for a stage that is dropped."""
+        if not isinstance(value, Mapping):
+            return value
+        for name, stage in value.items():
+            if isinstance(stage, Mapping) and stage.get("name", name) != name:
+                raise ValueError(
+                    f"a stage is called by its key, {name}, but it has name={stage['name']!r}; leave that out"
+                )
+        return [{**s, "name": name} if isinstance(s, Mapping) else s for name, s in value.items() if s is not None]
+
+    @field_serializer("stages")
+    def _by_name(self, stages: tuple[Stage, ...], info: SerializationInfo) -> dict[str, Any]:
+        return {stage.name: stage.model_dump(mode=info.mode, exclude={"name"}) for stage in stages}
 
     @model_validator(mode="after")
     def _names_differ(self) -> "SearchPlan":

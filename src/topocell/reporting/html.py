@@ -299,7 +299,7 @@ def _progress(
 ) -> list[tuple[str, str]]:
     """How far each step has come, from what was recorded and what the recipe plans."""
     stages = _part(recipe, "search").get("stages")
-    planned = [stage.get("epochs") for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
+    planned = [s.get("epochs") for s in stages.values() if isinstance(s, dict)] if isinstance(stages, dict) else []
     known = [n for n in planned if isinstance(n, int)]
     total = sum(known) if known and len(known) == len(planned) else None
     seeds: dict[str, int] = {}

@@ -54,7 +54,7 @@ def _weights(recipe: Mapping[str, Any], state: Mapping[str, Any]) -> Ranking:
 
     They are taken at temperature 1, like those that decisions read (see `ArchState.strengths`).
     """
-    stage, chosen = recipe["search"]["stages"][-1], dict(recipe["space"])
+    stage, chosen = list(recipe["search"]["stages"].values())[-1], dict(recipe["space"])
     found = {}
     for cell_type, whole in spaces.get(chosen.pop("name"), **chosen).cells.items():
         cell = whole.with_candidates(state["candidates"][cell_type])

@@ -30,8 +30,14 @@ _MACHINE = (*_VERSIONS, "platform", "cpu", "instruction_set", "device", "gpu", "
 
 
 def lasting(recipe: Any) -> Any:
-    """What of a recipe stays as it is while a run lasts."""
-    return {k: v for k, v in recipe.items() if k not in _MAY_CHANGE} if isinstance(recipe, dict) else recipe
+    """What of a recipe stays as it is while a run lasts, with the order of its stages, which no mapping tells."""
+    if not isinstance(recipe, dict):
+        return recipe
+    kept = {k: v for k, v in recipe.items() if k not in _MAY_CHANGE}
+    search = kept.get("search")
+    if isinstance(search, dict) and isinstance(search.get("stages"), dict):
+        kept["search"] = search | {"order of stages": list(search["stages"])}
+    return kept
 
 
 def _ordered(value: Any) -> Any:

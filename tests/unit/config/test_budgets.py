@@ -24,8 +24,10 @@ METHOD += ("mixed", "shrink", "shrink_none", "reset", "weights", "op_temperature
 
 
 def scaled(stages: list[dict[str, Any]], budget: str = "small", **more: Any) -> dict[str, Any]:
-    data = {"space": "darts", "search": {"stages": stages}, **more}
-    return BUDGETS[budget](data, set())
+    data = {"space": "darts", "search": {"stages": {f"s{i}": stage for i, stage in enumerate(stages)}}, **more}
+    found = BUDGETS[budget](data, set())
+    found["search"]["stages"] = list(found["search"]["stages"].values())
+    return found
 
 
 def epochs(stages: list[dict[str, Any]], budget: str = "small") -> list[int]:
@@ -44,7 +46,7 @@ def by_the_general_rule(recipe: Recipe, budget: str) -> Recipe:
 
 
 def test_paper_changes_nothing() -> None:
-    data = {"search": {"stages": [{"epochs": 50}]}, "retrain": {"epochs": 600}}
+    data = {"search": {"stages": {"s": {"epochs": 50}}}, "retrain": {"epochs": 600}}
     assert paper(copy.deepcopy(data), set()) == data
 
 
@@ -146,7 +148,7 @@ def test_channels_suit_the_partial_channels_of_every_stage(budget: str) -> None:
 @pytest.mark.parametrize("budget", LIMITS)
 def test_nasbench201_keeps_a_cell_in_each_stage_of_its_skeleton(budget: str) -> None:
     stage = {"name": "search", "epochs": 2}
-    data = {"name": "n", "space": "nasbench201", "search": {"layers": 17, "stages": [stage]}}
+    data = {"name": "n", "space": "nasbench201", "search": {"layers": 17, "stages": {"search": stage}}}
     data |= {"selection": {"edges": "all"}, "retrain": {"layers": 17, "auxiliary": 0.0}}
     found = BUDGETS[budget](data, set())
     assert found["search"]["layers"] == found["retrain"]["layers"] == NASBENCH201_LAYERS
@@ -181,7 +183,7 @@ def test_the_skeleton_of_a_space_sets_the_layers_and_not_its_name(budget: str, t
 @pytest.mark.parametrize("space", ["narow", {"name": "narrow", "fault": True}, {"nodes": 3}, {"name": ["narrow"]}, 7])
 def test_a_space_that_cannot_be_built_is_left_for_the_check_to_refuse(space: Any) -> None:
     spaces.register("narrow", narrow)
-    data = {"space": space, "search": {"layers": 17, "stages": []}}
+    data = {"space": space, "search": {"layers": 17, "stages": {}}}
     assert smoke(data, set())["search"]["layers"] == SMOKE.layers
 
 
@@ -244,11 +246,14 @@ def test_learning_rates_of_the_architecture_move_further_in_fewer_steps() -> Non
 
 
 def test_a_wrong_value_is_left_for_the_schema() -> None:
-    wrong = {"search": {"channels": "many", "stages": [{"epochs": "all"}, 3]}, "retrain": {"layers": [], "epochs": 0.5}}
+    wrong = {
+        "search": {"channels": "many", "stages": {"a": {"epochs": "all"}, "b": 3}},
+        "retrain": {"layers": [], "epochs": 0.5},
+    }
     found = small(copy.deepcopy(wrong), set())
-    assert found["search"]["channels"] == "many" and found["search"]["stages"][0]["epochs"] == "all"
+    assert found["search"]["channels"] == "many" and found["search"]["stages"]["a"]["epochs"] == "all"
     assert found["retrain"]["layers"] == [] and found["retrain"]["epochs"] == 0.5
-    for broken in ({"search": 5}, {"data": 5}, {"search": {"stages": {"a": 1}}}, {"search": {"partial": 0}}, {}):
+    for broken in ({"search": 5}, {"data": 5}, {"search": {"stages": [1]}}, {"search": {"partial": 0}}, {}):
         for budget in (small, smoke):
             budget(copy.deepcopy(broken), set())
 

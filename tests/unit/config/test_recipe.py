@@ -26,8 +26,8 @@ name: short
 space: darts
 search:
   stages:
-    - {name: first, epochs: 4}
-    - {name: second, epochs: 6, level: single}
+    first: {epochs: 4}
+    second: {epochs: 6, level: single}
 selection: {edges: magnitude}
 """
 
@@ -502,12 +502,10 @@ def test_merging() -> None:
     assert merge(base, {"splits": {"train": 1.0}})["splits"] == {"train": 1.0}
     assert merge(base, {"n": [3]})["n"] == [3]
     assert merge({"name": "one", "o": {"p": 1}}, {"name": "two"}) == {"name": "two", "o": {"p": 1}}
-    stages = {"stages": [{"name": "a", "epochs": 1}, {"name": "b", "epochs": 2}]}
-    assert merge(stages, {"stages": {"b": {"epochs": 5}}})["stages"] == [
-        {"name": "a", "epochs": 1},
-        {"name": "b", "epochs": 5},
-    ]
-    assert merge(stages, {"stages": [{"name": "c"}]})["stages"] == [{"name": "c"}]
+    stages = {"stages": {"a": {"epochs": 1}, "b": {"epochs": 2}}}
+    assert merge(stages, {"stages": {"b": {"epochs": 5}}})["stages"] == {"a": {"epochs": 1}, "b": {"epochs": 5}}
+    other = merge(stages, {"stages": {"a": None, "c": {"epochs": 3}}})["stages"]
+    assert list(other.items()) == [("b", {"epochs": 2}), ("c", {"epochs": 3})]
     with pytest.raises(RecipeError, match=r"no stage 'bb' \(did you mean 'b'\?\); the stages are a, b"):
         merge(stages, {"stages": {"bb": {}}})
 
@@ -525,7 +523,6 @@ def test_merging_leaves_both_sides_alone() -> None:
     [
         ("seed=7", "seed", 7),
         ("search.stages.topology.epochs=5", "search.stages.topology.epochs", 5),
-        ("search.stages.0.epochs=5", "search.stages.operations.epochs", 5),
         ("retrain.seeds=[4, 5]", "retrain.seeds", [4, 5]),
         ("retrain.seeds.1=9", "retrain.seeds", [0, 9, 2]),
         ("data.splits={train: 0.7, val: 0.2}", "data.splits", {"train": 0.7, "val": 0.2}),
@@ -620,7 +617,10 @@ def test_all_faults_at_once_with_the_nearest_names() -> None:
         ("search.stages.operations.alpha_on=test", "needs the split 'test'"),
         ("search.stages.topology.topology=dense", "selection.edges: topology needs a topology that decides edges"),
         ("search.stages.operations.warmup=31", "warmup is at most epochs, but got warmup=31"),
-        ("search.stages.topology.name=operations", "every stage has its own name"),
+        (
+            "search.stages.topology.name=operations",
+            "a stage is called by its key, topology, but it has name='operations'",
+        ),
         (
             "search.stages.topology.alpha.lr=-1",
             "search.stages.topology.alpha.lr: must be at least 0 and at most 1e+38, but got -1",
@@ -700,7 +700,7 @@ def test_a_fault_in_the_only_stage_is_the_only_fault() -> None:
             "extends: quickstart\nretrain: {layers: abc, channels: {}}\n",
             "retrain.layers: input should be a valid integer",
         ),
-        ("extends: quickstart\nsearch: {stages: [{name: [1], epochs: 2}]}\n", "search.stages.0.name"),
+        ("extends: quickstart\nsearch: {stages: [{name: a, epochs: 2}]}\n", "write each `- name: NAME` as `NAME:`"),
         ("extends: quickstart\nspace: 5\n", "space: input should be a mapping, but got 5"),
     ],
 )

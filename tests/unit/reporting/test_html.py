@@ -95,7 +95,7 @@ METRICS = [
 RECIPE = """name: dots
 data: {dataset: cifar10}
 search:
-  stages: [{name: operations, epochs: 3}, {name: topology, epochs: 4}]
+  stages: {operations: {epochs: 3}, topology: {epochs: 4}}
 retrain: {epochs: 3}
 """
 PARTS = {

@@ -26,7 +26,7 @@ from topocell.io import checkpoint, files
 from topocell.runs.directory import RunDir
 from topocell.runtime.provenance import environment
 
-RECIPE = "name: quickstart\nsearch:\n  stages:\n  - {epochs: 50, lr: 0.025}\n  - {epochs: 25}\nseed: 0\n"
+RECIPE = "name: quickstart\nsearch:\n  stages:\n    one: {epochs: 50, lr: 0.025}\n    two: {epochs: 25}\nseed: 0\n"
 ENV = {"data_fingerprint": "abc", "torch": "2.13.0", "device": "cpu", "threads": 2}
 
 
@@ -82,8 +82,13 @@ def test_a_kill_between_recipe_and_environment_is_made_good(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("other", "difference"),
     [
-        (RECIPE.replace("epochs: 25", "epochs: 30"), "key search.stages[1].epochs is 25 there and 30 here"),
-        (RECIPE.replace("  - {epochs: 25}\n", ""), "key search.stages is [{"),
+        (RECIPE.replace("epochs: 25", "epochs: 30"), "key search.stages.two.epochs is 25 there and 30 here"),
+        (RECIPE.replace("    two: {epochs: 25}\n", ""), "key search.stages.two is {'epochs': 25} there and None here"),
+        (RECIPE.replace("one", "x").replace("two", "one").replace("x:", "two:"), "key search.stages.one.epochs is 50"),
+        (
+            "name: quickstart\nsearch:\n  stages:\n    two: {epochs: 25}\n    one: {epochs: 50, lr: 0.025}\nseed: 0\n",
+            "key search.order of stages[0] is 'one' there and 'two' here",
+        ),
         (RECIPE.replace("seed: 0", "seed: false"), "key seed is 0 there and False here"),
         (RECIPE + "extra: 1\n", "key extra is None there and 1 here"),
         ("just text", "key (top)"),
