@@ -63,6 +63,20 @@ def explain(name: str) -> Key:
     return every[plain]
 
 
+def markdown() -> str:
+    """Return the page of all keys, docs/recipe-keys.md."""
+    rows = "\n".join(f"| `{k.name}` | {k.kind} | {k.default} | {k.about} |".replace("*", "\\*") for k in keys())
+    return f"""# Keys of recipes
+
+Made from the models that check recipes, by `python -m topocell.config.reference > docs/recipe-keys.md`. On the command
+line: `topocell recipes keys [PREFIX]`, `topocell recipes explain KEY`. `NAME` is the name of a stage.
+
+| key | value | default | meaning |
+|---|---|---|---|
+{rows}
+"""
+
+
 def differences(recipe: Recipe) -> list[tuple[str, str]]:
     """Return the keys of a recipe whose values are not the defaults, in order, each with its value."""
     return list(_different(recipe, None, ""))
@@ -172,3 +186,7 @@ def _written(value: Any) -> str:
     if isinstance(value, tuple | list):
         return f"[{', '.join(str(getattr(item, 'name', item)) for item in value)}]"
     return str(value) if value != "" else '""'
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

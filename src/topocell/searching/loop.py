@@ -129,7 +129,7 @@ class Search:
 
     def train_step(self) -> Seen:
         """Update α and β where they are due, and the weights, in the order of the level."""
-        epoch, step, has_beta = self.loop.epoch, self.loop.step, self.learner.beta is not None
+        epoch, step, has_beta = self.loop.epoch, self.loop.step, self.learner.beta_optimizer is not None
         level = LEVELS[self.stage.level] if self._learning else weights_only
         updates = self.streams.updates(epoch, step, has_beta) if self._learning else []
         return level(self.learner, self.streams.train.batch(epoch, step), updates)

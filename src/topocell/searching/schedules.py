@@ -14,17 +14,17 @@ def set_schedules(learner: Learner, stage: Stage, epoch: int) -> None:
     learner.arch.auxiliary_skip = stage.auxiliary_skip.value(*at)
     learner.net.skip_dropout = stage.skip_dropout.value(*at)
     learner.epsilon = stage.epsilon.value(*at)
-    learner.weights.param_groups[0]["lr"] = stage.weights.lr.value(*at)
-    learner.alpha.param_groups[0]["lr"] = stage.alpha.lr.value(*at)
-    if learner.beta is not None:
-        learner.beta.param_groups[0]["lr"] = stage.beta.lr.value(*at)
+    learner.weights_optimizer.param_groups[0]["lr"] = stage.weights.lr.value(*at)
+    learner.alpha_optimizer.param_groups[0]["lr"] = stage.alpha.lr.value(*at)
+    if learner.beta_optimizer is not None:
+        learner.beta_optimizer.param_groups[0]["lr"] = stage.beta.lr.value(*at)
 
 
 def scheduled(learner: Learner, stage: Stage) -> dict[str, Any]:
     """Return what the record of an epoch says of the curves, and of the validity penalty if it has a weight."""
     arch = learner.arch
     return {
-        "lr": learner.weights.param_groups[0]["lr"],
+        "lr": learner.weights_optimizer.param_groups[0]["lr"],
         "op_temperature": arch.op_temperature,
         "edge_temperature": arch.edge_temperature,
         "penalty": float(arch.penalty().detach()) if stage.penalty else None,

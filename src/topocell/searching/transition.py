@@ -82,11 +82,11 @@ class Builder:
             return space, new
         thinned = any(not torch.equal(arch.mask(t).cpu(), mask.cpu()) for t, mask in masks.items())
         if not (fresh_net or shrunk or thinned):
-            new.weights.load_state_dict(_settings_of(new.weights, old.weights))
+            new.weights_optimizer.load_state_dict(_settings_of(new.weights_optimizer, old.weights_optimizer))
         if not fresh_alpha:
-            new.alpha.load_state_dict(_settings_of(new.alpha, old.alpha))
-        if not fresh_beta and new.beta is not None and old.beta is not None:
-            new.beta.load_state_dict(_settings_of(new.beta, old.beta))
+            new.alpha_optimizer.load_state_dict(_settings_of(new.alpha_optimizer, old.alpha_optimizer))
+        if not fresh_beta and new.beta_optimizer is not None and old.beta_optimizer is not None:
+            new.beta_optimizer.load_state_dict(_settings_of(new.beta_optimizer, old.beta_optimizer))
         return space, new
 
     def _networks(self, stage: Stage, space: SpaceSpec) -> tuple[Supernet, ArchState]:

@@ -70,7 +70,7 @@ class Projection:
         self.seed, self.device, self.monitor = seed, torch.device(device), monitor or Silent()
         self.round = self.turn = 0
         options = stage.weights.model_copy(update={"lr": Curve(start=plan.lr)})
-        learner.weights = sgd(learner.net, options)
+        learner.weights_optimizer = sgd(learner.net, options)
         learner.epsilon = plan.epsilon
         self.loop = EpochLoop(self, seed=seed, device=self.device, monitor=self.monitor, on_nan=on_nan)
         learner.see = self.loop.guard.see
@@ -234,7 +234,7 @@ class Projection:
         """Update the architecture on held-out images, then the weights on training images."""
         at, updates = (self.loop.epoch, self.loop.step), []
         if self._learns_architecture():
-            updates = [ArchBatch(self._alpha.batch(*at), True, self.learner.beta is not None)]
+            updates = [ArchBatch(self._alpha.batch(*at), True, self.learner.beta_optimizer is not None)]
         return bilevel(self.learner, self._train.batch(*at), updates)
 
     def on_step_end(self, steps: int) -> None:
@@ -263,7 +263,7 @@ class Projection:
         return Place(f"tuning epoch {self.loop.epoch}, step {step}", self.learner.groups(keys), batches)
 
     def _learns_architecture(self) -> bool:
-        has_open = self.learner.beta is not None or any(map(self._open, self.learner.arch.space.cells))
+        has_open = self.learner.beta_optimizer is not None or any(map(self._open, self.learner.arch.space.cells))
         return self.plan.train_alpha and has_open
 
     # State --------------------------------------------------------------------------------------------------

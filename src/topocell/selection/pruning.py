@@ -19,7 +19,7 @@ def decide(learner: Learner, masks: Mapping[str, Tensor]) -> None:
     """
     learner.arch.restrict(masks)
     sliced = learner.net.restrict(masks)
-    _follow(learner.weights, list(learner.net.parameters()), sliced)
+    _follow(learner.weights_optimizer, list(learner.net.parameters()), sliced)
 
 
 def _follow(optimizer: SGD, parameters: Sequence[nn.Parameter], sliced: Sequence[tuple[nn.Parameter, Tensor]]) -> None:

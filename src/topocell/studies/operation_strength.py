@@ -117,7 +117,7 @@ def strength(recipe: Recipe, searched: Path, where: Place, candidate: int, path:
 def tune(search: Search, recipe: Recipe) -> None:
     """The tuning that a projection does between two rounds: at each step the architecture, then the weights."""
     learner, stage, plan = search.learner, recipe.search.stages[-1], recipe.selection.projection
-    learner.weights = sgd(learner.net, stage.weights.model_copy(update={"lr": Curve(start=plan.lr)}))
+    learner.weights_optimizer = sgd(learner.net, stage.weights.model_copy(update={"lr": Curve(start=plan.lr)}))
     learner.epsilon = plan.epsilon
     train, other = (
         split_batches(
@@ -128,7 +128,11 @@ def tune(search: Search, recipe: Recipe) -> None:
     for epoch in range(plan.tune_epochs):
         for step in range(len(train)):
             torch.manual_seed(derive_seed(recipe.seed, "strength", epoch, step))
-            update = ArchBatch(other.batch(epoch, step), True, learner.beta is not None) if plan.train_alpha else None
+            update = (
+                ArchBatch(other.batch(epoch, step), True, learner.beta_optimizer is not None)
+                if plan.train_alpha
+                else None
+            )
             bilevel(learner, train.batch(epoch, step), [update] if update else [])
 
 

@@ -52,9 +52,9 @@ class Learner:
 
     net: Supernet
     arch: ArchState
-    weights: SGD
-    alpha: Adam
-    beta: Adam | None
+    weights_optimizer: SGD
+    alpha_optimizer: Adam
+    beta_optimizer: Adam | None
     clip: float | None
     penalty: float = 0.0
     mixed: float = 1.0
@@ -70,8 +70,14 @@ class Learner:
     @property
     def parts(self) -> dict[str, Stateful]:
         """All that a step changes, by name."""
-        beta = {} if self.beta is None else {"beta": self.beta}
-        return {"net": self.net, "arch": self.arch, "weights": self.weights, "alpha": self.alpha, **beta}
+        beta = {} if self.beta_optimizer is None else {"beta": self.beta_optimizer}
+        return {
+            "net": self.net,
+            "arch": self.arch,
+            "weights": self.weights_optimizer,
+            "alpha": self.alpha_optimizer,
+            **beta,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """State of everything that a step changes."""
@@ -87,9 +93,12 @@ class Learner:
 
     def groups(self, keys: Mapping[str, str]) -> list[Group]:
         """Weights, α and β with their learning rates now; `keys` says where a recipe has these."""
-        moved = [("weights", "the weights", self.weights), ("alpha", "the logits of alpha", self.alpha)]
-        if self.beta is not None:
-            moved.append(("beta", "the logits of beta", self.beta))
+        moved = [
+            ("weights", "the weights", self.weights_optimizer),
+            ("alpha", "the logits of alpha", self.alpha_optimizer),
+        ]
+        if self.beta_optimizer is not None:
+            moved.append(("beta", "the logits of beta", self.beta_optimizer))
         settings = [(keys[name], words, optimizer.param_groups[0]) for name, words, optimizer in moved]
         return [Group(words, group["params"], key, group["lr"]) for key, words, group in settings]
 
@@ -103,7 +112,7 @@ class Learner:
         fixed = {t: w.detach() for t, w in self.arch().items()}
         if self.perturb is not None:
             fixed = self.perturb(self, fixed, batch)
-        self.weights.zero_grad(set_to_none=True)
+        self.weights_optimizer.zero_grad(set_to_none=True)
         logits = self.logits(batch[0], fixed)
         loss = self.loss(logits, batch[1])
         loss.backward()
@@ -119,7 +128,7 @@ class Learner:
             norm = total_norm(p.grad for p in self.net.parameters())
         if self.see is not None:
             self.see("the gradient norm of the weights", norm)
-        self.weights.step()
+        self.weights_optimizer.step()
 
     def arch_parameters(self, alpha: bool, beta: bool) -> list[nn.Parameter]:
         """The logits that an update moves; β only where the topology has logits."""
@@ -155,7 +164,7 @@ class Learner:
             self._show_arch(update)
         if self.arch_clip is not None:
             nn.utils.clip_grad_norm_(parameters, self.arch_clip)
-        for chosen, optimizer in ((update.alpha, self.alpha), (update.beta, self.beta)):
+        for chosen, optimizer in ((update.alpha, self.alpha_optimizer), (update.beta, self.beta_optimizer)):
             if chosen and optimizer is not None:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -172,7 +181,7 @@ class Learner:
             slopes = {t: a.grad for t, a in self.arch.alpha.items() if a.grad is not None}
             moving = [torch.where(self.arch.settled(t), 0.0, slope) for t, slope in slopes.items()]
             self.see("the gradient norm of alpha", total_norm(moving))
-        if update.beta and self.beta is not None:
+        if update.beta and self.beta_optimizer is not None:
             self.see("the gradient norm of beta", total_norm(b.grad for b in self.arch.beta.values() if b.numel()))
 
 

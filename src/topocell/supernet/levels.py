@@ -83,7 +83,7 @@ def unrolled_gradient(learner: Learner, train: Batch, update: ArchBatch) -> list
     [∇α L_train(w + εd) − ∇α L_train(w − εd)] / 2ε with d = ∇w' L_val and ε = 0.01 / ‖d‖ (DARTS Eq. 8).
     """
     network = [p for p in learner.net.parameters() if p.requires_grad]
-    group = learner.weights.param_groups[0]
+    group = learner.weights_optimizer.param_groups[0]
     xi = group["lr"]
     saved = [p.detach().clone() for p in network]
     fixed = {t: w.detach() for t, w in learner.arch().items()}
@@ -93,7 +93,7 @@ def unrolled_gradient(learner: Learner, train: Batch, update: ArchBatch) -> list
         with torch.no_grad():
             for p, g in zip(network, gradient):
                 step = g.add(p, alpha=group["weight_decay"])
-                buffer = learner.weights.state.get(p, {}).get("momentum_buffer")
+                buffer = learner.weights_optimizer.state.get(p, {}).get("momentum_buffer")
                 if buffer is not None:
                     step = step.add(buffer, alpha=group["momentum"])
                 p.sub_(step, alpha=xi)

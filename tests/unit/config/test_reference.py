@@ -1,6 +1,7 @@
 """The reference of keys: every key of every recipe is in it, and what it says is so."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from pydantic import BaseModel
 
 from topocell.config.load import load_recipe, recipe_names
 from topocell.config.recipe import Recipe
-from topocell.config.reference import NAME, differences, explain, keys
+from topocell.config.reference import NAME, differences, explain, keys, markdown
 from topocell.config.values import Choice, Curve
 from topocell.errors import RecipeError
 
@@ -62,6 +63,11 @@ def test_what_differs_from_the_defaults_is_told_and_nothing_else() -> None:
         "retrain.weights.lr": "0.025 to 0.001, cosine",  # a mapping takes the place of the whole default
         "retrain.weights.momentum": "0.5",
     }
+
+
+def test_the_page_of_all_keys_is_as_it_would_be_made_now() -> None:
+    page = Path(__file__).parent.parent.parent.parent / "docs/recipe-keys.md"
+    assert page.read_text(encoding="utf-8") == markdown()
 
 
 def test_one_key_is_explained_and_a_stage_may_be_named() -> None:

@@ -327,13 +327,13 @@ def test_warm_up_moves_the_weights_only(halves: SearchData) -> None:
     assert all(same(step, history[0]) for step in history[: 2 * steps])
     assert not any(same(a, b) for a, b in zip(history[2 * steps - 1 :], history[2 * steps :]))
     assert not any(torch.equal(a, b) for a, b in pairwise(weights))
-    assert {float(s["step"]) for s in running.learner.alpha.state.values()} == {float(steps)}
+    assert {float(s["step"]) for s in running.learner.alpha_optimizer.state.values()} == {float(steps)}
 
 
 def test_once_an_epoch_the_architecture_moves_at_the_last_step(halves: SearchData, updates: Any) -> None:
     running = finished(plan({"epochs": 2, "topology": SETS, "arch_every": "epoch"}), halves)
     assert [len(given) for _, given in updates] == [0, 1, 0, 1]
-    assert {float(s["step"]) for s in running.learner.alpha.state.values()} == {2.0}
+    assert {float(s["step"]) for s in running.learner.alpha_optimizer.state.values()} == {2.0}
     first, second = (given[0].batch[0] for _, given in updates if given)
     assert not torch.equal(first, second)
 
@@ -348,9 +348,9 @@ def test_once_an_epoch_the_architecture_moves_on_a_full_batch(thirds: SearchData
 def test_level_weights_moves_no_logits_and_needs_one_split(halves: SearchData) -> None:
     only = replace(halves, splits={"train": halves.splits["train"]}, order={"train": halves.order["train"]})
     running = finished(plan({"level": "weights", "topology": SETS}), only)
-    assert not running.learner.alpha.state
-    assert running.learner.beta is not None
-    assert not running.learner.beta.state
+    assert not running.learner.alpha_optimizer.state
+    assert running.learner.beta_optimizer is not None
+    assert not running.learner.beta_optimizer.state
 
 
 # --- curves
@@ -371,8 +371,13 @@ def test_temperatures_and_learning_rates_follow_their_curves(halves: SearchData)
     rates: list[tuple[float, float]] = []
 
     def look(due: bool) -> None:
-        assert running.learner.beta is not None
-        rates.append((running.learner.alpha.param_groups[0]["lr"], running.learner.beta.param_groups[0]["lr"]))
+        assert running.learner.beta_optimizer is not None
+        rates.append(
+            (
+                running.learner.alpha_optimizer.param_groups[0]["lr"],
+                running.learner.beta_optimizer.param_groups[0]["lr"],
+            )
+        )
 
     recorder.look = look
     running.run()
@@ -494,8 +499,8 @@ def test_shrinking_keeps_the_best_candidates_and_their_weights(
     stays = {name for name in before if ".edges." not in name or name.split(".")[4] in kept}
     assert set(after) == stays
     assert all(torch.equal(after[name], before[name]) for name in after)
-    assert not done.learner.weights.state
-    assert not done.learner.alpha.state
+    assert not done.learner.weights_optimizer.state
+    assert not done.learner.alpha_optimizer.state
 
 
 @pytest.mark.parametrize("shrink", ["best", 1])
@@ -624,7 +629,7 @@ def test_a_stage_of_no_epochs_trains_nothing(halves: SearchData) -> None:
     recorder = Recorder()
     done = finished(plan({"epochs": 0}), halves, recorder)
     assert (recorder.records, recorder.progress) == ([], [])
-    assert not done.learner.weights.state
+    assert not done.learner.weights_optimizer.state
 
 
 # --- what is recorded

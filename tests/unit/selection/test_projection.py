@@ -421,10 +421,10 @@ def test_fixed_alpha_stays_where_it_is_and_learned_alpha_moves() -> None:
 def test_tuning_starts_with_fresh_momentum_and_a_constant_rate() -> None:
     subject = learner(MIXED)
     weights_only(subject, split_batches(DATA, "train", 16, "any", seed=0, device="cpu").batch(0, 0), [])
-    assert subject.weights.state
+    assert subject.weights_optimizer.state
     made = Projection(subject, DATA, STAGE, ProjectionPlan(lr=0.007), BOTH)
-    assert not made.learner.weights.state
-    group = made.learner.weights.param_groups[0]
+    assert not made.learner.weights_optimizer.state
+    group = made.learner.weights_optimizer.param_groups[0]
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.007, 0.9, 3e-4)
 
 

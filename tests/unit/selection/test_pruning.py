@@ -76,8 +76,8 @@ def test_a_mask_takes_its_candidates_out_of_everything() -> None:
     }
     assert all(torch.equal(left[name], weights[name]) for name in left)
     assert all(torch.equal(left_moments[name], moments[name]) for name in left)
-    held = {id(p) for group in subject.weights.param_groups for p in group["params"]}
-    assert held == {id(p) for p in subject.net.parameters()} == {id(p) for p in subject.weights.state}
+    held = {id(p) for group in subject.weights_optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in subject.net.parameters()} == {id(p) for p in subject.weights_optimizer.state}
     expected = [[0, 0, 1], [1, 1, 1], [1, 1, 1], [0, 0, 0], [1, 1, 1]]
     assert subject.arch.mask("normal").int().tolist() == expected
     assert undecided(subject.arch.mask("normal")) == [1, 2, 4]
@@ -107,7 +107,7 @@ def test_what_is_left_learns_as_if_the_rest_were_there_with_weight_zero(partial:
 def test_settled_logits_neither_decay_nor_coast() -> None:
     subject = learner()
     steps(subject, 0, 3)
-    assert all(state["exp_avg"].abs().min() > 0 for state in subject.alpha.state.values())
+    assert all(state["exp_avg"].abs().min() > 0 for state in subject.alpha_optimizer.state.values())
     decide(subject, some_masks(subject))
     before = {kind: alpha.detach().clone() for kind, alpha in subject.arch.alpha.items()}
     steps(subject, 3, 3)

@@ -251,7 +251,7 @@ def test_tuning_changes_the_rest_of_the_supernet(tmp_path: Path) -> None:
     operation_strength.tune(search, recipe)
     assert any((value != before[name]).any() for name, value in search.learner.net.state_dict().items())
     assert (search.learner.arch.alpha["normal"] != alpha).any()
-    assert {group["lr"] for group in search.learner.weights.param_groups} == {recipe.selection.projection.lr}
+    assert {group["lr"] for group in search.learner.weights_optimizer.param_groups} == {recipe.selection.projection.lr}
 
 
 def test_marks_and_agreement_of_an_edge() -> None:

@@ -130,9 +130,11 @@ def test_two_steps_of_every_combination_with_a_meaning(
         learner = search.run()
         assert math.isfinite(record.found["train_loss"]), combination
         assert all(p.isfinite().all() for p in (*learner.net.parameters(), *learner.arch.parameters())), combination
-        assert {len(state) for state in learner.weights.state.values()} == {1}, combination  # all weights have moved
+        assert {len(state) for state in learner.weights_optimizer.state.values()} == {1}, (
+            combination
+        )  # all weights have moved
         moved = combination.level != "weights"
-        assert {float(state["step"]) for state in learner.alpha.state.values()} == ({2.0} if moved else set())
+        assert {float(state["step"]) for state in learner.alpha_optimizer.state.values()} == ({2.0} if moved else set())
         cells = record.found["cells"]
         assert list(cells) == ["normal", "reduce"]
         for cell in cells.values():

@@ -82,9 +82,9 @@ def test_each_update_moves_its_own_logits_only(level: str, chosen: str) -> None:
     assert not any(torch.equal(old, new) for old, new in zip(w, new_w))
     assert same(a, new_a) != (moves and alpha)
     assert same(b, new_b) != (moves and beta)
-    assert subject.beta is not None
-    assert bool(subject.alpha.state) == (moves and alpha)
-    assert bool(subject.beta.state) == (moves and beta)
+    assert subject.beta_optimizer is not None
+    assert bool(subject.alpha_optimizer.state) == (moves and alpha)
+    assert bool(subject.beta_optimizer.state) == (moves and beta)
     assert seen.images == 4
     assert 0 <= int(seen.correct) <= 4
     assert not seen.loss.requires_grad
@@ -104,7 +104,7 @@ def test_without_updates_every_level_is_a_step_of_the_weights(level: str) -> Non
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_topology_without_logits_needs_no_optimizer(level: str) -> None:
     subject = learner(topology="dense")
-    assert subject.beta is None
+    assert subject.beta_optimizer is None
     _, before, _ = copies(subject)
     LEVELS[level](subject, batch(0), [ArchBatch(batch(1), True, True)])
     assert same(copies(subject)[1], before) == (level == "weights")
@@ -258,8 +258,8 @@ def test_the_penalty_enters_beta_exactly_once(level: str, chosen: str) -> None:
     moved = {}
     for penalty in (0.0, PENALTY):
         subject = learner(penalty=penalty)
-        subject.alpha = SGD(subject.arch.alpha.values(), lr=1.0)  # type: ignore[assignment]
-        subject.beta = SGD(subject.arch.beta.values(), lr=1.0)  # type: ignore[assignment]
+        subject.alpha_optimizer = SGD(subject.arch.alpha.values(), lr=1.0)  # type: ignore[assignment]
+        subject.beta_optimizer = SGD(subject.arch.beta.values(), lr=1.0)  # type: ignore[assignment]
         expected = torch.autograd.grad(subject.arch.penalty(), list(subject.arch.beta.values()))
         LEVELS[level](subject, batch(0), [ArchBatch(batch(1), alpha, beta)])
         moved[penalty] = copies(subject)
@@ -278,7 +278,7 @@ def test_the_penalty_of_the_relaxation_enters_alpha_exactly_once(level: str, cho
         subject = learner()
         subject.alpha_penalty = penalty
         subject.arch.relaxations = {t: Sigmoid(cell) for t, cell in SPACE.cells.items()}  # type: ignore[assignment]
-        subject.alpha = SGD(subject.arch.alpha.values(), lr=1.0)  # type: ignore[assignment]
+        subject.alpha_optimizer = SGD(subject.arch.alpha.values(), lr=1.0)  # type: ignore[assignment]
         expected = torch.autograd.grad(subject.arch.alpha_penalty(), list(subject.arch.alpha.values()))
         LEVELS[level](subject, batch(0), [ArchBatch(batch(1), alpha, beta)])
         moved[penalty] = copies(subject)
@@ -295,8 +295,8 @@ def test_the_gradient_of_the_logits_is_clipped_as_a_whole() -> None:
         subject.arch_clip = clip
         before = subject.arch_parameters(True, True)
         start = [p.detach().clone() for p in before]
-        subject.alpha = SGD(subject.arch.alpha.values(), lr=1.0)  # type: ignore[assignment]
-        subject.beta = SGD(subject.arch.beta.values(), lr=1.0)  # type: ignore[assignment]
+        subject.alpha_optimizer = SGD(subject.arch.alpha.values(), lr=1.0)  # type: ignore[assignment]
+        subject.beta_optimizer = SGD(subject.arch.beta.values(), lr=1.0)  # type: ignore[assignment]
         LEVELS["bilevel"](subject, batch(0), [ArchBatch(batch(1), True, True)])
         norms.append(torch.cat([(p.detach() - s).flatten() for p, s in zip(before, start)]).norm().item())
     assert norms[0] > 2e-3
@@ -398,11 +398,13 @@ def test_the_unrolled_gradient_follows_the_optimizer_of_the_weights(seed: int, m
     net = Functional(w, (loss_train, loss_val))
     subject = functional_learner(net, alpha, lr=xi, momentum=momentum, weight_decay=decay)
     for _ in range(2):
-        subject.weights.zero_grad()
+        subject.weights_optimizer.zero_grad()
         loss_train(torch.cat(list(net.parts)), alpha).backward()
-        subject.weights.step()
+        subject.weights_optimizer.step()
     now = torch.cat(list(net.parts)).detach()
-    velocity = torch.cat([subject.weights.state[p]["momentum_buffer"] for p in net.parts]) if momentum else None
+    velocity = (
+        torch.cat([subject.weights_optimizer.state[p]["momentum_buffer"] for p in net.parts]) if momentum else None
+    )
     exact = exact_unrolled_gradient(loss_train, loss_val, now, alpha, xi, velocity, momentum, decay)
     (got,) = unrolled_gradient(subject, TRAIN, ArchBatch(VAL, True, False))
     torch.testing.assert_close(got, exact, rtol=1e-4, atol=1e-4)
@@ -442,7 +444,7 @@ class Broken(RuntimeError):
 def test_the_weights_come_back_bit_for_bit_whatever_happens(fails_at: int | None) -> None:
     subject = learner()
     subject.weights_step(batch(5))
-    before, momenta = copies(subject), copy.deepcopy(subject.weights.state_dict()["state"])
+    before, momenta = copies(subject), copy.deepcopy(subject.weights_optimizer.state_dict()["state"])
     count: Iterator[int] = iter(range(1, 10))
 
     def breaks(*_: Any) -> None:
@@ -459,7 +461,7 @@ def test_the_weights_come_back_bit_for_bit_whatever_happens(fails_at: int | None
     handle.remove()
     for old, new in zip(before, copies(subject)):
         assert same(old, new)
-    for index, state in subject.weights.state_dict()["state"].items():
+    for index, state in subject.weights_optimizer.state_dict()["state"].items():
         assert torch.equal(state["momentum_buffer"], momenta[index]["momentum_buffer"])
     assert all(p.requires_grad for p in subject.net.parameters())
 
@@ -470,7 +472,7 @@ def test_levels_are_told_apart() -> None:
     found = []
     for level in LEVELS.values():
         subject = learner(lr=1.0)
-        subject.alpha = SGD(subject.arch.alpha.values(), lr=1.0)  # type: ignore[assignment]
+        subject.alpha_optimizer = SGD(subject.arch.alpha.values(), lr=1.0)  # type: ignore[assignment]
         level(subject, batch(0), [ArchBatch(batch(1), True, True)])
         found.append(subject.arch.alpha["reduce"].detach())
     assert all(not torch.equal(a, b) for i, a in enumerate(found) for b in found[:i])

@@ -205,7 +205,7 @@ def _projection_part(
     whole = Projection(learner, data, stage, plan, rules, batch_size=of.batch_size, **options)
     batches = split_batches(search.data, stage.alpha_on, batch, "probe", **options)
     looking, weights, images = Probe(learner, batches, 1, search.seed), learner.arch.expected(), batches.batch(0, 0)
-    updates = [ArchBatch(images, True, learner.beta is not None)] if plan.train_alpha else []
+    updates = [ArchBatch(images, True, learner.beta_optimizer is not None)] if plan.train_alpha else []
     look = factor * measure_call(lambda: looking(weights, 0), search.device)
     step = factor * measure_call(lambda: bilevel(learner, images, updates), search.device)
     looks = _steps(len(data.get(stage.alpha_on)), of.batch_size)
