@@ -35,10 +35,10 @@ def run(
     accept_data: bool = False,
     data: Given | Sequence[Any] | None = None,
 ) -> Path:
-    """Search, derive, retrain and report; goes on if `out` holds an unfinished run of the same recipe.
+    """Search, derive, retrain and report; resumes an unfinished run of the same recipe in `out`.
 
     With a table of true accuracies (see `load_truth`) the cell is looked up instead of retrained. With `accept_data`
-    a run goes on even when the images are no longer those it began with (see `RunDir.open`). With `data`, tensors or
+    a run resumes even when the images are no longer those it began with (see `RunDir.open`). With `data`, tensors or
     datasets of `torch.utils.data` (see `topocell.data.given.Given`), these are its images in place of what the recipe
     names; give them again to continue it.
 
@@ -64,7 +64,7 @@ def search(
     accept_data: bool = False,
     data: Given | Sequence[Any] | None = None,
 ) -> Path:
-    """Only the search; leaves `checkpoints/supernet.ckpt`. Returns the run directory. Goes on and raises as `run`."""
+    """Only the search; leaves `checkpoints/supernet.ckpt`. Returns the run directory. Resumes and raises as `run`."""
     with _opened(recipe, out, display, accept_data, data) as work:
         work.search()
         return work.directory.path
@@ -81,17 +81,17 @@ def select(
 ) -> Genotype:
     """Derive the cell of a searched run, with the recipe's rules or others, and write genotype.json.
 
-    With a name the selection stands beside the run, in selections/NAME: a run directory of its own, which starts from
-    a copy of the supernet and can be retrained and reported. The same call again goes on where it was stopped. A
+    With a name it is an alternative selection, in selections/NAME: a run directory of its own, which starts from a
+    copy of the supernet and can be retrained and reported. The same call again resumes where it was stopped. A
     selection by perturbation of a run that has its cell already, and one with options of its own for the projection,
-    stands beside the run in any case; its name is then OPERATIONS-EDGES.
+    is an alternative in any case; its name is then OPERATIONS-EDGES.
 
     Args:
         out: directory of the run.
         display: shows the work; nothing is shown without one.
         name: of the directory in OUT/selections; without it the cell becomes the run's own.
-        data: as for `run`.
         replace: whether a cell whose retraining has begun may give way to another, which drops that retraining.
+        data: as for `run`.
         changes: fields of `topocell.config.selection.SelectionPlan` to use instead of the recipe's.
 
     Raises:
@@ -99,10 +99,10 @@ def select(
         RecipeError: a rule that does not exist.
     """
     with _reopened(out, display, data=data) as work:
-        name = work.name_beside(changes) if name is None else name
+        name = work.alternative_name(changes) if name is None else name
         if name is None:
             return work.select(again=True, replace=replace, **changes)
-        recipe, path = work.begin_beside(name, changes)
+        recipe, path = work.begin_alternative(name, changes)
     with _opened(recipe, path, display, data=data) as work:
         return work.select()
 

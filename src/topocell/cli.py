@@ -1,4 +1,4 @@
-"""The command line. A user's mistake gives one line and exit code 2; Ctrl-C saves, says how to go on, exits 130."""
+"""The command line. A user's mistake gives one line and exit code 2; Ctrl-C saves, says how to resume, exits 130."""
 
 import io
 import os
@@ -127,7 +127,7 @@ def run(
     accept_data: AcceptData = False,
     quiet: QuietOption = False,
 ) -> None:
-    """The whole way: search, derive, retrain, report. The same command again goes on with an unfinished run.
+    """The whole way: search, derive, retrain, report. The same command again resumes an unfinished run.
 
     Examples:
 
@@ -176,7 +176,8 @@ def select(
     ] = None,
     in_degree: Annotated[int | None, typer.Option(min=1, help="Edges per node for the rule magnitude.")] = None,
     name: Annotated[
-        str | None, typer.Option("--as", help="Select beside the run, in RUN/selections/NAME.", show_default=False)
+        str | None,
+        typer.Option("--as", help="Make an alternative selection, in RUN/selections/NAME.", show_default=False),
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Drop the cell that the run has, with its retraining, for another.")
@@ -189,8 +190,8 @@ def select(
 ) -> None:
     """Derive the cell from a searched run, by the recipe's rules or by others, and write genotype.json.
 
-    With `--as` several selections of one supernet stand side by side, each a run directory that can be retrained. So
-    does a selection by perturbation of a run that has its cell already. Another cell takes the place of one that is
+    With `--as`, alternative selections of one supernet each get a run directory, which can be retrained. So does a
+    selection by perturbation of a run that has its cell already. Another cell takes the place of one that is
     retrained only with `--replace`.
 
     Examples:
@@ -356,14 +357,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(" ".join(str(fault).split()))
     except Interrupted as stop:
         name = signal.Signals(stop.signal_number).name
-        print(f"stopped by {name}; everything is saved, the same command goes on from here", file=sys.stderr)
+        print(f"stopped by {name}; everything is saved, the same command resumes from here", file=sys.stderr)
         return 128 + stop.signal_number
     except _Ended as end:
         number = signal.Signals(end.args[0])
-        print(f"stopped by {number.name}; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(f"stopped by {number.name}; the same command resumes from the last checkpoint", file=sys.stderr)
         return 128 + number
     if code == 128 + signal.SIGINT:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("stopped; the same command resumes from the last checkpoint", file=sys.stderr)
     return code if isinstance(code, int) else 0
 
 

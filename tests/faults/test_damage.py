@@ -86,7 +86,7 @@ def test_a_damaged_newest_state_is_passed_over_for_the_one_before(
         faults.injected += 1
         assert workshop.forked(run(name, path)) == (0, ""), (kind, workshop.said)
         said = (path / "log.txt").read_text()
-        assert newest.name in said and "going on from" in said, kind
+        assert newest.name in said and "resuming from" in said, kind
         changed = differences(path, wanted)
         faults.survived += not changed
         faults.lost += bool(changed)

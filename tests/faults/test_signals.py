@@ -18,8 +18,8 @@ from topocell.runs.directory import RunDir
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 #: What a command may say when it was asked to stop.
-SAVED = "stopped by {}; everything is saved, the same command goes on from here\n"
-ENDED = "stopped by {}; the same command goes on from the last checkpoint\n"
+SAVED = "stopped by {}; everything is saved, the same command resumes from here\n"
+ENDED = "stopped by {}; the same command resumes from the last checkpoint\n"
 
 
 @pytest.mark.parametrize("number", CODES)

@@ -334,7 +334,7 @@ def test_a_selection_stands_inside_its_run(name: str, sound: Path, tmp_path: Pat
     with RunDir.existing(tmp_path / "run") as directory:
         if name:
             with pytest.raises(RunError, match="choose another"):
-                directory.beside(name)
+                directory.selection_path(name)
         for use in (directory.has, directory.read_json, lambda n: directory.write_text(n, "x")):
             with pytest.raises(RunError, match="choose another"):
                 use(name)

@@ -155,7 +155,7 @@ def test_a_request_to_stop_is_saved_and_said(
     argv = command("quickstart", tmp_path / "run")
     stopped, where = forked(argv, event="step", count=count, signal=number)
     assert (stopped, where) == (code, "search 1/3 operations" if count == 2 else "search 3/3 topology")
-    words = f"stopped by {number.name}; everything is saved, the same command goes on from here\n"
+    words = f"stopped by {number.name}; everything is saved, the same command resumes from here\n"
     assert forked.errors.read_text() == words
     newest = max((tmp_path / "run/checkpoints").glob("[0-9]*.ckpt"))
     state = checkpoint.load(newest)["state"]["state"]
@@ -170,7 +170,7 @@ def test_asking_twice_stops_at_once(forked: Forked, unbroken: Mapping[str, Path]
     argv = command("quickstart", tmp_path / "run")
     code, where = forked(argv, event="step", count=20, signal=signal.SIGINT, times=2)
     assert (code, where) == (130, "retrain, seed 1/2")
-    assert forked.errors.read_text().strip() == "stopped; the same command goes on from the last checkpoint"
+    assert forked.errors.read_text().strip() == "stopped; the same command resumes from the last checkpoint"
     assert forked(argv) == (0, "")
     assert_same_run(tmp_path / "run", unbroken["quickstart"])
 
@@ -188,7 +188,7 @@ def test_signals_from_outside(
 
     for number, code, words in (
         (signal.SIGKILL, -9, ""),
-        (signal.SIGTERM, 143, "stopped by SIGTERM; everything is saved, the same command goes on from here\n"),
+        (signal.SIGTERM, 143, "stopped by SIGTERM; everything is saved, the same command resumes from here\n"),
     ):
         before = epochs()
         process = subprocess.Popen(

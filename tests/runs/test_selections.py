@@ -176,7 +176,7 @@ def test_a_name_keeps_its_rules(mine: Path) -> None:
 
 def test_the_command_line_selects_and_compares(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(mine)]) == 2
-    assert "has no derived cell to compare; go on with: topocell select" in capsys.readouterr().err
+    assert "has no derived cell to compare; continue with: topocell select" in capsys.readouterr().err
     assert main(["select", str(mine), "--quiet"]) == 0
     options = ["projection.epochs=1", "projection.batches=1"]
     more = ["--ops", "perturbation", "--edges", "magnitude", "--as", "pt", *options]

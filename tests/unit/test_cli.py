@@ -271,7 +271,7 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_the_terminal_in_order(
     assert main([a for a in RUN if a != "--quiet"]) == 143
     assert screen.getvalue().rfind("\x1b[?25h") > screen.getvalue().rfind("\x1b[?25l") >= 0
     error = capsys.readouterr().err
-    assert error == "stopped by SIGTERM; everything is saved, the same command goes on from here\n"
+    assert error == "stopped by SIGTERM; everything is saved, the same command resumes from here\n"
 
 
 @pytest.mark.parametrize("quiet", [True, False])
@@ -281,7 +281,7 @@ def test_ctrl_c_while_nobody_listens(inside: Path, capsys: Any, monkeypatch: pyt
 
     monkeypatch.setattr(api, "run", stopped)
     assert main([a for a in RUN if quiet or a != "--quiet"]) == 130
-    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("stopped; the same command goes on")
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("stopped; the same command resumes")
 
 
 # --- help and lists

@@ -101,7 +101,7 @@ def places(*numbers: Any) -> list[int]:
 
 
 def restore_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Let an optimizer go on from its `state_dict`. Raises ValueError where that is of parameters of other shapes."""
+    """Let an optimizer resume from its `state_dict`. Raises ValueError where that is of parameters of other shapes."""
     optimizer.load_state_dict(state)
     for parameter, kept in optimizer.state.items():
         for name, value in kept.items():
@@ -177,12 +177,12 @@ class Checkpoints:
             if not _of_a_run(saved):
                 faults[number] = f"checkpoint {path} holds something else than the state of a run"
                 continue
-            self.warnings += [f"{fault}; going on from {path.name} instead" for fault in faults.values()]
+            self.warnings += [f"{fault}; resuming from {path.name} instead" for fault in faults.values()]
             self._damaged = set(faults)
             return Saved(path, saved["state"], saved["metrics_bytes"], saved.get("recipe"))
         if faults:
             raise CheckpointError(
-                f"a run goes on from a sound checkpoint, but all {len(faults)} in {self.folder} are damaged "
+                f"a run resumes from a sound checkpoint, but all {len(faults)} in {self.folder} are damaged "
                 f"(newest: {next(iter(faults.values()))}); restore the run from a copy, or delete its "
                 "directory and start again"
             )

@@ -34,7 +34,7 @@ BudgetOption = Annotated[
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress, only errors.")]
 AcceptData = Annotated[
-    bool, typer.Option("--accept-data", help="Go on although images or true accuracies are not those of before.")
+    bool, typer.Option("--accept-data", help="Resume although images or true accuracies are not those of before.")
 ]
 
 

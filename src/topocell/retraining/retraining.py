@@ -79,7 +79,7 @@ class Retraining:
         self.loop = EpochLoop(self, seed=seed, device=self.device, monitor=self.monitor, on_nan=on_nan)
 
     def run(self, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Train every seed, or go on from a `state_dict`; returns what results.json holds.
+        """Train every seed, or resume from a `state_dict`; returns what results.json holds.
 
         Raises:
             RunError: a loss or a gradient is not finite, and `on_nan` does not say to go on.

@@ -57,7 +57,7 @@ def _selections(path: Path) -> dict[str, Path]:
     beside = sorted(found.parent for found in (path / "selections").glob("*/genotype.json"))
     mine = [path] if (path / "genotype.json").is_file() else []
     if not mine + beside:
-        raise RunError(f"{path} has no derived cell to compare; go on with: topocell select {path}")
+        raise RunError(f"{path} has no derived cell to compare; continue with: topocell select {path}")
     return {"(run)" if found == path else found.name: found for found in mine + beside}
 
 

@@ -62,7 +62,7 @@ class RunDir:
 
     @classmethod
     def open(cls, path: str | Path, recipe_yaml: str, *, env: Mapping[str, Any], accept_data: bool = False) -> Self:
-        """Create the run directory of a resolved recipe, or reopen it to go on.
+        """Create the run directory of a resolved recipe, or reopen it to resume.
 
         `env` is what `environment` returns. Reopening keeps the first env.json; differences that can change
         numbers become warnings. With `accept_data` other images of the same shape and classes are such a difference,
@@ -152,7 +152,7 @@ class RunDir:
             folder.mkdir(exist_ok=True)
         return folder
 
-    def beside(self, name: str) -> Path:
+    def selection_path(self, name: str) -> Path:
         """Where a selection of that name stands, a run directory itself. Raises RunError for a name that is none."""
         return self.path / "selections" / self._file(name).name
 
@@ -327,7 +327,7 @@ class RunDir:
         found = next((name for name in _LEFT if (self.path / name).exists()), None)
         if found is not None:
             raise CheckpointError(
-                f"a run goes on from its newest checkpoint, but {self._checkpoints.folder} has none, and "
+                f"a run resumes from its newest checkpoint, but {self._checkpoints.folder} has none, and "
                 f"{self.path / found} says that there were some; restore them from a copy, or choose another --out"
             )
 

@@ -72,7 +72,7 @@ def other_machine(stored: Mapping[str, Any], env: Mapping[str, Any]) -> list[str
     if not changed:
         return []
     words = ", ".join(f"{key} was {stored.get(key)}, is {env.get(key)}" for key in changed)
-    return [f"the run goes on in another place, and numbers may differ a little: {words}"]
+    return [f"the run resumes in another place, and numbers may differ a little: {words}"]
 
 
 def accept_other_data(path: Path, stored: dict[str, Any], env: Mapping[str, Any], accept: bool) -> list[str]:
@@ -90,13 +90,13 @@ def _accepted(path: Path, key: str, stored: dict[str, Any], env: Mapping[str, An
     words = f"{what} of {path} changed (it was {then}, is {now})"
     if not accept:
         raise RunError(
-            f"a run goes on with {what} it began with, but {words}; restore {what}, choose another --out, "
-            "or go on all the same by --accept-data"
+            f"a run resumes with {what} it began with, but {words}; restore {what}, choose another --out, "
+            "or resume all the same by --accept-data"
         )
     for part in _BUILT_FOR if key == "data_fingerprint" else ():
         if part in stored and stored[part] != env.get(part):
             raise RunError(
-                f"a run goes on with images of the shape and classes that it began with, but {part} was "
+                f"a run resumes with images of the shape and classes that it began with, but {part} was "
                 f"{stored[part]} and is {env.get(part)}; choose another --out"
             )
     earlier = stored.get(list_key, [])

@@ -50,7 +50,7 @@ class Work:
         if self.phase == Phase.DONE:
             display.say(f"{directory.path} is finished; its report: {directory.report_path}")
         elif self.state is not None:
-            display.say(f"going on with {directory.path}: {self.phase}")
+            display.say(f"resuming {directory.path}: {self.phase}")
 
     def search(self) -> None:
         """Run the search, or what is left of it."""
@@ -79,7 +79,7 @@ class Work:
         )
 
     def select(self, again: bool = False, replace: bool = False, **changes: Any) -> Genotype:
-        """Derive the cell from the searched supernet and write genotype.json; a projection goes on where it was.
+        """Derive the cell from the searched supernet and write genotype.json; a projection resumes where it was.
 
         Without changes, a projection that was begun under other rules keeps them. A cell whose retraining has begun
         gives way to another one only with `replace`.
@@ -118,18 +118,18 @@ class Work:
             self._enter(Phase.RETRAIN)
         return genotype
 
-    def name_beside(self, changes: Mapping[str, Any]) -> str | None:
+    def alternative_name(self, changes: Mapping[str, Any]) -> str | None:
         """The name of a selection that must not disturb the cell that the run has; None where there is none."""
         rules = self._rules(**changes)
         mine = not changes and any(record.get("phase") == Phase.SELECT for record in self.directory.metrics())
         apart = self.phase not in (Phase.SEARCH, Phase.SELECT) and rules.project and not mine
         return f"{rules.operations}-{rules.edges}" if apart or "projection" in changes else None
 
-    def begin_beside(self, name: str, changes: Mapping[str, Any]) -> tuple[Recipe, Path]:
+    def begin_alternative(self, name: str, changes: Mapping[str, Any]) -> tuple[Recipe, Path]:
         """Make selections/NAME a run that stands before its selection; returns its recipe and directory."""
         self._must_be_searched()
         recipe = reselected(self.recipe, changes)
-        path = self.directory.beside(name)
+        path = self.directory.selection_path(name)
         try:
             opened = RunDir.open(path, recipe.to_yaml(), env=run_environment(recipe, self.dataset, self.truth))
         except OtherRecipe as fault:
@@ -138,7 +138,7 @@ class Work:
             ) from fault
         with opened as directory:
             searched = (record for record in self.directory.metrics() if record.get("phase") == Phase.SEARCH)
-            stand_before_selection(directory, lambda: self.directory.load_named("supernet"), searched)
+            prepare_selection(directory, lambda: self.directory.load_named("supernet"), searched)
         return recipe, path
 
     def retrain(self) -> dict[str, Any]:
@@ -224,14 +224,14 @@ class Work:
         if self.phase in (Phase.SEARCH, Phase.SELECT) or not self.directory.genotype_path.exists():
             raise RunError(
                 f"retraining needs a derived cell, but {self.directory.path} has none yet; "
-                f"go on with: topocell select {self.directory.path}"
+                f"continue with: topocell select {self.directory.path}"
             )
 
     def _must_be_searched(self) -> None:
         if self.phase == Phase.SEARCH:
             raise RunError(
                 f"a cell is derived from a finished search, but the search in {self.directory.path} is not; "
-                f"go on with: topocell run or topocell search"
+                f"continue with: topocell run or topocell search"
             )
 
     def _rules(self, **changes: Any) -> Rules:
@@ -306,7 +306,7 @@ class Work:
             self.directory.write_json("timings.json", self.monitor.seconds)
 
 
-def stand_before_selection(
+def prepare_selection(
     directory: RunDir, supernet: Callable[[], dict[str, Any]], searched: Iterable[Mapping[str, Any]] = ()
 ) -> None:
     """Make a new run directory one that stands before its selection, also when a kill has interrupted that.

@@ -197,7 +197,7 @@ def total_norm(tensors: Iterable[Tensor | None]) -> Tensor:
 
 
 _STOPPED = (
-    "the state before is saved; to go on from there, with RUN for the run directory: "
+    "the state before is saved; to resume from there, with RUN for the run directory: "
     "topocell run RUN/recipe.yaml on_nan=skip --out RUN, or on_nan=rollback"
 )
 

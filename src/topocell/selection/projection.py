@@ -100,7 +100,7 @@ class Projection:
         )
 
     def run(self, state: Mapping[str, Any] | None = None) -> Learner:
-        """Project from the beginning, or go on from a `state_dict`; returns the learner, with what is left live.
+        """Project from the beginning, or resume from a `state_dict`; returns the learner, with what is left live.
 
         Raises:
             RunError: a loss or a gradient of the tuning is not finite, and `on_nan` does not say to go on.

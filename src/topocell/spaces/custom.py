@@ -22,9 +22,10 @@ def custom(
     """A space as data, stacked as in DARTS; what is left out is as in the DARTS space.
 
     Args:
-        inputs, nodes, output: see `CellSpec`.
+        inputs, nodes: see `CellSpec`.
         edges: `[source, destination]` each; default from every node to every later one.
         candidates: names of operations, or one list of them for each edge.
+        output: see `CellSpec`.
         reduce: what the reduction cell has of its own: any of the arguments above. Its edges from inputs have stride 2.
 
     Raises:

@@ -1,7 +1,7 @@
 """Studies: the papers' analyses, each a table and a figure. A study is one function and one row in `STUDIES`.
 
 The function takes a `Bench` and its options, checks all it can, says `bench.begin`, takes its items one by one and
-returns an `Outcome`. What is finished stays finished: the same command goes on with what is left.
+returns an `Outcome`. What is finished stays finished: the same command resumes with what is left.
 """
 
 import inspect
@@ -217,7 +217,7 @@ def _signature(key: str, field: FieldInfo) -> str:
 
 
 def run(name: str, words: Sequence[str], out: str | Path, display: Display | None = None, workers: int = 1) -> Path:
-    """Run a study, or go on with it, in the directory `out`.
+    """Run a study, or resume it, in the directory `out`.
 
     Args:
         name: a row of `STUDIES`.

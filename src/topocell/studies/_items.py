@@ -76,7 +76,7 @@ class Bench:
         self._unlock()
 
     def begin(self, items: int, inputs: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
-        """Make the directory, or go on in it.
+        """Make the directory, or resume in it.
 
         Args:
             items: how many items the study takes, for the progress.
@@ -97,7 +97,7 @@ class Bench:
                 self._write("study.json", files.to_json(asked | {"environment": environment}, indent=2) + "\n")
             self._settle()
         if self._records:
-            self.display.say(f"going on with {self.path}: {len(self._records)} of {items} items are there")
+            self.display.say(f"resuming {self.path}: {len(self._records)} of {items} items are there")
 
     def item(self, key: str, make: Callable[..., Mapping[str, Any]], *args: Any) -> Record:
         """The record of an item: kept from before, or made now by `make(*args)` and kept, with the `seconds` it took.

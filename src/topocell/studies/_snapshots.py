@@ -74,7 +74,7 @@ def snapshot(epoch: int) -> str:
 def photographed(
     recipe: Recipe, epochs: Sequence[int], path: Path, display: Display, *, parts: Sequence[str] | None = None
 ) -> Record:
-    """Search, and keep the state after some epochs, all of it or the `parts` that are named; goes on where it stopped.
+    """Search, and keep the state after some epochs, all of it or the `parts` that are named; resumes where it stopped.
 
     Returns `epochs`, the search's own figures per epoch: `genotype` that the recipe's rules would derive then, by
     the largest weights where they decide by perturbation, and `val_accuracy` of the supernet. Raises as `api.search`.
@@ -134,7 +134,7 @@ def held_out(search: Search, recipe: Recipe, purpose: str) -> Probe:
 
 
 def selected(recipe: Recipe, searched: Path, moment: str, path: Path, display: Display) -> Record:
-    """Derive a cell from a supernet by the recipe's selection; goes on between any two measurements.
+    """Derive a cell from a supernet by the recipe's selection; resumes between any two measurements.
 
     Args:
         recipe: may differ from that of the search in its selection.
@@ -148,7 +148,7 @@ def selected(recipe: Recipe, searched: Path, moment: str, path: Path, display: D
     """
     dataset, truth = setup.load_data(recipe), setup.load_truth(recipe)
     with RunDir.open(path, recipe.to_yaml(), env=run_environment(recipe, dataset, truth)) as directory:
-        run.stand_before_selection(directory, lambda: state_of(searched, moment))
+        run.prepare_selection(directory, lambda: state_of(searched, moment))
         genotype = Work(recipe, directory, dataset, truth, display).select()
         rows = directory.metrics()
     return {

@@ -53,7 +53,7 @@ def whole_run(recipe: Recipe, path: Path, display: Display) -> dict[str, Any]:
 
 
 def retrained(recipe: Recipe, genotype: Genotype, path: Path, display: Display) -> dict[str, Any]:
-    """Train the network of a genotype as the recipe's `retrain` says, or look it up; goes on where it was stopped.
+    """Train the network of a genotype as the recipe's `retrain` says, or look it up; resumes where it was stopped.
 
     Returns results, genotype and seconds. Raises as `api.retrain`.
     """

@@ -109,7 +109,7 @@ class Watching(RunMonitor):
 
 
 def watched(recipe: Recipe, searched: Path, path: Path, display: Display) -> Record:
-    """Project the supernet of a finished search and watch it; goes on between any two measurements.
+    """Project the supernet of a finished search and watch it; resumes between any two measurements.
 
     Returns `genotype`, and `course`: accuracies of the supernet, before the first decision and after each with the
     tuning that followed it. Raises as `Projection.run`.

@@ -483,7 +483,7 @@ def newest(path: Path) -> str:
 
 
 def check_after_kill(path: Path) -> int:
-    """The step that a resumed run goes on from; everything else in the directory must fit to it."""
+    """The step that a resumed run resumes from; everything else in the directory must fit to it."""
     with opened(path) as run:
         state = run.latest()
         assert run.warnings == []

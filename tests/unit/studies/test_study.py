@@ -175,7 +175,7 @@ def test_cells_trained_before_an_interruption_are_not_trained_again(
     assert main(argv) == 130
     assert names_of(tmp_path / "a") == ["layers-1"] and not (tmp_path / "a/table.csv").exists()
     assert main(argv) == 0
-    assert "going on with" in capsys.readouterr().out
+    assert "resuming" in capsys.readouterr().out
     assert retrain.calls == 3 and names_of(tmp_path / "a") == ["layers-1", "layers-2"]
     for file in ("table.csv", "figure.svg"):
         assert (tmp_path / "a" / file).read_bytes() == (done("depth") / file).read_bytes()

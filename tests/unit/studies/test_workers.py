@@ -122,7 +122,7 @@ def test_the_fault_of_a_task_is_the_fault_of_all() -> None:
 
 
 def test_a_worker_that_was_killed_is_named() -> None:
-    with pytest.raises(RunError, match=r"the one at b was ended by SIGKILL; the same command goes on"):
+    with pytest.raises(RunError, match=r"the one at b was ended by SIGKILL; the same command resumes"):
         collect([Task("b", vanish, (2,))])
 
 

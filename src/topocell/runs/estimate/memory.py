@@ -78,7 +78,7 @@ def out_of_memory(what: str, device: str, knobs: Sequence[Knob], probe: bool = F
     """What to change when memory has run out in the middle of something, or of a probe of it."""
     ways = " or ".join(f"{knob.key} (now {knob.value})" for knob in knobs)
     found = (
-        "topocell estimate finds values that fit; or make room: the same command then goes on from the last checkpoint"
+        "topocell estimate finds values that fit; or make room: the same command then resumes from the last checkpoint"
     )
     return (
         f"{what} must fit in the memory of {device}, but it ran out{' in a probe' if probe else ''}; lower {ways}"
