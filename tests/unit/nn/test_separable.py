@@ -11,12 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.helpers.kernels import needs_kernels
 from tests.helpers.tables import BANKS
 from torch import Tensor, nn
 
 from topocell.nn.banks import ChainBank
 from topocell.nn.fused_plan import Chain, Plan
-from topocell.nn.kernels.cpu import build, kernels
+from topocell.nn.kernels.cpu import build
 from topocell.nn.modules import FactorizedReduce, ReLUConvBN
 from topocell.nn.pooling import avg_pool, max_pool
 from topocell.nn.primitives import make
@@ -28,10 +29,7 @@ from topocell.supernet.learner import frozen
 
 CHAINS = ("sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7", "dil_conv_3x3", "dil_conv_5x5")
 
-needs_compiler = pytest.mark.skipif(
-    kernels(16, torch.zeros(1)) is None, reason="there are no compiled kernels: no compiler, or TOPOCELL_NATIVE=0"
-)
-pytestmark = needs_compiler
+pytestmark = needs_kernels
 
 
 def near(found: Tensor, wanted: Tensor, within: float = 2e-5) -> bool:

@@ -1,13 +1,11 @@
 """Dense convolutions and pools around the compiled kernels, against the library's functions."""
 
-import os
-import shutil
-
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from tests.helpers.kernels import needs_kernels
 from tests.helpers.tables import BANKS
 from torch import Tensor
 
@@ -20,9 +18,7 @@ from topocell.runtime.memory import DispatcherCalls, SavedBytes
 from topocell.supernet import ArchWeights, OneHotWeights, Supernet
 from topocell.supernet.learner import frozen
 
-pytestmark = pytest.mark.skipif(
-    shutil.which(os.environ.get("CC") or "cc") is None, reason="there is no C compiler on this machine"
-)
+pytestmark = needs_kernels
 CELL = spaces.get("nasbench201")
 E, K = CELL.cells["cell"].n_edges, CELL.cells["cell"].n_candidates
 
