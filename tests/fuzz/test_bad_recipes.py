@@ -60,7 +60,6 @@ def places() -> list[str]:
     found = set()
     for name in NAMES:
         whole = load_recipe(name).model_dump(mode="json")
-        whole["search"]["stages"] = {stage["name"]: stage for stage in whole["search"]["stages"]}
         found |= {".".join(map(str, path)) for path in paths(whole) if path}
     return sorted(found)
 

@@ -161,8 +161,8 @@ class _Worker:
             code = self.process.exitcode or 0
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise RunError(
-                f"a worker must finish its items, but the one at {task.key} was ended by {how}; the same command goes "
-                f"on, with fewer --workers if memory was short"
+                f"a worker must finish its items, but the one at {task.key} was ended by {how}; the same command "
+                f"resumes, with fewer --workers if memory was short"
             ) from None
         self.task = None
         if made.fault is not None:

@@ -101,7 +101,13 @@ def test_every_level_runs_in_bf16_and_keeps_its_state_in_float32(level: str) -> 
     before = [p.detach().clone() for p in of.arch.parameters()]
     seen = LEVELS[level](of, batch(0), [ArchBatch(batch(1), True, True)])
     assert seen.loss.dtype == torch.float32 and seen.loss.isfinite()
-    state = [t for o in (of.weights, of.alpha, of.beta) if o for s in o.state.values() for t in s.values()]
+    state = [
+        t
+        for o in (of.weights_optimizer, of.alpha_optimizer, of.beta_optimizer)
+        if o
+        for s in o.state.values()
+        for t in s.values()
+    ]
     for tensor in [*of.net.parameters(), *of.arch.parameters(), *state]:
         assert tensor is None or tensor.dtype == torch.float32
     moved = [not torch.equal(p, b) for p, b in zip(of.arch.parameters(), before)]

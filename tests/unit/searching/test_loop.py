@@ -541,12 +541,15 @@ def changed(before: Learner, after: Learner) -> set[str]:
         "weights": (before.net.state_dict(), after.net.state_dict()),
         "alpha": (dict(before.arch.alpha), dict(after.arch.alpha)),
         "beta": (dict(before.arch.beta), dict(after.arch.beta)),
-        "momentum": (before.weights.state_dict()["state"], after.weights.state_dict()["state"]),
-        "moments of alpha": (before.alpha.state_dict()["state"], after.alpha.state_dict()["state"]),
+        "momentum": (before.weights_optimizer.state_dict()["state"], after.weights_optimizer.state_dict()["state"]),
+        "moments of alpha": (before.alpha_optimizer.state_dict()["state"], after.alpha_optimizer.state_dict()["state"]),
     }
-    assert before.beta is not None
-    if after.beta is not None:
-        parts["moments of beta"] = (before.beta.state_dict()["state"], after.beta.state_dict()["state"])
+    assert before.beta_optimizer is not None
+    if after.beta_optimizer is not None:
+        parts["moments of beta"] = (
+            before.beta_optimizer.state_dict()["state"],
+            after.beta_optimizer.state_dict()["state"],
+        )
     return {name for name, (old, new) in parts.items() if flat(_detached(old)) != flat(_detached(new))}
 
 
@@ -586,17 +589,17 @@ def test_what_a_stage_makes_afresh(
     before, after = second_stage(halves, tmp_path, **options)
     assert changed(before, after) == fresh
     if "weights" not in options:
-        assert after.weights.param_groups[0]["lr"] == 0.025
+        assert after.weights_optimizer.param_groups[0]["lr"] == 0.025
 
 
 def test_a_stage_has_its_own_settings_beside_the_momentum_it_finds(halves: SearchData, tmp_path: Path) -> None:
     stage = {"weights": {"lr": 0.5, "weight_decay": 0.1, "nesterov": True, "clip": None}, "penalty": 3, "mixed": 0.5}
     before, after = second_stage(halves, tmp_path, **stage, alpha={"lr": 0.2, "betas": [0.9, 0.99]})
-    group = after.weights.param_groups[0]
+    group = after.weights_optimizer.param_groups[0]
     assert (group["lr"], group["weight_decay"], group["nesterov"]) == (0.5, 0.1, True)
     assert (after.clip, after.penalty, after.mixed) == (None, 3, 0.5)
-    assert after.alpha.param_groups[0]["lr"] == 0.2
-    assert after.alpha.param_groups[0]["betas"] == (0.9, 0.99)
+    assert after.alpha_optimizer.param_groups[0]["lr"] == 0.2
+    assert after.alpha_optimizer.param_groups[0]["betas"] == (0.9, 0.99)
     assert (before.clip, before.penalty, before.mixed) == (5, 0, 1)
     assert changed(before, after) == set()
 

@@ -51,7 +51,7 @@ def by_edge(of: Learner, look: Callable[[Any], Tensor | None]) -> dict[str, Tens
 
 
 def momentum(of: Learner) -> dict[str, Tensor]:
-    return by_edge(of, lambda p: of.weights.state[p]["momentum_buffer"])
+    return by_edge(of, lambda p: of.weights_optimizer.state[p]["momentum_buffer"])
 
 
 def some_masks(of: Learner) -> dict[str, Tensor]:

@@ -82,7 +82,7 @@ def test_the_accuracies_of_a_trajectory_are_those_of_the_table(followed: Path) -
 def test_the_supernet_that_is_projected_is_that_of_the_epoch(followed: Path, tmp_path: Path) -> None:
     """A search that ends there by itself, at the learning rates of the longer one, has the same supernet and cell."""
     stated = json.loads((followed / "study.json").read_text())["inputs"]["recipes"]["nb201-pt"]
-    stage = stated["search"]["stages"][0]
+    (stage,) = stated["search"]["stages"].values()
     assert stage["weights"]["lr"]["shape"] == "cosine" and stage["epochs"] == 3
     stage |= {"epochs": 1}
     stage["weights"]["lr"]["span"] = [0, 1, 3]

@@ -148,9 +148,9 @@ def gradient(of: Learner, data: Batch, parameters: Sequence[nn.Parameter], penal
 def move_arch(of: Learner, update: ArchBatch, found: Sequence[Tensor]) -> None:
     split = len(logits(of, update.alpha, False))
     if update.alpha:
-        move(of.alpha, logits(of, True, False), found[:split])
+        move(of.alpha_optimizer, logits(of, True, False), found[:split])
     if update.beta:
-        move(of.beta, logits(of, False, True), found[split:])
+        move(of.beta_optimizer, logits(of, False, True), found[split:])
 
 
 def move_weights(of: Learner, train: Batch) -> None:
@@ -159,7 +159,7 @@ def move_weights(of: Learner, train: Batch) -> None:
     norm = torch.cat([g.flatten() for g in found]).norm()
     assert of.clip is not None
     assert norm > of.clip
-    move(of.weights, parameters, [g * (of.clip / (norm + 1e-6)) for g in found])  # as torch clips
+    move(of.weights_optimizer, parameters, [g * (of.clip / (norm + 1e-6)) for g in found])  # as torch clips
 
 
 def by_hand_single(of: Learner, train: Batch, updates: Sequence[ArchBatch]) -> None:
@@ -422,7 +422,7 @@ def test_the_unrolled_gradient_of_a_supernet_is_that_of_the_papers_formula() -> 
     origin = [p.detach().clone() for p in weights]
     found = gradient(plain, train, weights, penalised=False)
     for p, g in zip(weights, found):
-        momentum = plain.weights.state[p]["momentum_buffer"]
+        momentum = plain.weights_optimizer.state[p]["momentum_buffer"]
         p.data -= xi * (g + 3e-4 * p.data + 0.9 * momentum)
     outer = gradient(plain, update.batch, chosen, penalised=True)
     d = gradient(plain, update.batch, weights, penalised=False)
