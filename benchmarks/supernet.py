@@ -88,7 +88,7 @@ GROWTH: dict[str, Callable[[int], Case]] = {
     "channels": lambda n: replace(GROWTH_BASE, channels=n),
     "batch": lambda n: replace(GROWTH_BASE, batch=n),
 }
-GROWTH_SIZES = {"cells": (5, 8, 14, 20), "nodes": (4, 5, 6, 8), "channels": (8, 16, 32), "batch": (16, 32, 64, 128)}
+GROWTH_SIZES = {"cells": (5, 8, 14, 20), "nodes": (4, 5, 6, 8), "channels": (8, 16, 32), "batch": (16, 32, 64)}
 
 
 class Published:

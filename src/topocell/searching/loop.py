@@ -1,9 +1,8 @@
 """The search: stages, each of which the epoch loop takes through its epochs. Read this file first.
 
 An epoch of a stage is `for step: level(learner, training batch, architecture updates)`. Everything that differs
-between methods is in the stage (config/search.py), the level (supernet/levels.py), the relaxation and the topology.
-What a stage takes over from the one before is in transition.py. All random draws are functions of (seed, stream, epoch,
-step), so that a state saved after any step continues bit for bit.
+between methods is in the stage (config/search.py), the level (supernet/levels.py), the relaxation and the topology;
+what a stage takes over from the one before in transition.py. Random draws are functions of (seed, stream, epoch, step).
 """
 
 from collections.abc import Mapping
