@@ -156,7 +156,7 @@ class Retraining:
             nesterov=plan.weights.nesterov,
             fused=self.device.type in FUSED,
         )
-        self.batches = self._batches(train=True)
+        self.batches, self.test_batches = self._batches(train=True), self._batches(train=False)
 
     def _batches(self, train: bool) -> Batches:
         return Batches(
@@ -218,7 +218,7 @@ class Retraining:
         test_loss = test_accuracy = None
         if self.loop.epoch in self._tested_epochs():
             with self.execution.plain():
-                test_loss, test_accuracy = evaluate(self.net, self._batches(train=False))
+                test_loss, test_accuracy = evaluate(self.net, self.test_batches)
             self.tests.append(test_accuracy)
         self.monitor.metrics(
             {
