@@ -1,11 +1,9 @@
 """The command line. A user's mistake gives one line and exit code 2; Ctrl-C saves, says how to resume, exits 130."""
 
 import io
-import os
 import signal
 import sys
 from collections.abc import MutableMapping, Sequence
-from importlib import metadata
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -15,6 +13,7 @@ from typer.core import TyperGroup
 
 from topocell import __version__
 from topocell.errors import TopocellError
+from topocell.registry import load_plugins
 from topocell.reporting.command_line import (
     AcceptData,
     Budget,
@@ -92,10 +91,7 @@ def _app(
         ),
     ] = None,
 ) -> None:
-    if imports or os.environ.get("TOPOCELL_IMPORT") or metadata.entry_points(group="topocell.plugins"):
-        from topocell.registry import load_plugins
-
-        load_plugins(imports or [])
+    load_plugins(imports or [])
 
 
 def _imports_first(words: Sequence[str]) -> list[str]:

@@ -13,8 +13,6 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
-
 from topocell.errors import RecipeError, nearest
 
 Part = TypeVar("Part")
@@ -26,7 +24,7 @@ IMPORT_VARIABLE = "TOPOCELL_IMPORT"
 #: recipes can be read and listed without what builds networks.
 HOMES = {
     "criterion": "topocell.selection.progressive:CRITERIA",
-    "dataset": "topocell.data.splits:DATASETS",
+    "dataset": "topocell.data.readers:DATASETS",
     "decision": "topocell.selection.decider:DECISIONS",
     "edge rule": "topocell.selection.rules:EDGE_RULES",
     "level": "topocell.supernet.levels:LEVELS",
@@ -97,12 +95,12 @@ def register(kind: str, name: str, piece: Any = None) -> Any:
     return table.add(name, piece)
 
 
-_imported: dict[str, str] = {}
+_imported: list[str] = []
 
 
 def imported() -> list[str]:
     """Return what `load_plugins` has imported, as it was named."""
-    return list(_imported.values())
+    return list(_imported)
 
 
 def load_plugins(named: Sequence[str] = ()) -> None:
@@ -149,7 +147,7 @@ def _import(text: str, load: Callable[[], object]) -> None:
             f"an import brings pieces, but {text} registers none; call topocell.register(kind, name, piece) in it, or "
             f"leave --import out"
         )
-    _imported[text] = text
+    _imported.append(text)
 
 
 def _execute(text: str) -> None:
@@ -194,6 +192,8 @@ def build(axis: str, table: Mapping[str, Callable[..., Part]], name: str, *given
 
 def _check_type(where: str, annotation: Any, value: Any) -> None:
     """Raises a RecipeError unless a value from a recipe is what the parameter's annotation says."""
+    from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
+
     if annotation is inspect.Parameter.empty:
         return
     try:

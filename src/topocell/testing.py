@@ -67,6 +67,15 @@ def _demand(holds: bool, who: str, rule: str, got: object) -> None:
         raise ContractError(f"{who}: {rule}, but got {got}; mend it")
 
 
+def _demand_gradient(who: str, weights: Tensor, logits: Tensor, name: str, draws: torch.Generator) -> None:
+    """What is learned moves with its logits."""
+    _demand(weights.requires_grad, who, f"weights that are learned depend on {name}", "no gradient")
+    steps = torch.randn(weights.shape, generator=draws, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((weights * steps).sum(), logits)
+    _demand(bool(gradient.isfinite().all()), who, "the gradient of weights is finite", "NaN or infinity")
+    _demand(bool((gradient != 0).any()), who, f"weights that are learned move with {name}", "gradient 0")
+
+
 def check_relaxation(relaxation: "str | type[Relaxation]", cell: CellSpec | None = None, **options: Any) -> None:
     """Check a relaxation on a cell: shapes, range, masks, sums and gradients of its weights.
 
@@ -102,11 +111,7 @@ def check_relaxation(relaxation: "str | type[Relaxation]", cell: CellSpec | None
         torch.manual_seed(0)
         weights = piece.weights(alpha, mask, 0.7)
         if piece.learned:
-            _demand(weights.requires_grad, who, "weights of a learned relaxation depend on alpha", "no gradient")
-            steps = torch.randn(shape, generator=draws, dtype=torch.float64)
-            (gradient,) = torch.autograd.grad((weights * steps).sum(), alpha)
-            _demand(bool(gradient.isfinite().all()), who, "the gradient of weights is finite", "NaN or infinity")
-            _demand(bool((gradient != 0).any()), who, "weights of a learned relaxation move with alpha", "gradient 0")
+            _demand_gradient(who, weights, alpha, "alpha", draws)
         kept = piece.retained(piece.expected(alpha, mask).detach(), mask)
         _demand(bool((kept & ~mask).sum() == 0), who, "retained keeps live candidates only", kept.tolist())
         _demand(bool(kept.any(1)[mask.any(1)].all()), who, "retained keeps a candidate of each edge", kept.tolist())
@@ -136,11 +141,7 @@ def check_topology(topology: "str | type[Topology]", cell: CellSpec | None = Non
         penalty = piece.penalty(beta)
         _demand(penalty.dim() == 0 and bool(penalty.isfinite()), who, "penalty is a finite scalar", penalty)
         if piece.learned:
-            _demand(weights.requires_grad, who, "weights of a learned topology depend on beta", "no gradient")
-            steps = torch.randn(cell.n_edges, generator=draws, dtype=torch.float64)
-            (gradient,) = torch.autograd.grad((weights * steps).sum(), beta)
-            _demand(bool(gradient.isfinite().all()), who, "the gradient of weights is finite", "NaN or infinity")
-            _demand(bool((gradient != 0).any()), who, "weights of a learned topology move with beta", "gradient 0")
+            _demand_gradient(who, weights, beta, "beta", draws)
         for kept in (piece.decode(beta), piece.decode(beta), piece.random(draws)):
             _demand(kept == sorted(set(kept)), who, "derived edges are sorted and listed once", kept)
             _demand(all(0 <= e < cell.n_edges for e in kept), who, "derived edges are edges of the cell", kept)

@@ -68,7 +68,7 @@ def test_commands_run(command: str, finished: Path, tmp_path: Path, monkeypatch:
         photos(tmp_path / "photos")
     if "--import" in words:
         shutil.copytree(ROOT / "examples", "examples")
-        monkeypatch.setattr(registry, "_imported", {})
+        monkeypatch.setattr(registry, "_imported", [])
         monkeypatch.setenv(registry.IMPORT_VARIABLE, "")
     if words[0] in ("select", "compare", "retrain"):
         shutil.copytree(finished, words[1])

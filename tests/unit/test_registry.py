@@ -36,7 +36,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for file in EXAMPLES.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "_imported", {})
+    monkeypatch.setattr(registry, "_imported", [])
     monkeypatch.setenv(registry.IMPORT_VARIABLE, "")
     return tmp_path
 

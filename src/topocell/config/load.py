@@ -1,8 +1,7 @@
 """Reading recipes: YAML files and `key=value` overrides, with every fault at once, before anything starts.
 
 A recipe is resolved in this order: the defaults of the schema, the recipe it `extends`, the file itself, the budget,
-and overrides. Mappings are merged; the list of stages is merged by name when the change is a mapping, otherwise
-replaced.
+and overrides. Mappings are merged; a recipe has stages of its own where it sets those of the one it extends to null.
 """
 
 import copy
@@ -31,7 +30,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), budget:
     Args:
         name_or_path: a name of `recipe_names()`, or the path of a YAML file.
         overrides: e.g. `["data.dataset=digits", "search.stages.topology.epochs=5", "retrain.seeds=[0,1,2]"]`;
-            values are YAML, stages are addressed by name or number.
+            values are YAML, stages are addressed by name.
         budget: `"paper"` leaves the recipe as published; `"small"` scales it to minutes, `"smoke"` to seconds.
 
     Raises:

@@ -84,11 +84,7 @@ def differences(recipe: Recipe) -> list[tuple[str, str]]:
 
 def _different(value: BaseModel, default: BaseModel | None, prefix: str) -> Iterator[tuple[str, str]]:
     for name, field in type(value).model_fields.items():
-        mine, usual = getattr(value, name), _REQUIRED
-        if default is not None:
-            usual = getattr(default, name)
-        elif not field.is_required():
-            usual = field.get_default(call_default_factory=True)
+        mine, usual = getattr(value, name), _default_of(name, field, default)
         if prefix + name == "search.stages":
             for stage in mine:
                 yield from _different(stage, None, f"search.stages.{stage.name}.")
@@ -106,19 +102,22 @@ def _keys_of(model: type[BaseModel], prefix: str, given: BaseModel | None = None
     """The keys of a model; `given` is what stands there by default in a larger one."""
     about = _about(model)
     for name, field in model.model_fields.items():
-        inner, default = _model_in(field.annotation), _REQUIRED
-        if given is not None:
-            default = getattr(given, name)
-        elif not field.is_required():
-            default = field.get_default(call_default_factory=True)
+        inner, default = _model_in(field.annotation), _default_of(name, field, given)
         if inner is None or issubclass(inner, Choice | Curve):
-            yield Key(prefix + name, _kind(field), _written(default), about.get(name, ""))
+            yield Key(prefix + name, _words(field.annotation), _written(default), about.get(name, ""))
         elif prefix + name == "search.stages":
             yield from _keys_of(inner, f"{prefix}{name}.{NAME}.")
         else:
             if about.get(name) or default is None:
                 yield Key(prefix + name, "section", _written(default), about.get(name, ""))
             yield from _keys_of(inner, f"{prefix}{name}.", default if isinstance(default, inner) else None)
+
+
+def _default_of(name: str, field: FieldInfo, given: BaseModel | None) -> Any:
+    """The default of a field: that of the model which stands in a larger one by default, if there is one."""
+    if given is not None:
+        return getattr(given, name)
+    return _REQUIRED if field.is_required() else field.get_default(call_default_factory=True)
 
 
 def _about(model: type[BaseModel]) -> dict[str, str]:
@@ -144,12 +143,8 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return _model_in(get_args(annotation)[0]) if hasattr(annotation, "__metadata__") else None
 
 
-def _kind(field: FieldInfo) -> str:
-    """The type of a value as a user would say it."""
-    return _words(field.annotation)
-
-
 def _words(annotation: Any) -> str:
+    """The type of a value as a user would say it."""
     if hasattr(annotation, "__metadata__"):
         return _words(get_args(annotation)[0])
     origin, parts = get_origin(annotation), get_args(annotation)

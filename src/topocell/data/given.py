@@ -1,7 +1,6 @@
 """Images given from Python: tensors, or a dataset of `torch.utils.data`."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,14 +46,6 @@ def given_source(given: Given | Sequence[Any]) -> Source:
     highest = int(torch.cat([train[1], test[1]]).max())
     classes = tuple(map(str, given.classes if given.classes is not None else range(highest + 1)))
     return in_memory(classes, train, test, ("the images were given from Python",))
-
-
-def refuse(root: Path | None, download: bool) -> Source:
-    """The reader of a dataset that cannot be read again. Raises DataError."""
-    raise DataError(
-        "the images of dataset 'given' came from Python and are not on the disk; give them again, as in "
-        "topocell.run(recipe, out, data=(train, test))"
-    )
 
 
 def _tensors(part: Any, name: str) -> tuple[Tensor, Tensor]:

@@ -240,6 +240,14 @@ def _read_imagenet(root: Path | None, download: bool) -> Source:
     return _in_files(place, classes, files, held_out, ("val/ is used as the test set",))
 
 
+def _read_given(root: Path | None, download: bool) -> Source:
+    """Images given from Python (`topocell.data.given`), which cannot be read again."""
+    raise DataError(
+        "the images of dataset 'given' came from Python and are not on the disk; give them again, as in "
+        "topocell.run(recipe, out, data=(train, test))"
+    )
+
+
 class Entry(NamedTuple):
     """One row of `DATASETS`.
 
@@ -265,5 +273,6 @@ DATASETS = Registry[Entry](
         "svhn": Entry(_torchvision("SVHN"), SVHN_STATISTICS),
         "imagenet": Entry(_read_imagenet, IMAGENET_STATISTICS),
         "folder": Entry(_read_folder, None),
+        "given": Entry(_read_given, None),
     },
 )

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from topocell.data.augment import Augmentation
 from topocell.data.batches import Batches, ImageSet
-from topocell.data.given import refuse
 from topocell.data.image_folder import some
-from topocell.data.readers import CIFAR10_STATISTICS, DATASETS, Entry, Source, Statistics
+from topocell.data.readers import CIFAR10_STATISTICS, DATASETS, Source, Statistics
 from topocell.errors import DataError, nearest
 from topocell.io.files import existing, reason
 from topocell.runtime.rng import generator
@@ -36,8 +35,6 @@ __all__ = [
     "search_data",
     "split",
 ]
-
-DATASETS.setdefault("given", Entry(refuse, None))
 
 #: Names that a split of the search may not have, and why.
 RESERVED = {"test": "the search never sees the test split", "all": "'all' is the union of the splits"}

@@ -106,7 +106,7 @@ def check(recipe: Recipe) -> None:
     for name, cell in space.cells.items():
         if all(op == "none" for candidates in cell.candidates for op in candidates):
             raise SpaceError(f"a cell needs an operation besides none, but {name} of space {space.name!r} has none")
-    offered = {op for cell in space.cells.values() for candidates in cell.candidates for op in candidates}
+    offered = _offered(space)
     for stage in plan.stages:
         if stage.attention and not offered & stage.attention.keys():
             raise RecipeError(
@@ -128,11 +128,10 @@ def check(recipe: Recipe) -> None:
 
 def _check_contracts(recipe: Recipe, space: SpaceSpec) -> None:
     """Raises RecipeError where a piece of a user's own, which the recipe names, does not do what it has to."""
-    names = {"operation": {op for cell in space.cells.values() for row in cell.candidates for op in row}}
     for kind, name in (("operation rule", recipe.selection.operations), ("edge rule", recipe.selection.edges)):
         if _is_foreign(known(kind)[name]):
             testing.check_rule(name, kind)
-    for name in sorted(names["operation"]):
+    for name in sorted(_offered(space)):
         if _is_foreign(known("operation")[name].module):
             testing.check_operation(name)
     for stage in recipe.search.stages:
@@ -143,6 +142,11 @@ def _check_contracts(recipe: Recipe, space: SpaceSpec) -> None:
             ):
                 if _is_foreign(known(kind)[choice.name]):
                     suite(choice.name, cell, **choice.model_dump(exclude={"name"}))
+
+
+def _offered(space: SpaceSpec) -> set[str]:
+    """The operations that any edge of a space offers."""
+    return {op for cell in space.cells.values() for candidates in cell.candidates for op in candidates}
 
 
 def _is_foreign(piece: object) -> bool:
