@@ -3,7 +3,8 @@
 import io
 import signal
 import sys
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -340,7 +341,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     command = typer.main.get_command(app)
     try:
-        with on_signals(_end):  # while there is something to save, `RunMonitor` listens instead
+        with _ending():  # while there is something to save, `RunMonitor` listens instead
             words = _imports_first(sys.argv[1:] if argv is None else argv)
             code = command.main(words, "topocell", standalone_mode=False)
     except typer.TyperException as fault:
@@ -368,8 +369,22 @@ class _Ended(BaseException):
     """A signal while nothing is in the making. No `Exception`, so that nothing on the way takes it for a fault."""
 
 
-def _end(number: int) -> NoReturn:
-    raise _Ended(number)
+@contextmanager
+def _ending() -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM raise `_Ended`, also where a library on the way makes a fault of its own out of it."""
+    asked: list[int] = []
+
+    def end(number: int) -> NoReturn:
+        asked.append(number)
+        raise _Ended(number)
+
+    try:
+        with on_signals(end):
+            yield
+    except Exception as fault:
+        if asked:
+            raise _Ended(asked[0]) from fault
+        raise
 
 
 def _fail(text: str) -> int:

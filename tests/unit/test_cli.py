@@ -23,6 +23,7 @@ from rich.console import Console
 from topocell import api, cli
 from topocell.cli import main
 from topocell.config.load import load_recipe, recipe_names, recipe_text, resolved
+from topocell.config.search import Stage
 from topocell.reporting import terminal
 from topocell.reporting.terminal import Terminal
 from topocell.runs.directory import RunDir
@@ -343,6 +344,17 @@ def test_recipes_list_and_spaces(inside: Path, capsys: Any) -> None:
     out = capsys.readouterr().out
     assert re.search(r"darts +│ normal +│ 4 +│ 14 +│ none, max_pool_3x3, .*dil_conv_5x5 +│ concat", out)
     assert re.search(r"nasbench201 +│ cell +│ 3 +│ 6 +│ none, .* +│ last", out)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_a_library_turns_into_a_fault_of_its_own_still_ends_the_command(
+    number: signal.Signals, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pydantic wraps whatever is raised while it serialises, and so may others that call back."""
+    monkeypatch.setattr(Stage, "model_dump", lambda *_, **__: os.kill(os.getpid(), number))
+    assert main(["recipes", "show", "quickstart", "--resolved"]) == 128 + number
+    error = capsys.readouterr().err
+    assert error == f"stopped by {number.name}; the same command resumes from the last checkpoint\n"
 
 
 def test_recipes_show(inside: Path, capsys: Any) -> None:
