@@ -28,6 +28,7 @@ HOMES = {
     "decision": "topocell.selection.decider:DECISIONS",
     "edge rule": "topocell.selection.rules:EDGE_RULES",
     "level": "topocell.supernet.levels:LEVELS",
+    "mechanism": "topocell.searching.mechanisms:MECHANISMS",
     "metric": "topocell.selection.probe:METRICS",
     "operation": "topocell.nn.primitives:PRIMITIVES",
     "operation rule": "topocell.selection.rules:OPERATION_RULES",

@@ -51,8 +51,10 @@ def test_gdas() -> None:
 @pytest.mark.parametrize(("name", "kind"), [("sdarts-rs", "uniform"), ("sdarts-adv", "adversarial")])
 def test_sdarts(name: str, kind: str) -> None:
     stage = only_stage(name)
-    assert (stage.perturbation, stage.level, stage.epochs) == (kind, "bilevel", 50)
-    assert [stage.epsilon.value(e, 50) for e in (0, 49)] == [0.03, pytest.approx(0.2946)]
+    perturbation = stage.mechanisms.perturbation
+    assert perturbation is not None
+    assert (perturbation.kind, stage.level, stage.epochs) == (kind, "bilevel", 50)
+    assert [perturbation.epsilon.value(e, 50) for e in (0, 49)] == [0.03, pytest.approx(0.2946)]
     assert setup.build_space(load_recipe(name)).cells["normal"].n_candidates == 7
     assert (stage.relaxation.name, stage.weights.lr) == ("softmax", COSINE)
 
@@ -84,9 +86,11 @@ def test_p_darts() -> None:
     for number, rate in enumerate((0.1, 0.4, 0.7)):
         frozen, learning = stages[2 * number], stages[2 * number + 1]
         falling = [rate * (24 - e) / 25 for e in range(10)]
-        assert [frozen.skip_dropout.value(e, 10) for e in range(10)] == pytest.approx(falling)
+        before, after = frozen.mechanisms.skip_dropout, learning.mechanisms.skip_dropout
+        assert before is not None and after is not None
+        assert [before.rate.value(e, 10) for e in range(10)] == pytest.approx(falling)
         vanishing = [rate * math.exp(-0.2 * e) for e in range(15)]
-        assert [learning.skip_dropout.value(e, 15) for e in range(15)] == pytest.approx(vanishing, rel=1e-6)
+        assert [after.rate.value(e, 15) for e in range(15)] == pytest.approx(vanishing, rel=1e-6)
         lr = [0.0125 * (1 + math.cos(math.pi * e / 25)) for e in range(25)]
         assert [frozen.weights.lr.value(e, 10) for e in range(10)] == pytest.approx(lr[:10])
         assert [learning.weights.lr.value(e, 15) for e in range(15)] == pytest.approx(lr[10:])
@@ -112,7 +116,9 @@ def test_fairdarts_and_darts_minus() -> None:
     fair, minus = only_stage("fairdarts"), only_stage("darts-minus")
     assert (fair.relaxation.name, fair.alpha_penalty) == ("sigmoid", 5.0)
     assert load_recipe("fairdarts").selection.threshold == 0.85
-    assert [minus.auxiliary_skip.value(e, 50) for e in (0, 25, 49)] == pytest.approx([1, 0.5, 0.02])
+    auxiliary = minus.mechanisms.auxiliary_skip
+    assert auxiliary is not None
+    assert [auxiliary.weight.value(e, 50) for e in (0, 25, 49)] == pytest.approx([1, 0.5, 0.02])
     for name in ("fairdarts", "darts-minus"):
         assert "none" not in setup.build_space(load_recipe(name)).cells["normal"].candidates[0]
 

@@ -170,7 +170,7 @@ def test_the_metrics_tell_every_epoch(run: Run) -> None:
     expected = [(i, s.name, epoch) for i, s in enumerate(plan.stages) for epoch in range(s.epochs)]
     assert [(r["stage_index"], r["stage"], r["epoch"]) for r in searched] == expected
     for record in searched:
-        progressive = plan.stages[record["stage_index"]].progressive
+        progressive = plan.stages[record["stage_index"]].mechanisms.progressive
         assert set(record) == SEARCH_KEYS | ({"decisions"} if progressive else set())
         figures = [record[k] for k in ("train_loss", "val_loss", "lr", "op_temperature", "edge_temperature")]
         assert all(math.isfinite(x) and x > 0 for x in figures)

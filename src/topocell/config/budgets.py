@@ -1,18 +1,23 @@
 """Budgets: a recipe as published, scaled to minutes, or scaled to seconds. They change sizes, never the method.
 
-A recipe may refine a budget under its own key `budgets`, which is merged after the general rule; the user's
-overrides come last.
+They take a checked recipe, and return one that is to be checked again. A recipe may refine a budget under its own key
+`budgets`, which is merged after the general rule; the user's overrides come last.
 """
 
-import copy
 import math
 from collections.abc import Callable, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from topocell import spaces
+from topocell.config.mechanisms import EarlyStop, Progressive
+from topocell.config.recipe import DataPlan, Recipe
+from topocell.config.retrain import RetrainPlan
+from topocell.config.search import ArchOptimizer, SearchPlan, Stage
+from topocell.config.selection import PERTURBATION, ProjectionPlan
+from topocell.config.values import Choice, Model
 
-Data = dict[str, Any]
+AnyModel = TypeVar("AnyModel", bound=Model)
 
 
 @dataclass(frozen=True)
@@ -78,164 +83,154 @@ SMOKE = Limits(
 NASBENCH201_LAYERS = 5
 
 
-def paper(data: Data, overridden: Set[str]) -> Data:
+def paper(recipe: Recipe, overridden: Set[str]) -> Recipe:
     """The recipe as published."""
-    return data
+    return recipe
 
 
-def small(data: Data, overridden: Set[str]) -> Data:
+def small(recipe: Recipe, overridden: Set[str]) -> Recipe:
     """Minutes on two CPU cores: fewer and smaller images, a smaller network, fewer epochs, three seeds.
 
     The learning rates of α and β are multiplied by ten, since they have far fewer steps to move in.
     """
-    return _scale(data, SMALL)
+    return _scaled(recipe, SMALL)
 
 
 #: Datasets that are read from files, which may be large, or not there.
 FROM_FILES = ("cifar10", "cifar100", "svhn", "imagenet", "folder")
 
 
-def smoke(data: Data, overridden: Set[str]) -> Data:
+def smoke(recipe: Recipe, overridden: Set[str]) -> Recipe:
     """Seconds, to see that every step works. Not a result.
 
     On `digits` in place of a dataset that is read from files, unless `data.dataset` or `data.root` is set.
     """
-    data = _scale(data, SMOKE)
-    images = _section(data, "data")
+    recipe = _scaled(recipe, SMOKE)
     named = any(key == "data" or key.startswith(("data.dataset", "data.root")) for key in overridden)
-    if not named and images.get("dataset", "cifar10") in FROM_FILES:
-        for key in ("root", "download", "resolution"):
-            images.pop(key, None)
-        images["dataset"] = "digits"
-    return data
+    if named or recipe.data.dataset not in FROM_FILES:
+        return recipe
+    return _with(recipe, data=_with(recipe.data, dataset="digits", root=None, download=False, resolution=None))
 
 
-BUDGETS: dict[str, Callable[[Data, Set[str]], Data]] = {"paper": paper, "small": small, "smoke": smoke}
+#: Budget → what it makes of a recipe, given the keys that the user overrides.
+BUDGETS: dict[str, Callable[[Recipe, Set[str]], Recipe]] = {"paper": paper, "small": small, "smoke": smoke}
 
 
-def _scale(data: Data, limits: Limits) -> Data:
-    data = copy.deepcopy(data)
-    layers = NASBENCH201_LAYERS if _skeleton(data.get("space")) == "nasbench201" else limits.layers
-    images = _section(data, "data")
-    _cap(images, "images", limits.images, None)
-    _cap(images, "test_images", limits.test_images, None)
-    if images.get("dataset", "cifar10") in FROM_FILES:
-        _cap(images, "resolution", limits.resolution, None)
-    search = _section(data, "search")
-    named = search.get("stages")
-    stages = [s for s in named.values() if isinstance(s, dict)] if isinstance(named, dict) else []
-    partial = [part.get("partial") for part in (search, *stages)]
-    unit = 2 * math.lcm(*(k for k in partial if isinstance(k, int) and k > 0))  # channels are a multiple of it
-    channels = -(-limits.channels // unit) * unit
-    _cap(search, "channels", channels, 16)
-    _cap(search, "layers", layers, 8)
-    _cap(search, "batch_size", limits.batch_size, 64)
-    _cap(search, "watch_batches", limits.watch_batches, 16)
-    total = sum(s["epochs"] for s in stages if isinstance(s.get("epochs"), int))
-    for stage in stages:
-        factor = min(1.0, limits.epochs / max(total, 1))
-        _scale_epochs(stage, factor)
-        if isinstance(stage.get("progressive"), dict):
-            _scale_decisions(stage["progressive"], factor)
-            if stage["progressive"].get("decide_by") == "perturbation":
-                _cap(stage["progressive"], "batches", limits.select_batches, None)
-        if isinstance(stage.get("stop"), dict):
-            _scale_stop(stage["stop"], factor)
-        if stage.get("layers") is not None:
-            _cap(stage, "layers", layers, None)
-        if stage.get("channels") is not None:
-            _cap(stage, "channels", channels, None)
-        for group in ("alpha", "beta"):
-            optimizer = _section(stage, group)
-            optimizer["lr"] = _times(optimizer.get("lr", 3e-4), limits.arch_lr_factor)
-    _scale_projection(_section(_section(data, "selection"), "projection"), limits)
-    retrain = _section(data, "retrain")
-    if "parameters" in retrain:
-        del retrain["parameters"]
+def _with(model: AnyModel, **changes: Any) -> AnyModel:
+    return model.model_copy(update=changes)
+
+
+def _least(value: int | None, limit: int) -> int:
+    return limit if value is None else min(value, limit)
+
+
+def _scaled(recipe: Recipe, limits: Limits) -> Recipe:
+    layers = NASBENCH201_LAYERS if _skeleton(recipe.space) == "nasbench201" else limits.layers
     depth, cutout = max(limits.retrain_layers, layers), limits.resolution // 4
-    _scale_training(retrain, limits, (limits.retrain_channels, 36), (depth, 20), (limits.retrain_epochs, 600), 96)
-    _cap(retrain, "cutout", cutout, 16)
-    shallow, epochs = _section(data, "shallow"), max(1, limits.retrain_epochs // 2)
-    _scale_training(shallow, limits, (limits.channels, 16), (depth, 5), (epochs, 100), 64)
-    _cap(shallow, "cutout", cutout, 0)
-    shallow["threshold"] = 0.0  # no accuracy is known beforehand at such a scale
-    return data
+    retrain = _scaled_training(recipe.retrain, limits, limits.retrain_channels, depth, limits.retrain_epochs)
+    shallow = _scaled_training(recipe.shallow, limits, limits.channels, depth, max(1, limits.retrain_epochs // 2))
+    selection, projection = recipe.selection, _scaled_projection(recipe.selection.projection, limits)
+    return _with(
+        recipe,
+        data=_scaled_data(recipe.data, limits),
+        search=_scaled_search(recipe.search, limits, layers),
+        selection=_with(selection, projection=projection),
+        retrain=_with(retrain, parameters=None, cutout=_least(retrain.cutout, cutout)),
+        # no accuracy is known beforehand at such a scale
+        shallow=_with(shallow, cutout=_least(shallow.cutout, cutout), threshold=0.0),
+    )
 
 
-def _skeleton(space: Any) -> str | None:
+def _scaled_data(data: DataPlan, limits: Limits) -> DataPlan:
+    resolution = _least(data.resolution, limits.resolution) if data.dataset in FROM_FILES else data.resolution
+    images, test_images = _least(data.images, limits.images), _least(data.test_images, limits.test_images)
+    return _with(data, images=images, test_images=test_images, resolution=resolution)
+
+
+def _scaled_search(search: SearchPlan, limits: Limits, layers: int) -> SearchPlan:
+    partial = [search.partial, *(stage.partial for stage in search.stages if stage.partial is not None)]
+    unit = 2 * math.lcm(*partial)  # channels are a multiple of it
+    channels = -(-limits.channels // unit) * unit
+    factor = min(1.0, limits.epochs / max(sum(stage.epochs for stage in search.stages), 1))
+    return _with(
+        search,
+        channels=_least(search.channels, channels),
+        layers=_least(search.layers, layers),
+        batch_size=_least(search.batch_size, limits.batch_size),
+        watch_batches=_least(search.watch_batches, limits.watch_batches),
+        stages=tuple(_scaled_stage(stage, limits, factor, channels, layers) for stage in search.stages),
+    )
+
+
+def _scaled_stage(stage: Stage, limits: Limits, factor: float, channels: int, layers: int) -> Stage:
+    epochs, warmup = _scaled_epochs(stage, factor)
+    scaled: dict[str, Model] = {}
+    if (progressive := stage.mechanisms.progressive) is not None:
+        scaled["progressive"] = _scaled_decisions(progressive, limits, factor)
+    if (early_stop := stage.mechanisms.early_stop) is not None:
+        scaled["early_stop"] = _scaled_stop(early_stop, factor)
+    return _with(
+        stage,
+        epochs=epochs,
+        warmup=warmup,
+        layers=None if stage.layers is None else _least(stage.layers, layers),
+        channels=None if stage.channels is None else _least(stage.channels, channels),
+        alpha=_faster(stage.alpha, limits.arch_lr_factor),
+        beta=_faster(stage.beta, limits.arch_lr_factor),
+        mechanisms=_with(stage.mechanisms, **scaled),
+    )
+
+
+def _scaled_epochs(stage: Stage, factor: float) -> tuple[int, int]:
+    """Epochs and warm-up; what is not none before is not none after."""
+    learning, warming = stage.epochs - stage.warmup, stage.warmup
+    learning = max(1, round(learning * factor)) if learning else 0
+    warming = max(1, round(warming * factor)) if warming else 0
+    return learning + warming, warming
+
+
+def _faster(optimizer: ArchOptimizer, factor: float) -> ArchOptimizer:
+    end = None if optimizer.lr.end is None else optimizer.lr.end * factor
+    return _with(optimizer, lr=_with(optimizer.lr, start=optimizer.lr.start * factor, end=end))
+
+
+def _scaled_decisions(plan: Progressive, limits: Limits, factor: float) -> Progressive:
+    """Move the epochs of decisions forward in proportion; what then finds no epoch is decided after the last one."""
+    batches = _least(plan.batches, limits.select_batches) if plan.decide_by == PERTURBATION else plan.batches
+    return _with(plan, first=round(plan.first * factor), every=max(1, int(plan.every * factor)), batches=batches)
+
+
+def _scaled_stop(plan: EarlyStop, factor: float) -> EarlyStop:
+    """Let a stage end ahead of time in proportion."""
+    stable = None if plan.stable is None else max(1, round(plan.stable * factor))
+    return _with(plan, stable=stable, first=round(plan.first * factor))
+
+
+def _scaled_projection(plan: ProjectionPlan, limits: Limits) -> ProjectionPlan:
+    """Tune less between decisions, and measure on fewer batches."""
+    epochs = plan.epochs
+    if epochs is not None and plan.tune_epochs > limits.tune_epochs:
+        epochs = max(1, epochs * limits.tune_epochs // plan.tune_epochs)
+    batches = _least(plan.batches, limits.select_batches)
+    return _with(plan, tune_epochs=_least(plan.tune_epochs, limits.tune_epochs), epochs=epochs, batches=batches)
+
+
+def _scaled_training(plan: RetrainPlan, limits: Limits, channels: int, layers: int, epochs: int) -> Any:
+    given = "seeds" in plan.model_fields_set
+    return _with(
+        plan,
+        channels=_least(plan.channels, channels),
+        layers=_least(plan.layers, layers),
+        epochs=_least(plan.epochs, epochs),
+        batch_size=_least(plan.batch_size, limits.batch_size),
+        test_every=limits.test_every,
+        seeds=plan.seeds[: limits.seeds] if given else tuple(range(limits.seeds)),
+    )
+
+
+def _skeleton(space: Choice) -> str | None:
     """How the space of a recipe stacks its cells; None where it cannot be built, which the check of the recipe says."""
-    options = dict(space) if isinstance(space, dict) else {"name": space}
     try:
-        return spaces.get(options.pop("name"), **options).skeleton
+        return spaces.get(space.name, **(space.model_extra or {})).skeleton
     except Exception:  # whatever a user's own function raises
         return None
-
-
-def _scale_training(
-    plan: Data, limits: Limits, channels: tuple[int, int], layers: tuple[int, int], epochs: tuple[int, int], batch: int
-) -> None:
-    """Scale a retraining; pairs are a limit and the default of the schema, `batch` is the default batch size."""
-    _cap(plan, "channels", *channels)
-    _cap(plan, "layers", *layers)
-    _cap(plan, "epochs", *epochs)
-    _cap(plan, "batch_size", limits.batch_size, batch)
-    plan["test_every"] = limits.test_every
-    seeds = plan.get("seeds")
-    plan["seeds"] = seeds[: limits.seeds] if isinstance(seeds, list) else list(range(limits.seeds))
-
-
-def _section(data: Data, key: str) -> Data:
-    """The mapping at `key`, made if it is missing; anything else is left for the schema to refuse."""
-    value = data.get(key)
-    if value is None:
-        value = data[key] = {}
-    return value if isinstance(value, dict) else {}
-
-
-def _cap(section: Data, key: str, limit: int, default: int | None) -> None:
-    value = section.get(key, default)
-    if value is None:
-        section[key] = limit
-    elif isinstance(value, int):
-        section[key] = min(value, limit)
-
-
-def _times(rate: Any, factor: float) -> Any:
-    """A learning rate times a factor; of a curve, both ends."""
-    if isinstance(rate, dict):
-        return {key: _times(value, factor) if key in ("start", "end") else value for key, value in rate.items()}
-    return rate * factor if isinstance(rate, int | float) else rate
-
-
-def _scale_epochs(stage: Data, factor: float) -> None:
-    epochs, warmup = stage.get("epochs"), stage.get("warmup", 0)
-    if not isinstance(epochs, int) or not isinstance(warmup, int) or epochs <= 0:
-        return
-    learning = max(1, round((epochs - warmup) * factor)) if epochs > warmup else 0
-    warming = max(1, round(warmup * factor)) if warmup > 0 else 0
-    stage["epochs"] = learning + warming
-    if warmup:
-        stage["warmup"] = warming
-
-
-def _scale_decisions(progressive: Data, factor: float) -> None:
-    """Move the epochs of decisions forward in proportion; what then finds no epoch is decided after the last one."""
-    first, every = progressive.get("first", 9), progressive.get("every", 5)
-    if isinstance(first, int) and isinstance(every, int):
-        progressive |= {"first": round(first * factor), "every": max(1, int(every * factor))}
-
-
-def _scale_stop(stop: Data, factor: float) -> None:
-    """Let a stage end ahead of time in proportion."""
-    for key, least in (("stable", 1), ("first", 0)):
-        if isinstance(stop.get(key), int):
-            stop[key] = max(least, round(stop[key] * factor))
-
-
-def _scale_projection(projection: Data, limits: Limits) -> None:
-    """Tune less between decisions, and measure on fewer batches."""
-    tune, epochs = projection.get("tune_epochs", 5), projection.get("epochs")
-    _cap(projection, "tune_epochs", limits.tune_epochs, 5)
-    _cap(projection, "batches", limits.select_batches, None)
-    if isinstance(epochs, int) and isinstance(tune, int) and tune > limits.tune_epochs:
-        projection["epochs"] = max(1, epochs * limits.tune_epochs // tune)

@@ -44,7 +44,9 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), budget:
     for key, value in changes:
         if key == "data.dataset" or key.split(".")[0] == "space":  # the sizes of a budget depend on them
             _override(data, key, value)
-    data = BUDGETS[budget](data, {key for key, _ in changes})
+    if budget != "paper":
+        scaled = BUDGETS[budget](_check(data, str(name_or_path)), {key for key, _ in changes})
+        data = scaled.model_dump(mode="json")
     data = merge(data, refinements.get(budget, {}))
     for key, value in changes:
         _override(data, key, value)
@@ -241,7 +243,9 @@ def _override(data: dict[str, Any], key: str, value: Any) -> None:
                 at[part] = {"name": at[part]}
             elif isinstance(at.get(part), int | float):
                 at[part] = {"start": at[part]}
-            at = at.setdefault(part, {})
+            if at.get(part) is None:
+                at[part] = {}
+            at = at[part]
 
 
 def _check(data: Mapping[str, Any], where: str) -> Recipe:
@@ -251,11 +255,12 @@ def _check(data: Mapping[str, Any], where: str) -> Recipe:
             f"{where}: search.stages is a mapping from names to stages, but got a list; write each `- name: NAME` as "
             f"`NAME:`"
         )
-    lines = [f"{'.'.join(path)}: must be finite, but got {value}" for path, value in _infinite(data, ())]
+    infinite = {f"{'.'.join(path)}:": value for path, value in _infinite(data, ())}
+    lines = [f"{key} must be finite, but got {value}" for key, value in infinite.items()]
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as fault:
-        lines += _faults(fault, data)
+        lines += [line for line in _faults(fault, data) if not line.startswith(tuple(infinite))]
     if lines:
         raise RecipeError(f"{where}: " + "; ".join(dict.fromkeys(lines)))
     return recipe

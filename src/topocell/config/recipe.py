@@ -3,7 +3,6 @@
 Files and overrides become a recipe in `topocell.config.load`.
 """
 
-import math
 from typing import Annotated, Literal
 
 import yaml
@@ -12,13 +11,10 @@ from pydantic import BeforeValidator, Field, model_validator
 from topocell.config.retrain import PROTOCOLS, RetrainPlan, ShallowPlan
 from topocell.config.search import SearchPlan, Stage
 from topocell.config.selection import PERTURBATION, SelectionPlan, TruthPlan, threshold_fault
-from topocell.config.values import Choice, Curve, Model, OnNan, name_only, one_of
+from topocell.config.values import Choice, Model, OnNan, name_only, one_of
 from topocell.errors import nearest
 
 Budget = Literal["paper", "small", "smoke"]
-
-#: Learning rates are float32 numbers.
-LARGEST = 1e38
 
 
 class DataPlan(Model):
@@ -84,8 +80,6 @@ class Recipe(Model):
     @model_validator(mode="after")
     def _parts_fit(self) -> "Recipe":
         faults = [fault for stage in self.search.stages for fault in self._stage_faults(stage)]
-        faults += _curve_faults("retrain.weights.lr", self.retrain.weights.lr, zero=True, most=LARGEST)
-        faults += _curve_faults("shallow.weights.lr", self.shallow.weights.lr, zero=True, most=LARGEST)
         if self.selection.edges == "topology" and self.search.stages[-1].topology.name == "dense":
             faults.append(
                 "selection.edges: topology needs a topology that decides edges, but the last stage has topology "
@@ -101,9 +95,9 @@ class Recipe(Model):
     def _measuring_faults(self) -> list[str]:
         stages, splits = self.search.stages, self.data.splits
         measuring = [
-            (f"search.stages.{s.name}.progressive", "the stage", s.alpha_on)
+            (f"search.stages.{s.name}.mechanisms.progressive", "the stage", s.alpha_on)
             for s in stages
-            if s.progressive is not None and s.progressive.decide_by == PERTURBATION
+            if (plan := s.mechanisms.progressive) is not None and plan.decide_by == PERTURBATION
         ]
         if PERTURBATION in (self.selection.operations, self.selection.edges):
             measuring.append(("selection", "the last stage", stages[-1].alpha_on))
@@ -116,22 +110,11 @@ class Recipe(Model):
 
     def _stage_faults(self, stage: Stage) -> list[str]:
         where = f"search.stages.{stage.name}"
-        faults = [
-            fault
-            for part in ("weights", "alpha", "beta")
-            for fault in _curve_faults(f"{where}.{part}.lr", getattr(stage, part).lr, zero=True, most=LARGEST)
+        return [
+            f"{where}: level {stage.level} needs the split {split!r}, but data.splits has "
+            f"{', '.join(self.data.splits)}{nearest(split, self.data.splits)}"
+            for split in sorted(stage.splits_needed - {"all"} - self.data.splits.keys())
         ]
-        faults += _curve_faults(f"{where}.op_temperature", stage.op_temperature, zero=False)
-        faults += _curve_faults(f"{where}.edge_temperature", stage.edge_temperature, zero=False)
-        faults += _curve_faults(f"{where}.auxiliary_skip", stage.auxiliary_skip, zero=True)
-        for name in ("epsilon", "skip_dropout"):
-            faults += _curve_faults(f"{where}.{name}", getattr(stage, name), zero=True, most=1.0)
-        for split in sorted(stage.splits_needed - {"all"} - self.data.splits.keys()):
-            faults.append(
-                f"{where}: level {stage.level} needs the split {split!r}, but data.splits has "
-                f"{', '.join(self.data.splits)}{nearest(split, self.data.splits)}"
-            )
-        return faults
 
     @property
     def trainings(self) -> list[RetrainPlan]:
@@ -143,10 +126,3 @@ class Recipe(Model):
         """The resolved recipe as YAML; reading it again gives an equal recipe."""
         data, dumper = self.model_dump(mode="json"), getattr(yaml, "CSafeDumper", yaml.SafeDumper)
         return str(yaml.dump(data, Dumper=dumper, sort_keys=False, allow_unicode=True, width=100))
-
-
-def _curve_faults(where: str, curve: Curve, zero: bool, most: float = math.inf) -> list[str]:
-    rule = ("at least 0" if zero else "above 0") + (f" and at most {most:g}" if most < math.inf else "")
-    ends = [end for end in (curve.start, curve.end) if end is not None]
-    wrong = [end for end in ends if not 0 <= end <= most or (end == 0 and not zero)]
-    return [f"{where}: must be {rule}, but got {end:g}" for end in wrong]

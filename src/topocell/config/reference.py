@@ -82,20 +82,27 @@ def differences(recipe: Recipe) -> list[tuple[str, str]]:
     return list(_different(recipe, None, ""))
 
 
-def _different(value: BaseModel, default: BaseModel | None, prefix: str) -> Iterator[tuple[str, str]]:
+def _different(
+    value: BaseModel, default: BaseModel | None, prefix: str, every: bool = False
+) -> Iterator[tuple[str, str]]:
+    """The keys that are not as in `default`, or as the fields say; `every` key of a model that is optional."""
     for name, field in type(value).model_fields.items():
-        mine, usual = getattr(value, name), _default_of(name, field, default)
+        mine, usual = getattr(value, name), None if every else _default_of(name, field, default)
         if prefix + name == "search.stages":
             for stage in mine:
                 yield from _different(stage, None, f"search.stages.{stage.name}.")
         elif mine == usual or (prefix.startswith("search.stages.") and name == "name"):
             continue
         elif isinstance(mine, BaseModel) and not isinstance(mine, Choice | Curve):
-            yield from _different(mine, usual if isinstance(usual, type(mine)) else None, f"{prefix}{name}.")
+            yield from _different(
+                mine, usual if isinstance(usual, BaseModel) else None, f"{prefix}{name}.", usual is None
+            )
         else:
             extra = mine.model_extra if isinstance(mine, Choice) else None
             options = ", ".join(f"{key}={item}" for key, item in (extra or {}).items())
             yield prefix + name, f"{_written(mine)} ({options})" if options else _written(mine)
+    if not isinstance(value, Choice):
+        yield from ((prefix + name, str(own)) for name, own in (value.model_extra or {}).items())
 
 
 def _keys_of(model: type[BaseModel], prefix: str, given: BaseModel | None = None) -> Iterator[Key]:

@@ -5,17 +5,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializationInfo, field_serializer, field_validator, model_validator
 
-from topocell.config.selection import Progressive
+from topocell.config.mechanisms import Mechanisms
 from topocell.config.values import (
     BatchSize,
     Channels,
     Choice,
     Curve,
-    CurveOrNumber,
     Layers,
+    LearningRate,
     Model,
     NonNegative,
     Positive,
+    Temperature,
     name_only,
     one_of,
 )
@@ -28,7 +29,7 @@ TopologyChoice = Annotated[Choice, BeforeValidator(name_only), one_of("topology"
 class WeightOptimizer(Model):
     """SGD of the network weights (DARTS: 0.025 → 0.001 cosine, momentum 0.9, weight decay 3e-4, clip 5)."""
 
-    lr: CurveOrNumber = Curve(shape="cosine", start=0.025, end=0.001)
+    lr: LearningRate = Curve(shape="cosine", start=0.025, end=0.001)
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NonNegative = 3e-4
     nesterov: bool = False
@@ -38,27 +39,9 @@ class WeightOptimizer(Model):
 class ArchOptimizer(Model):
     """Adam of α or β (DARTS: 3e-4, betas (0.5, 0.999), weight decay 1e-3)."""
 
-    lr: CurveOrNumber = Curve(start=3e-4)
+    lr: LearningRate = Curve(start=3e-4)
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.5, 0.999)
     weight_decay: NonNegative = 1e-3
-
-
-class Stop(Model):
-    """When a stage ends ahead of time (DARTS+): see `topocell.searching.mechanisms.Stopping`.
-
-    DARTS+ updates α hundreds of times an epoch. With `arch_every=epoch` the cell of the first epochs is the draw of
-    the initial logits; set `first` so that it has been left behind.
-    """
-
-    skips: Annotated[int, Field(ge=1)] | None = None
-    stable: Annotated[int, Field(ge=1)] | None = None
-    first: int = Field(0, ge=0)
-
-    @model_validator(mode="after")
-    def _has_a_criterion(self) -> "Stop":
-        if self.skips is None and self.stable is None:
-            raise ValueError("stop needs a criterion; set skips (DARTS+: 2), stable (10), or leave stop out")
-        return self
 
 
 class Stage(Model):
@@ -80,23 +63,16 @@ class Stage(Model):
         arch_every: update the architecture at every step, or once an epoch, at its last step with a full batch of
             images for the weights: level `unrolled` looks ahead on that batch, and four images that are left over at
             the end of an epoch would tell it little.
-        attention: operation → constant added to its logit on every edge after each update of α. This is one reading of
-            eDARTS; the other is the `offset` of relaxation softmax, which is there once and for all.
-        stop: end the stage ahead of time.
         penalty: λ of the validity penalty in the β loss.
         alpha_penalty: λ of the relaxation's own penalty in the α loss.
         arch_clip: gradient-norm clip of the logits of an update (SNAS: 10), or none.
-        perturbation: a row of `topocell.searching.perturbation.PERTURBATIONS`: what the weights' step sees in
-            place of the operation weights; `epsilon` is its size.
-        auxiliary_skip: weight added to every skip connection in the supernet, not in what is derived (DARTS−).
-        skip_dropout: probability of dropout on the output of skip connections (P-DARTS).
         mixed: λ of the training loss beside the validation loss (level `mixed`).
         shrink: before the stage keep the candidates that the relaxation retains (`best`: the winner of each edge,
             or of each group of a grouped relaxation), or a number of best candidates of each edge.
         shrink_none: whether `none` can be retained.
         reset: what to make afresh before the stage.
         partial: as for the whole search, for this stage.
-        progressive: decide edge by edge during the stage.
+        mechanisms: what a method adds to the stage.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=100)
@@ -110,20 +86,14 @@ class Stage(Model):
     alpha_on: str = "val"
     beta_on: str = "val"
     arch_every: Literal["step", "epoch"] = "step"
-    attention: dict[Annotated[str, one_of("operation")], float] = Field({})
-    stop: Stop | None = None
     weights: WeightOptimizer = WeightOptimizer()
     alpha: ArchOptimizer = ArchOptimizer()
     beta: ArchOptimizer = ArchOptimizer()
-    op_temperature: CurveOrNumber = Curve(start=1.0)
-    edge_temperature: CurveOrNumber = Curve(start=1.0)
+    op_temperature: Temperature = Curve(start=1.0)
+    edge_temperature: Temperature = Curve(start=1.0)
     penalty: NonNegative = 0.0
     alpha_penalty: NonNegative = 0.0
     arch_clip: Positive | None = None
-    perturbation: Annotated[str, one_of("perturbation")] | None = None
-    epsilon: CurveOrNumber = Curve(shape="linear", start=0.03, end=0.3)
-    auxiliary_skip: CurveOrNumber = Curve(start=0.0)
-    skip_dropout: CurveOrNumber = Curve(start=0.0)
     mixed: NonNegative = 1.0
     shrink: Literal["best"] | Annotated[int, Field(ge=1)] | None = None
     shrink_none: bool = False
@@ -131,7 +101,7 @@ class Stage(Model):
     layers: Layers | None = None
     channels: Channels | None = None
     partial: Annotated[int, Field(ge=1)] | None = None
-    progressive: Progressive | None = None
+    mechanisms: Mechanisms = Mechanisms()
 
     @property
     def splits_needed(self) -> frozenset[str]:
@@ -144,31 +114,6 @@ class Stage(Model):
     def _warm_up_fits(self) -> "Stage":
         if self.warmup > self.epochs:
             raise ValueError(f"warmup is at most epochs, but got warmup={self.warmup} and epochs={self.epochs}")
-        return self
-
-    @model_validator(mode="after")
-    def _end_fits(self) -> "Stage":
-        if self.stop is not None and self.level == "weights":
-            raise ValueError("stop looks at what is learned about operations, but level weights learns nothing of it")
-        if self.stop is not None and self.progressive is not None:
-            raise ValueError(
-                "stop ends a stage ahead of time, but progressive decides edges until its last epoch; leave one out"
-            )
-        if (
-            self.stop is not None
-            and self.stop.stable is not None
-            and not known("relaxation")[self.relaxation.name].learned
-        ):
-            raise ValueError(
-                f"stop.stable looks at the ranking of learned operations, but relaxation {self.relaxation.name} learns "
-                f"none; leave it out"
-            )
-        if self.attention and self.level == "weights":
-            raise ValueError("attention follows updates of α, but level weights has none; leave it out")
-        if self.attention and not known("relaxation")[self.relaxation.name].learned:
-            raise ValueError(
-                f"attention moves logits, but relaxation {self.relaxation.name} does not read them; leave it out"
-            )
         return self
 
     @model_validator(mode="after")
@@ -185,21 +130,6 @@ class Stage(Model):
                 f"level unrolled compares losses under one architecture, but relaxation {name} draws a new one for "
                 f"each; use level bilevel"
             )
-        if self.perturbation and self.level == "single":
-            raise ValueError(
-                "a perturbation is for a weights' step of its own, but level single moves weights and architecture in "
-                "one pass; use level bilevel"
-            )
-        if self.perturbation and (relaxation.one_hot or not relaxation.normalised):
-            raise ValueError(
-                f"a perturbation moves probabilities that sum to one, but relaxation {name} has "
-                f"{'one-hot samples' if relaxation.one_hot else 'independent weights'}; use relaxation softmax"
-            )
-        if self.perturbation and _largest(self.auxiliary_skip) > 0:
-            raise ValueError(
-                f"a perturbation moves probabilities that sum to one, but auxiliary_skip adds up to "
-                f"{_largest(self.auxiliary_skip):g} to them; leave one of them out"
-            )
         if self.alpha_penalty and not relaxation.penalised():
             raise ValueError(
                 f"alpha_penalty needs a relaxation with a penalty, but {name} has none; use sigmoid or dirichlet, or "
@@ -207,9 +137,11 @@ class Stage(Model):
             )
         return self
 
-
-def _largest(curve: Curve) -> float:
-    return max(curve.start, curve.end or 0.0)
+    @model_validator(mode="after")
+    def _mechanisms_fit(self) -> "Stage":
+        if faults := [fault for _, own in self.mechanisms.built_in if (fault := own.fault(self)) is not None]:
+            raise ValueError("\n".join(faults))
+        return self
 
 
 class SearchPlan(Model):

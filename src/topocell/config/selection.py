@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from topocell.config.values import (
     Model,
@@ -12,7 +12,6 @@ from topocell.config.values import (
     Positive,
     one_of,
 )
-from topocell.registry import known
 
 #: The rule by which a supernet is projected before its cell is derived (see `topocell.selection.projection`).
 PERTURBATION = "perturbation"
@@ -87,12 +86,6 @@ class Racing(BaseModel):
         return found
 
 
-def _criterion(number: int) -> int:
-    if number not in (criteria := known("criterion")):
-        raise ValueError(f"a criterion is one of {', '.join(map(str, criteria))}, but got {number}")
-    return number
-
-
 class Deciding(Model):
     """How an operation, or an edge, is decided for; the base of plans that do so.
 
@@ -126,40 +119,6 @@ class Deciding(Model):
                 f"racing out, or set decide_by={PERTURBATION}"
             )
         return self
-
-
-class Progressive(Deciding):
-    """Decisions in the middle of a stage (SGAS): when they fall, and how an edge is chosen.
-
-    The edge is chosen by the criterion; its operation as `decide_by` says: the most likely one (SGAS), or the one that
-    the supernet misses most, measured on the split that α learns from (SGAS+PT of DARTS-PT).
-
-    Attributes:
-        criterion: a row of `topocell.selection.progressive.CRITERIA`.
-        first, every: an edge of each cell type is decided after the epochs first, first + every, ... What is still
-            undecided after the last epoch of the stage is decided then.
-        in_degree: decided edges that complete a node; its other edges are pruned.
-        history: epochs that the stability of an edge looks back on (criterion 2).
-        batch_growth, batch_max: images added to a batch after every epoch of decisions, since memory is freed then.
-    """
-
-    decide_by: Annotated[str, one_of("decision")] = "magnitude"
-    criterion: Annotated[int, AfterValidator(_criterion)] = 1
-    first: int = Field(9, ge=0)
-    every: int = Field(5, ge=1)
-    in_degree: int = Field(2, ge=1)
-    history: int = Field(4, ge=1)
-    batch_growth: int = Field(8, ge=0)
-    batch_max: int = Field(128, ge=2)
-
-    def decides_after(self, epoch: int) -> bool:
-        """Whether decisions fall at the end of a 0-based epoch."""
-        return epoch >= self.first and (epoch - self.first) % self.every == 0
-
-    def batch_size(self, start: int, epoch: int) -> int:
-        """Images of a batch in an epoch, of a search that starts with batches of `start`."""
-        grown = start + self.batch_growth * sum(map(self.decides_after, range(epoch)))
-        return max(start, min(grown, self.batch_max))
 
 
 class ProjectionPlan(Deciding):

@@ -75,12 +75,43 @@ class Curve(Model):
             return self.end + (self.start - self.end) * (1 + math.cos(math.pi * t)) / 2
         return self.start * (self.end / self.start) ** t
 
+    @property
+    def largest(self) -> float:
+        """The largest value at any epoch."""
+        return max(self.start, self.end or 0.0)
+
 
 def _constant(value: Any) -> Any:
     return {"start": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+def _between(zero: bool, most: float = math.inf) -> AfterValidator:
+    """A validator for curves whose ends are at least 0, or above it, and at most `most`."""
+    rule = ("at least 0" if zero else "above 0") + (f" and at most {most:g}" if most < math.inf else "")
+
+    def check(curve: Curve) -> Curve:
+        for end in (curve.start, curve.end):
+            if end is not None and (not 0 <= end <= most or (end == 0 and not zero)):
+                raise ValueError(f"must be {rule}, but got {end:g}")
+        return curve
+
+    return AfterValidator(check)
+
+
 CurveOrNumber = Annotated[Curve, BeforeValidator(_constant)]
+
+
+NonNegativeCurve = Annotated[CurveOrNumber, _between(zero=True)]
+
+
+#: Learning rates are float32 numbers.
+LearningRate = Annotated[CurveOrNumber, _between(zero=True, most=1e38)]
+
+
+Temperature = Annotated[CurveOrNumber, _between(zero=False)]
+
+
+Probability = Annotated[CurveOrNumber, _between(zero=True, most=1.0)]
 
 
 class Choice(BaseModel):

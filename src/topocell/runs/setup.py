@@ -18,7 +18,7 @@ from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.nn.network import FixedNet
 from topocell.registry import known
 from topocell.runtime.precision import Execution
-from topocell.searching.mechanisms import has_ranking
+from topocell.searching.mechanisms import has_ranking, mechanisms_of
 from topocell.spaces.cell import SpaceSpec
 from topocell.supernet import Supernet
 from topocell.supernet.arch_state import ArchState
@@ -108,15 +108,18 @@ def check(recipe: Recipe) -> None:
             raise SpaceError(f"a cell needs an operation besides none, but {name} of space {space.name!r} has none")
     offered = _offered(space)
     for stage in plan.stages:
-        if stage.attention and not offered & stage.attention.keys():
+        mechanisms_of(stage)
+        attention, stop = stage.mechanisms.attention, stage.mechanisms.early_stop
+        if attention is not None and not offered & attention.constants.keys():
             raise RecipeError(
                 f"attention is for candidates of the space, {', '.join(sorted(offered))}, but stage {stage.name!r} has "
-                f"it for {', '.join(stage.attention)}; name one of them or leave it out"
+                f"it for {', '.join(attention.constants)}; name one of them or leave it out"
             )
-        if stage.stop is not None and stage.stop.stable is not None and not any(map(has_ranking, space.cells.values())):
+        if stop is not None and stop.stable is not None and not any(map(has_ranking, space.cells.values())):
             raise RecipeError(
-                f"stop.stable needs an edge with two operations that have weights, but space {space.name!r} has none, "
-                f"so that no ranking ever changes; use stop.skips, or leave stop out of stage {stage.name!r}"
+                f"early_stop.stable needs an edge with two operations that have weights, but space {space.name!r} has "
+                f"none, so that no ranking ever changes; use early_stop.skips, or leave early_stop out of stage "
+                f"{stage.name!r}"
             )
         ArchState(space, stage.relaxation.model_dump(), stage.topology.model_dump())
     sizes = [plan.size(stage) for stage in plan.stages]

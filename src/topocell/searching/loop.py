@@ -1,8 +1,9 @@
 """The search: stages, each of which the epoch loop takes through its epochs. Read this file first.
 
 An epoch of a stage is `for step: level(learner, training batch, architecture updates)`. Everything that differs
-between methods is in the stage (config/search.py), the level (supernet/levels.py), the relaxation and the topology;
-what a stage takes over from the one before in transition.py. Random draws are functions of (seed, stream, epoch, step).
+between methods is in the stage (config/search.py), the level (supernet/levels.py), the relaxation, the topology and
+mechanisms.py; what a stage takes over from the one before in transition.py. Random draws are functions of
+(seed, stream, epoch, step).
 """
 
 from collections.abc import Mapping
@@ -22,11 +23,10 @@ from topocell.runtime.nan_guard import Place, Stateful
 from topocell.runtime.precision import PLAIN, Execution
 from topocell.runtime.rng import derive as derive_seed
 from topocell.searching.diagnostics import observe
-from topocell.searching.mechanisms import Stopping
+from topocell.searching.mechanisms import Mechanism, mechanisms_of
 from topocell.searching.schedules import scheduled, set_schedules
 from topocell.searching.streams import Streams
 from topocell.searching.transition import Builder
-from topocell.selection.progressive import Progress, decided_after, progress
 from topocell.spaces.cell import SpaceSpec
 from topocell.supernet.learner import Learner
 from topocell.supernet.levels import LEVELS, weights_only
@@ -49,6 +49,7 @@ class Search:
         learner: the supernet, the architecture state and their optimizers at this moment.
         number: 0-based, of the stage in progress.
         loop: takes the stage through its epochs.
+        mechanisms: what the method adds to the stage, by name.
     """
 
     learner: Learner
@@ -72,8 +73,7 @@ class Search:
         self.number = 0
         self.loop = EpochLoop(self, seed=seed, device=self.device, monitor=self.monitor, on_nan=on_nan)
         self.build = Builder(plan, data, seed, self.device, execution, self.loop.guard.see)
-        self.progress: Progress | None = None
-        self.stopping: Stopping | None = None
+        self.mechanisms: dict[str, Mechanism] = {}
 
     @property
     def stage(self) -> Stage:
@@ -105,9 +105,9 @@ class Search:
         """Begin the stage, or what is left of it, with what it starts from."""
         stage, self.space, self.learner = self.stage, space, learner
         self.streams = Streams(self.data, stage, self.plan.batch_size, self.seed, self.device)
-        size, at = self.plan.batch_size, self.device
-        self.progress = progress(learner, self.data, stage, size, seed=self.seed, device=at, save=self.loop.save)
-        self.stopping = Stopping(stage.stop.skips, stage.stop.stable, stage.stop.first) if stage.stop else None
+        self.mechanisms = mechanisms_of(stage)
+        for mechanism in self.mechanisms.values():
+            mechanism.on_stage_start(self)
 
     # An epoch, as the loop calls it -------------------------------------------------------------------------
 
@@ -119,7 +119,8 @@ class Search:
     def begin_epoch(self) -> int:
         """Set learning rates, temperatures and all that follows a curve, and the batch size."""
         set_schedules(self.learner, self.stage, self.loop.epoch)
-        self.streams.begin_epoch(self.loop.epoch)
+        for mechanism in self.mechanisms.values():
+            mechanism.on_epoch_start(self)
         return len(self.streams.train)
 
     def stream(self) -> tuple[str | int, ...]:
@@ -135,12 +136,17 @@ class Search:
 
     def on_step_end(self, steps: int) -> None:
         """Report the step."""
-        name = f"search {self.number + 1}/{len(self.plan.stages)} {self.stage.name}"
-        self.loop.progress(name, self.loop.epoch * steps + self.loop.step, self.stage.epochs * steps)
+        for mechanism in self.mechanisms.values():
+            mechanism.on_step_end(self)
+        name, done = f"search {self.number + 1}/{len(self.plan.stages)} {self.stage.name}", self.loop.epoch * steps
+        self.loop.progress(name, done + self.loop.step, self.stage.epochs * steps)
 
     def on_epoch_end(self) -> bool:
-        """Decide edges where a method decides in the middle of a search, evaluate, record; say whether to stop."""
-        record = decided_after(self.progress, self.stage, self.loop.epoch, self.monitor.say) | self._record()
+        """Let mechanisms act, evaluate, record; say whether the stage ends here."""
+        record: dict[str, Any] = {}
+        for mechanism in self.mechanisms.values():
+            record |= mechanism.on_epoch_end(self)
+        record |= self._record()
         why = self._reason_to_stop(record) if self._learning else None
         self.monitor.metrics(record | ({"stopped": why} if why else {}))
         return why is not None
@@ -158,9 +164,8 @@ class Search:
         }
 
     def _reason_to_stop(self, record: Mapping[str, Any]) -> str | None:
-        if self.stopping is None:
-            return None
-        why = self.stopping.after_epoch(self.loop.epoch, self.learner.arch, record["operations"])
+        reasons = [mechanism.reason_to_stop(self, record) for mechanism in self.mechanisms.values()]
+        why = next((reason for reason in reasons if reason is not None), None)
         if why is not None:
             epochs = f"{self.loop.epoch + 1} of {self.stage.epochs}"
             self.monitor.say(f"stage {self.stage.name} ends after epoch {epochs}: {why}")
@@ -185,8 +190,7 @@ class Search:
             "candidates": {t: [list(c) for c in cell.candidates] for t, cell in self.space.cells.items()},
             **self.learner.state_dict(),
             **self.loop.state_dict(),
-            "progress": None if self.progress is None else self.progress.state_dict(),
-            "stopping": None if self.stopping is None else self.stopping.state_dict(),
+            "mechanisms": {name: mechanism.state_dict() for name, mechanism in self.mechanisms.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -194,7 +198,5 @@ class Search:
         (self.number,) = places(state["stage"])
         self._enter(*self.build.restored(self.number, self.space, state))
         self.loop.load_state_dict(state)
-        if self.progress is not None:
-            self.progress.load_state_dict(state["progress"])
-        if self.stopping is not None:
-            self.stopping.load_state_dict(state["stopping"])
+        for name, mechanism in self.mechanisms.items():
+            mechanism.load_state_dict(state["mechanisms"][name])

@@ -1,4 +1,4 @@
-"""What follows a curve over the epochs of a stage: learning rates, temperatures, and the sizes of some mechanisms."""
+"""What follows a curve over the epochs of a stage: learning rates and temperatures."""
 
 from typing import Any
 
@@ -11,9 +11,6 @@ def set_schedules(learner: Learner, stage: Stage, epoch: int) -> None:
     at = epoch, stage.epochs
     learner.arch.op_temperature = stage.op_temperature.value(*at)
     learner.arch.edge_temperature = stage.edge_temperature.value(*at)
-    learner.arch.auxiliary_skip = stage.auxiliary_skip.value(*at)
-    learner.net.skip_dropout = stage.skip_dropout.value(*at)
-    learner.epsilon = stage.epsilon.value(*at)
     learner.weights_optimizer.param_groups[0]["lr"] = stage.weights.lr.value(*at)
     learner.alpha_optimizer.param_groups[0]["lr"] = stage.alpha.lr.value(*at)
     if learner.beta_optimizer is not None:

@@ -16,7 +16,7 @@ class Streams:
 
     Args:
         data, stage: whose splits they are.
-        batch_size: the usual one; progressive decisions may raise it.
+        batch_size: images of a batch.
         seed, device: of the search.
 
     Attributes:
@@ -25,7 +25,7 @@ class Streams:
     """
 
     def __init__(self, data: SearchData, stage: Stage, batch_size: int, seed: int, device: torch.device | str) -> None:
-        self._stage, self._batch_size = stage, batch_size
+        self._stage = stage
 
         def batches(split: str, stream: str, augmented: bool = True) -> Batches:
             name = f"{stage.name} {stream}"
@@ -37,12 +37,10 @@ class Streams:
             self.beta = self.alpha if stage.beta_on == stage.alpha_on else batches(stage.beta_on, "beta")
         self.held_out = batches(stage.alpha_on if stage.alpha_on in data.splits else stage.weights_on, "watch", False)
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Let the batches be as large as the progressive decisions before the epoch allow."""
-        if self._stage.progressive is not None:
-            size = self._stage.progressive.batch_size(self._batch_size, epoch)
-            for batches in (self.train, self.alpha, self.beta):
-                batches.batch_size = min(size, len(batches.data))
+    def resize(self, batch_size: int) -> None:
+        """Take batches of another size from now on, of the whole split where it is smaller."""
+        for batches in (self.train, self.alpha, self.beta):
+            batches.batch_size = min(batch_size, len(batches.data))
 
     def updates(self, epoch: int, step: int, has_beta: bool) -> list[ArchBatch]:
         """The updates of α and β that are due: jointly on one batch, or one after the other on their own splits."""

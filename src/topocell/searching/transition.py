@@ -12,8 +12,6 @@ from topocell.data.splits import SearchData
 from topocell.runtime.precision import Execution
 from topocell.runtime.rng import derive as derive_seed
 from topocell.runtime.rng import generator
-from topocell.searching.mechanisms import attention
-from topocell.searching.perturbation import PERTURBATIONS
 from topocell.spaces.cell import SpaceSpec
 from topocell.supernet import Supernet
 from topocell.supernet.arch_state import ArchState
@@ -118,9 +116,7 @@ class Builder:
             stage.mixed,
             alpha_penalty=stage.alpha_penalty,
             arch_clip=stage.arch_clip,
-            perturb=PERTURBATIONS[stage.perturbation] if stage.perturbation else None,
             execution=self._execution,
-            attention=attention(space, stage.attention, self._device),
             see=self._see,
         )
 

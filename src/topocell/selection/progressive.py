@@ -17,14 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from topocell.config.search import Stage
-from topocell.data.splits import SearchData
-from topocell.selection.decider import Decider, decider
+from topocell.selection.decider import Decider
 from topocell.selection.probe import Cut
 from topocell.selection.pruning import decide, only, real_candidates, undecided, without_edges
 from topocell.spaces.cell import CellSpec
 from topocell.supernet.arch_state import ArchState
-from topocell.supernet.learner import Learner
 
 History = Sequence[Tensor]
 
@@ -188,33 +185,3 @@ class Progress:
 def _decision(state: Mapping[str, Any]) -> Decision:
     pruned = tuple((source, node) for source, node in state["pruned"])
     return Decision(**{**state, "edge": tuple(state["edge"]), "pruned": pruned})
-
-
-def progress(
-    learner: Learner,
-    data: SearchData,
-    stage: Stage,
-    batch_size: int,
-    *,
-    seed: int,
-    device: torch.device | str,
-    save: Callable[[], object],
-) -> Progress | None:
-    """The progressive decisions of a stage, if it makes any; `save` is called where a state can be saved."""
-    if (plan := stage.progressive) is None:
-        return None
-    options: dict[str, Any] = {"seed": seed, "device": device, "seen": lambda figures: save()}
-    chooser = decider(learner, data, stage.alpha_on, plan, batch_size, f"{stage.name} probe", **options)
-    return Progress(plan.criterion, plan.in_degree, plan.history, chooser)
-
-
-def decided_after(
-    progress: Progress | None, stage: Stage, epoch: int, say: Callable[[str], None]
-) -> dict[str, list[dict[str, Any]]]:
-    """Make the decisions that a stage makes after a 0-based epoch, say them, and return their records."""
-    if progress is None or stage.progressive is None:
-        return {}
-    made = progress.after_epoch(stage.progressive.decides_after(epoch), epoch + 1 == stage.epochs)
-    for decision in made:
-        say(decision.words())
-    return {"decisions": [decision.record() for decision in made]}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -43,9 +43,9 @@ class Learner:
         arch_clip: gradient-norm clip of the logits that an update moves, or None.
         perturb: what the network weights see in place of the architecture (detached), given the training batch; a row
             of `topocell.searching.perturbation.PERTURBATIONS`. Architecture updates see the architecture as it is.
-        epsilon: size of the perturbation, set by the search loop.
+        epsilon: size of the perturbation.
         execution: how the network is called.
-        attention: added to the logits α (E, K) of each cell type after every update of α, or None.
+        after_alpha: called with the architecture after every update of α, without gradients.
         see: is told every loss and gradient norm (0-dim) with its name before it moves anything; what it raises ends
             the step. Default nobody.
     """
@@ -64,7 +64,7 @@ class Learner:
     perturb: "Perturbation | None" = None
     epsilon: float = 0.0
     execution: Execution = PLAIN
-    attention: Mapping[str, Tensor] | None = None
+    after_alpha: list[Callable[[ArchState], None]] = field(default_factory=list)
     see: Callable[[str, Tensor], None] | None = None
 
     @property
@@ -169,9 +169,9 @@ class Learner:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
+            for change in self.after_alpha if update.alpha else ():
+                change(self.arch)
             for t, alpha in self.arch.alpha.items():
-                if update.alpha and self.attention is not None:
-                    alpha.add_(self.attention[t])
                 alpha.copy_(torch.where(self.arch.settled(t), before[t], alpha))
 
     def _show_arch(self, update: ArchBatch) -> None:

@@ -1,6 +1,5 @@
 """Budgets change sizes, never the method: caps, epochs in proportion, and nothing that a recipe does not have."""
 
-import copy
 import functools
 import math
 from pathlib import Path
@@ -11,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from topocell import spaces
-from topocell.config.budgets import BUDGETS, NASBENCH201_LAYERS, SMALL, SMOKE, Limits, paper, small, smoke
+from topocell.config.budgets import BUDGETS, NASBENCH201_LAYERS, SMALL, SMOKE, Limits, paper
 from topocell.config.load import load_recipe, recipe_names
 from topocell.config.recipe import Recipe
+from topocell.errors import RecipeError
 from topocell.runs import setup
 from topocell.spaces import CellSpec, SpaceSpec, complete_edges
 
@@ -23,15 +23,19 @@ METHOD = ("level", "relaxation", "topology", "init", "weights_on", "alpha_on", "
 METHOD += ("mixed", "shrink", "shrink_none", "reset", "weights", "op_temperature", "edge_temperature")
 
 
-def scaled(stages: list[dict[str, Any]], budget: str = "small", **more: Any) -> dict[str, Any]:
-    data = {"space": "darts", "search": {"stages": {f"s{i}": stage for i, stage in enumerate(stages)}}, **more}
-    found = BUDGETS[budget](data, set())
-    found["search"]["stages"] = list(found["search"]["stages"].values())
+def scaled(stages: list[dict[str, Any]], budget: str = "small", **more: Any) -> Recipe:
+    search = {"stages": {f"s{i}": stage for i, stage in enumerate(stages)}}
+    selection = {"edges": "magnitude"} | more.pop("selection", {})
+    given = {"name": "n", "space": "darts", "search": search, "selection": selection}
+    recipe = Recipe.model_validate(given | more)
+    before = recipe.to_yaml()
+    found = BUDGETS[budget](recipe, set())
+    assert recipe.to_yaml() == before  # the recipe that was given is left alone
     return found
 
 
 def epochs(stages: list[dict[str, Any]], budget: str = "small") -> list[int]:
-    return [stage["epochs"] for stage in scaled(stages, budget)["search"]["stages"]]
+    return [stage.epochs for stage in scaled(stages, budget).search.stages]
 
 
 def recipe_file(folder: Path, text: str) -> Path:
@@ -42,12 +46,12 @@ def recipe_file(folder: Path, text: str) -> Path:
 
 def by_the_general_rule(recipe: Recipe, budget: str) -> Recipe:
     """A budget without what the recipe itself says about it."""
-    return Recipe.model_validate(BUDGETS[budget](recipe.model_dump(mode="json"), set()))
+    return Recipe.model_validate(BUDGETS[budget](recipe, set()).model_dump(mode="json"))
 
 
 def test_paper_changes_nothing() -> None:
-    data = {"search": {"stages": {"s": {"epochs": 50}}}, "retrain": {"epochs": 600}}
-    assert paper(copy.deepcopy(data), set()) == data
+    recipe = load_recipe("dots")
+    assert paper(recipe, set()) == recipe
 
 
 @pytest.mark.parametrize("budget", LIMITS)
@@ -106,16 +110,14 @@ def test_epochs_shrink_in_proportion(name: str, budget: str) -> None:
 )
 def test_any_epochs(stages: list[tuple[int, int]], budget: str) -> None:
     given_stages = [{"epochs": max(e, w), "warmup": w} for e, w in stages]
-    before = copy.deepcopy(given_stages)
-    found = scaled(given_stages, budget)["search"]["stages"]
-    assert given_stages == before  # the recipe that was given is left alone
-    total = sum(stage["epochs"] for stage in found)
+    found = scaled(given_stages, budget).search.stages
+    total = sum(stage.epochs for stage in found)
     assert total <= max(LIMITS[budget].epochs, 0) + 2 * len(found)  # at most one more for each part that must stay
     for mine, theirs in zip(found, given_stages):
-        assert 0 <= mine["warmup"] <= mine["epochs"] <= theirs["epochs"]
-        assert (mine["epochs"] == 0) == (theirs["epochs"] == 0)  # zero stays zero, nothing vanishes
-        assert (mine["warmup"] == 0) == (theirs["warmup"] == 0)
-        assert (mine["warmup"] == mine["epochs"]) == (theirs["warmup"] == theirs["epochs"])
+        assert 0 <= mine.warmup <= mine.epochs <= theirs["epochs"]
+        assert (mine.epochs == 0) == (theirs["epochs"] == 0)  # zero stays zero, nothing vanishes
+        assert (mine.warmup == 0) == (theirs["warmup"] == 0)
+        assert (mine.warmup == mine.epochs) == (theirs["warmup"] == theirs["epochs"])
 
 
 def test_epochs_that_fit_are_left_alone() -> None:
@@ -129,12 +131,11 @@ def test_epochs_that_fit_are_left_alone() -> None:
 @pytest.mark.parametrize("partial", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("budget", LIMITS)
 def test_channels_stay_a_multiple_that_partial_channels_allow(partial: int, budget: str) -> None:
-    recipe = load_recipe("darts-v1", budget="paper").model_dump(mode="json")
-    recipe["search"] |= {"partial": partial, "channels": 48 * partial}
-    data = BUDGETS[budget](recipe, set())
-    assert data["search"]["channels"] % (2 * partial) == 0
-    assert data["search"]["channels"] >= LIMITS[budget].channels
-    setup.check(Recipe.model_validate(data))
+    recipe = load_recipe("darts-v1", [f"search.partial={partial}", f"search.channels={48 * partial}"])
+    found = by_the_general_rule(recipe, budget)
+    assert found.search.channels % (2 * partial) == 0
+    assert found.search.channels >= LIMITS[budget].channels
+    setup.check(found)
 
 
 @pytest.mark.parametrize("budget", LIMITS)
@@ -147,12 +148,11 @@ def test_channels_suit_the_partial_channels_of_every_stage(budget: str) -> None:
 
 @pytest.mark.parametrize("budget", LIMITS)
 def test_nasbench201_keeps_a_cell_in_each_stage_of_its_skeleton(budget: str) -> None:
-    stage = {"name": "search", "epochs": 2}
-    data = {"name": "n", "space": "nasbench201", "search": {"layers": 17, "stages": {"search": stage}}}
-    data |= {"selection": {"edges": "all"}, "retrain": {"layers": 17, "auxiliary": 0.0}}
-    found = BUDGETS[budget](data, set())
-    assert found["search"]["layers"] == found["retrain"]["layers"] == NASBENCH201_LAYERS
-    setup.check(Recipe.model_validate(found))
+    search = {"layers": 17, "stages": {"search": {"epochs": 2}}}
+    more = {"selection": {"edges": "all"}, "retrain": {"layers": 17, "auxiliary": 0.0}}
+    found = scaled([], budget, space="nasbench201", search=search, **more)
+    assert found.search.layers == found.retrain.layers == NASBENCH201_LAYERS
+    setup.check(found)
 
 
 def narrow(nodes: int = 2, fault: bool = False) -> SpaceSpec:
@@ -180,11 +180,10 @@ def test_the_skeleton_of_a_space_sets_the_layers_and_not_its_name(budget: str, t
     setup.check(other)
 
 
-@pytest.mark.parametrize("space", ["narow", {"name": "narrow", "fault": True}, {"nodes": 3}, {"name": ["narrow"]}, 7])
+@pytest.mark.parametrize("space", [{"name": "narrow", "fault": True}, {"name": "darts", "nodes": "many"}])
 def test_a_space_that_cannot_be_built_is_left_for_the_check_to_refuse(space: Any) -> None:
     spaces.register("narrow", narrow)
-    data = {"space": space, "search": {"layers": 17, "stages": {}}}
-    assert smoke(data, set())["search"]["layers"] == SMOKE.layers
+    assert scaled([{"epochs": 1}], "smoke", space=space).search.layers == SMOKE.layers
 
 
 def test_smoke_runs_on_digits_unless_told_otherwise() -> None:
@@ -236,53 +235,76 @@ def test_a_recipe_refines_a_budget(tmp_path: Path) -> None:
 
 def test_learning_rates_of_the_architecture_move_further_in_fewer_steps() -> None:
     curve = {"shape": "cosine", "start": 1e-3, "end": 0.0}
-    data = scaled([{"epochs": 50, "alpha": {"lr": curve, "betas": [0.9, 0.99]}}, {"epochs": 1, "beta": {"lr": 1}}])
-    first, second = data["search"]["stages"]
+    found = scaled([{"epochs": 50, "alpha": {"lr": curve, "betas": [0.9, 0.99]}}, {"epochs": 1, "beta": {"lr": 1}}])
+    first, second = found.search.stages
     factor = SMALL.arch_lr_factor
-    assert first["alpha"]["lr"] == {"shape": "cosine", "start": pytest.approx(1e-3 * factor), "end": 0.0}
-    assert first["alpha"]["betas"] == [0.9, 0.99]
-    assert first["beta"]["lr"] == second["alpha"]["lr"] == pytest.approx(3e-4 * factor)
-    assert second["beta"]["lr"] == factor
+    assert (first.alpha.lr.shape, first.alpha.lr.start, first.alpha.lr.end) == ("cosine", 1e-3 * factor, 0.0)
+    assert first.alpha.betas == (0.9, 0.99)
+    assert first.beta.lr.start == second.alpha.lr.start == pytest.approx(3e-4 * factor)
+    assert second.beta.lr.start == factor
 
 
-def test_a_wrong_value_is_left_for_the_schema() -> None:
-    wrong = {
-        "search": {"channels": "many", "stages": {"a": {"epochs": "all"}, "b": 3}},
-        "retrain": {"layers": [], "epochs": 0.5},
-    }
-    found = small(copy.deepcopy(wrong), set())
-    assert found["search"]["channels"] == "many" and found["search"]["stages"]["a"]["epochs"] == "all"
-    assert found["retrain"]["layers"] == [] and found["retrain"]["epochs"] == 0.5
-    for broken in ({"search": 5}, {"data": 5}, {"search": {"stages": [1]}}, {"search": {"partial": 0}}, {}):
-        for budget in (small, smoke):
-            budget(copy.deepcopy(broken), set())
+def test_what_is_wrong_in_a_file_is_said_before_it_is_scaled(tmp_path: Path) -> None:
+    path = recipe_file(tmp_path, "extends: darts-v1\nsearch: {channels: many, stages: {search: {epochs: all}}}\n")
+    for budget in ("paper", "small", "smoke"):
+        with pytest.raises(
+            RecipeError, match=r"channels: input should be a valid integer.*search.epochs: input should"
+        ):
+            load_recipe(path, budget=budget)
 
 
 @pytest.mark.parametrize(
     ("given", "small_seeds", "smoke_seeds"),
-    [(None, [0, 1, 2], [0]), ([7], [7], [7]), ([5, 3, 9, 1], [5, 3, 9], [5]), ([], [], []), (4, [0, 1, 2], [0])],
+    [(None, (0, 1, 2), (0,)), ((7,), (7,), (7,)), ((5, 3, 9, 1), (5, 3, 9), (5,)), ((0,), (0,), (0,))],
 )
-def test_seeds_of_the_file_are_kept(given: Any, small_seeds: list[int], smoke_seeds: list[int]) -> None:
+def test_seeds_of_the_file_are_kept(given: Any, small_seeds: tuple[int, ...], smoke_seeds: tuple[int, ...]) -> None:
     """The first of them; a budget adds none, and fills in its own where the file names none."""
     retrain = {} if given is None else {"seeds": given}
     for budget, expected in (("small", small_seeds), ("smoke", smoke_seeds)):
-        assert scaled([], budget, retrain=dict(retrain))["retrain"]["seeds"] == expected
+        assert scaled([{"epochs": 1}], budget, retrain=retrain).retrain.seeds == expected
+
+
+def decisions(budget: str, epochs: int, **options: Any) -> tuple[int, int, int | None]:
+    """First, every and batches of progressive decisions under a budget."""
+    stage = {"epochs": epochs, "mechanisms": {"progressive": options}}
+    plan = scaled([stage], budget).search.stages[0].mechanisms.progressive
+    assert plan is not None
+    return plan.first, plan.every, plan.batches
 
 
 def test_decisions_move_forward_with_the_epochs() -> None:
-    stage = {"epochs": 50, "progressive": {"first": 9}}
-    for budget, expected in (("small", {"first": 5, "every": 3}), ("smoke", {"first": 0, "every": 1})):
-        assert scaled([stage], budget)["search"]["stages"][0]["progressive"] == expected
-    untouched = {"epochs": 4, "progressive": {"first": 1, "every": 2}}
-    assert scaled([untouched], "small")["search"]["stages"][0]["progressive"] == {"first": 1, "every": 2}
+    assert decisions("small", 50, first=9) == (5, 3, None)
+    assert decisions("smoke", 50, first=9) == (0, 1, None)
+    assert decisions("small", 4, first=1, every=2) == (1, 2, None)
+    assert decisions("small", 4, first=1, every=2, decide_by="perturbation") == (1, 2, SMALL.select_batches)
+
+
+def test_an_early_stop_moves_forward_with_the_epochs() -> None:
+    for budget, options, expected in (
+        ("small", {"stable": 10, "first": 10}, (6, 6)),
+        ("smoke", {"stable": 10, "first": 10}, (1, 0)),
+        ("small", {"skips": 2, "first": 5}, (None, 3)),
+    ):
+        stop = scaled([{"epochs": 50, "mechanisms": {"early_stop": options}}], budget).search.stages[0]
+        assert stop.mechanisms.early_stop is not None
+        assert (stop.mechanisms.early_stop.stable, stop.mechanisms.early_stop.first) == expected
 
 
 def test_the_epochs_of_tuning_shrink_with_those_between_decisions() -> None:
-    selection = {"projection": {"tune_epochs": 5, "epochs": 25}}
-    found = scaled([], "small", selection=copy.deepcopy(selection))["selection"]["projection"]
-    assert found == {"tune_epochs": 1, "epochs": 5, "batches": SMALL.select_batches}
-    kept = {"projection": {"tune_epochs": 1, "epochs": 9, "batches": 2}}
-    assert scaled([], "small", selection=copy.deepcopy(kept))["selection"] == kept
+    for options, expected in (
+        ({"tune_epochs": 5, "epochs": 25}, (1, 5, SMALL.select_batches)),
+        ({"tune_epochs": 1, "epochs": 9, "batches": 2}, (1, 9, 2)),
+    ):
+        found = scaled([{"epochs": 1}], "small", selection={"projection": options}).selection.projection
+        assert (found.tune_epochs, found.epochs, found.batches) == expected
+
+
+def test_a_section_that_a_budget_has_set_to_nothing_can_be_set_again() -> None:
+    """What a checked recipe has as null takes keys by override, as what a file does not name."""
+    key = "search.stages.search.mechanisms.perturbation.kind=adversarial"
+    for budget in ("paper", "small", "smoke"):
+        perturbation = load_recipe("darts-v1", [key], budget).search.stages[0].mechanisms.perturbation
+        assert perturbation is not None and perturbation.kind == "adversarial"
 
 
 def test_smoke_is_smaller_than_small() -> None:

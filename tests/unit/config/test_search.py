@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from topocell.config.search import ArchOptimizer, SearchPlan, Stage, WeightOptimizer
 from topocell.config.values import Choice, Curve
 
+RS = {"perturbation": {"kind": "uniform"}}
+
 
 def values(curve: Curve, epochs: int) -> list[float]:
     return [curve.value(epoch, epochs) for epoch in range(epochs)]
@@ -178,12 +180,15 @@ def test_the_splits_that_a_stage_needs(options: dict[str, Any], splits: set[str]
         ({"alpha": {"betas": [0.5, 1.0]}}, "less than 1"),
         ({"partial": 0}, "greater than or equal to 1"),
         ({"arch_clip": 0}, "greater than 0"),
-        ({"perturbation": "unifrom"}, "unknown perturbation 'unifrom' .did you mean 'uniform'"),
+        (
+            {"mechanisms": {"perturbation": {"kind": "unifrom"}}},
+            "unknown perturbation 'unifrom' .did you mean 'uniform'",
+        ),
         ({"level": "unrolled", "relaxation": "gumbel-softmax"}, "gumbel-softmax draws a new one for each; use level"),
-        ({"level": "single", "perturbation": "uniform"}, "level single moves weights and architecture in one pass"),
-        ({"relaxation": "gumbel-straight-through", "perturbation": "uniform"}, "has one-hot samples; use relaxation"),
-        ({"relaxation": "sigmoid", "perturbation": "adversarial"}, "has independent weights; use relaxation softmax"),
-        ({"auxiliary_skip": 0.5, "perturbation": "uniform"}, "auxiliary_skip adds up to 0.5 to them; leave one"),
+        ({"level": "single", "mechanisms": RS}, "level single moves weights and architecture in one pass"),
+        ({"relaxation": "gumbel-straight-through", "mechanisms": RS}, "has one-hot samples; use relaxation"),
+        ({"relaxation": "sigmoid", "mechanisms": RS}, "has independent weights; use relaxation softmax"),
+        ({"mechanisms": {**RS, "auxiliary_skip": {"weight": 0.5}}}, "auxiliary_skip adds up to 0.5 to them; leave one"),
         ({"alpha_penalty": 1}, "needs a relaxation with a penalty, but softmax has none; use sigmoid or dirichlet"),
         ({"relaxation": "uniform"}, "relaxation uniform and topology dense have nothing to learn; use level weights"),
         ({"levle": "single"}, "Extra inputs are not permitted"),

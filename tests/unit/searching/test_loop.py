@@ -162,11 +162,14 @@ SEARCHES: dict[str, tuple[dict[str, float], SearchPlan]] = {
         HALVES,
         plan(
             {"level": "bilevel-weights-first", "relaxation": "gumbel-straight-through", "topology": SETS, "partial": 2},
-            {"perturbation": "adversarial", "auxiliary_skip": 0, "arch_clip": 1.0},
+            {
+                "mechanisms": {"perturbation": {"kind": "adversarial"}, "auxiliary_skip": {"weight": 0}},
+                "arch_clip": 1.0,
+            },
             {
                 "relaxation": "dirichlet",
                 "alpha_penalty": 0.1,
-                "auxiliary_skip": {"shape": "linear", "start": 1, "end": 0},
+                "mechanisms": {"auxiliary_skip": {}, "skip_dropout": {"rate": 0.2}},
             },
             {"level": "single", "relaxation": "gumbel-softmax", "op_temperature": 0.5, "topology": SETS},
         ),
@@ -391,14 +394,16 @@ def test_temperatures_and_learning_rates_follow_their_curves(halves: SearchData)
 def test_what_a_stage_schedules_reaches_the_learner(halves: SearchData) -> None:
     stage = {
         "epochs": 3,
-        "auxiliary_skip": {"shape": "linear", "start": 1, "end": 0},
-        "skip_dropout": {"shape": "linear", "start": 0.3, "end": 0},
+        "mechanisms": {
+            "auxiliary_skip": {"weight": {"shape": "linear", "start": 1, "end": 0}},
+            "skip_dropout": {"rate": {"shape": "linear", "start": 0.3, "end": 0}},
+        },
         "alpha_penalty": 0.5,
         "relaxation": "sigmoid",
         "arch_clip": 3,
     }
     found: list[tuple[float, float]] = []
-    running = search(plan(stage, {"perturbation": "uniform"}), halves, recorder := Recorder())
+    running = search(plan(stage, {"mechanisms": {"perturbation": {}}}), halves, recorder := Recorder())
     recorder.look = lambda due: found.append((running.learner.arch.auxiliary_skip, running.learner.net.skip_dropout))
     running.run()
     assert found[:6:2] == [pytest.approx(pair) for pair in [(1, 0.3), (2 / 3, 0.2), (1 / 3, 0.1)]]
@@ -412,9 +417,9 @@ def test_what_a_stage_schedules_reaches_the_learner(halves: SearchData) -> None:
 
 def test_epsilon_of_sdarts_grows_with_the_epochs() -> None:
     """0.03 in epoch 0, 0.2946 in epoch 49: ε(e) = 0.03 + 0.27 e / E, not e / (E − 1)."""
-    stage = plan({"epochs": 50, "perturbation": "uniform"}).stages[0]
-    assert stage.epsilon.value(0, 50) == 0.03
-    assert stage.epsilon.value(49, 50) == pytest.approx(0.2946)
+    perturbation = plan({"epochs": 50, "mechanisms": {"perturbation": {}}}).stages[0].mechanisms.perturbation
+    assert perturbation is not None and perturbation.epsilon.value(0, 50) == 0.03
+    assert perturbation.epsilon.value(49, 50) == pytest.approx(0.2946)
 
 
 @pytest.mark.parametrize("relaxation", ["gumbel-softmax", "gumbel-straight-through", "dirichlet"])

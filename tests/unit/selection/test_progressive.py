@@ -15,13 +15,15 @@ from torch.optim import SGD, Adam
 
 from topocell import spaces
 from topocell.config.load import load_recipe
+from topocell.config.mechanisms import Progressive
 from topocell.config.search import SearchPlan
-from topocell.config.selection import Progressive, Rules
+from topocell.config.selection import Rules
 from topocell.data import splits
 from topocell.data.splits import SearchData
 from topocell.errors import RecipeError
 from topocell.io import checkpoint
 from topocell.runtime.hooks import Silent
+from topocell.searching import mechanisms
 from topocell.searching.loop import Search
 from topocell.selection.decider import Decider
 from topocell.selection.progressive import (
@@ -200,10 +202,10 @@ def test_decisions_in_words() -> None:
 def test_the_schedule_and_the_batches_of_the_paper() -> None:
     recipe = load_recipe("sgas-2")
     stage = recipe.search.stages[0]
-    assert stage.progressive is not None
-    falls = [epoch for epoch in range(stage.epochs) if stage.progressive.decides_after(epoch)]
+    assert stage.mechanisms.progressive is not None
+    falls = [epoch for epoch in range(stage.epochs) if stage.mechanisms.progressive.decides_after(epoch)]
     assert falls[:8] == [9, 14, 19, 24, 29, 34, 39, 44]
-    sizes = [stage.progressive.batch_size(recipe.search.batch_size, epoch) for epoch in range(stage.epochs)]
+    sizes = [stage.mechanisms.progressive.batch_size(recipe.search.batch_size, epoch) for epoch in range(stage.epochs)]
     assert sizes == [64] * 10 + [64 + 8 * n for n in range(1, 9) for _ in range(5)]
     assert Progressive(batch_max=70).batch_size(64, 50) == 70
     assert Progressive(batch_max=32).batch_size(64, 50) == 64
@@ -212,8 +214,8 @@ def test_the_schedule_and_the_batches_of_the_paper() -> None:
 @pytest.mark.parametrize("budget", ["small", "smoke"])
 def test_a_budget_leaves_time_for_decisions(budget: str) -> None:
     stage = load_recipe("sgas-1", budget=budget).search.stages[0]
-    assert stage.progressive is not None
-    falls = sum(stage.progressive.decides_after(epoch) for epoch in range(stage.epochs))
+    assert stage.mechanisms.progressive is not None
+    falls = sum(stage.mechanisms.progressive.decides_after(epoch) for epoch in range(stage.epochs))
     assert falls >= (8 if budget == "small" else 1)
 
 
@@ -254,7 +256,7 @@ def plan(*stages: Mapping[str, Any]) -> SearchPlan:
 
 DECIDING = {"criterion": 2, "first": 1, "every": 1, "batch_growth": 4, "batch_max": 16, "history": 2}
 PROGRESSIVE = plan(
-    {"epochs": 3, "alpha": {"lr": 0.1}, "progressive": DECIDING},
+    {"epochs": 3, "alpha": {"lr": 0.1}, "mechanisms": {"progressive": DECIDING}},
     {"epochs": 1, "weights": {"lr": 0.01}},
     {"epochs": 1, "shrink": 1, "channels": 6},
 )
@@ -327,7 +329,7 @@ MEASURED = {**DECIDING, "first": 0, "decide_by": "perturbation", "metric": "loss
 
 
 def measuring(monitor: Any, halves: SearchData, **options: Any) -> Search:
-    stages = plan({"epochs": 2, "progressive": {**MEASURED, **options}})
+    stages = plan({"epochs": 2, "mechanisms": {"progressive": {**MEASURED, **options}}})
     return Search(stages, TINY, halves, rules=RULES, seed=3, monitor=monitor)
 
 
@@ -339,16 +341,16 @@ def test_operations_can_go_by_perturbation_and_a_decision_be_killed(
     whole = measuring(saver, halves, **options)
     whole.run()
     made = [d for record in saver.records for d in record["decisions"]]
-    assert len(made) == 8 and whole.progress is not None
+    assert len(made) == 8 and isinstance(deciding := whole.mechanisms["progressive"], mechanisms.Progressive)
     for decision in made:
         assert decision["operation"] == max(decision["reads"], key=decision["reads"].__getitem__)
         assert set(decision["reads"]) == {"skip_connect", "sep_conv_3x3"}
         assert ("race" in decision) == ("racing" in options)
-    assert whole.progress.decider.evaluations == 2 * len(made)
+    assert deciding.progress.decider.evaluations == 2 * len(made)
     states = [checkpoint.load(tmp_path / f"{number}.ckpt") for number in range(len(saver.before))]
-    inside = [n for n, state in enumerate(states) if state["progress"]["decider"]["trials"]]
-    several = [n for n in inside if len(states[n]["progress"]["decider"]["trials"]) == 2]
-    later = [n for n in inside if states[n]["progress"]["made"]]
+    inside = [n for n, state in enumerate(states) if state["mechanisms"]["progressive"]["decider"]["trials"]]
+    several = [n for n in inside if len(states[n]["mechanisms"]["progressive"]["decider"]["trials"]) == 2]
+    later = [n for n in inside if states[n]["mechanisms"]["progressive"]["made"]]
     for number in (inside[0], several[-1], later[0]):
         again = Saver()
         resumed = measuring(again, halves, **options)
@@ -358,11 +360,11 @@ def test_operations_can_go_by_perturbation_and_a_decision_be_killed(
 
 
 def test_the_recipe_of_sgas_with_perturbation() -> None:
-    ours, theirs = (load_recipe(name).search.stages[0].progressive for name in ("sgas-pt", "sgas-1"))
+    ours, theirs = (load_recipe(name).search.stages[0].mechanisms.progressive for name in ("sgas-pt", "sgas-1"))
     assert ours is not None and theirs is not None
     assert (ours.decide_by, ours.metric, ours.batches) == ("perturbation", "accuracy", None)
     assert ours.model_copy(update={"decide_by": "magnitude"}) == theirs
-    small = load_recipe("sgas-pt", budget="small").search.stages[0].progressive
+    small = load_recipe("sgas-pt", budget="small").search.stages[0].mechanisms.progressive
     assert small is not None and small.batches == 8
     with pytest.raises(RecipeError, match=r"progressive: perturbation measures on the split alpha_on of the st"):
         load_recipe("sgas-pt", ["search.stages.search.level=single", "data.splits={train: 1.0}"])
@@ -376,7 +378,7 @@ def test_batches_grow_after_epochs_of_decisions(halves: SearchData, monkeypatch:
         return levels.bilevel(learner, train, updates)
 
     monkeypatch.setitem(LEVELS, "bilevel", spy)
-    growing = plan({"epochs": 4, "progressive": DECIDING})
+    growing = plan({"epochs": 4, "mechanisms": {"progressive": DECIDING}})
     Search(growing, TINY, halves, rules=RULES).run()
     images = 32  # of each split
     expected = []

@@ -353,10 +353,18 @@ def test_scales_of_budgets(tmp_path: Path) -> None:
         (["subspaces", "first_also=[10,10]"], "'10' is named again"),
         (["edarts-ablation", "recipes=nb201-darts", "--budget", "smoke"], "the space of nb201-darts has cell"),
         (
-            ["stability", "recipes=['edarts search.stages.search.stop.stable=1']", "--budget", "smoke"],
+            [
+                "stability",
+                "recipes=['edarts search.stages.search.mechanisms.early_stop.stable=1']",
+                "--budget",
+                "smoke",
+            ],
             "stage 'search' of edarts may end ahead of time",
         ),
-        (["skip-gap", "recipes=['darts-pt search.stages.search.stop.skips=1']"], "may end ahead of time"),
+        (
+            ["skip-gap", "recipes=['darts-pt search.stages.search.mechanisms.early_stop.skips=1']"],
+            "may end ahead of time",
+        ),
         (["wirings", "nodes=7"], "nodes: input should be less than or equal to 6"),
         (["wirings", "normal=sep_conv_3", "--budget", "smoke"], "must name an operation"),
         (["wirings", "proxies=['shallow.epoch=1']"], "shallow.epoch: unknown key"),

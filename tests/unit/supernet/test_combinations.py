@@ -54,9 +54,8 @@ class Combination(NamedTuple):
             "topology": TOPOLOGY_CHOICES[self.topology],
             "level": self.level,
             "partial": self.partial,
-            "perturbation": self.perturbation,
             "penalty": 1.0,
-            "epsilon": 0.2,
+            "mechanisms": {"perturbation": self.perturbation and {"kind": self.perturbation, "epsilon": 0.2}},
         }
         sizes = {"channels": 4, "layers": 1, "batch_size": 4, "watch_batches": 1}
         return SearchPlan.model_validate(sizes | {"stages": [stage]})
