@@ -12,6 +12,8 @@ from topocell import CellSpec, SpaceSpec
 from topocell.data.readers import Entry, in_memory
 from topocell.nn.primitives import Primitive
 from topocell.relaxation import Relaxation
+from topocell.searching.mechanisms import Mechanism
+from topocell.spaces import Slot, Stacking
 from topocell.topology import Decoded, Topology
 
 # An operation: how its module is built. The supernet runs one module for each edge.
@@ -70,6 +72,22 @@ class BestInputs(Topology):
         return tuple(sorted(edge for edges in kept for edge in edges))
 
 
+# A mechanism: hooks that the search calls.
+
+
+@topocell.register("mechanism", "cooling")
+class Cooling(Mechanism):
+    """Multiplies α by `factor` after each epoch."""
+
+    def __init__(self, factor: float = 0.5):
+        self.factor = factor
+
+    def on_epoch_end(self, search):
+        for alpha in search.learner.arch.alpha.values():
+            alpha.data.mul_(self.factor)
+        return {"cooled_by": self.factor}
+
+
 # A selection rule: for each edge the candidate that it gets, or None for none of them.
 
 
@@ -97,7 +115,22 @@ def read_stripes(root, download):
 
 topocell.register("dataset", "stripes", Entry(read_stripes, None, flip=False, crop=False))
 
-# A space: cells as data.
+# A skeleton: how cells are stacked.
+
+
+def early_reductions(channels, layers):
+    """Reduction cells at the second and the third place."""
+    slots = []
+    for index in range(layers):
+        reduction = index in (1, 2)
+        channels *= 2 if reduction else 1
+        slots.append(Slot("reduce" if reduction else "normal", channels, index))
+    return slots
+
+
+topocell.register("skeleton", "early", Stacking(early_reductions))
+
+# A space: cells as data, and the skeleton that stacks them.
 
 
 @topocell.register("space", "triangle")
@@ -105,7 +138,7 @@ def triangle(nodes: int = 2):
     edges = [(source, node) for node in range(1, nodes + 1) for source in range(node)]
     candidates = ("skip_connect", "sep_conv_3x3", "gated_conv_3x3")
     cells = {name: CellSpec(1, nodes, edges, candidates, stride=s) for name, s in (("normal", 1), ("reduce", 2))}
-    return SpaceSpec("triangle", cells)
+    return SpaceSpec("triangle", cells, skeleton="early")
 
 
 if __name__ == "__main__":
@@ -114,7 +147,9 @@ if __name__ == "__main__":
     testing.check_operation("gated_conv_3x3")
     testing.check_relaxation("squared")
     testing.check_topology("best-inputs", inputs=2)
+    testing.check_mechanism("cooling", factor=0.9)
     testing.check_rule("second-best", "operation rule")
     testing.check_dataset("stripes")
+    testing.check_skeleton("early")
     testing.check_space("triangle", nodes=3)
     print("all pieces do what they have to")

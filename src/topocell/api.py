@@ -12,9 +12,7 @@ from typing import Any
 from topocell.config.load import resolved
 from topocell.config.recipe import Recipe
 from topocell.config.retrain import PROTOCOLS
-from topocell.data.given import Given, given_source
-from topocell.data.nasbench201 import Table
-from topocell.data.splits import Dataset, search_data
+from topocell.data.given import Given
 from topocell.errors import RecipeError, nearest
 from topocell.genotype.genotype import Genotype
 from topocell.reporting.html import write_report
@@ -23,8 +21,8 @@ from topocell.runs.directory import RunDir
 from topocell.runs.estimate import Estimate, estimate_retraining, estimate_search, free_memory
 from topocell.runs.identity import naming_imports
 from topocell.runs.phases import Phase
-from topocell.runs.run import Work, run_environment
-from topocell.runs.setup import build_space, check, check_images, execution, find_device, load_data, load_truth
+from topocell.runs.run import Work
+from topocell.runs.setup import Setup, execution, prepared
 
 
 def run(
@@ -49,10 +47,10 @@ def run(
         RunError, CheckpointError: `out` cannot be used, or what it holds is damaged.
         Interrupted: SIGINT or SIGTERM, after the state was saved.
     """
-    with _opened(recipe, out, display, accept_data, data) as work:
+    with _opened(prepared(recipe, data), out, display, accept_data) as work:
         work.search()
         work.select()
-        _retrain(work, work.recipe.protocol, accept_data, data)
+        _retrain(work, work.recipe.protocol, accept_data)
         return work.report()
 
 
@@ -65,7 +63,7 @@ def search(
     data: Given | Sequence[Any] | None = None,
 ) -> Path:
     """Only the search; leaves `checkpoints/supernet.ckpt`. Returns the run directory. Resumes and raises as `run`."""
-    with _opened(recipe, out, display, accept_data, data) as work:
+    with _opened(prepared(recipe, data), out, display, accept_data) as work:
         work.search()
         return work.directory.path
 
@@ -103,7 +101,7 @@ def select(
         if name is None:
             return work.select(again=True, replace=replace, **changes)
         recipe, path = work.begin_alternative(name, changes)
-    with _opened(recipe, path, display, data=data) as work:
+    with _opened(prepared(recipe, like=work.setup), path, display) as work:
         return work.select()
 
 
@@ -135,16 +133,16 @@ def retrain(
         )
     with _reopened(out, display, accept_data, data) as work:
         work.need_genotype()
-        return _retrain(work, protocol or work.recipe.protocol, accept_data, data)
+        return _retrain(work, protocol or work.recipe.protocol, accept_data)
 
 
-def _retrain(work: Work, protocol: str, accept_data: bool, data: Given | Sequence[Any] | None = None) -> dict[str, Any]:
+def _retrain(work: Work, protocol: str, accept_data: bool) -> dict[str, Any]:
     """Evaluate and retrain a cell by a protocol; a cell whose accuracy is known needs neither."""
     shallow, full = PROTOCOLS[protocol]
-    if work.truth is not None or not shallow:
+    if work.setup.truth is not None or not shallow:
         return work.retrain()
     recipe, path = work.begin_shallow(accept_data)
-    with _opened(recipe, path, work.display, accept_data, data) as beside:
+    with _opened(prepared(recipe, like=work.setup), path, work.display, accept_data) as beside:
         results = beside.retrain()
     found, least = results["last_mean"], work.recipe.shallow.threshold
     work.monitor.say(f"shallow evaluation: {100 * found:.2f} % (n = {results['n']}), see {path}")
@@ -171,47 +169,31 @@ def estimate(recipe: Recipe) -> Estimate:
         RecipeError, SpaceError, DataError: what the recipe asks for cannot be.
         RunError: memory runs out in a probe.
     """
-    check(recipe)
-    truth, dataset, device = load_truth(recipe), load_data(recipe), find_device(recipe.device)
+    setup = prepared(recipe)
+    free = free_memory(setup.device)
     options: dict[str, Any] = {
         "seed": recipe.seed,
-        "device": device,
+        "device": setup.device,
         "execution": execution(recipe),
-        "free": free_memory(device),
+        "free": free,
     }
     parts, genotype = estimate_search(
-        recipe.search,
-        build_space(recipe),
-        search_data(dataset, recipe.data.splits, recipe.seed),
-        recipe.selection.rules(recipe.seed),
-        recipe.selection.projection,
-        **options,
+        recipe.search, setup.space, setup.search_data, setup.rules, recipe.selection.projection, **options
     )
-    if truth is None:
-        check_images(recipe, dataset)
-        parts += [estimate_retraining(genotype, plan, dataset, **options) for plan in recipe.trainings]
-    return Estimate(str(device), options["free"], tuple(parts))
+    if setup.truth is None:
+        parts += [estimate_retraining(genotype, plan, setup.dataset, **options) for plan in recipe.trainings]
+    return Estimate(str(setup.device), free, tuple(parts))
 
 
 @contextmanager
-def _opened(
-    recipe: Recipe,
-    out: str | Path,
-    display: Display | None,
-    accept_data: bool = False,
-    data: Given | Sequence[Any] | None = None,
-) -> Iterator[Work]:
-    check(recipe)
-    truth, given = load_truth(recipe), None
-    if data is not None:
-        given = given_source(data)
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"dataset": "given", "root": None})})
-    dataset = load_data(recipe, given)
-    if truth is None:
-        check_images(recipe, dataset)
-    env = run_environment(recipe, dataset, truth)
-    with RunDir.open(out, recipe.to_yaml(), env=env, accept_data=accept_data) as directory:
-        yield _work(recipe, directory, dataset, truth, display)
+def _opened(setup: Setup, out: str | Path, display: Display | None, accept_data: bool = False) -> Iterator[Work]:
+    env = setup.environment()
+    with RunDir.open(out, setup.recipe.to_yaml(), env=env, accept_data=accept_data) as directory:
+        work = Work(setup, directory, display or Quiet())
+        if work.phase != Phase.DONE:
+            for note in setup.dataset.notes:
+                work.monitor.say(f"data: {note}")
+        yield work
 
 
 @contextmanager
@@ -223,13 +205,5 @@ def _reopened(
 ) -> Iterator[Work]:
     with RunDir.existing(out, lock=False) as found, naming_imports(out):
         recipe = resolved(found.recipe_yaml)
-    with _opened(recipe, out, display, accept_data, data) as work:
+    with _opened(prepared(recipe, data), out, display, accept_data) as work:
         yield work
-
-
-def _work(recipe: Recipe, directory: RunDir, dataset: Dataset, truth: Table | None, display: Display | None) -> Work:
-    work = Work(recipe, directory, dataset, truth, display or Quiet())
-    if work.phase != Phase.DONE:
-        for note in dataset.notes:
-            work.monitor.say(f"data: {note}")
-    return work

@@ -36,6 +36,7 @@ HOMES = {
     "precision": "topocell.runtime.precision:PRECISIONS",
     "protocol": "topocell.config.retrain:PROTOCOLS",
     "relaxation": "topocell.relaxation:RELAXATIONS",
+    "skeleton": "topocell.spaces.skeletons:SKELETONS",
     "space": "topocell.spaces:SPACES",
     "study": "topocell.studies:STUDIES",
     "topology": "topocell.topology:TOPOLOGIES",

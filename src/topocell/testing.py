@@ -4,32 +4,43 @@ Each function takes a piece, or the name of a registered one, and raises `Contra
 rule, what the piece did instead, and what to change. The pieces that come with topocell pass the same suites.
 """
 
-from collections.abc import Callable, Iterator
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from topocell.config.search import SearchPlan
 from topocell.data.batches import ImageSet
-from topocell.data.readers import Entry
+from topocell.data.readers import Entry, in_memory
+from topocell.data.splits import load as load_dataset
+from topocell.data.splits import search_data
 from topocell.errors import RecipeError, TopocellError
 from topocell.nn.banks import Bank
 from topocell.nn.primitives import Primitive
 from topocell.registry import known
 from topocell.relaxation import Relaxation, candidate_mask
+from topocell.runtime.hooks import Silent
+from topocell.searching.loop import Search
+from topocell.searching.mechanisms import Mechanism
 from topocell.selection.rules import Rules
-from topocell.spaces import CellSpec, SpaceSpec
+from topocell.spaces import CellSpec, SpaceSpec, Stacking
 from topocell.spaces import get as get_space
+from topocell.spaces.skeletons import stacking
 from topocell.supernet.arch_state import ArchState
 from topocell.topology import Topology
 
 __all__ = [
     "ContractError",
     "check_dataset",
+    "check_mechanism",
     "check_operation",
     "check_relaxation",
     "check_rule",
+    "check_skeleton",
     "check_space",
     "check_topology",
 ]
@@ -233,11 +244,86 @@ def check_space(space: "str | Callable[..., SpaceSpec]", **options: Any) -> None
     with _of(who):
         spec = build(**options)
         _demand(isinstance(spec, SpaceSpec), who, "a space is a function that returns a SpaceSpec", type(spec).__name__)
-        net = Supernet(spec, channels=4, layers=5 if spec.skeleton == "nasbench201" else 3, classes=2)
+        net = Supernet(spec, channels=4, layers=stacking(spec.skeleton).small_layers or 3, classes=2)
         arch = ArchState(spec)
-        out = net(torch.randn(2, 3, 8, 8), arch())
+        side = max(8, net.skeleton.divisor)
+        out = net(torch.randn(2, 3, side, side), arch())
         out.sum().backward()
         _demand(out.shape == (2, 2), who, "a supernet of it gives (N, classes)", tuple(out.shape))
+
+
+def check_skeleton(skeleton: "str | Stacking") -> None:
+    """Check a skeleton at a few sizes: slots in order, of its cell types, and that a network of them takes a step.
+
+    Raises:
+        ContractError: it breaks a rule.
+    """
+    who, stacked = _named("skeleton", skeleton)
+    with _of(who):
+        _demand(isinstance(stacked, Stacking), who, "a skeleton is a topocell.spaces.Stacking", type(stacked).__name__)
+        for layers in (stacked.small_layers or 3, 8):
+            slots = stacked.layout(4, layers)
+            _demand(bool(slots), who, "it has at least one cell", slots)
+            order = [slot.index for slot in slots]
+            _demand(order == list(range(len(slots))), who, "its slots are numbered 0, 1, ...", order)
+            types = {slot.cell_type for slot in slots}
+            _demand(types <= set(stacked.strides), who, f"its cells are of {', '.join(stacked.strides)}", sorted(types))
+            _demand(all(slot.channels >= 4 for slot in slots), who, "no cell has less than the initial channels", slots)
+    if isinstance(skeleton, str):
+        inputs, output = (2, "concat") if stacked.preprocess else (1, "last")
+        options = {"skeleton": skeleton, "nodes": 2, "inputs": inputs, "output": output}
+        check_space("custom", candidates=["skip_connect", "sep_conv_3x3"], **options)
+
+
+class _Kept(Silent):
+    """Keeps states and records."""
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, Any]] = []
+        self.records: list[Mapping[str, Any]] = []
+
+    def checkpoint(self, state: Callable[[], dict[str, Any]], due: bool = False) -> None:
+        """Keep a copy of every state."""
+        self.states.append(copy.deepcopy(state()))
+
+    def metrics(self, record: Mapping[str, Any]) -> None:
+        """Keep the record."""
+        self.records.append(record)
+
+
+def check_mechanism(mechanism: str, **options: Any) -> None:
+    """Check a mechanism, by its registered name, in a search of two epochs on random images.
+
+    Its records are JSON, and the search resumed from a state inside the first epoch ends with the same weights and
+    logits.
+
+    Raises:
+        ContractError: it breaks a rule.
+    """
+    who, piece = _named("mechanism", mechanism)
+    kind = isinstance(piece, type) and issubclass(piece, Mechanism)
+    _demand(kind, who, "a mechanism is a class derived from topocell.searching.mechanisms.Mechanism", piece)
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8, generator=draw)
+    labels = torch.arange(40) % 2
+    given = in_memory(("a", "b"), (images, labels), (images[:8], labels[:8]))
+    data = search_data(load_dataset("digits", given=given), {"train": 0.5, "val": 0.5}, seed=0)
+    stage = {"epochs": 2, "mechanisms": {mechanism: options}}
+    sizes = {"channels": 4, "layers": 3, "batch_size": 8, "watch_batches": 1}
+    plan = SearchPlan.model_validate({**sizes, "stages": {"search": stage}})
+    space, rules = get_space("darts", nodes=1), Rules(edges="magnitude")
+    with _of(who):
+        kept = _Kept()
+        whole = Search(plan, space, data, rules=rules, monitor=kept).run()
+        try:
+            json.dumps(kept.records)
+        except (TypeError, ValueError):
+            _demand(False, who, "what it adds to the record of an epoch can be written as JSON", kept.records[-1])
+        resumed = Search(plan, space, data, rules=rules).run(kept.states[0])
+        for part in ("net", "arch"):
+            first, second = (learner.parts[part].state_dict() for learner in (whole, resumed))
+            same = all(torch.equal(first[name], second[name]) for name in first if isinstance(first[name], Tensor))
+            _demand(same, who, f"a resumed search ends with the same {part}", "other values")
 
 
 def check_dataset(dataset: "str | Entry") -> None:

@@ -50,7 +50,7 @@ def ready(recipe: Recipe) -> bool:
     if recipe.data.dataset in ("digits", "folder"):
         dataset = setup.load_data(recipe)
         splits.search_data(dataset, recipe.data.splits, recipe.seed)
-        setup.check_images(recipe, dataset)
+        setup.check_images(recipe, setup.build_space(recipe), dataset)
     return False
 
 

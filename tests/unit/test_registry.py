@@ -1,8 +1,10 @@
 """Pieces of a user's own: registered, imported, refused; in a whole run; and the contract suites."""
 
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ from torch import nn
 import topocell
 from topocell import registry, testing
 from topocell.cli import main
-from topocell.errors import RecipeError
+from topocell.errors import RecipeError, TopocellError
 from topocell.nn.primitives import Primitive
 from topocell.registry import HOMES, Registry, known
 from topocell.relaxation import Relaxation, Softmax
-from topocell.spaces import DARTS_OPERATIONS
+from topocell.runs.directory import RunDir
+from topocell.runs.phases import read_phase
+from topocell.searching.mechanisms import Mechanism
+from topocell.spaces import DARTS_OPERATIONS, Slot, Stacking
 from topocell.topology import EdgeSigmoid
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
@@ -83,6 +88,22 @@ def test_our_spaces_keep_the_contract(name: str) -> None:
     testing.check_space(name)
 
 
+@pytest.mark.parametrize("name", sorted(known("skeleton")))
+def test_our_skeletons_keep_the_contract(name: str) -> None:
+    testing.check_skeleton(name)
+
+
+@pytest.mark.parametrize("name", sorted(known("mechanism")))
+def test_our_mechanisms_keep_the_contract(name: str) -> None:
+    given: dict[str, dict[str, Any]] = {
+        "attention": {"constants": {"sep_conv_3x3": 0.1}},
+        "skip_dropout": {"rate": 0.3},
+        "early_stop": {"stable": 1},
+        "progressive": {"first": 0, "every": 1, "decide_by": "perturbation"},
+    }
+    testing.check_mechanism(name, **given.get(name, {}))
+
+
 def test_our_dataset_without_files_keeps_the_contract() -> None:
     testing.check_dataset("digits")
 
@@ -110,9 +131,50 @@ class Empty(EdgeSigmoid):
         return []
 
 
+class Forgetful(Mechanism):
+    """Moves weights by how often it was called, which it does not save."""
+
+    calls = 0
+
+    def on_step_end(self, search: Any) -> None:
+        self.calls += 1
+        with torch.no_grad():
+            next(iter(search.learner.arch.alpha.values())).add_(self.calls)
+
+
+class Chatty(Mechanism):
+    """Returns a tensor."""
+
+    def on_epoch_end(self, search: Any) -> dict[str, Any]:
+        return {"alpha": next(iter(search.learner.arch.alpha.values()))}
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mechanisms and skeletons are checked by their names."""
+    for kind, name, piece in (
+        ("mechanism", "forgetful", Forgetful),
+        ("mechanism", "chatty", Chatty),
+        ("mechanism", "no-class", lambda: None),
+        ("skeleton", "wide", Stacking(lambda channels, layers: [Slot("wide", channels, i) for i in range(layers)])),
+        ("skeleton", "none", Stacking(lambda channels, layers: [])),
+        ("skeleton", "thin", Stacking(lambda channels, layers: [Slot("normal", 1, 0)])),
+        ("skeleton", "twice", Stacking(lambda channels, layers: [Slot("normal", channels, 0)] * 2)),
+    ):
+        monkeypatch.setitem(known(kind), name, piece)
+
+
 @pytest.mark.parametrize(
     ("check", "words"),
     [
+        (lambda: testing.check_mechanism("forgetful"), "a resumed search ends with the same net"),
+        (lambda: testing.check_mechanism("chatty"), "can be written as JSON"),
+        (lambda: testing.check_mechanism("no-class"), "a class derived from topocell.searching.mechanisms.Mechanism"),
+        (lambda: testing.check_skeleton("wide"), "its cells are of normal, reduce, but got ['wide']"),
+        (lambda: testing.check_skeleton("none"), "has at least one cell"),
+        (lambda: testing.check_skeleton("thin"), "no cell has less than the initial channels"),
+        (lambda: testing.check_skeleton("twice"), "numbered 0, 1, ..., but got [0, 0]"),
+        (lambda: testing.check_skeleton(lambda: 3), "is a topocell.spaces.Stacking"),  # type: ignore[arg-type]
         (lambda: testing.check_relaxation(Bare), "weights is exactly 0 where the mask is False"),
         (lambda: testing.check_relaxation(Still), "depend on alpha, but got no gradient"),
         (lambda: testing.check_relaxation(type("Worse", (Bare,), {"weights": lambda *_: 1 / 0})), "ZeroDivisionError"),
@@ -126,7 +188,7 @@ class Empty(EdgeSigmoid):
         (lambda: testing.check_dataset(lambda *_: 3), "is a topocell.data.readers.Entry"),  # type: ignore[arg-type]
     ],
 )
-def test_a_broken_piece_is_refused_in_one_line(check: Any, words: str) -> None:
+def test_a_broken_piece_is_refused_in_one_line(broken: None, check: Any, words: str) -> None:
     with pytest.raises(testing.ContractError) as caught:
         check()
     assert words in str(caught.value) and "\n" not in str(caught.value)
@@ -170,10 +232,47 @@ def test_the_pieces_of_the_example_keep_the_contract(here: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "all pieces do what they have to\n"), done.stderr
 
 
+def test_a_run_with_pieces_of_every_kind_is_killed_and_resumes(here: Path) -> None:
+    """Killed without warning inside the search and inside the retraining, it ends as one that was left alone."""
+    whole = in_a_process(*MINE[:-1], "whole")
+    assert whole.returncode == 0, whole.stderr
+    environment = {**os.environ, "TOPOCELL_CHECKPOINT_SECONDS": "0", registry.IMPORT_VARIABLE: ""}
+    for wanted in ("search", "retrain"):  # the phase of the checkpoint that is to be there before the kill
+        running = subprocess.Popen([sys.executable, "-m", "topocell", *MINE], env=environment)
+        deadline = time.monotonic() + 300
+        while not begun(here / "mine", wanted):
+            assert running.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        running.kill()
+        running.wait()
+    assert in_a_process(*MINE).returncode == 0
+    for name in ("genotype.json", "results.json"):
+        first, second = (json.loads((here / out / name).read_bytes()) for out in ("whole", "mine"))
+        for told in (first, second):
+            told.get("origin", {}).pop("run", None)
+        assert {k: v for k, v in first.items() if "seconds" not in k} == {
+            k: v for k, v in second.items() if "seconds" not in k
+        }
+
+
+def begun(run: Path, phase: str) -> bool:
+    """Whether a run has saved a state inside a phase."""
+    try:
+        with RunDir.existing(run, lock=False) as directory:
+            found, state, _ = read_phase(directory)
+    except (TopocellError, OSError):  # it is being made
+        return False
+    return found == phase and state is not None
+
+
 def test_a_run_with_pieces_of_every_kind_and_what_is_said_without_them(here: Path) -> None:
     done = in_a_process(*MINE)
     assert done.returncode == 0, done.stderr
     assert (here / "mine/report.html").exists() and "second-best" in (here / "mine/recipe.yaml").read_text()
+    genotype = json.loads((here / "mine/genotype.json").read_bytes())
+    assert genotype["skeleton"] == "early"
+    records = [json.loads(line) for line in (here / "mine/metrics.jsonl").read_text().splitlines()]
+    assert all(record["cooled_by"] == 0.9 for record in records if record["phase"] == "search")
     for words in (["run", *MINE[3:]], ["retrain", "mine"]):
         without = in_a_process(*words)
         assert without.returncode == 2 and without.stderr.count("\n") == 1

@@ -16,6 +16,7 @@ from topocell.config.retrain import RetrainPlan
 from topocell.config.search import ArchOptimizer, SearchPlan, Stage
 from topocell.config.selection import PERTURBATION, ProjectionPlan
 from topocell.config.values import Choice, Model
+from topocell.spaces.skeletons import stacking
 
 AnyModel = TypeVar("AnyModel", bound=Model)
 
@@ -79,9 +80,6 @@ SMOKE = Limits(
     select_batches=1,
 )
 
-#: `layers` of skeleton nasbench201 counts its two residual blocks: 5 is one cell a stage.
-NASBENCH201_LAYERS = 5
-
 
 def paper(recipe: Recipe, overridden: Set[str]) -> Recipe:
     """The recipe as published."""
@@ -125,7 +123,7 @@ def _least(value: int | None, limit: int) -> int:
 
 
 def _scaled(recipe: Recipe, limits: Limits) -> Recipe:
-    layers = NASBENCH201_LAYERS if _skeleton(recipe.space) == "nasbench201" else limits.layers
+    layers = _layers(recipe.space) or limits.layers
     depth, cutout = max(limits.retrain_layers, layers), limits.resolution // 4
     retrain = _scaled_training(recipe.retrain, limits, limits.retrain_channels, depth, limits.retrain_epochs)
     shallow = _scaled_training(recipe.shallow, limits, limits.channels, depth, max(1, limits.retrain_epochs // 2))
@@ -228,9 +226,12 @@ def _scaled_training(plan: RetrainPlan, limits: Limits, channels: int, layers: i
     )
 
 
-def _skeleton(space: Choice) -> str | None:
-    """How the space of a recipe stacks its cells; None where it cannot be built, which the check of the recipe says."""
+def _layers(space: Choice) -> int | None:
+    """How many layers the skeleton of a space has at least, if it says so.
+
+    None too where the space cannot be built, which the check of the recipe says.
+    """
     try:
-        return spaces.get(space.name, **(space.model_extra or {})).skeleton
+        return stacking(spaces.get(space.name, **(space.model_extra or {})).skeleton).small_layers
     except Exception:  # whatever a user's own function raises
         return None

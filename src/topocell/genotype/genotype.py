@@ -12,19 +12,18 @@ import json
 import os
 import reprlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from topocell.errors import GenotypeError, nearest
 from topocell.genotype import formats
+from topocell.genotype.canonical import Pair, canonical
 from topocell.io import files
 from topocell.spaces.operations import KNOWN_OPERATIONS
-
-Pair = tuple[str, int]
+from topocell.spaces.skeletons import SKELETONS
 
 FORMAT = 1
 MAX_NODES = 64
@@ -55,10 +54,12 @@ class Genotype:
     """A derived architecture, valid by construction.
 
     Args:
-        space: name of the search space, for users; the network follows from the cells alone.
+        space: name of the search space, for users; the network follows from cells and skeleton.
         cells: cell type → cell; the types are `normal` and `reduce` (DARTS family, 1 or 2 inputs) or `cell`
             (NAS-Bench-201, 1 input).
         origin: where it came from, e.g. recipe, seed and run; any JSON object.
+        skeleton: how the cells are stacked, a row of `topocell.spaces.skeletons.SKELETONS`; default `nasbench201` for
+            the cell type `cell`, else `darts`.
 
     The same pair may occur twice in a node, as in NASNet-A; each occurrence is a layer of its own. In the
     type `cell`, pairs with `none` are left out.
@@ -70,11 +71,13 @@ class Genotype:
     space: str
     cells: Mapping[str, CellGenotype]
     origin: Mapping[str, Any] = field(default_factory=dict)
+    skeleton: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.space, str) or not self.space:
             raise _error("space", "must be a name", self.space)
         _check_types(self.cells)
+        object.__setattr__(self, "skeleton", _checked_skeleton(self.skeleton, self.cells))
         try:
             json.dumps(dict(self.origin), allow_nan=False)
         except (TypeError, ValueError, RecursionError):
@@ -85,11 +88,6 @@ class Genotype:
 
     def __hash__(self) -> int:
         return hash(self.key)
-
-    @property
-    def skeleton(self) -> str:
-        """How the cells are stacked: `"nasbench201"` for the cell type `cell`, else `"darts"`."""
-        return "nasbench201" if "cell" in self.cells else "darts"
 
     def operations(self, cell_type: str) -> Counter[str]:
         """How often each operation occurs in a cell."""
@@ -114,8 +112,13 @@ class Genotype:
 
         Its network is the same up to a permutation of the concatenated channels.
         """
-        cells = {name: _canonical(cell, dropped=not keeps_empty_nodes(name)) for name, cell in self.cells.items()}
-        return Genotype(self.space, cells)
+        cells = {
+            name: CellGenotype(
+                cell.inputs, *canonical(cell.inputs, cell.nodes, cell.concat, not keeps_empty_nodes(name))
+            )
+            for name, cell in self.cells.items()
+        }
+        return Genotype(self.space, cells, skeleton=self.skeleton)
 
     @cached_property
     def key(self) -> str:
@@ -124,8 +127,9 @@ class Genotype:
         It depends neither on the space's name and the origin nor on the order of pairs, the numbering of
         nodes, the order of the concat or dropped nodes.
         """
-        cells = self.canonical().to_dict()["cells"]
-        return hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest()[:16]
+        form = self.canonical().to_dict()
+        told = {**form["cells"], "skeleton": form["skeleton"]} if "skeleton" in form else form["cells"]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, `format: 1`."""
@@ -137,7 +141,8 @@ class Genotype:
             }
             for name, cell in self.cells.items()
         }
-        return {"format": FORMAT, "space": self.space, "cells": cells, "origin": dict(self.origin)}
+        stacked = {} if self.skeleton == _usual_skeleton(self.cells) else {"skeleton": self.skeleton}
+        return {"format": FORMAT, "space": self.space, **stacked, "cells": cells, "origin": dict(self.origin)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Genotype":
@@ -146,7 +151,7 @@ class Genotype:
         Raises:
             GenotypeError: naming the place of the first fault.
         """
-        _fields("genotype", data, ("format", "space", "cells"), ("origin",))
+        _fields("genotype", data, ("format", "space", "cells"), ("origin", "skeleton"))
         if type(data["format"]) is not int or data["format"] != FORMAT:
             raise _error("format", f"must be {FORMAT}, the only one this version reads", data["format"])
         _check_types(data["cells"])
@@ -154,7 +159,7 @@ class Genotype:
         for name, cell in data["cells"].items():
             _fields(f"cells.{name}", cell, ("inputs", "nodes", "concat"))
             built[name] = CellGenotype(cell["inputs"], cell["nodes"], cell["concat"])
-        return cls(data["space"], built, data.get("origin", {}))
+        return cls(data["space"], built, data.get("origin", {}), data.get("skeleton", ""))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Genotype":
@@ -266,6 +271,22 @@ def _check_types(cells: object) -> None:
         raise _error("cells", "must be an object of 'normal' and 'reduce', or of 'cell'", found)
 
 
+def _usual_skeleton(cells: Mapping[str, CellGenotype]) -> str:
+    return "nasbench201" if "cell" in cells else "darts"
+
+
+def _checked_skeleton(name: object, cells: Mapping[str, CellGenotype]) -> str:
+    """The skeleton of that name, the usual one of its cells for an empty name."""
+    if name == "":
+        return _usual_skeleton(cells)
+    if not isinstance(name, str) or name not in SKELETONS:
+        near = nearest(name[:100], SKELETONS) if isinstance(name, str) else ""
+        raise _error("skeleton", f"must be one of {', '.join(SKELETONS)}{near}, or --import the file that has it", name)
+    if set(SKELETONS[name].strides) != set(cells):
+        raise _error("skeleton", f"must take the cell types {', '.join(sorted(cells))}", name)
+    return name
+
+
 def _is_list(value: object) -> bool:
     return isinstance(value, (list, tuple))
 
@@ -316,79 +337,3 @@ def _check_pair(where: str, pair: Any, node: int) -> None:
         raise _error(where, "a predecessor is numbered from 0", predecessor)
     if predecessor >= node:
         raise _error(where, f"edge from the future: node {node} takes nodes below {node}", predecessor)
-
-
-# --- canonical form ---
-
-Colours = dict[int, int]
-Neighbours = dict[int, list[Pair]]
-
-
-def _canonical(cell: CellGenotype, dropped: bool) -> CellGenotype:
-    """The cell under the numbering with the smallest encoding; `dropped`: nodes without pairs are left out.
-
-    Nodes are coloured by what is invariant (output, level, output membership), then by their neighbours'
-    colours until nothing changes. Nodes that still look alike are told apart one by one, and every way is
-    tried, up to a bound that only large cells of much hidden symmetry reach.
-    """
-    numbered = enumerate(cell.nodes, cell.inputs)
-    before: Neighbours = {n: list(pairs) for n, pairs in numbered if pairs or not dropped}
-    after: Neighbours = {n: [] for n in before}
-    level = dict.fromkeys(range(cell.inputs), 0)
-    for node, pairs in before.items():
-        level[node] = max((level[p] + 1 for _, p in pairs), default=0)
-        for name, p in pairs:
-            if p >= cell.inputs:
-                after[p].append((name, node))
-    seen = {n: (n in cell.concat and not after[n], level[n], n in cell.concat) for n in before}
-    rank = {value: r for r, value in enumerate(sorted(set(seen.values())))}
-    colours = {n: rank[seen[n]] for n in before} | {n: n - cell.inputs for n in range(cell.inputs)}
-
-    def renumbered(colours: Colours) -> CellGenotype:
-        nodes = tuple(
-            tuple(sorted((name, colours[p] + cell.inputs) for name, p in before[n]))
-            for n in sorted(before, key=colours.__getitem__)
-        )
-        return CellGenotype(cell.inputs, nodes, tuple(sorted(colours[n] + cell.inputs for n in cell.concat)))
-
-    # Trying a numbering looks at every pair, at worst once per node.
-    most = 1 + min(4096 // len(before), 16384 // max(1, sum(map(len, before.values()))))
-    candidates = islice(_numberings(colours, before, after), most)
-    return min(map(renumbered, candidates), key=lambda c: (c.nodes, c.concat))
-
-
-def _numberings(colours: Colours, before: Neighbours, after: Neighbours) -> Iterator[Colours]:
-    """Colourings that refine `colours` and give every node its own: 0, 1, .. in topological order."""
-    colours = _refine(colours, before, after)
-    size = Counter(colours[n] for n in before)
-    tied = min((c for c in size if size[c] > 1), default=None)
-    if tied is None:
-        yield colours
-        return
-    tried = set()
-    for node in before:
-        # Nodes with the very same neighbours can be swapped: one of them is enough.
-        twins = (tuple(sorted(before[node])), tuple(sorted(after[node])))
-        if colours[node] == tied and twins not in tried:
-            tried.add(twins)
-            yield from _numberings(
-                {n: 2 * c + (n != node) if n in before else c for n, c in colours.items()}, before, after
-            )
-
-
-def _refine(colours: Colours, before: Neighbours, after: Neighbours) -> Colours:
-    """Split colours, in an order no numbering changes, until nodes of one colour have like neighbours."""
-    while True:
-        seen = {
-            n: (
-                colours[n],
-                tuple(sorted((name, colours[p]) for name, p in before[n])),
-                tuple(sorted((name, colours[p]) for name, p in after[n])),
-            )
-            for n in before
-        }
-        rank = {value: r for r, value in enumerate(sorted(set(seen.values())))}
-        stable = len(rank) == len({colours[n] for n in before})
-        colours = colours | {n: rank[seen[n]] for n in before}
-        if stable:
-            return colours

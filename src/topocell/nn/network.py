@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from topocell.errors import SpaceError
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.nn.primitives import make
-from topocell.nn.skeleton import Skeleton, Slot
+from topocell.nn.skeleton import Skeleton
+from topocell.spaces.skeletons import Slot, stacking
 
 
 def drop_samples(x: Tensor, probability: float | Tensor) -> Tensor:
@@ -91,7 +92,7 @@ class FixedNet(Skeleton):
     """The network of a genotype.
 
     Args:
-        genotype: any valid genotype; its cell types choose the skeleton.
+        genotype: any valid genotype; it says how its cells are stacked.
         channels: initial channels C.
         layers: number of cells; in skeleton nasbench201 3N + 2, cells and residual blocks (published: 17).
         classes: width of the output.
@@ -121,11 +122,13 @@ class FixedNet(Skeleton):
     ) -> None:
         if not 0 <= drop_path < 1:
             raise SpaceError(f"drop_path is a probability below 1, but got drop_path={drop_path}")
-        if auxiliary and genotype.skeleton != "darts":
-            raise SpaceError("an auxiliary head needs skeleton 'darts', but got 'nasbench201'; turn it off")
+        if auxiliary and not stacking(genotype.skeleton).preprocess:
+            raise SpaceError(
+                f"an auxiliary head needs skeleton 'darts' or one like it, but got {genotype.skeleton!r}; turn it off"
+            )
 
         def make_cell(slot: Slot) -> nn.Module:
-            stride = 2 if slot.cell_type == "reduce" else 1
+            stride = stacking(genotype.skeleton).strides[slot.cell_type]
             return FixedCell(genotype.cells[slot.cell_type], slot.channels, stride)
 
         super().__init__(

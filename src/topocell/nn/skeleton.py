@@ -1,63 +1,24 @@
 """How cells are stacked into a network: the same for the supernet and for the network of a genotype.
 
-Skeleton `"darts"` (Liu et al., 2019): a stem, `layers` cells of which those at L // 3 and 2L // 3 halve the
-resolution and double the channels, global average pooling and a linear classifier. Each cell takes the
-outputs of the two cells before it, brought to its own shape by preprocess layers.
+Skeleton `darts` and those like it (`Stacking.preprocess`): a stem, cells that take the outputs of the two cells before
+them, brought to their own shape by preprocess layers, global average pooling and a linear classifier.
 
-Skeleton `"nasbench201"` (Dong and Yang, 2020): a stem, three stages of N cells with a residual block of
-stride 2 between them, batch norm, ReLU, pooling and a linear classifier. `layers` = 3N + 2 counts the two
-blocks.
+Skeleton `nasbench201` and those like it: a stem, cells that take the last output, residual blocks of stride 2 where
+channels grow, batch norm, ReLU, pooling and a linear classifier.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from topocell.errors import SpaceError
 from topocell.nn.modules import FactorizedReduce, ReLUConvBN, batch_norm
+from topocell.spaces.skeletons import Slot, layout, stacking
 
 Context = Callable[["Slot"], tuple]
 #: Outputs of the cell before the last and of the last cell, each `(N, channels, h, w)`.
 States = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Slot:
-    """The place of one cell: its type, its channels C (those of one node), its 0-based index."""
-
-    cell_type: str
-    channels: int
-    index: int
-
-
-def layout(skeleton: str, channels: int, layers: int) -> list[Slot]:
-    """The slots of a network, in order, for `channels` initial channels.
-
-    Raises:
-        SpaceError: unknown skeleton, less than one channel, or a number of layers it cannot have.
-    """
-    if channels < 1:
-        raise SpaceError(f"a network has at least one channel, but got channels={channels}")
-    if skeleton == "darts":
-        if layers < 1:
-            raise SpaceError(f"a network has at least one layer, but got layers={layers}")
-        slots = []
-        for index in range(layers):
-            reduction = index in (layers // 3, 2 * layers // 3)
-            channels *= 2 if reduction else 1
-            slots.append(Slot("reduce" if reduction else "normal", channels, index))
-        return slots
-    if skeleton == "nasbench201":
-        cells, rest = divmod(layers - 2, 3)
-        if rest or cells < 1:
-            raise SpaceError(
-                f"skeleton 'nasbench201' has 3N + 2 layers (two residual blocks, N cells a stage), "
-                f"but got layers={layers}"
-            )
-        return [Slot("cell", channels << (index // cells), index) for index in range(3 * cells)]
-    raise SpaceError(f"skeleton is 'darts' or 'nasbench201', but got {skeleton!r}")
 
 
 class CifarStem(nn.Module):
@@ -105,7 +66,7 @@ class ResidualBlock(nn.Module):
 
 
 class PlacedCell(nn.Module):
-    """A cell with the preprocess layers that bring its inputs to its shape (none in skeleton nasbench201)."""
+    """A cell with the preprocess layers that bring its inputs to its shape, if its skeleton has any."""
 
     def __init__(self, cell: nn.Module, preprocess0: nn.Module | None, preprocess1: nn.Module | None) -> None:
         super().__init__()
@@ -129,7 +90,7 @@ class Skeleton(nn.Module):
     """A network whose cells are made by `make_cell`.
 
     Args:
-        skeleton: `"darts"` or `"nasbench201"`.
+        skeleton: a row of `topocell.spaces.skeletons.SKELETONS`.
         make_cell: builds the cell of a slot; the module has an attribute `out_channels` and is called as
             `cell(states, *context)` with one `(N, slot.channels, H, W)` tensor per input. A cell of type
             `reduce` halves H and W.
@@ -138,20 +99,21 @@ class Skeleton(nn.Module):
         layers: number of cells; in skeleton nasbench201 cells and residual blocks.
         classes: width of the output.
         in_channels: channels of the images.
-        stem_multiplier: stem channels as a multiple of C, skeleton darts only (DARTS: 3 with the CIFAR stem,
+        stem_multiplier: stem channels as a multiple of C, with preprocess layers only (DARTS: 3 with the CIFAR stem,
             1 with the ImageNet stem). NAS-Bench-201's stem has C channels.
         stem: `"cifar"` keeps the resolution; `"imagenet"` divides it by 8 before the cells, and the first
-            cell is treated as following a reduction. Skeleton darts only.
+            cell is treated as following a reduction. With preprocess layers only.
         affine: whether the batch norm of preprocess layers has weights: yes in fixed networks, no in
             supernets. All other layers of the skeleton have them always.
         batch_statistics: whether batch norm uses the batch's statistics in evaluation too (supernets).
-        head: `"bn-relu"` puts an affine batch norm and a ReLU before pooling (GDAS, DOTS); skeleton
-            nasbench201 always does.
+        head: `"bn-relu"` puts an affine batch norm and a ReLU before pooling (GDAS, DOTS); without
+            preprocess layers they always are there.
 
     Attributes:
         slots: the list of `Slot`.
+        divisor: of which height and width of the images have to be multiples.
         stem, cells, blocks, head, classifier: submodules in order; `cells[c].preprocess0`, `.preprocess1` and
-            `.cell`; `blocks` holds nasbench201's residual blocks; `head.bn` exists for bn-relu.
+            `.cell`; `blocks` holds residual blocks; `head.bn` exists for bn-relu.
 
     Raises:
         SpaceError: a layout, stem or head that cannot be; in `forward`, a resolution that cannot be halved.
@@ -180,10 +142,11 @@ class Skeleton(nn.Module):
             raise SpaceError(f"head is 'plain' or 'bn-relu', but got {head!r}")
         if classes < 1:
             raise SpaceError(f"a network has at least one class, but got classes={classes}")
-        if skeleton == "nasbench201" and stem != "cifar":
-            raise SpaceError(f"skeleton 'nasbench201' has the stem 'cifar', but got {stem!r}")
+        preprocess = stacking(skeleton).preprocess
+        if not preprocess and stem != "cifar":
+            raise SpaceError(f"skeleton {skeleton!r} has the stem 'cifar', but got {stem!r}")
         self.slots = layout(skeleton, channels, layers)
-        width = channels * (stem_multiplier if skeleton == "darts" else 1)
+        width = channels * (stem_multiplier if preprocess else 1)
         stem_class = CifarStem if stem == "cifar" else ImageNetStem
         self.stem = stem_class(in_channels, width, batch_statistics)
         self.cells = nn.ModuleList()
@@ -195,7 +158,7 @@ class Skeleton(nn.Module):
             cell = make_cell(slot)
             preprocess0: nn.Module | None = None
             preprocess1: nn.Module | None = None
-            if skeleton == "darts":
+            if preprocess:
                 if inputs[slot.cell_type] == 2:
                     layer = FactorizedReduce if shrunk else ReLUConvBN
                     preprocess0 = layer(c0, slot.channels, affine, batch_statistics=batch_statistics)
@@ -207,12 +170,12 @@ class Skeleton(nn.Module):
             shrunk = slot.cell_type == "reduce"
             c0, c1 = c1, int(cell.out_channels)  # type: ignore[arg-type]
         self.head = nn.Sequential()
-        if head == "bn-relu" or skeleton == "nasbench201":
+        if head == "bn-relu" or not preprocess:
             self.head.add_module("bn", batch_norm(c1, True, batch_statistics))
             self.head.add_module("relu", nn.ReLU())
         self.classifier = nn.Linear(c1, classes)
         halvings = len(self.blocks) + sum(slot.cell_type == "reduce" for slot in self.slots)
-        self._divisor = 2**halvings * (8 if stem == "imagenet" else 1)
+        self.divisor = 2**halvings * (8 if stem == "imagenet" else 1)
 
     def forward(self, x: Tensor, context: Context = _no_context) -> Tensor:
         """Logits `(N, classes)` of images `(N, in_channels, H, W)`; `context(slot)` goes to its cell."""
@@ -233,9 +196,9 @@ class Skeleton(nn.Module):
     def begin(self, x: Tensor) -> States:
         """What the first cell sees of images `(N, in_channels, H, W)`."""
         height, width = x.shape[-2:]
-        if height % self._divisor or width % self._divisor:
+        if height % self.divisor or width % self.divisor:
             raise SpaceError(
-                f"height and width must be divisible by {self._divisor} for this network, but got "
+                f"height and width must be divisible by {self.divisor} for this network, but got "
                 f"{height}x{width}; resize or pad the images"
             )
         states: States = self.stem(x)

@@ -7,7 +7,7 @@ variable TOPOCELL_CHECKPOINT_SECONDS takes another number of seconds; 0 saves af
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,26 @@ from topocell.runtime.hooks import Figures, Interrupted, on_signals
 CHECKPOINT_SECONDS = 30.0
 
 
+class RunHook:
+    """What a study adds to the monitor of a run; both hooks do nothing here."""
+
+    def on_record(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what is added to a record before it is written."""
+        return {}
+
+    def on_epoch_saved(self, state: Mapping[str, Any]) -> None:
+        """See the state that is about to be saved at the end of an epoch, or at the start of a stage.
+
+        After a kill before it was saved the epoch is repeated bit for bit, and so is this call.
+        """
+
+
 class RunMonitor:
     """Implements `topocell.runtime.hooks.Monitor` on a run directory; `phase` and `seconds` go into every checkpoint.
+
+    Args:
+        directory, display: of the run.
+        hooks: act on records and checkpoints, in this order.
 
     Attributes:
         seconds: that each phase has taken up to now. Set to those of a checkpoint, it counts on from there, so that
@@ -32,8 +50,8 @@ class RunMonitor:
     Raises RunError when TOPOCELL_CHECKPOINT_SECONDS is not a number of seconds.
     """
 
-    def __init__(self, directory: RunDir, display: Display) -> None:
-        self.directory, self.display = directory, display
+    def __init__(self, directory: RunDir, display: Display, hooks: Sequence[RunHook] = ()) -> None:
+        self.directory, self.display, self._hooks = directory, display, tuple(hooks)
         self._between = checkpoint_seconds()
         self.phase = Phase.SEARCH
         self.seconds: dict[str, float] = {}
@@ -74,6 +92,8 @@ class RunMonitor:
 
     def metrics(self, record: Mapping[str, Any]) -> None:
         """A line in metrics.jsonl, and its gist on the display."""
+        for hook in self._hooks:
+            record = {**record, **hook.on_record(record)}
         self.directory.append_metrics(record)
         for warning in record.get("warnings", ()):
             self.directory.log(warning)
@@ -84,6 +104,8 @@ class RunMonitor:
         late = time.monotonic() - self._saved >= self._between
         if due or late or self._signal is not None:
             made = state()
+            for hook in self._hooks if due else ():
+                hook.on_epoch_saved(made)
             self.count()
             save_phase(self.directory, self.phase, made, self.seconds)
             self._saved = time.monotonic()

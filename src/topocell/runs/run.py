@@ -1,32 +1,26 @@
 """The steps of a run on its directory, each of which reads what the one before left there."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from topocell.config.load import reselected, shallow_of
 from topocell.config.recipe import Recipe
-from topocell.config.selection import ProjectionPlan, Rules
-from topocell.data.nasbench201 import Table, found_truth
-from topocell.data.splits import Dataset, search_data
+from topocell.config.selection import Rules
+from topocell.data.nasbench201 import found_truth
 from topocell.errors import GenotypeError, RecipeError, RunError
 from topocell.genotype.genotype import Genotype
 from topocell.reporting.html import write_report
 from topocell.reporting.tables import is_number
 from topocell.reporting.terminal import Display
 from topocell.reporting.truth import truth_of
-from topocell.retraining.retraining import Retraining
 from topocell.runs.directory import OtherRecipe, RunDir
 from topocell.runs.estimate import Knob, is_out_of_memory, out_of_memory, retrain_knobs, stage_knobs
-from topocell.runs.monitor import RunMonitor, fitting
+from topocell.runs.monitor import RunHook, RunMonitor, fitting
 from topocell.runs.phases import Phase, read_phase, save_phase
-from topocell.runs.setup import build_space, execution, find_device
-from topocell.runtime.hooks import Monitor
-from topocell.runtime.provenance import environment
-from topocell.searching.loop import Search
-from topocell.selection.projection import Projection
+from topocell.runs.setup import Setup
 from topocell.selection.rules import Derived, check_rules, derive
 from topocell.supernet.arch_state import ArchState
 
@@ -35,15 +29,17 @@ _OF_A_CELL = ("report.html", "weights.safetensors", "results.json")
 
 
 class Work:
-    """The steps of one run on an open run directory."""
+    """The steps of one run on an open run directory.
 
-    def __init__(
-        self, recipe: Recipe, directory: RunDir, dataset: Dataset, truth: Table | None, display: Display
-    ) -> None:
-        self.recipe, self.directory, self.dataset, self.display = recipe, directory, dataset, display
-        self.truth = truth
-        self.device = find_device(recipe.device)
-        self.monitor = RunMonitor(directory, display)
+    Args:
+        setup: what its recipe names.
+        directory, display: of the run.
+        hooks: act on its records and checkpoints.
+    """
+
+    def __init__(self, setup: Setup, directory: RunDir, display: Display, hooks: Sequence[RunHook] = ()) -> None:
+        self.setup, self.recipe, self.directory, self.display = setup, setup.recipe, directory, display
+        self.monitor = RunMonitor(directory, display, hooks)
         self.phase, self.state, self.monitor.seconds = read_phase(directory)
         for warning in directory.warnings:
             display.say(warning)
@@ -59,24 +55,10 @@ class Work:
         with self._timed(Phase.SEARCH):
             if self.state is None:
                 self._enter(Phase.SEARCH)  # nothing may be there that no checkpoint tells of
-            search = self._search()
+            search = self.setup.search(self._rules(), self.monitor)
             search.run(self.state)
         self.directory.save_named("supernet", search.state_dict())
         self._enter(Phase.SELECT)
-
-    def _search(self) -> Search:
-        recipe = self.recipe
-        return Search(
-            recipe.search,
-            build_space(recipe),
-            search_data(self.dataset, recipe.data.splits, recipe.seed),
-            rules=self._rules(),
-            seed=recipe.seed,
-            device=self.device,
-            monitor=self.monitor,
-            execution=execution(recipe),
-            on_nan=recipe.on_nan,
-        )
 
     def select(self, again: bool = False, replace: bool = False, **changes: Any) -> Genotype:
         """Derive the cell from the searched supernet and write genotype.json; a projection resumes where it was.
@@ -98,12 +80,12 @@ class Work:
         derived = self._project(rules) if rules.project else self._derive(rules)
         chosen = {"operations": rules.operations, "edges": rules.edges}
         origin = {"recipe": self.recipe.name, "seed": self.recipe.seed, "run": self.directory.path.name, **chosen}
-        space = build_space(self.recipe).name
-        genotype = Genotype(space, derived.cells, {**origin, "key": Genotype(space, derived.cells).key})
+        space = self.setup.space
+        genotype = derived.genotype(space, {**origin, "key": derived.genotype(space).key})
         for note in derived.notes:
             self.monitor.say(note)
         another = self.phase != Phase.SELECT and Genotype.load(self.directory.genotype_path).cells != genotype.cells
-        trained = self.truth is None and (self.phase == Phase.DONE or self.state is not None)
+        trained = self.setup.truth is None and (self.phase == Phase.DONE or self.state is not None)
         if another and trained and not replace:
             raise RunError(
                 f"the retraining in {self.directory.path} is of the cell that it has, but these rules derive another; "
@@ -128,10 +110,10 @@ class Work:
     def begin_alternative(self, name: str, changes: Mapping[str, Any]) -> tuple[Recipe, Path]:
         """Make selections/NAME a run that stands before its selection; returns its recipe and directory."""
         self._must_be_searched()
-        recipe = reselected(self.recipe, changes)
+        setup = self.setup.with_recipe(reselected(self.recipe, changes))
         path = self.directory.selection_path(name)
         try:
-            opened = RunDir.open(path, recipe.to_yaml(), env=run_environment(recipe, self.dataset, self.truth))
+            opened = RunDir.open(path, setup.recipe.to_yaml(), env=setup.environment())
         except OtherRecipe as fault:
             raise RunError(
                 f"a selection keeps the rules it began with, but {path} has others; name another with --as"
@@ -139,7 +121,7 @@ class Work:
         with opened as directory:
             searched = (record for record in self.directory.metrics() if record.get("phase") == Phase.SEARCH)
             prepare_selection(directory, lambda: self.directory.load_named("supernet"), searched)
-        return recipe, path
+        return setup.recipe, path
 
     def retrain(self) -> dict[str, Any]:
         """Retrain the derived cell, or what is left of it, and write results.json and weights.safetensors.
@@ -149,23 +131,14 @@ class Work:
         if self.phase == Phase.DONE:
             return self._results()
         genotype = self._derived()
-        if self.truth is not None:
+        if self.setup.truth is not None:
             column = self.recipe.truth.column
-            results: dict[str, Any] = found_truth(self.truth, column, genotype, self.directory.metrics())
+            results: dict[str, Any] = found_truth(self.setup.truth, column, genotype, self.directory.metrics())
             self.directory.write_json("results.json", results)
             self._enter(Phase.DONE)
             return results
         with self._timed(Phase.RETRAIN):
-            training = Retraining(
-                genotype,
-                self.recipe.retrain,
-                self.dataset,
-                seed=self.recipe.seed,
-                device=self.device,
-                monitor=self.monitor,
-                execution=execution(self.recipe),
-                on_nan=self.recipe.on_nan,
-            )
+            training = self.setup.retraining(genotype, self.monitor)
             results = training.run(self.state)
         self.directory.write_tensors("weights.safetensors", training.first_weights)
         self.directory.write_json("results.json", results)
@@ -177,16 +150,16 @@ class Work:
 
         What an evaluation of another cell has left there is dropped.
         """
-        recipe, path = shallow_of(self.recipe), self.directory.path / "shallow"
+        setup, path = self.setup.with_recipe(shallow_of(self.recipe)), self.directory.path / "shallow"
         genotype = Genotype.load(self.directory.genotype_path)
-        env = run_environment(recipe, self.dataset, self.truth)
-        with RunDir.open(path, recipe.to_yaml(), env=env, accept_data=accept_data) as directory:
+        env = setup.environment()
+        with RunDir.open(path, setup.recipe.to_yaml(), env=env, accept_data=accept_data) as directory:
             there = directory.genotype_path
             if not there.exists() or Genotype.load(there).cells != genotype.cells:
                 directory.forget([Phase.RETRAIN], *_OF_A_CELL)
                 save_phase(directory, Phase.RETRAIN)
                 genotype.save(there)
-        return recipe, path
+        return setup.recipe, path
 
     def report(self) -> Path:
         """Write the report."""
@@ -246,11 +219,11 @@ class Work:
         return rules
 
     def _project(self, rules: Rules) -> Derived:
-        recipe, search = self.recipe, self._search()
+        search = self.setup.search(self._rules())
         state = self.directory.load_named("supernet")
         with fitting(self.directory.named_path("supernet")):
             search.load_state_dict(state)
-        projection = projection_of(recipe, search, rules, self.monitor)
+        projection = self.setup.projection(search, rules, self.monitor)
         with self._timed(Phase.SELECT):
             projection.run(self.state)
         return derive(projection.learner.arch, rules)
@@ -279,7 +252,7 @@ class Work:
     def _derive(self, rules: Rules) -> Derived:
         state = self.directory.load_named("supernet")
         stage = self.recipe.search.stages[-1]
-        space = build_space(self.recipe)
+        space = self.setup.space
         with fitting(self.directory.named_path("supernet")):
             cells = {t: cell.with_candidates(state["candidates"][t]) for t, cell in space.cells.items()}
             arch = ArchState(space.with_cells(cells), stage.relaxation.model_dump(), stage.topology.model_dump())
@@ -300,7 +273,7 @@ class Work:
         except (RuntimeError, MemoryError) as fault:
             if not is_out_of_memory(fault):
                 raise
-            raise RunError(out_of_memory(phase, str(self.device), knobs(self.recipe, phase))) from fault
+            raise RunError(out_of_memory(phase, str(self.setup.device), knobs(self.recipe, phase))) from fault
         finally:
             self.monitor.count()
             self.directory.write_json("timings.json", self.monitor.seconds)
@@ -324,34 +297,9 @@ def prepare_selection(
         save_phase(directory, Phase.SELECT)
 
 
-def projection_of(
-    recipe: Recipe, search: Search, rules: Rules, monitor: Monitor, plan: ProjectionPlan | None = None
-) -> Projection:
-    """A projection of a finished search, by the recipe's plan where none is given."""
-    return Projection(
-        search.learner,
-        search.data,
-        recipe.search.stages[-1],
-        plan or recipe.selection.projection,
-        rules,
-        batch_size=recipe.search.batch_size,
-        seed=recipe.seed,
-        device=search.device,
-        monitor=monitor,
-        on_nan=recipe.on_nan,
-    )
-
-
 def knobs(recipe: Recipe, phase: str) -> tuple[Knob, ...]:
     """What the memory of a phase depends on."""
     if phase == Phase.RETRAIN:
         return retrain_knobs(recipe.retrain)
     of_stages = (stage_knobs(recipe.search, stage) for stage in recipe.search.stages)
     return tuple(dict.fromkeys(knob for knobs in of_stages for knob in knobs))
-
-
-def run_environment(recipe: Recipe, dataset: Dataset, truth: Table | None) -> dict[str, Any]:
-    seeds = {"run": recipe.seed, **{f"retrain {i}": s for i, s in enumerate(recipe.retrain.seeds)}}
-    found = environment(find_device(recipe.device), dataset.fingerprint, seeds)
-    found |= {"classes": len(dataset.train.classes), "image_shape": list(dataset.shape)}
-    return found if truth is None else {**found, "truth_fingerprint": truth.fingerprint}

@@ -1,6 +1,8 @@
-"""Recipe → objects. The only place where configuration becomes objects."""
+"""Recipe → objects, once: a `Setup`. The only place where configuration becomes objects."""
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -9,16 +11,23 @@ import torch
 from topocell import spaces, testing
 from topocell.config.recipe import Recipe
 from topocell.config.retrain import RetrainPlan
+from topocell.config.selection import ProjectionPlan, Rules
 from topocell.data import splits as datasets
+from topocell.data.given import Given, given_source
 from topocell.data.nasbench201 import Table, holds
 from topocell.data.readers import Source
-from topocell.data.splits import Dataset
+from topocell.data.splits import Dataset, SearchData, search_data
 from topocell.errors import RecipeError, SpaceError
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.nn.network import FixedNet
 from topocell.registry import known
+from topocell.retraining.retraining import Retraining
+from topocell.runtime.hooks import Monitor
 from topocell.runtime.precision import Execution
+from topocell.runtime.provenance import environment
+from topocell.searching.loop import Search
 from topocell.searching.mechanisms import has_ranking, mechanisms_of
+from topocell.selection.projection import Projection
 from topocell.spaces.cell import SpaceSpec
 from topocell.supernet import Supernet
 from topocell.supernet.arch_state import ArchState
@@ -27,6 +36,113 @@ from topocell.supernet.arch_state import ArchState
 LARGE = 50_000_000
 #: Environment variable that names a table of NAS-Bench-201.
 TRUTH_VARIABLE = "TOPOCELL_NASBENCH201"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a recipe names, as objects. Made by `Setup.of`.
+
+    Attributes:
+        recipe: checked.
+        space: of the first stage.
+        dataset: its images, or those given in place of what it names.
+        truth: the table in which the cell is looked up; None if it is retrained.
+        device: where everything is computed.
+    """
+
+    recipe: Recipe
+    space: SpaceSpec
+    dataset: Dataset
+    truth: Table | None
+    device: torch.device
+
+    @classmethod
+    def of(cls, recipe: Recipe, data: Given | Sequence[Any] | None = None) -> "Setup":
+        """Build what a recipe names.
+
+        Args:
+            recipe: checked by `check`.
+            data: images in place of what it names, see `topocell.data.given.Given`; its dataset is then called `given`.
+
+        Raises:
+            RecipeError, SpaceError, DataError: what the recipe asks for cannot be.
+        """
+        space, truth = build_space(recipe), load_truth(recipe)
+        given = None if data is None else given_source(data)
+        if given is not None:
+            plan = recipe.data.model_copy(update={"dataset": "given", "root": None})
+            recipe = recipe.model_copy(update={"data": plan})
+        return cls(recipe, space, load_data(recipe, given), truth, find_device(recipe.device))
+
+    def with_recipe(self, recipe: Recipe) -> "Setup":
+        """The same objects for a recipe that has another selection or retraining, and nothing else."""
+        return replace(self, recipe=recipe)
+
+    @property
+    def rules(self) -> Rules:
+        """How the cell is derived."""
+        return self.recipe.selection.rules(self.recipe.seed)
+
+    @property
+    def search_data(self) -> SearchData:
+        """The training images, cut into the splits of the search."""
+        return search_data(self.dataset, self.recipe.data.splits, self.recipe.seed)
+
+    def search(self, rules: Rules | None = None, monitor: Monitor | None = None) -> Search:
+        """A search before its first step; `rules` are those of its diagnostics, in place of the recipe's."""
+        shown = rules or self.rules
+        return Search(self.recipe.search, self.space, self.search_data, rules=shown, **self._options(monitor))
+
+    def projection(
+        self, search: Search, rules: Rules, monitor: Monitor | None = None, plan: ProjectionPlan | None = None
+    ) -> Projection:
+        """A projection of a finished search, by the recipe's plan where none is given."""
+        options = self._options(monitor)
+        del options["execution"]  # that of the search
+        return Projection(
+            search.learner,
+            search.data,
+            self.recipe.search.stages[-1],
+            plan or self.recipe.selection.projection,
+            rules,
+            batch_size=self.recipe.search.batch_size,
+            **options,
+        )
+
+    def retraining(self, genotype: Genotype, monitor: Monitor | None = None) -> Retraining:
+        """The retraining of a cell, before its first step."""
+        return Retraining(genotype, self.recipe.retrain, self.dataset, **self._options(monitor))
+
+    def environment(self) -> dict[str, Any]:
+        """What env.json says of a run."""
+        seeds = {"run": self.recipe.seed, **{f"retrain {i}": s for i, s in enumerate(self.recipe.retrain.seeds)}}
+        found = environment(self.device, self.dataset.fingerprint, seeds)
+        found |= {"classes": len(self.dataset.train.classes), "image_shape": list(self.dataset.shape)}
+        return found if self.truth is None else {**found, "truth_fingerprint": self.truth.fingerprint}
+
+    def _options(self, monitor: Monitor | None) -> dict[str, Any]:
+        """What search, projection and retraining share."""
+        recipe = self.recipe
+        options = {"seed": recipe.seed, "device": self.device, "monitor": monitor, "on_nan": recipe.on_nan}
+        return {**options, "execution": execution(recipe)}
+
+
+def prepared(recipe: Recipe, data: Given | Sequence[Any] | None = None, like: Setup | None = None) -> Setup:
+    """Check a recipe and build what it names, so that faults show before anything starts.
+
+    Args:
+        recipe: from `topocell.load_recipe`.
+        data: images in place of what it names, see `Setup.of`.
+        like: the setup of a run beside which this one stands, with another selection or retraining.
+
+    Raises:
+        RecipeError, SpaceError, DataError: what the recipe asks for cannot be.
+    """
+    check(recipe)
+    setup = Setup.of(recipe, data) if like is None else like.with_recipe(recipe)
+    if setup.truth is None:
+        check_images(recipe, setup.space, setup.dataset)
+    return setup
 
 
 def execution(recipe: Recipe) -> Execution:
@@ -134,6 +250,12 @@ def _check_contracts(recipe: Recipe, space: SpaceSpec) -> None:
     for kind, name in (("operation rule", recipe.selection.operations), ("edge rule", recipe.selection.edges)):
         if _is_foreign(known(kind)[name]):
             testing.check_rule(name, kind)
+    if _is_foreign(known("skeleton")[space.skeleton].layout):
+        testing.check_skeleton(space.skeleton)
+    for stage in recipe.search.stages:
+        for name, own in (stage.mechanisms.model_extra or {}).items():
+            if own is not None and _is_foreign(known("mechanism")[name]):
+                testing.check_mechanism(name, **own)
     for name in sorted(_offered(space)):
         if _is_foreign(known("operation")[name].module):
             testing.check_operation(name)
@@ -158,13 +280,13 @@ def _is_foreign(piece: object) -> bool:
     return not getattr(piece, "__module__", "topocell").startswith("topocell.")
 
 
-def check_images(recipe: Recipe, dataset: Dataset) -> None:
+def check_images(recipe: Recipe, space: SpaceSpec, dataset: Dataset) -> None:
     """Raises SpaceError for images that a network of the retraining cannot take, before the search begins."""
     cells = {}
-    for name, cell in build_space(recipe).cells.items():
+    for name, cell in space.cells.items():
         cells[name] = CellGenotype(cell.inputs, ((("skip_connect", 0),),) * cell.nodes, (cell.computed[-1],))
     for plan in recipe.trainings:
-        _check_network(Genotype("any", cells), plan, dataset)
+        _check_network(Genotype("any", cells, skeleton=space.skeleton), plan, dataset)
 
 
 def _check_network(genotype: Genotype, plan: RetrainPlan, dataset: Dataset) -> None:

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from topocell.config.selection import Rules
-from topocell.genotype.genotype import Genotype
 from topocell.selection.rules import cells_as_dict, derive
 from topocell.supernet import Supernet
 from topocell.supernet.arch_state import ArchState
@@ -22,7 +21,7 @@ def observe(net: Supernet, arch: ArchState, rules: Rules, batches: Iterable[tupl
     the derived cell: when it is wide, the weights of the architecture say little about the cell.
     """
     derived = derive(arch, rules)
-    genotype = Genotype(arch.space.name, derived.cells)
+    genotype = derived.genotype(arch.space)
     training = net.training
     net.eval()
     with torch.no_grad():

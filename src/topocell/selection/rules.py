@@ -12,11 +12,11 @@ from torch import Tensor
 
 from topocell.config.selection import PERTURBATION, Rules, threshold_fault
 from topocell.errors import RecipeError, nearest
-from topocell.genotype.genotype import CellGenotype
+from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.registry import Registry
 from topocell.relaxation import candidate_table
 from topocell.runtime.rng import generator
-from topocell.spaces.cell import CellSpec
+from topocell.spaces.cell import CellSpec, SpaceSpec
 from topocell.supernet.arch_state import ArchState
 from topocell.supernet.weights import ArchWeights
 from topocell.topology import Dense
@@ -36,6 +36,10 @@ class Derived:
     chosen: Mapping[str, tuple[int | None, ...]]
     cells: Mapping[str, CellGenotype]
     notes: tuple[str, ...]
+
+    def genotype(self, space: SpaceSpec, origin: Mapping[str, Any] | None = None) -> Genotype:
+        """The cells as a genotype of the space that they were searched in."""
+        return Genotype(space.name, self.cells, origin or {}, space.skeleton)
 
     def weights(self, like: Mapping[str, ArchWeights]) -> dict[str, ArchWeights]:
         """The derived cells as weights of the supernet: one for what is kept, zero for the rest."""
@@ -190,7 +194,7 @@ def derive(arch: ArchState, rules: Rules) -> Derived:
             if surplus is None:
                 break
             allowed[surplus] = False
-        if arch.space.skeleton == "darts":  # in NAS-Bench-201 a node without an input is zero, and stays
+        if "cell" not in arch.space.cells:  # in NAS-Bench-201 a node without an input is zero, and stays
             edges, dropped = map(list, without_orphans(cell, edges))
             note = note or (f"{named(dropped)} chose none on every edge: dropped" if dropped else None)
         kept[name], chosen[name] = tuple(edges), tuple(ops)

@@ -14,6 +14,7 @@ from topocell.spaces.edarts import SUBSPACES, subspace
 from topocell.spaces.nasbench201 import NASBENCH201_OPERATIONS, NASBENCH201_OPERATIONS_WITHOUT_NONE, nasbench201
 from topocell.spaces.operations import KNOWN_OPERATIONS, OPERATIONS
 from topocell.spaces.robustdarts import s1, s2, s3, s4
+from topocell.spaces.skeletons import SKELETONS, Slot, Stacking
 
 SPACES = Registry[Callable[..., SpaceSpec]](
     "space",
@@ -36,9 +37,12 @@ __all__ = [
     "NASBENCH201_OPERATIONS",
     "NASBENCH201_OPERATIONS_WITHOUT_NONE",
     "OPERATIONS",
+    "SKELETONS",
     "SPACES",
     "CellSpec",
+    "Slot",
     "SpaceSpec",
+    "Stacking",
     "complete_edges",
     "get",
     "register",

@@ -7,6 +7,7 @@ from typing import Literal
 
 from topocell.errors import SpaceError, nearest
 from topocell.spaces.operations import KNOWN_OPERATIONS
+from topocell.spaces.skeletons import stacking
 
 Edge = tuple[int, int]
 
@@ -151,7 +152,7 @@ class SpaceSpec:
         name: name shown to users and written to genotypes.
         cells: cell type name → CellSpec. Skeleton `"darts"` takes `normal` and `reduce`; skeleton
             `"nasbench201"` takes one type, `cell`, with one input and stride 1.
-        skeleton: how cells are stacked (see `topocell.nn.skeleton`).
+        skeleton: how cells are stacked: a row of `topocell.spaces.skeletons.SKELETONS`.
         stem_multiplier: stem channels as a multiple of the cell's channels (DARTS on CIFAR: 3).
 
     Raises:
@@ -160,24 +161,25 @@ class SpaceSpec:
 
     name: str
     cells: Mapping[str, CellSpec]
-    skeleton: Literal["darts", "nasbench201"] = "darts"
+    skeleton: str = "darts"
     stem_multiplier: int = field(default=3)
 
     def __post_init__(self) -> None:
-        need = {"darts": {"normal", "reduce"}, "nasbench201": {"cell"}}.get(self.skeleton)
-        if need is None:
-            raise SpaceError(f"skeleton is 'darts' or 'nasbench201', but got {self.skeleton!r}")
-        if set(self.cells) != need:
+        stacked = stacking(self.skeleton)
+        if set(self.cells) != set(stacked.strides):
             raise SpaceError(
-                f"skeleton {self.skeleton!r} takes the cell types {sorted(need)}, but got {sorted(self.cells)}"
+                f"skeleton {self.skeleton!r} takes the cell types {sorted(stacked.strides)}, but got "
+                f"{sorted(self.cells)}"
             )
-        if self.skeleton == "darts" and (self.cells["normal"].stride, self.cells["reduce"].stride) != (1, 2):
-            raise SpaceError("skeleton 'darts' takes a normal cell of stride 1 and a reduce cell of stride 2")
-        if self.skeleton == "nasbench201" and (self.cells["cell"].inputs, self.cells["cell"].stride) != (
-            1,
-            1,
+        if any(self.cells[name].stride != stride for name, stride in stacked.strides.items()) or not (
+            stacked.preprocess or self.cells["cell"].inputs == 1
         ):
-            raise SpaceError("skeleton 'nasbench201' takes a cell with one input and stride 1")
+            rule = (
+                "a normal cell of stride 1 and a reduce cell of stride 2"
+                if stacked.preprocess
+                else "a cell with one input and stride 1"
+            )
+            raise SpaceError(f"skeleton {self.skeleton!r} takes {rule}")
         object.__setattr__(self, "cells", MappingProxyType(dict(self.cells)))
 
     def with_cells(self, cells: Mapping[str, CellSpec]) -> "SpaceSpec":

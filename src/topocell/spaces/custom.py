@@ -6,6 +6,7 @@ from typing import Any, Literal
 from topocell.errors import SpaceError
 from topocell.spaces.cell import CellSpec, SpaceSpec, complete_edges
 from topocell.spaces.darts import DARTS_OPERATIONS
+from topocell.spaces.skeletons import stacking
 
 #: What a reduction cell may have of its own.
 _OWN = ("inputs", "nodes", "edges", "candidates", "output")
@@ -18,8 +19,9 @@ def custom(
     candidates: Sequence[Any] = DARTS_OPERATIONS,
     output: Literal["concat", "last"] = "concat",
     reduce: Mapping[str, Any] | None = None,
+    skeleton: str = "darts",
 ) -> SpaceSpec:
-    """A space as data, stacked as in DARTS; what is left out is as in the DARTS space.
+    """A space as data; what is left out is as in the DARTS space.
 
     Args:
         inputs, nodes: see `CellSpec`.
@@ -27,6 +29,8 @@ def custom(
         candidates: names of operations, or one list of them for each edge.
         output: see `CellSpec`.
         reduce: what the reduction cell has of its own: any of the arguments above. Its edges from inputs have stride 2.
+        skeleton: how cells are stacked: a row of `topocell.spaces.skeletons.SKELETONS`. With `nasbench201` there is one
+            cell, of one input.
 
     Raises:
         SpaceError: the cell cannot be; the message names the edge or the value.
@@ -34,7 +38,11 @@ def custom(
     given = {"inputs": inputs, "nodes": nodes, "edges": edges, "candidates": candidates, "output": output}
     if unknown := [key for key in reduce or {} if key not in _OWN]:
         raise SpaceError(f"reduce takes {', '.join(_OWN)}, but got {unknown[0]!r}; leave it out")
-    return SpaceSpec("custom", {"normal": _cell(given, 1), "reduce": _cell(given | dict(reduce or {}), 2)})
+    if not stacking(skeleton).preprocess:
+        if reduce is not None:
+            raise SpaceError(f"skeleton {skeleton!r} has no reduction cell; leave reduce out")
+        return SpaceSpec("custom", {"cell": _cell(given, 1)}, skeleton)
+    return SpaceSpec("custom", {"normal": _cell(given, 1), "reduce": _cell(given | dict(reduce or {}), 2)}, skeleton)
 
 
 def _cell(given: Mapping[str, Any], stride: int) -> CellSpec:

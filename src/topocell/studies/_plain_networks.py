@@ -3,14 +3,9 @@
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD
 
-from topocell.config.search import WeightOptimizer
-from topocell.data.splits import Batches
 from topocell.nn.functional import subsample
-from topocell.runtime.rng import derive as derive_seed
 
 STAGES = 3
 
@@ -91,25 +86,3 @@ class PlainNet(nn.Module):
                 x = layer(x)
         logits: Tensor = self.classifier(x.mean((2, 3)))
         return logits
-
-
-def train(net: PlainNet, batches: Batches, options: WeightOptimizer, epochs: int, seed: int) -> None:
-    """Train by SGD with the settings of a supernet's weights; in place."""
-    optimizer = SGD(
-        net.parameters(),
-        lr=options.lr.value(0, max(epochs, 1)),
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-        nesterov=options.nesterov,
-    )
-    net.train()
-    for epoch in range(epochs):
-        optimizer.param_groups[0]["lr"] = options.lr.value(epoch, epochs)
-        for step in range(len(batches)):
-            torch.manual_seed(derive_seed(seed, "plain network", epoch, step))
-            x, y = batches.batch(epoch, step)
-            optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(net(x), y).backward()
-            if options.clip is not None:
-                nn.utils.clip_grad_norm_(net.parameters(), options.clip)
-            optimizer.step()

@@ -1,22 +1,22 @@
 """A supernet at several moments of its search, and what selections make of each: searched once, selected often."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from topocell.config.recipe import Recipe
 from topocell.config.search import Stage
-from topocell.data.splits import search_data, split_batches
+from topocell.data.splits import split_batches
 from topocell.errors import RecipeError
 from topocell.genotype.genotype import Genotype
 from topocell.reporting.run_figures import search_epochs
 from topocell.reporting.terminal import Display
-from topocell.runs import run, setup
 from topocell.runs.directory import RunDir
-from topocell.runs.monitor import RunMonitor
+from topocell.runs.monitor import RunHook
 from topocell.runs.phases import Phase
-from topocell.runs.run import Work, run_environment
+from topocell.runs.run import Work, prepare_selection
+from topocell.runs.setup import Setup
 from topocell.searching.loop import Search
 from topocell.selection.probe import Probe
 from topocell.studies._items import Record
@@ -31,39 +31,28 @@ LOOKS = 5
 FINISHED = "supernet"
 
 
-class Photographer(RunMonitor):
+class Photographer(RunHook):
     """Keeps the state of a search after some of its epochs as named checkpoints of the run.
 
-    The picture is taken before the checkpoint of the same moment: after a kill in between, the epoch is repeated bit
-    for bit, and so is the picture.
-
     Args:
-        directory, display: as for a `RunMonitor`.
+        directory: of the run.
         stages: of the search.
         epochs: after which to keep the state, counted from 1 through all stages.
         parts: entries of the state that are kept; default all.
     """
 
     def __init__(
-        self,
-        directory: RunDir,
-        display: Display,
-        stages: Sequence[Stage],
-        epochs: Iterable[int],
-        parts: Sequence[str] | None = None,
+        self, directory: RunDir, stages: Sequence[Stage], epochs: Iterable[int], parts: Sequence[str] | None = None
     ) -> None:
-        super().__init__(directory, display)
+        self._directory, self._parts = directory, parts
         self._before = list(accumulate((stage.epochs for stage in stages), initial=0))
-        self._epochs, self._parts = frozenset(epochs), parts
+        self._epochs = frozenset(epochs)
 
-    def checkpoint(self, state: Callable[[], dict[str, Any]], due: bool = False) -> None:
-        """Save as a `RunMonitor`, and keep what is asked for."""
-        if due:
-            now = state()
-            epoch = self._before[now["stage"]] + now["epoch"]
-            if now["epoch"] > 0 and epoch in self._epochs:  # a stage that begins stands at its epoch 0
-                self.directory.save_named(snapshot(epoch), {name: now[name] for name in self._parts or now})
-        super().checkpoint(state, due)
+    def on_epoch_saved(self, state: Mapping[str, Any]) -> None:
+        """Keep what is asked for."""
+        epoch = self._before[state["stage"]] + state["epoch"]
+        if state["epoch"] > 0 and epoch in self._epochs:  # a stage that begins stands at its epoch 0
+            self._directory.save_named(snapshot(epoch), {name: state[name] for name in self._parts or state})
 
 
 def snapshot(epoch: int) -> str:
@@ -79,14 +68,12 @@ def photographed(
     Returns `epochs`, the search's own figures per epoch: `genotype` that the recipe's rules would derive then, by
     the largest weights where they decide by perturbation, and `val_accuracy` of the supernet. Raises as `api.search`.
     """
-    dataset, truth = setup.load_data(recipe), setup.load_truth(recipe)
-    with RunDir.open(path, recipe.to_yaml(), env=run_environment(recipe, dataset, truth)) as directory:
-        work = Work(recipe, directory, dataset, truth, display)
-        monitor = Photographer(directory, display, recipe.search.stages, epochs, parts)
-        monitor.seconds, work.monitor = work.monitor.seconds, monitor
+    setup = Setup.of(recipe)
+    with RunDir.open(path, recipe.to_yaml(), env=setup.environment()) as directory:
+        work = Work(setup, directory, display, [Photographer(directory, recipe.search.stages, epochs, parts)])
         work.search()
         rows = [epoch.row for epoch in search_epochs(directory.metrics())]
-    header = {"format": 1, "space": setup.build_space(recipe).name}
+    header = {"format": 1, "space": setup.space.name, "skeleton": setup.space.skeleton}
     return {
         "epochs": [
             {
@@ -110,10 +97,7 @@ def revived(recipe: Recipe, searched: Path, moment: str = FINISHED) -> Search:
     Raises:
         CheckpointError: the search has not kept it.
     """
-    data = search_data(setup.load_data(recipe), recipe.data.splits, recipe.seed)
-    device, execution = setup.find_device(recipe.device), setup.execution(recipe)
-    space = setup.build_space(recipe)
-    search = Search(recipe.search, space, data, seed=recipe.seed, device=device, execution=execution)
+    search = Setup.of(recipe).search()
     search.load_state_dict(state_of(searched, moment))
     return search
 
@@ -146,10 +130,10 @@ def selected(recipe: Recipe, searched: Path, moment: str, path: Path, display: D
     Returns `genotype` and the `decisions` and `tuning` that metrics.jsonl has of a projection, in order. Raises as
     `api.select`.
     """
-    dataset, truth = setup.load_data(recipe), setup.load_truth(recipe)
-    with RunDir.open(path, recipe.to_yaml(), env=run_environment(recipe, dataset, truth)) as directory:
-        run.prepare_selection(directory, lambda: state_of(searched, moment))
-        genotype = Work(recipe, directory, dataset, truth, display).select()
+    setup = Setup.of(recipe)
+    with RunDir.open(path, recipe.to_yaml(), env=setup.environment()) as directory:
+        prepare_selection(directory, lambda: state_of(searched, moment))
+        genotype = Work(setup, directory, display).select()
         rows = directory.metrics()
     return {
         "genotype": genotype.to_dict(),

@@ -8,7 +8,7 @@ from typing import Any
 from topocell import api
 from topocell.config.load import resolved
 from topocell.config.recipe import Recipe
-from topocell.data.splits import Dataset, search_data
+from topocell.data.splits import Dataset
 from topocell.genotype.genotype import Genotype
 from topocell.reporting.terminal import Display
 from topocell.runs import setup
@@ -32,7 +32,7 @@ def check(recipes: Iterable[Recipe]) -> dict[str, str]:
         if key not in loaded:
             loaded[key] = setup.load_data(recipe)
         if setup.load_truth(recipe) is None:
-            setup.check_images(recipe, loaded[key])
+            setup.check_images(recipe, setup.build_space(recipe), loaded[key])
     return {dataset.fingerprint: dataset.name for dataset in loaded.values()}
 
 
@@ -57,10 +57,7 @@ def retrained(recipe: Recipe, genotype: Genotype, path: Path, display: Display) 
 
     Returns results, genotype and seconds. Raises as `api.retrain`.
     """
-    env = environment(setup.find_device(recipe.device), setup.load_data(recipe).fingerprint, {"run": recipe.seed})
-    if (table := setup.load_truth(recipe)) is not None:
-        env["truth_fingerprint"] = table.fingerprint
-    with RunDir.open(path, recipe.to_yaml(), env=env) as directory:
+    with RunDir.open(path, recipe.to_yaml(), env=setup.Setup.of(recipe).environment()) as directory:
         if directory.latest() is None:  # before the cell, which no run without a checkpoint has
             save_phase(directory, Phase.RETRAIN)
         if not directory.genotype_path.exists():
@@ -85,8 +82,7 @@ def finished_search(path: Path) -> Search:
     with RunDir.existing(path, lock=False) as directory:
         recipe = resolved(directory.recipe_yaml)
         state = directory.load_named("supernet")
-    data = search_data(setup.load_data(recipe), recipe.data.splits, recipe.seed)
-    search = Search(recipe.search, setup.build_space(recipe), data, seed=recipe.seed)
+    search = setup.Setup.of(recipe).search()
     search.load_state_dict(state)
     return search
 

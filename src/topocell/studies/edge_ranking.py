@@ -148,7 +148,7 @@ def _ranked(recipe: Recipe, path: Path, display: Display) -> Record:
             continue  # an edge without an operation, or from a node that the cell has dropped
         concat = (*derived.cells[cell_type].concat, cell.computed[-1])
         changed = CellGenotype(cell.inputs, (*nodes[:-1], tuple(zip(ops, inputs))), tuple(dict.fromkeys(concat)))
-        genotype = Genotype(arch.space.name, {**derived.cells, cell_type: changed})
+        genotype = Genotype(arch.space.name, {**derived.cells, cell_type: changed}, skeleton=arch.space.skeleton)
         measured = {"inputs": inputs, "weight": weight, "derived": set(pair) == kept}
         found.append({**measured, "genotype": genotype.to_dict()})
     if not found:

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from topocell.config.recipe import Recipe
-from topocell.data.splits import Batches, SearchData, search_data, split_batches
+from topocell.data.splits import Batches, SearchData, split_batches
 from topocell.errors import RecipeError
 from topocell.reporting.terminal import Display
 from topocell.runs import setup
@@ -21,8 +21,9 @@ from topocell.runtime.rng import generator
 from topocell.spaces.cell import CellSpec
 from topocell.studies import _plots
 from topocell.studies._items import Bench, Outcome, Record
+from topocell.studies._loops import PlainTraining
 from topocell.studies._options import Entries, Searches
-from topocell.studies._plain_networks import KINDS, STAGES, PlainNet, train
+from topocell.studies._plain_networks import KINDS, STAGES, PlainNet
 from topocell.studies._snapshots import expected, photographed, revived
 from topocell.studies._training import begin, spread
 from topocell.studies._workers import Task
@@ -107,12 +108,13 @@ def shuffled_supernet(recipe: Recipe, searched: Path, shuffles: int, path: Path,
 
 def shuffled_plain(recipe: Recipe, kind: str, depth: int, shuffles: int, path: Path, display: Display) -> Record:
     """Train a VGG or a ResNet as a supernet's weights are; its accuracy `before` and `after` each shuffle."""
-    data = search_data(setup.load_data(recipe), recipe.data.splits, recipe.seed)
-    device, stage = setup.find_device(recipe.device), recipe.search.stages[-1]
+    prepared, stage = setup.Setup.of(recipe), recipe.search.stages[-1]
+    data, device = prepared.search_data, prepared.device
     torch.manual_seed(derive_seed(recipe.seed, "plain network", kind))
     net = PlainNet(kind, recipe.search.channels, depth, len(data.classes), data.shape[0]).to(device)
     epochs = sum(each.epochs for each in recipe.search.stages)
-    train(net, _batches(data, recipe, stage.weights_on, device), stage.weights, epochs, recipe.seed)
+    batches = _batches(data, recipe, stage.weights_on, device)
+    PlainTraining(net, batches, stage.weights, epochs, recipe.seed, device).run()
     net.eval()
     batches = _batches(data, recipe, stage.alpha_on, device, augmented=False)
     pairs, after = list(combinations(range(depth), 2)), []

@@ -10,26 +10,21 @@ import torch
 from pydantic import Field
 
 from topocell.config.recipe import Recipe
-from topocell.config.values import Curve
-from topocell.data.splits import split_batches
 from topocell.errors import RecipeError
 from topocell.reporting.terminal import Display
 from topocell.runs import setup
-from topocell.runtime.rng import derive as derive_seed
 from topocell.runtime.rng import generator
-from topocell.searching.loop import Search
 from topocell.selection.probe import Cut, without
 from topocell.selection.pruning import decide, only
 from topocell.spaces.cell import SpaceSpec
 from topocell.studies import _drawings
 from topocell.studies._items import Bench, Outcome, Record
+from topocell.studies._loops import Tuning
 from topocell.studies._options import Arm, Entries, Searches
 from topocell.studies._snapshots import expected, held_out, photographed, revived
 from topocell.studies._training import begin, spread
 from topocell.studies._workers import Task
 from topocell.studies._worth import Rows, place
-from topocell.supernet.learner import ArchBatch, sgd
-from topocell.supernet.levels import bilevel
 
 #: Cell type and index of an edge.
 Place = tuple[str, int]
@@ -110,30 +105,8 @@ def strength(recipe: Recipe, searched: Path, where: Place, candidate: int, path:
     }
     decide(learner, {cell_type: only(learner.arch.mask(cell_type).cpu(), edge, candidate)})
     record["at once"] = probe(expected(learner), 0).accuracy
-    tune(search, recipe)
+    Tuning(setup.Setup.of(recipe), search).run()
     return record | {"tuned": probe(expected(learner), 0).accuracy}
-
-
-def tune(search: Search, recipe: Recipe) -> None:
-    """The tuning that a projection does between two rounds: at each step the architecture, then the weights."""
-    learner, stage, plan = search.learner, recipe.search.stages[-1], recipe.selection.projection
-    learner.weights_optimizer = sgd(learner.net, stage.weights.model_copy(update={"lr": Curve(start=plan.lr)}))
-    learner.epsilon = plan.epsilon
-    train, other = (
-        split_batches(
-            search.data, split, recipe.search.batch_size, f"strength {split}", seed=recipe.seed, device=search.device
-        )
-        for split in (stage.weights_on, stage.alpha_on)
-    )
-    for epoch in range(plan.tune_epochs):
-        for step in range(len(train)):
-            torch.manual_seed(derive_seed(recipe.seed, "strength", epoch, step))
-            update = (
-                ArchBatch(other.batch(epoch, step), True, learner.beta_optimizer is not None)
-                if plan.train_alpha
-                else None
-            )
-            bilevel(learner, train.batch(epoch, step), [update] if update else [])
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:

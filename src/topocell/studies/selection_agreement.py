@@ -12,11 +12,10 @@ from topocell.config.recipe import Recipe
 from topocell.config.selection import PERTURBATION, Deciding, Racing
 from topocell.errors import RecipeError
 from topocell.reporting.terminal import Display
-from topocell.runs import setup
 from topocell.runs.directory import RunDir
 from topocell.runs.monitor import RunMonitor
 from topocell.runs.phases import Phase
-from topocell.runs.run import projection_of, run_environment
+from topocell.runs.setup import Setup
 from topocell.selection.decider import Decider, Verdict, decider
 from topocell.selection.probe import METRICS, Cut
 from topocell.studies import _plots
@@ -182,8 +181,8 @@ def repeated(
 
     Returns `said`, see `Panel`. Goes on between any two measurements. Raises as `Projection.run`.
     """
-    dataset, truth = setup.load_data(recipe), setup.load_truth(recipe)
-    with RunDir.open(path, recipe.to_yaml(), env=run_environment(recipe, dataset, truth)) as directory:
+    setup = Setup.of(recipe)
+    with RunDir.open(path, recipe.to_yaml(), env=setup.environment()) as directory:
         search, stage, size = revived(recipe, searched), recipe.search.stages[-1], recipe.search.batch_size
         monitor = RunMonitor(directory, display)
         monitor.phase = Phase.SELECT
@@ -192,7 +191,7 @@ def repeated(
             update={"fixed_batches": True, "racing": None, "decide_by": PERTURBATION}
         )
         learner, data = search.learner, search.data
-        projection = projection_of(recipe, search, recipe.selection.rules(seed), monitor, plan)
+        projection = setup.projection(search, setup.rules, monitor, plan)
         make: Callable[..., Decider] = partial(
             decider, learner, data, stage.alpha_on, batch_size=size, seen=projection.seen, seed=seed, device=device
         )

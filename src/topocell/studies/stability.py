@@ -71,7 +71,8 @@ def measure(bench: Bench, options: Stability) -> Outcome:
 def _cells(recipe: Recipe, path: Path, display: Display) -> Record:
     """Search; the genotype derived after each epoch, in order."""
     rows = search_epochs(searched(recipe, path, display))
-    header = {"format": 1, "space": setup.build_space(recipe).name}
+    space = setup.build_space(recipe)
+    header = {"format": 1, "space": space.name, "skeleton": space.skeleton}
     return {"cells": [Genotype.from_dict({**header, "cells": epoch.row["derived"]}).to_dict() for epoch in rows]}
 
 

@@ -11,11 +11,10 @@ from topocell.config.recipe import Recipe
 from topocell.errors import RecipeError
 from topocell.genotype.genotype import Genotype
 from topocell.reporting.terminal import Display
-from topocell.runs import run, setup
 from topocell.runs.directory import RunDir
-from topocell.runs.monitor import RunMonitor
+from topocell.runs.monitor import RunHook, RunMonitor
 from topocell.runs.phases import Phase
-from topocell.runs.run import run_environment
+from topocell.runs.setup import Setup
 from topocell.selection.rules import derive
 from topocell.studies import _drawings
 from topocell.studies._items import Bench, Outcome, Record
@@ -98,31 +97,31 @@ def _finished(recipe: Recipe, searched: Path, path: Path, display: Display) -> R
     return selected(recipe, searched, FINISHED, path, display)
 
 
-class Watching(RunMonitor):
-    """Adds `val_accuracy`, what `look` measures, to every record of a projection: its decisions and tuning epochs."""
+class Measuring(RunHook):
+    """Adds `val_accuracy`, what `measure` finds, to every record of a projection: its decisions and tuning epochs."""
 
-    look: Callable[[], float]
+    measure: Callable[[], float]
 
-    def metrics(self, record: Mapping[str, Any]) -> None:
-        """As of a `RunMonitor`."""
-        super().metrics({**record, "val_accuracy": self.look()})
+    def on_record(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Measure the supernet."""
+        return {"val_accuracy": self.measure()}
 
 
 def watched(recipe: Recipe, searched: Path, path: Path, display: Display) -> Record:
-    """Project the supernet of a finished search and watch it; resumes between any two measurements.
+    """Project the supernet of a finished search and evaluate it on the way; resumes between any two measurements.
 
     Returns `genotype`, and `course`: accuracies of the supernet, before the first decision and after each with the
     tuning that followed it. Raises as `Projection.run`.
     """
-    dataset, truth = setup.load_data(recipe), setup.load_truth(recipe)
-    with RunDir.open(path, recipe.to_yaml(), env=run_environment(recipe, dataset, truth)) as directory:
-        search, rules = revived(recipe, searched), recipe.selection.rules(recipe.seed)
-        monitor = Watching(directory, display)
+    prepared = Setup.of(recipe)
+    with RunDir.open(path, recipe.to_yaml(), env=prepared.environment()) as directory:
+        search, rules, hook = revived(recipe, searched), prepared.rules, Measuring()
+        monitor = RunMonitor(directory, display, [hook])
         monitor.phase = Phase.SELECT
-        projection = run.projection_of(recipe, search, rules, monitor)
+        projection = prepared.projection(search, rules, monitor)
         probe = held_out(search, recipe, "progress")
-        monitor.look = lambda: probe(expected(search.learner), 0).accuracy
-        course = [monitor.look()]
+        hook.measure = lambda: probe(expected(search.learner), 0).accuracy
+        course = [hook.measure()]
         saved = directory.latest()
         with monitor.listening():
             projection.run(saved["state"] if saved else None)
@@ -131,5 +130,5 @@ def watched(recipe: Recipe, searched: Path, path: Path, display: Display) -> Rec
                 course.append(row["val_accuracy"])
             else:
                 course[-1] = row["val_accuracy"]
-    genotype = Genotype(setup.build_space(recipe).name, derive(search.learner.arch, rules).cells)
+    genotype = derive(search.learner.arch, rules).genotype(search.space)
     return {"genotype": genotype.to_dict(), "course": course}

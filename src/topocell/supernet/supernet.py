@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from topocell.errors import CheckpointError, SpaceError
-from topocell.nn.skeleton import Context, Skeleton, Slot, States
+from topocell.nn.skeleton import Context, Skeleton, States
 from topocell.spaces.cell import SpaceSpec
+from topocell.spaces.skeletons import Slot
 from topocell.supernet.cell import Kept, SuperCell
 from topocell.supernet.weights import ArchWeights
 

@@ -10,13 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from topocell import spaces
-from topocell.config.budgets import BUDGETS, NASBENCH201_LAYERS, SMALL, SMOKE, Limits, paper
+from topocell.config.budgets import BUDGETS, SMALL, SMOKE, Limits, paper
 from topocell.config.load import load_recipe, recipe_names
 from topocell.config.recipe import Recipe
 from topocell.errors import RecipeError
 from topocell.runs import setup
 from topocell.spaces import CellSpec, SpaceSpec, complete_edges
 
+#: `layers` of skeleton nasbench201 counts its two residual blocks: 5 is one cell a stage.
+NASBENCH201_LAYERS = 5
 LIMITS = {"small": SMALL, "smoke": SMOKE}
 #: What a stage says about its method, as opposed to its size.
 METHOD = ("level", "relaxation", "topology", "init", "weights_on", "alpha_on", "beta_on", "arch_every", "penalty")

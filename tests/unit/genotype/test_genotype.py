@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.helpers.golden_genotypes import ALL, DARTS_V1, DARTS_V2, NASNET_A
 
 from topocell.errors import GenotypeError
 from topocell.genotype.genotype import MAX_BYTES, CellGenotype, Genotype
-from topocell.spaces import NASBENCH201_OPERATIONS, OPERATIONS
+from topocell.nn.network import FixedNet
+from topocell.spaces import NASBENCH201_OPERATIONS, OPERATIONS, SKELETONS, Slot, Stacking
 
 V2_TEXT = (
     "Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1), "
@@ -501,3 +503,25 @@ def test_depth_and_width(genotype: Genotype, cell_type: str, depth: int, width: 
 def test_skeleton_follows_the_cell_types() -> None:
     assert DARTS_V2.skeleton == "darts"
     assert Genotype.from_nasbench201(ARCH).skeleton == "nasbench201"
+    assert "skeleton" not in DARTS_V2.to_dict()
+
+
+def test_a_skeleton_of_a_users_own_is_part_of_the_genotype(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    usual = Genotype("darts", DARTS_V2.cells)
+    with monkeypatch.context() as patch:
+        patch.setitem(SKELETONS, "flat", Stacking(lambda c, n: [Slot("normal", c, i) for i in range(n)]))
+        flat = Genotype("darts", DARTS_V2.cells, skeleton="flat")
+        assert flat != usual and flat.key != usual.key and flat.canonical().skeleton == "flat"
+        flat.save(tmp_path / "flat.json")
+        assert Genotype.load(tmp_path / "flat.json") == flat
+        net, other = FixedNet(flat, 4, 4, 3), FixedNet(usual, 4, 4, 3)
+        assert [slot.channels for slot in net.slots] == [4] * 4 != [slot.channels for slot in other.slots]
+        assert net(torch.zeros(2, 3, 6, 6)).shape == (2, 3)  # nothing halves the resolution
+    with pytest.raises(GenotypeError, match=r"skeleton: must be one of darts, nasbench201.*--import the file that has"):
+        Genotype.load(tmp_path / "flat.json")
+
+
+@pytest.mark.parametrize("name", ["nasbench201", "drats", 3, None, ["darts"]])
+def test_a_skeleton_that_cannot_be(name: Any) -> None:
+    with pytest.raises(GenotypeError, match=r"skeleton: must (take the cell types normal, reduce|be one of)"):
+        Genotype("darts", DARTS_V2.cells, skeleton=name)

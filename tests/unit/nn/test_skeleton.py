@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from topocell.errors import SpaceError
 from topocell.nn.modules import FactorizedReduce, ReLUConvBN
-from topocell.nn.skeleton import Skeleton, Slot, layout
+from topocell.nn.skeleton import Skeleton
+from topocell.spaces.skeletons import Slot, layout
 
 
 class Probe(nn.Module):
@@ -68,7 +69,7 @@ def test_nasbench201_has_three_stages() -> None:
         ("darts", 16, 0, "at least one layer"),
         ("nasbench201", 16, 2, "3N \\+ 2 layers"),
         ("nasbench201", 16, 16, "3N \\+ 2 layers"),
-        ("nasbench", 16, 17, "'darts' or 'nasbench201'"),
+        ("nasbench", 16, 17, "unknown skeleton 'nasbench' .did you mean 'nasbench201'.*known: darts, nasbench201"),
     ],
 )
 def test_impossible_layouts(skeleton: str, channels: int, layers: int, message: str) -> None:

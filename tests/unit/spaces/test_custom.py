@@ -71,3 +71,20 @@ def test_an_edge_from_the_future_in_a_recipe_is_one_line(tmp_path: Path, capsys:
     assert main(["run", str(path), "--budget", "smoke", "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert "src < dst" in error and "(3, 2)" in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+def test_a_space_as_data_on_another_skeleton() -> None:
+    options = {"inputs": 1, "nodes": 3, "output": "last", "candidates": list(spaces.NASBENCH201_OPERATIONS)}
+    cell = spaces.get("custom", skeleton="nasbench201", **options)
+    ours = spaces.get("nasbench201")
+    assert (cell.skeleton, list(cell.cells)) == (ours.skeleton, ["cell"])
+    assert (cell.cells["cell"].edges, cell.cells["cell"].candidates) == (
+        ours.cells["cell"].edges,
+        ours.cells["cell"].candidates,
+    )
+    with pytest.raises(SpaceError, match="skeleton 'nasbench201' has no reduction cell; leave reduce out"):
+        spaces.get("custom", skeleton="nasbench201", reduce={}, **options)
+    with pytest.raises(SpaceError, match="skeleton 'nasbench201' takes a cell with one input and stride 1"):
+        spaces.get("custom", skeleton="nasbench201")
+    with pytest.raises(SpaceError, match=r"unknown skeleton 'dart' .did you mean 'darts'"):
+        spaces.get("custom", skeleton="dart")

@@ -27,6 +27,7 @@ from topocell.studies import (
     trajectory,
     tuning_epochs,
 )
+from topocell.studies._loops import PlainTraining, Tuning
 from topocell.studies._training import searched
 from topocell.supernet import ArchWeights
 
@@ -248,7 +249,7 @@ def test_tuning_changes_the_rest_of_the_supernet(tmp_path: Path) -> None:
     search = _snapshots.revived(recipe, tmp_path / "run")
     before = {name: value.clone() for name, value in search.learner.net.state_dict().items()}
     alpha = search.learner.arch.alpha["normal"].clone()
-    operation_strength.tune(search, recipe)
+    Tuning(setup.Setup.of(recipe), search).run()
     assert any((value != before[name]).any() for name, value in search.learner.net.state_dict().items())
     assert (search.learner.arch.alpha["normal"] != alpha).any()
     assert {group["lr"] for group in search.learner.weights_optimizer.param_groups} == {recipe.selection.projection.lr}
@@ -386,7 +387,7 @@ def test_plain_networks_learn(kind: str) -> None:
     torch.manual_seed(0)
     net = _plain_networks.PlainNet(kind, 8, 2, len(data.classes), data.shape[0])
     batches = split_batches(data, "train", 32, "test", seed=0, device="cpu", augmented=False)
-    _plain_networks.train(net, batches, recipe.search.stages[-1].weights, 8, 0)
+    PlainTraining(net, batches, recipe.search.stages[-1].weights, 8, 0, torch.device("cpu")).run()
     x, y = next(split_batches(data, "val", 150, "test", seed=0, device="cpu", augmented=False).eval_batches())
     assert float((net.eval()(x).argmax(1) == y).float().mean()) > 0.6
 

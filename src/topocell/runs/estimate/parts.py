@@ -134,7 +134,7 @@ def estimate_search(
             search = searched(plan, last, 2, 1, Stopwatch(device))
             seconds = measure_call(lambda: derive(search.learner.arch, rules), device)
             parts.append(Part("selection", 0, 0.0, seconds))
-    return parts, _typical(space, Genotype(space.name, derive(search.learner.arch, rules).cells))
+    return parts, _typical(space, derive(search.learner.arch, rules).genotype(space))
 
 
 def _shortened(plan: SearchPlan, index: int, batch: int) -> SearchPlan:
@@ -245,7 +245,7 @@ def _typical(space: SpaceSpec, like: Genotype) -> Genotype:
                 turn += 1
             nodes.append(tuple(chosen))
         cells[name] = CellGenotype(cell.inputs, tuple(nodes), cell.concat)
-    return Genotype(like.space, cells)
+    return Genotype(like.space, cells, skeleton=like.skeleton)
 
 
 # Retraining

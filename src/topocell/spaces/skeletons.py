@@ -1,0 +1,93 @@
+"""Skeletons by name: how cells are stacked into a network. What they are built of is in `topocell.nn.skeleton`.
+
+Skeleton `darts` (Liu et al., 2019): `layers` cells of which those at L // 3 and 2L // 3 halve the resolution and double
+the channels.
+
+Skeleton `nasbench201` (Dong and Yang, 2020): three stages of N cells with a residual block of stride 2 between them.
+`layers` = 3N + 2 counts the two blocks.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from topocell.errors import SpaceError, nearest
+from topocell.registry import Registry
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place of one cell: its type, its channels C (those of one node), its 0-based index."""
+
+    cell_type: str
+    channels: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Stacking:
+    """How cells are stacked.
+
+    Args:
+        layout: from initial channels C ≥ 1 and the number of layers to the slots of a network, in order. Raises
+            SpaceError for a number of layers it cannot have.
+        preprocess: whether a cell takes the outputs of the two cells before it, brought to its shape by preprocess
+            layers, as in DARTS; its cell types are `normal`, and `reduce`, which halves the resolution. If not, a cell
+            takes the last output as it is, as in NAS-Bench-201; its cell type is `cell`, and where a slot has more
+            channels than the one before, a residual block of stride 2 stands between them.
+        small_layers: what budgets take for `layers`; None for that of the budget.
+    """
+
+    layout: Callable[[int, int], list[Slot]]
+    preprocess: bool = True
+    small_layers: int | None = None
+
+    @property
+    def strides(self) -> Mapping[str, int]:
+        """Cell type → stride of its cell."""
+        return {"normal": 1, "reduce": 2} if self.preprocess else {"cell": 1}
+
+
+def darts_layout(channels: int, layers: int) -> list[Slot]:
+    """Slots with reductions at a third and two thirds of the depth."""
+    if layers < 1:
+        raise SpaceError(f"a network has at least one layer, but got layers={layers}")
+    slots = []
+    for index in range(layers):
+        reduction = index in (layers // 3, 2 * layers // 3)
+        channels *= 2 if reduction else 1
+        slots.append(Slot("reduce" if reduction else "normal", channels, index))
+    return slots
+
+
+def nasbench201_layout(channels: int, layers: int) -> list[Slot]:
+    """Slots in three stages of N cells, of C, 2C and 4C channels."""
+    cells, rest = divmod(layers - 2, 3)
+    if rest or cells < 1:
+        raise SpaceError(
+            f"skeleton 'nasbench201' has 3N + 2 layers (two residual blocks, N cells a stage), but got layers={layers}"
+        )
+    return [Slot("cell", channels << (index // cells), index) for index in range(3 * cells)]
+
+
+SKELETONS = Registry[Stacking](
+    "skeleton",
+    {"darts": Stacking(darts_layout), "nasbench201": Stacking(nasbench201_layout, False, small_layers=5)},
+)
+
+
+def stacking(skeleton: str) -> Stacking:
+    """Return a skeleton by name. Raises SpaceError for an unknown one."""
+    if skeleton not in SKELETONS:
+        raise SpaceError(f"unknown skeleton {skeleton!r}{nearest(skeleton, SKELETONS)}; known: {', '.join(SKELETONS)}")
+    return SKELETONS[skeleton]
+
+
+def layout(skeleton: str, channels: int, layers: int) -> list[Slot]:
+    """Return the slots of a network, in order, for `channels` initial channels.
+
+    Raises:
+        SpaceError: unknown skeleton, less than one channel, or a number of layers it cannot have.
+    """
+    if channels < 1:
+        raise SpaceError(f"a network has at least one channel, but got channels={channels}")
+    return stacking(skeleton).layout(channels, layers)
