@@ -12,7 +12,19 @@ from torch import Tensor
 
 from benchmarks.measure import in_turn, options, parsed, table, write_section
 from topocell.nn.kernels.choice import waves
-from topocell.nn.kernels.cpu import Kernels, Norm, Shape, addresses, instruction_set, kernels, rows, widths
+from topocell.nn.kernels.cpu import (
+    EndGradients,
+    InputGradients,
+    Kernels,
+    Norm,
+    Shape,
+    StageInputs,
+    addresses,
+    instruction_set,
+    kernels,
+    rows,
+    widths,
+)
 
 #: Channels and resolution of the three parts of DARTS' supernet, and the operations of its convolutions.
 MAPS = ((16, 32), (32, 16), (64, 8))
@@ -53,16 +65,17 @@ def stage_rows(compiled: Kernels, batch: int, channels: int, size: int, kernel: 
     z, d_x = torch.empty_like(grad), torch.empty_like(x)
     dw, pw = waves(EDGES, channels, 1, kernel, kernel), waves(EDGES, channels, channels, 1, 1)
     statistics, sums = torch.ones(2, EDGES, channels), torch.zeros(2, EDGES, channels)
-    norm, inputs, gradients = Norm(*rows(statistics), None, None, None, 1e-5), addresses([x] * EDGES), rows(grad)
+    norm, stage = Norm(*rows(statistics), None, None, None, 1e-5), StageInputs(addresses([x] * EDGES), None, (dw, pw))
+    end = EndGradients(z, norm, rows(grad), sums)
     d_weights = torch.empty_like(dw), torch.empty_like(pw)
 
     def backward(found: tuple[Tensor, Tensor] | None) -> None:
-        compiled.stage_backward(shape, inputs, None, (dw, pw), z, norm, gradients, sums, d_x, False, found, None)
+        compiled.stage_backward(shape, stage, end, InputGradients(d_x, False, found, None))
 
     spatial, dense, pixels = kernel * kernel, channels, batch * size * size * channels * EDGES
     name = f"{kernel}×{kernel}{' dilated' * (dilation > 1)}, {channels} channels, {size}×{size}"
     twice, alive = 2 * (x.nbytes + z.nbytes), (x, grad, statistics)
-    forward = partial(compiled.stage_forward, shape, inputs, None, (dw, pw), z, statistics)
+    forward = partial(compiled.stage_forward, shape, stage, z, statistics)
     return [
         Row(f"forward {name}", forward, pixels * (spatial + dense), x.nbytes + z.nbytes, alive),
         Row(f"input gradient {name}", partial(backward, None), pixels * (spatial + dense), twice, alive),

@@ -84,7 +84,7 @@ def register(kind: str, name: str, piece: Any = None) -> Any:
     """Make a piece of a user's own known by name to recipes and the command line, in this process.
 
     With a piece: add it. Without one: a decorator, as in `@topocell.register("relaxation", "mine")`. What a piece of
-    each kind has to be is in docs/own-pieces.md.
+    each kind has to be is in docs/how-to/imports.md.
 
     Raises:
         RecipeError: no such kind, or a name that is taken.

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tests.helpers import pages
 
 from topocell import registry
 from topocell.cli import main
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def python_blocks() -> list[tuple[str, str]]:
@@ -30,6 +31,8 @@ def python_blocks() -> list[tuple[str, str]]:
 def commands() -> list[str]:
     found = []
     for page in PAGES:
+        if page.name == "command-line.md":  # made from the help, whose examples run elsewhere
+            continue
         for line in page.read_text(encoding="utf-8").splitlines():
             command = line.strip().removeprefix(".venv/bin/").split("  #")[0].strip()
             if line.startswith("    ") and command.startswith("topocell ") and command not in found:
@@ -45,7 +48,44 @@ def test_the_documentation_has_code_and_commands() -> None:
 @pytest.mark.parametrize("block", [b for _, b in python_blocks()], ids=[name for name, _ in python_blocks()])
 def test_python_blocks_run(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "documentation", "exec"), {"__name__": "documentation"})
+    exec(compile(block, "documentation", "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("own_*.py")), ids=lambda path: path.stem)
+def test_each_example_stands_on_its_page(example: Path) -> None:
+    page = ROOT / "docs" / "how-to" / f"{example.stem.replace('_', '-')}.md"
+    assert f"```python\n{example.read_text(encoding='utf-8')}```" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        place, _, heading = target.partition("#")
+        if place.startswith("http"):
+            continue
+        file = (page.parent / place).resolve() if place else page
+        assert file.exists(), f"{page.name}: {target}"
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, target
+
+
+@pytest.mark.parametrize("page", ["command-line", "python-api"])
+def test_pages_made_from_the_code_are_up_to_date(page: str) -> None:
+    made = {"command-line": pages.command_line, "python-api": pages.python_api}[page]()
+    there = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    assert there == made, "run: python -m tests.helpers.pages"
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    methods = (ROOT / "docs" / "methods" / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").rglob("*.md"):
+        name = page.relative_to(ROOT / "docs").as_posix()
+        if name.startswith("methods/") and page.name != "README.md":
+            assert f"({page.name})" in methods, name
+        elif name != "README.md":
+            assert f"({name})" in index, name
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +110,7 @@ def test_commands_run(command: str, finished: Path, tmp_path: Path, monkeypatch:
         shutil.copytree(ROOT / "examples", "examples")
         monkeypatch.setattr(registry, "_imported", [])
         monkeypatch.setenv(registry.IMPORT_VARIABLE, "")
-    if words[0] in ("select", "compare", "retrain"):
+    if words[0] in ("select", "compare", "retrain", "report") and words[1].startswith("runs/"):
         shutil.copytree(finished, words[1])
     assert main(words) == 0
 

@@ -10,12 +10,15 @@ from topocell.nn.functional import convolve, convolve_backward
 from topocell.nn.fused_plan import Chain, Edges, Output, Plan, Stage
 from topocell.nn.kernels.cpu import (
     Addresses,
+    EndGradients,
     Ends,
     Floats,
+    InputGradients,
     Kernels,
     Layout,
     Norm,
     Shape,
+    StageInputs,
     addresses,
     floats,
     required,
@@ -118,7 +121,8 @@ class _ChainPart(Part):
         for i, stage in enumerate(self.given):
             shape = self.call.shape(self.chain, i)
             output = Output(x.new_empty(shape.M, shape.N, shape.h, shape.w, shape.C), x.new_empty(2, shape.M, shape.C))
-            compiled.stage_forward(shape, *self._inputs(i), (stage.dw, stage.pw), *output)
+            inputs, before = self._inputs(i)
+            compiled.stage_forward(shape, StageInputs(inputs, before, (stage.dw, stage.pw)), *output)
             self.outputs.append(output)
 
     def backward(
@@ -137,17 +141,9 @@ class _ChainPart(Part):
             inputs, before = self._inputs(i)
             compiled.stage_backward(
                 self.call.shape(self.chain, i),
-                inputs,
-                before,
-                (stage.dw, stage.pw),
-                output.z,
-                norm,
-                addresses(d_output),
-                sums,
-                d_input,
-                i == 0 and self.adds,
-                d_weights,
-                before_sums,
+                StageInputs(inputs, before, (stage.dw, stage.pw)),
+                EndGradients(output.z, norm, addresses(d_output), sums),
+                InputGradients(d_input, i == 0 and self.adds, d_weights, before_sums),
             )
             found = [*(d_weights or (None, None)), *((sums[1], sums[0]) if affine else ()), *found]
             if before is not None and before_sums is not None:
@@ -226,12 +222,24 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def restore(parts: Sequence[Part], computed: Sequence[Tensor]) -> None:
+    """Give parts the outputs that they computed, from z and statistics of each stage of each part."""
+    start = 0
+    for part in parts:
+        end = start + 2 * part.stages
+        part.outputs = [Output(*pair) for pair in zip(computed[start:end:2], computed[start + 1 : end : 2])]
+        start = end
+
+
 def _stages(plan: Plan, tensors: Sequence[Tensor]) -> Iterator[tuple[Chain, list[Stage]]]:
     """Each chain with the tensors of its stages."""
-    given = (tensor.contiguous() for tensor in tensors)
+    given, per_stage = [tensor.contiguous() for tensor in tensors], plan.per_stage
+    stages = [_stage(*given[at : at + per_stage]) for at in range(0, len(given), per_stage)]
+    start = 0
     for chain in plan.chains:
-        pairs = [(next(given), next(given)) for _ in range(chain.stages)] if not plan.affine else []
-        stages = [Stage(dw, pw, None, None) for dw, pw in pairs]
-        if plan.affine:
-            stages = [Stage(next(given), next(given), next(given), next(given)) for _ in range(chain.stages)]
-        yield chain, stages
+        yield chain, stages[start : start + chain.stages]
+        start += chain.stages
+
+
+def _stage(dw: Tensor, pw: Tensor, gain: Tensor | None = None, bias: Tensor | None = None) -> Stage:
+    return Stage(dw, pw, gain, bias)

@@ -1,6 +1,8 @@
 """What a fused step of the supernet computes, apart from its tensors, and the tensors of its stages."""
 
+from collections.abc import Sequence
 from ctypes import addressof
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from torch import Tensor
@@ -71,6 +73,38 @@ class Stage(NamedTuple):
     pw: Tensor
     gain: Tensor | None
     bias: Tensor | None
+
+
+class Kept(NamedTuple):
+    """What a fused step keeps for its backward pass, as autograd saves it: one tensor after the other.
+
+    Attributes:
+        x: the map that all parts read.
+        tensors: weights of the chains, stage by stage.
+        filters, pools: of the dense convolutions; maps of the pools.
+        maps: the weighted maps, where their weights need a gradient.
+        outputs: z and statistics of each stage of each part; none where memory is low.
+    """
+
+    x: Tensor
+    tensors: Sequence[Tensor]
+    filters: Sequence[Tensor]
+    pools: Sequence[Tensor]
+    maps: Sequence[Tensor]
+    outputs: Sequence[Tensor]
+
+    def flat(self) -> tuple[Tensor, ...]:
+        """All of them in order."""
+        return (self.x, *self.tensors, *self.filters, *self.pools, *self.maps, *self.outputs)
+
+    @classmethod
+    def of(cls, plan: Plan, with_maps: bool, saved: Sequence[Tensor]) -> "Kept":
+        """The tensors that `flat` gave for a step."""
+        stages = sum(chain.stages for chain in plan.chains)
+        maps = len(plan.mix) - plan.identity if with_maps else 0
+        sizes = 1, plan.per_stage * stages, len(plan.dense), len(plan.pools), maps
+        bounds = [*accumulate(sizes), len(saved)]
+        return cls(saved[0], *(saved[start:end] for start, end in pairwise(bounds)))
 
 
 class Output(NamedTuple):

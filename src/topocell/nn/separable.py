@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from topocell.nn.fused_parts import Call, channels_last, parts_of
-from topocell.nn.fused_plan import Output, Plan
+from topocell.nn.fused_parts import Call, channels_last, parts_of, restore
+from topocell.nn.fused_plan import Kept, Plan
 from topocell.nn.kernels.cpu import (
     SIZES,
     Ends,
@@ -70,9 +70,10 @@ class _Separable(torch.autograd.Function):
         started = [next(starts) if based else None for based in plan.based]
         mixed = [call.x, *maps] if plan.identity else maps
         call.kernels().combine(call.shape(), mixed, call.mix(), started, ends, outputs)
-        kept = [] if plan.low_memory else [tensor for part in parts for output in part.outputs for tensor in output]
+        computed = [] if plan.low_memory else [tensor for part in parts for output in part.outputs for tensor in output]
         ctx.with_maps = ctx.needs_input_grad[2]  # the maps are for the gradient of their weights alone
-        ctx.save_for_backward(call.x, *tensors, *filters, *pools, *(maps if ctx.with_maps else []), *kept)
+        kept = Kept(call.x, tensors, filters, pools, maps if ctx.with_maps else [], computed)
+        ctx.save_for_backward(*kept.flat())
         ctx.plan, ctx.values = plan, call.values
         chains = parts[: len(plan.chains)]
         return *outputs, [output.statistics for part in chains for output in part.outputs]
@@ -81,12 +82,8 @@ class _Separable(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         plan: Plan = ctx.plan
-        x, *rest = ctx.saved_tensors
-        call, saved = Call(plan, x, ctx.values), iter(rest)
-        tensors = [next(saved) for _ in range(plan.per_stage * sum(chain.stages for chain in plan.chains))]
-        filters, pools = [next(saved) for _ in plan.dense], [next(saved) for _ in plan.pools]
-        given = len(plan.mix) - plan.identity
-        maps = [next(saved) for _ in range(given)] if ctx.with_maps else []
+        x, tensors, filters, pools, maps, computed = Kept.of(plan, ctx.with_maps, ctx.saved_tensors)
+        call, given = Call(plan, x, ctx.values), len(plan.mix) - plan.identity
         needs_x, _, needs_weights, *needed = ctx.needs_input_grad
         grads = tuple(channels_last(g) for g in grads[: len(plan.based)])
         d_values = [0.0] * len(call.values)
@@ -104,6 +101,8 @@ class _Separable(torch.autograd.Function):
         recomputed = plan.low_memory and bool(filters)
         active = x.relu() if any(learns) or recomputed else x  # else no more than its shape matters
         parts = parts_of(call, tensors, filters, active, pools)
+        if not plan.low_memory:
+            restore(parts, computed)
         if plan.chains:
             parts[0].adds = plan.identity  # else it is the first that writes there
         d_active: list[Tensor] = []
@@ -113,8 +112,6 @@ class _Separable(torch.autograd.Function):
             for part in group:
                 if plan.low_memory:
                     part.forward()
-                else:
-                    part.outputs = [Output(next(saved), next(saved)) for _ in range(part.stages)]
                 part.add_to(ends)
             sums = [torch.empty_like(part.outputs[-1].statistics) for part in group]
             d_scales = [floats([0.0] * len(part.of.slots)) for part in group]

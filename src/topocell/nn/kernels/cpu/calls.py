@@ -4,7 +4,7 @@ import ctypes
 from collections.abc import Sequence
 from ctypes import POINTER, byref, c_double, c_float, c_int, c_long, c_void_p, pointer
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,39 +75,66 @@ class Ends:
         return (_End * len(self.found))(*self.found)
 
 
+class StageInputs(NamedTuple):
+    """What a stage of a chain reads: its inputs, the batch norm before them, depthwise and 1×1 weights."""
+
+    inputs: Addresses
+    before: Norm | None
+    weights: Pair
+
+    def given(self) -> tuple[Any, ...]:
+        """As the functions take them."""
+        return self.inputs, _by(self.before), *map(_at, self.weights)
+
+
+class EndGradients(NamedTuple):
+    """What the backward pass of a stage starts from.
+
+    Attributes:
+        z: the output (M, N, h, w, C) of its 1×1 convolution.
+        norm: the batch norm after it.
+        grads: gradients of the outputs of that norm.
+        sums: what `gradient_sums` found for it, (2, M, C).
+    """
+
+    z: Tensor
+    norm: Norm
+    grads: Addresses
+    sums: Tensor
+
+
+class InputGradients(NamedTuple):
+    """What the backward pass of a stage fills.
+
+    Attributes:
+        d_input: gradient of the inputs; added to what is there with `add`.
+        add: see above.
+        d_weights: gradients of depthwise and 1×1 weights, if needed.
+        before_sums: sums for the norm before the stage, (2, M, C), if there is one.
+    """
+
+    d_input: Tensor
+    add: bool
+    d_weights: Pair | None
+    before_sums: Tensor | None
+
+
 class Kernels:
     """The functions of kernels.c for one vector width."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
 
-    def stage_forward(
-        self, shape: Shape, inputs: Addresses, before: Norm | None, weights: Pair, z: Tensor, statistics: Tensor
-    ) -> None:
-        """Fill z (M, N, h, w, C) and `statistics` (2, M, C), its mean and variance; `before` is the norm of inputs."""
-        args = (inputs, _by(before), *map(_at, weights), _at(z), *map(c_void_p, rows(statistics)))
-        self._library.stage_forward(byref(shape), *args)
+    def stage_forward(self, shape: Shape, stage: StageInputs, z: Tensor, statistics: Tensor) -> None:
+        """Fill z (M, N, h, w, C) and `statistics` (2, M, C), its mean and variance."""
+        self._library.stage_forward(byref(shape), *stage.given(), _at(z), *map(c_void_p, rows(statistics)))
 
-    def stage_backward(
-        self,
-        shape: Shape,
-        inputs: Addresses,
-        before: Norm | None,
-        weights: Pair,
-        z: Tensor,
-        norm: Norm,
-        grads: Addresses,
-        sums: Tensor,
-        d_input: Tensor,
-        add: bool,
-        d_weights: Pair | None,
-        before_sums: Tensor | None,
-    ) -> None:
-        """Fill `d_input`, or `add` to it, and with `before` the sums of that norm; fill `d_weights` (dw, pw)."""
-        given = (inputs, _by(before), *map(_at, weights), _at(z), byref(norm), grads, *map(c_void_p, rows(sums)))
-        found = (_at(d_input), int(add), *map(_at, d_weights or (None, None)))
-        into = (None, None) if before_sums is None else map(c_void_p, rows(before_sums))
-        self._library.stage_backward(byref(shape), *given, *found, *into)
+    def stage_backward(self, shape: Shape, stage: StageInputs, end: EndGradients, into: InputGradients) -> None:
+        """Fill what `into` names, from the gradients at the end of a stage."""
+        given = (*stage.given(), _at(end.z), byref(end.norm), end.grads, *map(c_void_p, rows(end.sums)))
+        found = (_at(into.d_input), int(into.add), *map(_at, into.d_weights or (None, None)))
+        sums = (None, None) if into.before_sums is None else map(c_void_p, rows(into.before_sums))
+        self._library.stage_backward(byref(shape), *given, *found, *sums)
 
     def project_forward(self, shape: Project, x: Tensor, weight: Tensor, z: Tensor, statistics: Tensor) -> None:
         """Fill its channels of z (N, h, w, total) and of `statistics` (2, total), their mean and variance."""

@@ -1,0 +1,116 @@
+"""Pages of the documentation that are made from the code: the command line and the Python API.
+
+python -m tests.helpers.pages    writes docs/command-line.md and docs/python-api.md
+"""
+
+import inspect
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import typer
+
+import topocell
+from topocell.cli import app
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+
+#: What the Python page shows besides `topocell.__all__`: module → names.
+MORE = {
+    "topocell.relaxation": ("Relaxation",),
+    "topocell.topology": ("Topology", "Decoded"),
+    "topocell.nn.primitives": ("Primitive",),
+    "topocell.searching.mechanisms": ("Mechanism", "Running"),
+    "topocell.spaces": ("Slot", "Stacking", "complete_edges"),
+    "topocell.data.readers": ("Entry", "in_memory"),
+    "topocell.testing": tuple(import_module("topocell.testing").__all__),
+}
+
+
+def command_line() -> str:
+    """The page of all commands."""
+    parts = ["# Command line", "Made from the commands, by `python -m tests.helpers.pages`."]
+    for words, command in _commands(typer.main.get_command(app), ["topocell"]):
+        parts += [f"## {' '.join(words)}", _prose(command.help or "")]
+        rows = [_option(parameter) for parameter in command.params if not getattr(parameter, "hidden", False)]
+        if rows:
+            parts.append("\n".join(["| argument or option | default | meaning |", "|---|---|---|", *rows]))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _commands(command: Any, words: list[str]) -> Iterator[tuple[list[str], Any]]:
+    if not (inner := getattr(command, "commands", None)):
+        yield words, command
+        return
+    for name, each in inner.items():
+        yield from _commands(each, [*words, name])
+
+
+def _option(parameter: Any) -> str:
+    names = parameter.opts + parameter.secondary_opts
+    shown = ", ".join(names) if names[0].startswith("-") else (parameter.metavar or parameter.name.upper())
+    default = parameter.default
+    plain = default if isinstance(default, str | int | float) and not isinstance(default, bool) else ""
+    return f"| `{shown}` | {plain} | {_line(getattr(parameter, 'help', '') or '')} |"
+
+
+def _prose(text: str) -> str:
+    """Help with its paragraphs; lines of commands stay as they are."""
+    return "\n\n".join(paragraph.replace("\b\n", "") for paragraph in inspect.cleandoc(text).split("\n\n"))
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def python_api() -> str:
+    """The page of all public names."""
+    parts = ["# Python", "Made from the docstrings, by `python -m tests.helpers.pages`."]
+    homes = {"topocell": tuple(n for n in topocell.__all__ if not inspect.ismodule(getattr(topocell, n))), **MORE}
+    for home, names in homes.items():
+        parts.append(f"## {home}")
+        for name in names:
+            parts += _described(name, getattr(import_module(home), name))
+    return "\n\n".join(parts) + "\n"
+
+
+def _described(name: str, piece: Any) -> Iterator[str]:
+    yield f"### {name}"
+    if callable(piece):
+        yield f"```text\n{name}{_signature(piece)}\n```"
+    yield _as_list(inspect.cleandoc(piece.__doc__ or ""))
+    if inspect.isclass(piece):
+        for inner, function in vars(piece).items():
+            if inner.startswith("_") or not (inspect.isfunction(function) or isinstance(function, classmethod)):
+                continue
+            plain = function.__func__ if isinstance(function, classmethod) else function
+            if text := inspect.cleandoc(plain.__doc__ or ""):
+                yield f"`{inner}{_signature(plain)}`: {_line(text.split(chr(10) * 2)[0])}"
+
+
+def _signature(piece: Any) -> str:
+    try:
+        text = str(inspect.signature(piece))
+    except (TypeError, ValueError):
+        return "(...)"
+    return re.sub(r" at 0x[0-9a-f]+", "", re.sub(r"\b(?:[A-Za-z_]\w*\.)+(\w+)", r"\1", text))
+
+
+def _as_list(text: str) -> str:
+    """A docstring whose sections (Args, Attributes, Raises) are lists."""
+    out = []
+    for part in text.split("\n\n"):
+        title, _, body = part.partition(":\n")
+        if title in ("Args", "Attributes", "Raises", "Returns") and body:
+            entries = re.split(r"\n(?=    \S)", "\n" + body)[1:]
+            out.append(f"{title}:\n\n" + "\n".join(f"- {' '.join(entry.split())}" for entry in entries))
+        else:
+            out.append(part)
+    return "\n\n".join(out)
+
+
+if __name__ == "__main__":
+    for page, text in (("command-line.md", command_line()), ("python-api.md", python_api())):
+        (DOCS / page).write_text(text, encoding="utf-8")
