@@ -74,7 +74,7 @@ def batches_of(data: ImageSet, batch: int, device: torch.device) -> Batches:
     mean, std = CIFAR10_STATISTICS
     augmentation = Augmentation(cutout=CUTOUT)
     return Batches(
-        data, batch, mean=mean, std=std, augmentation=augmentation, device=device, seed=0, purpose="benchmark"
+        data, batch, mean=mean, std=std, augmentation=augmentation, device=device, seed=0, stream="benchmark"
     )
 
 

@@ -35,10 +35,10 @@ def run(
 ) -> Path:
     """Search, derive, retrain and report; resumes an unfinished run of the same recipe in `out`.
 
-    With a table of true accuracies (see `load_truth`) the cell is looked up instead of retrained. With `accept_data`
-    a run resumes even when the images are no longer those it began with (see `RunDir.open`). With `data`, tensors or
-    datasets of `torch.utils.data` (see `topocell.data.given.Given`), these are its images in place of what the recipe
-    names; give them again to continue it.
+    With a table of true accuracies (see `load_ground_truth`) the cell is looked up instead of retrained. With
+    `accept_data` a run resumes even when the images are no longer those it began with (see `RunDir.open`). With `data`,
+    tensors or datasets of `torch.utils.data` (see `topocell.data.given.Given`), these are its images in place of those
+    that the recipe names; give them again to resume it.
 
     Returns the path of the report.
 
@@ -139,7 +139,7 @@ def retrain(
 def _retrain(work: Work, protocol: str, accept_data: bool) -> dict[str, Any]:
     """Evaluate and retrain a cell by a protocol; a cell whose accuracy is known needs neither."""
     shallow, full = PROTOCOLS[protocol]
-    if work.setup.truth is not None or not shallow:
+    if work.setup.ground_truth is not None or not shallow:
         return work.retrain()
     recipe, path = work.begin_shallow(accept_data)
     with _opened(prepared(recipe, like=work.setup), path, work.display, accept_data) as beside:
@@ -180,7 +180,7 @@ def estimate(recipe: Recipe) -> Estimate:
     parts, genotype = estimate_search(
         recipe.search, setup.space, setup.search_data, setup.rules, recipe.selection.projection, **options
     )
-    if setup.truth is None:
+    if setup.ground_truth is None:
         parts += [estimate_retraining(genotype, plan, setup.dataset, **options) for plan in recipe.trainings]
     return Estimate(str(setup.device), free, tuple(parts))
 

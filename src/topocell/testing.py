@@ -309,7 +309,7 @@ def check_mechanism(mechanism: str, **options: Any) -> None:
     given = in_memory(("a", "b"), (images, labels), (images[:8], labels[:8]))
     data = search_data(load_dataset("digits", given=given), {"train": 0.5, "val": 0.5}, seed=0)
     stage = {"epochs": 2, "mechanisms": {mechanism: options}}
-    sizes = {"channels": 4, "layers": 3, "batch_size": 8, "watch_batches": 1}
+    sizes = {"channels": 4, "layers": 3, "batch_size": 8, "evaluation_batches": 1}
     plan = SearchPlan.model_validate({**sizes, "stages": {"search": stage}})
     space, rules = get_space("darts", nodes=1), Rules(edges="magnitude")
     with _of(who):

@@ -56,15 +56,15 @@ def backward_clocks(seconds: float) -> None:
     datetime.datetime = Backward  # type: ignore[misc]
 
 
-def broken_image(purpose: str, epoch: int, step: int) -> None:
-    """The first image of one batch is infinite: of a purpose that ends in a word, at an epoch and step."""
+def broken_image(stream: str, epoch: int, step: int) -> None:
+    """The first image of one batch is infinite: of a stream that ends in a word, at an epoch and step."""
     from topocell.data.splits import Batches
 
     real = Batches.batch
 
     def batch(self: Batches, *at: int) -> Any:
         x, y = real(self, *at)
-        if self.purpose.endswith(purpose) and at == (epoch, step):
+        if self.stream.endswith(stream) and at == (epoch, step):
             x[0] = math.inf
         return x, y
 

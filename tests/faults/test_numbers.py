@@ -29,7 +29,7 @@ def test_a_broken_image_stops_the_run_which_goes_on_without_it_when_told_to(
     if place != "operations weights" and not full:
         pytest.skip("only in the full form: make faults")
     faults = tally("broken image")
-    fault = ["broken image", dict(zip(("purpose", "epoch", "step"), options, strict=True))]
+    fault = ["broken image", dict(zip(("stream", "epoch", "step"), options, strict=True))]
     (tmp_path / "stop").mkdir()
     path = tmp_path / "stop/run"
     code, _ = workshop.forked(run(name, path), "0", fault=fault)
@@ -46,8 +46,8 @@ def test_a_broken_image_stops_the_run_which_goes_on_without_it_when_told_to(
         for out in (gone_on, whole):
             code, _ = workshop.forked([*run(name, out), f"on_nan={on_nan}"], "0", fault=fault)
             assert code == 0, (on_nan, workshop.said)
-        left_out = [json.loads(line).get("left_out") for line in (whole / "metrics.jsonl").read_text().splitlines()]
-        assert [count for count in left_out if count] == [1] * (2 if place == "retraining" else 1)  # of each seed
+        skipped = [json.loads(line).get("skipped") for line in (whole / "metrics.jsonl").read_text().splitlines()]
+        assert [count for count in skipped if count] == [1] * (2 if place == "retraining" else 1)  # of each seed
         assert f"on_nan={on_nan}" in (whole / "log.txt").read_text()
         if on_nan == "skip":  # a rollback that is asked for in mid-epoch goes back to that moment
             assert (gone_on / "results.json").read_bytes() == (whole / "results.json").read_bytes()

@@ -61,23 +61,23 @@ def test_another_cell_is_all_there_or_not_at_all(
     assert faults.injected >= 3
 
 
-@pytest.mark.parametrize("purpose", ["projection weights", "retrain"])
-def test_what_a_step_that_is_not_finite_says_works(workshop: Workshop, purpose: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stream", ["projection weights", "retrain"])
+def test_what_a_step_that_is_not_finite_says_works(workshop: Workshop, stream: str, tmp_path: Path) -> None:
     """For the commands that take no overrides."""
     path = out = copied(workshop.unbroken(NAME), tmp_path)
     argv = ["retrain", str(path)]
-    if purpose == "retrain":
+    if stream == "retrain":
         with RunDir.existing(path) as directory:
             directory.save_checkpoint({"phase": "retrain", "state": None, "seconds": {}})
     else:
         out, changes = path / "selections/pt", ["projection.epochs=1", "projection.batches=1"]
         argv = ["select", str(path), "--edges", "perturbation", "--as", "pt", *changes]
-    fault = ["broken image", {"purpose": purpose, "epoch": 0, "step": 1}]
+    fault = ["broken image", {"stream": stream, "epoch": 0, "step": 1}]
     assert workshop.forked([*argv, "--quiet"], fault=fault)[0] == 2
     assert one_line(workshop.said)
     advice = re.search("topocell (run .* --out RUN)", workshop.said)
     assert advice, workshop.said
     words = advice[1].replace("RUN", str(out)).split()
     assert workshop.forked([*words, "--quiet"], fault=fault)[0] == 0, workshop.said
-    assert "on_nan=skip: the batch is left out" in (out / "log.txt").read_text()
+    assert "on_nan=skip: the batch is skipped" in (out / "log.txt").read_text()
     assert (out / "results.json").exists()

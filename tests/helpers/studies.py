@@ -16,7 +16,7 @@ def without_reports() -> Iterator[None]:
     """Drawing a run's report takes longer than the run, and is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("topocell.runs.run.write_report", lambda path: path / "report.html")
-        patch.delenv(setup.TRUTH_VARIABLE, raising=False)
+        patch.delenv(setup.GROUND_TRUTH_VARIABLE, raising=False)
         yield
 
 

@@ -15,7 +15,7 @@ from topocell.errors import RecipeError
 from topocell.reporting.terminal import Quiet
 from topocell.runs.phases import Phase
 
-TINY = ["data.images=24", "data.test_images=10", "space.nodes=2", "search.watch_batches=1", "shallow.seeds=[0,1]"]
+TINY = ["data.images=24", "data.test_images=10", "space.nodes=2", "search.evaluation_batches=1", "shallow.seeds=[0,1]"]
 
 
 @pytest.fixture(autouse=True)

@@ -64,7 +64,7 @@ def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(setup.TRUTH_VARIABLE, raising=False)
+        patch.delenv(setup.GROUND_TRUTH_VARIABLE, raising=False)
         yield
     torch.set_num_threads(before)
 
@@ -264,7 +264,7 @@ def test_the_weights_give_the_network_that_was_tested(run: Run) -> None:
     if any(op == "noise" for cell in run.genotype().cells.values() for node in cell.nodes for op, _ in node):
         return  # fresh noise in every pass: no two tests agree
     statistics = {"mean": data.mean, "std": data.std, "augmentation": None}
-    batches = Batches(data.test, plan.batch_size, **statistics, device="cpu", seed=0, purpose="test")
+    batches = Batches(data.test, plan.batch_size, **statistics, device="cpu", seed=0, stream="test")
     loss, accuracy = evaluate(net, batches)
     assert accuracy == results["runs"][0]["last"]
     last = [r for r in run.metrics("retrain") if r["seed"] == plan.seeds[0]][-1]

@@ -32,7 +32,7 @@ class Limits:
     images: int
     test_images: int
     resolution: int
-    watch_batches: int
+    evaluation_batches: int
     retrain_epochs: int
     retrain_channels: int
     retrain_layers: int
@@ -51,7 +51,7 @@ SMALL = Limits(
     images=3000,
     test_images=2000,
     resolution=16,
-    watch_batches=8,
+    evaluation_batches=8,
     retrain_epochs=32,
     retrain_channels=16,
     retrain_layers=5,
@@ -69,7 +69,7 @@ SMOKE = Limits(
     images=96,
     test_images=60,
     resolution=16,
-    watch_batches=1,
+    evaluation_batches=1,
     retrain_epochs=1,
     retrain_channels=4,
     retrain_layers=3,
@@ -155,7 +155,7 @@ def _scaled_search(search: SearchPlan, limits: Limits, layers: int) -> SearchPla
         channels=_least(search.channels, channels),
         layers=_least(search.layers, layers),
         batch_size=_least(search.batch_size, limits.batch_size),
-        watch_batches=_least(search.watch_batches, limits.watch_batches),
+        evaluation_batches=_least(search.evaluation_batches, limits.evaluation_batches),
         stages=tuple(_scaled_stage(stage, limits, factor, channels, layers) for stage in search.stages),
     )
 

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from topocell.config.retrain import PROTOCOLS, RetrainPlan, ShallowPlan
 from topocell.config.search import SearchPlan, Stage
-from topocell.config.selection import PERTURBATION, SelectionPlan, TruthPlan, threshold_fault
+from topocell.config.selection import PERTURBATION, GroundTruthPlan, SelectionPlan, threshold_fault
 from topocell.config.values import Choice, Model, OnNan, name_only, one_of
 from topocell.errors import nearest
 
@@ -75,7 +75,7 @@ class Recipe(Model):
     retrain: RetrainPlan = RetrainPlan()
     shallow: ShallowPlan = ShallowPlan()
     protocol: Annotated[str, one_of("protocol")] = "full"
-    truth: TruthPlan = TruthPlan()
+    ground_truth: GroundTruthPlan = GroundTruthPlan()
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Recipe":

@@ -157,7 +157,7 @@ class SearchPlan(Model):
     batch_size: BatchSize = 64
     head: Literal["plain", "bn-relu"] = "plain"
     partial: int = Field(1, ge=1)
-    watch_batches: int | None = Field(16, ge=1)
+    evaluation_batches: int | None = Field(16, ge=1)
     memory: Literal["standard", "low"] = "standard"
     stages: tuple[Stage, ...] = Field(min_length=1)
 

@@ -77,7 +77,7 @@ class Racing(BaseModel):
     growth: float = Field(2.0, gt=1)
     margin: float = Field(0.0, ge=0)
 
-    def looks(self, batches: int) -> list[int]:
+    def comparisons(self, batches: int) -> list[int]:
         """The numbers of batches, below `batches`, after which candidates are compared."""
         found, at = [], self.first
         while at < batches:
@@ -166,7 +166,7 @@ class SelectionPlan(Model):
         return Rules(**self.model_dump(exclude={"projection"}), seed=seed)
 
 
-class TruthPlan(Model):
+class GroundTruthPlan(Model):
     """Where the true accuracy of the found cell is looked up, in place of retraining it (NAS-Bench-201).
 
     Attributes:

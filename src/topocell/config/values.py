@@ -140,5 +140,5 @@ def one_of(kind: str) -> AfterValidator:
 
 #: What is done about a step that is not finite. `stop`: the run ends with an error, and with its last state. `skip`:
 #: the batch leaves no trace. `rollback`: weights, architecture and optimizers go back to the start of the epoch, which
-#: goes on behind the batch, so that what led to the fault is left out too (as for PaLM, Chowdhery et al. 2022, §5.1).
+#: resumes behind the batch, so that what led to the fault is skipped too (as for PaLM, Chowdhery et al. 2022, §5.1).
 OnNan = Literal["stop", "skip", "rollback"]

@@ -1,6 +1,6 @@
 """From labelled images on a device to batches: crop, flip and cutout with separate draws for each image.
 
-Every draw is a function of (seed, purpose, epoch, step), so a resumed run continues with exactly the batches
+Every draw is a function of (seed, stream, epoch, step), so a resumed run continues with exactly the batches
 it would have seen, and a batch can be asked for without the ones before it.
 """
 
@@ -64,7 +64,7 @@ class Batches:
         mean, std: per channel, see `augment`.
         augmentation: of `batch`; None for normalisation only.
         device: where the images are kept and augmented.
-        seed, purpose: what the draws depend on; two `Batches` with the same purpose draw the same order.
+        seed, stream: what the draws depend on; two `Batches` with the same stream draw the same order.
 
     Raises:
         DataError: fewer than two images, or a batch size below two.
@@ -80,16 +80,16 @@ class Batches:
         augmentation: Augmentation | None,
         device: torch.device | str,
         seed: int,
-        purpose: str,
+        stream: str,
     ) -> None:
         if batch_size < 2:
             raise DataError(f"batch_size is 2 or more (batch norm needs two images), but got {batch_size}; raise it")
         if len(data) < 2:
-            raise DataError(f"batches need 2 images or more, but the set for {purpose!r} has 1; use more images")
+            raise DataError(f"batches need 2 images or more, but the set for {stream!r} has 1; use more images")
         self.data = data.to(device)
         self.batch_size = min(batch_size, len(data))
         self.mean, self.std, self.augmentation = mean, std, augmentation
-        self.seed, self.purpose = seed, purpose
+        self.seed, self.stream = seed, stream
         self._cached: tuple[tuple[int, int], Tensor] | None = None
 
     def __len__(self) -> int:
@@ -104,12 +104,12 @@ class Batches:
     def batch(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """Batch `step` of an epoch, both 0-based: x (B, C, H, W) float32, y (B,) int64, on the device.
 
-        A pure function of its arguments, the seed and the purpose. `step` may go on past `len(self)`: every
+        A pure function of its arguments, the seed and the stream. `step` may go on past `len(self)`: every
         `len(self)` steps the same epoch starts its next permutation.
         """
         chosen = self.numbers(epoch, step)
         pixels, labels = self.data.images.permute(0, 2, 3, 1)[chosen], self.data.labels[chosen]
-        draws = seeded(self.seed, self.purpose, "augment", epoch, step)
+        draws = seeded(self.seed, self.stream, "augment", epoch, step)
         return augment(pixels.permute(0, 3, 1, 2), self.mean, self.std, self.augmentation, draws), labels
 
     def numbers(self, epoch: int, step: int) -> Tensor:
@@ -134,7 +134,7 @@ class Batches:
     def _order(self, epoch: int, turn: int) -> Tensor:
         """The permutation (N,) of that epoch and turn, on the device."""
         if self._cached is None or self._cached[0] != (epoch, turn):
-            draws = seeded(self.seed, self.purpose, "order", epoch, turn)
+            draws = seeded(self.seed, self.stream, "order", epoch, turn)
             order = torch.randperm(len(self.data), generator=draws)
             self._cached = (epoch, turn), move(order, self.data.images.device)
         return self._cached[1]

@@ -50,7 +50,7 @@ N_CELLS = len(NASBENCH201_OPERATIONS) ** N_EDGES
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """What is known of one cell: its official number and string, and per column its accuracy in percent."""
 
     index: int
@@ -146,13 +146,13 @@ class Table:
             )
         return arch
 
-    def lookup(self, cell: Genotype | str) -> Truth:
+    def lookup(self, cell: Genotype | str) -> GroundTruth:
         """All that is known of a cell. Raises DataError as `arch`."""
         arch = self.arch(cell)
         index = self._index[arch]
-        return Truth(index, arch, {name: float(values[index]) for name, values in self._accuracies.items()})
+        return GroundTruth(index, arch, {name: float(values[index]) for name, values in self._accuracies.items()})
 
-    def optimum(self, column: str) -> Truth:
+    def optimum(self, column: str) -> GroundTruth:
         """The best cell by a column; the first of several. Raises DataError as `values`."""
         return self.lookup(self.archs[int(np.argmax(self.values(column)))])
 
@@ -169,8 +169,10 @@ def holds(space: SpaceSpec) -> bool:
     return {op for ops in cell.candidates for op in ops} <= set(NASBENCH201_OPERATIONS)
 
 
-def found_truth(table: Table, column: str, genotype: Genotype, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What results.json holds of a run that ends with a look-up.
+def ground_truth_results(
+    table: Table, column: str, genotype: Genotype, records: Iterable[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return the content of results.json of a run that ends with a look-up.
 
     Args:
         table: the true accuracies.
@@ -178,9 +180,9 @@ def found_truth(table: Table, column: str, genotype: Genotype, records: Iterable
         genotype: the derived cell.
         records: the rows of metrics.jsonl; those of the search say which cell each epoch would have derived.
 
-    Returns `truth` with the column, the cell's string, its accuracy, its regret and the accuracy of the best cell,
-    and `trajectory` with the stage, the epoch (from 0 in each stage), the string and the accuracy of each epoch's
-    cell.
+    Returns `ground_truth` with the column, the cell's string, its accuracy, its regret and the accuracy of the best
+    cell, and `trajectory` with the stage, the epoch (from 0 in each stage), the string and the accuracy of each
+    epoch's cell.
     """
     found = table.lookup(genotype)
     trajectory = []
@@ -190,14 +192,14 @@ def found_truth(table: Table, column: str, genotype: Genotype, records: Iterable
             cell = table.lookup(Genotype.from_dict(then))
             where = {"stage": record.get("stage"), "epoch": record.get("epoch")}
             trajectory.append({**where, "arch": cell.arch, "accuracy": cell.accuracy[column]})
-    truth = {
+    ground_truth = {
         "column": column,
         "accuracy": found.accuracy[column],
         "regret": table.regret(genotype, column),
         "optimum": table.optimum(column).accuracy[column],
         "arch": found.arch,
     }
-    return {"truth": truth, "trajectory": trajectory}
+    return {"ground_truth": ground_truth, "trajectory": trajectory}
 
 
 def official_archs() -> Iterator[str]:

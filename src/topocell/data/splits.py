@@ -275,13 +275,13 @@ def split_batches(
     data: SearchData,
     split: str,
     batch_size: int,
-    purpose: str,
+    stream: str,
     *,
     seed: int,
     device: torch.device | str,
     augmented: bool = True,
 ) -> Batches:
-    """Batches of a split, drawn for a purpose; augmented as in training unless it says otherwise."""
+    """Batches of a split, drawn for a stream; augmented as in training unless it says otherwise."""
     return Batches(
         data.get(split),
         batch_size,
@@ -290,5 +290,5 @@ def split_batches(
         augmentation=data.augmentation if augmented else None,
         device=device,
         seed=seed,
-        purpose=purpose,
+        stream=stream,
     )

@@ -16,6 +16,12 @@ from topocell.errors import GenotypeError, RunError
 from topocell.io import files, plain_yaml
 from topocell.reporting import run_figures
 from topocell.reporting.cells import draw_text
+from topocell.reporting.ground_truth import (
+    ground_truth_facts,
+    ground_truth_headline,
+    ground_truth_notes,
+    ground_truth_of,
+)
 from topocell.reporting.style import printable
 from topocell.reporting.tables import (
     _value,
@@ -28,7 +34,6 @@ from topocell.reporting.tables import (
     last_accuracy,
     results_table,
 )
-from topocell.reporting.truth import truth_facts, truth_headline, truth_notes, truth_of
 
 _LOG_LINES = 60
 _CURVES = (
@@ -40,14 +45,14 @@ _CURVES = (
         "The cell that would be derived after each epoch. A rising block of skips is a collapse.",
     ),
     ("retrain", "Retraining", "The derived cell, trained from scratch; the test split is used here and nowhere else."),
-    ("truth", "True accuracy", "That of the cell that would be derived after each epoch, and of the best cell."),
+    ("ground_truth", "True accuracy", "That of the cell that would be derived after each epoch, and of the best cell."),
 )
 _DRAW = {
     "search": run_figures.search_curves,
     "architecture": run_figures.architecture_curves,
     "operations": run_figures.operation_curves,
     "retrain": run_figures.retrain_curves,
-    "truth": run_figures.truth_curve,
+    "ground_truth": run_figures.ground_truth_curve,
 }
 _FILES = {
     "recipe.yaml": "the resolved recipe",
@@ -130,8 +135,8 @@ def write_report(run_path: Path | str) -> Path:
     log = found.text("log.txt").splitlines()
     report = path / "report.html"
     with files.guarded(report):
-        drawn = _draw_curves(path, dict.fromkeys(_DRAW, metrics) | {"truth": _trajectory(results)})
-        truth = truth_of(results)
+        drawn = _draw_curves(path, dict.fromkeys(_DRAW, metrics) | {"ground_truth": _trajectory(results)})
+        ground_truth = ground_truth_of(results)
         cells, drawing_fault = _draw_cells(path, genotype)
         epochs = run_figures.search_epochs(metrics)
         page = _template().render(
@@ -147,8 +152,12 @@ def write_report(run_path: Path | str) -> Path:
             drawing_fault=drawing_fault,
             genotype=found.text("genotype.json"),
             origin=flattened(genotype.get("origin")),
-            curves=[(*curve, drawn[curve[0]]) for curve in _CURVES if curve[0] != ("retrain" if truth else "truth")],
-            looked_up=bool(truth),
+            curves=[
+                (*curve, drawn[curve[0]])
+                for curve in _CURVES
+                if curve[0] != ("retrain" if ground_truth else "ground_truth")
+            ],
+            looked_up=bool(ground_truth),
             warnings=_warnings(epochs),
             selection=_selection(metrics),
             seeds=results_table(results),
@@ -177,7 +186,7 @@ def _template() -> Any:
 
 def _trajectory(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows of the true-accuracy curve, each with the accuracy of the best cell beside its own."""
-    rows, optimum = results.get("trajectory"), truth_of(results).get("optimum")
+    rows, optimum = results.get("trajectory"), ground_truth_of(results).get("optimum")
     return [{**row, "optimum": optimum} for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
@@ -244,8 +253,8 @@ def _headline(results: Mapping[str, Any]) -> dict[str, str]:
 
     Of a look-up, the true accuracy and its regret.
     """
-    if truth := truth_of(results):
-        return truth_headline(truth)
+    if ground_truth := ground_truth_of(results):
+        return ground_truth_headline(ground_truth)
     n = results.get("n")
     if not is_number(results.get("last_mean")) or not isinstance(n, int):
         return {}
@@ -265,8 +274,8 @@ def _headline(results: Mapping[str, Any]) -> dict[str, str]:
 
 def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Size of the network and of the task, those that are known; of a look-up, what the table says."""
-    if truth := truth_of(results):
-        return truth_facts(truth)
+    if ground_truth := ground_truth_of(results):
+        return ground_truth_facts(ground_truth)
     facts = [
         ("Parameters", format_count(results.get("parameters"))),
         ("Multiply-adds", format_count(results.get("multiply_adds"))),
@@ -354,8 +363,8 @@ def _selection(metrics: Iterable[Mapping[str, Any]]) -> list[list[str]]:
 
 def _notes(results: Mapping[str, Any], epochs: list[run_figures.Epoch]) -> list[str]:
     """What a reader must know to trust the numbers as far as they go, and no further."""
-    truth = truth_of(results)
-    notes = truth_notes(truth) if truth else _retraining_notes(results)
+    ground_truth = ground_truth_of(results)
+    notes = ground_truth_notes(ground_truth) if ground_truth else _retraining_notes(results)
     gaps = [(e, e.row["gap"]) for e in epochs if isinstance(e.row.get("gap"), dict)]
     if gaps and all(is_number(gaps[-1][1].get(key)) for key in ("soft", "derived")):
         epoch, gap = gaps[-1]

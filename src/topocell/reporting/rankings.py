@@ -22,7 +22,7 @@ def ranking(path: Path, recipe: Mapping[str, Any], metrics: Iterable[Mapping[str
     """What the selection in a run directory made of the operations of each edge; empty where it ranked none.
 
     A projection ranks them by what it read when it decided the edge, on the supernet of that moment; any other rule
-    but a random one by the weights of the searched supernet, those of settled edges as they were when it settled.
+    but a random one by the weights of the searched supernet, those of decided edges as they were when it was decided.
 
     Args:
         path: the run directory.

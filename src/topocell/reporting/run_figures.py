@@ -179,7 +179,7 @@ def retrain_curves(metrics: Iterable[Row], path: Path) -> bool:
     return True
 
 
-def truth_curve(trajectory: Iterable[Row], path: Path) -> bool:
+def ground_truth_curve(trajectory: Iterable[Row], path: Path) -> bool:
     """True accuracy in percent of the cell that would be derived after each search epoch, and of the best cell.
 
     Takes the rows of `trajectory` in results.json, each with the `optimum`, in place of those of metrics.jsonl.

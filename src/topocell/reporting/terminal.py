@@ -11,8 +11,8 @@ from rich.text import Text
 
 from topocell.errors import one_line
 from topocell.reporting.cells import draw_text
+from topocell.reporting.ground_truth import ground_truth_lines, ground_truth_of
 from topocell.reporting.tables import format_accuracy, is_number
-from topocell.reporting.truth import truth_lines, truth_of
 from topocell.runtime.hooks import Figures
 
 #: Seconds between two looks at figures that live on the device.
@@ -76,8 +76,8 @@ def epoch_line(record: Mapping[str, Any]) -> str:
 
 def result_lines(results: Mapping[str, Any]) -> list[str]:
     """A results.json in words: of retraining, or of a look-up."""
-    if truth := truth_of(results):
-        return truth_lines(truth)
+    if ground_truth := ground_truth_of(results):
+        return ground_truth_lines(ground_truth)
     size = f"{results['parameters'] / 1e6:.3g} M parameters, {results['multiply_adds'] / 1e6:.4g} M multiply-adds"
     return [
         f"test accuracy, last epoch: {_accuracy(results, 'last')}",

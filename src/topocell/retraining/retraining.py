@@ -167,7 +167,7 @@ class Retraining:
             augmentation=self._augmentation if train else None,
             device=self.device,
             seed=derive_seed(self.seed, "retrain", self.plan.seeds[self.round]),
-            purpose="retrain" if train else "test",
+            stream="retrain" if train else "test",
         )
 
     # An epoch, as the loop calls it -------------------------------------------------------------------------

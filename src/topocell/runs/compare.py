@@ -7,10 +7,10 @@ from typing import Any
 from topocell.errors import RunError, one_line
 from topocell.genotype.genotype import Genotype
 from topocell.io import files, plain_yaml
+from topocell.reporting.ground_truth import ground_truth_of
 from topocell.reporting.rankings import Ranking, agreement, ranking
 from topocell.reporting.rundirs import readable
 from topocell.reporting.tables import format_count, last_accuracy
-from topocell.reporting.truth import truth_of
 
 _HEADER = ["selection", "operations", "edges", "cell", "edges kept", "skips", "images measured", "parameters"]
 
@@ -96,8 +96,8 @@ def _shallow(path: Path) -> str:
 
 
 def _accuracy(results: dict[str, Any]) -> str:
-    if truth := truth_of(results):
-        return f"{truth['accuracy']:.2f} % (true)"
+    if ground_truth := ground_truth_of(results):
+        return f"{ground_truth['accuracy']:.2f} % (true)"
     return last_accuracy(results)
 
 

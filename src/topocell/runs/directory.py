@@ -85,7 +85,7 @@ class RunDir:
                     run._compare_recipe(recipe_yaml)
                 else:
                     run.write_text("recipe.yaml", recipe_yaml)
-                run._settle()
+                run._repair()
                 if run.has("env.json"):
                     run._compare_environment(env, accept_data)
                 else:
@@ -114,7 +114,7 @@ class RunDir:
             files.refuse_links(path, *_FOLDERS)
             run = cls(path, lock=lock)
             if lock:
-                run._settle()
+                run._repair()
         return run
 
     def close(self) -> None:
@@ -350,7 +350,7 @@ class RunDir:
             where = self.path / "recipe.yaml"
             raise RunError(f"{where} must be YAML, but is damaged; restore it or choose another --out") from fault
 
-    def _settle(self) -> None:
+    def _repair(self) -> None:
         """Put right what a kill may have left: temporary files, missing parts, a torn line."""
         self._checkpoints.folder.mkdir(exist_ok=True)
         for folder in (self.path, self._checkpoints.folder):

@@ -16,7 +16,7 @@ _MAY_CHANGE = ("on_nan",)
 
 
 #: What a run rests on besides its recipe, by the key of its fingerprint in env.json.
-_FINGERPRINTS = {"data_fingerprint": "the data", "truth_fingerprint": "the table of true accuracies"}
+_FINGERPRINTS = {"data_fingerprint": "the data", "ground_truth_fingerprint": "the table of true accuracies"}
 
 
 #: What of env.json no change of the data may touch: the networks are built for it.

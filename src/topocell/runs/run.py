@@ -9,13 +9,13 @@ from typing import Any
 from topocell.config.load import reselected, shallow_of
 from topocell.config.recipe import Recipe
 from topocell.config.selection import Rules
-from topocell.data.nasbench201 import found_truth
+from topocell.data.nasbench201 import ground_truth_results
 from topocell.errors import GenotypeError, RecipeError, RunError
 from topocell.genotype.genotype import Genotype
+from topocell.reporting.ground_truth import ground_truth_of
 from topocell.reporting.html import write_report
 from topocell.reporting.tables import is_number
 from topocell.reporting.terminal import Display
-from topocell.reporting.truth import truth_of
 from topocell.runs.directory import OtherRecipe, RunDir
 from topocell.runs.estimate import Knob, is_out_of_memory, out_of_memory, retrain_knobs, stage_knobs
 from topocell.runs.monitor import RunHook, RunMonitor, fitting
@@ -85,7 +85,7 @@ class Work:
         for note in derived.notes:
             self.monitor.say(note)
         another = self.phase != Phase.SELECT and Genotype.load(self.directory.genotype_path).cells != genotype.cells
-        trained = self.setup.truth is None and (self.phase == Phase.DONE or self.state is not None)
+        trained = self.setup.ground_truth is None and (self.phase == Phase.DONE or self.state is not None)
         if another and trained and not replace:
             raise RunError(
                 f"the retraining in {self.directory.path} is of the cell that it has, but these rules derive another; "
@@ -131,9 +131,11 @@ class Work:
         if self.phase == Phase.DONE:
             return self._results()
         genotype = self._derived()
-        if self.setup.truth is not None:
-            column = self.recipe.truth.column
-            results: dict[str, Any] = found_truth(self.setup.truth, column, genotype, self.directory.metrics())
+        if self.setup.ground_truth is not None:
+            column = self.recipe.ground_truth.column
+            results: dict[str, Any] = ground_truth_results(
+                self.setup.ground_truth, column, genotype, self.directory.metrics()
+            )
             self.directory.write_json("results.json", results)
             self._enter(Phase.DONE)
             return results
@@ -185,7 +187,7 @@ class Work:
         results = self.directory.read_json("results.json")
         shown = ("n", "last_mean", "best_mean", "parameters", "multiply_adds")
         found = results if isinstance(results, dict) else {}
-        if not truth_of(found) and not ("dataset" in found and all(is_number(found.get(key)) for key in shown)):
+        if not ground_truth_of(found) and not ("dataset" in found and all(is_number(found.get(key)) for key in shown)):
             raise RunError(
                 f"{self.directory.path / 'results.json'} holds a true accuracy or {', '.join(shown)} and dataset, but "
                 f"not this one; restore it from a copy"

@@ -35,7 +35,7 @@ from topocell.supernet.arch_state import ArchState
 #: Parameters from which a network is checked without its storage, which takes PyTorch seconds to prepare for.
 LARGE = 50_000_000
 #: Environment variable that names a table of NAS-Bench-201.
-TRUTH_VARIABLE = "TOPOCELL_NASBENCH201"
+GROUND_TRUTH_VARIABLE = "TOPOCELL_NASBENCH201"
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Setup:
         recipe: checked.
         space: of the first stage.
         dataset: its images, or those given in place of what it names.
-        truth: the table in which the cell is looked up; None if it is retrained.
+        ground_truth: the table in which the cell is looked up; None if it is retrained.
         device: where everything is computed.
     """
 
     recipe: Recipe
     space: SpaceSpec
     dataset: Dataset
-    truth: Table | None
+    ground_truth: Table | None
     device: torch.device
 
     @classmethod
@@ -67,12 +67,12 @@ class Setup:
         Raises:
             RecipeError, SpaceError, DataError: what the recipe asks for cannot be.
         """
-        space, truth = build_space(recipe), load_truth(recipe)
+        space, ground_truth = build_space(recipe), load_ground_truth(recipe)
         given = None if data is None else given_source(data)
         if given is not None:
             plan = recipe.data.model_copy(update={"dataset": "given", "root": None})
             recipe = recipe.model_copy(update={"data": plan})
-        return cls(recipe, space, load_data(recipe, given), truth, find_device(recipe.device))
+        return cls(recipe, space, load_data(recipe, given), ground_truth, find_device(recipe.device))
 
     def with_recipe(self, recipe: Recipe) -> "Setup":
         """The same objects for a recipe that has another selection or retraining, and nothing else."""
@@ -118,7 +118,9 @@ class Setup:
         seeds = {"run": self.recipe.seed, **{f"retrain {i}": s for i, s in enumerate(self.recipe.retrain.seeds)}}
         found = environment(self.device, self.dataset.fingerprint, seeds)
         found |= {"classes": len(self.dataset.train.classes), "image_shape": list(self.dataset.shape)}
-        return found if self.truth is None else {**found, "truth_fingerprint": self.truth.fingerprint}
+        return (
+            found if self.ground_truth is None else {**found, "ground_truth_fingerprint": self.ground_truth.fingerprint}
+        )
 
     def _options(self, monitor: Monitor | None) -> dict[str, Any]:
         """What search, projection and retraining share."""
@@ -140,7 +142,7 @@ def prepared(recipe: Recipe, data: Given | Sequence[Any] | None = None, like: Se
     """
     check(recipe)
     setup = Setup.of(recipe, data) if like is None else like.with_recipe(recipe)
-    if setup.truth is None:
+    if setup.ground_truth is None:
         check_images(recipe, setup.space, setup.dataset)
     return setup
 
@@ -176,26 +178,26 @@ def load_data(recipe: Recipe, given: Source | None = None) -> Dataset:
     )
 
 
-def load_truth(recipe: Recipe) -> Table | None:
-    """The table in which the found cell is looked up in place of retraining; None if the cell is retrained.
+def load_ground_truth(recipe: Recipe) -> Table | None:
+    """Load the table in which the found cell is looked up in place of retraining; None if the cell is retrained.
 
-    It is the one that `truth.table` names, or the environment variable TOPOCELL_NASBENCH201 where the table holds
-    the cells of the recipe's space.
+    It is the one that `ground_truth.table` names, or the environment variable TOPOCELL_NASBENCH201 where the table
+    holds the cells of the recipe's space.
 
     Raises:
-        RecipeError: `truth.table` does not hold the cells of the space. DataError: no such table or column.
+        RecipeError: `ground_truth.table` does not hold the cells of the space. DataError: no such table or column.
     """
-    space, named = build_space(recipe), recipe.truth.table
+    space, named = build_space(recipe), recipe.ground_truth.table
     if named is not None and not holds(space):
         raise RecipeError(
-            f"truth.table holds the cells of space nasbench201 (3 nodes), but the space is {space.name!r}; "
-            f"leave truth.table out, or set space=nasbench201"
+            f"ground_truth.table holds the cells of space nasbench201 (3 nodes), but the space is {space.name!r}; "
+            f"leave ground_truth.table out, or set space=nasbench201"
         )
-    path = named or os.environ.get(TRUTH_VARIABLE)
+    path = named or os.environ.get(GROUND_TRUTH_VARIABLE)
     if not path or not holds(space):
         return None
     table = Table.load(path)
-    table.values(recipe.truth.column)
+    table.values(recipe.ground_truth.column)
     return table
 
 

@@ -90,7 +90,7 @@ class EpochLoop:
                 training.on_step_end(steps)
                 if self.step < steps:
                     self.save()
-            self.guard.settle()
+            self.guard.check()
             last = training.on_epoch_end()
             self.epoch, self.step = epochs if last else self.epoch + 1, 0
             self.meter.clear()
@@ -109,14 +109,14 @@ class EpochLoop:
         """Return the epoch, its mean loss and accuracy in training and, if there are any, the batches skipped."""
         figures = self.meter.figures()
         found = {"epoch": self.epoch, "train_loss": figures["loss"], "train_accuracy": figures["accuracy"]}
-        return found | ({"left_out": self.guard.left_out} if self.guard.left_out else {})
+        return found | ({"skipped": self.guard.skipped} if self.guard.skipped else {})
 
     def restart(self) -> None:
         """Stand before the first step of the first epoch."""
         self.epoch = self.step = 0
 
     def _checked(self) -> dict[str, Any]:
-        self.guard.settle()
+        self.guard.check()
         return self._training.state_dict()
 
     def state_dict(self) -> dict[str, Any]:

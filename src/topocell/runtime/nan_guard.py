@@ -2,7 +2,7 @@
 
 What is looked at is computed anyway: the loss, and the gradient norm that clipping needs (a pass over the gradients
 where nothing is clipped). On a CPU every value is read before the update that it would spoil. On other devices reading
-means waiting for the device: with `stop`, values are collected there and read every `LOOK_EVERY` steps and before a
+means waiting for the device: with `stop`, values are collected there and read every `READ_EVERY` steps and before a
 state is saved; with `skip` and `rollback` they are read at each step.
 """
 
@@ -19,9 +19,9 @@ from topocell.config.values import OnNan
 from topocell.errors import RunError
 
 #: Steps between two looks at values that are collected on a device.
-LOOK_EVERY = 50
+READ_EVERY = 50
 
-#: At most this share of the batches of an epoch is left out, and one at least.
+#: At most this share of the batches of an epoch is skipped, and one at least.
 MOST = 0.1
 
 #: Weights and logits beyond this have grown through their learning rate.
@@ -76,12 +76,12 @@ class NotFinite(Exception):
 class Guard:
     """Watches the steps of a training and does what `on_nan` says.
 
-    A training calls `begin_epoch`, `step` for each batch, `settle` before its state is saved, `end_epoch`; its updates
+    A training calls `begin_epoch`, `step` for each batch, `check` before its state is saved, `end_epoch`; its updates
     tell `see` what must be finite. What happens is a function of what is computed: no clock, and no moment at which a
     state was saved, matters.
 
     Attributes:
-        left_out: batches of this epoch that were.
+        skipped: batches of this epoch that were skipped.
 
     Args:
         on_nan: see `OnNan`.
@@ -104,7 +104,7 @@ class Guard:
         self._collected: list[tuple[int, str, Tensor]] = []
         self._number = 0
         self._start: dict[str, Any] | None = None
-        self.left_out = 0
+        self.skipped = 0
 
     def begin_epoch(self) -> None:
         """What a rollback goes back to is now."""
@@ -112,13 +112,13 @@ class Guard:
 
     def end_epoch(self) -> None:
         """Nothing of the epoch matters to the next one."""
-        self.left_out, self._start = 0, None
+        self.skipped, self._start = 0, None
 
     def step(self, number: int, steps: int, act: Callable[[], Result]) -> Result | None:
-        """What `act`, step `number` of `steps` of the epoch, returns; None when its batch was left out.
+        """What `act`, step `number` of `steps` of the epoch, returns; None when its batch was skipped.
 
         Raises:
-            RunError: a value is not finite, and `on_nan` is `stop` or too many batches were left out before.
+            RunError: a value is not finite, and `on_nan` is `stop` or too many batches were skipped before.
         """
         self._number = number
         before = self._copied() if self._on_nan == "skip" else self._start
@@ -128,17 +128,17 @@ class Guard:
             explained = _explained(fault.what, fault.value, self._place(number))
             if before is None:
                 raise RunError(f"{explained}; {_STOPPED}") from None
-            self.left_out += 1
-            if self.left_out > max(1, math.floor(MOST * steps)):
+            self.skipped += 1
+            if self.skipped > max(1, math.floor(MOST * steps)):
                 raise RunError(
-                    f"at most one batch in ten of an epoch may be left out, but this is number {self.left_out} of "
+                    f"at most one batch in ten of an epoch may be skipped, but this is number {self.skipped} of "
                     f"{steps}: {explained}"
                 ) from None
             self._restore(before)
             self._say(f"{explained}; on_nan={self._on_nan}: {_DONE[self._on_nan]}")
             return None
-        if len(self._collected) >= LOOK_EVERY:
-            self._look()
+        if len(self._collected) >= READ_EVERY:
+            self._read_collected()
         return result
 
     def see(self, what: str, value: Tensor) -> None:
@@ -148,13 +148,13 @@ class Guard:
         elif not math.isfinite(number := float(value.detach())):
             raise NotFinite(what, number)
 
-    def settle(self) -> None:
+    def check(self) -> None:
         """Look at what was collected, and at the parameters.
 
         Raises:
             RunError: a value or a parameter is not finite, and nothing may be saved.
         """
-        self._look()
+        self._read_collected()
         modules = [part for part in self._parts().values() if isinstance(part, nn.Module)]
         sound = [p.detach().isfinite().all() for module in modules for p in module.parameters()]
         if sound and not bool(torch.stack(sound).all()):
@@ -162,17 +162,17 @@ class Guard:
 
     def state_dict(self) -> dict[str, Any]:
         """What the rest of the epoch depends on."""
-        return {"left_out": self.left_out, "start": self._start}
+        return {"skipped": self.skipped, "start": self._start}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken. The state of an epoch that began under another `on_nan` has no start:
         a rollback goes back to now then.
         """
-        self.left_out, self._start = state["left_out"], None
+        self.skipped, self._start = state["skipped"], None
         if self._on_nan == "rollback":
             self._start = state["start"] or self._copied()
 
-    def _look(self) -> None:
+    def _read_collected(self) -> None:
         collected, self._collected = self._collected, []
         if not collected:
             return
@@ -202,7 +202,7 @@ _STOPPED = (
 )
 
 _DONE = {
-    "skip": "the batch is left out",
+    "skip": "the batch is skipped",
     "rollback": "back to the start of the epoch, which goes on behind the batch",
 }
 

@@ -153,7 +153,7 @@ class Search:
 
     def _record(self) -> dict[str, Any]:
         torch.manual_seed(derive_seed(self.seed, "watch", self.stage.name, self.loop.epoch))
-        learner, batches = self.learner, self.streams.evaluation(self.loop.epoch, self.plan.watch_batches)
+        learner, batches = self.learner, self.streams.evaluation(self.loop.epoch, self.plan.evaluation_batches)
         return {
             "phase": "search",
             "stage": self.stage.name,

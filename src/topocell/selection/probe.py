@@ -1,4 +1,4 @@
-"""How much a supernet suffers without one of its parts: the measure of selection by perturbation (DARTS-PT)."""
+"""Accuracy drop and loss of a supernet without one of its parts: the measure of selection by perturbation (DARTS-PT)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from topocell.runtime.rng import derive as derive_seed
 from topocell.supernet import ArchWeights, Branches
 from topocell.supernet.learner import Learner
 
-#: What is measured of a supernet → 1 if more of it means to suffer, −1 if less does.
+#: A metric of the supernet → 1 if a larger value is worse, −1 if a smaller one is.
 METRICS: dict[str, float] = {"accuracy": -1.0, "loss": 1.0}
 
 
-class Cut(NamedTuple):
-    """What is taken out of a cell type: one candidate of an edge, or the whole edge where that is None."""
+class Ablation(NamedTuple):
+    """A part that is removed from a cell type: one candidate of an edge, or the whole edge where that is None."""
 
     cell_type: str
     edge: int
@@ -34,15 +34,15 @@ class Measured:
     images: int
 
 
-def without(weights: Mapping[str, ArchWeights], cut: Cut) -> dict[str, ArchWeights]:
-    """The same weights with zero for what is cut; the others stay as they are, without renormalisation."""
-    whole = weights[cut.cell_type]
+def without(weights: Mapping[str, ArchWeights], ablation: Ablation) -> dict[str, ArchWeights]:
+    """Return the weights with zero for the ablated part; the others stay as they are, without renormalisation."""
+    whole = weights[ablation.cell_type]
     ops, edges = whole.ops.clone(), whole.edges.clone()
-    if cut.candidate is None:
-        ops[cut.edge], edges[cut.edge] = 0.0, 0.0
+    if ablation.candidate is None:
+        ops[ablation.edge], edges[ablation.edge] = 0.0, 0.0
     else:
-        ops[cut.edge, cut.candidate] = 0.0
-    return {**weights, cut.cell_type: whole._replace(ops=ops, edges=edges)}
+        ops[ablation.edge, ablation.candidate] = 0.0
+    return {**weights, ablation.cell_type: whole._replace(ops=ops, edges=edges)}
 
 
 class Probe:
@@ -52,24 +52,24 @@ class Probe:
         learner: holds the supernet.
         batches: of the held-out images; DARTS-PT shuffles and augments them as in training.
         limit: batches of a measurement; default all.
-        seed: of what the operations draw.
+        seed: of the draws of the operations.
 
     Attributes:
-        looks, images: batches and images of a whole measurement.
+        n_batches, images: numbers of batches and images of a whole measurement.
     """
 
     def __init__(self, learner: Learner, batches: Batches, limit: int | None, seed: int) -> None:
         self.learner, self.batches, self.seed = learner, batches, seed
-        self.looks = min(limit or len(batches), len(batches))
-        self.images = min(self.looks * batches.batch_size, len(batches.data))
+        self.n_batches = min(limit or len(batches), len(batches))
+        self.images = min(self.n_batches * batches.batch_size, len(batches.data))
         self._branches = Branches(learner.net)
 
     @torch.no_grad()
     def __call__(self, weights: Mapping[str, ArchWeights], draw: int) -> Measured:
-        """Loss and accuracy under `weights`. Equal numbers `draw` take the same images, augmented alike."""
+        """Measure loss and accuracy under `weights`. Equal numbers `draw` take the same images, augmented alike."""
         losses, correct, images = [], [], 0
-        for look in range(self.looks):
-            x, y = self._batch(draw, look)
+        for step in range(self.n_batches):
+            x, y = self._batch(draw, step)
             logits = self.learner.logits(x, weights)
             losses.append(F.cross_entropy(logits, y, reduction="sum").double())
             correct.append((logits.argmax(1) == y).sum())
@@ -78,25 +78,25 @@ class Probe:
 
     @torch.no_grad()
     def side_by_side(
-        self, weights: Mapping[str, ArchWeights], cuts: Sequence[Cut], draw: int, look: int
+        self, weights: Mapping[str, ArchWeights], ablations: Sequence[Ablation], draw: int, step: int
     ) -> tuple[Tensor, Tensor]:
-        """Loss and correctness, each (len(cuts), N), of the images of one batch without each of the cuts by itself.
+        """Measure loss and correctness, each (len(ablations), N), of the images of one batch for each ablation by itself.
 
-        The cuts are of one cell type. The stem and the cells before the first of that type are computed once for all
-        of them; every later cell is computed for each, since batch norm takes the statistics of the batch. For the
+        The ablations are of one cell type. The stem and the cells before the first of that type are computed once for
+        all of them; every later cell is computed for each, since batch norm takes the statistics of the batch. For the
         reduction cell of DARTS' supernet these are 2 of 8 cells, the largest, and 40 % of the time (7 candidates, 16
         channels, 32 images, one CPU core). The normal cell is the first of the network, as is the only cell of
-        NAS-Bench-201: there the stem is all that is shared, 2 and 8 % of the time. What other operations of the
-        first cell return could be shared too, for less than one cell in 8 or 15 of that part; it is not.
+        NAS-Bench-201: there the stem is all that is shared, 2 and 8 % of the time. The outputs of other operations of
+        the first cell could be shared too, for less than one cell in 8 or 15 of that part; they are not.
         """
-        x, y = self._batch(draw, look)
-        (cell_type,) = {cut.cell_type for cut in cuts}
-        branches = [without(weights, cut) for cut in cuts]
+        x, y = self._batch(draw, step)
+        (cell_type,) = {ablation.cell_type for ablation in ablations}
+        branches = [without(weights, ablation) for ablation in ablations]
         logits: Tensor = self.learner.execution(self._branches, x, branches, cell_type)
-        loss = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(cuts)), reduction="none")
-        return loss.view(len(cuts), -1), logits.argmax(2) == y
+        loss = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(ablations)), reduction="none")
+        return loss.view(len(ablations), -1), logits.argmax(2) == y
 
-    def _batch(self, draw: int, look: int) -> tuple[Tensor, Tensor]:
-        """Images and labels of a batch, with the operations seeded for it."""
-        torch.manual_seed(derive_seed(self.seed, "probe", draw, look))
-        return self.batches.batch(draw, look)
+    def _batch(self, draw: int, step: int) -> tuple[Tensor, Tensor]:
+        """Draw images and labels of a batch, and seed the operations for it."""
+        torch.manual_seed(derive_seed(self.seed, "probe", draw, step))
+        return self.batches.batch(draw, step)

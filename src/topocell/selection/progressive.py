@@ -6,7 +6,7 @@ with enough decided edges are pruned. Scores are products of measures of the dis
 edge's candidates, each normalised to [0, 1] over the edges of the cell (Li et al., SGAS, 2020).
 
 As in the authors' code the measures of all edges enter the normalisation, those of decided and pruned edges with the
-logits that they had when they were settled.
+logits that they had when they were decided.
 """
 
 import math
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from topocell.selection.decider import Decider
-from topocell.selection.probe import Cut
+from topocell.selection.probe import Ablation
 from topocell.selection.pruning import decide, only, real_candidates, undecided, without_edges
 from topocell.spaces.cell import CellSpec
 from topocell.supernet.arch_state import ArchState
@@ -55,7 +55,7 @@ class Decision:
 
 
 def distribution(arch: ArchState, cell_type: str) -> tuple[Tensor, Tensor]:
-    """p (E, K), the distribution over all candidates of the space, settled or not; bool (E, K), which are real.
+    """p (E, K), the distribution over all candidates of the space, decided or not; bool (E, K), which are real.
 
     Real candidates are those that can be decided for: all but `none`.
     """
@@ -128,7 +128,7 @@ class Progress:
         found = self.next() if due or last else {}
         while found:
             decide(self.decider.learner, {cell: mask for cell, (mask, _) in found.items()})
-            self.decider.settle()
+            self.decider.complete()
             self._made += [decision for _, decision in found.values()]
             found = self.next() if last else {}
         arch = self.decider.learner.arch
@@ -153,22 +153,22 @@ class Progress:
             score = scores(self.criterion, p, real, self._history.get(name, []))
             edge = open_edges[int(score[open_edges].argmax())]
             candidates = torch.nonzero((mask & real)[edge]).flatten().tolist()
-            verdict = self.decider([Cut(name, edge, k) for k in candidates], 1)
-            chosen = candidates[verdict.kept[0]]
+            decided = self.decider([Ablation(name, edge, k) for k in candidates], 1)
+            chosen = candidates[decided.kept[0]]
             mask = only(mask, edge, chosen)
             pruned = self._surplus(cell, mask, cell.edges[edge][1])
             gone = tuple(cell.edges[e] for e in pruned)
             names = cell.candidates[edge]
-            reads = dict(zip((names[k] for k in candidates), verdict.reads))
-            decided = name, cell.edges[edge], names[chosen], float(score[edge]), gone
-            found[name] = without_edges(mask, pruned), Decision(*decided, reads, verdict.record)
+            reads = dict(zip((names[k] for k in candidates), decided.reads))
+            what = name, cell.edges[edge], names[chosen], float(score[edge]), gone
+            found[name] = without_edges(mask, pruned), Decision(*what, reads, decided.record)
         return found
 
     def _surplus(self, cell: CellSpec, mask: Tensor, node: int) -> list[int]:
         """The undecided edges into a node that has its `in_degree` decided ones."""
         left = [e for e in undecided(mask) if e in cell.incoming(node)]
-        settled = [e for e in cell.incoming(node) if int(mask[e].sum()) == 1]
-        return left if len(settled) >= self.in_degree else []
+        decided = [e for e in cell.incoming(node) if int(mask[e].sum()) == 1]
+        return left if len(decided) >= self.in_degree else []
 
     def state_dict(self) -> dict[str, Any]:
         """The distributions, (E, K) float64 for each cell type and epoch, and what a decision in progress has."""

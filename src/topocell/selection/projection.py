@@ -5,7 +5,7 @@ renormalisation; the candidate that is missed most is kept and the others leave 
 a few epochs. When all edges are decided, nodes with too many inputs lose theirs in the same way (Wang et al.,
 Rethinking Architecture Selection in Differentiable NAS, 2021, Algorithms 1 and 2).
 
-The state can be saved after any measurement and any step of tuning. All draws are functions of (seed, purpose,
+The state can be saved after any measurement and any step of tuning. All draws are functions of (seed, stream,
 decision, epoch, step).
 """
 
@@ -27,7 +27,7 @@ from topocell.runtime.hooks import Figures, Monitor, Silent
 from topocell.runtime.nan_guard import Place, Stateful
 from topocell.runtime.rng import generator
 from topocell.selection.decider import decider
-from topocell.selection.probe import Cut
+from topocell.selection.probe import Ablation
 from topocell.selection.pruning import decide, only, real_candidates, undecided, without_edges
 from topocell.selection.rules import OPERATION_RULES
 from topocell.spaces.cell import CellSpec
@@ -75,7 +75,7 @@ class Projection:
         self.loop = EpochLoop(self, seed=seed, device=self.device, monitor=self.monitor, on_nan=on_nan)
         learner.see = self.loop.guard.see
         if rules.operations != PERTURBATION:
-            self._settle_operations()
+            self._decide_operations()
         cells, edges = learner.arch.space.cells, rules.edges == PERTURBATION
         open_edges = [len(self._open(t)) for t in cells]
         self.operation_rounds = max(open_edges) if rules.operations == PERTURBATION else 0
@@ -83,8 +83,8 @@ class Projection:
         default = plan.tune_epochs * (self.rounds - 1) + 1 if plan.tune_epochs else 0
         self.epochs = (default if plan.epochs is None else plan.epochs) if self.rounds else 0
 
-        def batches(split: str, purpose: str) -> Any:
-            return split_batches(data, split, batch_size, f"projection {purpose}", seed=seed, device=self.device)
+        def batches(split: str, stream: str) -> Any:
+            return split_batches(data, split, batch_size, f"projection {stream}", seed=seed, device=self.device)
 
         self._train, self._alpha = batches(stage.weights_on, "weights"), batches(stage.alpha_on, "alpha")
         self.decider = decider(
@@ -128,7 +128,7 @@ class Projection:
         cell_type = list(cells)[self.turn]
         one = self._decide_operation if self.round < self.operation_rounds else self._decide_node
         decision = one(cell_type)
-        self.decider.settle()
+        self.decider.complete()
         self.round, self.turn = divmod(self.round * len(cells) + self.turn + 1, len(cells))
         if decision is not None:
             record, words = decision
@@ -144,13 +144,13 @@ class Projection:
             return None
         edge = self._pick(edges, cell_type)
         candidates = torch.nonzero(self._allowed(cell_type)[edge]).flatten().tolist()
-        verdict = self.decider([Cut(cell_type, edge, k) for k in candidates], 1)
-        (best,) = verdict.kept
+        decided = self.decider([Ablation(cell_type, edge, k) for k in candidates], 1)
+        (best,) = decided.kept
         decide(self.learner, {cell_type: only(mask, edge, candidates[best])})
         names = [cell.candidates[edge][k] for k in candidates]
-        place, reads = _arrow(cell, edge), dict(zip(names, verdict.reads))
-        record = {"decided": place, "kept": names[best], self._measure_name: reads, **verdict.record}
-        return record, f"edge {place} keeps {names[best]} ({self._measure_name} {verdict.reads[best]:.4g})"
+        place, reads = _arrow(cell, edge), dict(zip(names, decided.reads))
+        record = {"decided": place, "kept": names[best], self._measure_name: reads, **decided.record}
+        return record, f"edge {place} keeps {names[best]} ({self._measure_name} {decided.reads[best]:.4g})"
 
     def _decide_node(self, cell_type: str) -> tuple[dict[str, Any], str] | None:
         """Take from a node the edges that are worth least, the last of equals."""
@@ -159,12 +159,12 @@ class Projection:
             return None
         node = self._pick(nodes, cell_type)
         edges = self._inputs(cell_type, node)
-        verdict = self.decider([Cut(cell_type, e) for e in edges], self.rules.in_degree)
-        left = [edges[i] for i in verdict.kept]
+        decided = self.decider([Ablation(cell_type, e) for e in edges], self.rules.in_degree)
+        left = [edges[i] for i in decided.kept]
         decide(self.learner, {cell_type: without_edges(mask, [e for e in edges if e not in left])})
         kept, names = (", ".join(_arrow(cell, e) for e in left)), [_arrow(cell, e) for e in edges]
-        reads = dict(zip(names, verdict.reads))
-        record = {"decided": f"node {node}", "kept": kept, self._measure_name: reads, **verdict.record}
+        reads = dict(zip(names, decided.reads))
+        record = {"decided": f"node {node}", "kept": kept, self._measure_name: reads, **decided.record}
         return record, f"node {node} keeps {kept}"
 
     def seen(self, figures: Figures) -> None:
@@ -208,7 +208,7 @@ class Projection:
         computed = self._cell(cell_type).computed
         return [node for node in computed if len(self._inputs(cell_type, node)) > self.rules.in_degree]
 
-    def _settle_operations(self) -> None:
+    def _decide_operations(self) -> None:
         """Operations by a rule that looks at the architecture alone, all at once."""
         masks = {}
         for t in self.learner.arch.space.cells:

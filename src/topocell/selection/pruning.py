@@ -15,7 +15,7 @@ def decide(learner: Learner, masks: Mapping[str, Tensor]) -> None:
     """Remove every candidate that is False in its cell type's mask, bool (E, K); what is gone stays gone.
 
     An edge with one candidate left is decided, one with none is pruned. The architecture, the supernet and the
-    momentum of its weights are cut alike; α keeps its shape, and its settled logits stay as they are.
+    momentum of its weights are cut alike; α keeps its shape, and its decided logits stay as they are.
     """
     learner.arch.restrict(masks)
     sliced = learner.net.restrict(masks)

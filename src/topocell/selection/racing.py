@@ -8,16 +8,16 @@ as many as there are places leaves the race, one that beats all but as many has 
 
 The t test was chosen for its power. A bound that asks nothing of the distribution (Hoeffding, empirical Bernstein) has
 a term of the range of the differences over the number of images, and would need most of the split for differences of a
-percent. From the first look on there are some hundred images, of which a split of the answers counts only through the
+percent. At the first comparison there are some hundred images, of which a split of the answers counts only through the
 pairs that differ: when b of them differ, all to one side, t is about √b, so that at the levels of a race no candidate
 falls for less than about nine answers.
 
 What is asked is the decision on the *whole split*, not that on all images of the world. Images are drawn from it
 without replacement, so the variance of a mean over n of its N images carries the factor 1 − n/N, and nothing is left
 to doubt at the end of the split. Decisions are right with the stated confidence as far as the t test is: a wrong one
-needs a candidate that ought to stay to be beaten by one that ought not to, at one of the looks; the error is divided
-among these pairs and looks (union bound). Images of one batch share the statistics of its batch norm, which the test
-does not know of; the bound, in turn, counts every look and pair as if it erred alone.
+needs a candidate that ought to stay to be beaten by one that ought not to, at one of the comparisons; the error is
+divided among these pairs and comparisons (union bound). Images of one batch share the statistics of its batch norm,
+which the test does not know of; the bound, in turn, counts every comparison and pair as if it erred alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ SEPARATED, TIE, WHOLE = "separated", "tie", "whole split"
 
 #: Rows of the sums, and what the state has besides.
 _ROWS = ("loss", "accuracy")
-_COUNTS = ("open", "kept", "images", "looks", "batch", "ended")
+_COUNTS = ("open", "kept", "images", "comparisons", "batch", "ended")
 
 
 class Race:
@@ -53,7 +53,7 @@ class Race:
     Attributes:
         open: candidates still measured. ended: None while there are any, then how the race has ended.
         kept: candidates that have won a place; at the end `keep` of them, or all where there are fewer.
-        looks: comparisons made.
+        comparisons: comparisons made.
         images: images that each candidate was measured on.
     """
 
@@ -69,9 +69,9 @@ class Race:
     ) -> None:
         self.keep, self.rules, self._whole = keep, rules, images
         self._row, self._sign = _ROWS.index(metric), METRICS[metric]
-        self._due, self._batches = rules.looks(batches) if rules else [], batches
+        self._due, self._batches = rules.comparisons(batches) if rules else [], batches
         self.open, self.kept, self.images = list(range(candidates)), list[int](), [0] * candidates
-        self.looks = self.batch = 0
+        self.comparisons = self.batch = 0
         self.ended: str | None = None
         self._sums = torch.zeros(len(_ROWS), candidates, dtype=torch.float64, device=device)
         self._products = torch.zeros(candidates, candidates, dtype=torch.float64, device=device)
@@ -105,7 +105,7 @@ class Race:
         return Measured(loss, correct, images)
 
     def _compare(self) -> None:
-        self.looks += 1
+        self.comparisons += 1
         places, m = self.keep - len(self.kept), len(self.open)
         lead, doubt = self._leads()
         better = (lead > doubt) & (doubt > 0)  # without a pair that differs nothing is known of the spread

@@ -134,7 +134,7 @@ STUDIES = Registry[Study](
             "DARTS-PT, Figures 4 and 8",
             trajectory.Trajectory,
             trajectory.measure,
-            "--budget small data.download=true truth.table=nasbench201.csv.gz --out runs/trajectory",
+            "--budget small data.download=true ground_truth.table=nasbench201.csv.gz --out runs/trajectory",
             parallel=True,
         ),
         "operation-strength": Study(
@@ -174,7 +174,7 @@ STUDIES = Registry[Study](
             "DARTS-PT, Figure 9",
             tuning_epochs.TuningEpochs,
             tuning_epochs.measure,
-            "--budget small data.download=true truth.table=nasbench201.csv.gz --out runs/tuning-epochs",
+            "--budget small data.download=true ground_truth.table=nasbench201.csv.gz --out runs/tuning-epochs",
             parallel=True,
         ),
         "selection-agreement": Study(

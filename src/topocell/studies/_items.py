@@ -95,7 +95,7 @@ class Bench:
                 self._compare(asked)
             else:
                 self._write("study.json", files.to_json(asked | {"environment": environment}, indent=2) + "\n")
-            self._settle()
+            self._restore()
         if self._records:
             self.display.say(f"resuming {self.path}: {len(self._records)} of {items} items are there")
 
@@ -221,7 +221,7 @@ class Bench:
         )
         return bool(self.growing) and part == "inputs" and olds < news and label in news - olds
 
-    def _settle(self) -> None:
+    def _restore(self) -> None:
         """Read the finished items; put right what a kill may have left."""
         for found in filter(files.is_temporary, self.path.iterdir()):
             found.unlink()

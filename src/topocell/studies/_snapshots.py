@@ -25,7 +25,7 @@ from topocell.supernet import ArchWeights
 from topocell.supernet.learner import Learner
 
 #: Epochs that are looked at where a study is not told which.
-LOOKS = 5
+SNAPSHOTS = 5
 
 #: Name of the supernet at the end of a search.
 FINISHED = "supernet"
@@ -107,13 +107,13 @@ def expected(learner: Learner) -> dict[str, ArchWeights]:
     return {cell_type: weights.detach() for cell_type, weights in learner.arch.expected().items()}
 
 
-def held_out(search: Search, recipe: Recipe, purpose: str) -> Probe:
+def held_out(search: Search, recipe: Recipe, stream: str) -> Probe:
     """Measures a supernet on the split that moves its architecture, without augmentation.
 
     On as many batches as `selection.projection.batches` says, the same for equal draws.
     """
     split, size = recipe.search.stages[-1].alpha_on, recipe.search.batch_size
-    batches = split_batches(search.data, split, size, purpose, seed=recipe.seed, device=search.device, augmented=False)
+    batches = split_batches(search.data, split, size, stream, seed=recipe.seed, device=search.device, augmented=False)
     return Probe(search.learner, batches, recipe.selection.projection.batches, recipe.seed)
 
 
@@ -143,7 +143,7 @@ def selected(recipe: Recipe, searched: Path, moment: str, path: Path, display: D
 
 
 def epochs_to_see(label: str, recipe: Recipe, wanted: Sequence[int] | None) -> list[int]:
-    """The epochs of a search that a selection can start from, in order: those wanted, or `LOOKS` evenly spaced ones.
+    """List the epochs of a search that a selection starts from: those wanted, or `SNAPSHOTS` evenly spaced ones.
 
     Raises:
         RecipeError: an epoch outside the last stage, in which what is selected from is trained; a search that may end
@@ -154,7 +154,7 @@ def epochs_to_see(label: str, recipe: Recipe, wanted: Sequence[int] | None) -> l
     total = sum(stage.epochs for stage in stages)
     first = total - stages[-1].epochs + 1
     if wanted is None:
-        n = min(LOOKS, stages[-1].epochs)
+        n = min(SNAPSHOTS, stages[-1].epochs)
         return [first - 1 + round(i * stages[-1].epochs / n) for i in range(1, n + 1)]
     outside = [epoch for epoch in wanted if not first <= epoch <= total]
     if outside:

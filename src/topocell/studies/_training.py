@@ -31,7 +31,7 @@ def check(recipes: Iterable[Recipe]) -> dict[str, str]:
         key = f"{recipe.data!r} {recipe.seed}"
         if key not in loaded:
             loaded[key] = setup.load_data(recipe)
-        if setup.load_truth(recipe) is None:
+        if setup.load_ground_truth(recipe) is None:
             setup.check_images(recipe, setup.build_space(recipe), loaded[key])
     return {dataset.fingerprint: dataset.name for dataset in loaded.values()}
 
@@ -92,8 +92,8 @@ def accuracies(record: Mapping[str, Any]) -> list[float]:
 
     Of a cell that was looked up, its one true accuracy.
     """
-    if truth := record["results"].get("truth"):
-        return [truth["accuracy"]]
+    if ground_truth := record["results"].get("ground_truth"):
+        return [ground_truth["accuracy"]]
     return [100 * run["last"] for run in record["results"]["runs"]]
 
 
@@ -106,8 +106,8 @@ def parameters(record: Mapping[str, Any]) -> int | None:
 def scale(record: Mapping[str, Any]) -> str:
     """A sentence that says what accuracies like that of a record rest on."""
     results = record["results"]
-    if truth := results.get("truth"):
-        return f"Accuracies are those of the column {truth['column']} of the NAS-Bench-201 table."
+    if ground_truth := results.get("ground_truth"):
+        return f"Accuracies are those of the column {ground_truth['column']} of the NAS-Bench-201 table."
     return (
         f"Retrained on {results['dataset']} with {results['train_images']} images for {results['epochs']} epochs, "
         f"{results['channels']} channels, tested on {results['test_images']} images after the last epoch, "

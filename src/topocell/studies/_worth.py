@@ -49,7 +49,9 @@ def valued(bench: Bench, found: Sequence[Found]) -> tuple[Rows, str]:
     Rows have `recipe`, `seed`, what the cell is named by, `cell`, `accuracy %`, `regret %` (the distance to the best
     cell of the table; None for a retrained cell) and `skips`. Equal cells of one search are retrained once.
     """
-    tables = {one.arm.key: (one.recipe, setup.load_truth(one.recipe)) for one in {f.arm.key: f for f in found}.values()}
+    tables = {
+        one.arm.key: (one.recipe, setup.load_ground_truth(one.recipe)) for one in {f.arm.key: f for f in found}.values()
+    }
     tasks = {f.item: Task(f.item, retrained, (f.recipe, f.genotype)) for f in found if tables[f.arm.key][1] is None}
     records = bench.all_trained(list(tasks.values()))
     rows: Rows = []
@@ -59,7 +61,7 @@ def valued(bench: Bench, found: Sequence[Found]) -> tuple[Rows, str]:
         rows.append({**named, "accuracy %": accuracy, "regret %": regret, "skips": skips(one.genotype)})
     if records:
         return rows, scale(next(iter(records.values())))
-    columns = dict.fromkeys(recipe.truth.column for recipe, _ in tables.values())
+    columns = dict.fromkeys(recipe.ground_truth.column for recipe, _ in tables.values())
     return rows, f"Accuracies are those of the column {', '.join(columns)} of the NAS-Bench-201 table."
 
 
@@ -69,7 +71,7 @@ def _worth(
     """Accuracy of a cell and, with a table, its regret, both in percent."""
     if table is None:
         return spread(accuracies(records[one.item]))[0], None
-    column = recipe.truth.column
+    column = recipe.ground_truth.column
     return table.lookup(one.genotype).accuracy[column], table.regret(one.genotype, column)
 
 

@@ -33,7 +33,7 @@ def measure(bench: Bench, options: Depth) -> Outcome:
     genotype = Genotype.load(place)
     of_run = shlex.quote(str(place.with_name("recipe.yaml"))) if os.path.isdir(options.genotype) else "darts-v1"
     recipes = {n: options.recipe(options.retrain_as or of_run, last=[f"retrain.layers={n}"]) for n in options.layers}
-    if any(map(setup.load_truth, recipes.values())):
+    if any(map(setup.load_ground_truth, recipes.values())):
         raise RecipeError("depth retrains cells, but a table of true accuracies is named; leave it out for this study")
     seeds = recipes[options.layers[0]].retrain.seeds
     named = {f"{n} layers": recipe for n, recipe in recipes.items()}

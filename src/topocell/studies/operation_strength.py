@@ -14,7 +14,7 @@ from topocell.errors import RecipeError
 from topocell.reporting.terminal import Display
 from topocell.runs import setup
 from topocell.runtime.rng import generator
-from topocell.selection.probe import Cut, without
+from topocell.selection.probe import Ablation, without
 from topocell.selection.pruning import decide, only
 from topocell.spaces.cell import SpaceSpec
 from topocell.studies import _drawings
@@ -101,7 +101,7 @@ def strength(recipe: Recipe, searched: Path, where: Place, candidate: int, path:
     record = {
         "weight": float(soft[cell_type].ops[edge, candidate]),
         "whole": probe(soft, 0).accuracy,
-        "without": probe(without(soft, Cut(cell_type, edge, candidate)), 0).accuracy,
+        "without": probe(without(soft, Ablation(cell_type, edge, candidate)), 0).accuracy,
     }
     decide(learner, {cell_type: only(learner.arch.mask(cell_type).cpu(), edge, candidate)})
     record["at once"] = probe(expected(learner), 0).accuracy

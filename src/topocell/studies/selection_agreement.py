@@ -16,8 +16,8 @@ from topocell.runs.directory import RunDir
 from topocell.runs.monitor import RunMonitor
 from topocell.runs.phases import Phase
 from topocell.runs.setup import Setup
-from topocell.selection.decider import Decider, Verdict, decider
-from topocell.selection.probe import METRICS, Cut
+from topocell.selection.decider import Decided, Decider, decider
+from topocell.selection.probe import METRICS, Ablation
 from topocell.studies import _plots
 from topocell.studies._items import Bench, Outcome, Record
 from topocell.studies._options import Arm, Entries, Searches, distinct
@@ -55,7 +55,7 @@ class SelectionAgreement(Searches):
         return found
 
     def modes(self, recipe: Recipe) -> dict[str, tuple[Deciding, str]]:
-        """Ways to decide by name: what to do, and the purpose that the images are drawn for."""
+        """Ways to decide by name: what to do, and the stream that the images are drawn for."""
         plan = recipe.selection.projection
         given = {"decide_by": PERTURBATION, "metric": plan.metric, "batches": plan.batches}
         exact, fresh = Deciding(**given, fixed_batches=True), Deciding(**given)
@@ -77,8 +77,8 @@ class Panel(Decider):
     """Several deciders of the same supernet. The first one's decisions count; what all of them say is kept.
 
     Attributes:
-        said: for each decision by mode what was `kept` of the cuts, `images`, and `seconds`; and `lost`, how much less
-            what was kept is worth than what the first decider kept, by the measurements of the first.
+        said: for each decision by mode the positions `kept`, `images`, and `seconds`; and `lost`, how much less the
+            kept parts are worth than those that the first decider kept, by the measurements of the first.
     """
 
     def __init__(self, deciders: Mapping[str, Decider]) -> None:
@@ -87,22 +87,22 @@ class Panel(Decider):
         self.deciders = deciders
         self.said: list[dict[str, Any]] = []
 
-    def __call__(self, cuts: Sequence[Cut], keep: int) -> Verdict:
-        found, verdicts = {}, []
+    def __call__(self, ablations: Sequence[Ablation], keep: int) -> Decided:
+        found, decisions = {}, []
         for name, one in self.deciders.items():
-            before, start = one.settled_images, time.monotonic()
-            verdicts.append(one(cuts, keep))
+            before, start = one.completed_images, time.monotonic()
+            decisions.append(one(ablations, keep))
             seconds, images = time.monotonic() - start, one.image_evaluations - before
-            worth = [METRICS[self.metric] * read for read in verdicts[0].reads]
-            lost = sum(worth[i] for i in verdicts[0].kept) - sum(worth[i] for i in verdicts[-1].kept)
-            found[name] = {"kept": verdicts[-1].kept, "images": images, "seconds": seconds, "lost": lost / keep}
+            worth = [METRICS[self.metric] * read for read in decisions[0].reads]
+            lost = sum(worth[i] for i in decisions[0].kept) - sum(worth[i] for i in decisions[-1].kept)
+            found[name] = {"kept": decisions[-1].kept, "images": images, "seconds": seconds, "lost": lost / keep}
         self.said.append(found)
-        return verdicts[0]
+        return decisions[0]
 
-    def settle(self) -> None:
+    def complete(self) -> None:
         """All deciders are done with the decision."""
         for one in self.deciders.values():
-            one.settle()
+            one.complete()
 
     @property
     def evaluations(self) -> int:
@@ -195,7 +195,7 @@ def repeated(
         make: Callable[..., Decider] = partial(
             decider, learner, data, stage.alpha_on, batch_size=size, seen=projection.seen, seed=seed, device=device
         )
-        panel = Panel({name: make(plan=how, purpose=purpose) for name, (how, purpose) in modes.items()})
+        panel = Panel({name: make(plan=how, stream=stream) for name, (how, stream) in modes.items()})
         projection.decider = panel
         saved = directory.latest()
         with monitor.listening():

@@ -33,8 +33,8 @@ def measure(bench: Bench, options: SkipGap) -> Outcome:
 
     The gap is the mean over all edges with both of weight of the skip connection minus mean weight of the
     convolutions (softmaxed where the relaxation is softmax). The paper writes one convolution, `(skip, conv)`; where
-    an edge has several we take their mean. The accuracy is that of the search's log, on `search.watch_batches` of the
-    held-out split.
+    an edge has several we take their mean. The accuracy is that of the search's log, on `search.evaluation_batches` of
+    the held-out split.
 
     Raises:
         RecipeError: a space without an edge that has both, or a search that shrinks its space or may end ahead

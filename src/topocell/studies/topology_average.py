@@ -23,7 +23,7 @@ class TopologyAverage(Options):
     """Options of `topology-average`."""
 
     table: str | None = Field(
-        None, description=f"NAS-Bench-201 table, CSV or CSV.gz; unset: that of {setup.TRUTH_VARIABLE}"
+        None, description=f"NAS-Bench-201 table, CSV or CSV.gz; unset: that of {setup.GROUND_TRUTH_VARIABLE}"
     )
     column: str = Field("cifar10_test_200ep", description="column of accuracies in percent")
 
@@ -37,11 +37,11 @@ def measure(bench: Bench, options: TopologyAverage) -> Outcome:
     Raises:
         DataError: no table is named, or it cannot be read.
     """
-    path = options.table or os.environ.get(setup.TRUTH_VARIABLE)
+    path = options.table or os.environ.get(setup.GROUND_TRUTH_VARIABLE)
     if not path:
         raise DataError(
             f"topology-average reads a table of NAS-Bench-201, but none is named; give table=PATH or set "
-            f"{setup.TRUTH_VARIABLE}"
+            f"{setup.GROUND_TRUTH_VARIABLE}"
         )
     table = Table.load(path)
     values = table.values(options.column)

@@ -74,7 +74,7 @@ def _learns(recipe: Recipe) -> bool:
 def _items(recipe: Recipe, epochs: int) -> int:
     """The search, its projections and, at most, cells to retrain."""
     projects = recipe.selection.rules(0).project
-    retrained = 0 if setup.load_truth(recipe) else epochs * (_learns(recipe) + projects)
+    retrained = 0 if setup.load_ground_truth(recipe) else epochs * (_learns(recipe) + projects)
     return 1 + epochs * projects + retrained
 
 
@@ -92,7 +92,7 @@ def _followed(bench: Bench, arms: Sequence[Arm], epochs: dict[str, list[int]]) -
             if recipe.selection.rules(0).project
         ]
     )
-    told = {arm.key: setup.load_truth(arm.any) is not None for arm in arms}
+    told = {arm.key: setup.load_ground_truth(arm.any) is not None for arm in arms}
     found: list[Found] = []
     for arm, seed, recipe, key in every:
         rule, decide_by = recipe.selection.operations, recipe.selection.projection.decide_by

@@ -82,7 +82,7 @@ def measure(bench: Bench, options: Wirings) -> Outcome:
     for words, recipe in zip(options.proxies, list(recipes.values())[1:]):
         if recipe == recipes["main"]:
             raise RecipeError(f"a proxy is another scale than the ranking itself, but {words!r} changes nothing of it")
-    if any(map(setup.load_truth, recipes.values())):
+    if any(map(setup.load_ground_truth, recipes.values())):
         raise RecipeError("wirings trains networks, but a table of true accuracies is named; leave it out")
     cell = spaces.get("darts", nodes=options.nodes).cells["normal"]
     every = inputs_of_nodes(cell, options.in_degree)

@@ -160,7 +160,7 @@ class ArchState(nn.Module):
         for name, mask in masks.items():
             self.mask(name).logical_and_(mask.to(self.mask(name).device))
 
-    def settled(self, cell_type: str) -> Tensor:
+    def decided(self, cell_type: str) -> Tensor:
         """(E, K) bool: logits that decide nothing any more, and so stay as they are.
 
         Those of candidates that are not live, and all logits of an edge that has come down to one live candidate.

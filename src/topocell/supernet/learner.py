@@ -155,7 +155,7 @@ class Learner:
         return loss
 
     def apply_arch(self, update: ArchBatch, gradient: Sequence[Tensor]) -> None:
-        """Let the optimizers of `update` follow `gradient`; logits that are settled neither decay nor coast."""
+        """Let the optimizers of `update` follow `gradient`; logits that are decided neither decay nor coast."""
         before = {t: alpha.detach().clone() for t, alpha in self.arch.alpha.items()}
         parameters = self.arch_parameters(update.alpha, update.beta)
         for parameter, grad in zip(parameters, gradient):
@@ -172,14 +172,14 @@ class Learner:
             for change in self.after_alpha if update.alpha else ():
                 change(self.arch)
             for t, alpha in self.arch.alpha.items():
-                alpha.copy_(torch.where(self.arch.settled(t), before[t], alpha))
+                alpha.copy_(torch.where(self.arch.decided(t), before[t], alpha))
 
     def _show_arch(self, update: ArchBatch) -> None:
-        """Let the gradient norms of α and β be seen; those of settled logits move nothing and do not count."""
+        """Let the gradient norms of α and β be seen; those of decided logits move nothing and do not count."""
         assert self.see is not None
         if update.alpha:
             slopes = {t: a.grad for t, a in self.arch.alpha.items() if a.grad is not None}
-            moving = [torch.where(self.arch.settled(t), 0.0, slope) for t, slope in slopes.items()]
+            moving = [torch.where(self.arch.decided(t), 0.0, slope) for t, slope in slopes.items()]
             self.see("the gradient norm of alpha", total_norm(moving))
         if update.beta and self.beta_optimizer is not None:
             self.see("the gradient norm of beta", total_norm(b.grad for b in self.arch.beta.values() if b.numel()))

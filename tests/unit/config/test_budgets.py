@@ -67,7 +67,7 @@ def test_sizes_are_capped_and_the_method_stays(name: str, budget: str) -> None:
     layers = NASBENCH201_LAYERS if recipe.space.name == "nasbench201" else limits.layers
     assert search.layers == min(published.search.layers, layers)
     assert search.batch_size == min(published.search.batch_size, limits.batch_size)
-    assert (search.watch_batches or 0) <= limits.watch_batches
+    assert (search.evaluation_batches or 0) <= limits.evaluation_batches
     assert (recipe.data.images or 0) <= limits.images and (recipe.data.test_images or 0) <= limits.test_images
     assert retrain.channels == min(published.retrain.channels, limits.retrain_channels)
     assert retrain.layers == min(published.retrain.layers, max(limits.retrain_layers, layers))

@@ -386,7 +386,7 @@ def test_nasbench201_is_searched_and_retrained_as_published(name: str) -> None:
     assert (plan.drop_path, plan.auxiliary, plan.cutout) == (0.0, 0.0, 0)
     assert plan.weights.lr == Curve(shape="cosine", start=0.1, end=0.0)
     assert (plan.weights.weight_decay, plan.weights.nesterov, plan.weights.clip) == (5e-4, True, None)
-    assert (recipe.truth.table, recipe.truth.column) == (None, "cifar10_test_200ep")
+    assert (recipe.ground_truth.table, recipe.ground_truth.column) == (None, "cifar10_test_200ep")
 
 
 def test_nasbench201_with_none_keeps_all_edges_and_without_it_the_topology_decides() -> None:

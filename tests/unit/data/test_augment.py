@@ -35,7 +35,7 @@ def numbers(x):
     return pixels[:, 0] * 256 + pixels[:, 1]
 
 
-def batches(data, batch_size, augmentation=None, seed=0, purpose="train"):
+def batches(data, batch_size, augmentation=None, seed=0, stream="train"):
     channels = data.images.shape[1]
     return Batches(
         data,
@@ -45,7 +45,7 @@ def batches(data, batch_size, augmentation=None, seed=0, purpose="train"):
         augmentation=augmentation,
         device="cpu",
         seed=seed,
-        purpose=purpose,
+        stream=stream,
     )
 
 
@@ -305,12 +305,12 @@ def test_batches_do_not_touch_the_global_generator():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_seed_and_purpose_change_order_and_augmentation():
+def test_seed_and_stream_change_order_and_augmentation():
     data = numbered(300)
     orders = {
-        tuple(numbers(batches(data, 300, seed=seed, purpose=purpose).batch(0, 0)[0]).tolist())
+        tuple(numbers(batches(data, 300, seed=seed, stream=stream).batch(0, 0)[0]).tolist())
         for seed in (0, 1)
-        for purpose in ("weights", "architecture")
+        for stream in ("weights", "architecture")
     }
     assert len(orders) == 4
     same = ImageSet(pictures(1).expand(64, 3, 16, 16), torch.zeros(64, dtype=torch.int64), ("a", "b"))
@@ -358,7 +358,7 @@ def test_the_gpu_sees_the_same_batch():
         augmentation=Augmentation(2, True, 4),
         device="cuda",
         seed=0,
-        purpose="train",
+        stream="train",
     )
     (x, y), (gx, gy) = cpu.batch(1, 2), gpu.batch(1, 2)
     assert gx.is_cuda and torch.equal(y, gy.cpu())

@@ -67,9 +67,9 @@ def test_every_way_to_name_a_cell_finds_its_row(table: Table, ops: list[str], or
     a, b, c, d, e, f = ops
     arch = f"|{a}~0|+|{b}~0|{c}~1|+|{d}~0|{e}~1|{f}~2|"
     pairs = [[(a, 0)], [(b, 0), (c, 1)], [(d, 0), (e, 1), (f, 2)]]
-    truth = table.lookup(arch)
-    assert (truth.arch, table.archs[truth.index]) == (arch, arch)
-    assert truth.accuracy == {column: accuracy(arch, column) for column in COLUMNS}
+    ground_truth = table.lookup(arch)
+    assert (ground_truth.arch, table.archs[ground_truth.index]) == (arch, arch)
+    assert ground_truth.accuracy == {column: accuracy(arch, column) for column in COLUMNS}
     for node in pairs:
         order.shuffle(node)
     turned = "+".join("|" + "".join(f"{op}~{p}|" for op, p in node) for node in pairs)
@@ -77,7 +77,7 @@ def test_every_way_to_name_a_cell_finds_its_row(table: Table, ops: list[str], or
     left_out = tuple(tuple(pair for pair in node if pair[0] != "none") for node in pairs)
     silent = Genotype("any name", {"cell": CellGenotype(1, left_out, (3,))})
     for cell in (turned, said, silent):
-        assert table.lookup(cell) == truth
+        assert table.lookup(cell) == ground_truth
 
 
 def test_regret_is_the_distance_to_the_best(table: Table) -> None:

@@ -733,7 +733,7 @@ def test_constant_images_do_not_divide_by_zero(tmp_path):
             write(tmp_path / name / f"{number}.png", 40, mode="L")
     black = load("folder", tmp_path)
     source = Batches(
-        black.train, 4, mean=black.mean, std=black.std, augmentation=None, device="cpu", seed=0, purpose="train"
+        black.train, 4, mean=black.mean, std=black.std, augmentation=None, device="cpu", seed=0, stream="train"
     )
     x, _ = source.batch(0, 0)
     assert x.isfinite().all() and float(x.abs().max()) < 1e-3

@@ -420,7 +420,7 @@ def test_percent_takes_any_value(value):
 # --- a run that ends in a table
 
 ARCH = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|skip_connect~0|none~1|avg_pool_3x3~2|"
-TRUTH = {"column": "cifar10_test_200ep", "accuracy": 93.2051, "regret": 1.1682, "optimum": 94.3733, "arch": ARCH}
+GROUND_TRUTH = {"column": "cifar10_test_200ep", "accuracy": 93.2051, "regret": 1.1682, "optimum": 94.3733, "arch": ARCH}
 TRAJECTORY = [{"stage": "search", "epoch": e, "arch": ARCH, "accuracy": 60.0 + 10 * e} for e in range(4)]
 NASBENCH201 = {
     "format": 1,
@@ -431,7 +431,7 @@ NASBENCH201 = {
 
 
 def looked_up(path, **changes):
-    written = json.dumps({"truth": {**TRUTH, **changes}, "trajectory": TRAJECTORY})
+    written = json.dumps({"ground_truth": {**GROUND_TRUTH, **changes}, "trajectory": TRAJECTORY})
     metrics = "".join(json.dumps(row) + "\n" for row in METRICS if row["phase"] == "search")
     run = make_run(path, results_json=written, genotype_json=json.dumps(NASBENCH201), metrics_jsonl=metrics)
     return read(write_report(run)), run
@@ -444,15 +444,15 @@ def test_a_run_that_ends_in_a_table_shows_the_true_accuracy_and_no_retraining(tm
     assert ARCH in page.text and "nothing was retrained" in page.text
     for absent in ("Retraining", "Accuracy per seed", "unfinished", "retraining only", "not yet", "Best epoch"):
         assert absent not in page.text
-    assert (run / "figures/truth.svg").is_file() and not (run / "figures/retrain.svg").exists()
-    drawn = (run / "figures/truth.svg").read_text()
+    assert (run / "figures/ground_truth.svg").is_file() and not (run / "figures/retrain.svg").exists()
+    drawn = (run / "figures/ground_truth.svg").read_text()
     assert "derived cell" in drawn and "best cell of the table" in drawn
 
 
 def test_a_run_that_was_retrained_shows_no_table(tmp_path):
     page = read(write_report(make_run(tmp_path / "demo")))
     assert "True accuracy" not in page.text and "Retraining" in page.text
-    assert not (tmp_path / "demo/figures/truth.svg").exists()
+    assert not (tmp_path / "demo/figures/ground_truth.svg").exists()
 
 
 @pytest.mark.parametrize("value", [None, "high", float("nan"), True, [1]])
@@ -465,8 +465,8 @@ def test_a_true_accuracy_that_is_no_number_is_none(tmp_path, value):
 
 @pytest.mark.parametrize("rows", [[], [{"epoch": 0}], [{"accuracy": None}, {"accuracy": "93"}]])
 def test_a_trajectory_without_numbers_is_not_drawn(tmp_path, rows):
-    assert not run_figures.truth_curve(rows, tmp_path / "truth.svg")
-    assert not (tmp_path / "truth.svg").exists()
+    assert not run_figures.ground_truth_curve(rows, tmp_path / "ground_truth.svg")
+    assert not (tmp_path / "ground_truth.svg").exists()
 
 
 def test_the_trajectory_names_its_stages(tmp_path):
@@ -475,6 +475,6 @@ def test_the_trajectory_names_its_stages(tmp_path):
         for stage in ("operations", "edges")
         for e in range(6)
     ]
-    assert run_figures.truth_curve(rows, tmp_path / "truth.svg")
-    text = (tmp_path / "truth.svg").read_text()
+    assert run_figures.ground_truth_curve(rows, tmp_path / "ground_truth.svg")
+    text = (tmp_path / "ground_truth.svg").read_text()
     assert "operations" in text and "edges" in text and "best cell of the table" in text

@@ -90,7 +90,7 @@ def trained(of: RetrainPlan, given: splits.Dataset, monitor: Any = None, **optio
 
 
 def batches_of_test_images(of: splits.Dataset, size: int) -> Batches:
-    options = {"augmentation": None, "device": "cpu", "seed": 0, "purpose": "test"}
+    options = {"augmentation": None, "device": "cpu", "seed": 0, "stream": "test"}
     return Batches(of.test, size, mean=of.mean, std=of.std, **options)
 
 
@@ -166,9 +166,7 @@ def test_the_first_weights_are_those_that_were_tested(digits: splits.Dataset) ->
     done = trained(plan(seeds=(0, 1), weights={"lr": 0.1}), digits)
     net = FixedNet(SMALL, 4, 3, 10, in_channels=1)
     net.load_state_dict(done.first_weights)
-    test = Batches(
-        digits.test, 7, mean=digits.mean, std=digits.std, augmentation=None, device="cpu", seed=0, purpose=""
-    )
+    test = Batches(digits.test, 7, mean=digits.mean, std=digits.std, augmentation=None, device="cpu", seed=0, stream="")
     assert evaluate(net, test)[1] == done.runs[0]["last"]
 
 

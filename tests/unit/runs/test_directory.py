@@ -175,15 +175,15 @@ def test_other_data_is_accepted_when_told_so_and_remembered(tmp_path: Path) -> N
 
 
 def test_another_table_of_true_accuracies_is_other_data(tmp_path: Path) -> None:
-    opened(tmp_path, truth_fingerprint="old").close()
-    for now in ({"truth_fingerprint": "new"}, {}):
-        words = f"was old, is {now.get('truth_fingerprint')}"
+    opened(tmp_path, ground_truth_fingerprint="old").close()
+    for now in ({"ground_truth_fingerprint": "new"}, {}):
+        words = f"was old, is {now.get('ground_truth_fingerprint')}"
         refused(tmp_path, "the table of true accuracies it began with", words, "--accept-data", **now)
-    env = ENV | {"truth_fingerprint": "new", "data_fingerprint": "xyz"}
+    env = ENV | {"ground_truth_fingerprint": "new", "data_fingerprint": "xyz"}
     with RunDir.open(tmp_path, RECIPE, env=env, accept_data=True) as run:
         assert len(run.warnings) == 2
         found = run.read_json("env.json")
-        assert (found["earlier_truth_fingerprints"], found["earlier_data_fingerprints"]) == (["old"], ["abc"])
+        assert (found["earlier_ground_truth_fingerprints"], found["earlier_data_fingerprints"]) == (["old"], ["abc"])
     with RunDir.open(tmp_path, RECIPE, env=env) as run:
         assert run.warnings == []
 

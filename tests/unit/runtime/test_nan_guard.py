@@ -21,7 +21,7 @@ from topocell.errors import RecipeError, RunError
 from topocell.genotype.genotype import Genotype
 from topocell.retraining.retraining import Retraining
 from topocell.runtime.hooks import Silent
-from topocell.runtime.nan_guard import LOOK_EVERY, Group, Guard, Place, total_norm
+from topocell.runtime.nan_guard import READ_EVERY, Group, Guard, Place, total_norm
 from topocell.searching.loop import Search
 
 # --- the guard alone
@@ -91,7 +91,7 @@ def test_skip_leaves_no_trace_of_the_batch() -> None:
     before = training.state()
     assert training.guard.step(3, 100, lambda: training.step(True)) is None
     assert_identical(training.state(), before)
-    assert training.guard.left_out == 1 and len(training.said) == 1 and "left out" in training.said[0]
+    assert training.guard.skipped == 1 and len(training.said) == 1 and "the batch is skipped" in training.said[0]
     assert all(p.grad is None for p in training.net.parameters())
 
 
@@ -135,15 +135,15 @@ def test_a_resumed_epoch_does_as_the_whole_one(on_nan: OnNan) -> None:
     resumed.number = 3
     resumed.run(3, bad=(4,))
     assert_identical(resumed.state(), whole.state())
-    assert resumed.guard.left_out == whole.guard.left_out == 2
+    assert resumed.guard.skipped == whole.guard.skipped == 2
 
 
-def test_one_batch_in_ten_may_be_left_out() -> None:
+def test_one_batch_in_ten_may_be_skipped() -> None:
     training = Training("skip").run(20, bad=(3, 7), of=20)
     with pytest.raises(RunError, match=r"at most one batch in ten .* number 3 of 20"):
         training.run(1, bad=(20,), of=20)
     training.guard.end_epoch()
-    assert training.guard.left_out == 0
+    assert training.guard.skipped == 0
     with pytest.raises(RunError, match="number 2 of 4"):
         Training("skip").run(4, bad=(0, 3), of=4)
 
@@ -153,11 +153,11 @@ def test_on_a_device_values_are_read_seldom_and_the_step_is_named_all_the_same()
     with pytest.raises(
         RunError, match="the loss must stay finite, but is nan in step 4: the weights have grown to nan"
     ):
-        training.guard.settle()
+        training.guard.check()
     training = Training("stop", device="cuda")
     with pytest.raises(RunError, match="in step 2"):
-        training.run(LOOK_EVERY, bad=(2,))
-    assert training.number < LOOK_EVERY
+        training.run(READ_EVERY, bad=(2,))
+    assert training.number < READ_EVERY
 
 
 def test_an_overflowing_update_is_found_before_it_is_saved() -> None:
@@ -165,8 +165,8 @@ def test_an_overflowing_update_is_found_before_it_is_saved() -> None:
     with torch.no_grad():
         training.net[0].weight[1, 1] = math.inf  # as a step of a finite gradient can leave it
     with pytest.raises(RunError, match=r"every parameter must stay finite, .*; lower weights\.lr"):
-        training.guard.settle()
-    Training("stop").run(1).guard.settle()
+        training.guard.check()
+    Training("stop").run(1).guard.check()
 
 
 def test_the_likely_cause_is_the_images_then_what_has_grown_then_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,14 +223,14 @@ class States(Silent):
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes image 5 of one batch infinite: of a purpose that ends in a word, at an epoch and step."""
+    """Makes image 5 of one batch infinite: of a stream that ends in a word, at an epoch and step."""
 
-    def breaks(purpose: str, epoch: int, step: int) -> None:
+    def breaks(stream: str, epoch: int, step: int) -> None:
         real = Batches.batch
 
         def batch(self: Batches, *at: int) -> tuple[torch.Tensor, torch.Tensor]:
             x, y = real(self, *at)
-            if self.purpose.endswith(purpose) and at == (epoch, step):
+            if self.stream.endswith(stream) and at == (epoch, step):
                 x[5] = math.inf
             return x, y
 
@@ -242,7 +242,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def plan(level: str, **options: Any) -> SearchPlan:
     stage = {"name": "only", "epochs": 2, "level": level, "topology": SETS, **options}
     return SearchPlan.model_validate(
-        {"channels": 4, "layers": 3, "batch_size": 16, "watch_batches": 1, "stages": [stage]}
+        {"channels": 4, "layers": 3, "batch_size": 16, "evaluation_batches": 1, "stages": [stage]}
     )
 
 
@@ -272,7 +272,7 @@ def test_a_skipped_batch_leaves_no_trace_in_a_search(level: str, stream: str, ha
     before, after = monitor.states[:2]
     assert (before["step"], after["step"]) == (1, 2)
     assert_identical({part: before[part] for part in PARTS}, {part: after[part] for part in PARTS})
-    assert [record.get("left_out") for record in monitor.records] == [1, None]
+    assert [record.get("skipped") for record in monitor.records] == [1, None]
     assert len(monitor.said) == 1 and "image " in monitor.said[0]
     assert monitor.states[-1]["meter"]["images"] == 0
 
@@ -317,7 +317,7 @@ def test_a_skipped_batch_leaves_no_trace_in_retraining_not_even_in_batch_norm(di
     before, after = (monitor.states[at.index(place)] for place in ((1, 1), (1, 2)))
     assert any("running_mean" in name for name in before["net"])
     assert_identical(*({part: state[part] for part in ("net", "optimizer")} for state in (before, after)))
-    assert [record.get("left_out") for record in monitor.records] == [None, 1]
+    assert [record.get("skipped") for record in monitor.records] == [None, 1]
 
 
 @pytest.mark.parametrize("clip", [5.0, None])

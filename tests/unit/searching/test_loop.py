@@ -61,7 +61,7 @@ def thirds(dataset: splits.Dataset) -> SearchData:
 
 def plan(*stages: Mapping[str, Any], **options: Any) -> SearchPlan:
     named = [{"name": f"stage-{number}", "epochs": 1} | dict(stage) for number, stage in enumerate(stages)]
-    sizes = {"channels": 4, "layers": 3, "batch_size": 16, "watch_batches": 1}
+    sizes = {"channels": 4, "layers": 3, "batch_size": 16, "evaluation_batches": 1}
     return SearchPlan.model_validate(sizes | options | {"stages": named})
 
 
@@ -426,8 +426,8 @@ def test_epsilon_of_sdarts_grows_with_the_epochs() -> None:
 def test_decisions_and_figures_are_not_sampled(
     halves: SearchData, tmp_path: Path, relaxation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The watch and the shrink ask for expected weights; a sample in either would fail here."""
-    both = plan({"relaxation": relaxation}, {"epochs": 0, "shrink": "best"}, watch_batches=None)
+    """The evaluation and the shrink ask for expected weights; a sample in either would fail here."""
+    both = plan({"relaxation": relaxation}, {"epochs": 0, "shrink": "best"}, evaluation_batches=None)
     state = at_the_end_of_the_first_stage(both, halves, tmp_path)
     for kind in SPACE.cells:
         state["arch"][f"alpha.{kind}"] = on_each_edge([2.0, 1.0, 0.5])
@@ -437,7 +437,7 @@ def test_decisions_and_figures_are_not_sampled(
     assert {cell.candidates for cell in done.space.cells.values()} == {(("skip_connect",),) * 5}
     learner = restored(both, halves, state)
     val = Batches(
-        halves.get("val"), 16, mean=halves.mean, std=halves.std, augmentation=None, device="cpu", seed=0, purpose="any"
+        halves.get("val"), 16, mean=halves.mean, std=halves.std, augmentation=None, device="cpu", seed=0, stream="any"
     )
     records = [observe(learner.net, learner.arch, Rules(), [val.batch(0, 0)]) for _ in range(2)]
     assert records[0] == records[1]
@@ -647,7 +647,7 @@ def test_the_records_describe_each_epoch(halves: SearchData) -> None:
     recorder = Recorder()
     stage = {"epochs": 2, "topology": SETS, "penalty": 10}
     done = finished(
-        plan({**stage}, {"topology": "dense"}, watch_batches=None), halves, recorder, rules=Rules(in_degree=1)
+        plan({**stage}, {"topology": "dense"}, evaluation_batches=None), halves, recorder, rules=Rules(in_degree=1)
     )
     assert [(r["phase"], r["stage"], r["stage_index"], r["epoch"]) for r in recorder.records] == [
         ("search", "stage-0", 0, 0),
@@ -667,7 +667,7 @@ def test_the_records_describe_each_epoch(halves: SearchData) -> None:
     assert set(last["depth"]) == set(last["width"]) == {"normal", "reduce"}
     val = halves.get("val")
     watched = Batches(
-        val, 16, mean=halves.mean, std=halves.std, augmentation=None, device="cpu", seed=0, purpose="stage-1 watch"
+        val, 16, mean=halves.mean, std=halves.std, augmentation=None, device="cpu", seed=0, stream="stage-1 watch"
     )
     soft = done.learner.arch.expected()
     with torch.no_grad():
@@ -680,7 +680,7 @@ def test_the_records_describe_each_epoch(halves: SearchData) -> None:
     assert last["val_accuracy"] == last["gap"]["soft"]
 
 
-def test_the_watch_mixes_the_classes_of_a_sorted_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_evaluation_mixes_the_classes_of_a_sorted_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batch norm with the statistics of one class alone would show an accuracy that no mixed batch has."""
     dataset = splits.load("digits", images=96, test_images=20)
     by_class = dataset.train.subset(dataset.train.labels.argsort(stable=True))
@@ -692,7 +692,7 @@ def test_the_watch_mixes_the_classes_of_a_sorted_set(monkeypatch: pytest.MonkeyP
         return {}
 
     monkeypatch.setattr(importlib.import_module("topocell.searching.loop"), "observe", look)
-    finished(plan({"epochs": 1, "level": "weights", "weights_on": "all"}, watch_batches=None), given)
+    finished(plan({"epochs": 1, "level": "weights", "weights_on": "all"}, evaluation_batches=None), given)
     assert len(seen) == 6
     assert all(len(labels.unique()) > 3 for labels in seen)
     assert len(given.get("all").labels[:16].unique()) <= 3

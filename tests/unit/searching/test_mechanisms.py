@@ -45,7 +45,7 @@ def state(**values: float) -> ArchState:
 
 
 def plan(**stage: Any) -> SearchPlan:
-    sizes = {"channels": 4, "layers": 3, "batch_size": 16, "watch_batches": 1}
+    sizes = {"channels": 4, "layers": 3, "batch_size": 16, "evaluation_batches": 1}
     return SearchPlan.model_validate(sizes | {"stages": [{"name": "search", "epochs": 3} | stage]})
 
 
@@ -123,7 +123,7 @@ def test_a_stage_that_ended_early_hands_on(halves: SearchData, tmp_path: Path) -
         {"name": "first", "epochs": 4, "mechanisms": {"early_stop": {"stable": 1}}, "alpha": {"lr": 1e-9}},
         {"name": "second", "epochs": 1},
     ]
-    sizes = {"channels": 4, "layers": 3, "batch_size": 16, "watch_batches": 1}
+    sizes = {"channels": 4, "layers": 3, "batch_size": 16, "evaluation_batches": 1}
     seen = Records()
     Search(SearchPlan.model_validate(sizes | {"stages": stages}), SPACE, halves, monitor=seen).run()
     assert [(r["stage"], r["epoch"]) for r in seen.records] == [("first", 0), ("first", 1), ("second", 0)]

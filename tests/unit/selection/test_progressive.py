@@ -250,7 +250,7 @@ class Saver(Silent):
 
 def plan(*stages: Mapping[str, Any]) -> SearchPlan:
     named = [{"name": f"stage-{number}"} | dict(stage) for number, stage in enumerate(stages)]
-    sizes = {"channels": 4, "layers": 3, "batch_size": 8, "watch_batches": 1}
+    sizes = {"channels": 4, "layers": 3, "batch_size": 8, "evaluation_batches": 1}
     return SearchPlan.model_validate(sizes | {"stages": named})
 
 

@@ -26,7 +26,7 @@ from topocell.io import checkpoint
 from topocell.runtime.hooks import Silent
 from topocell.selection import projection as module
 from topocell.selection.decider import DECISIONS
-from topocell.selection.probe import Cut, Measured, Probe, without
+from topocell.selection.probe import Ablation, Measured, Probe, without
 from topocell.selection.projection import Projection
 from topocell.selection.pruning import decide, only, undecided
 from topocell.selection.rules import derive
@@ -198,10 +198,10 @@ class Counted:
         return Measured(1.0, 0.5, 25_000)
 
     def measure_together(
-        self, weights: Mapping[str, ArchWeights], cuts: Sequence[Cut], draw: int, look: int
+        self, weights: Mapping[str, ArchWeights], ablations: Sequence[Ablation], draw: int, step: int
     ) -> tuple[Tensor, Tensor]:
-        self.draws += [draw] * len(cuts) if look == 0 else []
-        return torch.ones(len(cuts), 16), torch.ones(len(cuts), 16, dtype=torch.bool)
+        self.draws += [draw] * len(ablations) if step == 0 else []
+        return torch.ones(len(ablations), 16), torch.ones(len(ablations), 16, dtype=torch.bool)
 
     def tune(self, of: Learner, batch: tuple[Tensor, Tensor], updates: Any) -> Any:
         self.steps.append(len(updates))
@@ -307,14 +307,14 @@ def test_the_order_is_drawn_for_each_cell_type_by_itself(counted: Counted) -> No
 # --- one measurement
 
 
-def test_a_cut_takes_one_thing_out_and_renormalises_nothing() -> None:
+def test_an_ablation_takes_one_thing_out_and_renormalises_nothing() -> None:
     weights = {t: ArchWeights(torch.rand(3, 2), torch.rand(3)) for t in ("normal", "reduce")}
     before = {t: (w.ops.clone(), w.edges.clone()) for t, w in weights.items()}
-    operation = without(weights, Cut("reduce", 1, 0))
+    operation = without(weights, Ablation("reduce", 1, 0))
     assert operation["normal"] is weights["normal"]
     assert operation["reduce"].ops[1, 0] == 0 and torch.equal(operation["reduce"].edges, before["reduce"][1])
     assert operation["reduce"].ops.ne(before["reduce"][0]).sum() == 1
-    edge = without(weights, Cut("normal", 2))
+    edge = without(weights, Ablation("normal", 2))
     assert edge["normal"].ops[2].tolist() == [0, 0] and edge["normal"].edges[2] == 0
     assert torch.equal(edge["normal"].ops[:2], before["normal"][0][:2])
     for t, (ops, edges) in before.items():  # what was given is left alone
@@ -329,11 +329,11 @@ def test_a_measurement_counts_the_answers_over_its_batches() -> None:
     found = probe(weights, draw=3)
     assert found.images == 32 and Probe(subject, batches, 1, seed=0)(weights, 3).images == 16
     assert probe(weights, 3) == found != probe(weights, 4)
-    quiet = without(without(without(weights, Cut("cell", 0, 0)), Cut("cell", 1, 2)), Cut("cell", 2, 1))
+    quiet = without(without(without(weights, Ablation("cell", 0, 0)), Ablation("cell", 1, 2)), Ablation("cell", 2, 1))
     losses, correct = 0.0, 0
     with torch.no_grad():  # without the noise operations nothing is drawn
-        for look in range(2):
-            x, y = batches.batch(3, look)
+        for step in range(2):
+            x, y = batches.batch(3, step)
             logits = subject.net(x, quiet)
             losses += float(torch.nn.functional.cross_entropy(logits, y, reduction="sum"))
             correct += int((logits.argmax(1) == y).sum())
@@ -348,12 +348,12 @@ def test_candidates_side_by_side_are_measured_as_alone() -> None:
     batches = split_batches(DATA, "val", 16, "probe", seed=0, device="cpu")
     weights = {t: w.detach() for t, w in subject.arch.expected().items()}
     probe = Probe(subject, batches, None, seed=0)
-    assert (probe.looks, probe.images) == (2, 32)
+    assert (probe.n_batches, probe.images) == (2, 32)
     for kind in space.cells:
-        cuts = [Cut(kind, 1, 0), Cut(kind, 1, 2), Cut(kind, 3)]
-        found = [probe.side_by_side(weights, cuts, 5, look) for look in range(2)]
-        for number, cut in enumerate(cuts):
-            alone = probe(without(weights, cut), 5)
+        ablations = [Ablation(kind, 1, 0), Ablation(kind, 1, 2), Ablation(kind, 3)]
+        found = [probe.side_by_side(weights, ablations, 5, step) for step in range(2)]
+        for number, ablation in enumerate(ablations):
+            alone = probe(without(weights, ablation), 5)
             loss = sum(float(loss[number].sum()) for loss, _ in found) / 32
             assert loss == pytest.approx(alone.loss, rel=1e-6)
             assert sum(int(correct[number].sum()) for _, correct in found) / 32 == alone.accuracy
@@ -449,7 +449,7 @@ def test_a_learning_rate_that_is_too_large_ends_the_projection() -> None:
 
 
 @pytest.mark.parametrize("on_nan", ["skip", "rollback"])
-def test_a_broken_image_of_tuning_is_left_out_when_told_to(
+def test_a_broken_image_of_tuning_is_skipped_when_told_to(
     on_nan: OnNan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same with a kill inside the epoch: what a rollback goes back to is saved with the rest."""
@@ -457,7 +457,7 @@ def test_a_broken_image_of_tuning_is_left_out_when_told_to(
 
     def batch(self: Batches, *which: int) -> tuple[torch.Tensor, torch.Tensor]:
         x, y = real(self, *which)
-        if self.purpose == "projection weights" and which == at:
+        if self.stream == "projection weights" and which == at:
             x[2] = math.inf
         return x, y
 
@@ -472,7 +472,7 @@ def test_a_broken_image_of_tuning_is_left_out_when_told_to(
 
     whole = begun(on_nan, recorder := Recorder(tmp_path))
     whole.run()
-    assert [record.get("left_out") for record in recorder.of("tune")] == [None, 1, None]
+    assert [record.get("skipped") for record in recorder.of("tune")] == [None, 1, None]
     states = [checkpoint.load(tmp_path / f"{n}.ckpt") for n in range(len(recorder.before))]
     places = [(state["epoch"], state["step"]) for state in states]
     start, before, behind = (states[len(places) - 1 - places[::-1].index(at)] for at in ((1, 0), (1, 1), (1, 2)))
@@ -548,7 +548,9 @@ def test_a_race_that_is_killed_goes_on_bit_for_bit(tmp_path: Path) -> None:
     inside = [n for n, state in enumerate(states) if state["decider"]["trials"]]
     nodes = [n for n in inside if states[n]["round"] >= whole.operation_rounds]
     fewer = [
-        n for n in inside if (t := states[n]["decider"]["trials"][0])["ended"] is None and t["looks"] and t["kept"]
+        n
+        for n in inside
+        if (t := states[n]["decider"]["trials"][0])["ended"] is None and t["comparisons"] and t["kept"]
     ]
     for number in (inside[len(inside) // 2], nodes[-1], *fewer[:1]):
         torch.manual_seed(number)

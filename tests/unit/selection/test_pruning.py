@@ -104,15 +104,15 @@ def test_what_is_left_learns_as_if_the_rest_were_there_with_weight_zero(partial:
         assert torch.allclose(cut.arch.alpha[kind], whole.arch.alpha[kind], rtol=1e-9)
 
 
-def test_settled_logits_neither_decay_nor_coast() -> None:
+def test_decided_logits_neither_decay_nor_coast() -> None:
     subject = learner()
     steps(subject, 0, 3)
     assert all(state["exp_avg"].abs().min() > 0 for state in subject.alpha_optimizer.state.values())
     decide(subject, some_masks(subject))
     before = {kind: alpha.detach().clone() for kind, alpha in subject.arch.alpha.items()}
     steps(subject, 3, 3)
-    settled = {"normal": [True, False, False, True, False], "reduce": [False, False, False, False, True]}
-    for kind, rows in settled.items():
+    decided = {"normal": [True, False, False, True, False], "reduce": [False, False, False, False, True]}
+    for kind, rows in decided.items():
         for edge, still in enumerate(rows):
             moved = subject.arch.alpha[kind][edge].ne(before[kind][edge])
             assert not moved.any() if still else moved.all()
@@ -120,11 +120,11 @@ def test_settled_logits_neither_decay_nor_coast() -> None:
     assert one_left.tolist() == [0, 0, 1]
 
 
-def test_an_edge_with_a_single_candidate_from_the_start_is_not_settled() -> None:
+def test_an_edge_with_a_single_candidate_from_the_start_is_not_decided() -> None:
     """Its logit is worth nothing in a softmax, and much in a relaxation that weighs each candidate by itself."""
     cell = SPACE.cells["normal"].with_candidates([("skip_connect",)] + [("skip_connect", "none")] * 4)
     arch = ArchState(SPACE.with_cells({"normal": cell, "reduce": SPACE.cells["reduce"]}))
-    assert arch.settled("normal").tolist() == [[False, True]] + [[False, False]] * 4
+    assert arch.decided("normal").tolist() == [[False, True]] + [[False, False]] * 4
 
 
 def test_a_node_may_lose_all_its_inputs() -> None:

@@ -41,7 +41,7 @@ def losses(candidates: int, images: int, spread: float, gap: float, seed: int) -
 def test_without_rules_the_whole_split_decides(candidates: int, keep: int, seed: int, metric: str) -> None:
     loss = losses(candidates, 40, 1.0, 0.0, seed)
     race = run(loss, min(keep, candidates), metric=metric)
-    assert race.ended == WHOLE and race.images == [40] * candidates and race.looks == 0
+    assert race.ended == WHOLE and race.images == [40] * candidates and race.comparisons == 0
     worth = loss.double().mean(1) if metric == "loss" else -(loss < 1).double().mean(1)
     assert race.kept == sorted(best(worth.tolist(), range(candidates), min(keep, candidates)))
     assert race.worth() == pytest.approx(worth.tolist())
@@ -67,7 +67,7 @@ def test_a_race_decides_as_the_whole_split_as_often_as_it_says(metric: str, keep
 
 def test_a_clear_leader_saves_most_of_the_split() -> None:
     race = run(losses(7, 4096, 0.2, 0.3, 0), 1, 64, "loss", Racing())
-    assert race.ended == SEPARATED and race.looks == 1 and race.images == [128] * 7
+    assert race.ended == SEPARATED and race.comparisons == 1 and race.images == [128] * 7
     assert sum(race.images) * 20 < 7 * 4096
 
 
@@ -83,12 +83,12 @@ def test_those_that_are_out_leave_while_the_others_go_on() -> None:
 
 
 def test_the_bound_is_that_of_a_paired_t_test_on_a_part_of_the_split() -> None:
-    """At the first of two looks, of three candidates for one place."""
+    """At the first of two comparisons, of three candidates for one place."""
     loss = losses(3, 64, 1.0, 0.0, 1)
     rules = Racing(confidence=0.9, first=1)
     race = Race(3, 1, "loss", 4, 64, rules, CPU)
-    assert rules.looks(4) == [1, 2]
-    race._due = [9, 10]  # two looks that are never due
+    assert rules.comparisons(4) == [1, 2]
+    race._due = [9, 10]  # two comparisons that are never due
     race.add(loss[:, :16], loss[:, :16] < 1)
     lead, doubt = race._leads()
     difference = (loss[0, :16] - loss[2, :16]).double()
@@ -115,20 +115,22 @@ def test_within_the_margin_the_leader_stays() -> None:
     assert float(worth[easy.kept[0]]) >= float(worth.max()) - 0.05
 
 
-def test_one_candidate_needs_no_more_than_a_look() -> None:
+def test_one_candidate_needs_no_more_than_one_batch() -> None:
     assert run(losses(1, 64, 1.0, 0.0, 0), 1, 16, "loss", Racing(first=1)).images == [16]
 
 
 @given(st.integers(1, 9), st.floats(1.01, 4), st.integers(1, 500))
-def test_looks_grow_up_to_the_end_of_the_split(first: int, growth: float, batches: int) -> None:
-    looks = Racing(first=first, growth=growth).looks(batches)
-    assert looks[:1] == ([first] if first < batches else []) and looks == sorted(set(looks))
-    assert all(look < batches for look in looks)
-    assert all(after >= before * growth for before, after in pairwise(looks))
-    assert Racing().looks(391) == [2, 4, 8, 16, 32, 64, 128, 256]
+def test_comparisons_grow_up_to_the_end_of_the_split(first: int, growth: float, batches: int) -> None:
+    comparisons = Racing(first=first, growth=growth).comparisons(batches)
+    assert comparisons[:1] == ([first] if first < batches else []) and comparisons == sorted(set(comparisons))
+    assert all(at < batches for at in comparisons)
+    assert all(after >= before * growth for before, after in pairwise(comparisons))
+    assert Racing().comparisons(391) == [2, 4, 8, 16, 32, 64, 128, 256]
 
 
-@pytest.mark.parametrize("options", [{"confidence": 1}, {"confidence": 0.5}, {"first": 0}, {"growth": 1}, {"looks": 3}])
+@pytest.mark.parametrize(
+    "options", [{"confidence": 1}, {"confidence": 0.5}, {"first": 0}, {"growth": 1}, {"comparisons": 3}]
+)
 def test_rules_that_cannot_be(options: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         Racing(**options)
@@ -138,7 +140,7 @@ def test_a_race_goes_on_from_its_state() -> None:
     loss = losses(5, 1024, 0.3, 0.01, 2)
     whole = run(loss, 2, 16, "loss", Racing())
     first = Race(5, 2, "loss", 64, 1024, Racing(), CPU)
-    while first.looks < 3:
+    while first.comparisons < 3:
         part = loss[first.open, 16 * first.batch : 16 * (first.batch + 1)]
         first.add(part, part < 1)
     second = Race(5, 2, "loss", 64, 1024, Racing(), CPU)

@@ -14,14 +14,14 @@ from topocell.runs import setup
 from topocell.runs.monitor import RunMonitor
 from topocell.runtime.hooks import Interrupted
 
-TINY = ["data.images=64", "data.test_images=10", "space.nodes=2", "search.watch_batches=1", "search.batch_size=8"]
+TINY = ["data.images=64", "data.test_images=10", "space.nodes=2", "search.evaluation_batches=1", "search.batch_size=8"]
 SMALL = [*TINY, "space.candidates=[skip_connect,max_pool_3x3]", "selection.projection.batches=null"]
 OPTIONS = ["confidences=0.6", "margins=[0,0.5]", "selection.projection.tune_epochs=0"]
 
 
 @pytest.fixture(autouse=True)
 def no_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(setup.TRUTH_VARIABLE, raising=False)
+    monkeypatch.delenv(setup.GROUND_TRUTH_VARIABLE, raising=False)
 
 
 @pytest.fixture(scope="module")

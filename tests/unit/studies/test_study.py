@@ -31,10 +31,10 @@ from topocell.studies import STUDIES, Bench, Options, Outcome, Study, edge_ranki
 from topocell.studies._options import parse
 from topocell.studies._training import finished_search
 
-TINY = ["--budget", "smoke", "data.images=24", "data.test_images=10", "space.nodes=2", "search.watch_batches=1"]
+TINY = ["--budget", "smoke", "data.images=24", "data.test_images=10", "space.nodes=2", "search.evaluation_batches=1"]
 CELL = {"inputs": 2, "nodes": [[["skip_connect", 0], ["sep_conv_3x3", 1]], [["skip_connect", 2]]], "concat": [2, 3]}
 TABLE_FILES = ("table.csv", "table.md", "figure.png", "figure.svg", "study.json")
-REAL_TABLE = os.environ.get(setup.TRUTH_VARIABLE, "")
+REAL_TABLE = os.environ.get(setup.GROUND_TRUTH_VARIABLE, "")
 
 #: The smallest form of every study; {place} is a directory with `cell.json` and `table.csv`.
 SMALLEST = {
@@ -413,7 +413,7 @@ def test_averages_of_a_planted_table(place: Path, done: Callable[[str], Path]) -
     assert summary == {"6": 70.0, **{str(k): pytest.approx(41 + 5 * k) for k in range(6)}}
 
 
-@pytest.mark.skipif(not REAL_TABLE, reason=f"{setup.TRUTH_VARIABLE} does not name the NAS-Bench-201 table")
+@pytest.mark.skipif(not REAL_TABLE, reason=f"{setup.GROUND_TRUTH_VARIABLE} does not name the NAS-Bench-201 table")
 def test_topology_average_of_the_benchmark(tmp_path: Path) -> None:
     """TopoNAS, Figure 1, CIFAR-10 after 200 epochs."""
     studies.run("topology-average", [f"table={REAL_TABLE}"], tmp_path / "a")
@@ -423,7 +423,7 @@ def test_topology_average_of_the_benchmark(tmp_path: Path) -> None:
 
 
 def test_the_environment_names_the_table(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(setup.TRUTH_VARIABLE, str(place / "table.csv"))
+    monkeypatch.setenv(setup.GROUND_TRUTH_VARIABLE, str(place / "table.csv"))
     studies.run("topology-average", [], tmp_path / "a")
     assert len(rows_of(tmp_path / "a")) == 64
     with pytest.raises(DataError, match="cannot read the table"):
@@ -565,7 +565,7 @@ def test_pairs_of_recipes(done: Callable[[str], Path]) -> None:
 
 def test_cells_with_a_known_accuracy_are_looked_up(place: Path, tmp_path: Path) -> None:
     words = ["budget=smoke", *TINY[2:4], "recipes=[nb201-darts]", "seeds=[0]"]
-    words += [f"truth.table={place / 'table.csv'}"]
+    words += [f"ground_truth.table={place / 'table.csv'}"]
     studies.run("compare", words, tmp_path / "a")
     (row,) = rows_of(tmp_path / "a")
     genotype = Genotype.load(tmp_path / "a/runs/nb201-darts-seed-0/genotype.json")

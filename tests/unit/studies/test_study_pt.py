@@ -31,7 +31,7 @@ from topocell.studies._loops import PlainTraining, Tuning
 from topocell.studies._training import searched
 from topocell.supernet import ArchWeights
 
-QUICK = ["budget=smoke", "data.images=24", "data.test_images=10", "search.watch_batches=1"]
+QUICK = ["budget=smoke", "data.images=24", "data.test_images=10", "search.evaluation_batches=1"]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ SHORT = [f"{STAGE}.epochs=3", "epochs=[1,3]", "seeds=[0,1]", "selection.projecti
 
 @pytest.fixture(scope="module")
 def followed(table: Path, tmp_path_factory: Any) -> Path:
-    words = [*QUICK, f"truth.table={table}", *SHORT]
+    words = [*QUICK, f"ground_truth.table={table}", *SHORT]
     return studies.run("trajectory", words, tmp_path_factory.mktemp("studies") / "trajectory")
 
 
@@ -100,7 +100,7 @@ def test_the_supernet_that_is_projected_is_that_of_the_epoch(followed: Path, tmp
 def test_a_trajectory_goes_on_without_searching_again(
     followed: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [*QUICK, f"truth.table={table}", *SHORT, "recipes=nb201-pt"]
+    words = [*QUICK, f"ground_truth.table={table}", *SHORT, "recipes=nb201-pt"]
     calls: list[str] = []
 
     def once(recipe: Recipe, searched: Path, moment: str, *rest: Any) -> Any:
@@ -155,7 +155,7 @@ TABLED = [*QUICK, "recipes=nb201-pt", "seeds=0", f"{STAGE}.epochs=1"]
 @pytest.fixture(scope="module")
 def tuned(table: Path, tmp_path_factory: Any) -> Path:
     place = tmp_path_factory.mktemp("studies") / "progressive"
-    return studies.run("progressive-tuning", [*TABLED, f"truth.table={table}"], place)
+    return studies.run("progressive-tuning", [*TABLED, f"ground_truth.table={table}"], place)
 
 
 def test_both_ways_of_deciding_start_from_one_supernet(tuned: Path, table: Path, tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_watched_projection_goes_on_where_it_was(
 
 
 def test_epochs_of_tuning_between_decisions(table: Path, tmp_path: Path) -> None:
-    words = [*TABLED, f"truth.table={table}", "tune_epochs=[0,2]"]
+    words = [*TABLED, f"ground_truth.table={table}", "tune_epochs=[0,2]"]
     folder = studies.run("tuning-epochs", words, tmp_path / "a")
     assert [row["tuning epochs"] for row in rows_of(folder)] == ["0", "2"]
     items = items_of(folder)

@@ -107,7 +107,7 @@ def test_only_the_edges_of_the_wiring_are_in_the_supernet() -> None:
         splits.load("digits", images=40, test_images=20), {"train": 0.5, "val": 0.5}, seed=0
     )
     edges = [[0, 2], [1, 2], [0, 3], [2, 3]]
-    sizes = {"channels": 4, "layers": 3, "batch_size": 16, "watch_batches": 1}
+    sizes = {"channels": 4, "layers": 3, "batch_size": 16, "evaluation_batches": 1}
     stage = {"name": "search", "epochs": 1, "topology": {"name": "fixed", "edges": edges}}
     space = spaces.get("darts", nodes=2)
     search = Search(SearchPlan.model_validate(sizes | {"stages": [stage]}), space, given_data)
@@ -130,7 +130,7 @@ def test_a_later_stage_can_fix_the_wiring() -> None:
     given_data = splits.search_data(
         splits.load("digits", images=40, test_images=20), {"train": 0.5, "val": 0.5}, seed=0
     )
-    sizes = {"channels": 4, "layers": 3, "batch_size": 16, "watch_batches": 1}
+    sizes = {"channels": 4, "layers": 3, "batch_size": 16, "evaluation_batches": 1}
     fixed = {"name": "fixed", "epochs": 0, "topology": {"name": "fixed", "edges": [0, 1, 2, 4]}}
     stages = [{"name": "dense", "epochs": 1}, fixed]
     space = spaces.get("darts", nodes=2, candidates=("skip_connect", "sep_conv_3x3"))

@@ -57,7 +57,7 @@ class Combination(NamedTuple):
             "penalty": 1.0,
             "mechanisms": {"perturbation": self.perturbation and {"kind": self.perturbation, "epsilon": 0.2}},
         }
-        sizes = {"channels": 4, "layers": 1, "batch_size": 4, "watch_batches": 1}
+        sizes = {"channels": 4, "layers": 1, "batch_size": 4, "evaluation_batches": 1}
         return SearchPlan.model_validate(sizes | {"stages": [stage]})
 
     def rule(self) -> str | None:

@@ -186,7 +186,7 @@ def reached(t: Subsets) -> np.ndarray:
     _, kept, _ = brute_force(t)
     found = np.zeros((len(kept), t.cell.inputs + t.cell.nodes), dtype=bool)
     found[:, : t.cell.inputs] = True
-    for e, (src, dst) in enumerate(t.cell.edges):  # by destination: a source is settled before its edges
+    for e, (src, dst) in enumerate(t.cell.edges):  # by destination: a source is decided before its edges
         found[:, dst] |= kept[:, e] & found[:, src]
     return found
 

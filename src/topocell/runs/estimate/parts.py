@@ -147,7 +147,7 @@ def _shortened(plan: SearchPlan, index: int, batch: int) -> SearchPlan:
     before = [s.model_copy(update={"epochs": 0, "warmup": 0, "init": 1.0}) for s in plan.stages[:index]]
     short = {"epochs": warm + learning, "warmup": warm if learning else 0, "arch_every": "step", "init": 1.0}
     stages = (*before, stage.model_copy(update=short))
-    return plan.model_copy(update={"stages": stages, "batch_size": batch, "watch_batches": 1})
+    return plan.model_copy(update={"stages": stages, "batch_size": batch, "evaluation_batches": 1})
 
 
 def _kinds(stage: Stage) -> tuple[bool, bool]:
@@ -175,10 +175,10 @@ def _stage_part(
     learning = stage.epochs - stage.warmup if _kinds(stage)[1] else 0
     total, of_its_level = stage.epochs * steps, learning * (1 if stage.arch_every == "epoch" else steps)
     held_out = stage.alpha_on if stage.alpha_on in data.splits else stage.weights_on
-    looks = _steps(len(data.get(held_out)), plan.batch_size)
-    looks = min(plan.watch_batches or looks, looks)
+    evaluations = _steps(len(data.get(held_out)), plan.batch_size)
+    evaluations = min(plan.evaluation_batches or evaluations, evaluations)
     seconds = of_its_level * of_level + (total - of_its_level) * of_weights + stopwatch.once
-    seconds += stage.epochs * (factor * looks * stopwatch.end + stopwatch.save)
+    seconds += stage.epochs * (factor * evaluations * stopwatch.end + stopwatch.save)
     usual = of_level if 2 * of_its_level > total else of_weights
     return Part(f"search stage {stage.name}", total, usual, seconds, memory, stage_knobs(plan, stage))
 
@@ -204,17 +204,17 @@ def _projection_part(
     options: dict[str, Any] = {"seed": search.seed, "device": search.device}
     whole = Projection(learner, data, stage, plan, rules, batch_size=of.batch_size, **options)
     batches = split_batches(search.data, stage.alpha_on, batch, "probe", **options)
-    looking, weights, images = Probe(learner, batches, 1, search.seed), learner.arch.expected(), batches.batch(0, 0)
+    probe, weights, images = Probe(learner, batches, 1, search.seed), learner.arch.expected(), batches.batch(0, 0)
     updates = [ArchBatch(images, True, learner.beta_optimizer is not None)] if plan.train_alpha else []
-    look = factor * measure_call(lambda: looking(weights, 0), search.device)
+    evaluation = factor * measure_call(lambda: probe(weights, 0), search.device)
     step = factor * measure_call(lambda: bilevel(learner, images, updates), search.device)
-    looks = _steps(len(data.get(stage.alpha_on)), of.batch_size)
-    looks = min(plan.batches or looks, looks) * _measurements(learner, plan, rules)
+    evaluations = _steps(len(data.get(stage.alpha_on)), of.batch_size)
+    evaluations = min(plan.batches or evaluations, evaluations) * _measurements(learner, plan, rules)
     steps = whole.epochs * _steps(len(data.get(stage.weights_on)), of.batch_size)
     masks = [learner.arch.mask(t) for t in learner.arch.space.cells]
     left = sum(int(m.any(1).sum()) for m in masks) / sum(int(m.sum()) for m in masks)
     average = (1 + left) / 2
-    return Part("selection", steps, average * step, average * (looks * look + steps * step))
+    return Part("selection", steps, average * step, average * (evaluations * evaluation + steps * step))
 
 
 def _measurements(learner: Learner, plan: ProjectionPlan, rules: Rules) -> int:

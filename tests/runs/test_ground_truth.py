@@ -22,7 +22,7 @@ QUICK = ["data.images=24", "data.test_images=10"]
 
 @pytest.fixture(autouse=True)
 def no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(setup.TRUTH_VARIABLE, raising=False)
+    monkeypatch.delenv(setup.GROUND_TRUTH_VARIABLE, raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +35,9 @@ def table(tmp_path_factory: Any) -> Path:
 @pytest.fixture(scope="module")
 def finished(table: Path, tmp_path_factory: Any) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(setup.TRUTH_VARIABLE, raising=False)
+        patch.delenv(setup.GROUND_TRUTH_VARIABLE, raising=False)
         path = Path(tmp_path_factory.mktemp("runs") / "run")
-        api.run(smoke("nb201-dots", f"truth.table={table}"), path)
+        api.run(smoke("nb201-dots", f"ground_truth.table={table}"), path)
     return path
 
 
@@ -59,8 +59,8 @@ def expected(genotype: Genotype, column: str = COLUMNS[0]) -> dict[str, Any]:
 
 def test_the_results_are_those_of_the_table(finished: Path) -> None:
     results = read(finished)
-    assert set(results) == {"truth", "trajectory"}
-    assert results["truth"] == expected(Genotype.load(finished / "genotype.json"))
+    assert set(results) == {"ground_truth", "trajectory"}
+    assert results["ground_truth"] == expected(Genotype.load(finished / "genotype.json"))
     records = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert {r["phase"] for r in records} == {"search"} and len({r["stage"] for r in records}) == 3
     assert len(results["trajectory"]) == len(records) == 4
@@ -69,55 +69,58 @@ def test_the_results_are_those_of_the_table(finished: Path) -> None:
         arch = cell.to_nasbench201()
         where = {"stage": record["stage"], "epoch": record["epoch"]}
         assert row == {**where, "arch": arch, "accuracy": accuracy(arch, COLUMNS[0])}
-    assert results["trajectory"][-1]["arch"] == results["truth"]["arch"]
+    assert results["trajectory"][-1]["arch"] == results["ground_truth"]["arch"]
 
 
 def test_nothing_is_retrained_and_the_report_says_so(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert "weights.safetensors" not in names and {"results.json", "report.html", "genotype.json"} <= names
     assert set(json.loads((finished / "timings.json").read_text())) == {"search"}
-    assert json.loads((finished / "env.json").read_text())["truth_fingerprint"] == made_up_table().fingerprint
+    assert json.loads((finished / "env.json").read_text())["ground_truth_fingerprint"] == made_up_table().fingerprint
     page = (finished / "report.html").read_text()
-    assert "True accuracy" in page and read(finished)["truth"]["arch"] in page
-    assert (finished / "figures/truth.svg").is_file()
+    assert "True accuracy" in page and read(finished)["ground_truth"]["arch"] in page
+    assert (finished / "figures/ground_truth.svg").is_file()
 
 
 def test_the_same_command_again_changes_nothing(finished: Path, table: Path, capsys: Any) -> None:
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
-    arguments = ["nb201-dots", "--budget", "smoke", *QUICK, f"truth.table={table}", "--out", str(finished)]
+    arguments = ["nb201-dots", "--budget", "smoke", *QUICK, f"ground_truth.table={table}", "--out", str(finished)]
     assert main(["run", *arguments]) == 0
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
     shown = capsys.readouterr().out
-    truth = read(finished)["truth"]
-    assert f"true accuracy: {truth['accuracy']:.2f} % ({COLUMNS[0]}), {truth['regret']:.2f} points below" in shown
-    assert truth["arch"] in shown
-    assert result_lines(read(finished))[1] == f"cell: {truth['arch']}"
+    ground_truth = read(finished)["ground_truth"]
+    assert (
+        f"true accuracy: {ground_truth['accuracy']:.2f} % ({COLUMNS[0]}), {ground_truth['regret']:.2f} points below"
+        in shown
+    )
+    assert ground_truth["arch"] in shown
+    assert result_lines(read(finished))[1] == f"cell: {ground_truth['arch']}"
 
 
 def test_the_steps_one_by_one_end_in_the_same_results(
     finished: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The table of the environment this time, and another column of it."""
-    monkeypatch.setenv(setup.TRUTH_VARIABLE, str(table))
+    monkeypatch.setenv(setup.GROUND_TRUTH_VARIABLE, str(table))
     path = tmp_path / "run"
-    api.search(smoke("nb201-dots", f"truth.column={COLUMNS[1]}"), path)
+    api.search(smoke("nb201-dots", f"ground_truth.column={COLUMNS[1]}"), path)
     genotype = api.select(path)
     assert genotype.cells == Genotype.load(finished / "genotype.json").cells
     results = api.retrain(path)
     assert results == read(path)
-    assert results["truth"] == expected(genotype, COLUMNS[1])
+    assert results["ground_truth"] == expected(genotype, COLUMNS[1])
     assert [row["arch"] for row in results["trajectory"]] == [row["arch"] for row in read(finished)["trajectory"]]
 
 
 def test_another_selection_is_looked_up_anew(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("topocell.runs.run.write_report", lambda path: path / "report.html")
     path = tmp_path / "run"
-    api.run(smoke("nb201-random", f"truth.table={table}"), path)
+    api.run(smoke("nb201-random", f"ground_truth.table={table}"), path)
     before = read(path)
-    assert before == {"truth": expected(Genotype.load(path / "genotype.json")), "trajectory": []}
+    assert before == {"ground_truth": expected(Genotype.load(path / "genotype.json")), "trajectory": []}
     genotype = api.select(path, operations="magnitude")
     assert not (path / "results.json").exists()
-    assert api.retrain(path)["truth"] == expected(genotype) != before["truth"]
+    assert api.retrain(path)["ground_truth"] == expected(genotype) != before["ground_truth"]
 
 
 class StopAfter:
@@ -138,7 +141,7 @@ class StopAfter:
 
 
 def test_a_run_that_was_stopped_ends_in_the_same_results(finished: Path, table: Path, tmp_path: Path) -> None:
-    recipe, path = smoke("nb201-dots", f"truth.table={table}"), tmp_path / "run"
+    recipe, path = smoke("nb201-dots", f"ground_truth.table={table}"), tmp_path / "run"
     with pytest.raises(Interrupted):
         api.run(recipe, path, StopAfter(3))
     api.run(recipe, path)
@@ -152,24 +155,24 @@ def test_a_run_that_was_stopped_ends_in_the_same_results(finished: Path, table: 
 def test_a_table_of_the_environment_is_for_its_own_space_alone(
     name: str, overrides: list[str], table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(setup.TRUTH_VARIABLE, str(table))
-    assert setup.load_truth(smoke(name, *overrides)) is None
-    with pytest.raises(RecipeError, match=r"holds the cells of space nasbench201 .*leave truth\.table out"):
-        setup.load_truth(smoke(name, *overrides, f"truth.table={table}"))
-    assert setup.load_truth(smoke("nb201-random")) is not None
+    monkeypatch.setenv(setup.GROUND_TRUTH_VARIABLE, str(table))
+    assert setup.load_ground_truth(smoke(name, *overrides)) is None
+    with pytest.raises(RecipeError, match=r"holds the cells of space nasbench201 .*leave ground_truth\.table out"):
+        setup.load_ground_truth(smoke(name, *overrides, f"ground_truth.table={table}"))
+    assert setup.load_ground_truth(smoke("nb201-random")) is not None
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("truth.table=nowhere.csv", "cannot read the table 'nowhere.csv': No such file"),
-        ("truth.column=cifar10", "the table has the columns .*, but not 'cifar10'"),
+        ("ground_truth.table=nowhere.csv", "cannot read the table 'nowhere.csv': No such file"),
+        ("ground_truth.column=cifar10", "the table has the columns .*, but not 'cifar10'"),
     ],
 )
 def test_a_wrong_table_is_told_before_the_search(
     override: str, message: str, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(setup.TRUTH_VARIABLE, str(table))
+    monkeypatch.setenv(setup.GROUND_TRUTH_VARIABLE, str(table))
     with pytest.raises(DataError, match=message):
         api.run(smoke("nb201-random", override), tmp_path / "run")
     assert not (tmp_path / "run").exists()
