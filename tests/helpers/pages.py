@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from pydantic import BaseModel
 
 import topocell
 from topocell.cli import app
@@ -78,7 +79,9 @@ def python_api() -> str:
 
 def _described(name: str, piece: Any) -> Iterator[str]:
     yield f"### {name}"
-    if callable(piece):
+    if inspect.isclass(piece) and issubclass(piece, BaseModel):
+        yield "Its fields are the [keys of recipes](recipe-keys.md)."
+    elif callable(piece):
         yield f"```text\n{name}{_signature(piece)}\n```"
     yield _as_list(inspect.cleandoc(piece.__doc__ or ""))
     if inspect.isclass(piece):

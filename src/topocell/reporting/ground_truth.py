@@ -50,8 +50,8 @@ def ground_truth_notes(ground_truth: Mapping[str, Any]) -> list[str]:
     return [
         "The cell was looked up in a table of networks that others have trained; nothing was retrained in this run. "
         "The search and the selection of the cell see neither the table nor the test split.",
-        f"The column is {column}. The regret is the distance to the best cell of the table in that column, {optimum}, in "
-        "percentage points.",
+        f"The column is {column}. The regret is the distance to the best cell of the table in that column, {optimum}, "
+        "in percentage points.",
         "One search is one sample: searches with other seeds find other cells, and this report says nothing of how "
         "much those differ.",
     ]
