@@ -1,4 +1,4 @@
-"""What the commands do, as functions: a run, its steps alone, and an estimate of it.
+"""Functions behind the commands: a run, its steps alone, and an estimate of it.
 
 A run goes search → select → retrain → report. Each step reads what the one before left in the run directory, so
 that a run goes on wherever it was stopped, and each step can be taken alone.
@@ -33,7 +33,7 @@ def run(
     accept_data: bool = False,
     data: Given | Sequence[Any] | None = None,
 ) -> Path:
-    """Search, derive, retrain and report; resumes an unfinished run of the same recipe in `out`.
+    """Search, derive, retrain and report; resume an unfinished run of the same recipe in `out`.
 
     With a table of true accuracies (see `load_ground_truth`) the cell is looked up instead of retrained. With
     `accept_data` a run resumes even when the images are no longer those it began with (see `RunDir.open`). With `data`,
@@ -62,7 +62,10 @@ def search(
     accept_data: bool = False,
     data: Given | Sequence[Any] | None = None,
 ) -> Path:
-    """Only the search; leaves `checkpoints/supernet.ckpt`. Returns the run directory. Resumes and raises as `run`."""
+    """Search without deriving a cell; leaves `checkpoints/supernet.ckpt`. Returns the run directory.
+
+    Resumes and raises as `run`.
+    """
     with _opened(prepared(recipe, data), out, display, accept_data) as work:
         work.search()
         return work.directory.path
@@ -163,7 +166,7 @@ def report(out: str | Path) -> Path:
 
 
 def estimate(recipe: Recipe) -> Estimate:
-    """What a run of the recipe will take, from probes of a few steps; nothing is written.
+    """Estimate time and memory of a run of the recipe, from probes of a few steps; nothing is written.
 
     Raises:
         RecipeError, SpaceError, DataError: what the recipe asks for cannot be.

@@ -56,7 +56,7 @@ class _Studies(TyperGroup):
 
     @commands.setter
     def commands(self, _: object) -> None:
-        """There are no others."""
+        """Refuse every other name."""
 
 
 def _study_commands() -> MutableMapping[str, Any]:
@@ -96,7 +96,7 @@ def _app(
 
 
 def _imports_first(words: Sequence[str]) -> list[str]:
-    """The words of a command line with every `--import X` before the command."""
+    """Move every `--import X` of a command line before the command."""
     first, rest, given = list[str](), list[str](), iter(words)
     for word in given:
         if word == "--import":
@@ -124,7 +124,7 @@ def run(
     accept_data: AcceptData = False,
     quiet: QuietOption = False,
 ) -> None:
-    """The whole way: search, derive, retrain, report. The same command again resumes an unfinished run.
+    """Search, derive, retrain and report; the same command again resumes an unfinished run.
 
     Examples:
 
@@ -149,7 +149,7 @@ def search(
     accept_data: AcceptData = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Only the search; the supernet stays in the run directory for `select`.
+    """Search only; the supernet stays in the run directory for `select`.
 
     Examples:
 
@@ -210,7 +210,7 @@ def select(
 
 @app.command()
 def compare(run_path: RunPath) -> None:
-    """Show what the selections of a run have derived side by side, and how their cells do.
+    """Compare the selections of a run and the accuracy of their cells, side by side.
 
     Example:
 
@@ -255,7 +255,7 @@ def retrain(
 
 @app.command()
 def report(run_path: RunPath) -> None:
-    """Write report.html, one self-contained file, from what a run directory holds so far.
+    """Write report.html, one self-contained file, from the present contents of a run directory.
 
     Example:
 
@@ -268,7 +268,7 @@ def report(run_path: RunPath) -> None:
 
 @app.command()
 def estimate(recipe: RecipeName, overrides: Overrides = None, budget: BudgetOption = Budget.paper) -> None:
-    """Time and memory of a run before it starts, from a few steps of each of its parts.
+    """Estimate time and memory of a run before it starts, from a few steps of each of its parts.
 
     Where something will not fit in memory, it says which settings would.
 
@@ -366,12 +366,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Ended(BaseException):
-    """A signal while nothing is in the making. No `Exception`, so that nothing on the way takes it for a fault."""
+    """A signal outside a run. No `Exception`, so that no library on the way takes it for a fault."""
 
 
 @contextmanager
 def _ending() -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM raise `_Ended`, also where a library on the way makes a fault of its own out of it."""
+    """Let SIGINT and SIGTERM raise `_Ended` inside, also where a library makes a fault of its own out of it."""
     asked: list[int] = []
 
     def end(number: int) -> NoReturn:

@@ -193,7 +193,7 @@ def build(axis: str, table: Mapping[str, Callable[..., Part]], name: str, *given
 
 
 def _check_type(where: str, annotation: Any, value: Any) -> None:
-    """Raises a RecipeError unless a value from a recipe is what the parameter's annotation says."""
+    """Raise a RecipeError unless a value from a recipe is what the parameter's annotation says."""
     from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
 
     if annotation is inspect.Parameter.empty:

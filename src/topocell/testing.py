@@ -1,4 +1,4 @@
-"""Contract suites: what a piece of a user's own has to do. A run checks the pieces that it names by them, too.
+"""Contract suites for pieces of a user's own. A run checks the pieces that it names by them, too.
 
 Each function takes a piece, or the name of a registered one, and raises `ContractError` with one line that says the
 rule, what the piece did instead, and what to change. The pieces that come with topocell pass the same suites.
@@ -79,7 +79,7 @@ def _demand(holds: bool, who: str, rule: str, got: object) -> None:
 
 
 def _demand_gradient(who: str, weights: Tensor, logits: Tensor, name: str, draws: torch.Generator) -> None:
-    """What is learned moves with its logits."""
+    """Check that gradients reach the logits."""
     _demand(weights.requires_grad, who, f"weights that are learned depend on {name}", "no gradient")
     steps = torch.randn(weights.shape, generator=draws, dtype=torch.float64)
     (gradient,) = torch.autograd.grad((weights * steps).sum(), logits)
@@ -193,7 +193,7 @@ def check_operation(operation: "str | Primitive", channels: int = 4, strides: tu
 
 
 def _check_bank(who: str, build: Callable[..., nn.Module], bank: Bank, x: Tensor, stride: int) -> None:
-    """That a bank of three edges computes and learns what three modules do, and forgets an edge."""
+    """Check that a bank of three edges computes and learns like three modules, and forgets an edge."""
     channels = x.shape[1]
     modules = [build(channels, stride, False).double().train() for _ in bank.edges]
     for module, edge in zip(modules, bank.edges):

@@ -227,7 +227,7 @@ def _scaled_training(plan: RetrainPlan, limits: Limits, channels: int, layers: i
 
 
 def _layers(space: Choice) -> int | None:
-    """How many layers the skeleton of a space has at least, if it says so.
+    """Return the least number of layers of the skeleton of a space, if it has one.
 
     None too where the space cannot be built, which the check of the recipe says.
     """

@@ -91,7 +91,7 @@ def recipe_names() -> list[str]:
 
 
 def recipe_summary(name: str) -> tuple[str, str]:
-    """What a recipe that comes with topocell is, and the published figure that it aims at; it is not checked."""
+    """Describe a recipe that comes with topocell, with the published figure that it aims at; it is not checked."""
     data = _read(name, [])
     return data.get("about", ""), data.get("published", "")
 
@@ -195,7 +195,7 @@ def _read(name_or_path: str | Path, seen: list[str]) -> dict[str, Any]:
 
 
 def _own_budgets(value: Any, where: str) -> dict[str, dict[str, Any]]:
-    """What a recipe says under `budgets`: name of a budget → changes."""
+    """Return the section `budgets` of a recipe: name of a budget → changes."""
     own = {} if value is None else value
     if not isinstance(own, dict) or not all(isinstance(change, dict) for change in own.values()):
         raise RecipeError(f"{where}: budgets has a mapping of changes for each budget it refines, but got {value!r}")
@@ -267,7 +267,7 @@ def _check(data: Mapping[str, Any], where: str) -> Recipe:
 
 
 def _infinite(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
-    """Where a recipe holds a number that is none, or has no end."""
+    """List the places at which a recipe holds a number that is none, or has no end."""
     if isinstance(value, float) and not math.isfinite(value):
         yield path, value
     for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():

@@ -1,4 +1,4 @@
-"""What a method adds to a stage beside its level, relaxation and topology: the mechanisms that come with topocell."""
+"""Mechanisms: the additions of a method to a stage beside its level, relaxation and topology."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Protocol
@@ -12,19 +12,19 @@ from topocell.registry import known
 
 
 class StagePlan(Protocol):
-    """What a mechanism may ask of the `topocell.config.search.Stage` that it is part of."""
+    """The view that a mechanism has of the `topocell.config.search.Stage` that it is part of."""
 
     @property
     def level(self) -> str:
-        """The name of its level."""
+        """The name of the level of the stage."""
 
     @property
     def relaxation(self) -> Choice:
-        """Its relaxation."""
+        """The relaxation of the stage."""
 
     @property
     def mechanisms(self) -> "Mechanisms":
-        """All of its mechanisms."""
+        """All mechanisms of the stage."""
 
 
 class Mechanism(Model):
@@ -88,7 +88,7 @@ class EarlyStop(Mechanism):
         return self
 
     def fault(self, stage: StagePlan) -> str | None:
-        """Return whether the stage learns what the criteria look at."""
+        """Return whether the stage learns the figures that the criteria read."""
         if stage.level == "weights":
             return "early_stop looks at what is learned about operations, but level weights learns nothing of it"
         if stage.mechanisms.progressive is not None:
@@ -105,7 +105,7 @@ class EarlyStop(Mechanism):
 
 
 class Perturbation(Mechanism):
-    """What the weights' step sees in place of the operation weights (SDARTS).
+    """Weights that the weights' step sees in place of the operation weights (SDARTS).
 
     Attributes:
         kind: a row of `topocell.searching.perturbation.PERTURBATIONS`.
@@ -167,7 +167,7 @@ class Progressive(Deciding, Mechanism):
     batch_max: int = Field(128, ge=2)
 
     def decides_after(self, epoch: int) -> bool:
-        """Whether decisions fall at the end of a 0-based epoch."""
+        """Return whether decisions fall at the end of a 0-based epoch."""
         return epoch >= self.first and (epoch - self.first) % self.every == 0
 
     def batch_size(self, start: int, epoch: int) -> int:
@@ -209,7 +209,7 @@ class Mechanisms(Model):
 
     @property
     def built_in(self) -> list[tuple[str, Mechanism]]:
-        """Those that come with topocell, each with its name, in the order in which their hooks are called."""
+        """The mechanisms that come with topocell, each with its name, in the order in which their hooks are called."""
         return [(name, own) for name in type(self).model_fields if (own := getattr(self, name)) is not None]
 
     @model_validator(mode="before")

@@ -18,7 +18,7 @@ Budget = Literal["paper", "small", "smoke"]
 
 
 class DataPlan(Model):
-    """Which images, and how the training images are cut for the search.
+    """The images, and how the training images are split for the search.
 
     Attributes:
         dataset: a row of `topocell.data.splits.DATASETS`; `folder` reads a tree of images by class.
@@ -47,7 +47,7 @@ class DataPlan(Model):
 
 
 class Recipe(Model):
-    """Everything that a run needs, checked. Made by `load_recipe`.
+    """All settings of a run, checked. Made by `load_recipe`.
 
     Attributes:
         precision: a row of `topocell.runtime.precision.PRECISIONS`: `bf16` trains supernet and network under autocast.

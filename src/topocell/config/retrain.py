@@ -1,4 +1,4 @@
-"""What a recipe says about how the network of a cell is trained."""
+"""Settings of a recipe for the training of the network of a cell."""
 
 from typing import Annotated, Literal
 
@@ -9,7 +9,7 @@ from topocell.config.values import BatchSize, Channels, Curve, Layers, Model
 
 
 class RetrainPlan(Model):
-    """How the network of a genotype is trained (DARTS on CIFAR: 36 channels, 20 cells, 600 epochs).
+    """Settings of the training of a genotype's network (DARTS on CIFAR: 36 channels, 20 cells, 600 epochs).
 
     Attributes:
         parameters: choose the channels that come closest to this number of parameters, instead of `channels`.
@@ -65,7 +65,7 @@ class ShallowPlan(RetrainPlan):
     threshold: float = Field(0.93, ge=0, lt=1)
 
     def plan(self) -> RetrainPlan:
-        """How its networks are trained."""
+        """Return the settings of the training of its networks."""
         return RetrainPlan(**self.model_dump(exclude={"threshold"}))
 
 

@@ -1,4 +1,4 @@
-"""What a search is told to do, as data: stages, curves and optimizers. A recipe is checked against these models."""
+"""Settings of a search as data: stages, curves and optimizers. A recipe is checked against these models."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal

@@ -1,4 +1,4 @@
-"""What a recipe says about how a cell is derived from a searched supernet."""
+"""Settings of a recipe for the derivation of a cell from a searched supernet."""
 
 import math
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ PERTURBATION = "perturbation"
 
 @dataclass(frozen=True)
 class Rules:
-    """How a cell is derived.
+    """Rules by which a cell is derived.
 
     Attributes:
         operations: a row of `OPERATION_RULES`.
@@ -44,12 +44,12 @@ class Rules:
 
     @property
     def project(self) -> bool:
-        """Whether the supernet is projected before the cell is derived."""
+        """Return whether the supernet is projected before the cell is derived."""
         return PERTURBATION in (self.operations, self.edges)
 
 
 def threshold_fault(threshold: float | None, edges: str) -> str | None:
-    """What is wrong with a threshold beside an edge rule that does not read it, in words; None if nothing is."""
+    """Explain what is wrong with a threshold beside an edge rule that does not read it; None if nothing is."""
     if threshold is None or edges == "magnitude":
         return None
     return (
@@ -59,7 +59,7 @@ def threshold_fault(threshold: float | None, edges: str) -> str | None:
 
 
 class Racing(BaseModel):
-    """When the candidates of a decision are compared, and how sure a comparison has to be.
+    """Settings of a race: when candidates are compared, and how sure a comparison has to be.
 
     Attributes:
         confidence: probability that the decision is that of the whole split.
@@ -87,7 +87,7 @@ class Racing(BaseModel):
 
 
 class Deciding(Model):
-    """How an operation, or an edge, is decided for; the base of plans that do so.
+    """Settings of a decision on an operation or an edge; the base of plans that make decisions.
 
     Attributes:
         decide_by: a row of `topocell.selection.decider.DECISIONS`.
@@ -108,7 +108,7 @@ class Deciding(Model):
 
     @property
     def same_images(self) -> bool:
-        """Whether all candidates of a decision are measured on the same images."""
+        """Return whether all candidates of a decision are measured on the same images."""
         return self.fixed_batches or self.racing is not None
 
     @model_validator(mode="after")
@@ -122,7 +122,7 @@ class Deciding(Model):
 
 
 class ProjectionPlan(Deciding):
-    """How a supernet is projected. The defaults are the published schedule.
+    """Settings of the projection of a supernet. The defaults are the published schedule.
 
     Round i of n falls before tuning epoch i · tune_epochs. The supernet is tuned for tune_epochs · (n − 1) + 1 epochs,
     the last one after the last round, or for `epochs` where that is given; rounds that find no epoch left fall
@@ -148,7 +148,7 @@ class ProjectionPlan(Deciding):
 
 
 class SelectionPlan(Model):
-    """How the cell is derived: see `topocell.selection.rules.Rules`.
+    """Settings of the derivation of the cell: see `topocell.selection.rules.Rules`.
 
     `projection` is how a supernet is projected, where operations or edges are selected by perturbation.
     """
@@ -167,7 +167,7 @@ class SelectionPlan(Model):
 
 
 class GroundTruthPlan(Model):
-    """Where the true accuracy of the found cell is looked up, in place of retraining it (NAS-Bench-201).
+    """The table in which the true accuracy of the found cell is looked up, in place of retraining it (NAS-Bench-201).
 
     Attributes:
         table: a file that `topocell.data.nasbench201.Table.load` reads; default the one that the environment variable

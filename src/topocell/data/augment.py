@@ -14,7 +14,7 @@ from topocell.nn.kernels.cpu import augmenter
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to a training image; the default is DARTS' search on CIFAR (to retrain: cutout 16).
+    """Changes made to a training image; the default is DARTS' search on CIFAR (to retrain: cutout 16).
 
     Args:
         padding: pixels of zero padding on each side before the crop back to the image's size; 0: no crop.
@@ -50,12 +50,12 @@ class Augmentation:
 
     @property
     def affine(self) -> bool:
-        """Whether images are turned, scaled, slanted or moved by fractions of a pixel."""
+        """Return whether images are turned, scaled, slanted or moved by fractions of a pixel."""
         return max(self.rotation, self.scaling, self.shear, self.translation) > 0
 
     @property
     def random(self) -> bool:
-        """Whether anything is drawn at all."""
+        """Return whether anything is drawn at all."""
         return self.flip or self.padding > 0 or self.cutout > 0 or self.affine
 
 
@@ -138,7 +138,7 @@ def transform(images: Tensor, plan: Augmentation, drawn: Tensor) -> Tensor:
 
 
 def _crop_and_flip(images: Tensor, padding: int, down: Tensor, across: Tensor, mirrored: Tensor) -> Tensor:
-    """Per image the window at (down, across) of the padded image, mirrored or not; (N, C, H, W)."""
+    """The window of each image at (down, across) of the padded image, mirrored or not; (N, C, H, W)."""
     height, width = images.shape[-2:]
     pixels = images.permute(0, 2, 3, 1)
     both = torch.stack([pixels, pixels.flip(2)])

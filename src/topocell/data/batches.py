@@ -1,4 +1,4 @@
-"""From labelled images on a device to batches: crop, flip and cutout with separate draws for each image.
+"""Batches of labelled images on a device: crop, flip and cutout with separate draws for each image.
 
 Every draw is a function of (seed, stream, epoch, step), so a resumed run continues with exactly the batches
 it would have seen, and a batch can be asked for without the ones before it.
@@ -113,7 +113,7 @@ class Batches:
         return augment(pixels.permute(0, 3, 1, 2), self.mean, self.std, self.augmentation, draws), labels
 
     def numbers(self, epoch: int, step: int) -> Tensor:
-        """Where in the set the images of `batch` stand, (B,) int64, on the device."""
+        """Return the positions in the set of the images of `batch`, (B,) int64, on the device."""
         turn, position = divmod(step, len(self))
         start = position * self.batch_size
         return self._order(epoch, turn)[start : start + self.batch_size]

@@ -151,7 +151,7 @@ def _decode(root: Path, paths: list[str], resolution: int | None) -> tuple[Tenso
 
 
 def check_memory(needed: int, side: int) -> None:
-    """Raises DataError for images of that side that need so many bytes and more than half the memory."""
+    """Raise DataError for images of that side that need so many bytes and more than half the memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
     if needed > memory / 2:
         raise DataError(

@@ -51,7 +51,7 @@ N_CELLS = len(NASBENCH201_OPERATIONS) ** N_EDGES
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What is known of one cell: its official number and string, and per column its accuracy in percent."""
+    """A row of the table: the official number and string of a cell, and per column its accuracy in percent."""
 
     index: int
     arch: str
@@ -147,7 +147,7 @@ class Table:
         return arch
 
     def lookup(self, cell: Genotype | str) -> GroundTruth:
-        """All that is known of a cell. Raises DataError as `arch`."""
+        """Look up a cell: all that the table has on it. Raises DataError as `arch`."""
         arch = self.arch(cell)
         index = self._index[arch]
         return GroundTruth(index, arch, {name: float(values[index]) for name, values in self._accuracies.items()})
@@ -157,12 +157,12 @@ class Table:
         return self.lookup(self.archs[int(np.argmax(self.values(column)))])
 
     def regret(self, cell: Genotype | str, column: str) -> float:
-        """How many percentage points a cell stays below the best by a column. Raises DataError."""
+        """Return by how many percentage points a cell stays below the best by a column. Raises DataError."""
         return self.optimum(column).accuracy[column] - self.lookup(cell).accuracy[column]
 
 
 def holds(space: SpaceSpec) -> bool:
-    """Whether every cell that can be derived in a space is in the tables: NAS-Bench-201 or a part of it."""
+    """Return whether every cell that can be derived in a space is in the tables: NAS-Bench-201 or a part of it."""
     cell = space.cells.get("cell")
     if cell is None or (cell.inputs, cell.nodes, cell.output) != (_CELL.inputs, _CELL.nodes, _CELL.output):
         return False

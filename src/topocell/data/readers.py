@@ -1,4 +1,4 @@
-"""Where images come from: a row of `DATASETS` per set, each with a reader of its files."""
+"""Sources of images: a row of `DATASETS` per set, each with a reader of its files."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ TRAIN, TEST, VAL = ("train", "training"), ("test", "testing"), ("val", "valid", 
 
 @dataclass(frozen=True)
 class Source:
-    """What a reader found before any image is chosen: labels in a fixed order, and how to get the pixels.
+    """Files that a reader has listed before any image is chosen: labels in a fixed order, and how to get the pixels.
 
     `pixels(train indices, test indices, resolution)` returns both uint8 tensors and further notes.
     """
@@ -189,7 +189,7 @@ def _part(root: Path, names: tuple[str, ...]) -> str | None:
 
 
 def _check_flat(root: Path, classes: tuple[str, ...]) -> None:
-    """Raises DataError where the folders of a flat tree look like the parts of a split instead of classes."""
+    """Raise DataError where the folders of a flat tree look like the parts of a split instead of classes."""
     if all(name.lower() in (*TRAIN, *TEST, *VAL) for name in classes):
         raise DataError(
             f"the folders of a split hold CLASS/*, but {some(list(classes))} in {str(root)!r} hold images themselves; "

@@ -114,7 +114,7 @@ def load(
 
 
 def _found(source: Source, train: ImageSet, test: ImageSet) -> str:
-    """What was found, and how much of it is used: `2 classes (maple, oak), 22 + 6 images, 3 x 16 x 16`."""
+    """Describe the set and how much of it is used: `2 classes (maple, oak), 22 + 6 images, 3 x 16 x 16`."""
     shape = " x ".join(map(str, train.images.shape[1:]))
     text = f"{len(train.classes)} classes ({some(list(train.classes))}), {len(train):,} + {len(test):,} images, {shape}"
     parts = ("training", train, source.train_labels, "images"), ("test", test, source.test_labels, "test_images")
@@ -174,7 +174,7 @@ def fingerprint(*sets: ImageSet) -> str:
 
 
 def overlap(train: ImageSet, test: ImageSet) -> int:
-    """How many test images are byte-identical to some training image, whatever their labels."""
+    """Count the test images that are byte-identical to some training image, whatever their labels."""
 
     def digests(data: ImageSet) -> list[bytes]:
         return [hashlib.blake2b(image, digest_size=16).digest() for image in data.images.cpu().contiguous().numpy()]
@@ -220,7 +220,7 @@ def split(train: ImageSet, fractions: Mapping[str, float], seed: int) -> dict[st
 
 @dataclass(frozen=True, eq=False)
 class SearchData:
-    """All that a search sees of a dataset: copies of training images only.
+    """The part of a dataset that a search sees: copies of training images only.
 
     `order[name]` holds where the images of a split stood in the training set; `fingerprint` is the dataset's.
     """
@@ -253,7 +253,7 @@ class SearchData:
 
 
 def search_data(dataset: Dataset, fractions: Mapping[str, float], seed: int) -> SearchData:
-    """What a search sees of `dataset`: its training images cut as `split` does, and none of its test images.
+    """Return what a search may see of `dataset`: its training images split as by `split`, and no test images.
 
     Raises:
         DataError: as `split`.

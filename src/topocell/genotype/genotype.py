@@ -90,7 +90,7 @@ class Genotype:
         return hash(self.key)
 
     def operations(self, cell_type: str) -> Counter[str]:
-        """How often each operation occurs in a cell."""
+        """Count each operation of a cell."""
         return Counter(name for pairs in self.cells[cell_type].nodes for name, _ in pairs)
 
     def depth(self, cell_type: str) -> int:
@@ -198,7 +198,7 @@ class Genotype:
 
     @classmethod
     def from_darts(cls, text: str) -> "Genotype":
-        """From `Genotype(normal=[('sep_conv_3x3', 1), ...], normal_concat=range(2, 6), reduce=..., ...)`.
+        """Parse `Genotype(normal=[('sep_conv_3x3', 1), ...], normal_concat=range(2, 6), reduce=..., ...)`.
 
         The text is parsed, never evaluated; two pairs make a node; `NAME = Genotype(...)` is taken too.
 
@@ -224,7 +224,7 @@ class Genotype:
 
     @classmethod
     def from_nasbench201(cls, text: str) -> "Genotype":
-        """From an architecture string, `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`; `none` edges are left out.
+        """Parse an architecture string, `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`; `none` edges are left out.
 
         Raises:
             GenotypeError: the text has another form, or names an unknown operation.

@@ -1,4 +1,4 @@
-"""Where topocell keeps what it can make again: decoded image folders and compiled kernels."""
+"""The cache folder, for what can be made again: decoded image folders and compiled kernels."""
 
 import os
 from pathlib import Path

@@ -190,7 +190,7 @@ class Checkpoints:
 
 
 def _of_a_run(saved: dict[str, Any]) -> bool:
-    """Whether this is what `Checkpoints.save` stores."""
+    """Return whether this is what `Checkpoints.save` stores."""
     length, state, recipe = (saved.get(key) for key in ("metrics_bytes", "state", "recipe"))
     of_length = type(length) is int and length >= 0
     known = saved.keys() - {"recipe"} == {"metrics_bytes", "state"}

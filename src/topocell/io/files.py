@@ -73,7 +73,7 @@ def whole_lines(path: Path) -> list[bytes]:
 
 
 def is_json(text: bytes) -> bool:
-    """Whether `text` is one JSON value."""
+    """Return whether `text` is one JSON value."""
     try:
         from_json(text)
     except ValueError:
@@ -134,7 +134,7 @@ def sync_directory(path: Path) -> None:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether `path` is named like a file that `replace` had not finished."""
+    """Return whether `path` is named like a file that `replace` had not finished."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 

@@ -18,7 +18,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Rules:
-    """What we change in PyYAML's safe loaders, which take the last of equal keys."""
+    """Changes to PyYAML's safe loaders, which take the last of equal keys."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Resolve `<<: *alias`; a key that is there twice is a fault."""
@@ -36,7 +36,7 @@ class _Loader(_Rules, yaml.SafeLoader):
 
 
 class _FastLoader(_Rules, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Several times as fast: reading a recipe is a good part of starting a command."""
+    """The loader in C, several times as fast: reading a recipe is a good part of starting a command."""
 
 
 for _loader in (_Loader, _FastLoader):  # which read 6e-3 as text, since YAML 1.1 asks for 6.0e-3

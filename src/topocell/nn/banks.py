@@ -189,7 +189,7 @@ class ModuleBank(Bank):
         return torch.cat([out * w.view(1, -1, 1, 1) for out, w in zip(outputs, weights)], 1)
 
     def pieces(self, edge: int) -> dict[str, tuple[nn.Parameter, int]]:
-        """As of other banks; a parameter `conv.weight` of the module is the part `conv`."""
+        """Exchange weights like other banks; a parameter `conv.weight` of the module is the part `conv`."""
         row = self.edges.index(edge)
         return {
             name.removesuffix(".weight"): (parameter, row) for name, parameter in zip(self._names, self.parameters())

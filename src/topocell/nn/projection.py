@@ -35,12 +35,12 @@ def projected(
 
 
 def usable(x: Tensor) -> bool:
-    """Whether there are compiled kernels for `x` and it has their layout."""
+    """Return whether there are compiled kernels for `x` and it has their layout."""
     return x.is_contiguous(memory_format=torch.channels_last) and kernels(x.shape[1], x) is not None
 
 
 def faster(x: Tensor, outputs: Sequence[int], stride: int, affine: bool) -> bool:
-    """Whether kernels are usable, and faster than the library, for convolutions with so many outputs each."""
+    """Return whether kernels are usable, and faster than the library, for convolutions with so many outputs each."""
     if not usable(x):
         return False
     channels, *size = x.shape[1:]
@@ -108,7 +108,7 @@ def _contiguous(given: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor |
 
 
 def _shapes(x: Tensor, z: Tensor, stride: int, weights: Sequence[Tensor]) -> list[Project]:
-    """Of each convolution; at stride 1 all see every pixel."""
+    """Shapes of each convolution; at stride 1 all see every pixel."""
     n, channels, height, width = x.shape
     total, out, threads = z.shape[1], z.shape[2:], threads_for(n)
     found, first = [], 0
@@ -126,7 +126,7 @@ def _shape(z: Tensor) -> Shape:
 
 
 def _norm(statistics: Tensor, gain: Tensor | None, bias: Tensor | None, first: int = 0) -> Norm:
-    """By address, of the channels from `first` on."""
+    """Addresses of a batch norm, of the channels from `first` on."""
     offset = first * statistics.element_size()
     places = [*rows(statistics), *(None if t is None else t.data_ptr() for t in (gain, bias))]
     return Norm(*(None if place is None else place + offset for place in places), None, BN_EPS)

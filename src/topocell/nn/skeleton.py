@@ -1,4 +1,4 @@
-"""How cells are stacked into a network: the same for the supernet and for the network of a genotype.
+"""Skeletons of stacked cells: the same for the supernet and for the network of a genotype.
 
 Skeleton `darts` and those like it (`Stacking.preprocess`): a stem, cells that take the outputs of the two cells before
 them, brought to their own shape by preprocess layers, global average pooling and a linear classifier.
@@ -194,7 +194,7 @@ class Skeleton(nn.Module):
         return s1, tapped
 
     def begin(self, x: Tensor) -> States:
-        """What the first cell sees of images `(N, in_channels, H, W)`."""
+        """Return the inputs of the first cell for images `(N, in_channels, H, W)`."""
         height, width = x.shape[-2:]
         if height % self.divisor or width % self.divisor:
             raise SpaceError(
@@ -205,7 +205,7 @@ class Skeleton(nn.Module):
         return states
 
     def advance(self, index: int, s0: Tensor, s1: Tensor, context: Context = _no_context) -> States:
-        """What the cell after cell `index` sees, from what that cell sees: the outputs of the two cells before."""
+        """Return the inputs of the cell after cell `index`, from those of that cell: the outputs of the two cells before."""
         if index in self._block_before:
             s1 = self.blocks[self._block_before[index]](s1)
         return s1, self.cells[index](s0, s1, *context(self.slots[index]))

@@ -1,4 +1,4 @@
-"""What every relaxation implements, and tables over the candidates of a cell."""
+"""The base of all relaxations, and tables over the candidates of a cell."""
 
 import math
 from abc import ABC, abstractmethod
@@ -31,14 +31,14 @@ def offered(cell: CellSpec) -> set[str]:
 
 
 def check_known(what: str, ops: Iterable[str]) -> None:
-    """Raises a RecipeError for an operation that does not exist."""
+    """Raise a RecipeError for an operation that does not exist."""
     for op in ops:
         if op not in KNOWN_OPERATIONS:
             raise RecipeError(f"{what} names known operations, but got {op!r}{nearest(op, KNOWN_OPERATIONS)}")
 
 
 class Relaxation(ABC):
-    """What a relaxation, also a user's own, implements: `weights`, and `parts` if an edge has several.
+    """Base of a relaxation, also of a user's own: it implements `weights`, and `parts` if an edge has several.
 
     `alpha` (E, K) are the logits of one cell type and `mask` bool (E, K) its live candidates, on one device.
     A *part* is a set of candidates of one edge that share a distribution; here each edge is one part.
@@ -81,7 +81,7 @@ class Relaxation(ABC):
 
     @classmethod
     def penalised(cls) -> bool:
-        """Whether the relaxation has a penalty of its own."""
+        """Return whether the relaxation has a penalty of its own."""
         return cls.penalty is not Relaxation.penalty
 
     def parts(self, mask: Tensor) -> list[Tensor]:

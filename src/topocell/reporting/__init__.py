@@ -1,1 +1,1 @@
-"""What a run looks like: cell drawings, curves, tables, and the one-file HTML report."""
+"""Presentation of a run: cell drawings, curves, tables, and the one-file HTML report."""

@@ -1,4 +1,4 @@
-"""What the commands share: arguments and options, the display, tables."""
+"""Shared parts of the commands: arguments and options, the display, tables."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Budget(StrEnum):
-    """How much work: as published, minutes, or seconds."""
+    """Amounts of work: as published, minutes, or seconds."""
 
     paper = "paper"
     small = "small"

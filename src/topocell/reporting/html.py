@@ -100,7 +100,7 @@ class _Files:
         return value
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """The JSON objects of a file with one per line; a torn or damaged line is counted and left out."""
+        """Parse a file of JSON objects, one per line; torn or damaged lines are counted and skipped."""
         rows, damaged = [], 0
         for line in self.text(name).split("\n"):
             try:
@@ -290,7 +290,7 @@ def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _shallow(path: Path) -> list[tuple[str, str]]:
-    """The accuracy of the shallow evaluation beside the run, if there was one."""
+    """Return the accuracy of the shallow evaluation of the run, if there was one."""
     found = last_accuracy(_Files(path / "shallow").mapping("results.json"))
     return [("Shallow evaluation", found)] if found != "—" else []
 
@@ -306,7 +306,7 @@ def _progress(
     metrics: Iterable[Mapping[str, Any]],
     results: Mapping[str, Any],
 ) -> list[tuple[str, str]]:
-    """How far each step has come, from what was recorded and what the recipe plans."""
+    """Return the progress of each step, from what was recorded and what the recipe plans."""
     stages = _part(recipe, "search").get("stages")
     planned = [s.get("epochs") for s in stages.values() if isinstance(s, dict)] if isinstance(stages, dict) else []
     known = [n for n in planned if isinstance(n, int)]
@@ -334,7 +334,7 @@ def _of(done: int, total: int | None) -> str:
 
 
 def _warnings(epochs: list[run_figures.Epoch]) -> list[tuple[str, str, str]]:
-    """Each different warning of the watch with its stage and the epochs that gave it: (text, stage, epochs)."""
+    """List each different warning of the diagnostics with its stage and its epochs: (text, stage, epochs)."""
     when: dict[tuple[str, str], list[int]] = {}
     for epoch in epochs:
         given = epoch.row.get("warnings")
@@ -362,7 +362,7 @@ def _selection(metrics: Iterable[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _notes(results: Mapping[str, Any], epochs: list[run_figures.Epoch]) -> list[str]:
-    """What a reader must know to trust the numbers as far as they go, and no further."""
+    """Notes that a reader must know to trust the numbers as far as they go, and no further."""
     ground_truth = ground_truth_of(results)
     notes = ground_truth_notes(ground_truth) if ground_truth else _retraining_notes(results)
     gaps = [(e, e.row["gap"]) for e in epochs if isinstance(e.row.get("gap"), dict)]

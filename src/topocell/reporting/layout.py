@@ -99,7 +99,7 @@ def place(boxes: list[Box], edges: Sequence[Edge]) -> list[list[tuple[float, flo
 
 
 def _stop(graph: _Graph, half: list[float], route: list[int], k: int) -> tuple[float, float, float]:
-    """Where an edge is level at the k-th vertex of its route; waypoints span the whole layer."""
+    """Return where an edge is level at the k-th vertex of its route; waypoints span the whole layer."""
     box = graph.boxes[route[k]]
     reach = half[box.layer] if 0 < k < len(route) - 1 else box.width / 2
     return (box.x - reach, box.x + reach, box.y)

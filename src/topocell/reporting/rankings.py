@@ -1,4 +1,4 @@
-"""How a selection ranks the operations of every edge, and how much two selections agree about it."""
+"""Rankings of the operations of every edge by a selection, and the agreement of two selections."""
 
 import math
 import statistics
@@ -19,7 +19,7 @@ _READS = {"accuracy without": -1.0, "loss without": 1.0, "weight": 1.0}
 
 
 def ranking(path: Path, recipe: Mapping[str, Any], metrics: Iterable[Mapping[str, Any]]) -> Ranking:
-    """What the selection in a run directory made of the operations of each edge; empty where it ranked none.
+    """Rank the operations of each edge as the selection in a run directory did; empty where it ranked none.
 
     A projection ranks them by what it read when it decided the edge, on the supernet of that moment; any other rule
     but a random one by the weights of the searched supernet, those of decided edges as they were when it was decided.

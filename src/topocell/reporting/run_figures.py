@@ -318,7 +318,7 @@ def _number(row: Row, *keys: str, scale: float = 1.0) -> float:
 
 
 def _is_index(value: object) -> bool:
-    """Whether a value is the number of an epoch, a stage or a seed that a figure can show."""
+    """Return whether a value is the number of an epoch, a stage or a seed that a figure can show."""
     return is_number(value) and isinstance(value, int) and value >= 0
 
 

@@ -1,4 +1,4 @@
-"""What all drawings and figures share: operation labels, colour-blind-safe colours, fonts, reproducible files."""
+"""Shared style of all drawings: operation labels, colour-blind-safe colours, fonts, reproducible files."""
 
 import functools
 import io

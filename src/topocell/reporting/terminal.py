@@ -1,4 +1,4 @@
-"""What a person sees of long work: a live line on a terminal, plain lines elsewhere, nothing if so wished."""
+"""Output of long work: a live line on a terminal, plain lines elsewhere, nothing if so wished."""
 
 import time
 from collections.abc import Mapping
@@ -42,19 +42,19 @@ class Quiet:
     """Shows nothing."""
 
     def step(self, phase: str, done: int, total: int, figures: Figures) -> None:
-        """Nothing."""
+        """Show nothing."""
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        """Nothing."""
+        """Show nothing."""
 
     def cell(self, genotype: Mapping[str, Any]) -> None:
-        """Nothing."""
+        """Show nothing."""
 
     def results(self, results: Mapping[str, Any]) -> None:
-        """Nothing."""
+        """Show nothing."""
 
     def say(self, text: str) -> None:
-        """Nothing."""
+        """Show nothing."""
 
 
 def epoch_line(record: Mapping[str, Any]) -> str:
@@ -115,7 +115,7 @@ class Terminal(Quiet):
             self._live = None
 
     def step(self, phase: str, done: int, total: int, figures: Figures) -> None:
-        """Move the bar; look at the figures twice a second at most."""
+        """Move the bar; read the figures twice a second at most."""
         if not self.console.is_terminal:
             return
         now = time.monotonic()

@@ -234,11 +234,11 @@ class Retraining:
         return False
 
     def parts(self) -> Mapping[str, Stateful]:
-        """What a step changes."""
+        """Return what a step changes."""
         return {"net": self.net, "optimizer": self.optimizer}
 
     def place(self, step: int) -> Place:
-        """Where a step of this epoch happened, for the explanation of a fault."""
+        """Return where a step of this epoch happened, for the explanation of a fault."""
         epoch = self.loop.epoch
         numbers, images = self.batches.numbers(epoch, step), self.batches.batch(epoch, step)[0]
         rate = self.optimizer.param_groups[0]["lr"]
@@ -253,7 +253,7 @@ class Retraining:
         return [e for e in range(self.plan.epochs) if e == last or (e + 1) % every == 0]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the retraining depends on."""
+        """Return everything that the rest of the retraining depends on."""
         return {
             "round": self.round,
             "runs": self.runs,
@@ -265,7 +265,7 @@ class Retraining:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become the retraining that `state_dict` was taken from (same genotype, plan, data and seed)."""
+        """Restore a `state_dict` of a retraining of the same genotype, plan, data and seed."""
         (self.round,) = places(state["round"])
         self.runs, self.tests = list(state["runs"]), list(state["tests"])
         self.first_weights = dict(state["first_weights"])

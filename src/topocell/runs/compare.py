@@ -1,4 +1,4 @@
-"""What several selections of one supernet have derived, side by side."""
+"""Comparison of the cells that several selections of one supernet have derived."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ _HEADER = ["selection", "operations", "edges", "cell", "edges kept", "skips", "i
 
 
 def comparison(run_path: Path | str) -> list[list[str]]:
-    """A table, its header first: the run itself where it has a cell, then each selection beside it by name.
+    """Build a table, its header first: the run itself where it has a cell, then each alternative selection by name.
 
     `cell` is the key that equal cells share; what has not been measured or retrained yet is a dash. Where there are
     several, `τ to NAME` is Kendall's τ between the rankings of operations that two selections imply, see
@@ -119,7 +119,7 @@ def _object(line: bytes) -> dict[str, Any]:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    """What a YAML or JSON file holds; empty where there is none."""
+    """Read the mapping of a YAML or JSON file; empty where there is none."""
     read = plain_yaml.load if path.suffix == ".yaml" else files.from_json
     try:
         found = read(path.read_text(encoding="utf-8"))

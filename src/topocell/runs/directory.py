@@ -153,7 +153,7 @@ class RunDir:
         return folder
 
     def selection_path(self, name: str) -> Path:
-        """Where a selection of that name stands, a run directory itself. Raises RunError for a name that is none."""
+        """Return the path of a selection by name, a run directory itself. Raises RunError for a name that is none."""
         return self.path / "selections" / self._file(name).name
 
     @property
@@ -166,7 +166,7 @@ class RunDir:
             raise RunError(f"{path} must be text, but is not ({fault}); restore it from a copy") from fault
 
     def has(self, name: str) -> bool:
-        """Whether the run holds the file `name`."""
+        """Return whether the run holds the file `name`."""
         return self._file(name).is_file()
 
     def write_text(self, name: str, text: str) -> None:
@@ -178,7 +178,7 @@ class RunDir:
         self._replace(name, f"{files.to_json(value, indent=2)}\n".encode())
 
     def read_json(self, name: str) -> Any:
-        """What `write_json` wrote. Raises RunError when the file is missing or is not JSON."""
+        """Read what `write_json` wrote. Raises RunError when the file is missing or is not JSON."""
         path = self._file(name)
         try:
             return files.from_json(path.read_bytes())
@@ -204,7 +204,7 @@ class RunDir:
             files.append_line(self._metrics, line)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The records of metrics.jsonl in order; a last line that a kill has torn is left out.
+        """Read the records of metrics.jsonl in order; a last line that a kill has torn is skipped.
 
         Raises RunError, naming the line, when any other line is damaged.
         """
@@ -273,7 +273,7 @@ class RunDir:
         save(self._checkpoints.named(name), {**state, _RECIPE: self._recipe_hash})
 
     def load_named(self, name: str, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-        """What `save_named` kept. Raises CheckpointError when there is none, or it is damaged or of another recipe."""
+        """Load what `save_named` kept. Raises CheckpointError when there is none, or it is damaged or of another recipe."""
         if not self.has_named(name):
             raise CheckpointError(f"{self.path} has no checkpoint {name!r} yet; run the step that saves it first")
         state = load(self._checkpoints.named(name), map_location)
@@ -281,11 +281,11 @@ class RunDir:
         return state
 
     def named_path(self, name: str) -> Path:
-        """Where `save_named` keeps a state. Raises CheckpointError for a name that is no plain word."""
+        """Return the path of a named state. Raises CheckpointError for a name that is no plain word."""
         return self._checkpoints.named(name)
 
     def has_named(self, name: str) -> bool:
-        """Whether `save_named` has kept a state of that name."""
+        """Return whether `save_named` has kept a state of that name."""
         return self._checkpoints.named(name).is_file()
 
     def _file(self, name: str) -> Path:
@@ -302,7 +302,7 @@ class RunDir:
             files.replace(path, data)
 
     def _follow_decisions(self) -> None:
-        """Let what the run has decided about kernels hold, and keep what is decided from now on."""
+        """Apply the decisions of the run about kernels, and record those that are made from now on."""
         found = self._read_object(_KERNELS) if self.has(_KERNELS) else {}
         mine = weakref.ref(self)  # a record must not keep the lock alive
 
@@ -340,7 +340,7 @@ class RunDir:
 
     @functools.cached_property
     def _recipe_hash(self) -> str:
-        """Of what stays as it is while the run lasts. Raises RunError."""
+        """Hash what stays as it is while the run lasts. Raises RunError."""
         return recipe_hash(self._stored_recipe())
 
     def _stored_recipe(self) -> Any:
@@ -351,7 +351,7 @@ class RunDir:
             raise RunError(f"{where} must be YAML, but is damaged; restore it or choose another --out") from fault
 
     def _repair(self) -> None:
-        """Put right what a kill may have left: temporary files, missing parts, a torn line."""
+        """Repair what a kill may have left: temporary files, missing parts, a torn line."""
         self._checkpoints.folder.mkdir(exist_ok=True)
         for folder in (self.path, self._checkpoints.folder):
             for found in filter(files.is_temporary, folder.iterdir()):

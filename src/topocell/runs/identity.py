@@ -1,4 +1,4 @@
-"""What makes a run the same run: its recipe, the data it began with, and the machine."""
+"""The identity of a run: its recipe, the data it began with, and the machine."""
 
 import hashlib
 import reprlib
@@ -30,7 +30,7 @@ _MACHINE = (*_VERSIONS, "platform", "cpu", "instruction_set", "device", "gpu", "
 
 
 def lasting(recipe: Any) -> Any:
-    """What of a recipe stays as it is while a run lasts, with the order of its stages, which no mapping tells."""
+    """Return the part of a recipe that stays while a run lasts, with the order of its stages, which no mapping tells."""
     if not isinstance(recipe, dict):
         return recipe
     kept = {k: v for k, v in recipe.items() if k not in _MAY_CHANGE}
@@ -62,7 +62,7 @@ def first_difference(then: Any, now: Any, where: str = "") -> str | None:
 
 
 def recipe_hash(recipe: Any) -> str:
-    """A hash of what of a recipe stays as it is while a run lasts."""
+    """Hash the part of a recipe that stays as it is while a run lasts."""
     return hashlib.sha256(repr(_ordered(lasting(recipe))).encode()).hexdigest()
 
 
@@ -121,7 +121,7 @@ def refuse_foreign(path: Path) -> None:
 
 @contextmanager
 def naming_imports(path: str | Path) -> Iterator[None]:
-    """Where a recipe cannot be read inside: say which imports the run at `path` was begun with, if some are missing."""
+    """Turn a recipe fault inside into one that names the missing imports that the run at `path` was begun with."""
     try:
         yield
     except RecipeError as fault:

@@ -23,14 +23,14 @@ CHECKPOINT_SECONDS = 30.0
 
 
 class RunHook:
-    """What a study adds to the monitor of a run; both hooks do nothing here."""
+    """Additions of a study to the monitor of a run; both hooks do nothing here."""
 
     def on_record(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return what is added to a record before it is written."""
         return {}
 
     def on_epoch_saved(self, state: Mapping[str, Any]) -> None:
-        """See the state that is about to be saved at the end of an epoch, or at the start of a stage.
+        """Receive the state that is about to be saved at the end of an epoch, or at the start of a stage.
 
         After a kill before it was saved the epoch is repeated bit for bit, and so is this call.
         """
@@ -59,7 +59,7 @@ class RunMonitor:
         self._saved = self._counted = time.monotonic()
 
     def begin(self, phase: Phase) -> None:
-        """From now on time is that of `phase`."""
+        """Count time as that of `phase` from now on."""
         self.phase, self._counted = phase, time.monotonic()
 
     def count(self) -> None:
@@ -113,7 +113,7 @@ class RunMonitor:
             raise Interrupted(self._signal)
 
     def loading(self) -> AbstractContextManager[None]:
-        """See `fitting`."""
+        """Return the context of `fitting`."""
         return fitting(self.directory.newest)
 
     def say(self, text: str) -> None:

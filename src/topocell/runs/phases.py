@@ -10,7 +10,7 @@ from topocell.runs.directory import RunDir
 
 
 class Phase(StrEnum):
-    """What a run does, in order. `tune` is part of `select`: records of the tuning between decisions bear its name."""
+    """Phases of a run, in order. `tune` is part of `select`: records of the tuning between decisions bear its name."""
 
     SEARCH = "search"
     SELECT = "select"

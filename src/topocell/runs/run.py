@@ -108,7 +108,7 @@ class Work:
         return f"{rules.operations}-{rules.edges}" if apart or "projection" in changes else None
 
     def begin_alternative(self, name: str, changes: Mapping[str, Any]) -> tuple[Recipe, Path]:
-        """Make selections/NAME a run that stands before its selection; returns its recipe and directory."""
+        """Make selections/NAME a run whose next phase is its selection; returns its recipe and directory."""
         self._must_be_searched()
         setup = self.setup.with_recipe(reselected(self.recipe, changes))
         path = self.directory.selection_path(name)
@@ -148,7 +148,7 @@ class Work:
         return results
 
     def begin_shallow(self, accept_data: bool = False) -> tuple[Recipe, Path]:
-        """Make RUN/shallow a run that stands before the shallow evaluation of the cell; returns its recipe and path.
+        """Make RUN/shallow a run whose next phase is the shallow evaluation of the cell; returns its recipe and path.
 
         What an evaluation of another cell has left there is dropped.
         """
@@ -183,7 +183,7 @@ class Work:
         return genotype
 
     def _results(self) -> dict[str, Any]:
-        """What results.json holds. Raises RunError where it lacks what a run writes."""
+        """Read results.json. Raises RunError where it lacks what a run writes."""
         results = self.directory.read_json("results.json")
         shown = ("n", "last_mean", "best_mean", "parameters", "multiply_adds")
         found = results if isinstance(results, dict) else {}
@@ -195,7 +195,7 @@ class Work:
         return found
 
     def need_genotype(self) -> None:
-        """Raises RunError unless a cell has been derived."""
+        """Raise RunError unless a cell has been derived."""
         if self.phase in (Phase.SEARCH, Phase.SELECT) or not self.directory.genotype_path.exists():
             raise RunError(
                 f"retraining needs a derived cell, but {self.directory.path} has none yet; "
@@ -284,7 +284,7 @@ class Work:
 def prepare_selection(
     directory: RunDir, supernet: Callable[[], dict[str, Any]], searched: Iterable[Mapping[str, Any]] = ()
 ) -> None:
-    """Make a new run directory one that stands before its selection, also when a kill has interrupted that.
+    """Make a new run directory one whose next phase is its selection, also when a kill has interrupted that.
 
     Args:
         directory: the new run directory.
@@ -300,7 +300,7 @@ def prepare_selection(
 
 
 def knobs(recipe: Recipe, phase: str) -> tuple[Knob, ...]:
-    """What the memory of a phase depends on."""
+    """Return the settings that the memory of a phase depends on."""
     if phase == Phase.RETRAIN:
         return retrain_knobs(recipe.retrain)
     of_stages = (stage_knobs(recipe.search, stage) for stage in recipe.search.stages)

@@ -40,7 +40,7 @@ GROUND_TRUTH_VARIABLE = "TOPOCELL_NASBENCH201"
 
 @dataclass(frozen=True)
 class Setup:
-    """What a recipe names, as objects. Made by `Setup.of`.
+    """The objects that a recipe names. Made by `Setup.of`.
 
     Attributes:
         recipe: checked.
@@ -80,7 +80,7 @@ class Setup:
 
     @property
     def rules(self) -> Rules:
-        """How the cell is derived."""
+        """Return the rules by which the cell is derived."""
         return self.recipe.selection.rules(self.recipe.seed)
 
     @property
@@ -114,7 +114,7 @@ class Setup:
         return Retraining(genotype, self.recipe.retrain, self.dataset, **self._options(monitor))
 
     def environment(self) -> dict[str, Any]:
-        """What env.json says of a run."""
+        """Return the contents of env.json."""
         seeds = {"run": self.recipe.seed, **{f"retrain {i}": s for i, s in enumerate(self.recipe.retrain.seeds)}}
         found = environment(self.device, self.dataset.fingerprint, seeds)
         found |= {"classes": len(self.dataset.train.classes), "image_shape": list(self.dataset.shape)}
@@ -123,7 +123,7 @@ class Setup:
         )
 
     def _options(self, monitor: Monitor | None) -> dict[str, Any]:
-        """What search, projection and retraining share."""
+        """Return the arguments that search, projection and retraining share."""
         recipe = self.recipe
         options = {"seed": recipe.seed, "device": self.device, "monitor": monitor, "on_nan": recipe.on_nan}
         return {**options, "execution": execution(recipe)}
@@ -148,7 +148,7 @@ def prepared(recipe: Recipe, data: Given | Sequence[Any] | None = None, like: Se
 
 
 def execution(recipe: Recipe) -> Execution:
-    """How the networks of a recipe are called."""
+    """Return how the networks of a recipe are executed."""
     return Execution(recipe.precision, recipe.compile)
 
 
@@ -248,7 +248,7 @@ def check(recipe: Recipe) -> None:
 
 
 def _check_contracts(recipe: Recipe, space: SpaceSpec) -> None:
-    """Raises RecipeError where a piece of a user's own, which the recipe names, does not do what it has to."""
+    """Raise RecipeError where a piece of a user's own, which the recipe names, fails its contract."""
     for kind, name in (("operation rule", recipe.selection.operations), ("edge rule", recipe.selection.edges)):
         if _is_foreign(known(kind)[name]):
             testing.check_rule(name, kind)
@@ -277,13 +277,13 @@ def _offered(space: SpaceSpec) -> set[str]:
 
 
 def _is_foreign(piece: object) -> bool:
-    """Whether a piece does not come with topocell."""
+    """Return whether a piece does not come with topocell."""
     piece = piece.func if isinstance(piece, partial) else piece
     return not getattr(piece, "__module__", "topocell").startswith("topocell.")
 
 
 def check_images(recipe: Recipe, space: SpaceSpec, dataset: Dataset) -> None:
-    """Raises SpaceError for images that a network of the retraining cannot take, before the search begins."""
+    """Raise SpaceError for images that a network of the retraining cannot take, before the search begins."""
     cells = {}
     for name, cell in space.cells.items():
         cells[name] = CellGenotype(cell.inputs, ((("skip_connect", 0),),) * cell.nodes, (cell.computed[-1],))

@@ -8,7 +8,7 @@ from topocell.errors import RecipeError
 
 
 def check_temperature(temperature: float) -> None:
-    """Raises a RecipeError unless the temperature is positive."""
+    """Raise a RecipeError unless the temperature is positive."""
     if not temperature > 0:
         raise RecipeError(f"a temperature is greater than 0, but got {temperature}; anneal to a small value")
 

@@ -14,7 +14,7 @@ from topocell.runtime.rng import derive as derive_seed
 
 
 class Training(Protocol):
-    """What is trained: the hooks that the loop calls, in this order."""
+    """The hooks of a training that the loop calls, in this order."""
 
     def begin_epoch(self) -> int:
         """Set the schedules of the epoch that begins or is resumed, and return its number of steps."""

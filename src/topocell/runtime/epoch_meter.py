@@ -18,7 +18,7 @@ class Seen:
 
 
 class EpochMeter:
-    """Sums of one epoch: `add` per batch, `figures` when somebody looks."""
+    """Sums of one epoch: `add` for each batch, `figures` when they are read."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

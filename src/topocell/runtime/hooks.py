@@ -1,4 +1,4 @@
-"""What long work reports to, and how it is told to stop. The search and the retraining know nothing else of it."""
+"""The interface by which long work reports and is told to stop; search and retraining know nothing else of it."""
 
 import signal
 from collections.abc import Callable, Iterator, Mapping

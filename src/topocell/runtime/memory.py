@@ -1,4 +1,4 @@
-"""What a computation costs, exactly: bytes saved for backward, bytes alive, dispatcher calls.
+"""Exact costs of a computation: bytes saved for backward, bytes alive, dispatcher calls.
 
 with SavedBytes(exclude=net.parameters()) as saved:
     loss = net(x).sum()

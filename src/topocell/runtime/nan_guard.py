@@ -34,10 +34,10 @@ class Stateful(Protocol):
     """A module or an optimizer."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Its state."""
+        """Return its state."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Take a state on."""
+        """Restore a state."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a step happened.
+    """The place of a step in a training.
 
     Attributes:
         words: such as "stage 'search', epoch 3, step 17".
@@ -74,7 +74,7 @@ class NotFinite(Exception):
 
 
 class Guard:
-    """Watches the steps of a training and does what `on_nan` says.
+    """Checks the steps of a training and acts as `on_nan` says.
 
     A training calls `begin_epoch`, `step` for each batch, `check` before its state is saved, `end_epoch`; its updates
     tell `see` what must be finite. What happens is a function of what is computed: no clock, and no moment at which a
@@ -107,15 +107,15 @@ class Guard:
         self.skipped = 0
 
     def begin_epoch(self) -> None:
-        """What a rollback goes back to is now."""
+        """Note the present state as the one that a rollback restores."""
         self._start = self._copied() if self._on_nan == "rollback" else None
 
     def end_epoch(self) -> None:
-        """Nothing of the epoch matters to the next one."""
+        """Forget the epoch; the next one does not depend on it."""
         self.skipped, self._start = 0, None
 
     def step(self, number: int, steps: int, act: Callable[[], Result]) -> Result | None:
-        """What `act`, step `number` of `steps` of the epoch, returns; None when its batch was skipped.
+        """Return the result of `act`, step `number` of `steps` of the epoch; None when its batch was skipped.
 
         Raises:
             RunError: a value is not finite, and `on_nan` is `stop` or too many batches were skipped before.
@@ -149,7 +149,7 @@ class Guard:
             raise NotFinite(what, number)
 
     def check(self) -> None:
-        """Look at what was collected, and at the parameters.
+        """Check the values that were collected, and the parameters.
 
         Raises:
             RunError: a value or a parameter is not finite, and nothing may be saved.
@@ -161,7 +161,7 @@ class Guard:
             raise RunError(f"{_explained('every parameter', math.nan, self._place(self._number))}; {_STOPPED}")
 
     def state_dict(self) -> dict[str, Any]:
-        """What the rest of the epoch depends on."""
+        """Return everything that the rest of the epoch depends on."""
         return {"skipped": self.skipped, "start": self._start}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

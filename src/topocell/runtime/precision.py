@@ -1,4 +1,4 @@
-"""How a network is executed: in which precision, compiled or not. The parameters are float32 either way."""
+"""Execution of a network: its precision, compiled or not. The parameters are float32 either way."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Execution:
     compile: bool = False
 
     def __call__(self, net: nn.Module, *inputs: Any) -> Any:
-        """What `net` returns for `inputs`, its tensors in the type of the parameters."""
+        """Return what `net` computes for `inputs`, tensors in the type of the parameters."""
         dtype = PRECISIONS[self.precision]
         if dtype is None:
             return net(*inputs)

@@ -1,4 +1,4 @@
-"""What a run was done with: versions, machine, commit, command line, data and seeds."""
+"""Provenance of a run: versions, machine, commit, command line, data and seeds."""
 
 import importlib.metadata
 import platform
@@ -15,7 +15,7 @@ from topocell.registry import imported
 
 
 def environment(device: str | torch.device, data_fingerprint: str, seeds: Mapping[str, int]) -> dict[str, Any]:
-    """What env.json records: versions, machine, git commit, command line, data and seeds."""
+    """Collect the contents of env.json: versions, machine, git commit, command line, data and seeds."""
     gpu = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None
     return {
         **{name: importlib.metadata.version(name) for name in ("topocell", "torchvision", "numpy")},

@@ -1,4 +1,4 @@
-"""The collapse watch: what the search would derive now, how sure it is, and what discretisation would cost."""
+"""Diagnostics of a search: the cell that it would derive now, entropies, and the cost of discretisation."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -113,7 +113,7 @@ class Search:
 
     @property
     def _learning(self) -> bool:
-        """Whether α and β are updated in this epoch."""
+        """Return whether α and β are updated in this epoch."""
         return self.loop.epoch >= self.stage.warmup and self.stage.level != "weights"
 
     def begin_epoch(self) -> int:
@@ -172,11 +172,11 @@ class Search:
         return why
 
     def parts(self) -> Mapping[str, Stateful]:
-        """What a step changes."""
+        """Return what a step changes."""
         return self.learner.parts
 
     def place(self, step: int) -> Place:
-        """Where a step of this epoch happened, for the explanation of a fault."""
+        """Return where a step of this epoch happened, for the explanation of a fault."""
         keys = {name: f"search.stages.{self.stage.name}.{name}.lr" for name in ("weights", "alpha", "beta")}
         words = f"stage {self.stage.name!r}, epoch {self.loop.epoch}, step {step}"
         return Place(words, self.learner.groups(keys), self.streams.images(self.loop.epoch, step))
@@ -184,7 +184,7 @@ class Search:
     # State --------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the search depends on."""
+        """Return everything that the rest of the search depends on."""
         return {
             "stage": self.number,
             "candidates": {t: [list(c) for c in cell.candidates] for t, cell in self.space.cells.items()},
@@ -194,7 +194,7 @@ class Search:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become the search that `state_dict` was taken from (same plan, data and seed)."""
+        """Restore a `state_dict` of a search of the same plan, data and seed."""
         (self.number,) = places(state["stage"])
         self._enter(*self.build.restored(self.number, self.space, state))
         self.loop.load_state_dict(state)

@@ -47,7 +47,7 @@ class Running(Protocol):
 
 
 class Mechanism:
-    """What a method adds to a stage; a user's own overrides some of these hooks, which do nothing here.
+    """Base of the mechanisms of a method; a user's own overrides some of these hooks, which do nothing here.
 
     Its keyword arguments are the options that a recipe gives it. It is built afresh for every stage. Draws in a step
     are reproducible: torch's generator is seeded before each.
@@ -63,7 +63,7 @@ class Mechanism:
         """Act on a step that has just been taken."""
 
     def on_epoch_end(self, search: Running) -> Mapping[str, Any]:
-        """Change the supernet before it is evaluated; return what the record of the epoch is to say of it."""
+        """Change the supernet before it is evaluated; return its additions to the record of the epoch."""
         return {}
 
     def reason_to_stop(self, search: Running, record: Mapping[str, Any]) -> str | None:
@@ -206,7 +206,7 @@ def ranking(arch: ArchState, cell_type: str) -> Tensor:
 
 
 def has_ranking(cell: CellSpec) -> bool:
-    """Whether some edge has two candidates with weights, which can change places."""
+    """Return whether some edge has two candidates with weights, which can change places."""
     return any(sum(not KNOWN_OPERATIONS[op].weightless for op in candidates) > 1 for candidates in cell.candidates)
 
 

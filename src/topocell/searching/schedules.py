@@ -1,4 +1,4 @@
-"""What follows a curve over the epochs of a stage: learning rates and temperatures."""
+"""Schedules over the epochs of a stage: learning rates and temperatures."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from topocell.supernet.learner import Learner
 
 
 def set_schedules(learner: Learner, stage: Stage, epoch: int) -> None:
-    """Set what follows a curve to its value at a 0-based epoch of the stage."""
+    """Set each scheduled value to that of its curve at a 0-based epoch of the stage."""
     at = epoch, stage.epochs
     learner.arch.op_temperature = stage.op_temperature.value(*at)
     learner.arch.edge_temperature = stage.edge_temperature.value(*at)
@@ -18,7 +18,7 @@ def set_schedules(learner: Learner, stage: Stage, epoch: int) -> None:
 
 
 def scheduled(learner: Learner, stage: Stage) -> dict[str, Any]:
-    """Return what the record of an epoch says of the curves, and of the validity penalty if it has a weight."""
+    """Return the scheduled values for the record of an epoch, and the validity penalty if it has a weight."""
     arch = learner.arch
     return {
         "lr": learner.weights_optimizer.param_groups[0]["lr"],

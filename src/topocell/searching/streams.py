@@ -66,7 +66,7 @@ class Streams:
         return step if self._stage.arch_every == "step" else 0
 
     def images(self, epoch: int, step: int) -> list[tuple[str, Tensor, Tensor]]:
-        """For a step, by split: the numbers of the images in it (B,), and the images (B, C, H, W)."""
+        """Return for a step, by split, the numbers of the images in it (B,), and the images (B, C, H, W)."""
         stage, of_architecture = self._stage, self._of_architecture(step)
         taken = (
             (stage.weights_on, self.train, step),

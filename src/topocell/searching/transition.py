@@ -1,4 +1,4 @@
-"""From stage to stage: what a stage builds afresh, and what it takes over from the one before."""
+"""Transitions between stages: what a stage builds afresh, and what it takes over from the one before."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -39,12 +39,12 @@ class Builder:
         self._classes, self._in_channels = len(data.classes), data.shape[0]
 
     def first(self, space: SpaceSpec) -> tuple[SpaceSpec, Learner]:
-        """For the first stage: everything is new."""
+        """Build everything for the first stage."""
         stage = self._plan.stages[0]
         return space, self._learner(stage, space, *self._networks(stage, space))
 
     def restored(self, number: int, space: SpaceSpec, state: Mapping[str, Any]) -> tuple[SpaceSpec, Learner]:
-        """For the stage of a state of `Search`: the candidates and masks of the state, then all that it holds."""
+        """Rebuild the stage of a state of `Search`: its candidates and masks, then all that it holds."""
         stage, candidates = self._plan.stages[number], state["candidates"]
         space = space.with_cells({t: cell.with_candidates(candidates[t]) for t, cell in space.cells.items()})
         net, arch = self._networks(stage, space)
@@ -55,7 +55,7 @@ class Builder:
         return space, learner
 
     def next(self, number: int, space: SpaceSpec, old: Learner) -> tuple[SpaceSpec, Learner]:
-        """For a later stage: build what it resets, take over the rest from the learner of the stage before."""
+        """Build what a later stage resets, and take over the rest from the learner of the stage before."""
         before, stage = self._plan.stages[number - 1], self._plan.stages[number]
         masks = {t: old.arch.mask(t) for t in space.cells}
         shrunk = stage.shrink is not None

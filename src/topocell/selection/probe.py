@@ -1,4 +1,4 @@
-"""Accuracy and loss of a supernet without one of its parts: the measure of selection by perturbation (DARTS-PT)."""
+"""Accuracy drop of a supernet without one of its parts: the measure of selection by perturbation (DARTS-PT)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ class Probe:
     def side_by_side(
         self, weights: Mapping[str, ArchWeights], ablations: Sequence[Ablation], draw: int, step: int
     ) -> tuple[Tensor, Tensor]:
-        """Measure loss and correctness, each (len(ablations), N), of a batch of images for each ablation by itself.
+        """Measure loss and correctness, each (len(ablations), N), of one batch of images for each ablation by itself.
 
         The ablations are of one cell type. The stem and the cells before the first of that type are computed once for
         all of them; every later cell is computed for each, since batch norm takes the statistics of the batch. For the

@@ -1,4 +1,4 @@
-"""Progressive decisions (SGAS): one edge of each cell type after another is decided while the search goes on.
+"""Progressive decisions (SGAS): one edge of each cell type after another is decided while the search continues.
 
 After an epoch of decisions the undecided edge of the best score takes its most likely operation, or the one that the
 supernet misses most (SGAS+PT of Wang et al., Rethinking Architecture Selection, 2021), and the other edges of a node
@@ -42,13 +42,13 @@ class Decision:
     race: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
-        """For metrics.jsonl."""
+        """Return the record for metrics.jsonl."""
         edges = {"edge": list(self.edge), "pruned": [list(e) for e in self.pruned]}
         measured = {"reads": dict(self.reads), **self.race}
         return {"cell": self.cell, "operation": self.operation, "score": self.score, **edges, **measured}
 
     def words(self) -> str:
-        """For the user."""
+        """Describe the decision for the user."""
         gone = ", ".join(f"{s}→{d}" for s, d in self.pruned)
         rest = f"; node {self.edge[1]} is complete, pruned {gone}" if gone else ""
         return f"{self.cell}: edge {self.edge[0]}→{self.edge[1]} is {self.operation} (score {self.score:.3f}){rest}"
@@ -139,7 +139,7 @@ class Progress:
         return made
 
     def next(self) -> dict[str, tuple[Tensor, Decision]]:
-        """For each cell type with an edge to decide: its mask (E, K) after the next decision, and that decision.
+        """Decide an edge of each cell type that has one to decide: its mask (E, K) afterwards, and that decision.
 
         Ties go to the first edge and the first operation.
         """
@@ -176,7 +176,7 @@ class Progress:
         return {"history": history, "made": [asdict(d) for d in self._made], "decider": self.decider.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What `state_dict` has kept."""
+        """Restore a `state_dict`."""
         self._history = {name: [q.cpu() for q in past] for name, past in state["history"].items()}
         self._made = [_decision(made) for made in state["made"]]
         self.decider.load_state_dict(state["decider"])

@@ -1,4 +1,4 @@
-"""Selection by perturbation (DARTS-PT): operations and edges are kept for what the supernet loses without them.
+"""Selection by perturbation (DARTS-PT): operations and edges are kept by the accuracy drop without them.
 
 On a trained supernet, round by round: an undecided edge of each cell type loses one candidate at a time, without
 renormalisation; the candidate that is missed most is kept and the others leave the supernet, which is then tuned for
@@ -168,7 +168,7 @@ class Projection:
         return record, f"node {node} keeps {kept}"
 
     def seen(self, figures: Figures) -> None:
-        """What a decider calls after a measurement."""
+        """Report a measurement of the decider, and let the state be saved."""
         self.monitor.step("select, deciding", self.round, self.rounds, figures)
         self.monitor.checkpoint(self.state_dict)
 
@@ -209,7 +209,7 @@ class Projection:
         return [node for node in computed if len(self._inputs(cell_type, node)) > self.rules.in_degree]
 
     def _decide_operations(self) -> None:
-        """Operations by a rule that looks at the architecture alone, all at once."""
+        """Decide all operations at once, by a rule that reads the architecture alone."""
         masks = {}
         for t in self.learner.arch.space.cells:
             chosen = OPERATION_RULES[self.rules.operations](self.learner.arch, t, self.rules, self._allowed(t))
@@ -223,7 +223,7 @@ class Projection:
     # Tuning: an epoch, as the loop calls it -----------------------------------------------------------------
 
     def begin_epoch(self) -> int:
-        """Nothing follows a curve in tuning."""
+        """Return the steps of the epoch; no value follows a curve in tuning."""
         return len(self._train)
 
     def stream(self) -> tuple[str | int, ...]:
@@ -247,11 +247,11 @@ class Projection:
         return False
 
     def parts(self) -> Mapping[str, Stateful]:
-        """What a step changes."""
+        """Return what a step changes."""
         return self.learner.parts
 
     def place(self, step: int) -> Place:
-        """Where a step of this epoch happened, for the explanation of a fault."""
+        """Return where a step of this epoch happened, for the explanation of a fault."""
         keys = {"weights": "selection.projection.lr"} | {
             name: f"search.stages.{self.stage.name}.{name}.lr" for name in ("alpha", "beta")
         }
@@ -269,7 +269,7 @@ class Projection:
     # State --------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the projection depends on."""
+        """Return everything that the rest of the projection depends on."""
         return {
             "round": self.round,
             "turn": self.turn,
@@ -280,7 +280,7 @@ class Projection:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become the projection that `state_dict` was taken from (same supernet, plan, data and seed)."""
+        """Restore a `state_dict` of a projection of the same supernet, plan, data and seed."""
         learner = self.learner
         self.round, self.turn = places(state["round"], state["turn"])
         self.decider.load_state_dict(state["decider"])

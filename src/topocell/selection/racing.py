@@ -77,7 +77,7 @@ class Race:
         self._products = torch.zeros(candidates, candidates, dtype=torch.float64, device=device)
 
     def add(self, loss: Tensor, correct: Tensor) -> None:
-        """One batch of N images, each (len(open), N), in the order of `open`; compares when a comparison is due."""
+        """Add one batch of N images, each (len(open), N), in the order of `open`; compare when a comparison is due."""
         values = torch.stack([loss.double(), correct.double()])
         at = torch.tensor(self.open, device=values.device)
         self._sums[:, at] += values.sum(2)
@@ -91,7 +91,7 @@ class Race:
             self._compare()
 
     def worth(self) -> list[float]:
-        """Of each candidate what is lost without it, in units of the metric, up to a constant; more is better."""
+        """Return for each candidate the drop of the metric without it (a rise of the loss), up to a constant."""
         return [self._sign * value for value in self.reads()]
 
     def reads(self) -> list[float]:
@@ -118,7 +118,7 @@ class Race:
             self._end(TIE)
 
     def _leads(self) -> tuple[Tensor, Tensor]:
-        """For each two open candidates by how much the first is worth more, and how far off that may be; (m, m)."""
+        """Return for each two open candidates the lead of the first, and how far off that may be; (m, m)."""
         from scipy.special import stdtrit
 
         assert self.rules is not None
@@ -133,7 +133,7 @@ class Race:
         return lead, float(stdtrit(max(n - 1, 1), level)) * variance.sqrt()
 
     def _are_close(self) -> bool:
-        """Whether no open candidate can be worth more than one that leads by the margin or more."""
+        """Return whether no open candidate can be worth more than one that leads by the margin or more."""
         if self.rules is None or not self.rules.margin:
             return False
         lead, doubt = self._leads()
@@ -155,7 +155,7 @@ class Race:
         return {**named, "sums": self._sums.clone(), "products": self._products.clone()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become the race that `state_dict` was taken from."""
+        """Restore a `state_dict` of the same race."""
         for name in _COUNTS:
             setattr(self, name, list(state[name]) if isinstance(state[name], list | tuple) else state[name])
         self._sums.copy_(state["sums"])

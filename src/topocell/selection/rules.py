@@ -98,7 +98,7 @@ def _strongest_outputs(arch: ArchState, cell_type: str, rules: Rules, allowed: T
 
 
 def edge_strengths(arch: ArchState, cell_type: str, allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """Per edge (E,) the weight of its strongest operation besides none, and that times the weight of the edge.
+    """Return per edge (E,) the weight of its strongest operation besides none, and that times the edge's weight.
 
     Args:
         arch: the searched state.
@@ -156,7 +156,7 @@ EDGE_RULES = Registry[Callable[[ArchState, str, Rules, Tensor], tuple[list[int],
 
 
 def check_rules(rules: Rules) -> None:
-    """Raises RecipeError for a rule that does not exist, or a threshold that no rule reads."""
+    """Raise RecipeError for a rule that does not exist, or a threshold that no rule reads."""
     if fault := threshold_fault(rules.threshold, rules.edges):
         raise RecipeError(fault)
     for what, name, table in (

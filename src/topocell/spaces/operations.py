@@ -1,4 +1,4 @@
-"""What spaces, rules and drawings know of an operation: its name, and a few words about it."""
+"""Properties of operations that spaces, rules and drawings read: a name, and a few words about each."""
 
 from typing import Literal, NamedTuple
 

@@ -25,7 +25,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Stacking:
-    """How cells are stacked.
+    """The way in which cells are stacked.
 
     Args:
         layout: from initial channels C ≥ 1 and the number of layers to the slots of a network, in order. Raises

@@ -196,7 +196,7 @@ STUDIES = Registry[Study](
 
 
 def help_text(name: str) -> str:
-    """What a study measures, its options and a worked example, as Markdown for the command line."""
+    """Describe a study, its options and a worked example, as Markdown for the command line."""
     study = STUDIES[name]
     after = f" ({study.source})" if study.source else ""
     said = [" ".join(part.split()) for part in inspect.cleandoc(study.function.__doc__ or "").split("\n\n")]

@@ -27,7 +27,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a study found.
+    """The findings of a study.
 
     Args:
         rows: the table, all rows with the keys of the first. Keys that end in `%` are shown with two decimals.
@@ -209,7 +209,7 @@ class Bench:
         self._write("study.json", files.to_json(begun, indent=2) + "\n")
 
     def _adds_items(self, key: str, before: Record, now: Record) -> bool:
-        """Whether a difference of two studies, as `_leaves`, only adds items to those that the first one has."""
+        """Return whether a difference of two studies, as `_leaves`, only adds items to those that the first one has."""
         if key.removeprefix("options.") in self.growing:
             old, new = before.get(key), now.get(key)
             if isinstance(old, list) and isinstance(new, list):
@@ -222,7 +222,7 @@ class Bench:
         return bool(self.growing) and part == "inputs" and olds < news and label in news - olds
 
     def _restore(self) -> None:
-        """Read the finished items; put right what a kill may have left."""
+        """Read the finished items; repair what a kill may have left."""
         for found in filter(files.is_temporary, self.path.iterdir()):
             found.unlink()
         if not self._lines.exists():

@@ -32,14 +32,14 @@ class _Unsaved(Training):
         self.loop = EpochLoop(self, seed=seed, device=device, monitor=Silent())
 
     def on_step_end(self, steps: int) -> None:
-        """Nothing is shown."""
+        """Show nothing."""
 
     def on_epoch_end(self) -> bool:
-        """Go on to the next epoch."""
+        """Continue with the next epoch."""
         return False
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing is saved."""
+        """Save nothing."""
         return {}
 
 
@@ -89,18 +89,18 @@ class PlainTraining(_Unsaved):
         return seen_of(loss, logits, batch)
 
     def parts(self) -> Mapping[str, Stateful]:
-        """What a step changes."""
+        """Return what a step changes."""
         return {"net": self._net, "weights": self._optimizer}
 
     def place(self, step: int) -> Place:
-        """Where a step of this epoch happened."""
+        """Return where a step of this epoch happened."""
         lr = self._optimizer.param_groups[0]["lr"]
         group = Group("the weights", list(self._net.parameters()), "search.stages.NAME.weights.lr", lr)
         return Place(f"plain network, epoch {self.loop.epoch}, step {step}", [group], [])
 
 
 class Tuning(_Unsaved):
-    """What a projection does between two rounds: at each step the architecture, then the weights.
+    """Tuning of a projection between two rounds: at each step the architecture, then the weights.
 
     Args:
         setup: of the search.
@@ -125,7 +125,7 @@ class Tuning(_Unsaved):
         self.loop.run(self._plan.tune_epochs)
 
     def begin_epoch(self) -> int:
-        """Nothing follows a curve in tuning."""
+        """Return the steps of the epoch; no value follows a curve in tuning."""
         return len(self._train)
 
     def stream(self) -> tuple[str | int, ...]:
@@ -140,11 +140,11 @@ class Tuning(_Unsaved):
         return bilevel(self._learner, self._train.batch(*at), updates)
 
     def parts(self) -> Mapping[str, Stateful]:
-        """What a step changes."""
+        """Return what a step changes."""
         return self._learner.parts
 
     def place(self, step: int) -> Place:
-        """Where a step of this epoch happened."""
+        """Return where a step of this epoch happened."""
         keys = {"weights": "selection.projection.lr"} | {
             name: f"search.stages.{self._stage.name}.{name}.lr" for name in ("alpha", "beta")
         }

@@ -146,7 +146,7 @@ def key_of(word: str) -> str:
 
 
 def whole_searches(label: str, recipe: Recipe) -> None:
-    """Raises RecipeError for a search that may end ahead of time, in a study that looks at each of its epochs."""
+    """Raise RecipeError for a search that may end ahead of time, in a study that evaluates each of its epochs."""
     if early := [stage.name for stage in recipe.search.stages if stage.mechanisms.early_stop is not None]:
         raise RecipeError(
             f"this study looks at every epoch of a search, but stage {early[0]!r} of {label} may end ahead of time; "

@@ -1,4 +1,4 @@
-"""A supernet at several moments of its search, and what selections make of each: searched once, selected often."""
+"""Snapshots of a supernet at several moments of its search, and selections from each: searched once, selected often."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
@@ -103,7 +103,7 @@ def revived(recipe: Recipe, searched: Path, moment: str = FINISHED) -> Search:
 
 
 def expected(learner: Learner) -> dict[str, ArchWeights]:
-    """What decisions are made from: weights without sampling, per cell type, detached."""
+    """Return the weights that decisions read: without sampling, per cell type, detached."""
     return {cell_type: weights.detach() for cell_type, weights in learner.arch.expected().items()}
 
 

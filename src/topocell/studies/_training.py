@@ -67,7 +67,7 @@ def retrained(recipe: Recipe, genotype: Genotype, path: Path, display: Display) 
 
 
 def searched(recipe: Recipe, path: Path, display: Display) -> list[dict[str, Any]]:
-    """Only the search; returns the metrics of its epochs. Raises as `api.search`."""
+    """Search without deriving a cell; returns the metrics of its epochs. Raises as `api.search`."""
     api.search(recipe, path, display)
     with RunDir.existing(path, lock=False) as directory:
         return [row for row in directory.metrics() if row["phase"] == Phase.SEARCH]
@@ -98,13 +98,13 @@ def accuracies(record: Mapping[str, Any]) -> list[float]:
 
 
 def parameters(record: Mapping[str, Any]) -> int | None:
-    """Of the network of a record of `whole_run` or `retrained`; None where the cell was looked up."""
+    """Return the parameters of the network of a record of `whole_run` or `retrained`; None where it was looked up."""
     found: int | None = record["results"].get("parameters")
     return found
 
 
 def scale(record: Mapping[str, Any]) -> str:
-    """A sentence that says what accuracies like that of a record rest on."""
+    """Describe in a sentence what accuracies like that of a record rest on."""
     results = record["results"]
     if ground_truth := results.get("ground_truth"):
         return f"Accuracies are those of the column {ground_truth['column']} of the NAS-Bench-201 table."

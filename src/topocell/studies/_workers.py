@@ -45,7 +45,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Made:
-    """What a worker answers: what was made and the seconds it took, or the fault that it met."""
+    """Answer of a worker: the record and the seconds it took, or the fault that it met."""
 
     record: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
@@ -113,7 +113,7 @@ _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def _context() -> Any:
-    """How workers are started: a context of multiprocessing.
+    """Return the context of multiprocessing in which workers are started.
 
     On Linux they are forks of a process that has imported torch and topocell and done nothing else ("forkserver"):
     importing takes seconds, more where memory is short, and is done once for all of them. Elsewhere, where libraries

@@ -1,4 +1,4 @@
-"""What the cells that a study has found are worth: looked up where there is a table, otherwise retrained."""
+"""Accuracy of the cells that a study has found: looked up where there is a table, otherwise by retraining."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Found:
 
 
 def place(arm: Arm, seed: int) -> str:
-    """How the items of one search begin."""
+    """Return the prefix of the items of one search."""
     return f"{arm.key}-seed-{seed}"
 
 

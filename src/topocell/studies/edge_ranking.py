@@ -1,4 +1,4 @@
-"""DOTS, Figure 1: does what a search says about pairs of edges agree with what cells with these pairs are worth?"""
+"""DOTS, Figure 1: agreement of a search's scores of pairs of edges with the accuracy of cells with these pairs."""
 
 import math
 from collections.abc import Sequence
@@ -111,7 +111,7 @@ def _ranking(bench: Bench, arm: Arm, seed: int) -> _Ranking:
 
 
 def pair_weights(arch: ArchState, cell_type: str) -> tuple[str, dict[Pair, float]]:
-    """What a search says of every pair of edges that enter the last node of a cell.
+    """Score every pair of edges that enter the last node of a cell, as a search does.
 
     Returns what the weights are, in words, and pair of edge indices → weight. Probabilities of pairs are taken at
     temperature 1: at the end of DOTS' annealing all but one of them are zero, though their logits are still in order.

@@ -132,7 +132,7 @@ def strides(cell: CellSpec) -> list[int]:
 
 
 def drawn_swaps(net: Supernet, seed: int, number: int) -> dict[int, Swap]:
-    """For every cell two edges that change places, by the cell's index; cells that have no such pair are left out."""
+    """Pick in every cell two edges that change places, by the cell's index; cells without such a pair are left out."""
     found: dict[int, Swap] = {}
     masks = net.masks()
     for slot in net.slots:

@@ -1,4 +1,4 @@
-"""DARTS-PT, Figures 1, 2 and 7: does α say what an operation is worth to its supernet?"""
+"""DARTS-PT, Figures 1, 2 and 7: agreement of α with the strength of an operation in its supernet."""
 
 import math
 from collections.abc import Sequence
@@ -88,7 +88,7 @@ def measure(bench: Bench, options: OperationStrength) -> Outcome:
 
 
 def strength(recipe: Recipe, searched: Path, where: Place, candidate: int, path: Path, display: Display) -> Record:
-    """What one candidate of one edge is worth to the supernet of a finished search.
+    """Measure the strength of one candidate of one edge in the supernet of a finished search.
 
     Nothing is left in `path`, and nothing is shown: an item that is interrupted begins anew.
 
@@ -155,7 +155,7 @@ def _marked(edge: Rows) -> Rows:
 
 
 def _agreement(edge: Rows) -> dict[str, Any]:
-    """How far weight and loss without an operation agree with its strength, on one edge."""
+    """Correlate weight and loss without an operation with its strength, on one edge."""
     strengths = [row["accuracy %"] for row in edge]
     strongest = max(strengths)
     picked = {name: next(row["accuracy %"] for row in edge if row[name]) for name in ("largest weight", "missed most")}

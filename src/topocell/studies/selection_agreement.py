@@ -1,4 +1,4 @@
-"""How often a race makes the decision that measuring everything makes, and what it saves."""
+"""Agreement of the decisions of races with those on the whole split, and the images that races save."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -55,7 +55,7 @@ class SelectionAgreement(Searches):
         return found
 
     def modes(self, recipe: Recipe) -> dict[str, tuple[Deciding, str]]:
-        """Ways to decide by name: what to do, and the stream that the images are drawn for."""
+        """Ways to decide by name: the settings, and the stream by which images are drawn."""
         plan = recipe.selection.projection
         given = {"decide_by": PERTURBATION, "metric": plan.metric, "batches": plan.batches}
         exact, fresh = Deciding(**given, fixed_batches=True), Deciding(**given)
@@ -74,7 +74,7 @@ class SelectionAgreement(Searches):
 
 
 class Panel(Decider):
-    """Several deciders of the same supernet. The first one's decisions count; what all of them say is kept.
+    """Several deciders of the same supernet. The first one's decisions count; the decisions of all are kept.
 
     Attributes:
         said: for each decision by mode the positions `kept`, `images`, and `seconds`; and `lost`, how much less the
@@ -100,33 +100,33 @@ class Panel(Decider):
         return decisions[0]
 
     def complete(self) -> None:
-        """All deciders are done with the decision."""
+        """Mark the decision as made in all deciders."""
         for one in self.deciders.values():
             one.complete()
 
     @property
     def evaluations(self) -> int:
-        """Of the first decider."""
+        """Return those of the first decider."""
         return next(iter(self.deciders.values())).evaluations
 
     @property
     def image_evaluations(self) -> int:
-        """Of the first decider."""
+        """Return those of the first decider."""
         return next(iter(self.deciders.values())).image_evaluations
 
     def state_dict(self) -> dict[str, Any]:
-        """What was said, and the states of the deciders."""
+        """Return the decisions so far, and the states of the deciders."""
         return {"said": list(self.said), "deciders": {name: one.state_dict() for name, one in self.deciders.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become the panel that `state_dict` was taken from."""
+        """Restore a `state_dict` of a panel of the same deciders."""
         self.said = list(state["said"])
         for name, one in self.deciders.items():
             one.load_state_dict(state["deciders"][name])
 
 
 def measure(bench: Bench, options: SelectionAgreement) -> Outcome:
-    """Every decision of a projection is made again in other ways on the very same supernet, which then goes on with it.
+    """Repeat every decision of a projection in other ways on the very same supernet, which then resumes with the first.
 
     `exact` measures all candidates on the same images, the whole held-out split or `selection.projection.batches` of
     it; races measure them on growing parts of these images. `published` draws fresh images for every candidate. Both

@@ -105,7 +105,7 @@ def measure(bench: Bench, options: Subspaces) -> Outcome:
 
 
 def family(name: str) -> str:
-    """Which convolutions a sub-space has: all separable, all dilated, or mixed."""
+    """Name the convolutions of a sub-space: all separable, all dilated, or mixed."""
     convs = SUBSPACES[name]
     return next((label for label, kind in FAMILIES.items() if all(c.startswith(kind) for c in convs)), MIXED)
 

@@ -1,4 +1,4 @@
-"""TopoNAS, Figure 1: what the wiring alone decides, from the ground truth of NAS-Bench-201."""
+"""TopoNAS, Figure 1: the effect of the wiring alone, from the ground truth of NAS-Bench-201."""
 
 import os
 from collections import defaultdict
@@ -29,7 +29,7 @@ class TopologyAverage(Options):
 
 
 def measure(bench: Bench, options: TopologyAverage) -> Outcome:
-    """For each wiring of the NAS-Bench-201 cell, the mean accuracy over all operations on the edges it has.
+    """Average, for each wiring of the NAS-Bench-201 cell, the accuracy over all operations on the edges it has.
 
     An edge that is absent is `none`; a wiring of k edges averages 4^k architectures. TopoNAS' point: the best wirings
     of four and of five edges are better than that of all six.

@@ -64,7 +64,7 @@ def measure(bench: Bench, options: Trajectory) -> Outcome:
 
 
 def _learns(recipe: Recipe) -> bool:
-    """Whether the search moves weights of operations."""
+    """Return whether the search moves weights of operations."""
     return any(
         stage.level != "weights" and stage.epochs > stage.warmup and RELAXATIONS[stage.relaxation.name].learned
         for stage in recipe.search.stages

@@ -80,7 +80,7 @@ def _projecting(options: Searches) -> list[Arm]:
 def _selections(
     bench: Bench, arms: Sequence[Arm], select: Callable[..., Record], changes: Mapping[str, Mapping[str, Any]]
 ) -> list[tuple[Arm, int, str, Record]]:
-    """Every search, and `select` on its supernet under each change to the projection, by name."""
+    """Run every search, and `select` on its supernet under each change to the projection, by name."""
     every = [(arm, seed, recipe, place(arm, seed)) for arm in arms for seed, recipe in arm.recipes.items()]
     bench.all_trained([Task(f"{key}-search", photographed, (recipe, ())) for _, _, recipe, key in every])
     tasks, names = [], []

@@ -147,7 +147,7 @@ def in_words(wiring: Wiring) -> str:
 
 
 def noise_of(accuracy: Mapping[Wiring, float], cells: Mapping[Wiring, Genotype]) -> dict[str, float | int | None]:
-    """How far accuracies spread within and between different cells.
+    """Measure how far accuracies spread within and between different cells.
 
     Wirings that are one cell under two numberings differ by chance alone. `within` is the pooled standard deviation
     (n − 1) within such groups, `between` that of the means of groups, both None where there is too little; `cells` is

@@ -122,11 +122,11 @@ class ArchState(nn.Module):
         return self.topologies[cell_type].weights(self.beta[cell_type].detach().cpu().double())
 
     def get_extra_state(self) -> dict[str, float]:
-        """What is scheduled, for the state dict."""
+        """Return the scheduled values, for the state dict."""
         return {name: getattr(self, name) for name in SCHEDULED}
 
     def set_extra_state(self, state: dict[str, float]) -> None:
-        """What is scheduled, from the state dict."""
+        """Take the scheduled values from the state dict."""
         for name in SCHEDULED:
             setattr(self, name, state[name])
 
@@ -152,7 +152,7 @@ class ArchState(nn.Module):
         return torch.stack([self.topologies[t].penalty(self.beta[t]) for t in self.space.cells]).sum()
 
     def alpha_penalty(self) -> Tensor:
-        """What the relaxation adds to the loss of α, summed over the cell types (FairDARTS, DrNAS)."""
+        """Return the relaxation's term of the loss of α, summed over the cell types (FairDARTS, DrNAS)."""
         return torch.stack([r.penalty(self.alpha[t], self.mask(t)) for t, r in self.relaxations.items()]).sum()
 
     def restrict(self, masks: Mapping[str, Tensor]) -> None:
@@ -161,7 +161,7 @@ class ArchState(nn.Module):
             self.mask(name).logical_and_(mask.to(self.mask(name).device))
 
     def decided(self, cell_type: str) -> Tensor:
-        """(E, K) bool: logits that decide nothing any more, and so stay as they are.
+        """Return (E, K) bool: logits that decide nothing any more, and so stay as they are.
 
         Those of candidates that are not live, and all logits of an edge that has come down to one live candidate.
         """

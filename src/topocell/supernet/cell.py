@@ -121,7 +121,7 @@ class SuperCell(nn.Module):
         self._index()
 
     def _index(self) -> None:
-        """Precompute where in the flattened (E, K) weights each bank looks, and what leaves each node."""
+        """Precompute where each bank reads the flattened (E, K) weights, and the edges that leave each node."""
         spec = self.spec
         self._positions = [
             [e * spec.n_candidates + spec.candidates[e].index(op) for e in bank.edges]
@@ -167,7 +167,7 @@ class SuperCell(nn.Module):
         return torch.cat(computed, 1) if spec.output == "concat" else computed[-1]
 
     def _task(self, number: int, drawn: list[bool] | None) -> _Task | None:
-        """What a bank has to do: all its edges, or those for which its operation was drawn."""
+        """Return the task of a bank: all its edges, or those for which its operation was drawn."""
         bank, positions = self._all_banks()[number], self._positions[number]
         if drawn is None:
             return _Task(number, bank, bank.edges, list(bank.parameters()), positions)
@@ -188,7 +188,7 @@ class SuperCell(nn.Module):
     def _add_compiled(
         self, x: Tensor, stride: int, tasks: list[_Task], ready: list[_Shared], joint: Tensor, sums: Sums
     ) -> list[_Task]:
-        """By compiled kernels: what leaves the node `x` with one stride, as convolution or without weights.
+        """Run by compiled kernels the edges that leave the node `x` with one stride, as convolution or without weights.
 
         Returns the tasks that are left for the library.
         """

@@ -69,7 +69,7 @@ class Learner:
 
     @property
     def parts(self) -> dict[str, Stateful]:
-        """All that a step changes, by name."""
+        """Return everything that a step changes, by name."""
         beta = {} if self.beta_optimizer is None else {"beta": self.beta_optimizer}
         return {
             "net": self.net,
@@ -84,7 +84,7 @@ class Learner:
         return {name: part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned; the network has had the same candidates removed."""
+        """Resume from a `state_dict`; the network has had the same candidates removed."""
         for name, part in self.parts.items():
             if isinstance(part, Optimizer):
                 restore_optimizer(part, state[name])
@@ -103,7 +103,7 @@ class Learner:
         return [Group(words, group["params"], key, group["lr"]) for key, words, group in settings]
 
     def logits(self, x: Tensor, weights: Mapping[str, ArchWeights]) -> Tensor:
-        """What the network answers, (N, classes), for images (N, C, H, W) under the weights of each cell type."""
+        """Return the logits (N, classes) for images (N, C, H, W) under the weights of each cell type."""
         logits: Tensor = self.execution(self.net, x, weights)
         return logits
 
@@ -190,7 +190,7 @@ Perturbation = Callable[[Learner, dict[str, ArchWeights], Batch], dict[str, Arch
 
 @contextmanager
 def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """No gradients for these parameters inside: the backward pass skips them, and what it would keep for them."""
+    """Freeze these parameters inside: the backward pass skips them, and what it would keep for them."""
     changed = [p for p in parameters if p.requires_grad]
     for p in changed:
         p.requires_grad_(False)

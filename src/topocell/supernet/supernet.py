@@ -96,7 +96,7 @@ class Supernet(nn.Module):
         return logits
 
     def prefix(self, x: Tensor, weights: Mapping[str, ArchWeights], cell_type: str) -> States:
-        """What the first cell of a type sees: the outputs of the two cells before it, each (N, C, H, W)."""
+        """Return the inputs of the first cell of a type: the outputs of the two cells before it, each (N, C, H, W)."""
         seen = self._seen(weights)
         s0, s1 = self.skeleton.begin(self._prepared(x))
         for index in range(self._first(cell_type)):

@@ -30,6 +30,6 @@ class OneHotWeights(ArchWeights):
 
 
 def uniform_weights(n_edges: int, mask: Tensor) -> ArchWeights:
-    """Every live candidate of an edge weighs the same, every edge weighs one. `mask` is (E, K) bool."""
+    """Return equal weights for every live candidate of an edge, one for every edge. `mask` is (E, K) bool."""
     live = mask.to(torch.get_default_dtype())
     return ArchWeights(live / live.sum(1, keepdim=True).clamp(min=1), live.new_ones(n_edges))

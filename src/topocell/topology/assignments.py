@@ -19,7 +19,7 @@ MAX_CHOICES = 2**14
 
 
 def n_wirings(cell: CellSpec, in_degree: int) -> int:
-    """In how many ways every computed node can take `in_degree` inputs (eDARTS: 1·3·6·10 = 180 in the DARTS cell)."""
+    """Count the ways in which every node can take `in_degree` inputs (eDARTS: 1·3·6·10 = 180 in the DARTS cell)."""
     n_incoming = (len(cell.incoming(node)) for node in cell.computed)
     return math.prod(math.comb(n, min(in_degree, n)) for n in n_incoming)
 

@@ -1,4 +1,4 @@
-"""What every topology is, and what several of them share."""
+"""The base of all topologies, and parts that several of them share."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ from topocell.spaces.cell import CellSpec
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a topology derives from its logits.
+    """The edges that a topology derives from its logits.
 
     Args:
         kept: indices of the kept edges, sorted. They join nodes that stay, and enter each computed node that
@@ -37,7 +37,7 @@ class Decoded:
 
 
 class Topology(ABC):
-    """What a topology implements, also a user's own: the abstract methods, after `super().__init__(cell, n)`.
+    """Base of a topology, also of a user's own: the abstract methods, after `super().__init__(cell, n)`.
 
     Every method takes `beta`, the `(n_logits,)` logits of one cell type, and answers on its device and in its
     dtype. A topology holds no state of the search: equal logits give equal answers.

@@ -1,4 +1,4 @@
-"""What a run will take: time and memory of each of its parts, from probes of a few steps before anything starts.
+"""Estimates of a run: time and memory of each of its parts, from probes of a few steps before anything starts.
 
 A probe is the search or the retraining itself, on the first images of its splits, with a stopwatch for a monitor.
 Memory is measured at small batches and extended to the batch of the plan, since what is kept for the backward pass

@@ -46,7 +46,7 @@ class Memory:
         return round(self.fixed + self.per_image * self.batch)
 
     def fits(self, free: int | None) -> bool:
-        """Whether that much may be asked for where `free` bytes are left (None: unknown)."""
+        """Return whether that much may be asked for where `free` bytes are left (None: unknown)."""
         return free is None or self.peak <= SHARE * free
 
     def trial(self, free: int | None) -> int:
@@ -58,7 +58,7 @@ class Memory:
 
 
 def smaller(what: str, memory: Memory, knobs: Sequence[Knob], switches: Sequence[str], free: int, device: str) -> str:
-    """What to change for something to fit: the largest batch, or the largest value of another knob, or a switch.
+    """Advise what to change for something to fit: the largest batch, or the largest value of another knob, or a switch.
 
     Memory is taken to be proportional to the other knobs, the images apart. The batch size is the first of `knobs`;
     `switches` are settings that are known to suffice.
@@ -75,7 +75,7 @@ def smaller(what: str, memory: Memory, knobs: Sequence[Knob], switches: Sequence
 
 
 def out_of_memory(what: str, device: str, knobs: Sequence[Knob], probe: bool = False) -> str:
-    """What to change when memory has run out in the middle of something, or of a probe of it."""
+    """Advise what to change when memory has run out in the middle of something, or of a probe of it."""
     ways = " or ".join(f"{knob.key} (now {knob.value})" for knob in knobs)
     found = (
         "topocell estimate finds values that fit; or make room: the same command then resumes from the last checkpoint"
@@ -88,7 +88,7 @@ def out_of_memory(what: str, device: str, knobs: Sequence[Knob], probe: bool = F
 
 @contextmanager
 def probing(what: str, device: torch.device, knobs: Sequence[Knob]) -> Iterator[None]:
-    """Raises RunError where memory runs out."""
+    """Raise RunError where memory runs out."""
     try:
         yield
     except (RuntimeError, MemoryError) as fault:
@@ -98,7 +98,7 @@ def probing(what: str, device: torch.device, knobs: Sequence[Knob]) -> Iterator[
 
 
 def is_out_of_memory(fault: BaseException) -> bool:
-    """Whether a fault says that memory ran out, of whatever device."""
+    """Return whether a fault says that memory ran out, of whatever device."""
     return isinstance(fault, MemoryError) or any(words in str(fault) for words in FULL)
 
 

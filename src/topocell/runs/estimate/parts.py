@@ -151,7 +151,7 @@ def _shortened(plan: SearchPlan, index: int, batch: int) -> SearchPlan:
 
 
 def _kinds(stage: Stage) -> tuple[bool, bool]:
-    """Whether a stage has steps of the weights only, and steps of its level."""
+    """Return whether a stage has steps of the weights only, and steps of its level."""
     learning = stage.level != "weights" and stage.epochs > stage.warmup
     return not learning or stage.warmup > 0 or stage.arch_every == "epoch", learning
 
@@ -184,7 +184,7 @@ def _stage_part(
 
 
 def stage_knobs(plan: SearchPlan, stage: Stage) -> tuple[Knob, ...]:
-    """What the memory of a stage depends on."""
+    """Return the settings that the memory of a stage depends on."""
     size, own = plan.size(stage), f"search.stages.{stage.name}"
     return (
         Knob("search.batch_size", plan.batch_size),
@@ -218,7 +218,7 @@ def _projection_part(
 
 
 def _measurements(learner: Learner, plan: ProjectionPlan, rules: Rules) -> int:
-    """How often a projection measures the supernet, on the whole split: in a race at most; see `Projection`."""
+    """Count the measurements of a projection, on the whole split: in a race at most; see `Projection`."""
     count = 0
     for name, cell in learner.arch.space.cells.items():
         mask = learner.arch.mask(name).cpu()
@@ -288,7 +288,7 @@ def estimate_retraining(
 
 
 def retrain_knobs(plan: RetrainPlan) -> tuple[Knob, ...]:
-    """What the memory of the retraining depends on."""
+    """Return the settings that the memory of the retraining depends on."""
     size = Knob("retrain.channels", plan.channels, 2)
     if plan.parameters is not None:
         size = Knob("retrain.parameters", plan.parameters)

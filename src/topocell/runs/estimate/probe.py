@@ -1,4 +1,4 @@
-"""Probes: a few steps of the real thing, with a stopwatch, or with a meter of memory."""
+"""Probes: a few steps of the work itself, with a stopwatch, or with a memory meter."""
 
 import statistics
 import tempfile
@@ -102,12 +102,12 @@ def measure_memory(probe: Probe, batch: int, data: int, device: torch.device, fr
 
 
 def _rises(sizes: Sequence[int], peaks: Sequence[int]) -> bool:
-    """Whether the last step up was a good part, 40 %, of one in proportion."""
+    """Return whether the last step up was a good part, 40 %, of one in proportion."""
     return peaks[-1] / max(peaks[-2], 1) - 1 >= 0.4 * (sizes[-1] / sizes[-2] - 1)
 
 
 def _straight(sizes: Sequence[int], peaks: Sequence[int], start: int) -> bool:
-    """Whether the last three sizes, from `start` on, lie on a line within 3 %, and it rises."""
+    """Return whether the last three sizes, from `start` on, lie on a line within 3 %, and it rises."""
     if len(peaks) < 3 or sizes[-3] < start:
         return False
     (a, b, c), (first, second, third) = sizes[-3:], peaks[-3:]
