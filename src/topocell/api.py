@@ -1,7 +1,7 @@
 """Functions behind the commands: a run, its steps alone, and an estimate of it.
 
 A run goes search → select → retrain → report. Each step reads what the one before left in the run directory, so
-that a run goes on wherever it was stopped, and each step can be taken alone.
+that a run resumes wherever it was stopped, and each step can be taken alone.
 """
 
 from collections.abc import Iterator, Sequence

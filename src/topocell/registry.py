@@ -44,7 +44,7 @@ HOMES = {
 
 
 class Registry(dict[str, Part]):
-    """The pieces of one kind by name: a dictionary that says what is wrong when a piece is added.
+    """The pieces of one kind by name: a dictionary that checks each piece that is added.
 
     Args:
         kind: a row of `HOMES`.

@@ -90,7 +90,7 @@ class EarlyStop(Mechanism):
     def fault(self, stage: StagePlan) -> str | None:
         """Return whether the stage learns the figures that the criteria read."""
         if stage.level == "weights":
-            return "early_stop looks at what is learned about operations, but level weights learns nothing of it"
+            return "early_stop reads what is learned about operations, but level weights learns nothing of it"
         if stage.mechanisms.progressive is not None:
             return (
                 "early_stop ends a stage ahead of time, but progressive decides edges until its last epoch; leave one "
@@ -98,7 +98,7 @@ class EarlyStop(Mechanism):
             )
         if self.stable is not None and not known("relaxation")[stage.relaxation.name].learned:
             return (
-                f"early_stop.stable looks at the ranking of learned operations, but relaxation {stage.relaxation.name} "
+                f"early_stop.stable reads the ranking of learned operations, but relaxation {stage.relaxation.name} "
                 f"learns none; leave it out"
             )
         return None
@@ -153,7 +153,7 @@ class Progressive(Deciding, Mechanism):
         first, every: an edge of each cell type is decided after the epochs first, first + every, ... What is still
             undecided after the last epoch of the stage is decided then.
         in_degree: decided edges that complete a node; its other edges are pruned.
-        history: epochs that the stability of an edge looks back on (criterion 2).
+        history: epochs that the stability of an edge is computed over (criterion 2).
         batch_growth, batch_max: images added to a batch after every epoch of decisions, since memory is freed then.
     """
 

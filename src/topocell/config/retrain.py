@@ -45,13 +45,13 @@ class RetrainPlan(Model):
 
 
 class ShallowPlan(RetrainPlan):
-    """The shallow evaluation of eDARTS: small networks that tell good cells from bad ones before a full retraining.
+    """Shallow evaluation of eDARTS: small networks that separate good cells from bad ones before a full retraining.
 
     5 cells, 16 channels, 100 epochs, batches of 64, drop path 0.2, no cutout, no auxiliary head, ten seeds (Section
     IV-A).
 
     Attributes:
-        threshold: the mean test accuracy, a fraction, that a cell has to exceed to be worth the full retraining
+        threshold: the mean test accuracy, a fraction, that a cell has to exceed to be retrained in full
             (Section IV-A: 93 % on CIFAR-10).
     """
 

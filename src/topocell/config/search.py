@@ -47,10 +47,10 @@ class ArchOptimizer(Model):
 class Stage(Model):
     """One part of a search: what is updated from what, and what happens before it.
 
-    The first stage starts afresh. A later one goes on with the weights, logits and optimizers it finds, unless
+    The first stage starts afresh. A later one resumes with the weights, logits and optimizers it finds, unless
     `reset`, `shrink`, `layers`, `channels` or `topology` say otherwise: a network of another size has fresh weights
     (shrinking alone keeps the weights that stay), changed candidates have fresh α, a changed topology fresh β, and
-    whatever is fresh has a fresh optimizer. A changed relaxation goes on with the same α. Edges that a fixed wiring
+    whatever is fresh has a fresh optimizer. A changed relaxation keeps the same α. Edges that a fixed wiring
     does not have are gone from then on.
 
     Attributes:

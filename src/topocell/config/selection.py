@@ -66,8 +66,8 @@ class Racing(BaseModel):
         first: batches before the first comparison.
         growth: factor by which the batches grow from one comparison to the next.
         margin: candidates that are closer than this, at the stated confidence, in units of the metric (0.002: two
-            answers in a thousand), count as equal, and those that lead stay. 0 for none: what is not told apart is
-            measured on the whole split.
+            answers in a thousand), count as equal, and those that lead stay. 0 for none: candidates that no
+            comparison separates are measured on the whole split.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -56,7 +56,7 @@ class Batches:
     """Batches of a set that is kept once on the device as uint8; stateless but for a cached permutation.
 
     A batch larger than the set is lowered to the set. An epoch is ceil(N / batch_size) batches: a permutation
-    of the set, cut in order. A last batch of a single image is left out, because batch norm needs two.
+    of the set, split in order. A last batch of a single image is left out, because batch norm needs two.
 
     Args:
         data: N images, N >= 2.
@@ -104,7 +104,7 @@ class Batches:
     def batch(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """Batch `step` of an epoch, both 0-based: x (B, C, H, W) float32, y (B,) int64, on the device.
 
-        A pure function of its arguments, the seed and the stream. `step` may go on past `len(self)`: every
+        A pure function of its arguments, the seed and the stream. `step` may exceed `len(self)`: every
         `len(self)` steps the same epoch starts its next permutation.
         """
         chosen = self.numbers(epoch, step)

@@ -281,7 +281,7 @@ def split_batches(
     device: torch.device | str,
     augmented: bool = True,
 ) -> Batches:
-    """Batches of a split, drawn for a stream; augmented as in training unless it says otherwise."""
+    """Build the batches of a split, drawn from a stream; augmented as in training unless `augmented` is False."""
     return Batches(
         data.get(split),
         batch_size,

@@ -32,7 +32,7 @@ MAX_BYTES = 4_000_000
 
 
 def keeps_empty_nodes(cell_type: str) -> bool:
-    """Whether a computed node without pairs is zero, as in the type `cell`; in the others it has been dropped."""
+    """Return whether a computed node without pairs is zero, as in the type `cell`; otherwise it has been dropped."""
     return cell_type == "cell"
 
 

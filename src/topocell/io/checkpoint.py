@@ -111,7 +111,7 @@ def restore_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
 
 
 class Saved(NamedTuple):
-    """A numbered checkpoint: its file, the state, the length of the metrics then, and what told the recipe."""
+    """A numbered checkpoint: its file, the state, the length of the metrics then, and the hash of the recipe."""
 
     path: Path
     state: dict[str, Any]
@@ -150,21 +150,21 @@ class Checkpoints:
     def save(self, state: dict[str, Any], metrics_bytes: int, keep: int, recipe: str) -> None:
         """Store `state` as the newest, with the length of the metrics and a hash of the recipe.
 
-        All but `keep` sound ones are dropped. Raises as the function `save`, and has dropped nothing then.
+        All but `keep` intact ones are dropped. Raises as the function `save`, and has dropped nothing then.
         """
         numbers = self.numbers()
         new = max(numbers, default=0) + 1
         save(self.numbered(new), {"metrics_bytes": metrics_bytes, "state": state, "recipe": recipe})
-        sound = [number for number in [*numbers, new] if number not in self._damaged]
-        for number in self._damaged.union(sound[:-keep]):
+        intact = [number for number in [*numbers, new] if number not in self._damaged]
+        for number in self._damaged.union(intact[:-keep]):
             with contextlib.suppress(OSError):  # tried again after the next save
                 self.numbered(number).unlink()
         self._damaged.clear()
 
     def latest(self, map_location: str | torch.device = "cpu") -> Saved | None:
-        """The newest sound one, or None when none was ever stored. Versions before did not store the recipe.
+        """Load the newest intact one, or None when none was ever stored. Versions before did not store the recipe.
 
-        Raises CheckpointError when there are checkpoints and none is sound.
+        Raises CheckpointError when there are checkpoints and none is intact.
         """
         faults: dict[int, str] = {}
         for number in reversed(self.numbers()):
@@ -182,7 +182,7 @@ class Checkpoints:
             return Saved(path, saved["state"], saved["metrics_bytes"], saved.get("recipe"))
         if faults:
             raise CheckpointError(
-                f"a run resumes from a sound checkpoint, but all {len(faults)} in {self.folder} are damaged "
+                f"a run resumes from an intact checkpoint, but all {len(faults)} in {self.folder} are damaged "
                 f"(newest: {next(iter(faults.values()))}); restore the run from a copy, or delete its "
                 "directory and start again"
             )

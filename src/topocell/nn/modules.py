@@ -30,7 +30,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def _by_kernels(convolutions: Sequence[nn.Module], norms: Sequence[nn.BatchNorm2d]) -> bool:
-    """Whether compiled kernels may stand in for these modules: batch statistics, no hooks, weights as they are."""
+    """Return whether compiled kernels may replace these modules: batch statistics, no hooks, weights as they are."""
     plain = all(type(c) in (nn.Conv2d, _Depthwise) for c in convolutions) and all(
         type(n) is nn.BatchNorm2d and (n.training or n.running_mean is None) and n.eps == BN_EPS for n in norms
     )

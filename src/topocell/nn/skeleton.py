@@ -205,7 +205,7 @@ class Skeleton(nn.Module):
         return states
 
     def advance(self, index: int, s0: Tensor, s1: Tensor, context: Context = _no_context) -> States:
-        """Return the inputs of the cell after cell `index`, from those of that cell: the outputs of the two cells before."""
+        """Return the inputs of the cell after `index`, from those of that cell: the outputs of the two cells before."""
         if index in self._block_before:
             s1 = self.blocks[self._block_before[index]](s1)
         return s1, self.cells[index](s0, s1, *context(self.slots[index]))

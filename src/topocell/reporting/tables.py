@@ -6,7 +6,7 @@ from typing import Any, TypeGuard
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether a value read from a file is a number that can be computed with; one above 1e15 is no figure of a run."""
+    """Return whether a value read from a file is a usable number; one above 1e15 is no figure of a run."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e15
 
 

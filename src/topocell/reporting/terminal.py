@@ -15,7 +15,7 @@ from topocell.reporting.ground_truth import ground_truth_lines, ground_truth_of
 from topocell.reporting.tables import format_accuracy, is_number
 from topocell.runtime.hooks import Figures
 
-#: Seconds between two looks at figures that live on the device.
+#: Seconds between two reads of figures that live on the device.
 REFRESH_SECONDS = 0.5
 
 

@@ -82,7 +82,7 @@ class Retraining:
         """Train every seed, or resume from a `state_dict`; returns what results.json holds.
 
         Raises:
-            RunError: a loss or a gradient is not finite, and `on_nan` does not say to go on.
+            RunError: a loss or a gradient is not finite, and `on_nan` is `stop`.
             Interrupted: the monitor was told to stop, after the state was saved.
         """
         if state is None:

@@ -238,7 +238,7 @@ class RunDir:
             files.append_line(path, f"{now} {' '.join(text.splitlines())}")
 
     def save_checkpoint(self, state: dict[str, Any], *, keep: int = 2) -> None:
-        """Store `state` as the newest checkpoint and drop all but the `keep` newest sound ones.
+        """Store `state` as the newest checkpoint and drop all but the `keep` newest intact ones.
 
         Raises CheckpointError when it cannot be written; the earlier ones are all there then, and so is what
         `latest` returns. For the types that `state` may hold see `topocell.io.checkpoint.save`.
@@ -248,7 +248,7 @@ class RunDir:
         self._checkpoints.save(state, length, keep, self._recipe_hash)
 
     def latest(self, map_location: str | torch.device = "cpu") -> dict[str, Any] | None:
-        """The newest sound state, or None when none was ever saved.
+        """Load the newest intact state, or None when none was ever saved.
 
         metrics.jsonl is cut back to what it was when that state was saved, so that the metrics of a resumed
         run equal those of an unbroken one. Damaged newer checkpoints become warnings. Raises CheckpointError
@@ -273,7 +273,7 @@ class RunDir:
         save(self._checkpoints.named(name), {**state, _RECIPE: self._recipe_hash})
 
     def load_named(self, name: str, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-        """Load what `save_named` kept. Raises CheckpointError when there is none, or it is damaged or of another recipe."""
+        """Load what `save_named` kept. Raises CheckpointError when it is missing, damaged or of another recipe."""
         if not self.has_named(name):
             raise CheckpointError(f"{self.path} has no checkpoint {name!r} yet; run the step that saves it first")
         state = load(self._checkpoints.named(name), map_location)

@@ -11,7 +11,7 @@ from topocell.errors import RecipeError, RunError
 from topocell.io import files
 from topocell.registry import imported
 
-#: Keys of a recipe that may change while a run lasts: they say what is done about faults, not what is computed.
+#: Keys of a recipe that may change while a run lasts: they choose the reaction to faults, not what is computed.
 _MAY_CHANGE = ("on_nan",)
 
 
@@ -30,7 +30,7 @@ _MACHINE = (*_VERSIONS, "platform", "cpu", "instruction_set", "device", "gpu", "
 
 
 def lasting(recipe: Any) -> Any:
-    """Return the part of a recipe that stays while a run lasts, with the order of its stages, which no mapping tells."""
+    """Return the part of a recipe that stays while a run lasts, with the order of its stages, which mappings lack."""
     if not isinstance(recipe, dict):
         return recipe
     kept = {k: v for k, v in recipe.items() if k not in _MAY_CHANGE}

@@ -71,7 +71,7 @@ class RunMonitor:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside, SIGINT and SIGTERM ask to stop at the next step, after a checkpoint; a second one is final.
+        """Let SIGINT and SIGTERM ask to stop at the next step, after a checkpoint; a second one is final.
 
         Raises Interrupted at its end for a signal that came when no step followed.
         """

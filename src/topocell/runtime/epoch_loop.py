@@ -73,7 +73,7 @@ class EpochLoop:
         """Run what is left of the first `epochs` epochs.
 
         Raises:
-            RunError: a loss, a gradient or a parameter is not finite, and `on_nan` does not say to go on.
+            RunError: a loss, a gradient or a parameter is not finite, and `on_nan` is `stop`.
             Interrupted: the monitor was told to stop, after the state was saved.
         """
         training = self._training

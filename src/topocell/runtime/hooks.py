@@ -56,11 +56,11 @@ class Silent:
 
 
 @contextmanager
-def on_signals(told: Callable[[int], None]) -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM call `told` with their number. Only the main thread can listen; others go without."""
+def on_signals(act: Callable[[int], None]) -> Iterator[None]:
+    """Call `act` with the number of each SIGINT and SIGTERM inside. Only the main thread can listen."""
     try:
         before = {
-            number: signal.signal(number, lambda number, frame: told(number))
+            number: signal.signal(number, lambda number, frame: act(number))
             for number in (signal.SIGINT, signal.SIGTERM)
         }
     except ValueError:

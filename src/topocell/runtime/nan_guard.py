@@ -1,9 +1,9 @@
 """Numerical faults: a step whose loss or gradient is not finite is found, explained, and never saved.
 
-What is looked at is computed anyway: the loss, and the gradient norm that clipping needs (a pass over the gradients
-where nothing is clipped). On a CPU every value is read before the update that it would spoil. On other devices reading
-means waiting for the device: with `stop`, values are collected there and read every `READ_EVERY` steps and before a
-state is saved; with `skip` and `rollback` they are read at each step.
+The values that are checked are computed anyway: the loss, and the gradient norm that clipping needs (a pass over the
+gradients where nothing is clipped). On a CPU every value is read before the update that it would spoil. On other
+devices reading means waiting for the device: with `stop`, values are collected there and read every `READ_EVERY` steps
+and before a state is saved; with `skip` and `rollback` they are read at each step.
 """
 
 import copy
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from topocell.config.values import OnNan
 from topocell.errors import RunError
 
-#: Steps between two looks at values that are collected on a device.
+#: Steps between two reads of values that are collected on a device.
 READ_EVERY = 50
 
 #: At most this share of the batches of an epoch is skipped, and one at least.
@@ -156,8 +156,8 @@ class Guard:
         """
         self._read_collected()
         modules = [part for part in self._parts().values() if isinstance(part, nn.Module)]
-        sound = [p.detach().isfinite().all() for module in modules for p in module.parameters()]
-        if sound and not bool(torch.stack(sound).all()):
+        finite = [p.detach().isfinite().all() for module in modules for p in module.parameters()]
+        if finite and not bool(torch.stack(finite).all()):
             raise RunError(f"{_explained('every parameter', math.nan, self._place(self._number))}; {_STOPPED}")
 
     def state_dict(self) -> dict[str, Any]:
@@ -203,7 +203,7 @@ _STOPPED = (
 
 _DONE = {
     "skip": "the batch is skipped",
-    "rollback": "back to the start of the epoch, which goes on behind the batch",
+    "rollback": "back to the start of the epoch, which resumes behind the batch",
 }
 
 

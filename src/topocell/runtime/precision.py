@@ -65,7 +65,7 @@ class Execution:
                 cell.compile(dynamic=False)
 
     def plain(self) -> AbstractContextManager[None]:
-        """Inside, compiled modules run as they are written: for what is done once, or has hooks."""
+        """Run compiled modules inside as they are written: for work that is done once, or has hooks."""
         return torch.compiler.set_stance("force_eager") if self.compile else nullcontext()
 
 

@@ -1,1 +1,1 @@
-"""The search: `loop.py` first, then `levels.py`; `plan.py` says what a search can be told, `selection.py` ends it."""
+"""The search: read `loop.py` first, then `supernet/levels.py`; `config/search.py` has its settings."""

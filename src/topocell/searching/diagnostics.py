@@ -16,7 +16,7 @@ from topocell.supernet.arch_state import ArchState
 def observe(net: Supernet, arch: ArchState, rules: Rules, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Any]:
     """Figures of one epoch: validation of the supernet, the cell of now, entropies, gap and warnings in words.
 
-    Nothing is sampled: the supernet is looked at under its expected weights, in evaluation mode.
+    Nothing is sampled: the supernet is evaluated under its expected weights, in evaluation mode.
     `gap` compares the accuracy of the supernet under its soft weights with that of the same supernet masked to
     the derived cell: when it is wide, the weights of the architecture say little about the cell.
     """

@@ -84,7 +84,7 @@ class Search:
         """Search from the beginning, or resume from a `state_dict`; return the trained learner.
 
         Raises:
-            RunError: a loss or a gradient is not finite, and `on_nan` does not say to go on.
+            RunError: a loss or a gradient is not finite, and `on_nan` is `stop`.
             Interrupted: the monitor was told to stop, after the state was saved.
         """
         if state is not None:

@@ -23,7 +23,7 @@ class Builder:
 
     Args:
         plan, data, seed, device, execution: of the search.
-        see: is told every loss and gradient norm with its name, see `Learner`.
+        see: receives every loss and gradient norm with its name, see `Learner`.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ History = Sequence[Tensor]
 class Decision:
     """An edge of a cell type that took its operation, and the edges that were pruned with it, as (src, dst).
 
-    `reads` is what each of its operations was judged by; `race` what metrics say of a race.
+    `reads` has for each of its operations the number it was judged by; `race` is the record of a race.
     """
 
     cell: str
@@ -110,7 +110,7 @@ class Progress:
     Args:
         criterion: a row of `CRITERIA`.
         in_degree: decided edges that complete a node.
-        window: epochs that the stability of an edge looks back on.
+        window: epochs that the stability of an edge is computed over.
         decider: chooses the operation of an edge; by magnitude it is the most likely one.
     """
 
@@ -122,8 +122,8 @@ class Progress:
     def after_epoch(self, due: bool, last: bool) -> list[Decision]:
         """Decide an edge of each cell type if decisions are `due`, all that are left after the `last` epoch.
 
-        Then note the distributions of this epoch, which later decisions look back on. Where it is taken up again
-        from a state that was saved in the middle, it goes on there.
+        Then note the distributions of this epoch, which later decisions look back on. Where it is called again
+        on a state that was saved in the middle, it resumes there.
         """
         found = self.next() if due or last else {}
         while found:

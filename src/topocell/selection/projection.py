@@ -103,7 +103,7 @@ class Projection:
         """Project from the beginning, or resume from a `state_dict`; returns the learner, with what is left live.
 
         Raises:
-            RunError: a loss or a gradient of the tuning is not finite, and `on_nan` does not say to go on.
+            RunError: a loss or a gradient of the tuning is not finite, and `on_nan` is `stop`.
             Interrupted: the monitor was told to stop, after the state was saved.
         """
         if state is not None:

@@ -1,4 +1,4 @@
-"""Racing: candidates measured on growing parts of the held-out split, until those that stay are told from the rest.
+"""Racing: candidates measured on growing parts of the held-out split, until it is clear which of them stay.
 
 All candidates see the same images, augmented alike, so that they are compared image by image: what differs between
 two of them is a small part of what either of them varies by. After some batches, and again each time that the images

@@ -132,7 +132,7 @@ def _any_edges(arch: ArchState, cell_type: str, rules: Rules, allowed: Tensor) -
 
 
 #: Rules take the state, a cell type, all rules, and (E, K) bool: the live candidates that may be chosen.
-#: `perturbation` finds what a projection has left; in the middle of one, and while a search is watched, the strongest.
+#: `perturbation` takes what a projection has left; in the middle of one, and in diagnostics of a search, the strongest.
 OPERATION_RULES = Registry[Callable[[ArchState, str, Rules, Tensor], list[int | None]]](
     "operation rule",
     {

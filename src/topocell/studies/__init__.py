@@ -46,7 +46,7 @@ class Study:
         about: one line.
         source: table or figure of a paper.
         options: model of its options.
-        function: `(bench, options) -> Outcome`; its docstring says what is measured.
+        function: `(bench, options) -> Outcome`; its docstring describes the measurement.
         example: arguments of a worked example.
         parallel: whether items are made by several processes with --workers.
     """

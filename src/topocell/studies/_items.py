@@ -50,7 +50,7 @@ class Bench:
     A study first checks all that it can, then says `begin`, which makes the directory or reopens it, and then takes
     its items one by one: an item that an earlier process finished is not made again. Items that do not depend on each
     other can be given together to `all_trained`, and are then made by `workers` processes. The options in `growing`
-    only add items, so that a study, also a finished one, goes on with a larger number or a longer list.
+    only add items, so that a study, also a finished one, resumes with a larger number or a longer list.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Bench:
         """Items made as by `trained`, key → record, in the order of the tasks.
 
         With several workers they are made at the same time, each by one thread, and shown by their beginning alone.
-        The number of workers is no option of the study: it may differ when the study goes on.
+        The number of workers is no option of the study: it may differ when the study resumes.
         """
         if self.workers > 1:
             missing = [task for task in tasks if task.key not in self._records]
@@ -140,7 +140,7 @@ class Bench:
         self.display.say(f"[{self._taken}/{self._total}] {key}")
 
     def _keep(self, key: str, made: Mapping[str, Any], seconds: float) -> Record:
-        # A run that was killed and went on knows what it took before.
+        # A run that was killed and resumed knows the seconds it took before.
         seconds = max(seconds, sum(made.get("timings", {}).values()))
         line = files.to_json({"item": key, **made, "seconds": seconds})
         with files.guarded(self._lines):

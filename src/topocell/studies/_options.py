@@ -35,7 +35,7 @@ Entries = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(distin
 class Options(Model):
     """Base of the options of a study; each field says in its description what it is."""
 
-    #: Options that only add items, so that a study goes on when they grow.
+    #: Options that only add items, so that a study resumes when they grow.
     growing: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
@@ -149,7 +149,7 @@ def whole_searches(label: str, recipe: Recipe) -> None:
     """Raise RecipeError for a search that may end ahead of time, in a study that evaluates each of its epochs."""
     if early := [stage.name for stage in recipe.search.stages if stage.mechanisms.early_stop is not None]:
         raise RecipeError(
-            f"this study looks at every epoch of a search, but stage {early[0]!r} of {label} may end ahead of time; "
+            f"this study evaluates every epoch of a search, but stage {early[0]!r} of {label} may end ahead of time; "
             f"leave search.stages.{early[0]}.mechanisms.early_stop out"
         )
 

@@ -24,7 +24,7 @@ from topocell.studies._options import whole_searches
 from topocell.supernet import ArchWeights
 from topocell.supernet.learner import Learner
 
-#: Epochs that are looked at where a study is not told which.
+#: Number of epochs that are evaluated where a study names none.
 SNAPSHOTS = 5
 
 #: Name of the supernet at the end of a search.

@@ -20,10 +20,10 @@ from topocell.errors import RunError, TopocellError
 from topocell.registry import load_plugins
 from topocell.runtime.hooks import Interrupted, on_signals
 
-#: Seconds between two looks at whether we have been told to stop.
+#: Seconds between two checks for a request to stop.
 POLL_SECONDS = 0.5
 
-#: Seconds that a worker has to save what it is at, once told to stop.
+#: Seconds that a worker has to save what it is at, once asked to stop.
 GRACE_SECONDS = 120.0
 
 #: Imported before the first worker starts, where workers are forked.
@@ -71,7 +71,7 @@ def make_all(
     if not tasks:
         return
     waiting, crew = deque(tasks), []
-    with _told() as told:
+    with _stop_requests() as stops:
         try:
             context = _context()
             for _ in range(min(workers, len(tasks))):
@@ -83,10 +83,10 @@ def make_all(
                     worker = busy[pipe]
                     task, made = worker.end()
                     done(task.key, made.record, made.seconds)
-                    if waiting and not told:
+                    if waiting and not stops:
                         worker.begin(waiting.popleft(), begun)
-                if told:
-                    raise Interrupted(told[0])
+                if stops:
+                    raise Interrupted(stops[0])
         finally:
             for worker in crew:
                 worker.stop()
@@ -95,17 +95,17 @@ def make_all(
 
 
 @contextmanager
-def _told() -> Iterator[list[int]]:
-    """Inside, the first SIGINT or SIGTERM is noted in the list, a second one is final."""
-    told: list[int] = []
+def _stop_requests() -> Iterator[list[int]]:
+    """Note the first SIGINT or SIGTERM inside in the list; a second one is final."""
+    stops: list[int] = []
 
     def note(number: int) -> None:
-        if told:
+        if stops:
             raise KeyboardInterrupt
-        told.append(number)
+        stops.append(number)
 
     with on_signals(note):
-        yield told
+        yield stops
 
 
 #: What tells workers to stop.

@@ -20,7 +20,7 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Found:
-    """A cell, whose search it comes from, and what the table says of it besides, by column."""
+    """A cell, the search it comes from, and further values of its row, by column."""
 
     arm: Arm
     seed: int

@@ -8,7 +8,7 @@ from topocell.studies._items import Bench, Outcome
 from topocell.studies._options import Entries, Searches, Seeds
 from topocell.studies._training import begin
 from topocell.studies._worth import Found, as_summary, curves_of, in_words, valued
-from topocell.studies.tuning_epochs import WAYS, _projecting, _selections, watched
+from topocell.studies.tuning_epochs import WAYS, _projecting, _selections, evaluated
 
 
 class ProgressiveTuning(Searches):
@@ -32,7 +32,7 @@ def measure(bench: Bench, options: ProgressiveTuning) -> Outcome:
     runs = len(arms) * len(options.seeds)
     begin(bench, runs * (1 + 2 * len(WAYS)), {arm.label: arm.any for arm in arms}, options.seeds)
     changes = {way: {"decide_by": way} for way in WAYS}
-    made = _selections(bench, arms, watched, changes)
+    made = _selections(bench, arms, evaluated, changes)
     found, course = [], []
     for arm, seed, way, record in made:
         course += [

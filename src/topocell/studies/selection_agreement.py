@@ -24,7 +24,7 @@ from topocell.studies._options import Arm, Entries, Searches, distinct
 from topocell.studies._snapshots import photographed, revived
 from topocell.studies._training import begin, spread
 
-#: The decisions that the projection goes on with, those that are published, and both once more with other images.
+#: The decisions that the projection resumes with, those that are published, and both once more with other images.
 EXACT, PUBLISHED = "exact", "published"
 AGAIN = {EXACT: "exact, other images", PUBLISHED: "published, again"}
 

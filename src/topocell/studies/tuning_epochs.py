@@ -107,7 +107,7 @@ class Measuring(RunHook):
         return {"val_accuracy": self.measure()}
 
 
-def watched(recipe: Recipe, searched: Path, path: Path, display: Display) -> Record:
+def evaluated(recipe: Recipe, searched: Path, path: Path, display: Display) -> Record:
     """Project the supernet of a finished search and evaluate it on the way; resumes between any two measurements.
 
     Returns `genotype`, and `course`: accuracies of the supernet, before the first decision and after each with the

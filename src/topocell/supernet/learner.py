@@ -46,7 +46,7 @@ class Learner:
         epsilon: size of the perturbation.
         execution: how the network is called.
         after_alpha: called with the architecture after every update of α, without gradients.
-        see: is told every loss and gradient norm (0-dim) with its name before it moves anything; what it raises ends
+        see: receives every loss and gradient norm (0-dim) with its name before it moves anything; what it raises ends
             the step. Default nobody.
     """
 

@@ -174,7 +174,7 @@ def test_both_ways_of_deciding_start_from_one_supernet(tuned: Path, table: Path,
     assert Genotype.from_dict(plain["genotype"]).cells == Genotype.from_dict(ways[0]["genotype"]).cells
 
 
-def test_a_watched_projection_goes_on_where_it_was(
+def test_an_evaluated_projection_resumes_where_it_was(
     tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stated = json.loads((tuned / "study.json").read_text())["inputs"]["recipes"]["nb201-pt"]
@@ -191,8 +191,8 @@ def test_a_watched_projection_goes_on_where_it_was(
     monkeypatch.setattr(RunMonitor, "metrics", stop)
     arguments = recipe, tuned / "runs/nb201-pt-seed-0-search", tmp_path / "run", Quiet()
     with pytest.raises(KeyboardInterrupt):
-        tuning_epochs.watched(*arguments)
-    again = tuning_epochs.watched(*arguments)
+        tuning_epochs.evaluated(*arguments)
+    again = tuning_epochs.evaluated(*arguments)
     whole = items_of(tuned)["nb201-pt-seed-0-perturbation"]
     assert again == {"genotype": whole["genotype"], "course": whole["course"]}
 
