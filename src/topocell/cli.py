@@ -56,7 +56,7 @@ class _Studies(TyperGroup):
 
     @commands.setter
     def commands(self, _: object) -> None:
-        """Refuse every other name."""
+        """Ignore an assignment: there are no other commands."""
 
 
 def _study_commands() -> MutableMapping[str, Any]:
