@@ -29,6 +29,7 @@ from topocell.runs.identity import (
     recipe_hash,
     refuse_foreign,
 )
+from topocell.runs.records import Records
 
 #: Directories in which a run writes.
 _FOLDERS = ("checkpoints", "figures", "selections", "shallow")
@@ -56,7 +57,7 @@ class RunDir:
         self.warnings: list[str] = []
         self.newest: Path | None = None
         self._checkpoints = Checkpoints(path / "checkpoints")
-        self._metrics = path / "metrics.jsonl"
+        self._records = Records(path / "metrics.jsonl")
         self._record: choice.Record | None = None
         self._unlock = weakref.finalize(self, files.lock(path)) if lock else None
 
@@ -199,24 +200,14 @@ class RunDir:
         Raises RunError when the disk refuses; no part of the line stays then.
         """
         self._must_be_locked()
-        line = files.to_json(record)
-        with files.guarded(self._metrics):
-            files.append_line(self._metrics, line)
+        self._records.append(record)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Read the records of metrics.jsonl in order; a last line that a kill has torn is skipped.
 
         Raises RunError, naming the line, when any other line is damaged.
         """
-        records = []
-        for number, line in enumerate(files.whole_lines(self._metrics), start=1):
-            record = files.from_json(line) if files.is_json(line) else None
-            if not isinstance(record, dict):
-                raise RunError(
-                    f"lines of {self._metrics} must be JSON objects, but line {number} is not; remove that line"
-                )
-            records.append(record)
-        return records
+        return self._records.read()
 
     def forget(self, phases: Collection[str], *names: str) -> None:
         """Drop the files `names`, one after the other, then the records of `phases` from metrics.jsonl.
@@ -227,8 +218,7 @@ class RunDir:
         for name in names:
             with files.guarded(self._file(name)):
                 self._file(name).unlink(missing_ok=True)
-        kept = [files.to_json(record) for record in self.metrics() if record.get("phase") not in phases]
-        self.write_text("metrics.jsonl", "".join(f"{line}\n" for line in kept))
+        self._records.replace(record for record in self.metrics() if record.get("phase") not in phases)
 
     def log(self, text: str) -> None:
         """Add `text`, on one line behind the time in UTC, to log.txt. Raises RunError."""
@@ -244,8 +234,7 @@ class RunDir:
         `latest` returns. For the types that `state` may hold see `topocell.io.checkpoint.save`.
         """
         self._must_be_locked()
-        length = self._metrics.stat().st_size if self._metrics.exists() else 0
-        self._checkpoints.save(state, length, keep, self._recipe_hash)
+        self._checkpoints.save(state, self._records.size, keep, self._recipe_hash)
 
     def latest(self, map_location: str | torch.device = "cpu") -> dict[str, Any] | None:
         """Load the newest intact state, or None when none was ever saved.
@@ -356,8 +345,7 @@ class RunDir:
         for folder in (self.path, self._checkpoints.folder):
             for found in filter(files.is_temporary, folder.iterdir()):
                 found.unlink()
-        self._metrics.touch()
-        self._cut_metrics(sum(map(len, files.whole_lines(self._metrics))))
+        self._records.repair()
 
     def _compare_recipe(self, recipe_yaml: str) -> None:
         if self.recipe_yaml == recipe_yaml:
@@ -387,9 +375,8 @@ class RunDir:
 
     def _cut_metrics(self, length: int) -> None:
         """Cut metrics.jsonl back to `length` bytes, when this process holds the lock."""
-        size = self._metrics.stat().st_size if self._metrics.exists() else 0
+        size = self._records.size
         if size < length:
-            self._warn(f"{self._metrics} lost records: it has {size} bytes, but {length} had been written")
+            self._warn(f"{self._records.path} lost records: it has {size} bytes, but {length} had been written")
         elif size > length and self._unlock is not None:
-            with files.guarded(self._metrics):
-                files.cut(self._metrics, length)
+            self._records.cut(length)
