@@ -19,6 +19,8 @@ from topocell.reporting.command_line import (
     AcceptData,
     Budget,
     BudgetOption,
+    GenotypePath,
+    OperationsOption,
     Out,
     Overrides,
     QuietOption,
@@ -300,10 +302,11 @@ def estimate(recipe: RecipeName, overrides: Overrides = None, budget: BudgetOpti
 
 @app.command()
 def draw(
-    genotype: Annotated[Path, typer.Argument(metavar="GENOTYPE", help="genotype.json, or a run directory.")],
+    genotype: GenotypePath,
     out: Annotated[Path, typer.Option("--out", help="Picture to write: .svg or .png.")] = Path("cell.svg"),
+    operations: OperationsOption = None,
 ) -> None:
-    """Draw the cells of a genotype.
+    """Draw the cells of a genotype, also of a text that another tool has written.
 
     Examples:
 
@@ -315,7 +318,8 @@ def draw(
     from topocell.reporting.cell_drawing import draw_genotype
     from topocell.reporting.rundirs import genotype_path
 
-    draw_genotype(Genotype.load(genotype_path(genotype)).to_dict(), out)
+    order = operations.split(",") if operations else None
+    draw_genotype(Genotype.load(genotype_path(genotype), operations=order).to_dict(), out)
     typer.echo(str(out))
 
 
@@ -332,8 +336,7 @@ def list_spaces() -> None:
             candidates = sorted(
                 {op for names in cell.candidates for op in names}, key=list(spaces.KNOWN_OPERATIONS).index
             )
-            row = (name, cell_type, str(cell.nodes), str(cell.n_edges), ", ".join(candidates), cell.output)
-            table.add_row(*row)
+            table.add_row(name, cell_type, str(cell.nodes), str(cell.n_edges), ", ".join(candidates), cell.output)
     show(table)
 
 

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of the genotype parsers: JSON, DARTS' text, NAS-Bench-201's architecture strings.
+"""Coverage-guided fuzzing of the genotype parsers: JSON, DARTS' text, architecture strings, forms of other tools.
 
     python -m tests.fuzz.parsers_atheris --minutes 10
 
@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 
 from tests.faults.record import GUIDED, Tally
+from tests.helpers.forms import FORMS_OF_TEXTS, in_form
+from tests.helpers.golden_genotypes import DARTS_V2
 
 WORDS = (
     *("Genotype(", "normal=", "normal_concat=", "reduce=", "reduce_concat=", "range(2, 6)", "('skip_connect', 0)"),
@@ -29,7 +31,8 @@ def fuzz(corpus: str, *options: str) -> None:
     """Run libFuzzer in this process; it does not return."""
     import atheris
 
-    with atheris.instrument_imports(include=["topocell.genotype", "topocell.genotype.formats", "topocell.errors"]):
+    modules = ("", ".formats", ".forms", ".texts", ".namedtuples", ".exports")
+    with atheris.instrument_imports(include=[*(f"topocell.genotype{m}" for m in modules), "topocell.errors"]):
         from topocell.errors import GenotypeError
         from topocell.genotype.genotype import Genotype
 
@@ -58,9 +61,13 @@ def fuzz(corpus: str, *options: str) -> None:
         through(genotype)
         assert Genotype.from_nasbench201(genotype.to_nasbench201()).key == genotype.key
 
+    def as_text(data: bytes) -> None:
+        text = data.decode("utf-8", errors="surrogateescape")
+        through(Genotype.from_text(text, operations=["skip_connect", "max_pool_3x3"]))
+
     def one_input(data: bytes) -> None:
         """The first byte says which parser takes the rest."""
-        target = (as_json, as_darts, as_arch)[data[0] % 3] if data else as_json
+        target = (as_json, as_darts, as_arch, as_text)[data[0] % 4] if data else as_json
         try:
             target(data[1:])
         except GenotypeError as fault:
@@ -80,6 +87,12 @@ def seeds() -> list[bytes]:
         b"\0" + json.dumps({"format": 1, "space": "n", "cells": {"cell": cell | one}}).encode(),
         f"\1Genotype(normal={pairs}, normal_concat=range(2, 4), reduce={pairs}, reduce_concat=[2, 3])".encode(),
         f"\1X = Genotype({pairs}, range(4), {pairs}, [3])".encode(),
+        *(
+            f"\3{in_form(writer, DARTS_V2)}".encode()
+            for writer in FORMS_OF_TEXTS
+            if writer not in ("nasbench201", "compact")
+        ),
+        b"\3[[(0, 1), (1, 0)], [(0, 1), (1, 0)]]",
         b"\2|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|avg_pool_3x3~1|nor_conv_1x1~2|",
     ]
 

@@ -1,4 +1,4 @@
-"""Genotypes that are none: JSON files, DARTS' text and architecture strings."""
+"""Genotypes that are none: JSON files, and texts in the forms of other tools."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 from tests.fuzz.bad import NASTY, garbled, in_time, mutated, suite
+from tests.helpers.forms import FORMS_OF_TEXTS, ORDER, in_form
+from tests.helpers.golden_genotypes import DARTS_V2
 
 from topocell.genotype.genotype import Genotype
 from topocell.reporting.cells import draw_text
@@ -67,3 +69,15 @@ def test_darts_texts() -> None:
 
 def test_arch_strings() -> None:
     suite("architecture strings", 0.2, texts(ARCH), lambda text: used(Genotype.from_nasbench201(text)), LEAST)
+
+
+@pytest.mark.parametrize("writer", FORMS_OF_TEXTS)
+def test_texts_of_other_tools(writer: str) -> None:
+    sound = Genotype.from_nasbench201(ARCH) if writer == "nasbench201" else DARTS_V2
+    suite(
+        f"texts in the form {writer}",
+        0.05,
+        texts(in_form(writer, sound)),
+        lambda text: used(Genotype.from_text(text, operations=ORDER)),
+        LEAST,
+    )

@@ -57,6 +57,8 @@ def place(tmp_path_factory: Any) -> Path:
         "mine.yaml": "extends: random\nname: mine\n",
         "forward.json": genotype(4),
         "sound.json": genotype(1),
+        "cell.txt": "genotype = Genotype([('noise', 0), ('noise', 1)], [2], [('noise', 0), ('noise', 1)], range(2, 3))",
+        "numbers.txt": "[[(0, 0), (1, 1)], [(0, 1), (1, 1)]]",
         "plain": "",
         "things/note.txt": "precious",
     }
@@ -153,6 +155,11 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["draw", "absent.json", "--out", "cell.svg"], "absent.json"),
     (["draw", "broken.yaml", "--out", "cell.svg"], "a genotype is a JSON file"),
     (["draw", "begun", "--out", "cell.svg"], "begun/genotype.json"),
+    (
+        ["draw", "numbers.txt", "--out", "cell.svg"],
+        "numbers.txt: read as the form 'compact', of topocell, darts, pt.darts",
+    ),
+    (["draw", "numbers.txt", "--operations", "noise", "--out", "cell.svg"], "must be a number below 1, but got 1"),
     (["recipes", "copy", "dots", "plain"], "plain exists already and is not overwritten"),
     (["recipes", "copy", "dotz", "new.yaml"], "did you mean 'dots'?"),
     (["recipes", "copy", "dots", "nowhere/new.yaml"], "cannot write nowhere/new.yaml"),
@@ -401,7 +408,13 @@ def test_a_recipe_is_shown_without_what_a_terminal_acts_on(capsys: Any, tmp_path
 # --- pictures and reports
 
 
-@pytest.mark.parametrize("source", ["sound.json", "done"])
+def test_draw_takes_the_order_of_operations(inside: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cell.svg"
+    assert main(["draw", "numbers.txt", "--operations", "noise,skip_connect", "--out", str(out)]) == 0
+    assert out.stat().st_size > 2000
+
+
+@pytest.mark.parametrize("source", ["sound.json", "cell.txt", "done"])
 @pytest.mark.parametrize(("name", "begins"), [("cell.svg", b"<?xml"), ("cell.png", b"\x89PNG\r\n")])
 def test_draw(inside: Path, capsys: Any, tmp_path: Path, source: str, name: str, begins: bytes) -> None:
     assert main(["draw", source, "--out", str(tmp_path / name)]) == 0

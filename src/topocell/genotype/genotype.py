@@ -12,14 +12,14 @@ import json
 import os
 import reprlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from topocell.errors import GenotypeError, nearest
-from topocell.genotype import formats
+from topocell.genotype import formats, forms
 from topocell.genotype.canonical import Pair, canonical
 from topocell.io import files
 from topocell.spaces.operations import KNOWN_OPERATIONS
@@ -162,11 +162,17 @@ class Genotype:
         return cls(data["space"], built, data.get("origin", {}), data.get("skeleton", ""))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Genotype":
-        """Read a JSON file.
+    def load(
+        cls, path: str | os.PathLike[str], form: str | None = None, operations: Sequence[str] | None = None
+    ) -> "Genotype":
+        """Read a file: JSON as `save` writes it, or a text that `from_text` reads.
+
+        Args:
+            path: the file.
+            form, operations: of a text, see `from_text`.
 
         Raises:
-            GenotypeError: no such file, not JSON, or no valid genotype; the message begins with the path.
+            GenotypeError: no such file, neither of both, or no valid genotype; the message begins with the path.
         """
         try:
             with open(path, "rb") as file:
@@ -179,9 +185,14 @@ class Genotype:
         try:
             data = json.loads(raw)
         except (ValueError, RecursionError) as error:
-            raise GenotypeError(f"{path}: a genotype is a JSON file, but this is not: {error}") from None
+            data = None
+            if b'"cells"' in raw or b'"format"' in raw:
+                raise GenotypeError(f"{path}: a genotype is a JSON file, but this is not: {error}") from None
         try:
-            return cls.from_dict(data)
+            if isinstance(data, Mapping) and not {"format", "space", "cells"}.isdisjoint(data):
+                forms.checked(form, "topocell")
+                return cls.from_dict(data)
+            return cls.from_text(raw.decode(errors="backslashreplace"), form, operations)
         except GenotypeError as error:
             raise GenotypeError(f"{path}: {error}") from None
 
@@ -197,19 +208,43 @@ class Genotype:
             raise GenotypeError(files.write_fault(Path(path), fault)) from None
 
     @classmethod
+    def from_text(cls, text: str, form: str | None = None, operations: Sequence[str] | None = None) -> "Genotype":
+        """From a text of another tool, in one of the forms of `topocell.genotype.forms.FORMS`.
+
+        The text is parsed, never evaluated. Around the genotype may stand an indent, comment lines, `NAME =`, the
+        prefix of a log line, and other lines. What can be read in two ways is refused.
+
+        Args:
+            text: it holds one genotype.
+            form: what the text must be; default any form, recognised from the text.
+            operations: names of the tool's operations in its order, for forms that number them.
+
+        Raises:
+            GenotypeError: no form that is read, or another one; no valid cell; an operation that is the same as none
+                of ours; numbers of operations without their order.
+        """
+        found, value = forms.recognise(text)
+        forms.checked(form, found)
+        try:
+            if found == "topocell":
+                return cls.from_dict(value)
+            cells = forms.read_cells(found, value, operations)
+            inputs, space = (1, "nasbench201") if "cell" in cells else (2, "darts")
+            built = {n: CellGenotype(inputs, tuple(map(tuple, nodes)), tuple(c)) for n, (nodes, c) in cells.items()}
+            return cls(space, built)
+        except GenotypeError as error:
+            raise GenotypeError(f"read as the form {found!r}, of {', '.join(forms.FORMS)}: {error}") from None
+
+    @classmethod
     def from_darts(cls, text: str) -> "Genotype":
         """Parse `Genotype(normal=[('sep_conv_3x3', 1), ...], normal_concat=range(2, 6), reduce=..., ...)`.
 
-        The text is parsed, never evaluated; two pairs make a node; `NAME = Genotype(...)` is taken too.
+        Two pairs make a node. `from_text` takes this form and others.
 
         Raises:
             GenotypeError: the text has another form, or names no valid cell.
         """
-        cells = {}
-        for name, (pairs, concat) in formats.parse_darts(text).items():
-            nodes = tuple(tuple(pairs[i : i + 2]) for i in range(0, len(pairs), 2))
-            cells[name] = CellGenotype(2, nodes, tuple(concat))
-        return cls("darts", cells)
+        return cls.from_text(text, "darts")
 
     def to_darts(self) -> str:
         """The text that `from_darts` reads.

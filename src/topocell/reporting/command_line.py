@@ -32,6 +32,21 @@ RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")
 BudgetOption = Annotated[
     Budget, typer.Option(help="paper: as published; small: minutes on two CPU cores; smoke: seconds, on digits.")
 ]
+GenotypePath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="GENOTYPE", help="genotype.json, a run directory, or a text of another tool (docs/how-to/genotypes.md)."
+    ),
+]
+OperationsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--operations",
+        metavar="A,B,...",
+        help="Operations in the order of a tool whose texts number them.",
+        show_default=False,
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress, only errors.")]
 AcceptData = Annotated[
     bool, typer.Option("--accept-data", help="Resume although images or true accuracies are not those of before.")

@@ -20,7 +20,7 @@ from topocell.studies._training import accuracies, begin, parameters, retrained,
 class Depth(Training):
     """Options of `depth`."""
 
-    genotype: str = Field(description="genotype.json, or a run directory")
+    genotype: str = Field(description="genotype.json, a text of another tool, or a run directory")
     retrain_as: str | None = Field(
         None, description="recipe whose data and retraining to use; unset: that of the run, or darts-v1 for a file"
     )

@@ -1,0 +1,124 @@
+"""The forms of a genotype that are read: which one a text has, and its cells."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from topocell.errors import GenotypeError, nearest
+from topocell.genotype import exports, formats, namedtuples
+from topocell.genotype.exports import BENCH_PREFIX, HUB_KEY, NNI_KEY
+from topocell.genotype.texts import Call, bounded, read, shown
+from topocell.spaces.operations import KNOWN_OPERATIONS
+
+#: Name of a form → what it looks like.
+FORMS: dict[str, str] = {
+    "topocell": '{"format": 1, "space": "darts", "cells": {...}}',
+    "darts": "Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), reduce=[...], reduce_concat=...)",
+    "pt.darts": "Genotype(normal=[[('sep_conv_3x3', 0), ('skip_connect', 1)], ...], ...)",
+    "gdas": "Genotype(normal=[('skip_connect', 0, 0.13), ...], ...)",
+    "fairdarts": "Genotype(normal=[('skip_connect', 2, 0), ...], ...)",
+    "nasbench201": "|nor_conv_3x3~0|+|none~0|skip_connect~1|+...",
+    "compact": "[[(0, 5), (1, 0), ...], [...]], with the order of operations",
+    "nni": "{'normal_n2_p0': 'sepconv3x3', 'normal_n2_switch': [...], ...} or {'normal/op_2_0': ...}",
+    "nasbench301": "{'NetworkSelectorDatasetInfo:darts:edge_normal_0': 'sep_conv_3x3', ...}",
+}
+#: Those of `Genotype(...)` and of dictionaries with the same fields.
+NAMEDTUPLES = ("darts", "pt.darts", "gdas", "fairdarts")
+
+_KNOWN = f"a genotype is a JSON file or a text in one of the forms {', '.join(FORMS)}"
+
+#: Names of AutoDL-Projects for operations that are the same in all layers.
+_SAME = {
+    "dua_sepc_3x3": "sep_conv_3x3",
+    "dua_sepc_5x5": "sep_conv_5x5",
+    "dil_sepc_3x3": "dil_conv_3x3",
+    "dil_sepc_5x5": "dil_conv_5x5",
+}
+_OTHER = {
+    "dil_sep_conv_3x3": "has two dilated convolutions where dil_conv_3x3 has one",
+    "conv_1x1": "has no one meaning; with ReLU before and batch norm after, it is nor_conv_1x1",
+    "conv_3x3": "has no one meaning; with ReLU before and batch norm after, it is nor_conv_3x3",
+}
+
+
+def recognise(text: str) -> tuple[str, Any]:
+    """The form of a text, and its value.
+
+    Raises:
+        GenotypeError: no form that is read, more than one genotype, or no plain data.
+    """
+    if bounded(text).strip().startswith("|"):
+        return "nasbench201", text
+    try:
+        if arch := formats.find_nasbench201(text):
+            return "nasbench201", arch
+        value = read(text)
+        if isinstance(value, Call) or (isinstance(value, dict) and "normal" in value and "format" not in value):
+            fields = namedtuples.fields_of(value)
+            return namedtuples.kind_of(fields), fields
+    except GenotypeError as error:
+        raise GenotypeError(f"{_KNOWN}: {error}") from None
+    if isinstance(value, dict):
+        inner = value.get("optimized_hyperparamater_config")  # as NAS-Bench-301 spells it
+        value = inner if isinstance(inner, dict) else value
+        if "format" in value:
+            return "topocell", value
+        if any(NNI_KEY.fullmatch(key) or HUB_KEY.fullmatch(key) for key in value):
+            return "nni", value
+        plain = {key.replace("_COLON_", ":"): item for key, item in value.items()}  # as YAHPO Gym spells it
+        if len(plain) == len(value) and any(key.startswith(BENCH_PREFIX) for key in plain):
+            return "nasbench301", plain
+        raise GenotypeError(f"{_KNOWN}, but got a dictionary of {shown(list(value))}")
+    if isinstance(value, tuple) and len(value) == 2 and all(map(_is_numbers, value)):
+        return "compact", value
+    raise GenotypeError(f"{_KNOWN}, but got {shown(text.strip())}")
+
+
+def _is_numbers(pairs: Any) -> bool:
+    return isinstance(pairs, tuple) and all(
+        isinstance(pair, tuple) and len(pair) == 2 and all(type(number) is int for number in pair) for pair in pairs
+    )
+
+
+def checked(wanted: str | None, found: str) -> None:
+    """Raise GenotypeError where there is no form of the name `wanted`, or it is not the form `found`."""
+    if wanted is not None and wanted not in FORMS:
+        near = nearest(wanted, FORMS) if isinstance(wanted, str) else ""
+        raise GenotypeError(f"a form is one of {', '.join(FORMS)}{near}, but got {shown(wanted)}")
+    if wanted is not None and wanted != found:
+        raise GenotypeError(f"the text must have the form {wanted!r}, {FORMS[wanted]}, but has the form {found!r}")
+
+
+def read_cells(form: str, value: Any, operations: Sequence[str] | None = None) -> namedtuples.Cells:
+    """Cell type → (pairs of each node, concat).
+
+    Args:
+        form: a row of `FORMS`, not `topocell`.
+        value: of that form, from `recognise`.
+        operations: names of operations by their number, for forms that have numbers.
+
+    Raises:
+        GenotypeError: naming the place; also where an operation is the same as none of ours.
+    """
+    if form in NAMEDTUPLES:
+        cells = namedtuples.read_cells(form, value)
+    elif form == "nasbench201":
+        nodes = formats.parse_nasbench201(value)
+        cells = {"cell": (nodes, [len(nodes)])}
+    else:
+        readers = {"compact": exports.read_compact, "nni": exports.read_nni, "nasbench301": exports.read_nasbench301}
+        cells = readers[form](value, operations)
+    return {name: ([_named(name, pairs) for pairs in nodes], concat) for name, (nodes, concat) in cells.items()}
+
+
+def _named(cell_type: str, pairs: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """The pairs with our names of their operations."""
+    named = []
+    for name, source in pairs:
+        ours = _SAME.get(name, name) if name not in KNOWN_OPERATIONS else name
+        if ours not in KNOWN_OPERATIONS:
+            why = f"; {name} {_OTHER[name]}" if name in _OTHER else nearest(name[:100], KNOWN_OPERATIONS)
+            raise GenotypeError(
+                f"{cell_type}: an operation must be one of topocell's or registered, but got {shown(name)}{why}"
+            )
+        named.append((ours, source))
+    return named

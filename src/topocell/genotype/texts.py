@@ -1,0 +1,159 @@
+"""The value in a text of another tool: names, numbers, lists, dictionaries, or a call of `Genotype`.
+
+The text is parsed, never evaluated. What may stand around the value: an indent, comment lines, an assignment, the
+prefix of a log line, other lines. Every other text is a GenotypeError.
+"""
+
+import ast
+import re
+import reprlib
+import textwrap
+import warnings
+from typing import Any, NamedTuple
+
+from topocell.errors import GenotypeError
+
+MAX_TEXT = 20_000
+MAX_NUMBER = 1_000
+MAX_DEPTH = 8
+
+_CALL = re.compile(r"(?<![\w.])(?:[A-Za-z_]\w*\.)*Genotype\s*\(")
+_LIST = re.compile(r"\s*(?:[A-Za-z_][\w.]*\s*[=:]\s*)?(?=[\[(])")
+_TOKEN = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|#[^\n]*|[()\[\]{}]""")
+_JSON = {"true": True, "false": False, "null": None}
+_NUMPY = {"int": int, "uint": int, "float": float, "str_": str}
+
+
+class Call(NamedTuple):
+    """A call of `Genotype`: its arguments by position, and those by name."""
+
+    args: tuple[Any, ...]
+    fields: dict[str, Any]
+
+
+def shown(value: object) -> str:
+    """A short form of any value for a message."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # an integer with more digits than Python prints
+        return f"a huge {type(value).__name__}"
+
+
+def bounded(text: object) -> str:
+    """The text itself. Raises GenotypeError where it is no text, or a longer one than `MAX_TEXT`."""
+    if not isinstance(text, str) or len(text) > MAX_TEXT:
+        value = f"{len(text)}" if isinstance(text, str) else shown(text)
+        raise GenotypeError(f"a genotype is a text of at most {MAX_TEXT} characters, but got {value}")
+    return text
+
+
+def read(text: str) -> Any:
+    """The value in a text; None where there is none that could be a genotype.
+
+    Lists and tuples become tuples, `range(..)` too; `np.int64(3)` becomes 3; `true`, `false`, `null` are those of JSON.
+
+    Raises:
+        GenotypeError: the text is too long, has two values, or one that is no plain data.
+    """
+    lines = bounded(text).expandtabs().split("\n")
+    plain = textwrap.dedent("\n".join(line for line in lines if not line.lstrip().startswith("#")))
+    if calls := list(_CALL.finditer(plain)):
+        if len(calls) > 1:
+            raise GenotypeError(f"a text must hold one genotype, but has {len(calls)} calls of Genotype; keep one")
+        value = _parsed(_cut(plain, calls[0].start(), calls[0].end() - 1))
+        if isinstance(value, Call) and value.args and "namedtuple" in plain:
+            raise GenotypeError("fields must be given by name where the text defines Genotype, but are by position")
+        return value
+    begin = plain.find("{")
+    if begin < 0 and (found := _LIST.match(plain)):
+        begin = found.end()
+    return None if begin < 0 else _parsed(_cut(plain, begin, begin, alone=True))
+
+
+def _cut(text: str, start: int, bracket: int, alone: bool = False) -> str:
+    """The piece from `start` to the end of the bracket that opens at `bracket`; `alone`: no other bracket follows."""
+    depth, end = 0, None
+    for token in _TOKEN.finditer(text, bracket):
+        if token[0] in "([{":
+            depth += 1
+        elif token[0] in ")]}":
+            depth -= 1
+            if not depth:
+                end = token.end()
+                break
+    if end is None:
+        raise GenotypeError(f"every bracket must be closed, but one is not in {shown(text[start:])}")
+    before, after = text[:start].rpartition("\n")[2], text[end:].partition("\n")[0]
+    if any(c in before for c in ";'\"#`{") or not re.fullmatch(r"|.*[\s=:]", before):
+        raise GenotypeError(f"before a genotype may stand `NAME =` or a log prefix, but got {shown(before)}")
+    if after.strip() and not after.lstrip().startswith("#"):
+        raise GenotypeError(f"nothing may follow a genotype on its line, but got {shown(after)}")
+    if alone and re.search(r"[\[({]", text[end:]):
+        raise GenotypeError(f"a text must hold one genotype, but got {shown(text[end:].strip())} after it")
+    return text[start:end]
+
+
+def _parsed(piece: str) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(piece, mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        reason = error.msg[:100] if isinstance(error, SyntaxError) else "too deeply nested or not text"
+        raise GenotypeError(f"a genotype must be plain data, but got {shown(piece)} ({reason})") from None
+    return _value(tree.body, 0)
+
+
+def _value(node: ast.expr, depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        raise GenotypeError(f"a genotype is nested at most {MAX_DEPTH} levels deep, but this is deeper")
+    match node:
+        case ast.Constant(value=str() | int() | float() | None):
+            return node.value
+        case ast.Name(id=name) if name in _JSON:
+            return _JSON[name]
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
+            return -number
+        case ast.List(elts=items) | ast.Tuple(elts=items):
+            return tuple(_value(item, depth + 1) for item in items)
+        case ast.Dict(keys=keys, values=items):
+            names = [_value(key, depth + 1) if key is not None else None for key in keys]
+            return _unique(names, [_value(item, depth + 1) for item in items])
+        case ast.Call(func=function, args=arguments, keywords=keywords):
+            args = tuple(_value(argument, depth + 1) for argument in arguments)
+            by_name = [_value(keyword.value, depth + 1) for keyword in keywords]
+            return _called(_dotted(function), args, _unique([keyword.arg for keyword in keywords], by_name))
+    raise GenotypeError(f"a genotype must be plain data, but has something to compute ({type(node).__name__})")
+
+
+def _unique(names: list[Any], values: list[Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in zip(names, values):
+        if not isinstance(name, str) or name in found:
+            raise GenotypeError(f"the names of fields must be texts, each once, but got {shown(name)}")
+        found[name] = value
+    return found
+
+
+def _dotted(function: ast.expr) -> str:
+    """`a.b.c` of a function's name; empty where it is no name."""
+    parts: list[str] = []
+    while isinstance(function, ast.Attribute):
+        parts.append(function.attr)
+        function = function.value
+    return ".".join([function.id, *reversed(parts)]) if isinstance(function, ast.Name) else ""
+
+
+def _called(name: str, args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
+    """The value of a call: of `Genotype`, of `range`, of a scalar of NumPy."""
+    if name.rpartition(".")[2] == "Genotype":
+        return Call(args, fields)
+    if not fields and name == "range":
+        if 1 <= len(args) <= 3 and all(type(a) is int and abs(a) <= MAX_NUMBER for a in args) and args[2:] != (0,):
+            return tuple(range(*args))
+        raise GenotypeError(f"must be range(first, last + 1) of numbers up to {MAX_NUMBER}, but got range{shown(args)}")
+    library, _, kind = name.rpartition(".")
+    wanted = _NUMPY.get(kind.rstrip("0123456789"))
+    if library in ("np", "numpy") and not fields and len(args) == 1 and type(args[0]) is wanted:
+        return args[0]
+    raise GenotypeError(f"a genotype must be plain data, but has the call {shown(f'{name}(...)')}")

@@ -1,0 +1,307 @@
+"""Genotypes as other tools write them: each form is read as what it says, or refused by its name."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.helpers.forms import FORMS_OF_TEXTS, HUB, MUTABLES, ORDER, cells_for, in_form, mutations
+from tests.helpers.golden_genotypes import DARTS_V2, GDAS_V1
+
+from topocell.errors import GenotypeError
+from topocell.genotype.forms import FORMS
+from topocell.genotype.genotype import CellGenotype, Genotype
+from topocell.genotype.texts import MAX_TEXT
+
+V2 = DARTS_V2.to_darts()
+
+
+# --- round trips ---
+
+
+@pytest.mark.parametrize("writer", FORMS_OF_TEXTS)
+@given(data=st.data())
+def test_each_form_is_read_as_what_was_written(writer: str, data: Any) -> None:
+    genotype = data.draw(cells_for(writer))
+    form = "nni" if writer in (HUB, MUTABLES) else writer
+    again = Genotype.from_text(in_form(writer, genotype), form, ORDER)
+    assert again.cells == genotype.cells
+    assert Genotype.from_text(in_form(writer, genotype), operations=ORDER) == again
+
+
+@pytest.mark.parametrize("writer", FORMS_OF_TEXTS)
+@given(data=st.data())
+def test_changed_texts_are_refused_in_one_line_or_valid(writer: str, data: Any) -> None:
+    text = data.draw(mutations(in_form(writer, data.draw(cells_for(writer)))))
+    try:
+        genotype = Genotype.from_text(text, operations=data.draw(st.sampled_from((None, ORDER))))
+    except GenotypeError as fault:
+        assert str(fault).isprintable() and len(str(fault)) < 1000
+        return
+    assert Genotype.from_dict(json.loads(json.dumps(genotype.to_dict()))) == genotype
+
+
+def test_every_form_has_a_writer() -> None:
+    assert set(FORMS) == {"nni" if name in (HUB, MUTABLES) else name for name in FORMS_OF_TEXTS}
+
+
+# --- what may stand around a genotype ---
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"    {V2}",
+        f"\t\tDARTS_V2 = {V2}\n",
+        f"# found by hand\n\n# old = {V2.replace('skip_connect', 'noise')}\n{V2}  # the best\n",
+        V2.replace("reduce=", "\n    # reduction\n    reduce="),
+        V2.replace("range(2, 6)", "range(2, 6, 1)"),
+        V2.replace("range(2, 6)", "[np.int64(2), np.int32(3), 4, 5]"),
+        V2.replace("', 0)", "', np.int64(0))").replace("', 1)", "', numpy.int64(1))"),
+        V2.replace("'sep_conv_3x3'", "np.str_('sep_conv_3x3')"),
+        f"2024-01-01 10:00:00,123 genotype = {V2}",
+        f"01/02 03:04:05 PM genotype = {V2}",
+        f"epoch 49 lr 1e-3\n[2024-01-01 10:00:00] INFO: genotype: {V2}\nvalid_acc 88.1\n",
+        V2.replace("Genotype(", "genotypes.Genotype("),
+        V2.replace("Genotype(", "cnn.genotypes.Genotype("),
+        f"from collections import namedtuple\nGenotype = namedtuple('Genotype', 'normal reduce')\nV2 = {V2}\n",
+        V2.replace("reduce_concat=range(2, 6)", "reduce_concat=range(2, 6), connectN=None, connects=None"),
+        json.dumps({"normal": DARTS_V2.to_dict()["cells"]["normal"]["nodes"], "normal_concat": [2, 3, 4, 5]})[:-1]
+        + ", "
+        + json.dumps({"reduce": DARTS_V2.to_dict()["cells"]["reduce"]["nodes"], "reduce_concat": [2, 3, 4, 5]})[1:],
+    ],
+)
+def test_what_stands_around_a_genotype(text: str) -> None:
+    assert Genotype.from_text(text) == DARTS_V2
+
+
+REFUSED = {
+    # what: text, part of the message
+    "nothing": ("", "in one of the forms topocell, darts, pt.darts, gdas, fairdarts"),
+    "words": ("hello", "but got 'hello'"),
+    "two": (f"{V2}\n{V2}", "must hold one genotype, but has 2 calls of Genotype"),
+    "in a list": (f"[{V2}]", "before a genotype may stand"),
+    "in a call": (f"print({V2})", "before a genotype may stand"),
+    "replaced": (f"{V2}._replace(normal=[])", "nothing may follow a genotype on its line, but got '._replace("),
+    "indexed": (f"{V2}[0]", "nothing may follow a genotype"),
+    "after a comment sign": (f"x = 1  # {V2}", "before a genotype may stand"),
+    "open": (V2[:-1], "every bracket must be closed"),
+    "other order": (
+        "Genotype = namedtuple('Genotype', 'reduce reduce_concat normal normal_concat')\nGenotype([], [2], [], [2])",
+        "fields must be given by name",
+    ),
+    "twice": (V2.replace("normal_concat=", "normal="), "each once, but got 'normal'"),
+    "field": (V2.replace("reduce_concat", "concat"), "has the fields normal, normal_concat, reduce, reduce_concat"),
+    "connects": (V2.replace("range(2, 6))", "range(2, 6), connectN=3)"), "'reduce_concat', 'connectN']"),
+    "computed": (V2.replace("range(2, 6)", "[1 + 1]", 1), "has something to compute (BinOp)"),
+    "call": (V2.replace("range(2, 6)", "open('x')", 1), "has the call 'open(...)'"),
+    "long range": (V2.replace("range(2, 6)", "range(2, 100000)", 1), "numbers up to 1000"),
+    "step": (V2.replace("range(2, 6)", "range(2, 6, 0)", 1), "numbers up to 1000"),
+    "deep": (f"Genotype(normal={'[' * 20}{']' * 20})", "nested at most 8 levels"),
+    "long": (V2 + " " * MAX_TEXT, f"at most {MAX_TEXT} characters"),
+    "mixed": (V2.replace("('sep_conv_3x3', 0)", "('sep_conv_3x3', 0, 0.5)", 1), "a triple with a weight in normal[0]"),
+    "nested and flat": (V2.replace("('sep_conv_3x3', 0)", "[('sep_conv_3x3', 0)]", 1), "a list of a pair in normal[0]"),
+    "empty node": (V2.replace("('sep_conv_3x3', 0)", "[]", 1), "a list of a pair in normal[0], a pair in normal[1]"),
+    "item": (V2.replace("('sep_conv_3x3', 0)", "('sep_conv_3x3', '0')", 1), "normal[0]: must be a pair"),
+    "name": (V2.replace("dil_conv_3x3", "dil_conv"), "normal: an operation must be one of topocell's or registered"),
+    "not the same": (V2.replace("dil_conv_3x3", "dil_sep_conv_3x3"), "two dilated convolutions where dil_conv_3x3 has"),
+    "numbers": ("[[(0, 5), (1, 0)], [(0, 5), (1, 0)]]", "read as the form 'compact', of topocell, darts"),
+    "arch strings": ("a |none~0|\nb |none~0|", "has 2 architecture strings"),
+    "dictionary": ("{'a': 1}", "but got a dictionary of ['a']"),
+    "two dictionaries": ("{'normal_n2_p0': []} {'a': 1}", "nothing may follow"),
+    "key twice": ("{'normal_n2_p0': 'maxpool', 'normal_n2_p0': 'avgpool'}", "each once, but got 'normal_n2_p0'"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals_say_what_is_wrong(name: str) -> None:
+    text, message = REFUSED[name]
+    with pytest.raises(GenotypeError) as caught:
+        Genotype.from_text(text)
+    assert message in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_a_form_that_was_asked_for_is_held_to() -> None:
+    assert Genotype.from_text(V2, "darts") == DARTS_V2
+    with pytest.raises(GenotypeError, match=r"must have the form 'gdas', Genotype.*, but has the form 'darts'"):
+        Genotype.from_text(V2, "gdas")
+    with pytest.raises(GenotypeError, match=r"a form is one of .* \(did you mean 'gdas'\?\), but got 'gdass'"):
+        Genotype.from_text(V2, "gdass")
+    with pytest.raises(GenotypeError, match=r"but has the form 'pt\.darts'"):
+        Genotype.from_darts(in_form("pt.darts", DARTS_V2))
+
+
+# --- triples ---
+
+
+def triples(normal: str, concat: str = "range(2, 6)") -> str:
+    reduce = "[('skip_connect', 2, 0), ('skip_connect', 3, 1)]"
+    return f"Genotype(normal={normal}, normal_concat={concat}, reduce={reduce}, reduce_concat=range(2, 6))"
+
+
+def test_the_published_text_of_gdas() -> None:
+    weighted = re.sub(r"\('(\w+)', (\d)\)", r"('\1', \2, 0.13017432391643524)", GDAS_V1.to_darts())
+    assert Genotype.from_text(weighted, "gdas") == GDAS_V1
+    later = weighted.replace("sep_conv_", "dua_sepc_").replace("dil_conv_", "dil_sepc_")
+    assert Genotype.from_text(later, "gdas") == GDAS_V1
+
+
+def test_the_published_text_of_fairdarts() -> None:
+    """Its node 3 has no operation, and its concat lists it all the same."""
+    text = triples("[('sep_conv_3x3', 2, 0), ('sep_conv_5x5', 2, 1), ('max_pool_3x3', 4, 0), ('sep_conv_3x3', 5, 0)]")
+    cell = Genotype.from_text(text, "fairdarts").cells["normal"]
+    expected = ((("sep_conv_3x3", 0), ("sep_conv_5x5", 1)), (), (("max_pool_3x3", 0),), (("sep_conv_3x3", 0),))
+    assert cell == CellGenotype(2, expected, (2, 4, 5))
+
+
+@pytest.mark.parametrize(
+    ("normal", "concat", "message"),
+    [
+        ("[('noise', 0, 1), ('noise', 1, 1)]", "[2]", "GDAS' (operation, input, weight) has a float"),
+        ("[('noise', 0, 2), ('noise', 1, 2)]", "[2]", "two integers are FairDARTS' (operation, node, input)"),
+        ("[('noise', 3, 0), ('noise', 2, 1)]", "[2, 3]", "normal[1]: two integers are FairDARTS'"),
+        ("[('noise', 2, 2)]", "[2]", "normal[0]: two integers are FairDARTS'"),
+        ("[('noise', 2, -1)]", "[2]", "normal[0]: two integers are FairDARTS'"),
+        ("[('noise', 2, 0), ('noise', 4, 3)]", "[2, 4]", "a predecessor must not be a dropped node"),
+        ("[('noise', 2, 0), ('noise', 3, 1)]", "[3]", "normal_concat: must list every node that has an operation"),
+        ("[('noise', 2, 0), ('noise', 65, 1)]", "[2]", "normal_concat: must list every node"),
+        ("[('noise', 2, 0), ('noise', 999, 1)]", "[2, 999]", "cells.normal.nodes: must be a list of 1 to 64"),
+        ("[[('noise', 2, 0)]]", "[2]", "a list of a triple of integers in normal[0]"),
+        ("[('noise', 2, 0.5)]", "[2]", "a triple with a weight in normal[0], a triple of integers in reduce[0]"),
+        ("[('noise', 2, True)]", "[2]", "normal[0]: must be a pair"),
+    ],
+)
+def test_triples_that_are_neither_form_are_refused(normal: str, concat: str, message: str) -> None:
+    with pytest.raises(GenotypeError) as caught:
+        Genotype.from_text(triples(normal, concat))
+    assert message in str(caught.value)
+
+
+# --- dictionaries and numbers ---
+
+BOTH: dict[str, Any] = {}
+for cell in ("normal", "reduce"):
+    BOTH |= {f"{cell}_n2_p0": "sepconv5x5", f"{cell}_n2_p1": "maxpool", f"{cell}_n2_switch": [f"{cell}_n2_p1"]}
+
+
+def test_the_switch_of_nni_says_which_inputs_are_taken() -> None:
+    expected = CellGenotype(2, ((("max_pool_3x3", 1),),), (2,))
+    assert Genotype.from_text(json.dumps(BOTH)).cells == {"normal": expected, "reduce": expected}
+    without = {key: value for key, value in BOTH.items() if "switch" not in key}
+    assert len(Genotype.from_text(str(without)).cells["normal"].nodes[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"normal_n2_switch": None, "normal_n2_p1": []}, "normal_n2: a node has a normal_n2_switch"),
+        ({"normal_n2_switch": ["normal_n2_p3"]}, "normal_n2_switch: must list some of"),
+        ({"normal_n2_switch": ["normal_n2_p1"] * 2}, "normal_n2_switch: must list some of"),
+        ({"normal_n2_switch": [1]}, "normal_n2_switch: must list some of"),
+        ({"normal_n2_p0": [True, False]}, "normal_n2_p0: must be an operation, or [] for none"),
+        ({"normal_n2_p0": 3}, "normal_n2_p0: an operation must have a name, but is the number 3"),
+        ({"normal_n4_p0": "maxpool", "normal_n4_switch": ["normal_n4_p0"]}, "must be numbered from 2 without a gap"),
+        ({"lr": 0.1}, "keys must be like normal_n2_p0 or normal_n2_switch, but got 'lr'"),
+        ({"normal_n2_p1": "sepconv9x9"}, "normal: an operation must be one of topocell's"),
+        ({"normal_n2_p2": "maxpool", "normal_n2_switch": ["normal_n2_p2"]}, "edge from the future"),
+    ],
+)
+def test_faults_of_nni_name_the_key(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(GenotypeError) as caught:
+        Genotype.from_text(json.dumps(BOTH | changes))
+    assert message in str(caught.value) and "read as the form 'nni'" in str(caught.value)
+
+
+def test_numbers_of_nni_need_their_order() -> None:
+    names = ["maxpool", "avgpool", "skipconnect", "sepconv3x3"]
+    genotype = Genotype.from_text(json.dumps(BOTH | {"normal_n2_p1": 3}), operations=names)
+    assert genotype.cells["normal"].nodes == ((("sep_conv_3x3", 1),),)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("normal/op_6_0", "skip_connect", "spaces of other nodes, NASNet, ENAS, AmoebaNet and PNAS, differ"),
+        ("normal/op_2_2", "skip_connect", "normal/op_2_2: a node has two operations and their inputs, but has more"),
+        ("normal/op_2_0", "sep_conv_7x7", "normal/op_2_0: must be of the DARTS space"),
+        ("normal/input_2_0", [0, 1], "normal/input_2_0: must be one input"),
+        ("normal/input_2_0", 2, "edge from the future"),
+        ("accuracy", 0.9, "keys must be like normal/op_2_0 or normal/input_2_0, but got 'accuracy'"),
+    ],
+)
+def test_faults_of_the_model_hub_name_the_key(key: str, value: Any, message: str) -> None:
+    sound = json.loads(in_form(HUB, DARTS_V2))
+    assert Genotype.from_text(json.dumps(sound | {"width": 16, "num_cells": 20})) == DARTS_V2
+    lists = {k: [v] if "input" in k else v for k, v in sound.items()}
+    assert Genotype.from_text(str(lists)) == DARTS_V2
+    with pytest.raises(GenotypeError) as caught:
+        Genotype.from_text(json.dumps(sound | {key: value}))
+    assert message in str(caught.value)
+    del sound["reduce/input_5_1"]
+    with pytest.raises(GenotypeError, match="reduce/input_5_1: a node has two operations and their inputs, but has no"):
+        Genotype.from_text(json.dumps(sound))
+
+
+BENCH = "NetworkSelectorDatasetInfo:darts:"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("edge_normal_2", None, "edge_normal_2: must be an operation of the DARTS space, but got None"),
+        ("inputs_node_normal_3", "1_0", "inputs_node_normal_3: must be two inputs below 3 such as '0_1'"),
+        ("inputs_node_normal_3", "0_3", "inputs_node_normal_3: must be two inputs below 3"),
+        ("inputs_node_normal_3", None, "inputs_node_normal_3: must be two inputs below 3"),
+        ("inputs_node_normal_6", "0_1", "inputs_node_normal_6: must belong to a node"),
+        ("edge_normal_4", "skip_connect", "edge_normal_4: must belong to a node"),
+    ],
+)
+def test_faults_of_nasbench301_name_the_key(key: str, value: Any, message: str) -> None:
+    sound = json.loads(in_form("nasbench301", DARTS_V2))
+    wanted = Genotype.from_text(json.dumps(sound))
+    assert wanted.key == DARTS_V2.key
+    assert Genotype.from_text(json.dumps(sound).replace(":darts:", "_COLON_darts_COLON_")) == wanted
+    result = {"optimized_hyperparamater_config": sound | {"OptimizerSelector:optimizer": "sgd"}, "test_accuracy": 94.1}
+    assert Genotype.from_text(json.dumps(result)) == wanted
+    with pytest.raises(GenotypeError) as caught:
+        Genotype.from_text(json.dumps(sound | {BENCH + key: value}))
+    assert message in str(caught.value)
+
+
+def test_numbers_below_the_order() -> None:
+    text = "compact = (((0, 1), (1, 0)), ((0, 1), (1, 0)))"
+    assert Genotype.from_text(text, operations=["noise", "skip_connect"]).cells["normal"].nodes == (
+        (("skip_connect", 0), ("noise", 1)),
+    )
+    with pytest.raises(GenotypeError, match=r"normal\[0\]: must be a number below 1, but got 1"):
+        Genotype.from_text(text, operations=["noise"])
+    with pytest.raises(GenotypeError, match="normal: must list two pairs for each node, but got 1"):
+        Genotype.from_text("[[(0, 1)], [(0, 0)]]", operations=ORDER)
+
+
+# --- files ---
+
+
+@pytest.mark.parametrize("writer", FORMS_OF_TEXTS)
+def test_files_are_read_in_every_form(writer: str, tmp_path: Path) -> None:
+    path = tmp_path / "cell.txt"
+    sound = Genotype.from_nasbench201("|noise~0|+|none~0|noise~1|") if writer == "nasbench201" else DARTS_V2
+    path.write_text(f"{in_form(writer, sound)}\n", encoding="utf-8")
+    assert Genotype.load(path, operations=ORDER).key == sound.key
+
+
+def test_a_file_of_another_form_than_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "cell.json"
+    DARTS_V2.save(path)
+    with pytest.raises(GenotypeError, match=r"cell\.json: the text must have the form 'nni'"):
+        Genotype.load(path, "nni")
+
+
+def test_a_torn_json_file_is_said_to_be_one(tmp_path: Path) -> None:
+    path = tmp_path / "genotype.json"
+    path.write_text(json.dumps(DARTS_V2.to_dict())[:100])
+    with pytest.raises(GenotypeError, match="a genotype is a JSON file, but this is not: Unterminated"):
+        Genotype.load(path)
