@@ -44,7 +44,7 @@ SEARCH_KEYS = {
     "lr",
 }
 SEARCH_KEYS |= {"op_temperature", "edge_temperature", "penalty", "alpha_entropy", "beta_entropy", "derived"}
-SEARCH_KEYS |= {"operations", "depth", "width", "gap", "warnings"}
+SEARCH_KEYS |= {"operations", "depth", "width", "gap", "warnings", "updates_architecture"}
 RETRAIN_KEYS = {
     "phase",
     "seed",
@@ -176,6 +176,7 @@ def test_the_metrics_tell_every_epoch(run: Run) -> None:
         assert all(math.isfinite(x) and x > 0 for x in figures)
         assert all(0 <= x <= 1 for x in (record["train_accuracy"], record["val_accuracy"], *record["gap"].values()))
         stage = plan.stages[record["stage_index"]]
+        assert record["updates_architecture"] == (stage.level != "weights" and record["epoch"] >= stage.warmup)
         assert record["lr"] == stage.weights.lr.value(record["epoch"], stage.epochs)
         assert record["edge_temperature"] == stage.edge_temperature.value(record["epoch"], stage.epochs)
         assert (record["penalty"] is not None) == (stage.penalty > 0)

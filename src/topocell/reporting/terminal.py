@@ -71,6 +71,8 @@ def epoch_line(record: Mapping[str, Any]) -> str:
     if operations := record.get("operations"):
         skips = {t: f"{c.get('skip_connect', 0)}/{sum(c.values())}" for t, c in operations.items()}
         parts.append("skips " + " ".join(f"{t} {n}" for t, n in skips.items()))
+    if record.get("updates_architecture") is False:
+        parts.append("warm-up: weights only")
     return f"{where}: " + ", ".join(parts)
 
 

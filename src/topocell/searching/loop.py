@@ -24,7 +24,7 @@ from topocell.runtime.precision import PLAIN, Execution
 from topocell.runtime.rng import derive as derive_seed
 from topocell.searching.diagnostics import observe
 from topocell.searching.mechanisms import Mechanism, mechanisms_of
-from topocell.searching.schedules import scheduled, set_schedules
+from topocell.searching.schedules import scheduled, set_schedules, updates_architecture
 from topocell.searching.streams import Streams
 from topocell.searching.transition import Builder
 from topocell.spaces.cell import SpaceSpec
@@ -111,11 +111,6 @@ class Search:
 
     # An epoch, as the loop calls it -------------------------------------------------------------------------
 
-    @property
-    def _learning(self) -> bool:
-        """Return whether α and β are updated in this epoch."""
-        return self.loop.epoch >= self.stage.warmup and self.stage.level != "weights"
-
     def begin_epoch(self) -> int:
         """Set learning rates, temperatures and all that follows a curve, and the batch size."""
         set_schedules(self.learner, self.stage, self.loop.epoch)
@@ -130,9 +125,10 @@ class Search:
     def train_step(self) -> Seen:
         """Update α and β where they are due, and the weights, in the order of the level."""
         epoch, step, has_beta = self.loop.epoch, self.loop.step, self.learner.beta_optimizer is not None
-        level = LEVELS[self.stage.level] if self._learning else weights_only
-        updates = self.streams.updates(epoch, step, has_beta) if self._learning else []
-        return level(self.learner, self.streams.train.batch(epoch, step), updates)
+        batch = self.streams.train.batch(epoch, step)
+        if not updates_architecture(self.stage, epoch):
+            return weights_only(self.learner, batch, [])
+        return LEVELS[self.stage.level](self.learner, batch, self.streams.updates(epoch, step, has_beta))
 
     def on_step_end(self, steps: int) -> None:
         """Report the step."""
@@ -147,7 +143,7 @@ class Search:
         for mechanism in self.mechanisms.values():
             record |= mechanism.on_epoch_end(self)
         record |= self._record()
-        why = self._reason_to_stop(record) if self._learning else None
+        why = self._reason_to_stop(record) if record["updates_architecture"] else None
         self.monitor.metrics(record | ({"stopped": why} if why else {}))
         return why is not None
 
@@ -159,7 +155,7 @@ class Search:
             "stage": self.stage.name,
             "stage_index": self.number,
             **self.loop.record(),
-            **scheduled(learner, self.stage),
+            **scheduled(learner, self.stage, self.loop.epoch),
             **observe(learner.net, learner.arch, self.rules, batches),
         }
 

@@ -1,9 +1,14 @@
-"""Schedules over the epochs of a stage: learning rates and temperatures."""
+"""Schedules over the epochs of a stage: learning rates, temperatures, and whether the architecture is updated."""
 
 from typing import Any
 
 from topocell.config.search import Stage
 from topocell.supernet.learner import Learner
+
+
+def updates_architecture(stage: Stage, epoch: int) -> bool:
+    """Return whether α and β are updated in a 0-based epoch of the stage: after its warm-up, unless its level is `weights`."""
+    return epoch >= stage.warmup and stage.level != "weights"
 
 
 def set_schedules(learner: Learner, stage: Stage, epoch: int) -> None:
@@ -17,10 +22,11 @@ def set_schedules(learner: Learner, stage: Stage, epoch: int) -> None:
         learner.beta_optimizer.param_groups[0]["lr"] = stage.beta.lr.value(*at)
 
 
-def scheduled(learner: Learner, stage: Stage) -> dict[str, Any]:
-    """Return the scheduled values for the record of an epoch, and the validity penalty if it has a weight."""
+def scheduled(learner: Learner, stage: Stage, epoch: int) -> dict[str, Any]:
+    """Return the scheduled values for the record of a 0-based epoch, and the validity penalty if it has a weight."""
     arch = learner.arch
     return {
+        "updates_architecture": updates_architecture(stage, epoch),
         "lr": learner.weights_optimizer.param_groups[0]["lr"],
         "op_temperature": arch.op_temperature,
         "edge_temperature": arch.edge_temperature,

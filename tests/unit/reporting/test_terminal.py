@@ -80,6 +80,11 @@ def test_an_epoch_of_the_search_in_one_line() -> None:
     )
 
 
+def test_an_epoch_of_the_warm_up_says_why_the_cell_does_not_change() -> None:
+    assert epoch_line(SEARCH | {"updates_architecture": False}) == f"{epoch_line(SEARCH)}, warm-up: weights only"
+    assert epoch_line(SEARCH | {"updates_architecture": True}) == epoch_line(SEARCH)
+
+
 def test_an_epoch_of_retraining_in_one_line() -> None:
     assert epoch_line(RETRAIN) == "retrain seed 3 epoch 1: loss 2.000, accuracy 25.0 %, test 30.0 %"
 
