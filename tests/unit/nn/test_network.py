@@ -67,12 +67,15 @@ def test_parameters_by_channels_and_layers(channels: int, layers: int, millions:
 
 
 @pytest.mark.parametrize(
-    ("genotype", "expected_parameters", "millions"), [(DARTS_V2, 4_718_752, 529.9), (PDARTS, 4_944_352, 542.8)]
+    ("genotype", "expected_parameters", "millions", "in_all"),
+    [(DARTS_V2, 4_718_752, 529.9, 545.8), (PDARTS, 4_944_352, 542.8, 558.6)],
 )
-def test_imagenet_networks(genotype: Genotype, expected_parameters: int, millions: float) -> None:
-    size = count(meta(genotype, 48, 14, 1000, stem="imagenet", auxiliary=True), (3, 224, 224))
-    assert size.parameters == expected_parameters
+def test_imagenet_networks(genotype: Genotype, expected_parameters: int, millions: float, in_all: float) -> None:
+    net = meta(genotype, 48, 14, 1000, stem="imagenet", auxiliary=True)
+    size, other = count(net, (3, 224, 224)), count(net, (3, 224, 224), include="all")
+    assert size.parameters == other.parameters == expected_parameters
     assert round(size.multiply_adds / 1e6, 1) == millions
+    assert round(other.multiply_adds / 1e6, 1) == in_all
 
 
 @pytest.mark.parametrize(
@@ -257,6 +260,39 @@ def test_count_by_hand() -> None:
     assert count(net, (4, 8, 8)) == Count(
         parameters=6 * 2 * 9 + 6 + 12 + 5 * 96 + 5, multiply_adds=16 * 6 * 2 * 9 + 5 * 96
     )
+
+
+def test_count_of_everything_by_hand() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 6, 3, 1, 1)
+            self.plain, self.affine = nn.BatchNorm2d(6, affine=False), nn.BatchNorm2d(6)
+            self.pools = nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2))
+            self.classifier = nn.Linear(6, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.conv(x)
+            x = torch.relu(self.affine(x)) + self.plain(x) + 1
+            return self.classifier(self.pools(x).mean((2, 3)))
+
+    elements = 6 * 8 * 8
+    products = elements * 4 * 9 + 6 * 5
+    extra = elements + 5  # biases
+    extra += elements * (2 + 1 + 1 + 1)  # batch norm, ReLU, batch norm without gain and bias, sum
+    extra += elements + elements // 4 + elements // 16  # inputs of three poolings
+    for device in ("cpu", "meta"):
+        assert count(Net().to(device), (4, 8, 8)).multiply_adds == products
+        assert count(Net().to(device), (4, 8, 8), include="all").multiply_adds == products + extra
+
+
+def test_everything_is_counted_alike_where_kernels_compute() -> None:
+    net = FixedNet(DARTS_V2, 16, 3, 10)
+    expected = count(meta(DARTS_V2, 16, 3, 10), (3, 16, 16), "all")
+    assert count(net, (3, 16, 16), "all") == count(net.to(memory_format=torch.channels_last), (3, 16, 16), "all")
+    assert count(net, (3, 16, 16), "all") == expected
+    with pytest.raises(SpaceError, match="include must be one of convolutions, all, but got 'every'"):
+        count(net, (3, 16, 16), "every")  # type: ignore[arg-type]
 
 
 def test_count_leaves_the_network_as_it_was() -> None:
