@@ -106,7 +106,7 @@ def test_commands_run(command: str, finished: Path, tmp_path: Path, monkeypatch:
         words = [w for w in words if w not in ("--budget", "smoke")] + ["--budget", "smoke"]
         words += ["--quiet"] if words[0] == "run" else []
         photos(tmp_path / "photos")
-    if "--import" in words:
+    if "--import" in words or any(word.startswith("examples/") for word in words):
         shutil.copytree(ROOT / "examples", "examples")
         monkeypatch.setattr(registry, "_imported", [])
         monkeypatch.setenv(registry.IMPORT_VARIABLE, "")
