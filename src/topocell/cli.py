@@ -29,7 +29,7 @@ from topocell.reporting.command_line import (
     displayed,
     show,
 )
-from topocell.runs.recipe_commands import recipes
+from topocell.runs.recipe_commands import list_spaces, recipes
 from topocell.runtime.hooks import Interrupted, on_signals
 
 if TYPE_CHECKING:
@@ -323,21 +323,7 @@ def draw(
     typer.echo(str(out))
 
 
-@app.command("spaces")
-def list_spaces() -> None:
-    """List the search spaces, with the size of their cells."""
-    from rich.table import Table
-
-    from topocell import spaces
-
-    table = Table("space", "cell type", "nodes", "edges", "candidates", "output")
-    for name in spaces.SPACES:
-        for cell_type, cell in spaces.get(name).cells.items():
-            candidates = sorted(
-                {op for names in cell.candidates for op in names}, key=list(spaces.KNOWN_OPERATIONS).index
-            )
-            table.add_row(name, cell_type, str(cell.nodes), str(cell.n_edges), ", ".join(candidates), cell.output)
-    show(table)
+app.command("spaces")(list_spaces)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

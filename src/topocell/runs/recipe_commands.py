@@ -1,4 +1,4 @@
-"""The commands about recipes: list, show, copy."""
+"""The commands about recipes: list, show, copy; and the list of spaces."""
 
 import os
 from pathlib import Path
@@ -132,3 +132,19 @@ def recipes_explain(
     typer.echo(f"{found.name}: {found.kind}; default {found.default}")
     if found.about:
         typer.echo(found.about)
+
+
+def list_spaces() -> None:
+    """List the search spaces, with the size of their cells."""
+    from rich.table import Table
+
+    from topocell import spaces
+
+    table = Table("space", "cell type", "nodes", "edges", "candidates", "output")
+    for name in spaces.SPACES:
+        for cell_type, cell in spaces.get(name).cells.items():
+            candidates = sorted(
+                {op for names in cell.candidates for op in names}, key=list(spaces.KNOWN_OPERATIONS).index
+            )
+            table.add_row(name, cell_type, str(cell.nodes), str(cell.n_edges), ", ".join(candidates), cell.output)
+    show(table)

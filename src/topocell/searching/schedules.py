@@ -7,7 +7,7 @@ from topocell.supernet.learner import Learner
 
 
 def updates_architecture(stage: Stage, epoch: int) -> bool:
-    """Return whether α and β are updated in a 0-based epoch of the stage: after its warm-up, unless its level is `weights`."""
+    """Return whether a 0-based epoch updates α and β: after the warm-up, unless the level is `weights`."""
     return epoch >= stage.warmup and stage.level != "weights"
 
 
