@@ -25,6 +25,7 @@ class Bank(nn.Module):
     def __init__(self, channels: int, stride: int, edges: Sequence[int]) -> None:
         super().__init__()
         self.channels, self.stride, self.edges = channels, stride, list(edges)
+        self._stacked: list[str] = []
 
     def stack(self, name: str, *shape: int) -> None:
         """Add a parameter of M slices of `shape`, each drawn as torch draws a convolution's weight."""
@@ -32,6 +33,11 @@ class Bank(nn.Module):
         for piece in weight:
             nn.init.kaiming_uniform_(piece, a=5**0.5)
         self.register_parameter(name, nn.Parameter(weight))
+        self._stacked.append(name)
+
+    def tensors(self) -> list[Tensor]:
+        """Return the tensors that `forward` takes for all edges, parametrized ones included."""
+        return [getattr(self, name) for name in self._stacked]
 
     def forward(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         """Weighted outputs (N, M·C, H', W') of a node `x` (N, C, H, W), with `active` = relu(x).
@@ -181,6 +187,7 @@ class ModuleBank(Bank):
             owner = self.template.get_submodule(name.rpartition(".")[0])
             owner.register_parameter(name.rpartition(".")[2], None)
             self.register_parameter(name.replace(".", "__"), nn.Parameter(stack))
+            self._stacked.append(name.replace(".", "__"))
 
     def forward(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         weights = weight.view(-1, self.channels)

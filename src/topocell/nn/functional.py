@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from topocell.nn.kernels.cpu import ordinary
+
 BN_EPS = 1e-5
 
 
@@ -37,6 +39,10 @@ class _Depthwise(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         x, weight = ctx.saved_tensors
         channels, grad_x, grad_w = x.shape[1], None, None
+        if torch.is_grad_enabled():  # a graph of the gradient is asked for
+            how = ctx.stride, ctx.padding, ctx.dilation, channels
+            found = with_graph(lambda x, w: F.conv2d(x, w, None, *how), (x, weight), ctx.needs_input_grad, grads)
+            return *found, None, None, None  # type: ignore[return-value]
         if ctx.stride == 1:
             grad = grads[0].contiguous(memory_format=torch.channels_last)
         else:
@@ -53,6 +59,8 @@ class _Depthwise(torch.autograd.Function):
 def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     """Depthwise convolution that keeps the size at stride 1. `x` (N, G, H, W), `weight` (G, 1, k, k), k odd."""
     padding = dilation * (weight.shape[-1] - 1) // 2
+    if not ordinary(x, weight):
+        return F.conv2d(x, weight, None, stride, padding, dilation, weight.shape[0])
     out: Tensor = _Depthwise.apply(x, weight, stride, padding, dilation)
     return out
 
@@ -127,3 +135,21 @@ def shuffle_channels(x: Tensor, groups: int) -> Tensor:
     """Channel shuffle: view (groups, C/groups), transpose, flatten (PC-DARTS)."""
     n, c, h, w = x.shape
     return x.view(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def with_graph(
+    compute: Callable[..., Tensor | Sequence[Tensor]],
+    inputs: Sequence[Tensor | None],
+    needed: Sequence[bool],
+    grads: Sequence[Tensor],
+) -> tuple[Tensor | None, ...]:
+    """Gradients of `inputs` that can be differentiated again, None where they are not `needed`.
+
+    For the backward pass of a function that is no graph of operations itself: `compute` is one, of the same inputs.
+    `grads` are those of its outputs.
+    """
+    # Each input is a node of its own, since one may have been computed from another.
+    nodes = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
+    wanted = [node for node, need in zip(nodes, needed) if need and node is not None]
+    found = iter(torch.autograd.grad(compute(*nodes), wanted, grads, create_graph=True, allow_unused=True))
+    return tuple(next(found) if need and node is not None else None for node, need in zip(nodes, needed))

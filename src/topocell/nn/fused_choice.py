@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from topocell.nn.functional import BN_EPS, depthwise_separable, normalise
+from topocell.nn.fused_library import by_library
 from topocell.nn.fused_plan import Chain, Plan
 from topocell.nn.kernels.choice import IMAGES, LIBRARY, fastest, waves
 from topocell.nn.kernels.cpu import (
@@ -50,25 +49,9 @@ def _trial(
     ]
     weights = [waves(*shape).requires_grad_() for shape in shapes * of.stages]
     scale = waves(edges).requires_grad_()
-    if library:
-        outputs: Sequence[Tensor] = [_by_library(x, of, stride, affine, weights, scale)]
-    else:
-        plan = Plan((of,), stride, (False,) * edges, affine=affine)
-        outputs, _ = separable(x, plan, weights, None if affine else scale)
+    plan, given = Plan((of,), stride, (False,) * edges, affine=affine), x.new_zeros(0) if affine else scale
+    outputs: Sequence[Tensor] = (
+        by_library(x, plan, given, [], [], weights) if library else separable(x, plan, weights, given)[0]
+    )
     inputs = [x, *weights] if affine else [x, scale, *weights]
     return torch.autograd.grad(outputs, inputs, [waves(*out.shape) for out in outputs])
-
-
-def _by_library(x: Tensor, of: Chain, stride: int, affine: bool, weights: Sequence[Tensor], scale: Tensor) -> Tensor:
-    """What banks and modules do with the library's functions."""
-    per_stage = len(weights) // of.stages
-    stages = [weights[i : i + per_stage] for i in range(0, len(weights), per_stage)]
-    norms: list[Callable[[Tensor], Tensor]] = [normalise] * (of.stages - 1)
-    norms.append(partial(normalise, weight=scale.repeat_interleave(x.shape[1])))
-    if affine:
-        norms = [partial(_affine_norm, gain=gain.flatten(), bias=bias.flatten()) for _, _, gain, bias in stages]
-    return depthwise_separable(x.relu(), [(dw, pw) for dw, pw, *_ in stages], stride, of.dilation, norms)
-
-
-def _affine_norm(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
-    return F.batch_norm(x, None, None, gain, bias, training=True, eps=BN_EPS)

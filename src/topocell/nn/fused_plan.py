@@ -80,6 +80,7 @@ class Kept(NamedTuple):
 
     Attributes:
         x: the map that all parts read.
+        weights: of the cell.
         tensors: weights of the chains, stage by stage.
         filters, pools: of the dense convolutions; maps of the pools.
         maps: the weighted maps, where their weights need a gradient.
@@ -87,6 +88,7 @@ class Kept(NamedTuple):
     """
 
     x: Tensor
+    weights: Tensor
     tensors: Sequence[Tensor]
     filters: Sequence[Tensor]
     pools: Sequence[Tensor]
@@ -95,16 +97,16 @@ class Kept(NamedTuple):
 
     def flat(self) -> tuple[Tensor, ...]:
         """All of them in order."""
-        return (self.x, *self.tensors, *self.filters, *self.pools, *self.maps, *self.outputs)
+        return (self.x, self.weights, *self.tensors, *self.filters, *self.pools, *self.maps, *self.outputs)
 
     @classmethod
     def of(cls, plan: Plan, with_maps: bool, saved: Sequence[Tensor]) -> "Kept":
         """The tensors that `flat` gave for a step."""
         stages = sum(chain.stages for chain in plan.chains)
         maps = len(plan.mix) - plan.identity if with_maps else 0
-        sizes = 1, plan.per_stage * stages, len(plan.dense), len(plan.pools), maps
+        sizes = 2, plan.per_stage * stages, len(plan.dense), len(plan.pools), maps
         bounds = [*accumulate(sizes), len(saved)]
-        return cls(saved[0], *(saved[start:end] for start, end in pairwise(bounds)))
+        return cls(saved[0], saved[1], *(saved[start:end] for start, end in pairwise(bounds)))
 
 
 class Output(NamedTuple):

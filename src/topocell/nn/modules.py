@@ -12,10 +12,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from topocell.nn.functional import BN_EPS, depthwise, subsample
 from topocell.nn.fused_choice import width
 from topocell.nn.fused_plan import Chain, Plan
+from topocell.nn.kernels.cpu import ordinary
 from topocell.nn.projection import faster, projected
 from topocell.nn.separable import separable
 
@@ -29,12 +31,19 @@ def batch_norm(channels: int, affine: bool, batch_statistics: bool = False) -> n
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def _by_kernels(convolutions: Sequence[nn.Module], norms: Sequence[nn.BatchNorm2d]) -> bool:
+def _by_kernels(x: Tensor, convolutions: Sequence[nn.Module], norms: Sequence[nn.BatchNorm2d]) -> bool:
     """Return whether compiled kernels may replace these modules: batch statistics, no hooks, weights as they are."""
+    if not ordinary(x, *(p for module in (*convolutions, *norms) for p in module.parameters(recurse=False))):
+        return False
     plain = all(type(c) in (nn.Conv2d, _Depthwise) for c in convolutions) and all(
         type(n) is nn.BatchNorm2d and (n.training or n.running_mean is None) and n.eps == BN_EPS for n in norms
     )
-    return plain and not any(getattr(module, hooks) for module in (*convolutions, *norms) for hooks in _HOOKS)
+    return plain and not has_hooks(*convolutions, *norms)
+
+
+def has_hooks(*modules: nn.Module) -> bool:
+    """Return whether a call of one of these modules does more than its `forward`."""
+    return _has_any_global_hook() or any(getattr(module, hooks) for module in modules for hooks in _HOOKS)
 
 
 def _track(bn: nn.BatchNorm2d, statistics: Tensor, count: int) -> None:
@@ -49,8 +58,10 @@ def _track(bn: nn.BatchNorm2d, statistics: Tensor, count: int) -> None:
 
 
 def _projectable(x: Tensor, convolutions: Sequence[nn.Conv2d], stride: int, bn: nn.BatchNorm2d) -> bool:
+    if not _by_kernels(x, convolutions, [bn]):
+        return False
     outputs = [c.out_channels for c in convolutions]
-    return _by_kernels(convolutions, [bn]) and min(outputs) > 0 and faster(x, outputs, stride, bn.affine)
+    return min(outputs) > 0 and faster(x, outputs, stride, bn.affine)
 
 
 def _projected(x: Tensor, convolutions: Sequence[nn.Conv2d], stride: int, bn: nn.BatchNorm2d) -> Tensor:
@@ -134,8 +145,7 @@ class _Chain(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         stages = [tuple(getattr(self, name) for name in names) for names in self._stages]
         convs, norms = [module for stage in stages for module in stage[:2]], [bn for _, _, bn in stages]
-        last = x.is_contiguous(memory_format=torch.channels_last)
-        if last and norms[0].affine and _by_kernels(convs, norms):
+        if norms[0].affine and _by_kernels(x, convs, norms) and x.is_contiguous(memory_format=torch.channels_last):
             lanes = width(x, self._chain, self._stride, affine=True)
             if lanes is not None:
                 return self._compiled(x, stages, lanes)

@@ -1,5 +1,7 @@
 """The network of a genotype, for training from scratch: any number of inputs per node."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -81,11 +83,18 @@ class AuxiliaryHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits `(N, classes)` of maps `(N, c_in, H, W)`."""
         x = F.relu(x)
-        stride = {(8, 8): 3, (7, 7): 2}.get((x.shape[2], x.shape[3]))
+        stride = {(8, 8): 3, (7, 7): 2}.get((int(x.shape[2]), int(x.shape[3])))
         x = F.avg_pool2d(x, 5, stride) if stride else F.adaptive_avg_pool2d(x, 2)
         x = F.relu(self.bn1(self.conv1(x)))
         x = F.relu(self.bn2(self.conv2(x)))
         return self.classifier(x.flatten(1))
+
+
+def _without_auxiliary_head(net: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Let a network without auxiliary head take the weights of one that has it, which is there for training alone."""
+    if net.auxiliary_head is None:
+        for name in [name for name in state if name.startswith(f"{prefix}auxiliary_head.")]:
+            del state[name]
 
 
 class FixedNet(Skeleton):
@@ -153,6 +162,7 @@ class FixedNet(Skeleton):
             tapped = self.slots[self._tap]
             width = tapped.channels * len(genotype.cells[tapped.cell_type].concat)
             self.auxiliary_head = AuxiliaryHead(width, classes, last_norm=stem == "cifar")
+        self.register_load_state_dict_pre_hook(_without_auxiliary_head)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:  # type: ignore[override]
         """Logits `(N, classes)` of images `(N, in_channels, H, W)`; with `auxiliary` in training, both."""

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from topocell.nn.kernels.cpu import Kernels, Shape, kernels, required, threads_for
 
@@ -56,8 +55,11 @@ class _AvgPool(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        if torch.is_grad_enabled():  # a graph of the gradient is asked for: the pool is linear, wherever it is
+            anywhere = torch.zeros(ctx.size, requires_grad=True)
+            out = F.avg_pool2d(anywhere, 3, ctx.shape.stride, 1, count_include_pad=False)
+            return *torch.autograd.grad(out, anywhere, grads[0], create_graph=True), None
         grad, d_x = _gradients(ctx, grads)
         ctx.compiled.avg_pool_backward(ctx.shape, grad, d_x)
         return d_x, None
@@ -73,9 +75,19 @@ class _MaxPool(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (which,) = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a graph of the gradient is asked for
+            return _spread(grads[0], which, ctx.shape.stride, ctx.size), None
         grad, d_x = _gradients(ctx, grads)
         ctx.compiled.max_pool_backward(ctx.shape, which, grad, d_x)
         return d_x, None
+
+
+def _spread(grad: Tensor, which: Tensor, stride: int, size: torch.Size) -> Tensor:
+    """The gradient of x (N, C, H, W), given that of its maxima and which of the 9 pixels of its window each is."""
+    n, channels, height, width = size
+    rows, columns = (torch.arange(length).mul(stride).sub(1) for length in grad.shape[2:])
+    where = (rows[:, None] + which // 3) * width + columns + which % 3
+    flat = grad.new_zeros(n, channels, height * width)
+    return flat.scatter_add(2, where.flatten(2), grad.flatten(2)).view(size)

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from topocell.nn.functional import BN_EPS, convolve
+from topocell.nn.functional import BN_EPS, convolve, with_graph
 from topocell.nn.kernels.choice import IMAGES, LIBRARY, fastest, waves
 from topocell.nn.kernels.cpu import Ends, Norm, Project, Shape, addresses, floats, kernels, required, rows, threads_for
 
@@ -59,12 +58,16 @@ def _trial(
     norm = [waves(sum(outputs)).requires_grad_() for _ in range(2)] if affine else []
     gain, bias = norm or (None, None)
     if library:
-        active = x.relu()
-        maps = [convolve(active[:, :, i:, i:] if stride > 1 else active, w, stride) for i, w in enumerate(weights)]
-        out = F.batch_norm(torch.cat(maps, 1), None, None, gain, bias, training=True, eps=BN_EPS)
+        out = _by_library(x, weights, stride, gain, bias)
     else:
         out, _ = projected(x, weights, stride, gain, bias)
     return torch.autograd.grad([out], [x, *weights, *norm], [waves(*out.shape)])
+
+
+def _by_library(x: Tensor, weights: Sequence[Tensor], stride: int, gain: Tensor | None, bias: Tensor | None) -> Tensor:
+    active = x.relu()
+    maps = [convolve(active[:, :, i:, i:] if stride > 1 else active, w, stride) for i, w in enumerate(weights)]
+    return F.batch_norm(torch.cat(maps, 1), None, None, gain, bias, training=True, eps=BN_EPS)
 
 
 class _Projected(torch.autograd.Function):
@@ -79,15 +82,23 @@ class _Projected(torch.autograd.Function):
         for shape, weight in zip(_shapes(x, z, stride, weights), weights):
             compiled.project_forward(shape, x, weight, z, statistics)
         compiled.combine(_shape(z), [], floats([]), [None], _ends(z, statistics, gain, bias), [out])
-        ctx.save_for_backward(x, z, statistics, gain, bias, *weights)
+        ctx.save_for_backward(x, z, statistics, *given)  # as they were given: their history is for second derivatives
         ctx.stride = stride
         ctx.mark_non_differentiable(statistics)
         return out, statistics
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        x, z, statistics, gain, bias, *weights = ctx.saved_tensors
+        x, z, statistics, *given = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a graph of the gradient is asked for
+            stride = ctx.stride
+            return with_graph(
+                lambda x, _, gain, bias, *weights: _by_library(x, weights, stride, gain, bias),
+                (x, None, *given),
+                ctx.needs_input_grad,
+                grads[:1],
+            )
+        gain, bias, weights = _contiguous(given)
         grad = grads[0].contiguous(memory_format=torch.channels_last)
         compiled, sums = required(z.shape[1], z), torch.empty_like(statistics)
         compiled.gradient_sums(_shape(z), addresses([grad]), _ends(z, statistics, gain, bias), [sums], [None])

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from topocell.nn.functional import with_graph
+from topocell.nn.fused_library import by_library
 from topocell.nn.fused_parts import Call, channels_last, parts_of, restore
 from topocell.nn.fused_plan import Kept, Plan
 from topocell.nn.kernels.cpu import (
@@ -57,9 +58,9 @@ class _Separable(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, plan: Plan, weights: Tensor, *given: Tensor) -> tuple[Any, ...]:
         call = Call(plan, channels_last(x), weights.tolist())
-        maps, bases, tensors, filters, pools = _cut(plan, given)
-        pools = [channels_last(p) for p in pools]
-        maps, starts = [channels_last(m) for m in maps], iter([channels_last(b) for b in bases])
+        given_maps, bases, tensors, given_filters, given_pools = _cut(plan, given)
+        filters, pools = [w.contiguous() for w in given_filters], [channels_last(p) for p in given_pools]
+        maps, starts = [channels_last(m) for m in given_maps], iter([channels_last(b) for b in bases])
         outputs = [torch.empty(call.size(), memory_format=torch.channels_last) for _ in plan.based]
         active = call.x.relu() if filters else call.x
         parts = parts_of(call, tensors, filters, active, pools)
@@ -72,17 +73,22 @@ class _Separable(torch.autograd.Function):
         call.kernels().combine(call.shape(), mixed, call.mix(), started, ends, outputs)
         computed = [] if plan.low_memory else [tensor for part in parts for output in part.outputs for tensor in output]
         ctx.with_maps = ctx.needs_input_grad[2]  # the maps are for the gradient of their weights alone
-        kept = Kept(call.x, tensors, filters, pools, maps if ctx.with_maps else [], computed)
+        # As they were given, not as the kernels read them: their history is for second derivatives.
+        kept = Kept(x, weights, tensors, given_filters, given_pools, given_maps if ctx.with_maps else [], computed)
         ctx.save_for_backward(*kept.flat())
         ctx.plan, ctx.values = plan, call.values
         chains = parts[: len(plan.chains)]
         return *outputs, [output.statistics for part in chains for output in part.outputs]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         plan: Plan = ctx.plan
-        x, tensors, filters, pools, maps, computed = Kept.of(plan, ctx.with_maps, ctx.saved_tensors)
+        kept = Kept.of(plan, ctx.with_maps, ctx.saved_tensors)
+        if torch.is_grad_enabled():
+            return _with_graph(plan, kept, ctx.needs_input_grad, grads[: len(plan.based)])
+        x, tensors, computed = channels_last(kept.x), kept.tensors, kept.outputs
+        filters, pools = [w.contiguous() for w in kept.filters], [channels_last(p) for p in kept.pools]
+        maps = [channels_last(m) for m in kept.maps]
         call, given = Call(plan, x, ctx.values), len(plan.mix) - plan.identity
         needs_x, _, needs_weights, *needed = ctx.needs_input_grad
         grads = tuple(channels_last(g) for g in grads[: len(plan.based)])
@@ -132,8 +138,22 @@ def _cut(plan: Plan, given: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
     """Maps, bases, the tensors of the chains, the weights of the dense convolutions, and pools."""
     maps, pools = len(plan.mix) - plan.identity, len(given) - len(plan.pools)
     bases, filters = maps + sum(plan.based), pools - len(plan.dense)
-    dense = [weight.contiguous() for weight in given[filters:pools]]
-    return given[:maps], given[maps:bases], given[bases:filters], dense, given[pools:]
+    return given[:maps], given[maps:bases], given[bases:filters], given[filters:pools], given[pools:]
+
+
+def _with_graph(plan: Plan, kept: Kept, needed: Sequence[bool], grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """Return what `backward` returns, as a graph of operations that can be differentiated again."""
+    like = grads[0]
+    # Outputs are linear in maps that were not kept and in bases: any values will do.
+    maps = kept.maps or [torch.zeros_like(like, requires_grad=True) for _ in range(len(plan.mix) - plan.identity)]
+    bases = [torch.zeros_like(like, requires_grad=True) for based in plan.based if based]
+    first, last = len(maps), len(maps) + len(bases)
+
+    def compute(x: Tensor, _: None, weights: Tensor, *given: Tensor) -> list[Tensor]:
+        return by_library(x, plan, weights, given[:first], given[first:last], given[last:])
+
+    tensors = *kept.tensors, *kept.filters, *kept.pools
+    return with_graph(compute, (kept.x, None, kept.weights, *maps, *bases, *tensors), needed, grads)
 
 
 def _collect(d_values: list[float], positions: Sequence[int], gradients: Iterable[float]) -> None:

@@ -195,8 +195,8 @@ class Skeleton(nn.Module):
 
     def begin(self, x: Tensor) -> States:
         """Return the inputs of the first cell for images `(N, in_channels, H, W)`."""
-        height, width = x.shape[-2:]
-        if height % self.divisor or width % self.divisor:
+        height, width = x.shape[-2], x.shape[-1]
+        if isinstance(height, int) and isinstance(width, int) and (height % self.divisor or width % self.divisor):
             raise SpaceError(
                 f"height and width must be divisible by {self.divisor} for this network, but got "
                 f"{height}x{width}; resize or pad the images"

@@ -18,6 +18,8 @@ from topocell.nn.banks import Bank, ChainBank, ConvBank
 from topocell.nn.functional import shuffle_channels
 from topocell.nn.fused_choice import width
 from topocell.nn.fused_plan import Chain, Edges, Plan
+from topocell.nn.kernels.cpu import ordinary
+from topocell.nn.modules import has_hooks
 from topocell.nn.primitives import PRIMITIVES
 from topocell.nn.separable import separable, usable
 from topocell.spaces.cell import CellSpec
@@ -157,7 +159,7 @@ class SuperCell(nn.Module):
             x = nodes[source] if self.partial == 1 else nodes[source][:, :part]
             tasks = [task for i in self._by_source[source] if (task := self._task(i, drawn)) is not None]
             ready = [s for s in self._shared_by_source[source] if drawn is None or drawn[s.position]]
-            if usable(x, part):
+            if usable(x, part) and self._ordinary(x):
                 for stride in (1, 2):
                     tasks = self._add_compiled(x, stride, tasks, ready, joint, sums)
                 ready = []
@@ -170,13 +172,17 @@ class SuperCell(nn.Module):
         """Return the task of a bank: all its edges, or those for which its operation was drawn."""
         bank, positions = self._all_banks()[number], self._positions[number]
         if drawn is None:
-            return _Task(number, bank, bank.edges, list(bank.parameters()), positions)
+            return _Task(number, bank, bank.edges, bank.tensors(), positions)
         rows = [row for row, position in enumerate(positions) if drawn[position]]
         if not rows:
             return None
         index = torch.tensor(rows, device=self.mask.device)
-        tensors = [parameter[index] for parameter in bank.parameters()]
+        tensors = [tensor[index] for tensor in bank.tensors()]
         return _Task(number, bank, [bank.edges[r] for r in rows], tensors, [positions[r] for r in rows])
+
+    def _ordinary(self, x: Tensor) -> bool:
+        """Return whether nothing asks for more than kernels do: hooks on banks, weights of another type, transforms."""
+        return ordinary(x, *(p for bank in self.banks for p in bank.parameters())) and not has_hooks(*self.banks)
 
     def _scale(self, task: _Task, joint: Tensor) -> Tensor:
         """(M,) weights of the edges of a task."""

@@ -9,7 +9,8 @@ times slower.
 import os
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from topocell.nn.kernels.cpu.build import build_key, load
 from topocell.nn.kernels.cpu.calls import (
@@ -55,6 +56,7 @@ __all__ = [
     "instruction_set",
     "kernels",
     "offered",
+    "ordinary",
     "required",
     "rows",
     "threads_for",
@@ -76,16 +78,32 @@ def kernels(channels: int, like: Tensor, lanes: int | None = None) -> Kernels | 
         like: a tensor of their device and type.
         lanes: one of `widths(channels)`; None for the first.
     """
-    if not _wanted(like) or like.dtype != torch.float32:
+    if not _wanted(like) or like.dtype != torch.float32 or torch.compiler.is_compiling() or not ordinary(like):
         return None
-    if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
-        return None  # the library's functions follow the precision that is asked for, and can be traced
     known, found = instruction_set(), widths(channels)
     if not found:
         return None
     options = f"-DLANES={found[0] if lanes is None else lanes}", f"-DREGISTERS={known.registers}"
     library = load("kernels.c", *known.flags, *options)
     return None if library is None else Kernels(library)
+
+
+def ordinary(*tensors: Tensor) -> bool:
+    """Return whether nothing asks for more of these tensors than values and first derivatives by autograd.
+
+    False for tensor subclasses (fake, distributed, traced by FX), inside `torch.func` transforms, forward-mode
+    differentiation and `torch.jit.trace`, and where autocast would change a type. PyTorch's own functions, which know
+    all of these, compute the same then.
+    """
+    if not all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors):
+        return False
+    if torch.jit.is_tracing() or forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+        return False
+    kinds = {(tensor.device.type, tensor.dtype) for tensor in tensors}
+    if len(kinds) > 1:
+        return False
+    device, dtype = kinds.pop()
+    return device == "meta" or not torch.is_autocast_enabled(device) or dtype == torch.get_autocast_dtype(device)
 
 
 def required(channels: int, like: Tensor, lanes: int | None = None) -> Kernels:

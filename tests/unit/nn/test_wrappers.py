@@ -1,0 +1,429 @@
+"""What works on a network of plain modules works on ours, with the same numbers: a table of wrappers and transforms.
+
+Each wrapper takes a network and images, and returns tensors; ours and its plain twin have to return the same.
+"""
+
+import contextlib
+import copy
+import io
+import pickle
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.helpers.golden_genotypes import DARTS_V2
+from tests.helpers.plain_network import plain
+from tests.helpers.reference.supernet import ReferenceSupernet
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jvp, vmap
+from torch.nn.utils import parametrizations, parametrize, prune
+from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+
+from topocell import ArchState, Supernet, spaces
+from topocell.genotype.genotype import CellGenotype, Genotype
+from topocell.nn.kernels.cpu import kernels
+from topocell.nn.network import FixedNet
+
+CHAIN = ((("sep_conv_3x3", 0), ("dil_conv_5x5", 1)), (("max_pool_3x3", 0), ("skip_connect", 2)))
+GENOTYPES = {
+    "DARTS_V2": DARTS_V2,
+    "mixed": Genotype("mixed", dict.fromkeys(("normal", "reduce"), CellGenotype(2, CHAIN, (2, 3)))),
+    "nasbench201": Genotype.from_nasbench201(
+        "|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
+    ),
+}
+CLASSES = 5
+Found = list[Tensor]
+Wrapper = Callable[[Any, Tensor, Tensor], Found]
+
+
+def images(layout: torch.memory_format) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 3, 16, 16, generator=draw).contiguous(memory_format=layout)
+    return x, torch.arange(6) % CLASSES
+
+
+def network(name: str) -> FixedNet:
+    torch.manual_seed(0)
+    return FixedNet(GENOTYPES[name], 8, 5, CLASSES)
+
+
+def gradients(net: nn.Module, loss: Tensor) -> Found:
+    wanted = [p for p in net.parameters() if p.requires_grad]
+    return [g for g in torch.autograd.grad(loss, wanted, allow_unused=True) if g is not None]
+
+
+def step(net: Any, x: Tensor, y: Tensor) -> Found:
+    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    loss = F.cross_entropy(net(x), y)
+    loss.backward(retain_graph=True)
+    loss.backward()  # adds up
+    assert x.grad is not None
+    buffers = [b.clone() for b in net.buffers() if b.is_floating_point()]
+    return [loss.detach(), x.grad, *(p.grad for p in net.parameters() if p.grad is not None), *buffers]
+
+
+def frozen_batch_norm(net: Any, x: Tensor, y: Tensor) -> Found:
+    before = [b.clone() for b in net.buffers()]
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    found = step(net, x, y)
+    assert all(torch.equal(a, b) for a, b in zip(before, net.buffers()))
+    return found
+
+
+def autocast(net: Any, x: Tensor, y: Tensor) -> Found:
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = F.cross_entropy(net(x), y)
+    loss.backward()
+    return [loss.detach().float(), *(p.grad for p in net.parameters() if p.grad is not None)]
+
+
+def second_derivative(net: Any, x: Tensor, y: Tensor) -> Found:
+    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    loss = F.cross_entropy(net(x), y)
+    wanted = [x, *net.parameters()]
+    first = torch.autograd.grad(loss, wanted, create_graph=True, allow_unused=True)
+    penalty = sum((g.square().sum() for g in first if g is not None), torch.zeros(()))
+    return [g for g in torch.autograd.grad(penalty, wanted, allow_unused=True) if g is not None]
+
+
+def hooks(net: Any, x: Tensor, y: Tensor) -> Found:
+    fired: dict[str, int] = {}
+    for name, module in net.named_modules():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+            fired[name] = 0
+
+            def count(*_: Any, name: str = name) -> None:
+                fired[name] += 1
+
+            module.register_forward_hook(count)
+            module.register_full_backward_hook(count)
+    found = step(net, x, y)
+    assert set(fired.values()) == {3}  # forward once, backward twice
+    return found
+
+
+def global_hook(net: Any, x: Tensor, y: Tensor) -> Found:
+    seen: list[str] = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(type(module).__name__))
+    try:
+        found = step(net, x, y)
+    finally:
+        handle.remove()
+    return [*found, torch.tensor(sum(name == "BatchNorm2d" for name in seen))]
+
+
+def convolutions(net: nn.Module) -> Iterator[nn.Module]:
+    return (module for module in list(net.modules()) if isinstance(module, nn.Conv2d))
+
+
+class Halved(nn.Module):
+    """A parametrization."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight / 2
+
+
+def parametrized(net: Any, x: Tensor, y: Tensor) -> Found:
+    for module in convolutions(net):
+        parametrize.register_parametrization(module, "weight", Halved())
+    return step(net, x, y)
+
+
+def weight_norm(net: Any, x: Tensor, y: Tensor) -> Found:
+    for module in convolutions(net):
+        parametrizations.weight_norm(module)
+    return step(net, x, y)
+
+
+def pruned(net: Any, x: Tensor, y: Tensor) -> Found:
+    for module in convolutions(net):
+        prune.l1_unstructured(module, "weight", 0.3)
+    return step(net, x, y)
+
+
+def averaged(net: Any, x: Tensor, y: Tensor) -> Found:
+    average = AveragedModel(net)
+    for _ in range(2):
+        with torch.no_grad():
+            for p in net.parameters():
+                p.mul_(0.9)
+        average.update_parameters(net)
+    update_bn([(x, y), (x.flip(0), y)], average)
+    with torch.no_grad():
+        return [average.eval()(x), *(b for b in average.buffers() if b.is_floating_point())]
+
+
+def traced(net: Any, x: Tensor, y: Tensor) -> Found:
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(net.eval(), x), file)
+    file.seek(0)
+    with torch.no_grad():
+        return [torch.jit.load(file)(x), net(x)]
+
+
+def of_functions(net: Any, x: Tensor, y: Tensor) -> Found:
+    net.eval()  # in training, running statistics would change inside the transform, which torch refuses
+
+    def loss(weights: dict[str, Tensor]) -> Tensor:
+        return F.cross_entropy(functional_call(net, weights, (x,)), y)
+
+    return list(grad(loss)({name: p.detach() for name, p in net.named_parameters()}).values())
+
+
+def per_sample(net: Any, x: Tensor, y: Tensor) -> Found:
+    net.eval()
+
+    def loss(weights: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        return F.cross_entropy(functional_call(net, weights, (image[None],)), label[None])
+
+    weights = {name: p.detach() for name, p in net.named_parameters()}
+    return list(vmap(grad(loss), in_dims=(None, 0, 0))(weights, x, y).values())
+
+
+def forward_mode(net: Any, x: Tensor, y: Tensor) -> Found:
+    return list(jvp(net.eval(), (x,), (torch.ones_like(x),)))
+
+
+def dual_numbers(net: Any, x: Tensor, y: Tensor) -> Found:
+    forward_ad = torch.autograd.forward_ad
+    with forward_ad.dual_level():
+        out = net.eval()(forward_ad.make_dual(x, torch.ones_like(x)))
+        return [part for part in forward_ad.unpack_dual(out) if part is not None]
+
+
+def copied(net: Any, x: Tensor, y: Tensor) -> Found:
+    file = io.BytesIO()
+    torch.save(net, file)
+    file.seek(0)
+    copies = copy.deepcopy(net), pickle.loads(pickle.dumps(net)), torch.load(file, weights_only=False)
+    return [tensor for each in copies for tensor in step(each, x, y)]
+
+
+def doubled(net: Any, x: Tensor, y: Tensor) -> Found:
+    return step(net.double(), x.double(), y)
+
+
+def halved(net: Any, x: Tensor, y: Tensor) -> Found:
+    with torch.no_grad():
+        return [net.eval().half()(x.half()).float()]
+
+
+def in_bfloat16(net: Any, x: Tensor, y: Tensor) -> Found:
+    return [tensor.float() for tensor in step(net.bfloat16(), x.bfloat16(), y)]
+
+
+def other_weights(net: Any, x: Tensor, y: Tensor) -> Found:
+    weights = {name: p.detach().double().requires_grad_() for name, p in net.named_parameters()}
+    weights |= {name: b.double() for name, b in net.named_buffers() if b.is_floating_point()}
+    loss = F.cross_entropy(functional_call(net, weights, (x.double(),)), y)
+    loss.backward()
+    return [w.grad for w in weights.values() if w.grad is not None]
+
+
+def meta(net: Any, x: Tensor, y: Tensor) -> Found:
+    return [torch.tensor(net.to("meta")(x.to("meta")).shape)]
+
+
+def symbolic(net: Any, x: Tensor, y: Tensor) -> Found:
+    with torch.no_grad():
+        return [torch.fx.symbolic_trace(net.eval())(x)]
+
+
+def exported(net: Any, x: Tensor, y: Tensor) -> Found:
+    with torch.no_grad():
+        return [torch.export.export(net.eval(), (x,)).module()(x)]
+
+
+def compiled(net: Any, x: Tensor, y: Tensor) -> Found:
+    loss = F.cross_entropy(torch.compile(net, backend="aot_eager")(x), y)
+    loss.backward()
+    return [loss.detach(), *(p.grad for p in net.parameters() if p.grad is not None)]
+
+
+def checkpointed(net: Any, x: Tensor, y: Tensor) -> Found:
+    net.eval()
+    loss = F.cross_entropy(checkpoint(net, x, use_reentrant=False), y)
+    loss.backward()
+    return [p.grad for p in net.parameters() if p.grad is not None]
+
+
+def saved_elsewhere(net: Any, x: Tensor, y: Tensor) -> Found:
+    with torch.autograd.graph.save_on_cpu():
+        return step(net, x, y)
+
+
+def anomaly_detection(net: Any, x: Tensor, y: Tensor) -> Found:
+    with torch.autograd.detect_anomaly(check_nan=True):
+        return step(net, x, y)
+
+
+def counted(net: Any, x: Tensor, y: Tensor) -> Found:
+    with FlopCounterMode(display=False) as counter:  # of the forward pass: gradients of depthwise ones are our own
+        net(x)
+    return [torch.tensor(counter.get_total_flops())]
+
+
+def profiled(net: Any, x: Tensor, y: Tensor) -> Found:
+    with torch.profiler.profile():
+        return step(net, x, y)
+
+
+def inference(net: Any, x: Tensor, y: Tensor) -> Found:
+    with torch.inference_mode():
+        return [net(x).clone(), net.eval()(x).clone()]
+
+
+EXACT, LOOSE = {"rtol": 1e-3, "atol": 1e-4}, {"rtol": 0.1, "atol": 0.05}
+WRAPPERS: dict[str, tuple[Wrapper, dict[str, float]]] = {
+    **{f.__name__: (f, EXACT) for f in (step, frozen_batch_norm, second_derivative, hooks, global_hook, parametrized)},
+    **{f.__name__: (f, EXACT) for f in (weight_norm, pruned, averaged, traced, of_functions, per_sample)},
+    **{f.__name__: (f, EXACT) for f in (forward_mode, dual_numbers, copied, doubled, other_weights, meta, symbolic)},
+    **{f.__name__: (f, EXACT) for f in (exported, compiled, checkpointed, saved_elsewhere, anomaly_detection)},
+    **{f.__name__: (f, EXACT) for f in (counted, profiled, inference)},
+    **{f.__name__: (f, LOOSE) for f in (autocast, halved, in_bfloat16)},
+}
+
+
+@pytest.fixture(autouse=True)
+def all_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Kernels wherever there are some, so that none of the tests passes because the library was faster."""
+    monkeypatch.setenv("TOPOCELL_NATIVE", "1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("genotype", GENOTYPES)
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_network_is_like_its_plain_twin(name: str, genotype: str, layout: torch.memory_format) -> None:
+    wrapper, tolerance = WRAPPERS[name]
+    ours = network(genotype)
+    theirs = plain(ours)
+    found, expected = wrapper(ours, *images(layout)), wrapper(theirs, *images(layout))
+    assert len(found) == len(expected) > 0
+    for a, b in zip(found, expected):
+        scale = max(1.0, float(b.abs().max())) if b.is_floating_point() and b.numel() else 1.0
+        torch.testing.assert_close(a / scale, b / scale, **tolerance)
+
+
+# The supernet
+
+
+def supernets(space: str, layout: torch.memory_format) -> tuple[Any, Any, ArchState, Tensor, Tensor]:
+    """Ours and the one of one module per edge and operation, with the same weights."""
+    torch.manual_seed(0)
+    spec = spaces.get(space, nodes=2) if space == "darts" else spaces.get(space)
+    layers = 5
+    theirs = ReferenceSupernet(spec, 4, layers, CLASSES)
+    ours = Supernet(spec, 4, layers, CLASSES)
+    ours.load_per_edge_state_dict(theirs.state_dict())
+    return ours, theirs, ArchState(spec, init=1.0), *images(layout)
+
+
+def weights_of(arch: ArchState) -> dict[str, tuple[Tensor, Tensor]]:
+    return {name: (w.ops, w.edges) for name, w in arch().items()}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("space", ["darts", "nasbench201"])
+@pytest.mark.parametrize("memory", ["standard", "low"])
+def test_second_derivatives_of_a_supernet(space: str, layout: torch.memory_format, memory: str) -> None:
+    """Hessian-vector products in α, in the weights and across both, as one module per operation has them."""
+    ours, theirs, arch, x, y = supernets(space, layout)
+    if memory == "low":
+        low = Supernet(ours.space, 4, 5, CLASSES, memory="low")
+        low.load_state_dict(ours.state_dict())
+        ours = low
+    found = []
+    for net, weights in ((ours, arch()), (theirs, weights_of(arch))):
+        alpha = list(arch.alpha.values())
+        loss = F.cross_entropy(net(x, weights), y)
+        own = [p for p in net.parameters() if p.requires_grad]
+        slopes = torch.autograd.grad(loss, [*alpha, own[0]], create_graph=True, allow_unused=True)
+        penalty = sum((s.square().sum() for s in slopes if s is not None), torch.zeros(()))
+        stem = own[0]
+        found.append(torch.autograd.grad(penalty, [*alpha, stem], allow_unused=True))
+    for a, b in zip(*found):
+        assert a is not None and b is not None
+        torch.testing.assert_close(a / b.abs().max(), b / b.abs().max(), rtol=1e-3, atol=1e-4)
+
+
+def test_hooks_and_parametrizations_of_banks_are_honoured() -> None:
+    ours, _, arch, x, _ = supernets("darts", torch.channels_last)
+    fired: list[int] = []
+    bank = ours.skeleton.cells[0].cell.banks[0]
+    bank.register_forward_hook(lambda *_: fired.append(1))
+    whole = ours(x, arch())
+    assert fired == [1]
+    name = next(name for name, _ in bank.named_parameters())
+    parametrize.register_parametrization(bank, name, Halved())
+    halved_bank = ours(x, arch())
+    parametrize.remove_parametrizations(bank, name, leave_parametrized=False)
+    with torch.no_grad():
+        getattr(bank, name).div_(2)
+    torch.testing.assert_close(halved_bank, ours(x, arch()))
+    assert not torch.allclose(halved_bank, whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_of_another_type_are_refused_or_computed_and_never_misread(dtype: torch.dtype) -> None:
+    """Kernels read float32; a supernet called with other weights is the library's affair."""
+    ours, _, arch, x, _ = supernets("darts", torch.channels_last)
+    weights = {name: p.to(dtype) for name, p in ours.named_parameters() if p.dim() > 2}
+    with contextlib.suppress(RuntimeError):  # the library refuses products of two types
+        out = functional_call(ours, weights, (x, arch()))
+        torch.testing.assert_close(out.float(), ours(x, arch()), rtol=0.1, atol=0.1)
+
+
+def test_functions_of_a_supernet() -> None:
+    ours, _, arch, x, y = supernets("darts", torch.channels_last)
+    fixed = {name: w.detach() for name, w in arch().items()}
+
+    def loss(weights: dict[str, Tensor]) -> Tensor:
+        return F.cross_entropy(functional_call(ours, weights, (x, fixed)), y)
+
+    found = grad(loss)({name: p.detach() for name, p in ours.named_parameters()})
+    expected = torch.autograd.grad(F.cross_entropy(ours(x, fixed), y), list(ours.parameters()), allow_unused=True)
+    for a, b in zip(found.values(), expected):
+        torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b, rtol=1e-3, atol=1e-5)
+
+
+def test_weights_with_and_without_auxiliary_head() -> None:
+    torch.manual_seed(0)
+    trained = FixedNet(DARTS_V2, 4, 5, CLASSES, auxiliary=True)
+    used = FixedNet(DARTS_V2, 4, 5, CLASSES)
+    used.load_state_dict(trained.state_dict())
+    x, _ = images(torch.channels_last)
+    torch.testing.assert_close(used.eval()(x), trained.eval()(x))
+    with pytest.raises(RuntimeError, match="auxiliary_head"):
+        trained.load_state_dict(used.state_dict())
+
+
+def test_kernels_are_there_in_these_tests() -> None:
+    if kernels(8, torch.zeros(1)) is None:
+        pytest.skip("no C compiler: nothing but the library's operations is tested here")
+
+
+def test_a_network_of_several_processes_with_operations_that_reach_nothing(tmp_path: Path) -> None:
+    """As docs/how-to/pytorch.md says: with `find_unused_parameters` a dead branch is no fault."""
+    dead = Genotype.from_nasbench201("|nor_conv_3x3~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        net = nn.parallel.DistributedDataParallel(FixedNet(dead, 4, 5, CLASSES), find_unused_parameters=True)
+        x, y = images(torch.channels_last)
+        for _ in range(2):
+            F.cross_entropy(net(x), y).backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    unused = [name for name, p in net.module.named_parameters() if p.grad is None]
+    assert unused and all(".operations.0." in name for name in unused)
