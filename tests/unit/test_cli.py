@@ -65,13 +65,15 @@ def place(tmp_path_factory: Any) -> Path:
     for name, text in texts.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
-    for tree, classes in (("single", ["cat"]), ("torn", ["cat", "dog"])):
+    for tree, classes in (("single", ["cat"]), ("torn", ["cat", "dog"]), ("lost", ["cat", "dog"])):
         for number in range(8):
             for shade, kind in enumerate(classes):
                 path = folder / tree / kind / f"{number}.png"
                 path.parent.mkdir(exist_ok=True, parents=True)
                 Image.new("L", (16, 16), 20 * number + 100 * shade).save(path)
     (folder / "torn/dog/3.png").write_bytes(b"no image")
+    for path in (folder / "lost/dog").iterdir():
+        path.write_bytes(b"")
     recipe = load_recipe("random", SIZES, budget="smoke")
     assert main([*RANDOM, "--out", str(folder / "done")]) == 0
     env = environment("cpu", load_data(recipe).fingerprint, {})
@@ -135,6 +137,14 @@ MISTAKES: list[tuple[list[str], str]] = [
     ([*FOLDER, "data.root=plain"], "is a file"),
     ([*FOLDER, "data.root=single"], "at least 2 classes are needed"),
     ([*FOLDER, "data.root=torn"], "dog/3.png (not an image)"),
+    ([*FOLDER, "data.root=torn"], "or leave them out with data.unreadable=skip"),
+    (
+        [*FOLDER, "data.root=lost", "data.unreadable=skip"],
+        "a training image that can be read, but dog",
+    ),
+    ([*FOLDER, "data.root=torn", "data.background=wite"], "but got 'wite' (did you mean 'white'?)"),
+    ([*FOLDER, "data.root=torn", "data.unreadable=skip", "data.crop=16"], "data.crop is below the side of the images"),
+    ([*RUN, "data.flip=sideways"], "data.flip: input should be a valid boolean"),
     # directories
     ([*RANDOM, "--out", "plain"], "--out must name a directory, but plain is a file"),
     ([*RANDOM, "--out", "things"], "things holds 'note.txt' and no recipe.yaml"),

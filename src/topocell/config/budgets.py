@@ -142,7 +142,8 @@ def _scaled(recipe: Recipe, limits: Limits) -> Recipe:
 def _scaled_data(data: DataPlan, limits: Limits) -> DataPlan:
     resolution = _least(data.resolution, limits.resolution) if data.dataset in FROM_FILES else data.resolution
     images, test_images = _least(data.images, limits.images), _least(data.test_images, limits.test_images)
-    return _with(data, images=images, test_images=test_images, resolution=resolution)
+    crop = data.crop if isinstance(data.crop, bool | None) else _least(data.crop, limits.resolution // 8)
+    return _with(data, images=images, test_images=test_images, resolution=resolution, crop=crop)
 
 
 def _scaled_search(search: SearchPlan, limits: Limits, layers: int) -> SearchPlan:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from topocell.errors import nearest
+from topocell.io.colours import Colour, rgb
 from topocell.registry import known
 
 #: Sizes of a network and of a batch. The bounds are far beyond what is of use, and keep a slip from taking hours to
@@ -136,6 +137,26 @@ def one_of(kind: str) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def _named_colour(value: Any) -> str | Colour:
+    """A colour as it is written."""
+    red, green, blue = rgb(value)
+    return value if isinstance(value, str) else (red, green, blue)
+
+
+#: A name, `"#rrggbb"` or [red, green, blue].
+AnyColour = Annotated[str | Colour, BeforeValidator(_named_colour)]
+
+
+def _pixels_or_not(value: Any) -> bool | int | None:
+    if value is None or isinstance(value, bool) or (isinstance(value, int) and value >= 0):
+        return value
+    raise ValueError(f"crop is true, false or a number of pixels from 0, but got {repr(value)[:60]}")
+
+
+#: Whether images are cropped at random, or by how many pixels.
+Crop = Annotated[bool | int | None, BeforeValidator(_pixels_or_not)]
 
 
 #: What is done about a step that is not finite. `stop`: the run ends with an error, and with its last state. `skip`:

@@ -1,4 +1,4 @@
-"""Folders of images: which files there are, and their pixels, kept in the cache folder once decoded."""
+"""Pixels of many image files, kept in the cache folder once decoded."""
 
 import hashlib
 import json
@@ -6,148 +6,175 @@ import math
 import os
 import statistics
 import warnings
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from topocell.data.folder_listing import images, some
+from topocell.data.image_file import Fault, Picture, fault_of, read_header, read_picture
 from topocell.errors import DataError
 from topocell.io.cache import cache_folder
-from topocell.io.files import reason
+from topocell.io.colours import Colour, colour_name
 
-#: What Pillow may take a file for, whatever its name. It hands PostScript to another program, for one.
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-
-
-def class_folders(place: Path) -> list[str]:
-    """Names of the visible folders in a folder, sorted; none if it does not exist. Raises DataError if it is closed."""
-    try:
-        return sorted(p.name for p in place.iterdir() if not p.name.startswith(".") and p.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as fault:
-        _refuse(fault)
+#: What is done about images that cannot be read.
+Unreadable = Literal["refuse", "skip"]
 
 
-def _refuse(fault: OSError) -> NoReturn:
-    raise DataError(
-        f"a folder of images must be readable, but {str(fault.filename)!r} is not ({reason(fault)}); change that"
-    ) from None
+@dataclass(frozen=True)
+class Decoding:
+    """How image files become pixels.
 
-
-def some(names: list[str]) -> str:
-    """The first few of many names."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def listing(place: Path) -> tuple[tuple[str, ...], list[str], Tensor]:
-    """Classes, image files (class by class, sorted by path) and labels (N,) of a folder of class folders."""
-    classes = class_folders(place)
-    found = [
-        sorted(
-            os.path.join(folder, name)
-            for folder, names in _walk(place / label)
-            for name in names
-            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-        )
-        for label in classes
-    ]
-    if not any(found):
-        raise DataError(f"no images in {str(place)!r}: it should hold CLASS/* with {', '.join(EXTENSIONS)} files")
-    if empty := [name for name, files in zip(classes, found) if not files]:
-        raise DataError(f"every class has an image, but in {str(place)!r} none is in {some(empty)}; add or delete")
-    if len(classes) < 2:
-        raise DataError(f"at least 2 classes are needed, but {str(place)!r} has only {classes[0]!r}; add a folder")
-    labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(files) for files in found]))
-    return tuple(classes), [path for files in found for path in files], labels
-
-
-def _walk(top: Path) -> Iterator[tuple[str, list[str]]]:
-    """Folders and the names of their files, links to folders followed; a folder that was seen is not entered again.
-
-    Raises DataError for a folder that cannot be read.
+    Args:
+        resolution: side in pixels; None: the multiple of 4 nearest to the median shorter side, from 8 to 224.
+        background: what shows through transparent pixels.
+        unreadable: whether images that cannot be read are a fault, or are left out.
     """
-    seen = set()
-    for folder, inside, names in os.walk(top, onerror=_refuse, followlinks=True):
-        stat = os.stat(folder)
-        if (stat.st_dev, stat.st_ino) in seen:
-            inside.clear()
-            continue
-        seen.add((stat.st_dev, stat.st_ino))
-        inside.sort()
-        yield folder, names
+
+    resolution: int | None = None
+    background: Colour = (255, 255, 255)
+    unreadable: Unreadable = "refuse"
 
 
-def decode_cached(root: Path, paths: list[str], resolution: int | None) -> tuple[Tensor, list[str]]:
-    """`_decode` through a file in TOPOCELL_CACHE (default ~/.cache/topocell), which may be deleted."""
-    key = hashlib.sha256(os.fsencode(f"1 {root.resolve()} {resolution}"))
-    for path in paths:
-        stat = os.stat(path) if os.path.exists(path) else None
-        key.update(os.fsencode(f"{path[len(str(root)) :]}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n"))
+class Decoded(NamedTuple):
+    """What became of image files.
+
+    Args:
+        images: (N, C, R, R) uint8 of those that can be read, in their order.
+        faults: (place among the files, reason) of those that cannot.
+        notes: sentences for the report.
+    """
+
+    images: Tensor
+    faults: list[tuple[int, str]]
+    notes: list[str]
+
+
+def decode_cached(root: Path, paths: Sequence[str], decoding: Decoding) -> Decoded:
+    """Decode image files, or take them from TOPOCELL_CACHE (default ~/.cache/topocell), which may be deleted.
+
+    The cache goes by path, size and time of each file, the resolution and the background.
+
+    Raises:
+        DataError: images that cannot be read, unless they are to be skipped; too many for the memory.
+    """
     folder = cache_folder()
-    cache = folder / f"folder-{key.hexdigest()[:32]}.safetensors"
-    try:
-        with safe_open(cache, framework="pt") as file:
-            images, stored = file.get_tensor("images"), file.metadata()
-        if stored["sha256"] == hashlib.sha256(images.numpy().data).hexdigest():
-            return images, json.loads(stored["notes"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        pass  # absent or damaged: made anew
-    images, notes = _decode(root, paths, resolution)
+    cache = folder / f"folder-{_key(root, paths, decoding)}.safetensors"
+    if (known := _cached(cache)) is not None:
+        _refuse_faults(root, paths, known.faults, decoding)
+        return known
+    decoded, lasting = _decode(paths, decoding)
+    _refuse_faults(root, paths, decoded.faults, decoding)
+    if not lasting:
+        return decoded
     partial = cache.with_suffix(f".{os.getpid()}.partial")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stored = {"sha256": hashlib.sha256(images.numpy().data).hexdigest(), "notes": json.dumps(notes)}
-        save_file({"images": images}, partial, metadata=stored)
+        said = json.dumps({"faults": decoded.faults, "notes": decoded.notes})
+        save_file({"images": decoded.images}, partial, {"sha256": _digest(decoded.images, said), "said": said})
         os.replace(partial, cache)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             partial.unlink()
-        notes = [*notes, f"the decoded images could not be cached in {str(folder)!r} ({error})"]
-    return images, notes
+        note = f"the decoded images could not be cached in {str(folder)!r} ({error})"
+        return decoded._replace(notes=[*decoded.notes, note])
+    return decoded
 
 
-def _decode(root: Path, paths: list[str], resolution: int | None) -> tuple[Tensor, list[str]]:
-    """Images (N, C, R, R) uint8: shorter side resized to R, centre crop; C = 1 if all files are grey, else 3.
+def _key(root: Path, paths: Sequence[str], decoding: Decoding) -> str:
+    key = hashlib.sha256(os.fsencode(f"2 {root.resolve()} {decoding.resolution} {decoding.background}"))
+    for path in paths:
+        stat = os.stat(path) if os.path.exists(path) else None
+        key.update(os.fsencode(f"{path[len(str(root)) :]}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n"))
+    return key.hexdigest()[:32]
 
-    Without a resolution, R is the multiple of 4 nearest to the median shorter side, from 8 to 224. An image of more
-    pixels than Pillow takes for sane (89 million) is a fault, like one that is damaged.
+
+def _cached(cache: Path) -> Decoded | None:
+    """What a file of the cache holds; None if it is absent or damaged, so that it is made anew."""
+    try:
+        with safe_open(cache, framework="pt") as file:
+            pixels, stored = file.get_tensor("images"), file.metadata()
+        if stored["sha256"] == _digest(pixels, stored["said"]):
+            said = json.loads(stored["said"])
+            return Decoded(pixels, [(place, reason) for place, reason in said["faults"]], said["notes"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        pass
+    return None
+
+
+def _digest(pixels: Tensor, said: str) -> str:
+    digest = hashlib.sha256(pixels.numpy().data)
+    digest.update(said.encode())
+    return digest.hexdigest()
+
+
+def _refuse_faults(root: Path, paths: Sequence[str], faults: list[tuple[int, str]], decoding: Decoding) -> None:
+    """Raises DataError for images that cannot be read, unless they are to be skipped."""
+    if faults and decoding.unreadable == "refuse":
+        raise DataError(
+            f"{len(faults):,} of {len(paths):,} images cannot be read: {some(named(root, paths, faults), 10)}; repair "
+            f"or delete them, or leave them out with data.unreadable=skip"
+        )
+
+
+def named(root: Path, paths: Sequence[str], faults: Sequence[tuple[int, str]]) -> list[str]:
+    """Each file that cannot be read, below `root`, with its reason."""
+    return [f"{os.path.relpath(paths[place], root)} ({reason})" for place, reason in faults]
+
+
+def _decode(paths: Sequence[str], decoding: Decoding) -> tuple[Decoded, bool]:
+    """Decode image files, and say whether another try would end alike.
+
+    C = 1 if all files are grey, else 3. An image of more pixels than Pillow takes for sane (89 million) is a fault,
+    like one that is damaged.
     """
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.filterwarnings("ignore", module="PIL")  # of damaged EXIF data and the like
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        headers = [header for header in pool.map(_header, paths) if header]
-        median = statistics.median([min(size) for size, _ in headers] or [8])
-        side = resolution or min(224, max(8, 4 * round(median / 4)))
-        mode = "L" if {mode for _, mode in headers} <= {"1", "L"} else "RGB"
+        found = pool.map(read_header, paths, repeat(decoding.background))
+        headers = [header for header in found if header]
+        median = statistics.median([min(header.size) for header in headers] or [8])
+        side = decoding.resolution or min(224, max(8, 4 * round(median / 4)))
+        mode = "L" if all(header.grey for header in headers) else "RGB"
         check_memory(len(paths) * len(mode) * side * side, side)
         out = np.empty((len(paths), len(mode), side, side), np.uint8)
 
-        def decode(index: int) -> str | None:
+        def decode(place: int) -> Picture | Fault:
             try:
-                out[index] = _pixels(paths[index], mode, side)
+                picture = read_picture(paths[place], mode, side, decoding.background)
             except Exception as error:  # whatever a decoder makes of a damaged file
-                foreign = isinstance(error, UnidentifiedImageError)
-                reason = "not an image" if foreign else " ".join(str(error).split())
-                return f"{os.path.relpath(paths[index], root)} ({reason})"
-            return None
+                return fault_of(paths[place], error)
+            out[place] = picture.pixels
+            return picture._replace(pixels=out[place])
 
-        faults = [fault for fault in pool.map(decode, range(len(paths))) if fault]
-    if faults:
-        raise DataError(f"{len(faults)} of {len(paths)} images cannot be read: {some(faults)}; repair or delete them")
-    notes = []
-    if any(size != (side, side) for size, _ in headers):
-        notes.append(f"images were resized to {side}x{side} (shorter side, centre crop)")
-    return torch.from_numpy(out), notes
+        results = list(pool.map(decode, range(len(paths))))
+    read = [place for place, result in enumerate(results) if isinstance(result, Picture)]
+    faults = [(place, result) for place, result in enumerate(results) if isinstance(result, Fault)]
+    pictures = [result for result in results if isinstance(result, Picture)]
+    resized = [f"images were resized to {side}x{side} (shorter side, centre crop)"]
+    notes = resized if any(header.size != (side, side) for header in headers) else []
+    notes += _notes(pictures, decoding.background)
+    pixels = torch.from_numpy(out if not faults else out[read])
+    reasons = [(place, fault.reason) for place, fault in faults]
+    return Decoded(pixels, reasons, notes), all(fault.lasting for _, fault in faults)
+
+
+def _notes(pictures: Sequence[Picture], background: Colour) -> list[str]:
+    """What was done with images that are transparent, or have several frames."""
+    seen, films = sum(picture.transparent for picture in pictures), sum(picture.film for picture in pictures)
+    laid = f"{images(seen)} with transparency: laid on {colour_name(background)} (data.background)"
+    first = f"{images(films)} with several frames or pages: the first is used"
+    return [laid] * (seen > 0) + [first] * (films > 0)
 
 
 def check_memory(needed: int, side: int) -> None:
@@ -158,31 +185,3 @@ def check_memory(needed: int, side: int) -> None:
             f"decoded images fit into half the memory, {memory / 2e9:.1f} GB, but these need "
             f"{needed / 1e9:.1f} GB at {side}x{side}; lower data.resolution or data.images"
         )
-
-
-def _header(path: str) -> tuple[tuple[int, int], str] | None:
-    """Size and mode of an image file, without decoding it; None if unreadable, which decoding will report."""
-    try:
-        with _open(path) as image:
-            return image.size, image.mode
-    except Exception:
-        return None
-
-
-def _open(path: str) -> Image.Image:
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError("neither a file nor a link to one")  # a pipe would wait for somebody to write
-    return Image.open(path, formats=FORMATS)
-
-
-def _pixels(path: str, mode: str, side: int) -> np.ndarray:
-    """(C, side, side) uint8 of one file, turned as its EXIF orientation says."""
-    with _open(path) as image:
-        if image.mode[0] in "IF":
-            raise ValueError(f"mode {image.mode} has more than 8 bits per channel")
-        ImageOps.exif_transpose(image, in_place=True)
-        picture = image.convert(mode)
-    if picture.size != (side, side):
-        picture = ImageOps.fit(picture, (side, side), Image.Resampling.BILINEAR)
-    pixels = np.asarray(picture)
-    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)

@@ -1,5 +1,6 @@
 """Sources of images: a row of `DATASETS` per set, each with a reader of its files."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor
 
 from topocell.data.augment import resize
-from topocell.data.image_folder import EXTENSIONS, check_memory, class_folders, decode_cached, listing, some
+from topocell.data.folder_listing import beside, class_folders, images, is_image, listing, some
+from topocell.data.image_folder import Decoding, check_memory, decode_cached, named
+from topocell.data.preprocessing import Resize
 from topocell.errors import DataError
 from topocell.registry import Registry
 from topocell.runtime.rng import generator
@@ -29,18 +32,36 @@ SVHN_STATISTICS = ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))  # DARTS-
 TRAIN, TEST, VAL = ("train", "training"), ("test", "testing"), ("val", "valid", "validation")
 
 
+class Part(NamedTuple):
+    """Images of the training or of the test set.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        indices: (N,) which of the source they are; those asked for, but for any that could not be read.
+    """
+
+    images: Tensor
+    indices: Tensor
+
+
 @dataclass(frozen=True)
 class Source:
     """Files that a reader has listed before any image is chosen: labels in a fixed order, and how to get the pixels.
 
-    `pixels(train indices, test indices, resolution)` returns both uint8 tensors and further notes.
+    Args:
+        classes: their names.
+        train_labels, test_labels: (N,) int64.
+        pixels: called with training indices, test indices and how to decode; returns both parts and further notes.
+        notes: sentences for the report.
+        resize: how images got their size, see `topocell.data.preprocessing.Resize`.
     """
 
     classes: tuple[str, ...]
     train_labels: Tensor
     test_labels: Tensor
-    pixels: Callable[[Tensor, Tensor, int | None], tuple[Tensor, Tensor, list[str]]]
+    pixels: Callable[[Tensor, Tensor, Decoding], tuple[Part, Part, list[str]]]
     notes: tuple[str, ...] = ()
+    resize: Resize = "stretch"
 
 
 def _last_fifth(labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,10 +117,11 @@ def in_memory(
         notes: sentences for the report.
     """
 
-    def pixels(chosen: Tensor, held_out: Tensor, resolution: int | None) -> tuple[Tensor, Tensor, list[str]]:
-        side = resolution or train[0].shape[-1]
+    def pixels(chosen: Tensor, held_out: Tensor, decoding: Decoding) -> tuple[Part, Part, list[str]]:
+        side = decoding.resolution or train[0].shape[-1]
         check_memory((len(chosen) + len(held_out)) * train[0].shape[1] * side * side, side)
-        return resize(train[0][chosen], side), resize(test[0][held_out], side), []
+        first = Part(resize(train[0][chosen], side), chosen)
+        return first, Part(resize(test[0][held_out], side), held_out), []
 
     return Source(classes, train[1], test[1], pixels, notes)
 
@@ -155,8 +177,11 @@ def _read_folder(root: Path | None, download: bool) -> Source:
         only, other = (held_out, "train/") if held_out else (given, "test/ or val/")
         raise DataError(f"{only}/ and {other} go together, but {str(root)!r} has only {only}/; it should hold {layout}")
     if given and held_out:
-        classes, train, train_labels = listing(root / given)
-        test_classes, test, test_labels = listing(root / held_out)
+        unused = beside(root)
+        classes, train, train_labels, in_train = listing(root / given)
+        test_classes, test, test_labels, in_test = listing(root / held_out)
+        unused.add(in_train)
+        unused.add(in_test)
         if differing := sorted(set(classes) ^ set(test_classes)):
             raise DataError(
                 f"{given}/ and {held_out}/ have the same classes, but only one of them has {some(differing)}; "
@@ -166,7 +191,7 @@ def _read_folder(root: Path | None, download: bool) -> Source:
         if test_set and val:
             notes = (f"{val}/ is not used: {test_set}/ is the test set, the search cuts its splits from {given}/",)
     else:
-        classes, files, labels = listing(root)
+        classes, files, labels, unused = listing(root)
         _check_flat(root, classes)
         if single := [name for name, size in zip(classes, labels.bincount().tolist()) if size == 1]:
             raise DataError(f"each class has 2 images or more to be split, but {some(single)} have 1; add images")
@@ -174,8 +199,7 @@ def _read_folder(root: Path | None, download: bool) -> Source:
         train, test = [files[i] for i in chosen.tolist()], [files[i] for i in rest.tolist()]
         train_labels, test_labels = labels[chosen], labels[rest]
         notes = ("there is no test/ or val/: the last fifth of each class by file name is the test set",)
-
-    return _in_files(root, classes, (train, train_labels), (test, test_labels), notes)
+    return _in_files(root, classes, (train, train_labels), (test, test_labels), (*notes, *unused.notes()))
 
 
 def _part(root: Path, names: tuple[str, ...]) -> str | None:
@@ -197,7 +221,7 @@ def _check_flat(root: Path, classes: tuple[str, ...]) -> None:
         )
     inside = [class_folders(root / name) for name in classes]
     same = len(inside[0]) > 1 and all(names == inside[0] for names in inside)
-    if same and not any(path.name.lower().endswith(EXTENSIONS) for name in classes for path in (root / name).iterdir()):
+    if same and not any(is_image(path.name) for name in classes for path in (root / name).iterdir()):
         raise DataError(
             f"the folders of a flat tree are its classes, but {some(list(classes))} in {str(root)!r} all hold folders "
             f"called {some(inside[0])}; name the parts of a split train/ and test/, or move images up into their class"
@@ -211,12 +235,21 @@ def _in_files(
     test: tuple[list[str], Tensor],
     notes: tuple[str, ...] = (),
 ) -> Source:
-    def pixels(chosen: Tensor, held_out: Tensor, resolution: int | None) -> tuple[Tensor, Tensor, list[str]]:
+    def pixels(chosen: Tensor, held_out: Tensor, decoding: Decoding) -> tuple[Part, Part, list[str]]:
         paths = [train[0][i] for i in chosen.tolist()] + [test[0][i] for i in held_out.tolist()]
-        images, notes = decode_cached(root, paths, resolution)
-        return images[: len(chosen)], images[len(chosen) :], notes
+        decoded, faults, notes = decode_cached(root, paths, decoding)
+        if faults:
+            labels = torch.cat([train[1][chosen], test[1][held_out]])
+            lost = Counter(classes[int(labels[place])] for place, _ in faults)
+            by_class = some([f"{name} {count:,}" for name, count in lost.most_common()], 10)
+            notes = [*notes, f"{images(len(faults))} cannot be read and left out: {by_class}"]
+            notes.append(f"left out: {some(named(root, paths, faults), 10)}")
+        read = torch.ones(len(paths), dtype=torch.bool)
+        read[[place for place, _ in faults]] = False
+        chosen, held_out = chosen[read[: len(chosen)]], held_out[read[len(chosen) :]]
+        return Part(decoded[: len(chosen)], chosen), Part(decoded[len(chosen) :], held_out), notes
 
-    return Source(classes, train[1], test[1], pixels, notes)
+    return Source(classes, train[1], test[1], pixels, notes, "fit")
 
 
 def _read_imagenet(root: Path | None, download: bool) -> Source:

@@ -15,9 +15,12 @@ from torch import Tensor
 
 from topocell.data.augment import Augmentation
 from topocell.data.batches import Batches, ImageSet
-from topocell.data.image_folder import some
-from topocell.data.readers import CIFAR10_STATISTICS, DATASETS, Source, Statistics
+from topocell.data.folder_listing import some
+from topocell.data.image_folder import Decoding, Unreadable
+from topocell.data.preprocessing import Resize
+from topocell.data.readers import CIFAR10_STATISTICS, DATASETS, Entry, Part, Source, Statistics
 from topocell.errors import DataError, nearest
+from topocell.io.colours import Colour
 from topocell.io.files import existing, reason
 from topocell.runtime.rng import generator
 
@@ -36,8 +39,13 @@ __all__ = [
     "split",
 ]
 
+
 #: Names that a split of the search may not have, and why.
 RESERVED = {"test": "the search never sees the test split", "all": "'all' is the union of the splits"}
+
+
+#: Datasets whose images may be of anything, also of what is another thing in a mirror.
+OF_ANYTHING = ("folder", "given")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +53,8 @@ class Dataset:
     """A set as loaded.
 
     `mean` and `std` are per channel on the scale 0..1; `augmentation` is the default of this set;
-    `fingerprint` is a sha256 of all pixels, labels and class names; `notes` are sentences for the report.
+    `fingerprint` is a sha256 of all pixels, labels and class names; `notes` are sentences for the report. `resize` and
+    `background` say how images got their size, and what transparent ones were laid on.
     """
 
     name: str
@@ -56,6 +65,8 @@ class Dataset:
     augmentation: Augmentation
     fingerprint: str
     notes: tuple[str, ...]
+    resize: Resize = "stretch"
+    background: Colour = (255, 255, 255)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -72,6 +83,10 @@ def load(
     resolution: int | None = None,
     images: int | None = None,
     test_images: int | None = None,
+    background: Colour = (255, 255, 255),
+    unreadable: Unreadable = "refuse",
+    flip: bool | None = None,
+    crop: bool | int | None = None,
     seed: int = 0,
     given: Source | None = None,
 ) -> Dataset:
@@ -88,6 +103,12 @@ def load(
         download: let torchvision fetch what is missing.
         resolution: side in pixels to resize to, a multiple of 4, at least 8; default: as the set is.
         images, test_images: use only so many, the same number per class (± 1).
+        background: red, green and blue of what transparent images are laid on.
+        unreadable: `refuse` images that cannot be read, or `skip` them; every class must keep an image in training
+            and test set.
+        flip: whether training images are mirrored at random; None: as the row of the dataset says.
+        crop: pixels of padding for random crops of training images, or whether there are any; None: as the row of the
+            dataset says.
         seed: of the choice of those images.
         given: what is taken in place of what the reader of the dataset would find.
 
@@ -102,26 +123,56 @@ def load(
     source = entry.read(_place(root) if root is not None else None, download) if given is None else given
     chosen = _balanced(source.train_labels, images, "images", len(source.classes), seed)
     held_out = _balanced(source.test_labels, test_images, "test_images", len(source.classes), seed)
-    train_pixels, test_pixels, notes = source.pixels(chosen, held_out, resolution)
-    train = ImageSet(train_pixels, source.train_labels[chosen], source.classes)
-    test = ImageSet(test_pixels, source.test_labels[held_out], source.classes)
-    notes = [_found(source, train, test), *source.notes, *notes]
+    first, second, notes = source.pixels(chosen, held_out, Decoding(resolution, background, unreadable))
+    train = _image_set(first, chosen, source.train_labels, source.classes, "training")
+    test = _image_set(second, held_out, source.test_labels, source.classes, "test")
+    notes = [_found(source, train, test, len(chosen), len(held_out)), *source.notes, *notes]
     if leaked := overlap(train, test):
         notes.append(f"{leaked} of {len(test)} test images are byte-identical to a training image")
+    if flip is None and entry.flip and name in OF_ANYTHING:
+        notes.append("training images are mirrored at random; data.flip=false for letters, signs and medical images")
     mean, std = entry.statistics or _measure(train.images)
-    augmentation = Augmentation(padding=train.images.shape[-1] // 8 if entry.crop else 0, flip=entry.flip)
-    return Dataset(name, train, test, mean, std, augmentation, fingerprint(train, test), tuple(notes))
+    augmentation = _augmentation(entry, train.images.shape[-1], flip, crop)
+    digest = fingerprint(train, test)
+    return Dataset(name, train, test, mean, std, augmentation, digest, tuple(notes), source.resize, background)
 
 
-def _found(source: Source, train: ImageSet, test: ImageSet) -> str:
-    """Describe the set and how much of it is used: `2 classes (maple, oak), 22 + 6 images, 3 x 16 x 16`."""
+def _image_set(part: Part, chosen: Tensor, labels: Tensor, classes: tuple[str, ...], name: str) -> ImageSet:
+    """The images of a part with their labels. Raises DataError where a class has lost all that were chosen."""
+    kept = labels[part.indices]
+    if len(kept) < len(chosen):
+        left = set(kept.tolist())
+        if lost := [classes[label] for label in labels[chosen].unique().tolist() if label not in left]:
+            raise DataError(
+                f"every class keeps a {name} image that can be read, but {some(lost)} {'have' if lost[1:] else 'has'} "
+                f"none left; repair the files, or delete the folder of the class"
+            )
+    return ImageSet(part.images, kept, classes)
+
+
+def _augmentation(entry: Entry, side: int, flip: bool | None, crop: bool | int | None) -> Augmentation:
+    """The augmentation of a dataset with images of that side. Raises DataError for a crop that leaves nothing."""
+    usual = side // 8
+    crop = entry.crop if crop is None else crop
+    padding = usual * crop if isinstance(crop, bool) else crop
+    if not 0 <= padding < side:
+        raise DataError(
+            f"data.crop is below the side of the images, {side} pixels, and not negative, but got {padding}; {usual} "
+            f"is usual"
+        )
+    return Augmentation(padding=padding, flip=entry.flip if flip is None else flip)
+
+
+def _found(source: Source, train: ImageSet, test: ImageSet, chosen: int, held_out: int) -> str:
+    """Describe the set and how much of it was chosen: `2 classes (maple, oak), 22 + 6 images, 3 x 16 x 16`."""
     shape = " x ".join(map(str, train.images.shape[1:]))
     text = f"{len(train.classes)} classes ({some(list(train.classes))}), {len(train):,} + {len(test):,} images, {shape}"
-    parts = ("training", train, source.train_labels, "images"), ("test", test, source.test_labels, "test_images")
+    in_training = "training", chosen, len(source.train_labels), "images"
+    in_test = "test", held_out, len(source.test_labels), "test_images"
     left_out = [
-        f"{len(used):,} of {len(whole):,} {part} images are used, data.{option}=null takes all"
-        for part, used, whole, option in parts
-        if len(used) < len(whole)
+        f"{used:,} of {whole:,} {part} images are used, data.{option}=null takes all"
+        for part, used, whole, option in (in_training, in_test)
+        if used < whole
     ]
     return "; ".join([text, *left_out])
 

@@ -19,6 +19,7 @@ from topocell.data.readers import Source
 from topocell.data.splits import Dataset, SearchData, search_data
 from topocell.errors import RecipeError, SpaceError
 from topocell.genotype.genotype import CellGenotype, Genotype
+from topocell.io.colours import rgb
 from topocell.nn.network import FixedNet
 from topocell.registry import known
 from topocell.retraining.retraining import Retraining
@@ -173,6 +174,10 @@ def load_data(recipe: Recipe, given: Source | None = None) -> Dataset:
         resolution=plan.resolution,
         images=plan.images,
         test_images=plan.test_images,
+        background=rgb(plan.background),
+        unreadable=plan.unreadable,
+        flip=plan.flip,
+        crop=plan.crop,
         seed=recipe.seed,
         given=given,
     )

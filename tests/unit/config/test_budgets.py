@@ -201,6 +201,13 @@ def test_smoke_runs_on_digits_unless_told_otherwise() -> None:
     assert (kept.images, kept.test_images) == (SMOKE.images, SMOKE.test_images)
 
 
+@pytest.mark.parametrize(("crop", "wanted"), [("null", None), ("true", True), ("false", False), ("9", 2), ("1", 1)])
+def test_a_budget_scales_the_pixels_of_random_crops(tmp_path: Path, crop: str, wanted: bool | int | None) -> None:
+    path = recipe_file(tmp_path, f"extends: dots\nname: mine\ndata: {{crop: {crop}}}\n")
+    assert load_recipe(path, budget="small").data.crop is wanted
+    assert load_recipe(path, ["data.crop=9"], budget="small").data.crop == 9
+
+
 def test_small_keeps_the_dataset_and_scales_its_images() -> None:
     data = load_recipe("dots", budget="small").data
     assert (data.dataset, data.resolution, data.images) == ("cifar10", SMALL.resolution, SMALL.images)

@@ -648,6 +648,14 @@ def test_all_faults_at_once_with_the_nearest_names() -> None:
             "data.root: input should be text, but got 2024; write it in quotes, in a shell data.root='\"2024\"'",
         ),
         ("data.root=1e3", "data.root: input should be text, but got 1000.0; write it in quotes"),
+        ("data.background=wite", "data.background: a colour is a name such as white, "),
+        ("data.background=wite", "but got 'wite' (did you mean 'white'?)"),
+        ("data.background=#ffffff", "but got nothing; write it in quotes, # begins a comment"),
+        ("data.background=[0, 0, 300]", "from 0 to 255, but got [0, 0, 300]"),
+        ("data.unreadable=ignore", "data.unreadable: input should be 'refuse' or 'skip', but got 'ignore'"),
+        ("data.flip=maybe", "data.flip: input should be a valid boolean"),
+        ("data.crop=-2", "data.crop: crop is true, false or a number of pixels from 0, but got -2"),
+        ("data.crop=some", "data.crop: crop is true, false or a number of pixels from 0, but got 'some'"),
         ("data=5", "data: input should be a mapping, but got 5"),
         ("name=a/b", "name: string should match"),
         ("search.stages.7.epochs=1", "there is no '7'; known: operations, topology-warmup, topology"),
@@ -662,6 +670,27 @@ def test_all_faults_at_once_with_the_nearest_names() -> None:
 )
 def test_each_fault_names_the_rule_and_the_value(override: str, words: str) -> None:
     assert words in fault("quickstart", [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("data.background=black", "black"),
+        ("data.background='#0a0B0c'", "#0a0B0c"),
+        ("data.background=[1, 2, 3]", (1, 2, 3)),
+        ("data.unreadable=skip", "skip"),
+        ("data.flip=false", False),
+        ("data.flip=null", None),
+        ("data.crop=true", True),
+        ("data.crop=1", 1),
+        ("data.crop=0", 0),
+    ],
+)
+def test_what_a_recipe_says_of_images_is_kept_as_written(override: str, value: Any) -> None:
+    recipe = load_recipe("quickstart", [override])
+    got = getattr(recipe.data, override.partition("=")[0].removeprefix("data."))
+    assert got == value and type(got) is type(value)
+    assert resolved(recipe.to_yaml()) == recipe
 
 
 def test_a_number_in_quotes_is_text() -> None:

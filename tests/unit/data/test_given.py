@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 import topocell
 from topocell.cli import main
 from topocell.data.given import Given, given_source
+from topocell.data.image_folder import Decoding
 from topocell.errors import DataError
 
 
@@ -49,8 +50,9 @@ class Photos:
 )
 def test_all_forms_give_the_same_pixels(given: Any) -> None:
     source = given_source(given)
-    train, test, _ = source.pixels(torch.arange(48), torch.arange(12), None)
-    assert torch.equal(train, TRAIN[0]) and torch.equal(test, TEST[0])
+    train, test, _ = source.pixels(torch.arange(48), torch.arange(12), Decoding())
+    assert torch.equal(train.images, TRAIN[0]) and torch.equal(test.images, TEST[0])
+    assert torch.equal(train.indices, torch.arange(48))
     assert torch.equal(source.train_labels, TRAIN[1]) and len(source.classes) == 3
 
 
@@ -83,6 +85,6 @@ def test_a_run_on_given_images_is_continued_with_them_and_not_without(tmp_path: 
 def test_what_is_no_dataset_is_one_line(given: Any, words: str) -> None:
     with pytest.raises(DataError) as caught:
         source = given_source(given)
-        train, *_ = source.pixels(torch.arange(48), torch.arange(12), None)
-        topocell.data.batches.ImageSet(train, source.train_labels, source.classes)
+        train, *_ = source.pixels(torch.arange(48), torch.arange(12), Decoding())
+        topocell.data.batches.ImageSet(train.images, source.train_labels, source.classes)
     assert words in str(caught.value) and "\n" not in str(caught.value)

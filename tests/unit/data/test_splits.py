@@ -234,7 +234,9 @@ def test_folder_reads_classes_labels_and_pixels(tmp_path, suffix):
     if suffix != "webp":  # lossy
         assert values(got.train.images) == [1, 2, 3, 4, 5, 6, 7] and values(got.test.images) == [8, 9, 10]
     assert got.augmentation == splits.Augmentation(1, True, 0)
-    assert got.notes == ("2 classes (a, b), 7 + 3 images, 3 x 8 x 8",)
+    mirrored = "training images are mirrored at random; data.flip=false for letters, signs and medical images"
+    assert got.notes == ("2 classes (a, b), 7 + 3 images, 3 x 8 x 8", mirrored)
+    assert load("folder", tmp_path, flip=False).notes == load("folder", tmp_path, flip=True).notes == got.notes[:1]
 
 
 def test_folder_of_jpegs_nested_deeper_with_foreign_and_hidden_files(tmp_path):
@@ -274,8 +276,8 @@ def test_one_colour_file_makes_all_of_them_colour(tmp_path):
 def test_resolution_of_a_folder_is_a_multiple_of_4(tmp_path, size, side):
     got = load("folder", small(tmp_path, size=size))
     assert got.shape == (3, side, side)
-    assert len(got.notes) == 1 + (size != (side, side))
-    assert all(f"resized to {side}x{side}" in note for note in got.notes[1:])
+    assert len(got.notes) == 2 + (size != (side, side))
+    assert all(f"resized to {side}x{side}" in note for note in got.notes[1:-1])
 
 
 def test_mixed_sizes_take_the_median_shorter_side(tmp_path):
@@ -367,8 +369,8 @@ def test_without_a_split_the_last_fifth_of_each_class_is_test(tmp_path):
 def test_a_capped_run_decodes_only_what_it_uses(tmp_path, monkeypatch):
     small(tmp_path)
     opened = []
-    pixels = folders._pixels
-    monkeypatch.setattr(folders, "_pixels", lambda path, *rest: opened.append(path) or pixels(path, *rest))
+    read = folders.read_picture
+    monkeypatch.setattr(folders, "read_picture", lambda path, *rest: opened.append(path) or read(path, *rest))
     assert len(load("folder", tmp_path, images=2, test_images=2).train) == 2
     assert len(opened) == 4
 
@@ -429,7 +431,7 @@ def _class_without_images(root):
     small(root)
     (root / "train" / "c").mkdir()
     (root / "train" / "c" / "readme.txt").write_text("soon")
-    return "every class has an image, but in .*train' none is in c;", root
+    return r"every class has an image, but in .*train' none is in c \(.* 1 of another type \(.txt 1\)\); add", root
 
 
 def _train_alone(root):
@@ -475,7 +477,8 @@ def _unreadable(root):
         (small(root) / "train" / "a" / f"bad{number}.jpg").write_bytes(b"<html>not found</html>" * number)
     (root / "test" / "a" / "worse.png").symlink_to(root / "nowhere.png")
     return (
-        r"4 of 14 images cannot be read: train.a.bad0\.jpg \(not an image\), .*bad1.*, .*bad2.* and 1 more; repair",
+        r"4 of 14 images cannot be read: train.a.bad0\.jpg \(an empty file\), .*bad1.*, .*bad2.*, .*worse\.png \(no "
+        r"such file or directory\); repair or delete them, or leave them out with data\.unreadable=skip$",
         root,
     )
 
@@ -490,6 +493,12 @@ def _sixteen_bits(root):
     path = small(root) / "train" / "a" / "deep.png"
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(path)
     return r"1 of 11 images cannot be read: train.a.deep\.png \(mode I;16 has more than 8 bits", root
+
+
+def _many_unreadable(root):
+    for number in range(14):
+        (small(root) / "train" / "a" / f"bad{number:02}.jpg").write_bytes(b"")
+    return r"14 of 24 images cannot be read: .*bad09\.jpg \(an empty file\) and 4 more; repair", root
 
 
 @pytest.mark.parametrize(
@@ -513,6 +522,7 @@ def _sixteen_bits(root):
         _truncated,
         _unreadable,
         _all_unreadable,
+        _many_unreadable,
         _sixteen_bits,
     ],
 )
@@ -566,6 +576,30 @@ def test_the_cache_is_not_used_for_anything_else(tmp_path, decodings, change):
         write(root / "train" / "a" / "new.png", 99)
     after = load("folder", root, **options)
     assert len(decodings) == 2 and after.fingerprint != before.fingerprint
+
+
+def test_the_cache_of_one_background_is_not_used_for_another(tmp_path, decodings):
+    root = small(tmp_path)
+    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(root / "train" / "a" / "000.png")
+    white, black = load("folder", root), load("folder", root, background=(0, 0, 0))
+    assert len(decodings) == 2 and white.fingerprint != black.fingerprint
+    assert values(white.train.images)[0] == 255 and values(black.train.images)[0] == 0
+    assert white.notes[1] == "1 image with transparency: laid on white (data.background)"
+    assert "laid on black" in black.notes[1] and black.background == (0, 0, 0)
+    assert same(load("folder", root), white) and len(decodings) == 2
+
+
+def test_what_was_skipped_is_known_from_the_cache(tmp_path, cache, decodings):
+    root = small(tmp_path)
+    (root / "train" / "a" / "000.png").write_bytes(b"no image")
+    first, second = (load("folder", root, unreadable="skip") for _ in range(2))
+    assert len(decodings) == 1 and same(first, second) and len(list(cache.iterdir())) == 1
+    with pytest.raises(DataError, match=r"1 of 10 images cannot be read: train.a.000\.png \(not an image\); repair"):
+        load("folder", root)
+    (root / "train" / "b" / "002.png").unlink()
+    (root / "train" / "b" / "002.png").symlink_to("nowhere.png")  # may be there the next time
+    load("folder", root, unreadable="skip")
+    assert len(list(cache.iterdir())) == 1
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "bit", "foreign", "bare"])

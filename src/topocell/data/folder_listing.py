@@ -1,0 +1,177 @@
+"""Which files of a folder of class folders are its images, and which are something else."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from topocell.errors import DataError
+from topocell.io.files import reason
+
+#: Suffixes of images, in any case.
+EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".pgm", ".pbm", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+#: How the names of folders begin that programs keep beside the images: .ipynb_checkpoints, @eaDir, __MACOSX.
+_HELPERS = (".", "@", "__")
+#: Names, in lower case, of what operating systems leave in folders.
+_LEFT_BEHIND = (
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
+    *("$recycle.bin", "#recycle", "system volume information", "lost+found"),
+)
+
+
+@dataclass
+class Unused:
+    """Files of a tree of images that are no images of a class.
+
+    Attributes:
+        hidden: how many are hidden, or in a folder that programs keep beside the images, by the name of either.
+        others: how many have a suffix that no image has, by the suffix.
+        outside: how many images are in no class folder.
+    """
+
+    hidden: Counter[str] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter)
+    outside: int = 0
+
+    def add(self, other: "Unused") -> None:
+        """Count those of another folder too."""
+        self.hidden.update(other.hidden)
+        self.others.update(other.others)
+        self.outside += other.outside
+
+    def notes(self) -> list[str]:
+        """One line that says how many there are of which kind; none where there are none."""
+        kinds = (
+            (self.hidden.total(), f"{self.hidden.total():,} hidden ({some(_counts(self.hidden))})"),
+            (self.others.total(), f"{self.others.total():,} of another type ({some(_counts(self.others))})"),
+            (self.outside, f"{images(self.outside)} outside the class folders"),
+        )
+        said = ", ".join(text for count, text in kinds if count)
+        return [f"files not used: {said}"] if said else []
+
+    def see(self, name: str) -> bool:
+        """Count a file by its name, unless it is one of an image, which is returned."""
+        if _is_left_behind(name):
+            self.hidden["._*" if name.startswith("._") else name] += 1
+        elif name.lower().endswith(EXTENSIONS):
+            return True
+        else:
+            self.others[os.path.splitext(name)[1].lower() or "no suffix"] += 1
+        return False
+
+
+def _counts(counter: Counter[str]) -> list[str]:
+    return [f"{name} {count:,}" for name, count in sorted(counter.items(), key=lambda item: (-item[1], item[0]))]
+
+
+def images(count: int) -> str:
+    """`1 image`, `2 images`."""
+    return f"{count:,} image{'s' * (count != 1)}"
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name."""
+    return name.lower().endswith(EXTENSIONS) and not _is_left_behind(name)
+
+
+def class_folders(place: Path) -> list[str]:
+    """Names of the folders in a folder, sorted, but of those that are hidden or that programs keep beside the images.
+
+    None if the folder does not exist. Raises DataError if it is closed.
+    """
+    return [name for name, is_folder in _entries(place) if is_folder and not _is_helper(name)]
+
+
+def beside(place: Path) -> Unused:
+    """What lies in a folder beside its class folders. Raises DataError if it is closed."""
+    unused = Unused()
+    for name, is_folder in _entries(place):
+        if not is_folder:
+            unused.outside += unused.see(name)
+        elif _is_helper(name) and (count := _files_in(place / name)):
+            unused.hidden[name] += count
+    return unused
+
+
+def listing(place: Path) -> tuple[tuple[str, ...], list[str], Tensor, Unused]:
+    """Classes, image files (class by class, sorted by path), labels (N,) and what is not used of a folder of classes.
+
+    Raises:
+        DataError: fewer than two classes, a class without images, a folder that cannot be read.
+    """
+    classes, unused = class_folders(place), beside(place)
+    found = [sorted(_images_of(place / label, unused)) for label in classes]
+    where, aside = repr(str(place)), "".join(f" ({note})" for note in unused.notes())
+    if not any(found):
+        raise DataError(
+            f"no images in {str(place)!r}{aside}: it should hold CLASS/* with {', '.join(EXTENSIONS)} files"
+        )
+    if empty := [name for name, files in zip(classes, found) if not files]:
+        raise DataError(
+            f"every class has an image, but in {str(place)!r} none is in {some(empty)}{aside}; add or delete"
+        )
+    if len(classes) < 2:
+        raise DataError(f"at least 2 classes are needed, but {where} has only {classes[0]!r}; add a folder")
+    labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(files) for files in found]))
+    return tuple(classes), [path for files in found for path in files], labels, unused
+
+
+def _entries(place: Path) -> list[tuple[str, bool]]:
+    """Names in a folder, sorted, and whether each is a folder; none if it does not exist."""
+    try:
+        return sorted((path.name, path.is_dir()) for path in place.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as fault:
+        _refuse(fault)
+
+
+def _refuse(fault: OSError) -> NoReturn:
+    raise DataError(
+        f"a folder of images must be readable, but {str(fault.filename)!r} is not ({reason(fault)}); change that"
+    ) from None
+
+
+def _is_helper(name: str) -> bool:
+    """Whether a folder of that name is hidden, or a helper of some program."""
+    return name.startswith(_HELPERS) or name.lower() in _LEFT_BEHIND
+
+
+def _is_left_behind(name: str) -> bool:
+    """Whether a file of that name is hidden, or left behind by an operating system."""
+    return name.startswith(".") or name.lower() in _LEFT_BEHIND
+
+
+def _images_of(top: Path, unused: Unused) -> Iterator[str]:
+    """Paths of the images below a class folder; other files are counted.
+
+    Links to folders are followed; a folder that was seen is not entered again. Raises DataError for a folder that
+    cannot be read.
+    """
+    seen = set()
+    for folder, inside, names in os.walk(top, onerror=_refuse, followlinks=True):
+        stat = os.stat(folder)
+        if (stat.st_dev, stat.st_ino) in seen:
+            inside.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        for helper in filter(_is_helper, inside):
+            if count := _files_in(Path(folder, helper)):
+                unused.hidden[helper] += count
+        inside[:] = sorted(name for name in inside if not _is_helper(name))
+        yield from (os.path.join(folder, name) for name in names if unused.see(name))
+
+
+def _files_in(folder: Path) -> int:
+    """How many files are below a folder, as far as it can be read."""
+    return sum(len(names) for _, _, names in os.walk(folder))

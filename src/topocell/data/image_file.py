@@ -1,0 +1,158 @@
+"""The pixels of one image file: upright, laid on a background where it is transparent, scaled and cropped."""
+
+import os
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ExifTags import Base
+
+from topocell.io.colours import Colour
+from topocell.io.files import reason
+
+#: What Pillow may take a file for, whatever its name. It hands PostScript to another program, for one.
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+#: Those whose further frames are a film or further pages. Of the JPEG files of phones they are previews.
+_FILMS = ("GIF", "PNG", "TIFF", "WEBP")
+#: EXIF orientation → how the pixels are turned upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Header(NamedTuple):
+    """What a file says of its image before it is decoded.
+
+    Args:
+        size: (width, height).
+        grey: whether it has no colours, also once it is laid on the background.
+    """
+
+    size: tuple[int, int]
+    grey: bool
+
+
+class Picture(NamedTuple):
+    """A decoded image.
+
+    Args:
+        pixels: (C, side, side) uint8.
+        transparent: whether the background was seen through any of them.
+        film: whether the file has further frames or pages, which are not used.
+    """
+
+    pixels: np.ndarray
+    transparent: bool
+    film: bool
+
+
+class Fault(NamedTuple):
+    """Why a file cannot be read.
+
+    Args:
+        reason: in a few words.
+        lasting: whether it stays so until the file is changed; a file closed to us may be opened, say.
+    """
+
+    reason: str
+    lasting: bool
+
+
+def read_header(path: str, background: Colour) -> Header | None:
+    """Size and colour of an image file, without decoding it; None if unreadable, which decoding will report."""
+    try:
+        with _open(path) as image:
+            seen = not image.has_transparency_data or len(set(background)) == 1
+            return Header(image.size, image.mode in ("1", "L") and seen)
+    except Exception:
+        return None
+
+
+def read_picture(path: str, mode: str, side: int, background: Colour) -> Picture:
+    """Decode one file, turned as its EXIF orientation says: shorter side scaled to `side`, bilinear; centre crop.
+
+    The first frame of an animation or of a file with pages. EXIF data that cannot be read do not matter: the image is
+    taken as it lies. Colours beneath transparent pixels are never seen.
+
+    Args:
+        path: of the file.
+        mode: `L` for one channel, `RGB` for three.
+        side: of the result in pixels.
+        background: what shows through transparent pixels.
+
+    Raises:
+        Exception: whatever a decoder makes of a damaged file; `fault_of` puts it in words.
+    """
+    with _open(path) as image:
+        if image.mode[0] in "IF":
+            raise ValueError(f"mode {image.mode} has more than 8 bits per channel")
+        if 0 in image.size:
+            raise ValueError("it has no pixels")
+        image.load()
+        turn, transparent = _turn(image), False
+        picture = image if turn is None else image.transpose(turn)
+        if picture.has_transparency_data:
+            layer = picture.convert("RGBA")
+            transparent = layer.getchannel("A").getextrema()[0] != 255
+            if transparent:
+                picture = Image.alpha_composite(Image.new("RGBA", layer.size, (*background, 255)), layer)
+        picture = picture.convert(mode)
+        film = _is_film(image)  # which looks for further frames, and may leave another one in its place
+    if picture.size != (side, side):
+        picture = ImageOps.fit(picture, (side, side), Image.Resampling.BILINEAR)
+    pixels = np.asarray(picture)
+    return Picture(pixels[None] if mode == "L" else pixels.transpose(2, 0, 1), transparent, film)
+
+
+def fault_of(path: str, error: Exception) -> Fault:
+    """Put in words why a file cannot be read."""
+    if isinstance(error, UnidentifiedImageError):
+        return Fault(_foreign(path), True)
+    if isinstance(error, OSError) and error.errno is not None:
+        return Fault(reason(error), False)
+    if isinstance(error, MemoryError):
+        return Fault("memory does not suffice", False)
+    return Fault(" ".join(str(error).split()) or type(error).__name__, True)
+
+
+def _foreign(path: str) -> str:
+    """What a file is that is no image."""
+    with suppress(OSError), open(path, "rb") as file:
+        start = file.read(12)
+        if not start:
+            return "an empty file"
+        if start[4:8] == b"ftyp":
+            return "HEIC or AVIF under another name; convert it"
+    return "not an image"
+
+
+def _open(path: str) -> Image.Image:
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError("neither a file nor a link to one")  # a pipe would wait for somebody to write
+    return Image.open(path, formats=FORMATS)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How a loaded image is turned upright; None if it is, or if its EXIF data cannot be read.
+
+    Pillow's own `exif_transpose` writes all EXIF data again, and fails for one odd entry among them.
+    """
+    with suppress(Exception):
+        return _TURNS.get(image.getexif().get(Base.Orientation, 1))
+    return None
+
+
+def _is_film(image: Image.Image) -> bool:
+    """Whether a file has further frames; False where they cannot be read."""
+    if image.format not in _FILMS:
+        return False
+    with suppress(Exception):
+        return bool(getattr(image, "is_animated", False))
+    return False

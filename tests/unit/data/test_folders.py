@@ -1,0 +1,188 @@
+"""Folders as people have them: helpers of other programs, files of other types, images that cannot be read."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tests.helpers.odd_images import READABLE, UNREADABLE
+
+from topocell.data.augment import Augmentation
+from topocell.data.folder_listing import Unused, is_image
+from topocell.data.splits import load
+from topocell.errors import DataError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("TOPOCELL_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def put(root: Path, name: str, content: bytes | None = None) -> None:
+    """A file; an image where no content is given, of a value by its name."""
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if content is None:
+        Image.new("RGB", (16, 16), (sum(os.fsencode(name)) % 256,) * 3).save(path, "PNG")
+    else:
+        path.write_bytes(content)
+
+
+def tree(root: Path, parts: tuple[str, ...] = ("",), count: int = 5) -> Path:
+    for part in parts:
+        for label in ("cat", "dog"):
+            for number in range(count):
+                put(root, os.path.join(part, label, f"{number}.png"))
+    return root
+
+
+LAYOUTS = {"flat": ("",), "split": ("train", "test")}
+HELPERS = (".ipynb_checkpoints", "@eaDir", ".thumbnails", "__MACOSX", ".git", "@Recently-Snapshot", "$RECYCLE.BIN")
+LEFT_BEHIND = ("Thumbs.db", ".DS_Store", "desktop.ini", "._0.png", "Desktop.ini", ".hidden.jpg")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("helper", HELPERS)
+def test_helper_folders_are_neither_classes_nor_images(tmp_path, layout, helper):
+    clean = load("folder", tree(tmp_path / "clean", LAYOUTS[layout]))
+    part = LAYOUTS[layout][0]
+    for place in ("", part, os.path.join(part, "cat"), os.path.join(part, "cat", "more")):
+        put(tmp_path / "clean", os.path.join(place, helper, "0-checkpoint.png"))
+        put(tmp_path / "clean", os.path.join(place, helper, "deeper", "1.png"))
+    got = load("folder", tmp_path / "clean")
+    count = 8 if part else 6  # in a flat tree, the first two places are one
+    assert got.fingerprint == clean.fingerprint and got.train.classes == ("cat", "dog")
+    assert f"files not used: {count} hidden ({helper} {count})" in got.notes
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_files_that_systems_leave_are_no_images(tmp_path, layout):
+    clean = load("folder", tree(tmp_path, LAYOUTS[layout]))
+    part = LAYOUTS[layout][0]
+    for place in (part, os.path.join(part, "dog")):
+        for name in LEFT_BEHIND:
+            put(tmp_path, os.path.join(place, name), b"left behind")
+    got = load("folder", tmp_path)
+    assert got.fingerprint == clean.fingerprint
+    (note,) = [note for note in got.notes if note.startswith("files not used: 12 hidden (")]
+    assert "._* 2" in note and "and 3 more)" in note
+
+
+def test_other_types_and_images_outside_are_counted_in_one_line(tmp_path):
+    tree(tmp_path)
+    for name in ("cat/a.HEIC", "cat/b.heic", "dog/notes.txt", "README", "labels.csv", "over.jpg", "dog/.DS_Store"):
+        put(tmp_path, name, b"")
+    (note,) = [note for note in load("folder", tmp_path).notes if note.startswith("files not used")]
+    assert note == (
+        "files not used: 1 hidden (.DS_Store 1), 5 of another type (.heic 2, .csv 1, .txt 1 and 1 more), "
+        "1 image outside the class folders"
+    )
+    assert Unused().notes() == []
+
+
+def test_a_class_of_another_type_only_says_so(tmp_path):
+    tree(tmp_path)
+    put(tmp_path, "owl/1.heic", b"")
+    with pytest.raises(DataError, match=r"none is in owl \(files not used: 1 of another type \(\.heic 1\)\)"):
+        load("folder", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.JPEG", "a.jfif", "a.gif", "a.Tif", "__a.png", "@a.png"])
+def test_images_by_name(name):
+    assert is_image(name)
+    assert not is_image("._" + name) and not is_image(name + ".txt")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
+def test_a_closed_helper_folder_is_no_fault(tmp_path):
+    tree(tmp_path)
+    put(tmp_path, ".Trash/1.png")
+    (tmp_path / ".Trash").chmod(0)
+    assert len(load("folder", tmp_path).train.classes) == 2
+
+
+# Images that cannot be read
+
+
+def test_every_odd_file_that_can_be_read_is_used(tmp_path):
+    tree(tmp_path, ("train", "test"))
+    for name, (suffix, content) in READABLE.items():
+        put(tmp_path, f"train/cat/{name}.{suffix}", content())
+    got = load("folder", tmp_path)
+    assert len(got.train) == 10 + len(READABLE)
+    assert "4 images with several frames or pages: the first is used" in got.notes
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_one_odd_file_is_named_or_skipped(tmp_path, name):
+    tree(tmp_path, ("train", "test"))
+    without = load("folder", tmp_path, resolution=16)
+    suffix, content, words = UNREADABLE[name]
+    put(tmp_path, f"train/cat/odd.{suffix}", content())
+    with pytest.raises(DataError) as caught:
+        load("folder", tmp_path, resolution=16)
+    text = str(caught.value)
+    assert re.search(rf"^1 of 21 images cannot be read: train.cat.odd\.{suffix} \((.*?)\); repair or delete", text)
+    assert re.search(words, text) and text.endswith("data.unreadable=skip") and "\n" not in text
+    got = load("folder", tmp_path, resolution=16, unreadable="skip")
+    assert got.fingerprint == without.fingerprint
+    assert "1 image cannot be read and left out: cat 1" in got.notes
+    assert any(note.startswith(f"left out: {os.path.join('train', 'cat', 'odd')}.{suffix} (") for note in got.notes)
+
+
+def test_what_is_skipped_is_counted_per_class_and_labels_stay(tmp_path):
+    tree(tmp_path, ("train", "test"))
+    for name in ("train/cat/0.png", "train/dog/1.png", "train/dog/4.png", "test/dog/2.png"):
+        put(tmp_path, name, b"")
+    got = load("folder", tmp_path, unreadable="skip")
+    assert got.train.labels.tolist() == [0] * 4 + [1] * 3 and got.test.labels.tolist() == [0] * 5 + [1] * 4
+    assert "4 images cannot be read and left out: dog 3, cat 1" in got.notes
+    assert got.notes[0] == "2 classes (cat, dog), 7 + 9 images, 3 x 16 x 16"  # no cap of images has left out any
+    assert got.train.images[:, 0, 0, 0].tolist() == [
+        sum(os.fsencode(f"train/{label}/{number}.png")) % 256
+        for label, numbers in (("cat", (1, 2, 3, 4)), ("dog", (0, 2, 3)))
+        for number in numbers
+    ]
+
+
+@pytest.mark.parametrize(("part", "word"), [("train", "training"), ("test", "test")])
+@pytest.mark.parametrize("labels", [("cat",), ("cat", "dog")])
+def test_a_class_that_loses_all_its_images_is_one_line(tmp_path, part, word, labels):
+    tree(tmp_path, ("train", "test"))
+    for label in labels:
+        for number in range(5):
+            put(tmp_path, f"{part}/{label}/{number}.png", b"")
+    have = "have" if len(labels) > 1 else "has"
+    rule = f"every class keeps a {word} image that can be read, but {', '.join(labels)} {have} none left; repair"
+    with pytest.raises(DataError, match=rule) as caught:
+        load("folder", tmp_path, unreadable="skip")
+    assert "\n" not in str(caught.value)
+
+
+# Augmentation
+
+
+@pytest.mark.parametrize("name", ["digits", "folder"])
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, {"digits": (0, False), "folder": (2, True)}),
+        ({"flip": False}, {"digits": (0, False), "folder": (2, False)}),
+        ({"flip": True, "crop": False}, {"digits": (0, True), "folder": (0, True)}),
+        ({"crop": True}, {"digits": (1, False), "folder": (2, True)}),
+        ({"crop": 5}, {"digits": (5, False), "folder": (5, True)}),
+        ({"crop": 0}, {"digits": (0, False), "folder": (0, True)}),
+        ({"crop": 1}, {"digits": (1, False), "folder": (1, True)}),
+    ],
+)
+def test_flip_and_crop_take_the_place_of_what_the_dataset_says(tmp_path, name, options, wanted):
+    root = tree(tmp_path) if name == "folder" else None
+    padding, flip = wanted[name]
+    assert load(name, root, **options).augmentation == Augmentation(padding, flip, 0)
+
+
+@pytest.mark.parametrize("crop", [8, 100, -1])
+def test_a_crop_that_leaves_nothing_is_refused(crop):
+    with pytest.raises(DataError, match=rf"data\.crop is below the side of the images, 8 pixels, .* got {crop}; 1 is"):
+        load("digits", crop=crop)
