@@ -194,7 +194,8 @@ def _opened(setup: Setup, out: str | Path, display: Display | None, accept_data:
     with RunDir.open(out, setup.recipe.to_yaml(), env=env, accept_data=accept_data) as directory:
         work = Work(setup, directory, display or Quiet())
         if work.phase != Phase.DONE:
-            for note in setup.dataset.notes:
+            notes = [*setup.dataset.notes, *(setup.split_notes if work.phase == Phase.SEARCH else ())]
+            for note in notes:
                 work.monitor.say(f"data: {note}")
         yield work
 

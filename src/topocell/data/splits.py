@@ -19,6 +19,7 @@ from topocell.data.folder_listing import some
 from topocell.data.image_folder import Decoding, Unreadable
 from topocell.data.preprocessing import Resize
 from topocell.data.readers import CIFAR10_STATISTICS, DATASETS, Entry, Part, Source, Statistics
+from topocell.data.stratify import RESERVED, split_indices
 from topocell.errors import DataError, nearest
 from topocell.io.colours import Colour
 from topocell.io.files import existing, reason
@@ -38,10 +39,6 @@ __all__ = [
     "search_data",
     "split",
 ]
-
-
-#: Names that a split of the search may not have, and why.
-RESERVED = {"test": "the search never sees the test split", "all": "'all' is the union of the splits"}
 
 
 #: Datasets whose images may be of anything, also of what is another thing in a mirror.
@@ -237,36 +234,16 @@ def overlap(train: ImageSet, test: ImageSet) -> int:
 # Splits
 
 
-def _split_indices(n: int, fractions: Mapping[str, float], seed: int) -> dict[str, Tensor]:
-    total = sum(fractions.values())
-    if not fractions or not all(share > 0 for share in fractions.values()) or not total <= 1 + 1e-9:
-        raise DataError(f"fractions are above 0 and sum to at most 1, but got {dict(fractions)} (sum {total:g})")
-    for name in fractions:
-        if name in RESERVED:
-            raise DataError(f"a split may not be called {name!r} ({RESERVED[name]}); choose another name")
-    sizes = {name: math.floor(share * n + 1e-6) for name, share in fractions.items()}
-    for name, size in sizes.items():
-        if size < 2:
-            least = 2 * len(sizes)
-            way = "raise its fraction" if n >= least else f"add images, {least} or more for {len(sizes)} splits"
-            raise DataError(
-                f"a split of data.splits has 2 training images or more, but {name!r} gets {size} of {n}; {way}"
-            )
-    order = torch.randperm(n, generator=generator(seed, "split"))
-    return dict(zip(sizes, order.split([*sizes.values(), n - sum(sizes.values())])))
-
-
 def split(train: ImageSet, fractions: Mapping[str, float], seed: int) -> dict[str, ImageSet]:
-    """Cut a set into disjoint parts after one seeded shuffle that does not look at the classes.
+    """Cut a set into disjoint parts after one seeded shuffle, in which `split_indices` mends missing classes.
 
-    A part has floor(fraction · N) images (thirds of 50,000 are 16,666 each; a product within 1e-6 of an
-    integer counts as that integer) and stays in shuffled order, so that batches taken in order mix the
-    classes. DARTS halves by index without a shuffle: CIFAR's files are in random order, a folder's are not.
+    A part stays in shuffled order, so that batches taken in order mix the classes. DARTS halves by index without a
+    shuffle: CIFAR's files are in random order, a folder's are not.
 
     Raises:
-        DataError: fractions not above 0 or summing to more than 1, a reserved name, a part below two images.
+        DataError: as `split_indices`.
     """
-    return {name: train.subset(indices) for name, indices in _split_indices(len(train), fractions, seed).items()}
+    return {name: train.subset(indices) for name, indices in split_indices(train.labels, fractions, seed).items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,7 +286,7 @@ def search_data(dataset: Dataset, fractions: Mapping[str, float], seed: int) -> 
     Raises:
         DataError: as `split`.
     """
-    order = _split_indices(len(dataset.train), fractions, seed)
+    order = split_indices(dataset.train.labels.cpu(), fractions, seed)
     return SearchData(
         {name: dataset.train.subset(indices) for name, indices in order.items()},
         order,

@@ -15,8 +15,10 @@ from topocell.config.selection import ProjectionPlan, Rules
 from topocell.data import splits as datasets
 from topocell.data.given import Given, given_source
 from topocell.data.nasbench201 import Table, holds
+from topocell.data.preprocessing import Preprocessing
 from topocell.data.readers import Source
 from topocell.data.splits import Dataset, SearchData, search_data
+from topocell.data.stratify import split_notes
 from topocell.errors import RecipeError, SpaceError
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.io.colours import rgb
@@ -88,6 +90,29 @@ class Setup:
     def search_data(self) -> SearchData:
         """The training images, cut into the splits of the search."""
         return search_data(self.dataset, self.recipe.data.splits, self.recipe.seed)
+
+    @property
+    def split_notes(self) -> list[str]:
+        """A warning where some split of the search lacks a class."""
+        train, plan = self.dataset.train, self.recipe.data
+        return split_notes(train.labels, train.classes, plan.splits, self.recipe.seed)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are prepared for the network of the retraining."""
+        data, plan = self.dataset, self.recipe.retrain
+        channels, height, width = data.shape
+        return Preprocessing(
+            classes=data.train.classes,
+            mean=data.mean,
+            std=data.std,
+            size=(height, width),
+            channels=channels,
+            resize=data.resize,
+            background=data.background,
+            stem=plan.stem,
+            head=plan.head,
+        )
 
     def search(self, rules: Rules | None = None, monitor: Monitor | None = None) -> Search:
         """A search before its first step; `rules` are those of its diagnostics, in place of the recipe's."""
