@@ -11,6 +11,7 @@ from tests.faults.pipelines import Workshop, copied, one_line
 from tests.faults.record import Tally
 from tests.helpers.identical import differences
 
+from topocell.data.preprocessing import FILE
 from topocell.runs.directory import RunDir
 
 NAME = "two-stage DOTS"
@@ -50,7 +51,7 @@ def test_another_cell_is_all_there_or_not_at_all(
         assert workshop.forked(["select", str(path), *RULES])[0] == 0, (at, workshop.said)
         with RunDir.existing(path, lock=False) as left:
             assert {record["phase"] for record in left.metrics()} == {"search"}
-            assert not any(map(left.has, ("results.json", "weights.safetensors", "report.html"))), at
+            assert not any(map(left.has, ("results.json", "weights.safetensors", "report.html", FILE))), at
         assert workshop.forked(["retrain", str(path), "--quiet"])[0] == 0, (at, workshop.said)
         changed = differences(path, wanted)
         faults.survived += not changed

@@ -29,7 +29,7 @@ SIZES = ["space.nodes=1", "data.images=40", "data.test_images=20", "search.layer
 NAMES = (
     *("recipe.yaml", "env.json", "metrics.jsonl", "genotype.json", "results.json", "timings.json", "log.txt", ".lock"),
     *("checkpoints", "checkpoints/supernet.ckpt", "checkpoints/000001.ckpt", "weights.safetensors", "figures"),
-    *("checkpoints/[0-9]*.ckpt", "selections", "selections/x", "shallow", "shallow/recipe.yaml"),
+    *("preprocessing.json", "checkpoints/[0-9]*.ckpt", "selections", "selections/x", "shallow", "shallow/recipe.yaml"),
     *(f"selections/x/{name}" for name in ("recipe.yaml", "genotype.json", "results.json", "metrics.jsonl")),
     *("selections/x/checkpoints/supernet.ckpt", "shallow/genotype.json", "shallow/results.json"),
 )

@@ -20,6 +20,7 @@ from topocell.cli import main
 from topocell.config.load import load_recipe, recipe_names, resolved
 from topocell.config.recipe import Recipe
 from topocell.data.batches import Batches
+from topocell.data.preprocessing import Preprocessing
 from topocell.errors import RecipeError, RunError, SpaceError
 from topocell.io import checkpoint
 from topocell.nn.count import count
@@ -122,6 +123,7 @@ def contents(path: Path) -> dict[str, bytes]:
 def lasting(path: Path) -> dict[str, bytes]:
     """Files that depend on the recipe alone, not on when and by which command it was run."""
     names = ("recipe.yaml", "metrics.jsonl", "genotype.json", "results.json", "weights.safetensors")
+    names += ("preprocessing.json",)
     return {name: (path / name).read_bytes() for name in names}
 
 
@@ -142,7 +144,7 @@ def test_there_are_recipes_to_run() -> None:
 
 def test_the_run_directory_holds_everything(run: Run) -> None:
     top = {"recipe.yaml", "env.json", "metrics.jsonl", "timings.json", "results.json", "genotype.json"}
-    top |= {"weights.safetensors", "report.html", "log.txt"}
+    top |= {"weights.safetensors", "preprocessing.json", "report.html", "log.txt"}
     found = contents(run.path)
     assert top == {name for name in found if "/" not in name}
     assert all(found[name] for name in found)
@@ -250,21 +252,23 @@ def test_the_results_are_complete_and_agree_with_the_metrics(run: Run) -> None:
 
 def test_the_weights_give_the_network_that_was_tested(run: Run) -> None:
     results, plan, data = run.json("results.json"), run.recipe.retrain, setup.load_data(run.recipe)
+    prepared = Preprocessing.load(run.path)
+    assert (prepared.channels, *prepared.size) == data.shape and prepared.classes == data.train.classes
     net = FixedNet(
         run.genotype(),
         results["channels"],
         results["layers"],
         results["classes"],
-        in_channels=data.shape[0],
-        stem=plan.stem,
+        in_channels=prepared.channels,
+        stem=prepared.stem,
         auxiliary=plan.auxiliary > 0,
-        head=plan.head,
+        head=prepared.head,
     )
     net.load_state_dict(load_file(run.path / "weights.safetensors"))
     assert tuple(count(net, data.shape)) == (results["parameters"], results["multiply_adds"])
     if any(op == "noise" for cell in run.genotype().cells.values() for node in cell.nodes for op, _ in node):
         return  # fresh noise in every pass: no two tests agree
-    statistics = {"mean": data.mean, "std": data.std, "augmentation": None}
+    statistics = {"mean": prepared.mean, "std": prepared.std, "augmentation": None}
     batches = Batches(data.test, plan.batch_size, **statistics, device="cpu", seed=0, stream="test")
     loss, accuracy = evaluate(net, batches)
     assert accuracy == results["runs"][0]["last"]
@@ -372,7 +376,7 @@ def test_other_rules_on_a_finished_run(whole: Run, tmp_path: Path) -> None:
     assert results == direct.json("results.json")
     assert mine.metrics("retrain") == direct.metrics("retrain")
     found, wanted = lasting(mine.path), lasting(direct.path)
-    for name in ("genotype.json", "results.json", "weights.safetensors"):
+    for name in ("genotype.json", "results.json", "weights.safetensors", "preprocessing.json"):
         assert found[name] == wanted[name]
 
 
@@ -418,23 +422,32 @@ def test_a_recipe_copied_and_edited(tmp_path: Path, capsys: Any) -> None:
 
 
 def test_a_folder_of_pictures(tmp_path: Path) -> None:
-    """Three classes in colour at 16 × 16; number of classes, channels and resolution come from the pictures."""
+    """Six classes in colour at 16 × 16; number of classes, channels and resolution come from the pictures."""
     noise = torch.Generator().manual_seed(0)
-    for label, kind in enumerate(("maple", "oak", "pine")):
-        for number in range(15):
+    kinds = ("ash", "maple", "oak", "pine", "yew", "zelkova")
+    for label, kind in enumerate(kinds):
+        for number in range(15 if kind != "zelkova" else 2):
             pixels = torch.randint(0, 120, (16, 16, 3), generator=noise, dtype=torch.uint8)
-            pixels[..., label] += 120
+            pixels[..., label % 3] += 120
             path = tmp_path / "trees" / kind / f"{number}.png"
             path.parent.mkdir(exist_ok=True, parents=True)
             Image.fromarray(pixels.numpy()).save(path)
-    overrides = ("data.dataset=folder", f"data.root={tmp_path / 'trees'}", "data.test_images=6")
+    (tmp_path / "trees" / "yew" / "0.jpg").write_bytes(b"torn")
+    overrides = ("data.dataset=folder", f"data.root={tmp_path / 'trees'}", "data.test_images=12")
+    overrides += ("data.images=null", "data.unreadable=skip", "data.background=[1, 2, 3]", "data.flip=false")
     run = finish(smoke("quickstart", *overrides), tmp_path / "run")
     results = run.json("results.json")
-    assert (results["classes"], results["train_images"], results["test_images"]) == (3, 24, 6)
+    assert (results["classes"], results["train_images"]) == (6, 61)
     weights = load_file(run.path / "weights.safetensors")
-    assert weights["classifier.weight"].shape[0] == 3
+    assert weights["classifier.weight"].shape[0] == 6
     assert weights["stem.conv.weight"].shape[1] == 3
     assert any("the last fifth of each class" in line for line in run.said.lines)
+    prepared, data = Preprocessing.load(run.path), setup.load_data(run.recipe)
+    assert prepared.classes == kinds  # all of them, also where a line of the log shows three
+    assert (prepared.resize, prepared.background, prepared.size) == ("fit", (1, 2, 3), (16, 16))
+    assert (prepared.mean, prepared.std, prepared.channels) == (data.mean, data.std, 3)
+    assert any("and 3 more" in line for line in run.said.lines) and not data.augmentation.flip
+    assert sum("lacks zelkova (1)" in line for line in run.said.lines) == 1  # one training image, two splits
 
 
 def test_a_space_of_ones_own(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The run directory: all that one run leaves behind, safe against kills, full disks and second processes.
 
     recipe.yaml  env.json  kernels.json  metrics.jsonl  timings.json  log.txt  results.json
-    checkpoints/NNNNNN.ckpt, NAME.ckpt    genotype.json  weights.safetensors  report.html  figures/
+    checkpoints/NNNNNN.ckpt, NAME.ckpt    genotype.json  weights.safetensors  preprocessing.json  report.html  figures/
 
 Whole files are replaced atomically; metrics.jsonl and log.txt grow by whole lines.
 """

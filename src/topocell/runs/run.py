@@ -9,6 +9,7 @@ from typing import Any
 from topocell.config.load import reselected, shallow_of
 from topocell.config.recipe import Recipe
 from topocell.config.selection import Rules
+from topocell.data import preprocessing
 from topocell.data.nasbench201 import ground_truth_results
 from topocell.errors import GenotypeError, RecipeError, RunError
 from topocell.genotype.genotype import Genotype
@@ -25,7 +26,7 @@ from topocell.selection.rules import Derived, check_rules, derive
 from topocell.supernet.arch_state import ArchState
 
 #: Files that belong to the cell of a run, in the order in which they go when it gets another.
-_OF_A_CELL = ("report.html", "weights.safetensors", "results.json")
+_OF_A_CELL = ("report.html", "weights.safetensors", preprocessing.FILE, "results.json")
 
 
 class Work:
@@ -124,7 +125,8 @@ class Work:
         return setup.recipe, path
 
     def retrain(self) -> dict[str, Any]:
-        """Retrain the derived cell, or what is left of it, and write results.json and weights.safetensors.
+        """Retrain the derived cell, or what is left of it, and write results.json, weights.safetensors and how images
+        are prepared for them, preprocessing.json.
 
         With a table of true accuracies the cell is looked up there instead, and there are no weights.
         """
@@ -142,6 +144,7 @@ class Work:
         with self._timed(Phase.RETRAIN):
             training = self.setup.retraining(genotype, self.monitor)
             results = training.run(self.state)
+        self.setup.preprocessing.save(self.directory.path / preprocessing.FILE)
         self.directory.write_tensors("weights.safetensors", training.first_weights)
         self.directory.write_json("results.json", results)
         self._enter(Phase.DONE)
