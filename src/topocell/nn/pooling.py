@@ -59,7 +59,8 @@ class _AvgPool(torch.autograd.Function):
         if torch.is_grad_enabled():  # a graph of the gradient is asked for: the pool is linear, wherever it is
             anywhere = torch.zeros(ctx.size, requires_grad=True)
             out = F.avg_pool2d(anywhere, 3, ctx.shape.stride, 1, count_include_pad=False)
-            return *torch.autograd.grad(out, anywhere, grads[0], create_graph=True), None
+            (d_x,) = torch.autograd.grad(out, anywhere, grads[0], create_graph=True)
+            return d_x, None
         grad, d_x = _gradients(ctx, grads)
         ctx.compiled.avg_pool_backward(ctx.shape, grad, d_x)
         return d_x, None
