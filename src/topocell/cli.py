@@ -1,6 +1,7 @@
 """The command line. A user's mistake gives one line and exit code 2; Ctrl-C saves, says how to resume, exits 130."""
 
 import io
+import os
 import signal
 import sys
 from collections.abc import Iterator, MutableMapping, Sequence
@@ -14,7 +15,7 @@ from typer.core import TyperGroup
 
 from topocell import __version__
 from topocell.errors import TopocellError
-from topocell.registry import load_plugins
+from topocell.registry import load_plugins, place_in_plugins
 from topocell.reporting.command_line import (
     AcceptData,
     Budget,
@@ -345,6 +346,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = signal.Signals(stop.signal_number).name
         print(f"stopped by {name}; everything is saved, the same command resumes from here", file=sys.stderr)
         return 128 + stop.signal_number
+    except Exception as fault:
+        where = place_in_plugins(fault)
+        if not where or os.environ.get("TOPOCELL_TRACEBACK"):
+            raise
+        reason = " ".join(str(fault).split())[:300]
+        return _fail(
+            f"a piece of your own fails: {type(fault).__name__}: {reason}{where}; mend it, the same command resumes "
+            f"(TOPOCELL_TRACEBACK=1 shows more)"
+        )
     except _Ended as end:
         number = signal.Signals(end.args[0])
         print(f"stopped by {number.name}; the same command resumes from the last checkpoint", file=sys.stderr)

@@ -7,6 +7,7 @@ import os
 import re
 import reprlib
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module, metadata
@@ -49,26 +50,32 @@ class Registry(dict[str, Part]):
     Args:
         kind: a row of `HOMES`.
         pieces: those that come with the package.
+        base: what a piece that is added is an instance of, or a class derived from; default any callable.
     """
 
     #: How many pieces have been added to all tables.
     added = 0
 
-    def __init__(self, kind: str, pieces: Mapping[str, Part]) -> None:
+    def __init__(self, kind: str, pieces: Mapping[str, Part], base: type | None = None) -> None:
         super().__init__(pieces)
-        self.kind = kind
+        self.kind, self._base = kind, base
 
     def add(self, name: str, piece: Part) -> Part:
         """Add a piece, and return it.
 
         Raises:
-            RecipeError: the name is taken, or cannot stand in a recipe.
+            RecipeError: the name is taken, or cannot stand in a recipe, or the piece is none of this kind.
         """
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,59}", name):
             rule = "the name of a piece has up to 60 letters, digits and '_.+-'"
             raise RecipeError(f"{rule}, but got {reprlib.repr(name)}; choose another")
         if name in self and self[name] is not piece:
             raise RecipeError(f"a name stands for one piece, but the {self.kind} {name!r} exists; choose another")
+        whole = piece.func if isinstance(piece, partial) else piece
+        derived = self._base is not None and isinstance(whole, type) and issubclass(whole, self._base)
+        if not (callable(piece) if self._base is None else derived or isinstance(whole, self._base)):
+            what = "something to call" if self._base is None else f"a {self._base.__module__}.{self._base.__name__}"
+            raise RecipeError(f"the {self.kind} {name!r} has to be {what}, but is {reprlib.repr(piece)}; change it")
         self[name] = piece
         Registry.added += 1
         return piece
@@ -105,6 +112,12 @@ def imported() -> list[str]:
     return list(_imported)
 
 
+def fingerprints() -> dict[str, str]:
+    """Return a hash of each imported file, as it is now, by the name it was imported under; modules have none."""
+    files = {text: Path(text) for text in _imported if text.endswith(".py")}
+    return {text: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for text, file in files.items() if file.exists()}
+
+
 def load_plugins(named: Sequence[str] = ()) -> None:
     """Import pieces of the user's own: installed ones, those of TOPOCELL_IMPORT, those named here; each once.
 
@@ -127,6 +140,16 @@ def load_plugins(named: Sequence[str] = ()) -> None:
         _import(text, partial(_execute, text))
 
 
+def place_in_plugins(fault: BaseException) -> str:
+    """Return where in an imported file a fault arose, as `; see FILE, line N`; empty where it did not arise in one."""
+    named = [text for text in _imported if text.endswith(".py")]
+    modules = [sys.modules.get(text) for text in _imported if not text.endswith(".py")]
+    named += [module.__file__ for module in modules if module is not None and module.__file__ is not None]
+    frames = traceback.extract_tb(fault.__traceback__)
+    found = [frame for frame in frames if frame.filename in named]
+    return f"; see {found[-1].filename}, line {found[-1].lineno}" if found else ""
+
+
 def _absolute(text: str) -> str:
     return str(Path(text).resolve()) if text.endswith(".py") else text
 
@@ -139,7 +162,9 @@ def _import(text: str, load: Callable[[], object]) -> None:
         load()
     except RecipeError as fault:
         raise RecipeError(f"cannot import {text}: {fault}") from fault
-    except Exception as fault:  # whatever the user's code raises
+    except FileNotFoundError as fault:
+        raise RecipeError(f"cannot import {text}: there is no such file; check the path") from fault
+    except (Exception, SystemExit) as fault:  # whatever the user's code raises
         raise RecipeError(
             f"cannot import {text}: {type(fault).__name__}: {' '.join(str(fault).split())[:300]}; mend it, or leave "
             f"--import out"

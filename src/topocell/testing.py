@@ -4,9 +4,8 @@ Each function takes a piece, or the name of a registered one, and raises `Contra
 rule, what the piece did instead, and what to change. The pieces that come with topocell pass the same suites.
 """
 
-import copy
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,17 +14,17 @@ from torch import Tensor, nn
 
 from topocell.config.search import SearchPlan
 from topocell.data.batches import ImageSet
-from topocell.data.readers import Entry, in_memory
+from topocell.data.readers import Decoding, Entry, Source, in_memory
 from topocell.data.splits import load as load_dataset
 from topocell.data.splits import search_data
-from topocell.errors import RecipeError, TopocellError
+from topocell.errors import RecipeError, TopocellError, nearest
 from topocell.nn.banks import Bank
 from topocell.nn.primitives import Primitive
-from topocell.registry import known
+from topocell.registry import known, place_in_plugins
 from topocell.relaxation import Relaxation, candidate_mask
-from topocell.runtime.hooks import Silent
+from topocell.runtime.hooks import Keeping
 from topocell.searching.loop import Search
-from topocell.searching.mechanisms import Mechanism
+from topocell.searching.mechanisms import MECHANISMS, Mechanism
 from topocell.selection.rules import Rules
 from topocell.spaces import CellSpec, SpaceSpec, Stacking
 from topocell.spaces import get as get_space
@@ -57,7 +56,10 @@ def _cell() -> CellSpec:
 def _named(kind: str, piece: Any) -> tuple[str, Any]:
     """The name of a piece for messages, and the piece."""
     if isinstance(piece, str):
-        return f"{kind} {piece!r}", known(kind)[piece]
+        if piece not in (table := known(kind)):
+            known_names = ", ".join(sorted(map(str, table)))
+            raise ContractError(f"unknown {kind} {piece!r}{nearest(piece, table)}; known: {known_names}")
+        return f"{kind} {piece!r}", table[piece]
     return f"{kind} {getattr(piece, '__name__', type(piece).__name__)}", piece
 
 
@@ -70,7 +72,10 @@ def _of(who: str) -> Iterator[None]:
         raise
     except Exception as fault:  # whatever the user's code raises
         words = " ".join(str(fault).split())[:300]
-        raise ContractError(f"{who} fails on a small example: {type(fault).__name__}: {words}; mend it") from fault
+        where = place_in_plugins(fault)
+        raise ContractError(
+            f"{who} fails on a small example: {type(fault).__name__}: {words}{where}; mend it"
+        ) from fault
 
 
 def _demand(holds: bool, who: str, rule: str, got: object) -> None:
@@ -186,10 +191,23 @@ def check_operation(operation: "str | Primitive", channels: int = 4, strides: tu
             _demand(bool((given == x).all()), at, "its input, which others read, is left alone", "another one")
             build = row.bank_at(stride)
             if build is None:
-                shared = row.weightless(x, stride, False)
-                _demand(tuple(shared.shape) == size, at, f"weightless gives {size}", tuple(shared.shape))
+                _check_weightless(at, row, module, x, stride, size)
                 continue
             _check_bank(at, row.module, build(channels, stride, [0, 2, 5]).double(), x, stride)
+
+
+def _check_weightless(
+    who: str, row: Primitive, module: nn.Module, x: Tensor, stride: int, size: tuple[int, ...]
+) -> None:
+    """Check that an operation without weights is one function, as module and for all edges of a node."""
+    assert row.weightless is not None
+    given = x.clone()
+    bare, normalised = (row.weightless(given, stride, norm) for norm in (False, True))
+    _demand(tuple(bare.shape) == size, who, f"weightless gives {size}", tuple(bare.shape))
+    _demand(bool((given == x).all()), who, "the input of weightless, which others read, is left alone", "another one")
+    expected = module.train()(x)
+    same = any(torch.allclose(found, expected, atol=1e-9) for found in (bare, normalised))
+    _demand(same, who, "weightless computes what the module does, up to batch norm", "other values")
 
 
 def _check_bank(who: str, build: Callable[..., nn.Module], bank: Bank, x: Tensor, stride: int) -> None:
@@ -275,24 +293,12 @@ def check_skeleton(skeleton: "str | Stacking") -> None:
         check_space("custom", candidates=["skip_connect", "sep_conv_3x3"], **options)
 
 
-class _Kept(Silent):
-    """Keeps states and records."""
-
-    def __init__(self) -> None:
-        self.states: list[dict[str, Any]] = []
-        self.records: list[Mapping[str, Any]] = []
-
-    def checkpoint(self, state: Callable[[], dict[str, Any]], due: bool = False) -> None:
-        """Keep a copy of every state."""
-        self.states.append(copy.deepcopy(state()))
-
-    def metrics(self, record: Mapping[str, Any]) -> None:
-        """Keep the record."""
-        self.records.append(record)
+#: What a search calls.
+_HOOKS = [name for name in vars(Mechanism) if not name.startswith("_")]
 
 
-def check_mechanism(mechanism: str, **options: Any) -> None:
-    """Check a mechanism, by its registered name, in a search of two epochs on random images.
+def check_mechanism(mechanism: "str | type[Mechanism]", **options: Any) -> None:
+    """Check a mechanism in a search of two epochs on random images.
 
     Its records are JSON, and the search resumed from a state inside the first epoch ends with the same weights and
     logits.
@@ -301,8 +307,19 @@ def check_mechanism(mechanism: str, **options: Any) -> None:
         ContractError: it breaks a rule.
     """
     who, piece = _named("mechanism", mechanism)
+    if not isinstance(mechanism, str):  # a search finds it by a name
+        name = f"{piece.__name__}-to-be-checked"
+        MECHANISMS[name] = piece
+        try:
+            check_mechanism(name, **options)
+        finally:
+            del MECHANISMS[name]
+        return
     kind = isinstance(piece, type) and issubclass(piece, Mechanism)
     _demand(kind, who, "a mechanism is a class derived from topocell.searching.mechanisms.Mechanism", piece)
+    for name in [name for own in piece.__mro__ if not issubclass(Mechanism, own) for name in vars(own)]:
+        hook = name.startswith(("on_", "reason_")) or nearest(name, _HOOKS) != ""
+        _demand(not hook or name in _HOOKS, who, f"its hooks are {', '.join(_HOOKS)}", f"{name}{nearest(name, _HOOKS)}")
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8, generator=draw)
     labels = torch.arange(40) % 2
@@ -313,17 +330,21 @@ def check_mechanism(mechanism: str, **options: Any) -> None:
     plan = SearchPlan.model_validate({**sizes, "stages": {"search": stage}})
     space, rules = get_space("darts", nodes=1), Rules(edges="magnitude")
     with _of(who):
-        kept = _Kept()
+        kept = Keeping()
         whole = Search(plan, space, data, rules=rules, monitor=kept).run()
-        try:
-            json.dumps(kept.records)
-        except (TypeError, ValueError):
-            _demand(False, who, "what it adds to the record of an epoch can be written as JSON", kept.records[-1])
+        for key, value in kept.records[-1].items():
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError):
+                _demand(False, who, "what it adds to the record of an epoch can be written as JSON", f"{key}: {value}")
+        reasons = [record["stopped"] for record in kept.records if "stopped" in record]
+        _demand(all(isinstance(r, str) for r in reasons), who, "reason_to_stop returns words or None", reasons)
         resumed = Search(plan, space, data, rules=rules).run(kept.states[0])
         for part in ("net", "arch"):
             first, second = (learner.parts[part].state_dict() for learner in (whole, resumed))
             same = all(torch.equal(first[name], second[name]) for name in first if isinstance(first[name], Tensor))
-            _demand(same, who, f"a resumed search ends with the same {part}", "other values")
+            rule = f"a search resumed from state_dict ends with the same {part}"
+            _demand(same, who, rule, "other values (on_epoch_start is called again where an epoch is resumed)")
 
 
 def check_dataset(dataset: "str | Entry") -> None:
@@ -336,11 +357,12 @@ def check_dataset(dataset: "str | Entry") -> None:
     with _of(who):
         _demand(isinstance(entry, Entry), who, "a dataset is a topocell.data.readers.Entry", type(entry).__name__)
         source = entry.read(None, False)
+        _demand(isinstance(source, Source), who, "its reader returns a Source, as in_memory makes it", source)
         n = [len(labels) for labels in (source.train_labels, source.test_labels)]
         _demand(min(n) > 0, who, "a dataset has training and test images", n)
-        train, test, _ = source.pixels(torch.arange(n[0]), torch.arange(n[1]), None)
-        for pixels, labels in ((train, source.train_labels), (test, source.test_labels)):
-            ImageSet(pixels, labels, source.classes)
+        train, test, _ = source.pixels(torch.arange(n[0]), torch.arange(n[1]), Decoding())
+        for part, labels in ((train, source.train_labels), (test, source.test_labels)):
+            ImageSet(part.images, labels, source.classes)
 
 
 def check_rule(rule: "str | Callable[..., Any]", kind: str = "edge rule") -> None:
@@ -366,6 +388,8 @@ def check_rule(rule: "str | Callable[..., Any]", kind: str = "edge rule") -> Non
             wrong = [k for e, k in enumerate(found) if k is not None and not allowed[e, k]]
             _demand(not wrong, who, "it chooses candidates that are allowed", found)
             return
+        pair = isinstance(found, tuple) and len(found) == 2
+        _demand(pair, who, "it returns the kept edges, and a note or None", found)
         edges, note = found
         _demand(note is None or isinstance(note, str), who, "its note is None or a text", note)
         _demand(bool(edges) and all(0 <= e < cell.n_edges for e in edges), who, "it keeps edges of the cell", edges)

@@ -82,7 +82,7 @@ def until_done(
 ) -> list[tuple[str, str]]:
     """Kill the run at one moment after another until it ends by itself; returns the events and places of the kills."""
     kills = []
-    for event, count in itertools.islice(moments, 60):
+    for event, count in itertools.islice(moments, 80):
         code, where = forked(argv, seconds, event=event, count=count)
         if code == 0:
             return kills

@@ -149,6 +149,29 @@ class Chatty(Mechanism):
         return {"alpha": next(iter(search.learner.arch.alpha.values()))}
 
 
+class Misspelt(Mechanism):
+    def on_epoch_stop(self, search: Any) -> None:
+        """Never called."""
+
+
+class Clashing(Mechanism):
+    def on_epoch_end(self, search: Any) -> dict[str, Any]:
+        return {"val_accuracy": 1.0}
+
+
+class Endless(Mechanism):
+    def reason_to_stop(self, search: Any, record: Any) -> Any:
+        return True
+
+
+def in_place(x: torch.Tensor, stride: int, norm: bool) -> torch.Tensor:
+    return x.relu_()[:, :, ::stride, ::stride]
+
+
+def other_pool(x: torch.Tensor, stride: int, norm: bool) -> torch.Tensor:
+    return 1000 * x[:, :, ::stride, ::stride]
+
+
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mechanisms and skeletons are checked by their names."""
@@ -167,9 +190,22 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("check", "words"),
     [
-        (lambda: testing.check_mechanism("forgetful"), "a resumed search ends with the same net"),
+        (lambda: testing.check_mechanism("forgetful"), "a search resumed from state_dict ends with the same net"),
         (lambda: testing.check_mechanism("chatty"), "can be written as JSON"),
         (lambda: testing.check_mechanism("no-class"), "a class derived from topocell.searching.mechanisms.Mechanism"),
+        (lambda: testing.check_mechanism(Misspelt), "its hooks are on_stage_start, on_epoch_start, on_step_end"),
+        (lambda: testing.check_mechanism(Clashing), "but Clashing-to-be-checked adds 'val_accuracy'; rename it"),
+        (lambda: testing.check_mechanism(Endless), "reason_to_stop returns words or None"),
+        (lambda: testing.check_mechanism("attention2"), "unknown mechanism 'attention2' (did you mean 'attention'?)"),
+        (
+            lambda: testing.check_operation(Primitive(lambda c, s, a: nn.AvgPool2d(3, s, 1), weightless=in_place)),
+            "alone",
+        ),
+        (
+            lambda: testing.check_operation(Primitive(lambda c, s, a: nn.AvgPool2d(3, s, 1), weightless=other_pool)),
+            "weightless computes what the module does",
+        ),
+        (lambda: testing.check_rule(lambda *_: [1], "edge rule"), "returns the kept edges, and a note or None"),
         (lambda: testing.check_skeleton("wide"), "its cells are of normal, reduce, but got ['wide']"),
         (lambda: testing.check_skeleton("none"), "has at least one cell"),
         (lambda: testing.check_skeleton("thin"), "no cell has less than the initial channels"),
@@ -189,7 +225,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_broken_piece_is_refused_in_one_line(broken: None, check: Any, words: str) -> None:
-    with pytest.raises(testing.ContractError) as caught:
+    with pytest.raises(TopocellError) as caught:
         check()
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
@@ -209,13 +245,93 @@ def test_a_name_is_taken_once_and_stands_in_a_recipe() -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "piece", "words"),
+    [
+        ("mechanism", Relaxation, "has to be a topocell.searching.mechanisms.Mechanism"),
+        ("skeleton", lambda channels, layers: [], "has to be a topocell.spaces.skeletons.Stacking"),
+        ("dataset", lambda root, download: None, "has to be a topocell.data.readers.Entry"),
+        ("relaxation", nn.Identity, "has to be a topocell.relaxation.base.Relaxation"),
+        ("topology", 5, "has to be a topocell.topology.base.Topology"),
+        ("space", 5, "has to be something to call"),
+        ("operation", Primitive(lambda c, s, a: nn.Identity(), family="mine"), "is one of sep_conv, dil_conv, conv"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_piece_of_another_kind_is_refused_when_it_is_registered(kind: str, piece: Any, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        topocell.register(kind, "mine", piece)
+
+
+FAILING = """
+import topocell, torch
+from topocell.data.readers import Entry, in_memory
+from topocell.searching.mechanisms import Mechanism
+
+@topocell.register("mechanism", "late")
+class Late(Mechanism):
+    def on_epoch_end(self, search):
+        if search.loop.epoch == 2:
+            raise ValueError("boom")
+
+def read(root, download):
+    return None
+
+topocell.register("dataset", "nothing", Entry(read, None))
+
+def read_uneven(root, download):
+    images, labels = torch.zeros(60, 1, 8, 8, dtype=torch.uint8), torch.arange(61) % 2
+    return in_memory(("a", "b"), (images, labels), (images, labels[:60]))
+
+topocell.register("dataset", "uneven", Entry(read_uneven, None))
+
+def read_negative(root, download):
+    images, labels = torch.zeros(60, 1, 8, 8, dtype=torch.uint8), torch.arange(60) % 2
+    return in_memory(("a", "b"), (images, labels - 1), (images, labels))
+
+topocell.register("dataset", "negative", Entry(read_negative, None))
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            ["search.stages.search.mechanisms.late={}", "search.stages.search.epochs=4"],
+            "a piece of your own fails: ValueError: boom; see FILE, line 10; mend it, the same command resumes",
+        ),
+        (["data.dataset=nothing"], "the reader of dataset 'nothing' fails or returns no dataset: AttributeError"),
+        (["data.dataset=uneven"], "a dataset has one label for each image, but got 60 images and 61 labels"),
+        (["data.dataset=negative"], "labels of dataset 'negative' are int64 (N,) from 0 to 1"),
+        (["space=mine"], "unknown space 'mine'; known: "),
+        (["space=mine"], "or one of your own with --import FILE"),
+    ],
+)
+def test_a_piece_that_fails_in_a_run_is_one_line(here: Path, capsys: Any, changes: list[str], words: str) -> None:
+    (here / "failing.py").write_text(FAILING)
+    command = ["run", "darts-v1", *changes, "--import", "failing.py", "--budget", "smoke", "--quiet", "--out", "mine"]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert words.replace("FILE,", f"{here / 'failing.py'},") in error and error.count("\n") == 1
+
+
+def test_an_imported_file_that_has_changed_is_noticed(here: Path) -> None:
+    assert in_a_process(*MINE).returncode == 0
+    with (here / "my_pieces.py").open("a") as file:
+        file.write("\n# mended\n")
+    again = in_a_process(*[word for word in MINE if word != "--quiet"])
+    assert (
+        again.returncode == 0 and "the imported files are not those the run began with" in again.stdout + again.stderr
+    )
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("1 / 0\n", "ZeroDivisionError: division by zero"),
+        ("raise SystemExit('tired')\n", "SystemExit: tired"),
         ("x = 1\n", "registers none; call topocell.register"),
         ("import topocell\ntopocell.register('space', 'darts', lambda: 1)\n", "the space 'darts' exists"),
         ("def (\n", "SyntaxError"),
-        (None, "FileNotFoundError"),
+        (None, "there is no such file; check the path"),
     ],
 )
 def test_an_import_that_fails_is_one_line(here: Path, capsys: Any, text: str | None, words: str) -> None:

@@ -224,7 +224,10 @@ class Mechanisms(Model):
     def _own_are_known(self) -> "Mechanisms":
         for name, options in (self.model_extra or {}).items():
             if name not in (table := known("mechanism")):
-                raise ValueError(f"unknown mechanism {name!r}{nearest(name, table)}; known: {', '.join(sorted(table))}")
+                raise ValueError(
+                    f"unknown mechanism {name!r}{nearest(name, table)}; known: {', '.join(sorted(table))}, or one "
+                    f"of your own with --import FILE"
+                )
             if not isinstance(options, Mapping | None):
                 raise ValueError(
                     f"{name}: a mechanism has a mapping of options, but got {options!r}; write {{}} for none"

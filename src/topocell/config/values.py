@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from topocell.errors import nearest
 from topocell.io.colours import Colour, rgb
-from topocell.registry import known
+from topocell.registry import Registry, known
 
 #: Sizes of a network and of a batch. The bounds are far beyond what is of use, and keep a slip from taking hours to
 #: build, or from overflowing.
@@ -133,7 +133,8 @@ def one_of(kind: str) -> AfterValidator:
     def check(value: Any) -> Any:
         name, table = value.name if isinstance(value, Choice) else value, known(kind)
         if name not in table:
-            raise ValueError(f"unknown {kind} {name!r}{nearest(name, table)}; known: {', '.join(sorted(table))}")
+            own = ", or one of your own with --import FILE" if isinstance(table, Registry) else ""
+            raise ValueError(f"unknown {kind} {name!r}{nearest(name, table)}; known: {', '.join(sorted(table))}{own}")
         return value
 
     return AfterValidator(check)

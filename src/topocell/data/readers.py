@@ -115,7 +115,16 @@ def in_memory(
         classes: their names.
         train, test: images (N, C, H, W) uint8 and labels (N,) int64.
         notes: sentences for the report.
+
+    Raises:
+        DataError: another number of labels than of images.
     """
+
+    for pictures, labels in (train, test):
+        if (n := len(pictures)) != len(labels):
+            raise DataError(
+                f"a dataset has one label for each image, but got {n} images and {len(labels)} labels; mend it"
+            )
 
     def pixels(chosen: Tensor, held_out: Tensor, decoding: Decoding) -> tuple[Part, Part, list[str]]:
         side = decoding.resolution or train[0].shape[-1]
@@ -308,4 +317,5 @@ DATASETS = Registry[Entry](
         "folder": Entry(_read_folder, None),
         "given": Entry(_read_given, None),
     },
+    Entry,
 )

@@ -20,9 +20,10 @@ from topocell.data.image_folder import Decoding, Unreadable
 from topocell.data.preprocessing import Resize
 from topocell.data.readers import CIFAR10_STATISTICS, DATASETS, Entry, Part, Source, Statistics
 from topocell.data.stratify import RESERVED, split_indices
-from topocell.errors import DataError, nearest
+from topocell.errors import DataError, TopocellError, nearest
 from topocell.io.colours import Colour
 from topocell.io.files import existing, reason
+from topocell.registry import place_in_plugins
 from topocell.runtime.rng import generator
 
 __all__ = [
@@ -117,7 +118,7 @@ def load(
     if resolution is not None and (resolution < 8 or resolution % 4):
         raise DataError(f"data.resolution is a multiple of 4 and at least 8, but got {resolution}; 32 is usual")
     entry = DATASETS[name]
-    source = entry.read(_place(root) if root is not None else None, download) if given is None else given
+    source = _read(name, entry, root, download) if given is None else given
     chosen = _balanced(source.train_labels, images, "images", len(source.classes), seed)
     held_out = _balanced(source.test_labels, test_images, "test_images", len(source.classes), seed)
     first, second, notes = source.pixels(chosen, held_out, Decoding(resolution, background, unreadable))
@@ -132,6 +133,30 @@ def load(
     augmentation = _augmentation(entry, train.images.shape[-1], flip, crop)
     digest = fingerprint(train, test)
     return Dataset(name, train, test, mean, std, augmentation, digest, tuple(notes), source.resize, background)
+
+
+def _read(name: str, entry: Entry, root: str | Path | None, download: bool) -> Source:
+    """Call the reader of a dataset. Raises DataError where one of a user's own fails, or returns no dataset."""
+    place = _place(root) if root is not None else None
+    if entry.read.__module__.startswith("topocell."):
+        return entry.read(place, download)
+    try:
+        source = entry.read(place, download)
+        n = len(source.classes)
+        for labels in (source.train_labels, source.test_labels):
+            if labels.dtype != torch.int64 or labels.dim() != 1 or not bool(((labels >= 0) & (labels < n)).all()):
+                raise DataError(
+                    f"labels of dataset {name!r} are int64 (N,) from 0 to {n - 1}, but got {labels}; mend it"
+                )
+    except TopocellError:
+        raise
+    except Exception as fault:  # whatever the user's code raises
+        words = f"{type(fault).__name__}: {' '.join(str(fault).split())[:300]}"
+        raise DataError(
+            f"the reader of dataset {name!r} fails or returns no dataset: {words}{place_in_plugins(fault)}; "
+            f"topocell.testing.check_dataset({name!r}) says more"
+        ) from fault
+    return source
 
 
 def _image_set(part: Part, chosen: Tensor, labels: Tensor, classes: tuple[str, ...], name: str) -> ImageSet:

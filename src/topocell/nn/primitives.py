@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import get_args
 
 from torch import Tensor, nn
 
@@ -65,6 +66,10 @@ class _Primitives(Registry[Primitive]):
         """Add an operation. Raises RecipeError, as `Registry.add`, and where it is none."""
         if not isinstance(piece, Primitive):
             raise RecipeError(f"an operation is a topocell.nn.Primitive, but {name!r} is a {type(piece).__name__}")
+        if piece.family not in (families := get_args(Family)):
+            raise RecipeError(
+                f"the family of an operation is one of {', '.join(families)}, but that of {name!r} is {piece.family!r}"
+            )
         super().add(name, piece)
         KNOWN_OPERATIONS[name] = Operation(piece.label or name, piece.family, piece.weightless is not None)
         return piece
@@ -138,6 +143,7 @@ PRIMITIVES = _Primitives(
         "nor_conv_1x1": _conv("nor_conv_1x1", 1),
         "nor_conv_3x3": _conv("nor_conv_3x3", 3),
     },
+    Primitive,
 )
 
 

@@ -41,6 +41,7 @@ RELAXATIONS = Registry[type[Relaxation]](
         "dirichlet": Dirichlet,
         "uniform": Uniform,
     },
+    Relaxation,
 )
 
 

@@ -69,10 +69,14 @@ def recipe_hash(recipe: Any) -> str:
 def other_machine(stored: Mapping[str, Any], env: Mapping[str, Any]) -> list[str]:
     """Warn, in words, of versions and hardware that are not those of the stored env.json."""
     changed = [key for key in _MACHINE if stored.get(key) != env.get(key)]
+    before, now = stored.get("import_fingerprints"), env.get("import_fingerprints")
+    warnings = (
+        ["the imported files are not those the run began with: its figures rest on both"] if before != now else []
+    )
     if not changed:
-        return []
+        return warnings
     words = ", ".join(f"{key} was {stored.get(key)}, is {env.get(key)}" for key in changed)
-    return [f"the run resumes in another place, and numbers may differ a little: {words}"]
+    return [*warnings, f"the run resumes in another place, and numbers may differ a little: {words}"]
 
 
 def accept_other_data(path: Path, stored: dict[str, Any], env: Mapping[str, Any], accept: bool) -> list[str]:

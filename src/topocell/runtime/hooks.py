@@ -1,5 +1,6 @@
 """The interface by which long work reports and is told to stop; search and retraining know nothing else of it."""
 
+import copy
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -53,6 +54,27 @@ class Silent:
     def loading(self) -> AbstractContextManager[None]:
         """Faults are let through."""
         return nullcontext()
+
+
+class Keeping(Silent):
+    """A monitor that keeps everything in memory: for tests and short studies.
+
+    Attributes:
+        states: a copy of every state that could be saved.
+        records: the lines of metrics.jsonl.
+    """
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, Any]] = []
+        self.records: list[Mapping[str, Any]] = []
+
+    def metrics(self, record: Mapping[str, Any]) -> None:
+        """Keep the record."""
+        self.records.append(record)
+
+    def checkpoint(self, state: Callable[[], dict[str, Any]], due: bool = False) -> None:
+        """Keep a copy of the state."""
+        self.states.append(copy.deepcopy(state()))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from topocell.nn.kernels.cpu import instruction_set
-from topocell.registry import imported
+from topocell.registry import fingerprints, imported
 
 
 def environment(device: str | torch.device, data_fingerprint: str, seeds: Mapping[str, int]) -> dict[str, Any]:
@@ -30,6 +30,7 @@ def environment(device: str | torch.device, data_fingerprint: str, seeds: Mappin
         "git_commit": _git_commit(),
         "command": list(sys.argv),
         "imports": imported(),
+        "import_fingerprints": fingerprints(),
         "data_fingerprint": data_fingerprint,
         "seeds": dict(seeds),
     }

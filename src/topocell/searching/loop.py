@@ -23,7 +23,7 @@ from topocell.runtime.nan_guard import Place, Stateful
 from topocell.runtime.precision import PLAIN, Execution
 from topocell.runtime.rng import derive as derive_seed
 from topocell.searching.diagnostics import observe
-from topocell.searching.mechanisms import Mechanism, mechanisms_of
+from topocell.searching.mechanisms import Mechanism, mechanisms_of, with_records
 from topocell.searching.schedules import scheduled, set_schedules, updates_architecture
 from topocell.searching.streams import Streams
 from topocell.searching.transition import Builder
@@ -139,10 +139,7 @@ class Search:
 
     def on_epoch_end(self) -> bool:
         """Let mechanisms act, evaluate, record; say whether the stage ends here."""
-        record: dict[str, Any] = {}
-        for mechanism in self.mechanisms.values():
-            record |= mechanism.on_epoch_end(self)
-        record |= self._record()
+        record = with_records(self.mechanisms, self, self._record)
         why = self._reason_to_stop(record) if record["updates_architecture"] else None
         self.monitor.metrics(record | ({"stopped": why} if why else {}))
         return why is not None

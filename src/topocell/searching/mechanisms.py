@@ -1,6 +1,6 @@
 """Mechanisms: what a method adds to a stage of a search, as hooks that the search calls."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +11,7 @@ from topocell.config import mechanisms as options
 from topocell.config.search import SearchPlan, Stage
 from topocell.config.values import Curve
 from topocell.data.splits import SearchData
+from topocell.errors import RunError
 from topocell.registry import Registry
 from topocell.relaxation import candidate_table
 from topocell.runtime.epoch_loop import EpochLoop
@@ -265,6 +266,7 @@ MECHANISMS = Registry[type[Mechanism]](
         "skip_dropout": SkipDropout,
         "early_stop": EarlyStop,
     },
+    Mechanism,
 )
 
 
@@ -279,3 +281,23 @@ def mechanisms_of(stage: Stage) -> dict[str, Mechanism]:
         if own is not None:
             built[name] = registry.build("mechanism", MECHANISMS, name, **own)
     return built
+
+
+def with_records(
+    mechanisms: Mapping[str, Mechanism], search: Running, evaluate: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Let mechanisms act at the end of an epoch, then evaluate it; return the record of the epoch with what they add.
+
+    Raises:
+        RunError: a mechanism adds a key that the record has already.
+    """
+    own = {name: mechanism.on_epoch_end(search) or {} for name, mechanism in mechanisms.items()}
+    record = evaluate()
+    added: dict[str, Any] = {}
+    for name, entries in own.items():
+        if taken := entries.keys() & (record.keys() | added.keys() | {"stopped"}):
+            raise RunError(
+                f"a mechanism adds keys of its own to the record of an epoch, but {name} adds {min(taken)!r}; rename it"
+            )
+        added |= entries
+    return added | record

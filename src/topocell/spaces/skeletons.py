@@ -72,6 +72,7 @@ def nasbench201_layout(channels: int, layers: int) -> list[Slot]:
 SKELETONS = Registry[Stacking](
     "skeleton",
     {"darts": Stacking(darts_layout), "nasbench201": Stacking(nasbench201_layout, False, small_layers=5)},
+    Stacking,
 )
 
 

@@ -192,6 +192,7 @@ STUDIES = Registry[Study](
             "'recipes=[random,dots,dots search.channels=4]' --budget smoke --out runs/compare",
         ),
     },
+    Study,
 )
 
 

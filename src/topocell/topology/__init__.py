@@ -37,6 +37,7 @@ TOPOLOGIES = Registry[type[Topology]](
         "subsets": Subsets,
         "fixed": Fixed,
     },
+    Topology,
 )
 
 

@@ -702,7 +702,7 @@ def test_a_fault_in_the_only_stage_is_the_only_fault() -> None:
     text = fault("darts-v1", ["search.stages.search.level=bilevl"])
     assert text == (
         "darts-v1: search.stages.search.level: unknown level 'bilevl' (did you mean 'bilevel'?); "
-        "known: bilevel, bilevel-weights-first, mixed, single, unrolled, weights"
+        "known: bilevel, bilevel-weights-first, mixed, single, unrolled, weights, or one of your own with --import FILE"
     )
 
 
