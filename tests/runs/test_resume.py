@@ -82,7 +82,7 @@ def until_done(
 ) -> list[tuple[str, str]]:
     """Kill the run at one moment after another until it ends by itself; returns the events and places of the kills."""
     kills = []
-    for event, count in itertools.islice(moments, 80):
+    for event, count in itertools.islice(moments, 60):
         code, where = forked(argv, seconds, event=event, count=count)
         if code == 0:
             return kills
@@ -130,7 +130,7 @@ def test_killed_around_every_file_that_is_put_in_place(
 ) -> None:
     """The files between two steps of a run: supernet, genotype, weights, results, and the states around them."""
     moments = itertools.cycle(
-        [("rename", 1), ("renamed", 2), ("rename", 3), ("renamed", 4), ("rename", 2), ("renamed", 1)]
+        [("rename", 1), ("renamed", 2), ("rename", 3), ("renamed", 4), ("rename", 5), ("renamed", 5), ("rename", 2)]
     )
     kills = until_done(forked, command(name, tmp_path / "run"), moments, "30")
     assert len(kills) >= 8
