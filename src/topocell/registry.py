@@ -140,6 +140,12 @@ def load_plugins(named: Sequence[str] = ()) -> None:
         _import(text, partial(_execute, text))
 
 
+def is_foreign(piece: object) -> bool:
+    """Return whether a piece does not come with topocell."""
+    piece = piece.func if isinstance(piece, partial) else piece
+    return not getattr(piece, "__module__", "topocell").startswith("topocell.")
+
+
 def place_in_plugins(fault: BaseException) -> str:
     """Return where in an imported file a fault arose, as `; see FILE, line N`; empty where it did not arise in one."""
     named = [text for text in _imported if text.endswith(".py")]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from topocell import registry
 from topocell.config.search import SearchPlan
 from topocell.data.batches import ImageSet
 from topocell.data.readers import Decoding, Entry, Source, in_memory
@@ -57,10 +58,16 @@ def _named(kind: str, piece: Any) -> tuple[str, Any]:
     """The name of a piece for messages, and the piece."""
     if isinstance(piece, str):
         if piece not in (table := known(kind)):
-            known_names = ", ".join(sorted(map(str, table)))
-            raise ContractError(f"unknown {kind} {piece!r}{nearest(piece, table)}; known: {known_names}")
+            names = ", ".join(map(str, table))
+            raise ContractError(f"unknown {kind} {piece!r}{nearest(piece, table)}; known: {names}")
         return f"{kind} {piece!r}", table[piece]
     return f"{kind} {getattr(piece, '__name__', type(piece).__name__)}", piece
+
+
+def _built(kind: str, given: Any, piece: Any, cell: CellSpec, options: dict[str, Any]) -> Any:
+    """Build a piece for a cell, after the check of its options that a recipe gets."""
+    name = given if isinstance(given, str) else piece.__name__
+    return registry.build(kind, {name: piece}, name, cell, **options)
 
 
 @contextmanager
@@ -72,10 +79,8 @@ def _of(who: str) -> Iterator[None]:
         raise
     except Exception as fault:  # whatever the user's code raises
         words = " ".join(str(fault).split())[:300]
-        where = place_in_plugins(fault)
-        raise ContractError(
-            f"{who} fails on a small example: {type(fault).__name__}: {words}{where}; mend it"
-        ) from fault
+        reason = f"{type(fault).__name__}: {words}{place_in_plugins(fault)}"
+        raise ContractError(f"{who} fails on a small example: {reason}; mend it") from fault
 
 
 def _demand(holds: bool, who: str, rule: str, got: object) -> None:
@@ -103,7 +108,7 @@ def check_relaxation(relaxation: "str | type[Relaxation]", cell: CellSpec | None
     Raises:
         ContractError: it breaks a rule.
     """
-    who, build = _named("relaxation", relaxation)
+    who, kind = _named("relaxation", relaxation)
     cell = cell or _cell()
     shape = (cell.n_edges, cell.n_candidates)
     mask = candidate_mask(cell).clone()
@@ -111,7 +116,7 @@ def check_relaxation(relaxation: "str | type[Relaxation]", cell: CellSpec | None
     draws = torch.Generator().manual_seed(0)
     alpha = torch.randn(shape, generator=draws, dtype=torch.float64).requires_grad_()
     with _of(who):
-        piece = build(cell, **options)
+        piece: Relaxation = _built("relaxation", relaxation, kind, cell, options)
         for name, call in (("weights", piece.weights), ("expected", piece.expected)):
             torch.manual_seed(0)
             found = call(alpha, mask, 0.7)
@@ -144,11 +149,11 @@ def check_topology(topology: "str | type[Topology]", cell: CellSpec | None = Non
     Raises:
         ContractError: it breaks a rule.
     """
-    who, build = _named("topology", topology)
+    who, kind = _named("topology", topology)
     cell = cell or _cell()
     draws = torch.Generator().manual_seed(0)
     with _of(who):
-        piece = build(cell, **options)
+        piece: Topology = _built("topology", topology, kind, cell, options)
         beta = torch.randn(piece.n_logits, generator=draws, dtype=torch.float64).requires_grad_()
         weights = piece.weights(beta, 0.7)
         _demand(weights.shape == (cell.n_edges,), who, f"weights have shape (E,) = {(cell.n_edges,)}", weights.shape)

@@ -230,6 +230,13 @@ def test_a_broken_piece_is_refused_in_one_line(broken: None, check: Any, words: 
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("check", [testing.check_relaxation, testing.check_topology])
+def test_options_that_a_piece_does_not_take_are_named_like_those_of_a_recipe(check: Any) -> None:
+    piece = {"check_relaxation": "softmax", "check_topology": "edge-softmax"}[check.__name__]
+    with pytest.raises(RecipeError, match=f"'{piece}' has no option 'offest'"):
+        check(piece, offest=1)
+
+
 # Registering and importing
 
 

@@ -47,7 +47,7 @@ class Attention(Mechanism):
     constants: dict[Annotated[str, one_of("operation")], float] = Field(min_length=1)
 
     def fault(self, stage: StagePlan) -> str | None:
-        """Return whether there are updates of logits that are read."""
+        """Return what is missing where no update moves logits that are read."""
         if stage.level == "weights":
             return "attention follows updates of α, but level weights has none; leave it out"
         if not known("relaxation")[stage.relaxation.name].learned:
@@ -88,7 +88,7 @@ class EarlyStop(Mechanism):
         return self
 
     def fault(self, stage: StagePlan) -> str | None:
-        """Return whether the stage learns the figures that the criteria read."""
+        """Return what is missing where the stage does not learn the figures that the criteria read."""
         if stage.level == "weights":
             return "early_stop reads what is learned about operations, but level weights learns nothing of it"
         if stage.mechanisms.progressive is not None:
@@ -116,7 +116,7 @@ class Perturbation(Mechanism):
     epsilon: Probability = Curve(shape="linear", start=0.03, end=0.3)
 
     def fault(self, stage: StagePlan) -> str | None:
-        """Return whether there are probabilities to perturb, in a step of the weights."""
+        """Return what is missing where no step of the weights has probabilities to perturb."""
         relaxation = known("relaxation")[stage.relaxation.name]
         if stage.level == "single":
             return (

@@ -80,14 +80,14 @@ def some(names: Sequence[str], most: int = 3) -> str:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is an image by its name."""
+    """Return whether a file is an image by its name."""
     return name.lower().endswith(EXTENSIONS) and not _is_left_behind(name)
 
 
 def class_folders(place: Path) -> list[str]:
     """Names of the folders in a folder, sorted, but of those that are hidden or that programs keep beside the images.
 
-    None if the folder does not exist. Raises DataError if it is closed.
+    Empty if the folder does not exist. Raises DataError if it is closed.
     """
     return [name for name, is_folder in _entries(place) if is_folder and not _is_helper(name)]
 
@@ -143,12 +143,12 @@ def _refuse(fault: OSError) -> NoReturn:
 
 
 def _is_helper(name: str) -> bool:
-    """Whether a folder of that name is hidden, or a helper of some program."""
+    """Return whether a folder of that name is hidden, or a helper of some program."""
     return name.startswith(_HELPERS) or name.lower() in _LEFT_BEHIND
 
 
 def _is_left_behind(name: str) -> bool:
-    """Whether a file of that name is hidden, or left behind by an operating system."""
+    """Return whether a file of that name is hidden, or left behind by an operating system."""
     return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 

@@ -150,7 +150,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def _is_film(image: Image.Image) -> bool:
-    """Whether a file has further frames; False where they cannot be read."""
+    """Return whether a file has further frames; False where they cannot be read."""
     if image.format not in _FILMS:
         return False
     with suppress(Exception):

@@ -23,7 +23,7 @@ from topocell.data.stratify import RESERVED, split_indices
 from topocell.errors import DataError, TopocellError, nearest
 from topocell.io.colours import Colour
 from topocell.io.files import existing, reason
-from topocell.registry import place_in_plugins
+from topocell.registry import is_foreign, place_in_plugins
 from topocell.runtime.rng import generator
 
 __all__ = [
@@ -138,7 +138,7 @@ def load(
 def _read(name: str, entry: Entry, root: str | Path | None, download: bool) -> Source:
     """Call the reader of a dataset. Raises DataError where one of a user's own fails, or returns no dataset."""
     place = _place(root) if root is not None else None
-    if entry.read.__module__.startswith("topocell."):
+    if not is_foreign(entry.read):
         return entry.read(place, download)
     try:
         source = entry.read(place, download)

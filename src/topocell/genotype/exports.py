@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from topocell.errors import GenotypeError
-from topocell.genotype.namedtuples import TYPES, Cells, Pair, in_twos
+from topocell.genotype.canonical import Pair
+from topocell.genotype.namedtuples import TYPES, Cells, in_twos
 from topocell.genotype.texts import shown
 
 #: What the operations of NNI's DARTS example are called here; theirs put batch norm after pools.

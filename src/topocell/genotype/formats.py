@@ -8,9 +8,8 @@ import reprlib
 from collections.abc import Mapping, Sequence
 
 from topocell.errors import GenotypeError
+from topocell.genotype.canonical import Pair
 from topocell.genotype.texts import bounded
-
-Pair = tuple[str, int]
 
 _EDGE = re.compile(r"([^|~+]+)~([0-9]{1,3})")
 _GROUP = r"\|(?:[^|~+\s]+~[0-9]{1,3}\|)+"

@@ -10,7 +10,6 @@ is the last node.
 import hashlib
 import json
 import os
-import reprlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from typing import Any
 from topocell.errors import GenotypeError, nearest
 from topocell.genotype import formats, forms
 from topocell.genotype.canonical import Pair, canonical
+from topocell.genotype.texts import shown
 from topocell.io import files
 from topocell.spaces.operations import KNOWN_OPERATIONS
 from topocell.spaces.skeletons import SKELETONS
@@ -281,11 +281,7 @@ class Genotype:
 
 
 def _error(place: str, rule: str, value: object) -> GenotypeError:
-    try:
-        shown = reprlib.repr(value)
-    except ValueError:  # an integer with more digits than Python prints
-        shown = f"a huge {type(value).__name__}"
-    return GenotypeError(f"{place}: {rule}, but got {shown}")
+    return GenotypeError(f"{place}: {rule}, but got {shown(value)}")
 
 
 def _fields(place: str, data: object, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:

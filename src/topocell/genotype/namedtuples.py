@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from topocell.errors import GenotypeError
+from topocell.genotype.canonical import Pair
 from topocell.genotype.texts import MAX_NUMBER, Call, shown
 
-Pair = tuple[str, int]
 #: Cell type → (pairs of each node, concat).
 Cells = dict[str, tuple[list[list[Pair]], list[int]]]
 

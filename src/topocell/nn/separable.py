@@ -28,7 +28,7 @@ from topocell.nn.kernels.cpu import (
 
 
 def usable(x: Tensor, channels: int, kernel: int = 3) -> bool:
-    """Whether there are compiled kernels for so many channels of maps like `x`."""
+    """Return whether there are compiled kernels for so many channels of maps like `x`."""
     return kernel in SIZES and kernels(channels, x) is not None
 
 

@@ -111,7 +111,7 @@ class Work:
     def begin_alternative(self, name: str, changes: Mapping[str, Any]) -> tuple[Recipe, Path]:
         """Make selections/NAME a run whose next phase is its selection; returns its recipe and directory."""
         self._must_be_searched()
-        setup = self.setup.with_recipe(reselected(self.recipe, changes))
+        setup = Setup.of(reselected(self.recipe, changes), like=self.setup)
         path = self.directory.selection_path(name)
         try:
             opened = RunDir.open(path, setup.recipe.to_yaml(), env=setup.environment())
@@ -155,7 +155,7 @@ class Work:
 
         What an evaluation of another cell has left there is dropped.
         """
-        setup, path = self.setup.with_recipe(shallow_of(self.recipe)), self.directory.path / "shallow"
+        setup, path = Setup.of(shallow_of(self.recipe), like=self.setup), self.directory.path / "shallow"
         genotype = Genotype.load(self.directory.genotype_path)
         env = setup.environment()
         with RunDir.open(path, setup.recipe.to_yaml(), env=env, accept_data=accept_data) as directory:

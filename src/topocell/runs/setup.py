@@ -2,8 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from topocell.errors import RecipeError, SpaceError
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.io.colours import rgb
 from topocell.nn.network import FixedNet
-from topocell.registry import known
+from topocell.registry import is_foreign, known
 from topocell.retraining.retraining import Retraining
 from topocell.runtime.hooks import Monitor
 from topocell.runtime.precision import Execution
@@ -60,26 +59,25 @@ class Setup:
     device: torch.device
 
     @classmethod
-    def of(cls, recipe: Recipe, data: Given | Sequence[Any] | None = None) -> "Setup":
+    def of(cls, recipe: Recipe, data: Given | Sequence[Any] | None = None, like: "Setup | None" = None) -> "Setup":
         """Build what a recipe names.
 
         Args:
             recipe: checked by `check`.
             data: images in place of what it names, see `topocell.data.given.Given`; its dataset is then called `given`.
+            like: a setup of the same data and seed, whose images are taken.
 
         Raises:
             RecipeError, SpaceError, DataError: what the recipe asks for cannot be.
         """
-        space, ground_truth = build_space(recipe), load_ground_truth(recipe)
+        space = build_space(recipe)
+        ground_truth = load_ground_truth(recipe, space)
         given = None if data is None else given_source(data)
         if given is not None:
             plan = recipe.data.model_copy(update={"dataset": "given", "root": None})
             recipe = recipe.model_copy(update={"data": plan})
-        return cls(recipe, space, load_data(recipe, given), ground_truth, find_device(recipe.device))
-
-    def with_recipe(self, recipe: Recipe) -> "Setup":
-        """The same objects for a recipe that has another selection or retraining, and nothing else."""
-        return replace(self, recipe=recipe)
+        dataset = load_data(recipe, given) if like is None else like.dataset
+        return cls(recipe, space, dataset, ground_truth, find_device(recipe.device))
 
     @property
     def rules(self) -> Rules:
@@ -161,13 +159,13 @@ def prepared(recipe: Recipe, data: Given | Sequence[Any] | None = None, like: Se
     Args:
         recipe: from `topocell.load_recipe`.
         data: images in place of what it names, see `Setup.of`.
-        like: the setup of a run beside which this one stands, with another selection or retraining.
+        like: see `Setup.of`.
 
     Raises:
         RecipeError, SpaceError, DataError: what the recipe asks for cannot be.
     """
     check(recipe)
-    setup = Setup.of(recipe, data) if like is None else like.with_recipe(recipe)
+    setup = Setup.of(recipe, data, like)
     if setup.ground_truth is None:
         check_images(recipe, setup.space, setup.dataset)
     return setup
@@ -208,16 +206,16 @@ def load_data(recipe: Recipe, given: Source | None = None) -> Dataset:
     )
 
 
-def load_ground_truth(recipe: Recipe) -> Table | None:
+def load_ground_truth(recipe: Recipe, space: SpaceSpec | None = None) -> Table | None:
     """Load the table in which the found cell is looked up in place of retraining; None if the cell is retrained.
 
     It is the one that `ground_truth.table` names, or the environment variable TOPOCELL_NASBENCH201 where the table
-    holds the cells of the recipe's space.
+    holds the cells of the recipe's space, `space` if that is built already.
 
     Raises:
         RecipeError: `ground_truth.table` does not hold the cells of the space. DataError: no such table or column.
     """
-    space, named = build_space(recipe), recipe.ground_truth.table
+    space, named = space or build_space(recipe), recipe.ground_truth.table
     if named is not None and not holds(space):
         raise RecipeError(
             f"ground_truth.table holds the cells of space nasbench201 (3 nodes), but the space is {space.name!r}; "
@@ -280,16 +278,16 @@ def check(recipe: Recipe) -> None:
 def _check_contracts(recipe: Recipe, space: SpaceSpec) -> None:
     """Raise RecipeError where a piece of a user's own, which the recipe names, fails its contract."""
     for kind, name in (("operation rule", recipe.selection.operations), ("edge rule", recipe.selection.edges)):
-        if _is_foreign(known(kind)[name]):
+        if is_foreign(known(kind)[name]):
             testing.check_rule(name, kind)
-    if _is_foreign(known("skeleton")[space.skeleton].layout):
+    if is_foreign(known("skeleton")[space.skeleton].layout):
         testing.check_skeleton(space.skeleton)
     for stage in recipe.search.stages:
         for name, own in (stage.mechanisms.model_extra or {}).items():
-            if own is not None and _is_foreign(known("mechanism")[name]):
+            if own is not None and is_foreign(known("mechanism")[name]):
                 testing.check_mechanism(name, **own)
     for name in sorted(_offered(space)):
-        if _is_foreign(known("operation")[name].module):
+        if is_foreign(known("operation")[name].module):
             testing.check_operation(name)
     for stage in recipe.search.stages:
         for cell in space.cells.values():
@@ -297,19 +295,13 @@ def _check_contracts(recipe: Recipe, space: SpaceSpec) -> None:
                 ("relaxation", stage.relaxation, testing.check_relaxation),
                 ("topology", stage.topology, testing.check_topology),
             ):
-                if _is_foreign(known(kind)[choice.name]):
+                if is_foreign(known(kind)[choice.name]):
                     suite(choice.name, cell, **choice.model_dump(exclude={"name"}))
 
 
 def _offered(space: SpaceSpec) -> set[str]:
     """The operations that any edge of a space offers."""
     return {op for cell in space.cells.values() for candidates in cell.candidates for op in candidates}
-
-
-def _is_foreign(piece: object) -> bool:
-    """Return whether a piece does not come with topocell."""
-    piece = piece.func if isinstance(piece, partial) else piece
-    return not getattr(piece, "__module__", "topocell").startswith("topocell.")
 
 
 def check_images(recipe: Recipe, space: SpaceSpec, dataset: Dataset) -> None:

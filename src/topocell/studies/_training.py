@@ -8,7 +8,6 @@ from typing import Any
 from topocell import api
 from topocell.config.load import resolved
 from topocell.config.recipe import Recipe
-from topocell.data.splits import Dataset
 from topocell.genotype.genotype import Genotype
 from topocell.reporting.terminal import Display
 from topocell.runs import setup
@@ -25,15 +24,11 @@ def check(recipes: Iterable[Recipe]) -> dict[str, str]:
     Raises:
         RecipeError, SpaceError, DataError: what a recipe asks for cannot be.
     """
-    loaded: dict[str, Dataset] = {}
+    loaded: dict[str, setup.Setup] = {}
     for recipe in recipes:
-        setup.check(recipe)
         key = f"{recipe.data!r} {recipe.seed}"
-        if key not in loaded:
-            loaded[key] = setup.load_data(recipe)
-        if setup.load_ground_truth(recipe) is None:
-            setup.check_images(recipe, setup.build_space(recipe), loaded[key])
-    return {dataset.fingerprint: dataset.name for dataset in loaded.values()}
+        loaded[key] = setup.prepared(recipe, like=loaded.get(key))
+    return {each.dataset.fingerprint: each.dataset.name for each in loaded.values()}
 
 
 def begin(bench: Bench, items: int, recipes: Mapping[str, Recipe], seeds: Sequence[int], **inputs: Any) -> None:

@@ -149,7 +149,7 @@ class SuperCell(nn.Module):
         spec, part = self.spec, self.channels // self.partial
         joint = (weights.ops * weights.edges.unsqueeze(1)).flatten().to(states[0].dtype)
         drawn = (weights.ops != 0).flatten().tolist() if isinstance(weights, OneHotWeights) else None
-        nodes, sums = list(states), Sums()
+        nodes, sums, by_kernels = list(states), Sums(), self._ordinary(states[0])
         for source in range(spec.inputs + spec.nodes):
             if source >= spec.inputs:
                 total = sums.pop(source, None)
@@ -159,7 +159,7 @@ class SuperCell(nn.Module):
             x = nodes[source] if self.partial == 1 else nodes[source][:, :part]
             tasks = [task for i in self._by_source[source] if (task := self._task(i, drawn)) is not None]
             ready = [s for s in self._shared_by_source[source] if drawn is None or drawn[s.position]]
-            if usable(x, part) and self._ordinary(x):
+            if by_kernels and usable(x, part):
                 for stride in (1, 2):
                     tasks = self._add_compiled(x, stride, tasks, ready, joint, sums)
                 ready = []

@@ -82,7 +82,7 @@ def _key(compiler: str, source: str, options: tuple[str, ...]) -> str:
 
 
 def _is_private(path: Path) -> bool:
-    """Whether nobody but its owner, who is this user or root, can have written what is there; links are not."""
+    """Return whether nobody but its owner, who is this user or root, can have written what is there; links are not."""
     found = path.lstat()
     owned = not stat.S_ISLNK(found.st_mode) and found.st_uid in (os.geteuid(), 0)
     return owned and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
