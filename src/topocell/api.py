@@ -195,8 +195,8 @@ def _opened(setup: Setup, out: str | Path, display: Display | None, accept_data:
         work = Work(setup, directory, display or Quiet())
         if work.phase != Phase.DONE:
             notes = [*setup.dataset.notes, *(setup.split_notes if work.phase == Phase.SEARCH else ())]
-            for note in notes:
-                work.monitor.say(f"data: {note}")
+            for note in [*(f"data: {note}" for note in notes), *setup.depth_notes]:
+                work.monitor.say(note)
         yield work
 
 

@@ -24,7 +24,7 @@ from topocell.runs.directory import RunDir
 from topocell.searching.loop import Search
 from topocell.selection.projection import Projection
 
-SIZES = ["space.nodes=1", "data.images=40", "data.test_images=20", "search.layers=2", "retrain.layers=2"]
+SIZES = ["space.nodes=1", "data.images=40", "data.test_images=20", "search.layers=3", "retrain.layers=3"]
 #: What is spoilt; a pattern stands for all that it matches.
 NAMES = (
     *("recipe.yaml", "env.json", "metrics.jsonl", "genotype.json", "results.json", "timings.json", "log.txt", ".lock"),

@@ -10,6 +10,7 @@ import torch
 from topocell import spaces, testing
 from topocell.config.recipe import Recipe
 from topocell.config.retrain import RetrainPlan
+from topocell.config.search import Stage
 from topocell.config.selection import ProjectionPlan, Rules
 from topocell.data import splits as datasets
 from topocell.data.given import Given, given_source
@@ -31,6 +32,7 @@ from topocell.searching.loop import Search
 from topocell.searching.mechanisms import has_ranking, mechanisms_of
 from topocell.selection.projection import Projection
 from topocell.spaces.cell import SpaceSpec
+from topocell.spaces.skeletons import least_layers, unplaced
 from topocell.supernet import Supernet
 from topocell.supernet.arch_state import ArchState
 
@@ -94,6 +96,17 @@ class Setup:
         """A warning where some split of the search lacks a class."""
         train, plan = self.dataset.train, self.recipe.data
         return split_notes(train.labels, train.classes, plan.splits, self.recipe.seed)
+
+    @property
+    def depth_notes(self) -> list[str]:
+        """A warning where a retrained network has no cell of some type."""
+        skeleton, plan = self.space.skeleton, self.recipe.retrain
+        if self.ground_truth is not None:
+            return []
+        return [
+            f"retrain.layers={plan.layers} has no {name} cell: the {name} cell found is in no part of the network"
+            for name in unplaced(skeleton, plan.layers)
+        ]
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -269,10 +282,24 @@ def check(recipe: Recipe) -> None:
             )
         ArchState(space, stage.relaxation.model_dump(), stage.topology.model_dump())
     sizes = [plan.size(stage) for stage in plan.stages]
-    for number, size in enumerate(sizes):
+    for number, (stage, size) in enumerate(zip(plan.stages, sizes, strict=True)):
         if size not in sizes[:number]:
+            _check_depth(space, stage, size["layers"])
             with torch.device("meta"):
                 Supernet(space, classes=2, head=plan.head, memory=plan.memory, **size)
+
+
+def _check_depth(space: SpaceSpec, stage: Stage, layers: int) -> None:
+    """Raise RecipeError for a supernet without a cell of some type, whose cell the search would never try."""
+    missing = unplaced(space.skeleton, layers)
+    if missing:
+        key = "search.layers" if stage.layers is None else f"search.stages.{stage.name}.layers"
+        least = least_layers(space.skeleton, layers)
+        raise RecipeError(
+            f"a search needs a cell of each type in its supernet, but skeleton {space.skeleton!r} has no "
+            f"{' and no '.join(missing)} cell in {key}={layers}"
+            + ("" if least is None else f"; the least that has is {key}={least}")
+        )
 
 
 def _check_contracts(recipe: Recipe, space: SpaceSpec) -> None:

@@ -92,3 +92,20 @@ def layout(skeleton: str, channels: int, layers: int) -> list[Slot]:
     if channels < 1:
         raise SpaceError(f"a network has at least one channel, but got channels={channels}")
     return stacking(skeleton).layout(channels, layers)
+
+
+def unplaced(skeleton: str, layers: int) -> list[str]:
+    """Return the cell types of which a network of this depth has no cell: `normal` for one or two layers of DARTS."""
+    placed = {slot.cell_type for slot in layout(skeleton, 1, layers)}
+    return [name for name in stacking(skeleton).strides if name not in placed]
+
+
+def least_layers(skeleton: str, above: int) -> int | None:
+    """Return the least number of layers above `above` with a cell of each type; None if 100 more do not suffice."""
+    for layers in range(above + 1, above + 101):
+        try:
+            if not unplaced(skeleton, layers):
+                return layers
+        except SpaceError:  # a number of layers it cannot have
+            continue
+    return None

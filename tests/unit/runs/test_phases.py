@@ -20,7 +20,7 @@ from topocell.runs import run
 from topocell.runs.directory import RunDir
 from topocell.searching.loop import Search
 
-SMALL = ["data.images=24", "data.test_images=10", "space.nodes=2", "search.layers=2", "retrain.layers=2"]
+SMALL = ["data.images=24", "data.test_images=10", "space.nodes=2", "search.layers=3", "retrain.layers=3"]
 
 
 def recipe(*more: str) -> Recipe:
