@@ -1,4 +1,4 @@
-"""Retraining: `topocell.retraining.retraining` against the same network as plain modules in NCHW, fed by a DataLoader.
+"""Retraining: `topocell.networks.retraining` against the same network as plain modules in NCHW, fed by a DataLoader.
 
 python -m benchmarks.fixed_network [--only published small-16 small-8] [--steps 3] [--ways fp32 bf16 compiled]
 """
@@ -23,9 +23,9 @@ from topocell.config.search import WeightOptimizer
 from topocell.data.augment import Augmentation
 from topocell.data.batches import ImageSet
 from topocell.data.splits import CIFAR10_STATISTICS, Dataset
+from topocell.networks.retraining import Retraining
 from topocell.nn.kernels.cpu import instruction_set
 from topocell.nn.network import FixedNet
-from topocell.retraining.retraining import Retraining
 from topocell.runtime.hooks import Figures, Silent
 from topocell.runtime.precision import PLAIN, Execution
 

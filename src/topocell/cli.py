@@ -20,8 +20,6 @@ from topocell.reporting.command_line import (
     AcceptData,
     Budget,
     BudgetOption,
-    GenotypePath,
-    OperationsOption,
     Out,
     Overrides,
     QuietOption,
@@ -30,6 +28,7 @@ from topocell.reporting.command_line import (
     displayed,
     show,
 )
+from topocell.runs.inspection_commands import compare, draw
 from topocell.runs.recipe_commands import list_spaces, recipes
 from topocell.runtime.hooks import Interrupted, on_signals
 
@@ -212,25 +211,6 @@ def select(
 
 
 @app.command()
-def compare(run_path: RunPath) -> None:
-    """Compare the selections of a run and the accuracy of their cells, side by side.
-
-    Example:
-
-        topocell compare runs/dots
-    """
-    from rich.table import Table
-
-    from topocell.runs.compare import comparison
-
-    names, *rows = zip(*comparison(run_path))
-    table = Table(*names)
-    for row in rows:
-        table.add_row(*row)
-    show(table)
-
-
-@app.command()
 def retrain(
     run_path: RunPath,
     protocol: Annotated[
@@ -301,29 +281,8 @@ def estimate(recipe: RecipeName, overrides: Overrides = None, budget: BudgetOpti
         typer.echo(sentence)
 
 
-@app.command()
-def draw(
-    genotype: GenotypePath,
-    out: Annotated[Path, typer.Option("--out", help="Picture to write: .svg or .png.")] = Path("cell.svg"),
-    operations: OperationsOption = None,
-) -> None:
-    """Draw the cells of a genotype, also of a text that another tool has written.
-
-    Examples:
-
-        topocell draw runs/demo --out cell.png
-
-        topocell draw genotype.json
-    """
-    from topocell.genotype.genotype import Genotype
-    from topocell.reporting.cell_drawing import draw_genotype
-    from topocell.reporting.rundirs import genotype_path
-
-    order = operations.split(",") if operations else None
-    draw_genotype(Genotype.load(genotype_path(genotype), operations=order).to_dict(), out)
-    typer.echo(str(out))
-
-
+app.command()(compare)
+app.command()(draw)
 app.command("spaces")(list_spaces)
 
 

@@ -18,8 +18,8 @@ from topocell.cli import main
 from topocell.config.load import load_recipe
 from topocell.errors import RunError, TopocellError
 from topocell.io import checkpoint, files
+from topocell.networks.retraining import Retraining
 from topocell.reporting.terminal import Quiet, Terminal
-from topocell.retraining.retraining import Retraining
 from topocell.runs.directory import RunDir
 from topocell.searching.loop import Search
 from topocell.selection.projection import Projection

@@ -23,9 +23,9 @@ from topocell.data.batches import Batches
 from topocell.data.preprocessing import Preprocessing
 from topocell.errors import RecipeError, RunError, SpaceError
 from topocell.io import checkpoint
+from topocell.networks.retraining import evaluate
 from topocell.nn.count import count
 from topocell.nn.network import FixedNet
-from topocell.retraining.retraining import evaluate
 from topocell.runs import setup
 from topocell.spaces import CellSpec, SpaceSpec
 

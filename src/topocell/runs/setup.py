@@ -22,9 +22,9 @@ from topocell.data.stratify import split_notes
 from topocell.errors import RecipeError, SpaceError
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.io.colours import rgb
+from topocell.networks.retraining import Retraining
 from topocell.nn.network import FixedNet
 from topocell.registry import is_foreign, known
-from topocell.retraining.retraining import Retraining
 from topocell.runtime.hooks import Monitor
 from topocell.runtime.precision import Execution
 from topocell.runtime.provenance import environment

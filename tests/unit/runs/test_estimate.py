@@ -17,8 +17,8 @@ from topocell.config.recipe import Recipe
 from topocell.config.selection import Racing
 from topocell.data.splits import search_data
 from topocell.errors import RunError
+from topocell.networks.retraining import Retraining
 from topocell.nn.separable import usable
-from topocell.retraining.retraining import Retraining
 from topocell.runs import estimate, setup
 from topocell.runs.estimate import Estimate, Knob, Memory, Part, estimate_retraining
 from topocell.runs.estimate.parts import _measurements

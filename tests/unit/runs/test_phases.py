@@ -15,7 +15,7 @@ from topocell.config.recipe import Recipe
 from topocell.errors import CheckpointError, GenotypeError, RunError
 from topocell.genotype.genotype import Genotype
 from topocell.io import checkpoint, files
-from topocell.retraining.retraining import Retraining
+from topocell.networks.retraining import Retraining
 from topocell.runs import run
 from topocell.runs.directory import RunDir
 from topocell.searching.loop import Search

@@ -19,7 +19,7 @@ from topocell.data import splits
 from topocell.data.splits import Batches, Dataset, SearchData
 from topocell.errors import RecipeError, RunError
 from topocell.genotype.genotype import Genotype
-from topocell.retraining.retraining import Retraining
+from topocell.networks.retraining import Retraining
 from topocell.runtime.hooks import Silent
 from topocell.runtime.nan_guard import READ_EVERY, Group, Guard, Place, total_norm
 from topocell.searching.loop import Search

@@ -16,9 +16,9 @@ from topocell.config.retrain import RetrainPlan
 from topocell.data import splits
 from topocell.errors import RecipeError
 from topocell.genotype.genotype import Genotype
+from topocell.networks.retraining import Retraining
 from topocell.nn.count import count
 from topocell.nn.network import FixedNet
-from topocell.retraining.retraining import Retraining
 from topocell.runs import setup
 from topocell.runtime.precision import KINDS, PLAIN, Execution, recompile_limit
 from topocell.supernet import Supernet

@@ -12,7 +12,7 @@ from topocell.config.selection import PERTURBATION, ProjectionPlan, Rules
 from topocell.data.batches import ImageSet
 from topocell.data.splits import Dataset, SearchData, split_batches
 from topocell.genotype.genotype import CellGenotype, Genotype
-from topocell.retraining.retraining import Retraining
+from topocell.networks.retraining import Retraining
 from topocell.runs.estimate.memory import Knob, Memory, probing, smaller
 from topocell.runs.estimate.probe import Stopwatch, measure_call, measure_memory, measure_time
 from topocell.runtime.precision import PLAIN, Execution

@@ -20,10 +20,10 @@ from topocell.data.batches import Batches
 from topocell.errors import RunError, SpaceError
 from topocell.genotype.genotype import Genotype
 from topocell.io import checkpoint
+from topocell.networks import retraining
+from topocell.networks.retraining import Retraining, evaluate
 from topocell.nn.count import channels_for, count
 from topocell.nn.network import FixedNet
-from topocell.retraining import retraining
-from topocell.retraining.retraining import Retraining, evaluate
 from topocell.runtime.hooks import Interrupted, Silent
 
 SMALL = Genotype.from_dict(
