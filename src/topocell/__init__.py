@@ -1,7 +1,8 @@
 """topocell: differentiable architecture search in which the topology of a cell is learned.
 
-The steps of a run are `run`, `search`, `select` and `retrain`; `load_recipe` reads what they need. The parts that
-they are made of can be used alone: `spaces`, `Supernet`, `ArchState`, `topology`, `Genotype`, `FixedNet`.
+The steps of a run are `run`, `search`, `select` and `retrain`; `load_recipe` reads what they need, `load` the trained
+network that they end with. The parts can be used alone: `spaces`, `Supernet`, `ArchState`, `topology`, `Genotype`,
+`FixedNet`.
 """
 
 from importlib import import_module
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from topocell.config.load import load_recipe
     from topocell.config.recipe import Recipe
     from topocell.genotype.genotype import Genotype
+    from topocell.networks.classifier import load
     from topocell.nn.count import count
     from topocell.nn.network import FixedNet
     from topocell.registry import register
@@ -33,6 +35,7 @@ _HOMES = {
     "SpaceSpec": "spaces",
     "Supernet": "supernet",
     "count": "nn.count",
+    "load": "networks.classifier",
     "load_recipe": "config.load",
     "register": "registry",
     "report": "api",
@@ -52,6 +55,7 @@ __all__ = [
     "SpaceSpec",
     "Supernet",
     "count",
+    "load",
     "load_recipe",
     "register",
     "relaxation",

@@ -13,10 +13,11 @@ from topocell.config.load import resolved
 from topocell.config.recipe import Recipe
 from topocell.config.retrain import PROTOCOLS
 from topocell.data.given import Given
-from topocell.errors import RecipeError, nearest
+from topocell.errors import DataError, RecipeError, nearest
 from topocell.genotype.genotype import Genotype
 from topocell.reporting.html import write_report
 from topocell.reporting.terminal import Display, Quiet
+from topocell.runs.beside import begin_alternative, begin_retraining, begin_shallow, begin_with_cell
 from topocell.runs.directory import RunDir
 from topocell.runs.estimate import Estimate, estimate_retraining, estimate_search, free_memory
 from topocell.runs.identity import naming_imports
@@ -103,7 +104,7 @@ def select(
         name = work.alternative_name(changes) if name is None else name
         if name is None:
             return work.select(again=True, replace=replace, **changes)
-        recipe, path = work.begin_alternative(name, changes)
+        recipe, path = begin_alternative(work, name, changes)
     with _opened(prepared(recipe, like=work.setup), path, display) as work:
         return work.select()
 
@@ -113,16 +114,25 @@ def retrain(
     display: Display | None = None,
     protocol: str | None = None,
     *,
+    name: str | None = None,
+    changes: Sequence[str] = (),
+    weights_from: str | Path | None = None,
     accept_data: bool = False,
     data: Given | Sequence[Any] | None = None,
 ) -> dict[str, Any]:
     """Retrain the derived cell of a run as its recipe says, or look its true accuracy up where there is a table.
+
+    With a name it is a further retraining, in retrainings/NAME: a run directory of its own. The same call again, or
+    the name alone, resumes it. Seeds that the run has trained with the same settings are not trained again.
 
     Args:
         out: directory of the run.
         display: shows the work; nothing is shown without one.
         protocol: a row of `topocell.config.retrain.PROTOCOLS`, in place of the recipe's own. A shallow evaluation has
             a run directory of its own, OUT/shallow.
+        name: of the directory in OUT/retrainings.
+        changes: `key=value` of `retrain`, `data`, `device`, `precision`, `compile`, `on_nan`; they need a name.
+        weights_from: directory with a trained network whose weights are fine-tuned; it needs a name.
         accept_data, data: as for `run`.
 
     Returns what results.json holds, of OUT/shallow where there was no full retraining.
@@ -134,9 +144,60 @@ def retrain(
         raise RecipeError(
             f"protocol must be one of {', '.join(PROTOCOLS)}, but got {protocol!r}{nearest(protocol, PROTOCOLS)}"
         )
+    if name is None and (changes or weights_from is not None):
+        asked = ", ".join(changes) or f"the weights of {weights_from}"
+        raise RecipeError(f"a retraining with other settings has a name, but there is none for {asked}; add --as NAME")
     with _reopened(out, display, accept_data, data) as work:
         work.need_genotype()
-        return _retrain(work, protocol or work.recipe.protocol, accept_data)
+        if name is None:
+            return _retrain(work, protocol or work.recipe.protocol, accept_data)
+        begun = work.directory.retraining_path(name)
+        if (begun / "genotype.json").is_file() and not changes:
+            setup, path = None, begun
+        else:
+            origin = None if weights_from is None else Path(weights_from)
+            setup, path = begin_retraining(work, name, changes, origin, accept_data)
+    if setup is None:
+        return retrain(path, display, accept_data=accept_data, data=data)
+    return _trained(setup, path, display, accept_data)
+
+
+def retrain_cell(
+    genotype: Genotype,
+    recipe: Recipe,
+    out: str | Path,
+    display: Display | None = None,
+    *,
+    weights_from: str | Path | None = None,
+    accept_data: bool = False,
+    data: Given | Sequence[Any] | None = None,
+) -> dict[str, Any]:
+    """Retrain a cell that no run of topocell has found, as a recipe says; its search is left out.
+
+    `out` becomes a run directory, which `retrain`, `report` and `load` take. The same call again resumes.
+
+    Args:
+        genotype: the cell.
+        recipe: whose images and retraining are used.
+        out: run directory.
+        display: shows the work; nothing is shown without one.
+        weights_from, accept_data, data: as for `retrain`.
+
+    Returns what results.json holds. Raises as `retrain`.
+    """
+    setup = prepared(recipe, data)
+    begin_with_cell(
+        setup, Path(out), genotype, None if weights_from is None else Path(weights_from), accept_data=accept_data
+    )
+    return _trained(setup, Path(out), display, accept_data)
+
+
+def _trained(setup: Setup, path: Path, display: Display | None, accept_data: bool) -> dict[str, Any]:
+    """Take the retraining of a directory to its end, and write its report."""
+    with _opened(setup, path, display, accept_data) as work:
+        results = work.retrain()
+        write_report(path)
+        return results
 
 
 def _retrain(work: Work, protocol: str, accept_data: bool) -> dict[str, Any]:
@@ -144,7 +205,7 @@ def _retrain(work: Work, protocol: str, accept_data: bool) -> dict[str, Any]:
     shallow, full = PROTOCOLS[protocol]
     if work.setup.ground_truth is not None or not shallow:
         return work.retrain()
-    recipe, path = work.begin_shallow(accept_data)
+    recipe, path = begin_shallow(work, accept_data)
     with _opened(prepared(recipe, like=work.setup), path, work.display, accept_data) as beside:
         results = beside.retrain()
     found, least = results["last_mean"], work.recipe.shallow.threshold
@@ -209,5 +270,11 @@ def _reopened(
 ) -> Iterator[Work]:
     with RunDir.existing(out, lock=False) as found, naming_imports(out):
         recipe = resolved(found.recipe_yaml)
-    with _opened(prepared(recipe, data), out, display, accept_data) as work:
+    try:
+        setup = prepared(recipe, data)
+    except DataError as fault:
+        raise DataError(
+            f"{fault} (were the images moved? topocell run {out}/recipe.yaml data.root=DIR --out {out})"
+        ) from fault
+    with _opened(setup, out, display, accept_data) as work:
         yield work

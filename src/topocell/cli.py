@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from topocell import __version__
 from topocell.errors import TopocellError
+from topocell.networks.commands import predict
 from topocell.registry import load_plugins, place_in_plugins
 from topocell.reporting.command_line import (
     AcceptData,
@@ -212,28 +213,65 @@ def select(
 
 @app.command()
 def retrain(
-    run_path: RunPath,
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN|GENOTYPE", help="A run, or a cell: genotype.json, or a text of another tool.")
+    ],
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="E.g. retrain.max_parameters=50000.", show_default=False),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--as", help="Use other settings, in RUN/retrainings/NAME.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Run directory of a cell that comes from no run.", show_default=False)
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="Whose images and training a cell from no run gets.")] = "darts-v1",
+    budget: BudgetOption = Budget.paper,
+    weights_from: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="RUN", help="Fine-tune the weights of a trained network.", show_default=False),
+    ] = None,
     protocol: Annotated[
         str | None, typer.Option(help="One of full, shallow, filter; default the recipe's.", show_default=False)
     ] = None,
     accept_data: AcceptData = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Retrain the derived cell of a run from scratch, once per seed of its recipe, and test it.
+    """Retrain a cell from scratch, once per seed of the recipe, and test it.
 
-    The protocol `shallow` trains small networks instead, in RUN/shallow; `filter` does so first, and retrains in full
-    what exceeds the recipe's `shallow.threshold`.
+    With `--as`, the cell of a run gets further networks without another search: of another size, with other images,
+    more seeds. A cell that comes from no run needs `--out`. The protocol `shallow` trains small networks instead, in
+    RUN/shallow; `filter` does so first, and retrains in full what exceeds the recipe's `shallow.threshold`.
 
     Examples:
 
         topocell retrain runs/dots
+
+        topocell retrain runs/dots --as small retrain.max_parameters=50000
+
+        topocell retrain runs/dots --as four-seeds retrain.seeds=[0,1,2,3]
+
+        topocell retrain runs/dots --as fine-tuned --from runs/dots data.root=photos
+
+        topocell retrain darts_v2.txt --budget small data.dataset=digits --out runs/darts-v2
 
         topocell retrain runs/dots --protocol shallow
     """
     from topocell import api
 
     with displayed(quiet) as display:
-        display.results(api.retrain(run_path, display, protocol, accept_data=accept_data))
+        if out is None:
+            shared: dict[str, Any] = {"weights_from": weights_from, "accept_data": accept_data}
+            results = api.retrain(source, display, protocol, name=name, changes=changes or [], **shared)
+        else:
+            from topocell.genotype.genotype import Genotype
+            from topocell.reporting.rundirs import genotype_path
+
+            cell, plan = Genotype.load(genotype_path(source)), _recipe_for(out, recipe, changes, budget)
+            results = api.retrain_cell(cell, plan, out, display, weights_from=weights_from, accept_data=accept_data)
+        display.results(results)
 
 
 @app.command()
@@ -281,6 +319,7 @@ def estimate(recipe: RecipeName, overrides: Overrides = None, budget: BudgetOpti
         typer.echo(sentence)
 
 
+app.command()(predict)
 app.command()(compare)
 app.command()(draw)
 app.command("spaces")(list_spaces)

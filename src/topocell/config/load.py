@@ -85,6 +85,29 @@ def shallow_of(recipe: Recipe) -> Recipe:
     return _check({**recipe.model_dump(mode="json"), "retrain": plan, "protocol": "full"}, recipe.name)
 
 
+#: Settings that a further retraining of a cell may have otherwise than the run that found it.
+_RETRAINED = ("retrain", "data", "device", "precision", "compile", "on_nan")
+
+
+def retrained(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """The recipe with other settings of the retraining; it is trained in full.
+
+    Args:
+        recipe: of the run that has the cell.
+        overrides: `key=value` of `retrain`, `data`, `device`, `precision`, `compile`, `on_nan`.
+
+    Raises:
+        RecipeError: any fault.
+    """
+    for key, _ in map(_parse_override, overrides):
+        if (part := key.split(".")[0]) not in _RETRAINED:
+            raise RecipeError(
+                f"a retraining may change {', '.join(_RETRAINED)}, but got {key!r}"
+                f"{nearest(part, _RETRAINED)}; another search is begun with topocell run"
+            )
+    return _check({**overridden(recipe.model_dump(mode="json"), overrides), "protocol": "full"}, recipe.name)
+
+
 def recipe_names() -> list[str]:
     """Names of the recipes that come with topocell."""
     return sorted(_builtin())

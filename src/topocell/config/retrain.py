@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from topocell.config.search import WeightOptimizer
 from topocell.config.values import BatchSize, Channels, Curve, Layers, Model
@@ -13,6 +13,7 @@ class RetrainPlan(Model):
 
     Attributes:
         parameters: choose the channels that come closest to this number of parameters, instead of `channels`.
+        max_parameters, max_multiply_adds: choose the most channels whose network has no more, instead of `channels`.
         drop_path: probability at the end of training; it grows linearly from 0.
         auxiliary: weight of the auxiliary head's loss; 0 for none.
         cutout: side of the square that is blanked, in pixels; 0 for none.
@@ -26,6 +27,8 @@ class RetrainPlan(Model):
 
     channels: Channels = 36
     parameters: Annotated[int, Field(ge=1)] | None = None
+    max_parameters: Annotated[int, Field(ge=1)] | None = None
+    max_multiply_adds: Annotated[int, Field(ge=1)] | None = None
     layers: Layers = 20
     epochs: int = Field(600, ge=1)
     batch_size: BatchSize = 96
@@ -42,6 +45,12 @@ class RetrainPlan(Model):
     test_every: int = Field(1, ge=1)
     stem: Literal["cifar", "imagenet"] = "cifar"
     head: Literal["plain", "bn-relu"] = "plain"
+
+    @model_validator(mode="after")
+    def _one_size(self) -> "RetrainPlan":
+        if self.parameters is not None and (self.max_parameters, self.max_multiply_adds) != (None, None):
+            raise ValueError("parameters is the size to come closest to, max_... is a limit; keep one of them")
+        return self
 
 
 class ShallowPlan(RetrainPlan):

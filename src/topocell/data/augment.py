@@ -179,11 +179,10 @@ def move(tensor: Tensor, device: torch.device | str) -> Tensor:
     return tensor.to(device)
 
 
-def resize(images: Tensor, resolution: int) -> Tensor:
-    """(N, C, H, W) → (N, C, resolution, resolution), both uint8; bilinear, antialiased when shrinking."""
-    if images.shape[-2:] == (resolution, resolution):
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, C, H, W) → (N, C, *size), both uint8; bilinear, antialiased when shrinking."""
+    if images.shape[-2:] == size:
         return images
-    size = (resolution, resolution)
     parts = [
         functional.interpolate(part.float(), size, mode="bilinear", antialias=True).round().clamp(0, 255).byte()
         for part in images.split(1024)

@@ -20,13 +20,16 @@ from topocell.runtime.rng import generator as seeded
 class ImageSet:
     """Labelled images: `images` (N, C, H, W) uint8, `labels` (N,) int64 in 0..len(classes)-1, class names.
 
+    `files` says where each image is; it is empty for images that have no file of their own.
+
     Raises:
-        DataError: another dtype or shape, or a label without a class.
+        DataError: another dtype or shape, a label without a class, another number of files.
     """
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
+    files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape = tuple(self.images.shape)
@@ -38,18 +41,26 @@ class ImageSet:
         low, high = (int(bound) for bound in self.labels.aminmax())
         if low < 0 or high >= len(self.classes):
             raise DataError(f"labels lie in 0..{len(self.classes) - 1}, but got labels from {low} to {high}")
+        if self.files and len(self.files) != shape[0]:
+            raise DataError(f"files are one per image, here {shape[0]}, but got {len(self.files)}; or leave them out")
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, indices: Tensor) -> "ImageSet":
         """A copy of the images at `indices` (M,) int64, in that order."""
-        return ImageSet(self.images[indices], self.labels[indices], self.classes)
+        files = tuple(self.files[i] for i in indices.tolist()) if self.files else ()
+        return ImageSet(self.images[indices], self.labels[indices], self.classes, files)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each image is called: its file, or its number in the set."""
+        return self.files or tuple(map(str, range(len(self))))
 
     def to(self, device: torch.device | str) -> "ImageSet":
         """The same set on the device, its images in channels_last memory format."""
         images = self.images.contiguous(memory_format=torch.channels_last)
-        return ImageSet(move(images, device), move(self.labels, device), self.classes)
+        return ImageSet(move(images, device), move(self.labels, device), self.classes, self.files)
 
 
 class Batches:

@@ -110,7 +110,7 @@ def listing(place: Path) -> tuple[tuple[str, ...], list[str], Tensor, Unused]:
         DataError: fewer than two classes, a class without images, a folder that cannot be read.
     """
     classes, unused = class_folders(place), beside(place)
-    found = [sorted(_images_of(place / label, unused)) for label in classes]
+    found = [images_below(place / label, unused) for label in classes]
     where, aside = repr(str(place)), "".join(f" ({note})" for note in unused.notes())
     if not any(found):
         raise DataError(
@@ -150,6 +150,11 @@ def _is_helper(name: str) -> bool:
 def _is_left_behind(name: str) -> bool:
     """Return whether a file of that name is hidden, or left behind by an operating system."""
     return name.startswith(".") or name.lower() in _LEFT_BEHIND
+
+
+def images_below(top: Path, unused: Unused) -> list[str]:
+    """Paths of the images below a folder, sorted; other files are counted. Raises DataError for a closed folder."""
+    return sorted(_images_of(top, unused))
 
 
 def _images_of(top: Path, unused: Unused) -> Iterator[str]:

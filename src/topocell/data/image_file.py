@@ -75,8 +75,8 @@ def read_header(path: str, background: Colour) -> Header | None:
         return None
 
 
-def read_picture(path: str, mode: str, side: int, background: Colour) -> Picture:
-    """Decode one file, turned as its EXIF orientation says: shorter side scaled to `side`, bilinear; centre crop.
+def read_picture(path: str, mode: str, size: tuple[int, int] | None, background: Colour) -> Picture:
+    """Decode one file, turned as its EXIF orientation says: scaled to cover the size, bilinear; centre crop.
 
     The first frame of an animation or of a file with pages. EXIF data that cannot be read do not matter: the image is
     taken as it lies. Colours beneath transparent pixels are never seen.
@@ -84,31 +84,48 @@ def read_picture(path: str, mode: str, side: int, background: Colour) -> Picture
     Args:
         path: of the file.
         mode: `L` for one channel, `RGB` for three.
-        side: of the result in pixels.
+        size: (height, width) of the result in pixels; None for that of the file.
         background: what shows through transparent pixels.
 
     Raises:
         Exception: whatever a decoder makes of a damaged file; `fault_of` puts it in words.
     """
     with _open(path) as image:
-        if image.mode[0] in "IF":
-            raise ValueError(f"mode {image.mode} has more than 8 bits per channel")
-        if 0 in image.size:
-            raise ValueError("it has no pixels")
-        image.load()
-        turn, transparent = _turn(image), False
-        picture = image if turn is None else image.transpose(turn)
-        if picture.has_transparency_data:
-            layer = picture.convert("RGBA")
-            transparent = layer.getchannel("A").getextrema()[0] != 255
-            if transparent:
-                picture = Image.alpha_composite(Image.new("RGBA", layer.size, (*background, 255)), layer)
-        picture = picture.convert(mode)
+        picture, transparent = upright(image, mode, background)
         film = _is_film(image)  # which looks for further frames, and may leave another one in its place
-    if picture.size != (side, side):
-        picture = ImageOps.fit(picture, (side, side), Image.Resampling.BILINEAR)
-    pixels = np.asarray(picture)
-    return Picture(pixels[None] if mode == "L" else pixels.transpose(2, 0, 1), transparent, film)
+    return Picture(pixels_of(picture if size is None else fit(picture, size)), transparent, film)
+
+
+def upright(image: Image.Image, mode: str, background: Colour) -> tuple[Image.Image, bool]:
+    """Turn an image as its EXIF orientation says, lay it on the background, convert it to `mode`.
+
+    Returns the image, and whether the background is seen through any pixel. Raises as `read_picture`.
+    """
+    if image.mode[0] in "IF":
+        raise ValueError(f"mode {image.mode} has more than 8 bits per channel")
+    if 0 in image.size:
+        raise ValueError("it has no pixels")
+    image.load()
+    turn, transparent = _turn(image), False
+    picture = image if turn is None else image.transpose(turn)
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        transparent = layer.getchannel("A").getextrema()[0] != 255
+        if transparent:
+            picture = Image.alpha_composite(Image.new("RGBA", layer.size, (*background, 255)), layer)
+    return picture.convert(mode), transparent
+
+
+def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Scale an image so that it covers (height, width), bilinear, and cut off alike what is too much on two sides."""
+    wanted = size[::-1]
+    return image if image.size == wanted else ImageOps.fit(image, wanted, Image.Resampling.BILINEAR)
+
+
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """(C, H, W) uint8 of an image of mode `L` or `RGB`."""
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def fault_of(path: str, error: Exception) -> Fault:

@@ -146,12 +146,12 @@ def _decode(paths: Sequence[str], decoding: Decoding) -> tuple[Decoded, bool]:
         median = statistics.median([min(header.size) for header in headers] or [8])
         side = decoding.resolution or min(224, max(8, 4 * round(median / 4)))
         mode = "L" if all(header.grey for header in headers) else "RGB"
-        check_memory(len(paths) * len(mode) * side * side, side)
+        check_memory(len(paths) * len(mode) * side * side, (side, side))
         out = np.empty((len(paths), len(mode), side, side), np.uint8)
 
         def decode(place: int) -> Picture | Fault:
             try:
-                picture = read_picture(paths[place], mode, side, decoding.background)
+                picture = read_picture(paths[place], mode, (side, side), decoding.background)
             except Exception as error:  # whatever a decoder makes of a damaged file
                 return fault_of(paths[place], error)
             out[place] = picture.pixels
@@ -177,11 +177,11 @@ def _notes(pictures: Sequence[Picture], background: Colour) -> list[str]:
     return [laid] * (seen > 0) + [first] * (films > 0)
 
 
-def check_memory(needed: int, side: int) -> None:
-    """Raise DataError for images of that side that need so many bytes and more than half the memory."""
+def check_memory(needed: int, size: tuple[int, int]) -> None:
+    """Raise DataError for images of that size that need so many bytes and more than half the memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
     if needed > memory / 2:
         raise DataError(
             f"decoded images fit into half the memory, {memory / 2e9:.1f} GB, but these need "
-            f"{needed / 1e9:.1f} GB at {side}x{side}; lower data.resolution or data.images"
+            f"{needed / 1e9:.1f} GB at {size[0]}x{size[1]}; lower data.resolution or data.images"
         )

@@ -1,5 +1,6 @@
 """Sources of images: a row of `DATASETS` per set, each with a reader of its files."""
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ class Source:
         pixels: called with training indices, test indices and how to decode; returns both parts and further notes.
         notes: sentences for the report.
         resize: how images got their size, see `topocell.data.preprocessing.Resize`.
+        train_files, test_files: where each image is, below the folder of the set; empty for images of one large file.
     """
 
     classes: tuple[str, ...]
@@ -62,6 +64,8 @@ class Source:
     pixels: Callable[[Tensor, Tensor, Decoding], tuple[Part, Part, list[str]]]
     notes: tuple[str, ...] = ()
     resize: Resize = "stretch"
+    train_files: tuple[str, ...] = ()
+    test_files: tuple[str, ...] = ()
 
 
 def _last_fifth(labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,10 +131,11 @@ def in_memory(
             )
 
     def pixels(chosen: Tensor, held_out: Tensor, decoding: Decoding) -> tuple[Part, Part, list[str]]:
-        side = decoding.resolution or train[0].shape[-1]
-        check_memory((len(chosen) + len(held_out)) * train[0].shape[1] * side * side, side)
-        first = Part(resize(train[0][chosen], side), chosen)
-        return first, Part(resize(test[0][held_out], side), held_out), []
+        channels, height, width = train[0].shape[1:]
+        size = (height, width) if decoding.resolution is None else (decoding.resolution, decoding.resolution)
+        check_memory((len(chosen) + len(held_out)) * channels * size[0] * size[1], size)
+        first = Part(resize(train[0][chosen], size), chosen)
+        return first, Part(resize(test[0][held_out], size), held_out), []
 
     return Source(classes, train[1], test[1], pixels, notes)
 
@@ -258,7 +263,8 @@ def _in_files(
         chosen, held_out = chosen[read[: len(chosen)]], held_out[read[len(chosen) :]]
         return Part(decoded[: len(chosen)], chosen), Part(decoded[len(chosen) :], held_out), notes
 
-    return Source(classes, train[1], test[1], pixels, notes, "fit")
+    names = [tuple(os.path.relpath(path, root) for path in paths) for paths in (train[0], test[0])]
+    return Source(classes, train[1], test[1], pixels, notes, "fit", *names)
 
 
 def _read_imagenet(root: Path | None, download: bool) -> Source:

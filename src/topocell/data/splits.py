@@ -122,8 +122,8 @@ def load(
     chosen = _balanced(source.train_labels, images, "images", len(source.classes), seed)
     held_out = _balanced(source.test_labels, test_images, "test_images", len(source.classes), seed)
     first, second, notes = source.pixels(chosen, held_out, Decoding(resolution, background, unreadable))
-    train = _image_set(first, chosen, source.train_labels, source.classes, "training")
-    test = _image_set(second, held_out, source.test_labels, source.classes, "test")
+    train = _image_set(first, chosen, source.train_labels, source.train_files, source.classes, "training")
+    test = _image_set(second, held_out, source.test_labels, source.test_files, source.classes, "test")
     notes = [_found(source, train, test, len(chosen), len(held_out)), *source.notes, *notes]
     if leaked := overlap(train, test):
         notes.append(f"{leaked} of {len(test)} test images are byte-identical to a training image")
@@ -159,7 +159,9 @@ def _read(name: str, entry: Entry, root: str | Path | None, download: bool) -> S
     return source
 
 
-def _image_set(part: Part, chosen: Tensor, labels: Tensor, classes: tuple[str, ...], name: str) -> ImageSet:
+def _image_set(
+    part: Part, chosen: Tensor, labels: Tensor, files: tuple[str, ...], classes: tuple[str, ...], name: str
+) -> ImageSet:
     """The images of a part with their labels. Raises DataError where a class has lost all that were chosen."""
     kept = labels[part.indices]
     if len(kept) < len(chosen):
@@ -169,7 +171,7 @@ def _image_set(part: Part, chosen: Tensor, labels: Tensor, classes: tuple[str, .
                 f"every class keeps a {name} image that can be read, but {some(lost)} {'have' if lost[1:] else 'has'} "
                 f"none left; repair the files, or delete the folder of the class"
             )
-    return ImageSet(part.images, kept, classes)
+    return ImageSet(part.images, kept, classes, tuple(files[i] for i in part.indices.tolist()) if files else ())
 
 
 def _augmentation(entry: Entry, side: int, flip: bool | None, crop: bool | int | None) -> Augmentation:
@@ -298,7 +300,9 @@ class SearchData:
         if name == "all":
             parts = [self.splits[part] for part in self.order]
             images, labels = torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts])
-            return ImageSet(images, labels, self.classes).subset(torch.cat(list(self.order.values())).argsort())
+            files = tuple(file for p in parts for file in p.files)
+            whole = ImageSet(images, labels, self.classes, files)
+            return whole.subset(torch.cat(list(self.order.values())).argsort())
         if name not in self.splits:
             known = [*self.splits, "all"]
             raise DataError(f"unknown split {name!r}{nearest(name, known)}; this search has {', '.join(known)}")

@@ -89,9 +89,14 @@ def from_json(text: str | bytes) -> Any:
         raise ValueError("it nests too deeply") from None
 
 
+#: A list of numbers over several lines, which no text between quotation marks is: there a line does not end.
+_NUMBERS = re.compile(r"\[\n\s+((?:-?[\d.eE+-]+,\n\s+)*-?[\d.eE+-]+)\n\s+\]")
+
+
 def to_json(value: Any, indent: int | None = None) -> str:
     """`value` as JSON, with null in place of every NaN and infinity, which JSON cannot say."""
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+    text = json.dumps(_finite(value), indent=indent, allow_nan=False)
+    return text if indent is None else _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
 def _finite(value: Any) -> Any:

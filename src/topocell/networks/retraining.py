@@ -16,13 +16,16 @@ from torch.optim import SGD
 from topocell.config.retrain import RetrainPlan
 from topocell.config.values import OnNan
 from topocell.data.splits import Augmentation, Batches, Dataset
+from topocell.errors import RunError
 from topocell.genotype.genotype import Genotype
 from topocell.io.checkpoint import places, restore_optimizer
-from topocell.nn.count import channels_for, count
+from topocell.networks.scores import MOST_CLASSES, balanced_accuracy, class_scores, confusion_matrix
+from topocell.networks.start import AFRESH, Start, load_initial
+from topocell.nn.count import channels_for, count, widest
 from topocell.nn.network import FixedNet
 from topocell.runtime.epoch_loop import EpochLoop
 from topocell.runtime.epoch_meter import Seen
-from topocell.runtime.hooks import Monitor, Silent
+from topocell.runtime.hooks import Monitor, Silent, Trained
 from topocell.runtime.nan_guard import Group, Place, Stateful, total_norm
 from topocell.runtime.precision import PLAIN, Execution
 from topocell.runtime.rng import derive as derive_seed
@@ -42,11 +45,11 @@ class Retraining:
         device: where the networks are trained.
         monitor: receives metrics, progress and states to save.
         execution: how the network is called in training; tests are in float32 and not compiled.
+        start: what it begins with besides fresh weights.
         on_nan: what is done about a step that is not finite, see `topocell.runtime.nan_guard`.
 
     Attributes:
         net: the network in training; after `run`, the one of the last seed.
-        first_weights: weights of the network of the first seed once it is trained.
     """
 
     def __init__(
@@ -59,19 +62,17 @@ class Retraining:
         device: torch.device | str = "cpu",
         monitor: Monitor | None = None,
         execution: Execution = PLAIN,
+        start: Start = AFRESH,
         on_nan: OnNan = "stop",
     ) -> None:
         self.genotype, self.plan, self.data, self.seed = genotype, plan, data, seed
         self.device, self.monitor = torch.device(device), monitor or Silent()
-        self.execution = execution
+        self.execution, self.start = execution, start
         self.round = 0
         self.runs: list[dict[str, Any]] = []
+        self.confusions: list[Tensor] = []
         self.tests: list[float] = []
-        self.first_weights: dict[str, Tensor] = {}
-        self.channels = plan.channels
-        if plan.parameters is not None:
-            sizes = plan.layers, len(data.train.classes), data.shape[0], plan.stem, plan.head
-            self.channels = channels_for(genotype, plan.parameters, *sizes)
+        self.channels, self._chosen = initial_channels(genotype, plan, data)
         base = data.augmentation
         self._augmentation = Augmentation(
             base.padding, base.flip, plan.cutout, plan.rotation, plan.scaling, plan.shear, plan.translation
@@ -86,35 +87,64 @@ class Retraining:
             Interrupted: the monitor was told to stop, after the state was saved.
         """
         if state is None:
+            for note in self._chosen:
+                self.monitor.say(note)
+            self._take_earlier()
             self._begin()
+            if len(self.runs) == len(self.plan.seeds):
+                return self.results()
         else:
             with self.monitor.loading():
                 self.load_state_dict(state)
         while True:
             self.loop.run(self.plan.epochs)
-            best = max(self.tests)
-            every = self._tested_epochs()
-            self.runs.append(
-                {
-                    "seed": self.plan.seeds[self.round],
-                    "last": self.tests[-1],
-                    "best": best,
-                    "best_epoch": every[self.tests.index(best)],
-                }
-            )
-            if self.round == 0:
-                self.first_weights = {k: v.detach().cpu().clone() for k, v in self.net.state_dict().items()}
+            self.runs.append(self._finished())
             if self.round + 1 == len(self.plan.seeds):
                 return self.results()
             self.round, self.tests = self.round + 1, []
             self.loop.restart()
             self._begin()
 
+    def _take_earlier(self) -> None:
+        """Take over the seeds that are trained already; raises RunError where they are others."""
+        for number, entry in enumerate(self.start.earlier):
+            self.confusions.append(torch.tensor(entry["confusion"]))
+            self.runs.append({key: value for key, value in entry.items() if key != "confusion"})
+            if self.plan.seeds[number] != entry["seed"]:
+                raise RunError(
+                    f"the seeds trained already are the first ones, but {entry['seed']} is not; restore them"
+                )
+        self.round = min(len(self.runs), len(self.plan.seeds) - 1)
+
+    def _finished(self) -> dict[str, Any]:
+        """Hand over the network of this seed; returns its entry in results.json."""
+        seed, best, test = self.plan.seeds[self.round], max(self.tests), self.data.test
+        with self.execution.plain():
+            labels, probabilities = classify(self.net, self.test_batches)
+        weights = {k: v.detach().cpu().clone() for k, v in self.net.state_dict().items()}
+        weights = {name: value for name, value in weights.items() if not name.startswith("auxiliary_head.")}
+        self.monitor.trained(Trained(self.round, seed, weights, labels, probabilities))
+        self.confusions.append(confusion_matrix(test.labels, labels, len(test.classes)))
+        return {
+            "seed": seed,
+            "last": self.tests[-1],
+            "best": best,
+            "best_epoch": self._tested_epochs()[self.tests.index(best)],
+            "balanced": balanced_accuracy(self.confusions[-1]),
+        }
+
     def results(self) -> dict[str, Any]:
-        """Accuracy per seed, mean ± standard deviation (n − 1) of last and of best, and the size of the network."""
+        """Accuracy per seed, mean ± standard deviation (n − 1) of last and of best, and the size of the network.
+
+        See `class_scores` for what is said of the classes. There is a confusion matrix of up to `MOST_CLASSES` classes.
+        """
         with self.execution.plain():
             size = count(self.net, self.data.shape)
         last, best = ([run[key] for run in self.runs] for key in ("last", "best"))
+        classes, (train, test) = self.data.train.classes, (self.data.train, self.data.test)
+        images = tuple(part.labels.bincount(minlength=len(classes)) for part in (train, test))
+        shown = [of.tolist() if len(classes) <= MOST_CLASSES else None for of in self.confusions]
+        runs = [{**run, "confusion": confusion} for run, confusion in zip(self.runs, shown, strict=True)]
         return {
             "dataset": self.data.name,
             "classes": len(self.data.train.classes),
@@ -125,12 +155,13 @@ class Retraining:
             "channels": self.channels,
             "layers": self.plan.layers,
             "epochs": self.plan.epochs,
-            "runs": self.runs,
+            "runs": runs,
             "last_mean": statistics.fmean(last),
             "last_std": statistics.stdev(last) if len(last) > 1 else None,
             "best_mean": statistics.fmean(best),
             "best_std": statistics.stdev(best) if len(best) > 1 else None,
             "n": len(last),
+            **class_scores(classes, images, self.confusions),
         }
 
     def _begin(self) -> None:
@@ -146,6 +177,8 @@ class Retraining:
             auxiliary=plan.auxiliary > 0,
             head=plan.head,
         )
+        if self.start.weights is not None:
+            load_initial(net, self.start.weights)
         self.net = net.to(self.device).to(memory_format=torch.channels_last)
         self.execution.prepare(self.net.cells)
         self.optimizer = SGD(
@@ -258,9 +291,9 @@ class Retraining:
             "round": self.round,
             "runs": self.runs,
             "tests": self.tests,
+            "confusions": self.confusions,
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "first_weights": self.first_weights,
             **self.loop.state_dict(),
         }
 
@@ -268,11 +301,25 @@ class Retraining:
         """Restore a `state_dict` of a retraining of the same genotype, plan, data and seed."""
         (self.round,) = places(state["round"])
         self.runs, self.tests = list(state["runs"]), list(state["tests"])
-        self.first_weights = dict(state["first_weights"])
+        self.confusions = [torch.as_tensor(confusion) for confusion in state["confusions"]]
         self._begin()
         self.net.load_state_dict(state["net"])
         restore_optimizer(self.optimizer, state["optimizer"])
         self.loop.load_state_dict(state)
+
+
+def initial_channels(genotype: Genotype, plan: RetrainPlan, data: Dataset) -> tuple[int, list[str]]:
+    """The initial channels of the network of a cell, and a sentence where a limit chose them.
+
+    Raises:
+        SpaceError: the narrowest network is above a limit.
+    """
+    sizes = plan.layers, len(data.train.classes), data.shape[0], plan.stem, plan.head
+    if plan.parameters is not None:
+        return channels_for(genotype, plan.parameters, *sizes), []
+    limits = {"parameters": plan.max_parameters, "multiply_adds": plan.max_multiply_adds}
+    known = {name: limit for name, limit in limits.items() if limit is not None}
+    return widest(genotype, known, data.shape[1], data.shape[2], *sizes) if known else (plan.channels, [])
 
 
 def evaluate(net: FixedNet, batches: Batches) -> tuple[float, float]:
@@ -289,3 +336,13 @@ def evaluate(net: FixedNet, batches: Batches) -> tuple[float, float]:
             images += len(y)
     net.train(training)
     return float(loss) / images, float(correct) / images
+
+
+def classify(net: FixedNet, batches: Batches) -> tuple[Tensor, Tensor]:
+    """The class (N,) int64 that a network predicts for each image, and its probability (N,) float32, on the CPU."""
+    training = net.training
+    net.eval()
+    with torch.no_grad():
+        found = [net(x).float().softmax(1).max(1) for x, _ in batches.eval_batches()]
+    net.train(training)
+    return torch.cat([part.indices.cpu() for part in found]), torch.cat([part.values.cpu() for part in found])

@@ -1,5 +1,6 @@
 """Parameters and multiply-adds of a network, and the number of channels for a number of parameters."""
 
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -92,6 +93,72 @@ def _parameters(net: nn.Module) -> int:
     return sum(p.numel() for name, p in net.named_parameters() if not name.startswith("auxiliary_head."))
 
 
+#: Channels of the small networks from which the size of all others follows.
+FEW = (2, 4, 6)
+
+
+def _polynomial(sizes: Sequence[int]) -> Callable[[int], int]:
+    """The size of a network of 2k channels, a quadratic polynomial in k, from those of k = 1, 2, 3."""
+    f1, f2, f3 = sizes
+    half_second = (f3 - 2 * f2 + f1) // 2
+    return lambda k: f1 + (k - 1) * (f2 - f1) + (k - 1) * (k - 2) * half_second
+
+
+def _bracket(size: Callable[[int], int], limit: int) -> tuple[int, int]:
+    """The last k ≥ 0 with size(k) < limit, and the next one."""
+    high = 1
+    while size(high) < limit:
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if size(middle) < limit else (low, middle)
+    return low, high
+
+
+def widest(
+    genotype: Genotype,
+    limits: Mapping[str, int],
+    height: int,
+    width: int,
+    layers: int,
+    classes: int,
+    in_channels: int = 3,
+    stem: str = "cifar",
+    head: str = "plain",
+) -> tuple[int, list[str]]:
+    """The most even initial channels whose network stays within limits, and a sentence that says so.
+
+    Args:
+        genotype: the cell.
+        limits: `parameters` or `multiply_adds` or both → the most there may be.
+        height, width: of the images.
+        layers, classes, in_channels, stem, head: of `FixedNet`.
+
+    Raises:
+        SpaceError: the network of two channels is above a limit, or an argument that `FixedNet` refuses.
+    """
+
+    def counted(channels: int) -> Count:
+        with torch.device("meta"):
+            net = FixedNet(genotype, channels, layers, classes, in_channels, stem, head=head)
+            return count(net, (in_channels, height, width))
+
+    few = [counted(channels) for channels in FEW]
+    most = min(_bracket(_polynomial([getattr(c, of) for c in few]), limit + 1)[0] for of, limit in limits.items())
+    told = " and ".join(f"retrain.max_{of}={limit}" for of, limit in limits.items())
+    if most < 1:
+        least = ", ".join(f"{getattr(few[0], of):,} {of.replace('_', '-')}" for of in limits)
+        raise SpaceError(
+            f"a network of this cell with {layers} layers has at least {least} (2 channels), which is above {told}; "
+            f"raise the limit, or lower retrain.layers"
+        )
+    chosen, above = counted(2 * most), counted(2 * most + 2)
+    sizes = [f"{of.parameters:,} parameters and {of.multiply_adds:,} multiply-adds" for of in (chosen, above)]
+    words = f"retrain.channels={2 * most}, the most within {told}: {sizes[0]}; {2 * most + 2} have {sizes[1]}"
+    return 2 * most, [words]
+
+
 def channels_for(
     genotype: Genotype,
     parameters: int,
@@ -111,19 +178,8 @@ def channels_for(
     if parameters < 1:
         raise SpaceError(f"a parameter budget is at least 1, but got parameters={parameters}")
     with torch.device("meta"):
-        f1, f2, f3 = (
-            _parameters(FixedNet(genotype, c, layers, classes, in_channels, stem, head=head)) for c in (2, 4, 6)
+        size = _polynomial(
+            [_parameters(FixedNet(genotype, c, layers, classes, in_channels, stem, head=head)) for c in FEW]
         )
-    half_second = (f3 - 2 * f2 + f1) // 2
-
-    def size(k: int) -> int:  # of 2k channels
-        return f1 + (k - 1) * (f2 - f1) + (k - 1) * (k - 2) * half_second
-
-    high = 1
-    while size(high) < parameters:
-        high *= 2
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if size(middle) < parameters else (low, middle)
+    low, high = _bracket(size, parameters)
     return 2 * min((k for k in (low, high) if k > 0), key=lambda k: abs(size(k) - parameters))

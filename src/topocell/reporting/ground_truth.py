@@ -30,7 +30,7 @@ def ground_truth_headline(ground_truth: Mapping[str, Any]) -> dict[str, str]:
         "title": "True accuracy",
         "last": _percent(ground_truth, "accuracy"),
         "n": _regret(ground_truth),
-        "best": "—",
+        "details": "",
     }
 
 

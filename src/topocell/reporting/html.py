@@ -22,16 +22,22 @@ from topocell.reporting.ground_truth import (
     ground_truth_notes,
     ground_truth_of,
 )
+from topocell.reporting.scores import (
+    accuracy_of,
+    class_table,
+    confusion_table,
+    score_headline,
+    score_notes,
+    score_warnings,
+)
 from topocell.reporting.style import printable
 from topocell.reporting.tables import (
     _value,
     flattened,
-    format_accuracy,
     format_count,
     format_percent,
     format_seconds,
     is_number,
-    last_accuracy,
     results_table,
 )
 
@@ -59,7 +65,11 @@ _FILES = {
     "env.json": "versions and machine",
     "metrics.jsonl": "figures of every epoch",
     "genotype.json": "the derived cell",
-    "results.json": "test accuracy per seed or true accuracy",
+    "results.json": "test accuracy per seed and class, or true accuracy",
+    "network.json": "the trained networks, for topocell.load and topocell predict",
+    "weights.safetensors": "weights of the first seed, after the last epoch",
+    "preprocessing.json": "class names, and how images are prepared for the networks",
+    "predictions.csv": "what that network predicts for every test image",
     "timings.json": "seconds per phase",
     "log.txt": "the log",
 }
@@ -84,6 +94,10 @@ class _Files:
             except OSError as fault:
                 self.states[name] = f"unreadable: {files.reason(fault)}"
         return self.texts[name]
+
+    def state(self, name: str) -> str:
+        """What was found of a file, also of one that was not read."""
+        return self.states.get(name) or ("present" if (self.path / name).is_file() else "missing")
 
     def mapping(self, name: str) -> dict[str, Any]:
         """The mapping that a JSON or YAML file holds; empty if there is none."""
@@ -161,12 +175,15 @@ def write_report(run_path: Path | str) -> Path:
             warnings=_warnings(epochs),
             selection=_selection(metrics),
             seeds=results_table(results),
+            cautions=score_warnings(results),
+            classes=class_table(results),
+            confusion=confusion_table(results),
             timings=[(phase, format_seconds(seconds)) for phase, seconds in timings.items()],
             total=format_seconds(sum(s for s in timings.values() if is_number(s))),
             recipe=found.text("recipe.yaml"),
             versions=flattened(env),
             notes=_notes(results, epochs),
-            files=[(name, what, found.states[name]) for name, what in _FILES.items()],
+            files=[(name, what, found.state(name)) for name, what in _FILES.items()],
             log=log[-_LOG_LINES:],
             log_lines=len(log),
         )
@@ -255,21 +272,7 @@ def _headline(results: Mapping[str, Any]) -> dict[str, str]:
     """
     if ground_truth := ground_truth_of(results):
         return ground_truth_headline(ground_truth)
-    n = results.get("n")
-    if not is_number(results.get("last_mean")) or not isinstance(n, int):
-        return {}
-
-    def accuracy(which: str) -> str:
-        mean, std = results.get(f"{which}_mean"), results.get(f"{which}_std")
-        return format_accuracy(mean, std if is_number(std) else None, n) if is_number(mean) else "—"
-
-    last, _, count = accuracy("last").partition(" (")
-    return {
-        "title": "Test accuracy, last epoch",
-        "last": last,
-        "n": count.rstrip(")"),
-        "best": accuracy("best"),
-    }
+    return score_headline(results)
 
 
 def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -291,7 +294,7 @@ def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _shallow(path: Path) -> list[tuple[str, str]]:
     """Return the accuracy of the shallow evaluation of the run, if there was one."""
-    found = last_accuracy(_Files(path / "shallow").mapping("results.json"))
+    found = accuracy_of(_Files(path / "shallow").mapping("results.json"), "last")
     return [("Shallow evaluation", found)] if found != "—" else []
 
 
@@ -364,7 +367,7 @@ def _selection(metrics: Iterable[Mapping[str, Any]]) -> list[list[str]]:
 def _notes(results: Mapping[str, Any], epochs: list[run_figures.Epoch]) -> list[str]:
     """Notes that a reader must know to trust the numbers as far as they go, and no further."""
     ground_truth = ground_truth_of(results)
-    notes = ground_truth_notes(ground_truth) if ground_truth else _retraining_notes(results)
+    notes = ground_truth_notes(ground_truth) if ground_truth else score_notes(results)
     gaps = [(e, e.row["gap"]) for e in epochs if isinstance(e.row.get("gap"), dict)]
     if gaps and all(is_number(gaps[-1][1].get(key)) for key in ("soft", "derived")):
         epoch, gap = gaps[-1]
@@ -372,28 +375,5 @@ def _notes(results: Mapping[str, Any], epochs: list[run_figures.Epoch]) -> list[
             f"After search epoch {epoch.number} the supernet reached {format_percent(gap['soft'])} on the validation "
             f"split with its soft weights and {format_percent(gap['derived'])} masked to the derived cell. The wider "
             "this gap, the less the supernet says about the cell."
-        )
-    return notes
-
-
-def _retraining_notes(results: Mapping[str, Any]) -> list[str]:
-    notes = [
-        "Test accuracy was computed by retraining only. The search and the selection of the cell never see the test "
-        "split."
-    ]
-    if not _headline(results):
-        return [*notes, "No test accuracy has been computed for this run yet; validation accuracies do not replace it."]
-    notes.append(
-        "The headline is the test accuracy after the last epoch. “Best epoch” picks an epoch by its test accuracy "
-        "and is therefore optimistic; it is given for comparison with reports that use it."
-    )
-    if results["n"] >= 2:
-        notes.append(
-            f"± is the sample standard deviation (n − 1) over {results['n']} retrainings of the same cell. It does "
-            "not include how much cells differ between searches with different seeds."
-        )
-    else:
-        notes.append(
-            "One seed was retrained, so no spread can be given: small differences from other results mean nothing."
         )
     return notes

@@ -22,12 +22,6 @@ def format_accuracy(mean: float, std: float | None = None, n: int = 1) -> str:
     return f"{100 * mean:.2f}{spread} % (n = {n})"
 
 
-def last_accuracy(results: Mapping[str, Any]) -> str:
-    """The accuracy after the last epoch that a results.json holds, as `format_accuracy`; an em dash without one."""
-    mean, std, n = (results.get(key) for key in ("last_mean", "last_std", "n"))
-    return format_accuracy(mean, std if is_number(std) else None, int(n)) if is_number(mean) and is_number(n) else "—"
-
-
 def format_percent(value: object) -> str:
     """A fraction 0..1 as `97.51 %`; an em dash for anything that is no finite number."""
     return f"{100 * value:.2f} %" if is_number(value) else "—"

@@ -12,7 +12,7 @@ from rich.text import Text
 from topocell.errors import one_line
 from topocell.reporting.cells import draw_text
 from topocell.reporting.ground_truth import ground_truth_lines, ground_truth_of
-from topocell.reporting.tables import format_accuracy, is_number
+from topocell.reporting.scores import score_lines
 from topocell.runtime.hooks import Figures
 
 #: Seconds between two reads of figures that live on the device.
@@ -80,17 +80,7 @@ def result_lines(results: Mapping[str, Any]) -> list[str]:
     """A results.json in words: of retraining, or of a look-up."""
     if ground_truth := ground_truth_of(results):
         return ground_truth_lines(ground_truth)
-    size = f"{results['parameters'] / 1e6:.3g} M parameters, {results['multiply_adds'] / 1e6:.4g} M multiply-adds"
-    return [
-        f"test accuracy, last epoch: {_accuracy(results, 'last')}",
-        f"test accuracy, best epoch: {_accuracy(results, 'best')} (chosen on the test split)",
-        f"{results['dataset']}: {size}",
-    ]
-
-
-def _accuracy(results: Mapping[str, Any], which: str) -> str:
-    std = results.get(f"{which}_std")
-    return format_accuracy(results[f"{which}_mean"], std if is_number(std) else None, results["n"])
+    return score_lines(results)
 
 
 class Terminal(Quiet):

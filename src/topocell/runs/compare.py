@@ -10,7 +10,8 @@ from topocell.io import files, plain_yaml
 from topocell.reporting.ground_truth import ground_truth_of
 from topocell.reporting.rankings import Ranking, agreement, ranking
 from topocell.reporting.rundirs import readable
-from topocell.reporting.tables import format_count, last_accuracy
+from topocell.reporting.scores import accuracy_of
+from topocell.reporting.tables import format_count
 
 _HEADER = ["selection", "operations", "edges", "cell", "edges kept", "skips", "images measured", "parameters"]
 
@@ -92,13 +93,13 @@ def _shallow(path: Path) -> str:
     """Accuracy of the shallow evaluation; nothing where that was of another cell."""
     evaluated, there = path / "genotype.json", path / "shallow" / "genotype.json"
     same = there.is_file() and Genotype.load(there).key == Genotype.load(evaluated).key
-    return last_accuracy(_mapping(path / "shallow" / "results.json") if same else {})
+    return accuracy_of(_mapping(path / "shallow" / "results.json") if same else {}, "last")
 
 
 def _accuracy(results: dict[str, Any]) -> str:
     if ground_truth := ground_truth_of(results):
         return f"{ground_truth['accuracy']:.2f} % (true)"
-    return last_accuracy(results)
+    return accuracy_of(results, "last")
 
 
 def _images(path: Path) -> int | None:

@@ -32,7 +32,7 @@ from topocell.runs.identity import (
 from topocell.runs.records import Records
 
 #: Directories in which a run writes.
-_FOLDERS = ("checkpoints", "figures", "selections", "shallow")
+_FOLDERS = ("checkpoints", "figures", "selections", "shallow", "retrainings")
 #: What only a run with a checkpoint has.
 _LEFT = ("genotype.json", "results.json", "checkpoints/supernet.ckpt")
 #: Entry of a named checkpoint that tells its recipe.
@@ -157,6 +157,10 @@ class RunDir:
         """Return the path of a selection by name, a run directory itself. Raises RunError for a name that is none."""
         return self.path / "selections" / self._file(name).name
 
+    def retraining_path(self, name: str) -> Path:
+        """Return the path of a further retraining by name, a run directory itself. Raises as `selection_path`."""
+        return self.path / "retrainings" / self._file(name).name
+
     @property
     def recipe_yaml(self) -> str:
         """Text of the resolved recipe. Raises RunError when the file cannot be read as text."""
@@ -173,6 +177,10 @@ class RunDir:
     def write_text(self, name: str, text: str) -> None:
         """Replace the file `name`. Raises RunError when that is no plain file name or the disk refuses."""
         self._replace(name, text.encode())
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Replace the file `name`. Raises as `write_text`."""
+        self._replace(name, data)
 
     def write_json(self, name: str, value: Any) -> None:
         """Replace the file `name` by `value` as JSON, NaN and infinities as null. Raises as `write_text`."""

@@ -34,6 +34,8 @@ def lasting(recipe: Any) -> Any:
     if not isinstance(recipe, dict):
         return recipe
     kept = {k: v for k, v in recipe.items() if k not in _MAY_CHANGE}
+    if isinstance(kept.get("data"), dict):  # images are told by their fingerprint, not by their place
+        kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("root", "download")}
     search = kept.get("search")
     if isinstance(search, dict) and isinstance(search.get("stages"), dict):
         kept["search"] = search | {"order of stages": list(search["stages"])}

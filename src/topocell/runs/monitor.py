@@ -12,12 +12,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from topocell.data.batches import ImageSet
 from topocell.errors import CheckpointError, RunError, SpaceError
+from topocell.networks.kept import predictions_csv, predictions_name, weights_name
 from topocell.reporting.terminal import Display
 from topocell.runs.directory import RunDir
 from topocell.runs.estimate import is_out_of_memory
 from topocell.runs.phases import Phase, save_phase
-from topocell.runtime.hooks import Figures, Interrupted, on_signals
+from topocell.runtime.hooks import Figures, Interrupted, Trained, on_signals
 
 CHECKPOINT_SECONDS = 30.0
 
@@ -42,6 +44,7 @@ class RunMonitor:
     Args:
         directory, display: of the run.
         hooks: act on records and checkpoints, in this order.
+        test: the test images, which the networks of a retraining predict.
 
     Attributes:
         seconds: that each phase has taken up to now. Set to those of a checkpoint, it counts on from there, so that
@@ -50,8 +53,10 @@ class RunMonitor:
     Raises RunError when TOPOCELL_CHECKPOINT_SECONDS is not a number of seconds.
     """
 
-    def __init__(self, directory: RunDir, display: Display, hooks: Sequence[RunHook] = ()) -> None:
-        self.directory, self.display, self._hooks = directory, display, tuple(hooks)
+    def __init__(
+        self, directory: RunDir, display: Display, hooks: Sequence[RunHook] = (), test: ImageSet | None = None
+    ) -> None:
+        self.directory, self.display, self._hooks, self._test = directory, display, tuple(hooks), test
         self._between = checkpoint_seconds()
         self.phase = Phase.SEARCH
         self.seconds: dict[str, float] = {}
@@ -111,6 +116,13 @@ class RunMonitor:
             self._saved = time.monotonic()
         if self._signal is not None:
             raise Interrupted(self._signal)
+
+    def trained(self, network: Trained) -> None:
+        """Keep the weights of a network, and what it predicts, in files of their own."""
+        pair = network.number, network.seed
+        self.directory.write_tensors(weights_name(*pair), network.weights)
+        if self._test is not None:
+            self.directory.write_text(predictions_name(*pair), predictions_csv(self._test, network))
 
     def loading(self) -> AbstractContextManager[None]:
         """Return the context of `fitting`."""

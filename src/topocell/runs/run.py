@@ -1,23 +1,26 @@
 """The steps of a run on its directory, each of which reads what the one before left there."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from topocell.config.load import reselected, shallow_of
+from topocell.config.load import reselected
 from topocell.config.recipe import Recipe
 from topocell.config.selection import Rules
 from topocell.data import preprocessing
 from topocell.data.nasbench201 import ground_truth_results
 from topocell.errors import GenotypeError, RecipeError, RunError
 from topocell.genotype.genotype import Genotype
+from topocell.networks import kept
+from topocell.networks.start import Start
+from topocell.registry import imported
 from topocell.reporting.ground_truth import ground_truth_of
 from topocell.reporting.html import write_report
 from topocell.reporting.tables import is_number
 from topocell.reporting.terminal import Display
-from topocell.runs.directory import OtherRecipe, RunDir
+from topocell.runs.directory import RunDir
 from topocell.runs.estimate import Knob, is_out_of_memory, out_of_memory, retrain_knobs, stage_knobs
 from topocell.runs.monitor import RunHook, RunMonitor, fitting
 from topocell.runs.phases import Phase, read_phase, save_phase
@@ -25,8 +28,10 @@ from topocell.runs.setup import Setup
 from topocell.selection.rules import Derived, check_rules, derive
 from topocell.supernet.arch_state import ArchState
 
-#: Files that belong to the cell of a run, in the order in which they go when it gets another.
-_OF_A_CELL = ("report.html", "weights.safetensors", preprocessing.FILE, "results.json")
+
+def of_a_cell(recipe: Recipe) -> tuple[str, ...]:
+    """Return the files that belong to the cell of a run, in the order in which they go when it gets another."""
+    return "report.html", *kept.names_of(recipe.retrain.seeds), preprocessing.FILE, "results.json"
 
 
 class Work:
@@ -40,7 +45,7 @@ class Work:
 
     def __init__(self, setup: Setup, directory: RunDir, display: Display, hooks: Sequence[RunHook] = ()) -> None:
         self.setup, self.recipe, self.directory, self.display = setup, setup.recipe, directory, display
-        self.monitor = RunMonitor(directory, display, hooks)
+        self.monitor = RunMonitor(directory, display, hooks, setup.dataset.test)
         self.phase, self.state, self.monitor.seconds = read_phase(directory)
         for warning in directory.warnings:
             display.say(warning)
@@ -67,7 +72,7 @@ class Work:
         Without changes, a projection that was begun under other rules keeps them. A cell whose retraining has begun
         gives way to another one only with `replace`.
         """
-        self._must_be_searched()
+        self.must_be_searched()
         rules = self._rules(**changes)
         if self.phase != Phase.SELECT and (not again or rules.project):
             return Genotype.load(self.directory.genotype_path)
@@ -108,27 +113,11 @@ class Work:
         apart = self.phase not in (Phase.SEARCH, Phase.SELECT) and rules.project and not mine
         return f"{rules.operations}-{rules.edges}" if apart or "projection" in changes else None
 
-    def begin_alternative(self, name: str, changes: Mapping[str, Any]) -> tuple[Recipe, Path]:
-        """Make selections/NAME a run whose next phase is its selection; returns its recipe and directory."""
-        self._must_be_searched()
-        setup = Setup.of(reselected(self.recipe, changes), like=self.setup)
-        path = self.directory.selection_path(name)
-        try:
-            opened = RunDir.open(path, setup.recipe.to_yaml(), env=setup.environment())
-        except OtherRecipe as fault:
-            raise RunError(
-                f"a selection keeps the rules it began with, but {path} has others; name another with --as"
-            ) from fault
-        with opened as directory:
-            searched = (record for record in self.directory.metrics() if record.get("phase") == Phase.SEARCH)
-            prepare_selection(directory, lambda: self.directory.load_named("supernet"), searched)
-        return setup.recipe, path
-
     def retrain(self) -> dict[str, Any]:
-        """Retrain the derived cell, or what is left of it, and write results.json, weights.safetensors and how images
-        are prepared for them, preprocessing.json.
+        """Retrain the derived cell, or what is left of it, and write results.json and the files of its networks.
 
-        With a table of true accuracies the cell is looked up there instead, and there are no weights.
+        These are complete without the images, see `topocell.networks.kept`. With a table of true accuracies the cell
+        is looked up there instead, and there are no weights.
         """
         if self.phase == Phase.DONE:
             return self._results()
@@ -142,29 +131,21 @@ class Work:
             self._enter(Phase.DONE)
             return results
         with self._timed(Phase.RETRAIN):
-            training = self.setup.retraining(genotype, self.monitor)
+            training = self.setup.retraining(genotype, self.monitor, Start.read(self.directory.path))
             results = training.run(self.state)
         self.setup.preprocessing.save(self.directory.path / preprocessing.FILE)
-        self.directory.write_tensors("weights.safetensors", training.first_weights)
+        self.directory.write_json(kept.FILE, self._networks(genotype, results).to_dict())
         self.directory.write_json("results.json", results)
         self._enter(Phase.DONE)
         return results
 
-    def begin_shallow(self, accept_data: bool = False) -> tuple[Recipe, Path]:
-        """Make RUN/shallow a run whose next phase is the shallow evaluation of the cell; returns its recipe and path.
-
-        What an evaluation of another cell has left there is dropped.
-        """
-        setup, path = Setup.of(shallow_of(self.recipe), like=self.setup), self.directory.path / "shallow"
-        genotype = Genotype.load(self.directory.genotype_path)
-        env = setup.environment()
-        with RunDir.open(path, setup.recipe.to_yaml(), env=env, accept_data=accept_data) as directory:
-            there = directory.genotype_path
-            if not there.exists() or Genotype.load(there).cells != genotype.cells:
-                directory.forget([Phase.RETRAIN], *_OF_A_CELL)
-                save_phase(directory, Phase.RETRAIN)
-                genotype.save(there)
-        return setup.recipe, path
+    def _networks(self, genotype: Genotype, results: Mapping[str, Any]) -> kept.NetworkFile:
+        """Describe the networks of a retraining."""
+        networks = tuple(
+            kept.Kept(run["seed"], kept.weights_name(number, run["seed"]), run["last"])
+            for number, run in enumerate(results["runs"])
+        )
+        return kept.NetworkFile(genotype, results["channels"], results["layers"], networks, tuple(imported()))
 
     def report(self) -> Path:
         """Write the report."""
@@ -205,7 +186,8 @@ class Work:
                 f"continue with: topocell select {self.directory.path}"
             )
 
-    def _must_be_searched(self) -> None:
+    def must_be_searched(self) -> None:
+        """Raise RunError unless the search is finished."""
         if self.phase == Phase.SEARCH:
             raise RunError(
                 f"a cell is derived from a finished search, but the search in {self.directory.path} is not; "
@@ -246,10 +228,11 @@ class Work:
         The checkpoint that says where the run stands is saved before, so that a kill on the way leads back here.
         """
         phases = (Phase.SELECT, Phase.TUNE, Phase.RETRAIN)
+        files = of_a_cell(self.recipe)
         left = any(record.get("phase") in phases for record in self.directory.metrics())
-        if not left and not any(self.directory.has(name) for name in _OF_A_CELL[1:]):
+        if not left and not any(self.directory.has(name) for name in files[1:]):
             return
-        self.directory.forget(phases, *_OF_A_CELL)
+        self.directory.forget(phases, *files)
         self.monitor.seconds = {p: s for p, s in self.monitor.seconds.items() if p not in phases}
         self.directory.write_json("timings.json", self.monitor.seconds)
         self._enter(Phase.SELECT)
@@ -282,24 +265,6 @@ class Work:
         finally:
             self.monitor.count()
             self.directory.write_json("timings.json", self.monitor.seconds)
-
-
-def prepare_selection(
-    directory: RunDir, supernet: Callable[[], dict[str, Any]], searched: Iterable[Mapping[str, Any]] = ()
-) -> None:
-    """Make a new run directory one whose next phase is its selection, also when a kill has interrupted that.
-
-    Args:
-        directory: the new run directory.
-        supernet: gives the state of the search that is copied there.
-        searched: records of the search, for metrics.jsonl.
-    """
-    if read_phase(directory)[:2] == (Phase.SEARCH, None):
-        save_phase(directory, Phase.SEARCH)
-        directory.save_named("supernet", supernet())
-        for record in searched:
-            directory.append_metrics(record)
-        save_phase(directory, Phase.SELECT)
 
 
 def knobs(recipe: Recipe, phase: str) -> tuple[Knob, ...]:

@@ -22,9 +22,11 @@ from topocell.data.stratify import split_notes
 from topocell.errors import RecipeError, SpaceError
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.io.colours import rgb
-from topocell.networks.retraining import Retraining
+from topocell.networks.retraining import Retraining, initial_channels
+from topocell.networks.start import AFRESH, Start
 from topocell.nn.network import FixedNet
 from topocell.registry import is_foreign, known
+from topocell.runtime.devices import find_device
 from topocell.runtime.hooks import Monitor
 from topocell.runtime.precision import Execution
 from topocell.runtime.provenance import environment
@@ -146,9 +148,9 @@ class Setup:
             **options,
         )
 
-    def retraining(self, genotype: Genotype, monitor: Monitor | None = None) -> Retraining:
+    def retraining(self, genotype: Genotype, monitor: Monitor | None = None, start: Start = AFRESH) -> Retraining:
         """The retraining of a cell, before its first step."""
-        return Retraining(genotype, self.recipe.retrain, self.dataset, **self._options(monitor))
+        return Retraining(genotype, self.recipe.retrain, self.dataset, start=start, **self._options(monitor))
 
     def environment(self) -> dict[str, Any]:
         """Return the contents of env.json."""
@@ -242,18 +244,6 @@ def load_ground_truth(recipe: Recipe, space: SpaceSpec | None = None) -> Table |
     return table
 
 
-def find_device(name: str) -> torch.device:
-    """`auto` is the first GPU, else the CPU. Raises RecipeError for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise RecipeError(f"device must name a device of this machine, but got {name!r}; use auto or cpu") from None
-    return device
-
-
 def check(recipe: Recipe) -> None:
     """Build what the recipe names without training, so that faults show before anything starts.
 
@@ -337,10 +327,12 @@ def check_images(recipe: Recipe, space: SpaceSpec, dataset: Dataset) -> None:
     for name, cell in space.cells.items():
         cells[name] = CellGenotype(cell.inputs, ((("skip_connect", 0),),) * cell.nodes, (cell.computed[-1],))
     for plan in recipe.trainings:
-        _check_network(Genotype("any", cells, skeleton=space.skeleton), plan, dataset)
+        check_network(Genotype("any", cells, skeleton=space.skeleton), plan, dataset)
 
 
-def _check_network(genotype: Genotype, plan: RetrainPlan, dataset: Dataset) -> None:
+def check_network(genotype: Genotype, plan: RetrainPlan, dataset: Dataset) -> None:
+    """Raise SpaceError for images that the network of a cell cannot take, and for a limit that no width meets."""
+    initial_channels(genotype, plan, dataset)
     classes, channels = len(dataset.train.classes), dataset.shape[0]
     sizes = plan.channels, plan.layers, classes, channels, plan.stem
     options: dict[str, Any] = {"auxiliary": plan.auxiliary > 0, "head": plan.head}

@@ -4,7 +4,10 @@ import copy
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Figures = Callable[[], Mapping[str, float]]
 
@@ -15,6 +18,24 @@ class Interrupted(Exception):
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"stopped by signal {signal_number}")
         self.signal_number = signal_number
+
+
+class Trained(NamedTuple):
+    """A trained network, and what it says of the test images.
+
+    Args:
+        number: of its seed among those of the retraining, from 0.
+        seed: of its training.
+        weights: name → tensor, on the CPU, without auxiliary head.
+        labels: (N,) int64, the class that it predicts for each test image.
+        probabilities: (N,) float32, of that class.
+    """
+
+    number: int
+    seed: int
+    weights: "dict[str, Tensor]"
+    labels: "Tensor"
+    probabilities: "Tensor"
 
 
 class Monitor(Protocol):
@@ -31,6 +52,9 @@ class Monitor(Protocol):
 
     def say(self, text: str) -> None:
         """One line for the user and the log."""
+
+    def trained(self, network: Trained) -> None:
+        """A network is trained; after a resumption at this very place it may come once more, the same."""
 
     def loading(self) -> AbstractContextManager[None]:
         """Around the loading of a saved state, which may be one of something else."""
@@ -51,6 +75,9 @@ class Silent:
     def say(self, text: str) -> None:
         """Ignored."""
 
+    def trained(self, network: Trained) -> None:
+        """Ignored."""
+
     def loading(self) -> AbstractContextManager[None]:
         """Faults are let through."""
         return nullcontext()
@@ -62,11 +89,17 @@ class Keeping(Silent):
     Attributes:
         states: a copy of every state that could be saved.
         records: the lines of metrics.jsonl.
+        networks: those that were trained.
     """
 
     def __init__(self) -> None:
         self.states: list[dict[str, Any]] = []
         self.records: list[Mapping[str, Any]] = []
+        self.networks: list[Trained] = []
+
+    def trained(self, network: Trained) -> None:
+        """Keep the network."""
+        self.networks.append(network)
 
     def metrics(self, record: Mapping[str, Any]) -> None:
         """Keep the record."""

@@ -12,10 +12,11 @@ from topocell.errors import RecipeError
 from topocell.genotype.genotype import Genotype
 from topocell.reporting.run_figures import search_epochs
 from topocell.reporting.terminal import Display
+from topocell.runs.beside import prepare_selection
 from topocell.runs.directory import RunDir
 from topocell.runs.monitor import RunHook
 from topocell.runs.phases import Phase
-from topocell.runs.run import Work, prepare_selection
+from topocell.runs.run import Work
 from topocell.runs.setup import Setup
 from topocell.searching.loop import Search
 from topocell.selection.probe import Probe

@@ -13,6 +13,7 @@ from topocell.reporting.terminal import Display
 from topocell.runs import setup
 from topocell.runs.directory import RunDir
 from topocell.runs.phases import Phase, save_phase
+from topocell.runtime.devices import find_device
 from topocell.runtime.provenance import environment
 from topocell.searching.loop import Search
 from topocell.studies._items import Bench
@@ -36,7 +37,7 @@ def begin(bench: Bench, items: int, recipes: Mapping[str, Recipe], seeds: Sequen
     data = check(recipes.values())
     resolved_recipes = {label: recipe.model_dump(mode="json") for label, recipe in recipes.items()}
     named = {str(number): seed for number, seed in enumerate(seeds)}
-    device = setup.find_device(next(iter(recipes.values())).device)
+    device = find_device(next(iter(recipes.values())).device)
     found = environment(device, ", ".join(data), named)
     bench.begin(items, {"recipes": resolved_recipes, "data": data, **inputs}, found)
 

@@ -211,11 +211,11 @@ def test_negative_pixels_are_refused(field):
 def test_resize_averages_and_leaves_the_right_size_alone():
     images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
     images[:, :, :, ::2] = 200  # stripes as fine as the pixels: without antialiasing all or nothing would remain
-    small = resize(images, 8)
+    small = resize(images, (8, 8))
     assert small.shape == (2, 3, 8, 8) and small.dtype == torch.uint8
     assert int((small[..., 1:-1].int() - 100).abs().max()) <= 1
-    assert resize(images, 16) is images
-    assert resize(images, 32).shape == (2, 3, 32, 32)
+    assert resize(images, (16, 16)) is images
+    assert resize(images, (32, 24)).shape == (2, 3, 32, 24)
 
 
 # Image sets

@@ -32,7 +32,7 @@ def put(folder: Path, suffix: str, content: bytes) -> str:
 
 
 def read(path: str, mode: str = "RGB", background=WHITE, side: int = 16) -> Picture:
-    return read_picture(path, mode, side, background)
+    return read_picture(path, mode, (side, side), background)
 
 
 @pytest.mark.parametrize("name", READABLE)

@@ -173,9 +173,9 @@ def test_a_retraining_in_bf16_learns_what_one_in_float32_does(digits: splits.Dat
     for training in (full, half, again):
         training.run()
     assert_identical(half.state_dict(), again.state_dict())
-    for name, wanted in full.first_weights.items():
+    for name, wanted in full.net.state_dict().items():
         if wanted.is_floating_point():
-            assert half.first_weights[name].dtype == torch.float32
+            assert half.net.state_dict()[name].dtype == torch.float32
     a, b = (torch.cat([t.flatten() for t in of.net.parameters()]) for of in (full, half))
     assert 0 < relative(b, a) < 0.1
 

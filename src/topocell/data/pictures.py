@@ -1,0 +1,160 @@
+"""Images of any kind, as files or in memory, as the pixels that a trained network takes."""
+
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from topocell.data.augment import resize
+from topocell.data.folder_listing import Unused, images_below
+from topocell.data.image_file import Fault, fault_of, fit, pixels_of, read_picture, upright
+from topocell.data.preprocessing import Preprocessing
+from topocell.errors import DataError
+
+#: Channels of an image → the mode that Pillow has for them.
+_MODES = {1: "L", 3: "RGB"}
+
+
+class Named(NamedTuple):
+    """An image, not read yet, and what it is called: its path, or its number among those that were given."""
+
+    name: str
+    image: Any
+
+
+def find_images(images: Any) -> tuple[list[Named], list[str]]:
+    """List what a user means by images, and say what was not used.
+
+    Args:
+        images: a path of a file or of a folder, which is searched with all folders below it; an image of Pillow; an
+            array (H, W) or (H, W, C) of uint8; a tensor (C, H, W) or (N, C, H, W), uint8 or float in 0..1; or a
+            sequence of these.
+
+    Raises:
+        DataError: no such file or folder, no image among them, or something that is none of these.
+    """
+    found, unused = list[Named](), Unused()
+    for image in _each(images):
+        if isinstance(image, str | os.PathLike):
+            found += _below(Path(image).expanduser(), unused)
+        elif isinstance(image, Tensor) and image.dim() == 4:
+            found += (Named(str(len(found) + i), one) for i, one in enumerate(image))
+        else:
+            found.append(Named(str(len(found)), image))
+    if not found:
+        aside = "".join(f" ({note})" for note in unused.notes())
+        raise DataError(f"a prediction is for one image or more, but there is none{aside}; name images or a folder")
+    return found, unused.notes()
+
+
+def _each(images: Any) -> Iterable[Any]:
+    return images if isinstance(images, list | tuple) else [images]
+
+
+def _below(path: Path, unused: Unused) -> list[Named]:
+    if path.is_dir():
+        return [Named(name, name) for name in images_below(path, unused)]
+    if not path.exists():
+        raise DataError(f"an image is a file that is there, but {str(path)!r} is not; check the path")
+    return [Named(str(path), str(path))]
+
+
+class Pictures(NamedTuple):
+    """Images as a network takes them.
+
+    Args:
+        pixels: (N, C, H, W) uint8.
+        names: what each is called.
+        faults: those that could not be read, each with its reason.
+    """
+
+    pixels: Tensor
+    names: tuple[str, ...]
+    faults: tuple[str, ...]
+
+
+def read_pictures(images: Sequence[Named], how: Preprocessing) -> Pictures:
+    """Read images in parallel, each turned, laid on the background, converted and sized as `how` says.
+
+    Args:
+        images: from `find_images`.
+        how: what the network was trained on.
+    """
+
+    def read(named: Named) -> np.ndarray | Fault:
+        try:
+            return _pixels(named.image, how)
+        except Exception as error:  # whatever a decoder makes of a damaged file
+            return fault_of(named.name, error)
+
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.filterwarnings("ignore", module="PIL")  # of damaged EXIF data and the like
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        results = list(zip(images, pool.map(read, images)))
+    faults = tuple(f"{named.name} ({found.reason})" for named, found in results if isinstance(found, Fault))
+    good = [(named.name, found) for named, found in results if not isinstance(found, Fault)]
+    empty = np.empty((0, how.channels, *how.size), np.uint8)
+    pixels = np.stack([found for _, found in good]) if good else empty
+    return Pictures(torch.from_numpy(pixels), tuple(name for name, _ in good), faults)
+
+
+def _pixels(image: Any, how: Preprocessing) -> np.ndarray:
+    """(C, H, W) uint8 of one image in the size and with the channels of the network."""
+    mode = _MODES.get(how.channels)
+    if isinstance(image, Tensor):
+        found = _as_bytes(image)
+        if mode is None or len(found) == how.channels:
+            return _sized(found, how)
+        image = _picture(found)
+    if mode is None:
+        raise ValueError(f"the network takes images of {how.channels} channels: give tensors (C, H, W)")
+    if isinstance(image, str):
+        native = how.size if how.resize == "fit" else None
+        return _sized(torch.from_numpy(np.array(read_picture(image, mode, native, how.background).pixels)), how)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3):
+            raise ValueError(f"an array is (H, W) or (H, W, C) of uint8, but this is {image.shape} of {image.dtype}")
+        image = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"{type(image).__name__} is no image: give a path, an image of Pillow, an array or a tensor")
+    picture, _ = upright(image, mode, how.background)
+    return _sized(torch.from_numpy(np.array(pixels_of(picture))), how)
+
+
+def _as_bytes(image: Tensor) -> Tensor:
+    """(C, H, W) uint8 of a tensor."""
+    if image.dim() != 3:
+        raise ValueError(f"a tensor is (C, H, W) or (N, C, H, W), but this is {tuple(image.shape)}")
+    if image.dtype == torch.uint8:
+        return image.cpu()
+    low, high = (float(bound) for bound in image.float().aminmax())
+    if not (image.dtype.is_floating_point and low >= 0 and high <= 1):
+        raise ValueError(
+            f"a tensor is uint8, or float in 0..1 before any normalisation, but this is {image.dtype} from {low:g} to "
+            f"{high:g}"
+        )
+    return (image.detach().cpu().float() * 255).round().byte()
+
+
+def _sized(pixels: Tensor, how: Preprocessing) -> np.ndarray:
+    """The pixels (C, H, W) in the size of the network."""
+    if len(pixels) != how.channels:
+        raise ValueError(f"the network takes images of {how.channels} channels, but this has {len(pixels)}")
+    if pixels.shape[-2:] == how.size:
+        return pixels.numpy()
+    if how.resize == "fit" and how.channels in _MODES:
+        return pixels_of(fit(_picture(pixels), how.size))
+    return resize(pixels[None], how.size)[0].numpy()
+
+
+def _picture(pixels: Tensor) -> Image.Image:
+    """The image of (C, H, W) uint8, C = 1, 3 or 4."""
+    rows = pixels.permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(rows[..., 0] if len(pixels) == 1 else rows)

@@ -1,0 +1,175 @@
+"""A trained network in use: from images, as files or in memory, to classes and probabilities."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from topocell.data import preprocessing
+from topocell.data.folder_listing import some
+from topocell.data.pictures import find_images, read_pictures
+from topocell.data.preprocessing import Preprocessing
+from topocell.errors import DataError, RunError
+from topocell.networks.kept import FILE, NetworkFile, load_weights
+from topocell.nn.network import FixedNet
+
+#: Images that are in memory at once while a folder is predicted.
+BATCH_SIZE = 64
+
+
+class Prediction(NamedTuple):
+    """What a network says of one image.
+
+    Args:
+        name: the path of the image, or its number among those given.
+        label: the most probable class.
+        probability: of that class.
+        probabilities: class → probability, most probable first.
+    """
+
+    name: str
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a network says of N images; a sequence of `Prediction`.
+
+    Args:
+        names: what each image is called.
+        probabilities: (N, K) float32.
+        classes: K names.
+        notes: sentences on files that were not used or could not be read.
+    """
+
+    names: tuple[str, ...]
+    probabilities: Tensor
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> list[str]:
+        """The most probable class of each image."""
+        return [self.classes[i] for i in self.probabilities.argmax(1).tolist()]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Prediction:
+        values, order = self.probabilities[index].sort(descending=True, stable=True)
+        ranked = {self.classes[i]: value for i, value in zip(order.tolist(), values.tolist())}
+        label = next(iter(ranked))
+        return Prediction(self.names[index], label, ranked[label], ranked)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return (self[index] for index in range(len(self)))
+
+
+class Classifier(nn.Module):
+    """A trained network with all that it takes to use it. Made by `load`.
+
+    Called with pixels (N, C, H, W), uint8, of the size and the channels it was trained on, it returns logits (N, K).
+
+    Args:
+        net: in evaluation mode.
+        preprocessing: how images are prepared for it.
+        file: of network.json.
+
+    Attributes:
+        classes: K names, in the order of the outputs.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: FixedNet, preprocessing: Preprocessing, file: NetworkFile) -> None:
+        super().__init__()
+        self.net, self.preprocessing, self.file = net.eval(), preprocessing, file
+        self.classes = preprocessing.classes
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(getattr(preprocessing, name))[:, None, None], persistent=False)
+        self.eval()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits (N, K) of pixels (N, C, H, W) uint8: normalised as (pixels / 255 - mean) / std first."""
+        logits: Tensor = self.net((pixels.float() / 255 - self.mean) / self.std)
+        return logits
+
+    def predict(self, images: Any, *, batch_size: int = BATCH_SIZE, skip_unreadable: bool = False) -> Predictions:
+        """Predict the classes of images.
+
+        Args:
+            images: a path of a file or a folder, an image of Pillow, an array (H, W) or (H, W, C) of uint8, a tensor
+                (C, H, W) or (N, C, H, W), uint8 or float in 0..1; or a sequence of these. They may have any size:
+                they are prepared as those of the training were.
+            batch_size: images that are read and computed at once.
+            skip_unreadable: whether images that cannot be read are left out; if not, all of them are named.
+
+        Raises:
+            DataError: there are no images, or some cannot be read.
+        """
+        found, notes = find_images(images)
+        names, parts = list[str](), list[Tensor]()
+        faults = list[str]()
+        device, training = self.mean.device, self.training
+        self.eval()
+        try:
+            for start in range(0, len(found), batch_size):
+                pictures = read_pictures(found[start : start + batch_size], self.preprocessing)
+                names += pictures.names
+                faults += pictures.faults
+                if len(pictures.pixels):
+                    pixels = pictures.pixels.to(device, memory_format=torch.channels_last)
+                    with torch.no_grad():
+                        parts.append(self(pixels).float().softmax(1).cpu())
+        finally:
+            self.train(training)
+        if faults and not skip_unreadable:
+            raise DataError(
+                f"{len(faults):,} of {len(found):,} images cannot be read: {some(faults, 10)}; repair them or leave "
+                f"them out, or skip them (--skip-unreadable, skip_unreadable=True)"
+            )
+        notes += [f"not read: {fault}" for fault in faults]
+        empty = torch.empty(0, len(self.classes))
+        return Predictions(tuple(names), torch.cat(parts) if parts else empty, self.classes, tuple(notes))
+
+
+def load(path: str | os.PathLike[str], *, seed: int | None = None, device: str | torch.device = "cpu") -> Classifier:
+    """Load the trained network of a run, or of an export.
+
+    Args:
+        path: run directory, export directory, or the network.json in one.
+        seed: of the retraining; the first without one.
+        device: where it computes.
+
+    Raises:
+        RunError: there is no trained network, or none of that seed. CheckpointError, DataError: what is there is
+        damaged.
+    """
+    given = Path(path).expanduser()
+    place = given.parent if given.name == FILE else given
+    if not (place / FILE).is_file():
+        raise RunError(_no_network(place))
+    file = NetworkFile.load(place / FILE)
+    how = Preprocessing.load(place / preprocessing.FILE)
+    net = file.build(how)
+    load_weights(net, place / file.of_seed(seed).weights)
+    return Classifier(net, how, file).to(torch.device(device))
+
+
+def _no_network(place: Path) -> str:
+    """Say why a directory has no trained network, and what makes one."""
+    start = f"a network is loaded from a directory with {FILE}, but {place}"
+    if not place.exists():
+        return f"{start} does not exist; check the path"
+    if not (place / "recipe.yaml").is_file():
+        return f"{start} has none; name the directory of a finished run or of an export"
+    if (place / "results.json").is_file():
+        return f"{start} has none: the accuracy of its cell was looked up in a table, and no network was trained"
+    return f"{start} has none yet: its network is not trained; continue with: topocell run RECIPE --out {place}"

@@ -1,0 +1,72 @@
+"""The commands for a trained network: predict."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from topocell.networks.classifier import Predictions
+
+#: Classes of an image that the terminal shows.
+SHOWN = 3
+
+NetworkPath = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A finished run directory, or an export of one.", show_default=False)
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option("--seed", help="Of the retraining whose network is used; default the first.", show_default=False),
+]
+
+
+def predict(
+    network: NetworkPath,
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Files, or folders with images below.", show_default=False)
+    ],
+    table: Annotated[
+        Path | None, typer.Option("--csv", help="Write file, class and all probabilities here.", show_default=False)
+    ] = None,
+    seed: SeedOption = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that are computed at once.")] = 64,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read.")
+    ] = False,
+) -> None:
+    """Predict the classes of images with the trained network of a run.
+
+    Examples:
+
+        topocell predict runs/photos new/IMG_0001.jpg
+
+        topocell predict runs/photos new --csv predictions.csv
+    """
+    from topocell.networks.classifier import load
+    from topocell.runtime.devices import find_device
+
+    model = load(network, seed=seed, device=find_device(device))
+    found = model.predict([str(image) for image in images], batch_size=batch_size, skip_unreadable=skip_unreadable)
+    for note in found.notes:
+        typer.echo(note, err=True)
+    if table is None:
+        for prediction in found:
+            ranked = list(prediction.probabilities.items())[:SHOWN]
+            typer.echo(f"{prediction.name}: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in ranked))
+    else:
+        _write(table, found)
+        typer.echo(f"{len(found):,} predictions: {table}")
+
+
+def _write(path: Path, found: "Predictions") -> None:
+    """Write a table with one line for each image. Raises RunError where the disk refuses."""
+    rows = [
+        (one.name, one.label, f"{one.probability:.6f}", *(f"{one.probabilities[name]:.6f}" for name in found.classes))
+        for one in found
+    ]
+    from topocell.io import files
+    from topocell.networks.kept import csv_text
+
+    with files.guarded(path):
+        files.replace(path, csv_text([("file", "predicted", "probability", *found.classes), *rows]).encode())

@@ -1,0 +1,187 @@
+"""Run directories that begin with what another has: alternative selections, shallow evaluation, further retrainings.
+
+They lie inside the run that they begin with:
+
+    selections/NAME      another cell of the same supernet
+    shallow              the shallow evaluation of the cell (eDARTS)
+    retrainings/NAME     the cell retrained with other settings: size, epochs, images, seeds
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from topocell.config.load import reselected, retrained, shallow_of
+from topocell.config.recipe import Recipe
+from topocell.errors import RunError
+from topocell.genotype.genotype import Genotype
+from topocell.networks import kept
+from topocell.networks.start import EARLIER, INITIAL
+from topocell.reporting.rundirs import readable
+from topocell.runs.directory import OtherRecipe, RunDir
+from topocell.runs.phases import Phase, read_phase, save_phase
+from topocell.runs.run import Work, of_a_cell
+from topocell.runs.setup import Setup, check_network, prepared
+
+
+def begin_alternative(work: Work, name: str, changes: Mapping[str, Any]) -> tuple[Recipe, Path]:
+    """Make selections/NAME a run whose next phase is its selection; returns its recipe and directory."""
+    work.must_be_searched()
+    setup = Setup.of(reselected(work.recipe, changes), like=work.setup)
+    path = work.directory.selection_path(name)
+    try:
+        opened = RunDir.open(path, setup.recipe.to_yaml(), env=setup.environment())
+    except OtherRecipe as fault:
+        raise RunError(
+            f"a selection keeps the rules it began with, but {path} has others; name another with --as"
+        ) from fault
+    with opened as directory:
+        searched = (record for record in work.directory.metrics() if record.get("phase") == Phase.SEARCH)
+        prepare_selection(directory, lambda: work.directory.load_named("supernet"), searched)
+    return setup.recipe, path
+
+
+def prepare_selection(
+    directory: RunDir, supernet: Callable[[], dict[str, Any]], searched: Iterable[Mapping[str, Any]] = ()
+) -> None:
+    """Make a new run directory one whose next phase is its selection, also when a kill has interrupted that.
+
+    Args:
+        directory: the new run directory.
+        supernet: gives the state of the search that is copied there.
+        searched: records of the search, for metrics.jsonl.
+    """
+    if read_phase(directory)[:2] == (Phase.SEARCH, None):
+        save_phase(directory, Phase.SEARCH)
+        directory.save_named("supernet", supernet())
+        for record in searched:
+            directory.append_metrics(record)
+        save_phase(directory, Phase.SELECT)
+
+
+def begin_shallow(work: Work, accept_data: bool = False) -> tuple[Recipe, Path]:
+    """Make RUN/shallow a run whose next phase is the shallow evaluation of the cell; returns its recipe and path.
+
+    What an evaluation of another cell has left there is dropped.
+    """
+    setup, path = Setup.of(shallow_of(work.recipe), like=work.setup), work.directory.path / "shallow"
+    genotype = Genotype.load(work.directory.genotype_path)
+    env = setup.environment()
+    with RunDir.open(path, setup.recipe.to_yaml(), env=env, accept_data=accept_data) as directory:
+        there = directory.genotype_path
+        if not there.exists() or Genotype.load(there).cells != genotype.cells:
+            directory.forget([Phase.RETRAIN], *of_a_cell(setup.recipe))
+            save_phase(directory, Phase.RETRAIN)
+            genotype.save(there)
+    return setup.recipe, path
+
+
+def begin_retraining(
+    work: Work, name: str, changes: Sequence[str], weights_from: Path | None = None, accept_data: bool = False
+) -> tuple[Setup, Path]:
+    """Make retrainings/NAME a run whose next phase is the retraining of the cell with other settings.
+
+    Seeds that the run has trained with the same settings are taken from it: each is a training of its own.
+
+    Args:
+        work: the run.
+        name: of the directory.
+        changes: `key=value` of `retrain`, `data`, and the settings of execution.
+        weights_from: a directory with a trained network, whose weights are fine-tuned.
+        accept_data: see `RunDir.open`.
+
+    Returns its setup and directory.
+
+    Raises:
+        RecipeError: a change that is not one of a retraining. RunError: NAME has other settings, or another cell.
+    """
+    path = work.directory.retraining_path(name)
+    recipe = retrained(work.recipe, changes)
+    same_data = recipe.data == work.recipe.data
+    setup = prepared(recipe, like=work.setup if same_data else None)
+    genotype = Genotype.load(work.directory.genotype_path)
+    earlier = _earlier(work, setup) if same_data and weights_from is None else []
+    begin_with_cell(setup, path, genotype, weights_from, accept_data=accept_data, copy=(work.directory, earlier))
+    return setup, path
+
+
+def begin_with_cell(
+    setup: Setup,
+    path: Path,
+    genotype: Genotype,
+    weights_from: Path | None = None,
+    *,
+    accept_data: bool = False,
+    copy: tuple[RunDir, Sequence[Mapping[str, Any]]] | None = None,
+) -> None:
+    """Make a directory a run whose next phase is the retraining of a cell, also when a kill has interrupted that.
+
+    Args:
+        setup: of the retraining.
+        path: of the directory.
+        genotype: the cell.
+        weights_from: a directory with a trained network, whose weights are fine-tuned.
+        accept_data: see `RunDir.open`.
+        copy: a run that has trained the first seeds, and their entries in results.json.
+
+    Raises:
+        RunError: the directory has other settings, or another cell.
+    """
+    check_network(genotype, setup.recipe.retrain, setup.dataset)
+    initial = None if weights_from is None else _weights_of(weights_from)
+    try:
+        opened = RunDir.open(path, setup.recipe.to_yaml(), env=setup.environment(), accept_data=accept_data)
+    except OtherRecipe as fault:
+        raise RunError(f"a retraining keeps the settings it began with, but {fault}") from fault
+    with opened as directory:
+        if directory.genotype_path.exists():
+            if Genotype.load(directory.genotype_path).cells != genotype.cells:
+                raise RunError(f"a retraining keeps the cell it began with, but {path} has another; take another name")
+            return
+        if initial is not None:
+            directory.write_bytes(INITIAL, initial)
+        if copy is not None and copy[1]:
+            _copy_seeds(copy[0], directory, copy[1])
+        save_phase(directory, Phase.RETRAIN)
+        genotype.save(directory.genotype_path)  # last: with it the directory is what it is to be
+
+
+def _earlier(work: Work, setup: Setup) -> list[Mapping[str, Any]]:
+    """Entries of results.json of the first seeds of a setup, where the run has trained them in the same way."""
+    mine, seeds = work.recipe.retrain, setup.recipe.retrain.seeds
+    alike = setup.recipe.model_copy(update={"retrain": mine, "on_nan": work.recipe.on_nan}) == work.recipe
+    if work.phase != Phase.DONE or not alike or setup.recipe.retrain.model_copy(update={"seeds": mine.seeds}) != mine:
+        return []
+    known = {run["seed"]: run for run in work.directory.read_json("results.json").get("runs", [])}
+    entries = []
+    for seed in seeds:
+        if seed not in known or known[seed].get("confusion") is None:
+            break
+        entries.append(known[seed])
+    return entries
+
+
+def _copy_seeds(source: RunDir, directory: RunDir, earlier: Sequence[Mapping[str, Any]]) -> None:
+    """Copy the networks of seeds that are trained already, with what was recorded of them."""
+    seeds = [run["seed"] for run in source.read_json("results.json")["runs"]]
+    for number, entry in enumerate(earlier):
+        seed = entry["seed"]
+        for name_of in (kept.weights_name, kept.predictions_name):
+            with readable(source.path):
+                directory.write_bytes(
+                    name_of(number, seed), (source.path / name_of(seeds.index(seed), seed)).read_bytes()
+                )
+    for record in source.metrics():
+        if record.get("phase") == Phase.RETRAIN and record.get("seed") in [entry["seed"] for entry in earlier]:
+            directory.append_metrics(record)
+    directory.write_json(EARLIER, list(earlier))
+
+
+def _weights_of(place: Path) -> bytes:
+    """The weights of the first network of a directory. Raises RunError where there is none."""
+    found = place / "network.json" if place.is_dir() else place
+    if not found.is_file():
+        raise RunError(f"weights are taken from a directory with a trained network, but {place} has none; check --from")
+    file = kept.NetworkFile.load(found)
+    with readable(found.parent):
+        return (found.parent / file.networks[0].weights).read_bytes()

@@ -1,0 +1,242 @@
+"""A trained network in use: what it says of images in any form is what its retraining said of them."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import topocell
+from topocell import api
+from topocell.cli import main
+from topocell.config.load import load_recipe
+from topocell.data.pictures import find_images, read_pictures
+from topocell.data.preprocessing import Preprocessing
+from topocell.errors import DataError, TopocellError
+from topocell.runs.setup import load_data
+
+CLASSES = ("Kätzchen grau", "ship", "10")
+
+
+def paint(folder: Path, seed: int, each: int) -> None:
+    """Photos of three classes in mixed sizes, grey, turned by EXIF, transparent."""
+    draws = np.random.default_rng(seed)
+    for label, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True)
+        for i in range(each):
+            height, width = draws.integers(12, 30, 2)
+            pixels = draws.integers(0, 90, (height, width, 3)).astype(np.uint8)
+            pixels[..., label] += 120
+            image, place = Image.fromarray(pixels), folder / name / f"{seed}-{i}"
+            exif = Image.Exif()
+            exif[0x0112] = 6
+            if i % 4 == 0:
+                image.convert("L").save(f"{place}.png")
+            elif i % 4 == 1:
+                image.save(f"{place}.jpg", exif=exif)
+            elif i % 4 == 2:
+                image.putalpha(Image.fromarray(draws.integers(0, 255, (height, width)).astype(np.uint8)))
+                image.save(f"{place}.PNG")
+            else:
+                image.save(f"{place}.bmp")
+
+
+RECIPE = [
+    *("data.dataset=folder", "data.resolution=16", "space.nodes=1", "retrain.seeds=[3,1]"),
+    *("retrain.auxiliary=0.4", "data.background=red"),
+]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: Any) -> Path:
+    """A run on photos; `photos/`, `run/`."""
+    place = Path(tmp_path_factory.mktemp("photos"))
+    paint(place / "photos", 0, 10)
+    api.run(load_recipe("random", [*RECIPE, f"data.root={place / 'photos'}"], "smoke"), place / "run")
+    return place
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("seed", "name"), [(None, "predictions.csv"), (3, "predictions.csv"), (1, "predictions-1.csv")]
+)
+def test_predictions_of_the_test_files_are_those_of_the_retraining(made: Path, seed: int | None, name: str) -> None:
+    model = topocell.load(made / "run", seed=seed)
+    rows = rows_of(made / "run" / name)
+    files = [made / "photos" / row["file"] for row in rows]
+    found = model.predict(files, batch_size=3)
+    assert [str(file) for file in files] == list(found.names) and model.classes == tuple(sorted(CLASSES))
+    assert found.labels == [row["predicted"] for row in rows]
+    assert [row["true"] for row in rows] == [file.parent.name for file in files]
+    for prediction, row in zip(found, rows, strict=True):
+        assert prediction.probability == pytest.approx(float(row["probability"]), abs=2e-6)
+        assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-5)
+    right = sum(row["true"] == row["predicted"] for row in rows) / len(rows)
+    results = json.loads((made / "run" / "results.json").read_text())
+    assert right == pytest.approx(results["runs"][1 if seed == 1 else 0]["last"])
+
+
+def test_images_in_memory_are_what_their_files_are(made: Path) -> None:
+    model = topocell.load(made / "run" / "network.json")
+    files = sorted((made / "photos").rglob("*.bmp"))
+    wanted = model.predict(files).probabilities
+    opened = [Image.open(file) for file in files]
+    arrays = [np.asarray(image) for image in opened]
+    tensors = [torch.from_numpy(array.copy()).permute(2, 0, 1) for array in arrays]
+    for form in (opened, arrays, tensors, [tensor.float() / 255 for tensor in tensors]):
+        assert torch.equal(model.predict(form).probabilities, wanted)
+    grey = opened[0].convert("L")
+    as_array = model.predict([np.asarray(grey), np.asarray(grey)[..., None], torch.from_numpy(np.array(grey))[None]])
+    assert torch.equal(as_array.probabilities, model.predict([grey] * 3).probabilities)
+
+
+def test_a_stack_of_pixels_is_taken_as_it_is(made: Path) -> None:
+    data = load_data(load_recipe("random", [*RECIPE, f"data.root={made / 'photos'}"], "smoke"))
+    model = topocell.load(made / "run")
+    rows = rows_of(made / "run" / "predictions.csv")
+    assert model.predict(data.test.images).labels == [row["predicted"] for row in rows]
+    assert list(data.test.files) == [row["file"] for row in rows]
+    with torch.no_grad():
+        assert torch.equal(model(data.test.images).argmax(1), model.predict(data.test.images).probabilities.argmax(1))
+
+
+def test_a_folder_is_searched_and_what_is_no_image_is_said(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "photos", tmp_path / "new")
+    (tmp_path / "new" / "notes.txt").write_text("x")
+    (tmp_path / "new" / "ship" / ".hidden.png").write_text("x")
+    found = topocell.load(made / "run").predict(tmp_path / "new")
+    assert len(found) == 30 and found.notes == ("files not used: 1 hidden (.hidden.png 1), 1 of another type (.txt 1)",)
+
+
+def test_all_images_that_cannot_be_read_are_named_or_skipped(made: Path, tmp_path: Path) -> None:
+    model = topocell.load(made / "run")
+    files = sorted((made / "photos").rglob("*.bmp"))
+    for name in ("a.png", "b.jpg"):
+        (tmp_path / name).write_text("no image")
+    given = [tmp_path / "a.png", *files, tmp_path / "b.jpg"]
+    with pytest.raises(DataError, match=r"2 of \d+ images cannot be read: .*a.png \(not an image\), .*b.jpg"):
+        model.predict(given, batch_size=2)
+    found = model.predict(given, batch_size=2, skip_unreadable=True)
+    assert torch.equal(found.probabilities, model.predict(files).probabilities) and len(found.notes) == 2
+    assert len(model.predict(tmp_path, skip_unreadable=True)) == 0
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (3, "int is no image"),
+        (np.zeros((4, 4), np.float32), "uint8"),
+        (np.zeros((2, 2, 2, 2), np.uint8), r"\(H, W\)"),
+        (torch.full((3, 4, 4), 2.0), "float in 0..1"),
+        (torch.zeros(4, 4), r"\(C, H, W\)"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), "uint8"),
+        ([], "no image|there is none"),
+        ("absent.jpg", "is not; check the path"),
+    ],
+)
+def test_what_is_no_image_is_refused(made: Path, image: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words) as fault:
+        topocell.load(made / "run").predict(image)
+    assert "\n" not in str(fault.value)
+
+
+def how(resize: Any, size: tuple[int, int], channels: int = 3) -> Preprocessing:
+    numbers = (0.5,) * channels
+    return Preprocessing(("a", "b"), numbers, numbers, size, channels, resize, (255, 255, 255), "cifar", "plain")
+
+
+def test_images_are_stretched_where_those_of_the_training_were() -> None:
+    image = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8)
+    named = find_images([image, Image.fromarray(image.permute(1, 2, 0).numpy())])[0]
+    stretched = read_pictures(named, how("stretch", (8, 12))).pixels
+    wanted = torch.nn.functional.interpolate(image[None].float(), (8, 12), mode="bilinear", antialias=True)
+    assert torch.equal(stretched, wanted.round().byte().repeat(2, 1, 1, 1))
+    fitted = read_pictures(named, how("fit", (8, 8))).pixels
+    assert torch.equal(fitted[0], fitted[1]) and not torch.equal(
+        fitted, read_pictures(named, how("stretch", (8, 8))).pixels
+    )
+
+
+def test_images_of_other_channels_than_a_picture_has_are_tensors() -> None:
+    five: Tensor = torch.randint(0, 256, (5, 6, 6), dtype=torch.uint8)
+    assert torch.equal(read_pictures(find_images(five)[0], how("fit", (6, 6), 5)).pixels[0], five)
+    for wrong in (torch.zeros(3, 6, 6, dtype=torch.uint8), np.zeros((6, 6, 3), np.uint8)):
+        assert "5 channels" in read_pictures(find_images([wrong])[0], how("fit", (6, 6), 5)).faults[0]
+
+
+# --- the command, and what can be wrong with a directory
+
+
+def test_the_command_shows_and_writes(made: Path, tmp_path: Path, capsys: Any) -> None:
+    files = sorted(map(str, (made / "photos").rglob("*.bmp")))
+    assert main(["predict", str(made / "run"), *files]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(files) and lines[0].startswith(f"{files[0]}: ") and lines[0].count(" %") == 3
+    table = tmp_path / "p.csv"
+    assert main(["predict", str(made / "run"), *files, "--csv", str(table), "--seed", "1"]) == 0
+    rows = rows_of(table)
+    assert [row["file"] for row in rows] == files
+    assert list(rows[0]) == ["file", "predicted", "probability", *sorted(CLASSES)]
+    assert all(row["probability"] == row[row["predicted"]] for row in rows)
+
+
+def damage_json(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    def act(run: Path) -> None:
+        data = json.loads((run / name).read_text())
+        change(data)
+        (run / name).write_text(json.dumps(data))
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda run: (run / "network.json").unlink(), "has none"),
+        (lambda run: (run / "network.json").write_text("{"), "not what a retraining writes"),
+        (damage_json("network.json", lambda d: d.update(version=9)), "version 1, but this is 9"),
+        (damage_json("network.json", lambda d: d.update(networks=[])), "not what a retraining writes"),
+        (
+            damage_json("network.json", lambda d: d["networks"][0].update(weights="../x")),
+            "not what a retraining writes",
+        ),
+        (damage_json("network.json", lambda d: d.update(channels=8)), "must hold the weights of"),
+        (damage_json("network.json", lambda d: d.update(channels="8")), "not what a retraining writes"),
+        (damage_json("network.json", lambda d: d["genotype"].update(cells=3)), "network.json"),
+        (lambda run: (run / "weights.safetensors").unlink(), "is missing"),
+        (lambda run: (run / "weights.safetensors").write_bytes(b"x" * 50), "must hold the weights"),
+        (lambda run: (run / "preprocessing.json").unlink(), "preprocessing.json"),
+        (damage_json("preprocessing.json", lambda d: d["classes"].pop()), "must hold the weights of"),
+    ],
+)
+def test_a_damaged_directory_is_one_line(made: Path, tmp_path: Path, capsys: Any, damage: Any, words: str) -> None:
+    run = Path(shutil.copytree(made / "run", tmp_path / "run"))
+    damage(run)
+    with pytest.raises(TopocellError, match=words):
+        topocell.load(run)
+    assert main(["predict", str(run), str(next((made / "photos").rglob("*.bmp")))]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_directories_without_a_network_say_why(made: Path, tmp_path: Path) -> None:
+    for place, words in (
+        (tmp_path / "absent", "does not exist"),
+        (tmp_path, "name the directory of a finished run"),
+        (made / "photos", "name the directory of a finished run"),
+    ):
+        with pytest.raises(TopocellError, match=words):
+            topocell.load(place)
+    with pytest.raises(TopocellError, match="trained with seed 3, 1, but got 7"):
+        topocell.load(made / "run", seed=7)

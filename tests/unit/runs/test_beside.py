@@ -1,0 +1,235 @@
+"""Further retrainings of a cell, and of a cell from elsewhere: what they share with a run, and what they refuse."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.helpers.golden_genotypes import DARTS_V2
+
+import topocell
+from topocell import api
+from topocell.cli import main
+from topocell.config.load import load_recipe, resolved
+from topocell.errors import RecipeError, RunError, SpaceError
+from topocell.nn.count import channels_for, count, widest
+from topocell.nn.network import FixedNet
+from topocell.runtime.hooks import Interrupted
+
+SMALL = ["data.images=40", "data.test_images=20", "space.nodes=1"]
+FILES = ("results.json", "weights.safetensors", "weights-1.safetensors", "predictions.csv", "predictions-1.csv")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: Any) -> Path:
+    """A finished run of two retraining seeds."""
+    path = Path(tmp_path_factory.mktemp("runs")) / "run"
+    api.run(load_recipe("random", [*SMALL, "retrain.seeds=[0,1]"], "smoke"), path)
+    return path
+
+
+@pytest.fixture
+def mine(found: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(found, tmp_path / "run"))
+
+
+def test_more_seeds_train_only_those_that_are_new(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three seeds of which two are taken over end as three that were all trained."""
+    whole = api.retrain(mine, name="whole", changes=["retrain.seeds=[0,1,2]", "retrain.test_every=9"])
+    trained = []
+    step = topocell.networks.retraining.Retraining.begin_epoch
+    monkeypatch.setattr(
+        topocell.networks.retraining.Retraining,
+        "begin_epoch",
+        lambda self: trained.append(self.plan.seeds[self.round]) or step(self),
+    )
+    more = api.retrain(mine, name="more", changes=["retrain.seeds=[0,1,2]"])
+    assert trained == [2]
+    assert more == whole
+    for name in (*FILES[1:], "weights-2.safetensors", "predictions-2.csv", "network.json"):
+        assert (mine / "retrainings/more" / name).read_bytes() == (mine / "retrainings/whole" / name).read_bytes()
+    records = [json.loads(line) for line in (mine / "retrainings/more/metrics.jsonl").read_text().splitlines()]
+    assert [record["seed"] for record in records] == [0, 1, 2]
+    fewer = api.retrain(mine, name="fewer", changes=["retrain.seeds=[0]"])
+    assert trained == [2] and fewer["runs"] == whole["runs"][:1] and fewer["n"] == 1
+    assert topocell.load(mine / "retrainings/more", seed=2).file.of_seed(2).test_accuracy == whole["runs"][2]["last"]
+
+
+@pytest.mark.parametrize("changes", [["retrain.seeds=[2,0]"], ["retrain.seeds=[0,1]", "retrain.epochs=2"]])
+def test_other_settings_or_a_new_seed_before_them_train_anew(mine: Path, changes: list[str]) -> None:
+    api.retrain(mine, name="other", changes=changes)
+    assert not (mine / "retrainings/other/earlier.json").exists()
+
+
+def test_a_retraining_leaves_the_run_as_it_was_and_resumes_by_its_name(mine: Path) -> None:
+    before = {name: (mine / name).read_bytes() for name in (*FILES, "genotype.json", "network.json", "metrics.jsonl")}
+    results = api.retrain(mine, name="wide", changes=["retrain.channels=6", "retrain.layers=4"])
+    assert (results["channels"], results["layers"]) == (6, 4)
+    assert {name: (mine / name).read_bytes() for name in before} == before
+    path = mine / "retrainings/wide"
+    assert api.retrain(mine, name="wide") == api.retrain(path) == results
+    assert (path / "report.html").is_file() and (path / "genotype.json").read_bytes() == before["genotype.json"]
+    assert resolved((path / "recipe.yaml").read_text()).retrain.channels == 6
+    with pytest.raises(RunError, match=r"keeps the settings it began with.*retrain\.channels is 6 there"):
+        api.retrain(mine, name="wide", changes=["retrain.channels=8", "retrain.layers=4"])
+
+
+def test_a_retraining_that_was_stopped_resumes(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = ["retrain.epochs=3", "retrain.seeds=[4]"]
+    whole = api.retrain(mine, name="whole", changes=changes)
+    monkeypatch.setenv("TOPOCELL_CHECKPOINT_SECONDS", "0")
+    update, steps = topocell.networks.retraining.Retraining.train_step, []
+
+    def stopping(self: Any) -> Any:
+        steps.append(self.loop.epoch)
+        if len(steps) == 2:
+            raise Interrupted(2)
+        return update(self)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(topocell.networks.retraining.Retraining, "train_step", stopping)
+        api.retrain(mine, name="part", changes=changes)
+    assert api.retrain(mine, name="part") == whole
+    assert (mine / "retrainings/part/weights.safetensors").read_bytes() == (
+        mine / "retrainings/whole/weights.safetensors"
+    ).read_bytes()
+
+
+def test_weights_are_fine_tuned_also_for_other_classes(mine: Path, tmp_path: Path) -> None:
+    """With a learning rate of 0 only the statistics of the batch norms change, and the fresh classifier is fresh."""
+    still = [
+        "retrain.weights.lr=0",
+        "retrain.weights.momentum=0",
+        "retrain.weights.weight_decay=0",
+        "retrain.seeds=[5]",
+    ]
+    api.retrain(mine, name="same", changes=still, weights_from=mine)
+    start, end = (load_file(place / "weights.safetensors") for place in (mine, mine / "retrainings/same"))
+    learned = [name for name in start if "running" not in name and "num_batches" not in name]
+    assert all(torch.equal(start[name], end[name]) for name in learned)
+    images, labels = torch.randint(0, 256, (16, 1, 8, 8), dtype=torch.uint8), torch.arange(16) % 3
+    data = ((images, labels), (images, labels), ("x", "y", "z"))
+    recipe = load_recipe("random", [*SMALL, *still], "smoke")
+    cell = topocell.Genotype.load(mine / "genotype.json")
+    results = api.retrain_cell(cell, recipe, tmp_path / "other", data=data, weights_from=mine)
+    end = load_file(tmp_path / "other/weights.safetensors")
+    assert results["classes"] == 3 and end["classifier.weight"].shape[0] == 3
+    assert all(torch.equal(start[name], end[name]) for name in learned if not name.startswith("classifier"))
+    with pytest.raises(RunError, match="of the same cell, channels"):
+        api.retrain(mine, name="wide", changes=["retrain.channels=8"], weights_from=mine)
+
+
+def test_a_cell_from_elsewhere_is_retrained_without_a_search(tmp_path: Path, capsys: Any) -> None:
+    text = tmp_path / "cell.txt"
+    text.write_text(DARTS_V2.to_darts())
+    words = ["retrain", str(text), "--budget", "smoke", "--out", str(tmp_path / "out"), *SMALL[:2]]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "test accuracy, last epoch" in out and out.count("balanced accuracy") == 1
+    results = (tmp_path / "out/results.json").read_bytes()
+    assert main(words) == 0 and (tmp_path / "out/results.json").read_bytes() == results
+    assert topocell.load(tmp_path / "out").file.genotype.cells == DARTS_V2.cells
+    assert main(["retrain", str(tmp_path / "out"), "--as", "two", "retrain.epochs=2", "--quiet"]) == 0
+    capsys.readouterr()
+    assert main([*words, "retrain.epochs=3"]) == 2
+    assert "keeps the settings it began with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["retrain.epochs=2"], "there is none for retrain.epochs=2; add --as NAME"),
+        (["--from", "RUN"], "add --as NAME"),
+        (["--as", "x", "search.epochs=3"], "a retraining may change retrain, data"),
+        (["--as", "x", "retrian.epochs=3"], "did you mean 'retrain'"),
+        (["--as", "x", "retrain.epochs=0"], "retrain.epochs"),
+        (["--as", "x/y", "retrain.epochs=2"], "a name of up to 60 letters"),
+        (["--as", "x", "--from", "absent"], "has none; check --from"),
+        (["--as", "x", "retrain.max_parameters=10"], "which is above retrain.max_parameters=10; raise the limit"),
+        (["--as", "x", "retrain.max_parameters=9000", "retrain.parameters=9000"], "keep one of them"),
+        (["--as", "x", "data.dataset=folder"], "data.root=DIR"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(mine: Path, capsys: Any, words: list[str], said: str) -> None:
+    assert main(["retrain", str(mine), *(word.replace("RUN", str(mine)) for word in words)]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert not (mine / "retrainings/x").exists()
+
+
+def test_a_name_of_another_cell_is_kept(mine: Path) -> None:
+    api.retrain(mine, name="x", changes=["retrain.epochs=2"])
+    DARTS_V2.save(mine / "retrainings/x/genotype.json")
+    with pytest.raises(RunError, match="has another; take another name"):
+        api.retrain(mine, name="x", changes=["retrain.epochs=2"])
+
+
+# --- limits
+
+
+@pytest.mark.parametrize("of", ["parameters", "multiply_adds"])
+@pytest.mark.parametrize("limit", [9_000, 50_000, 123_456, 1_000_000])
+def test_the_widest_network_within_a_limit(of: str, limit: int) -> None:
+    def size(channels: int) -> int:
+        return int(getattr(count(FixedNet(DARTS_V2, channels, 3, 10), (3, 8, 8)), of))
+
+    if size(2) > limit:
+        with pytest.raises(SpaceError, match=f"at least {size(2):,}"):
+            widest(DARTS_V2, {of: limit}, 8, 8, 3, 10)
+        return
+    channels, (note,) = widest(DARTS_V2, {of: limit}, 8, 8, 3, 10)
+    assert size(channels) <= limit < size(channels + 2)
+    assert all(
+        text in note for text in (f"retrain.channels={channels}", f"{size(channels):,}", f"{size(channels + 2):,}")
+    )
+    both, _ = widest(DARTS_V2, {"multiply_adds": 4_000_000, "parameters": limit}, 8, 8, 3, 10)
+    alone = [widest(DARTS_V2, one, 8, 8, 3, 10)[0] for one in ({"multiply_adds": 4_000_000}, {"parameters": limit})]
+    assert both == min(alone)
+
+
+def test_a_limit_is_kept_where_the_nearest_size_is_above(found: Path) -> None:
+    """50,000 parameters: the nearest even width may have more, the widest within never has."""
+    cell = topocell.Genotype.load(found / "genotype.json")
+    for limit in range(4_000, 60_000, 3_500):
+        near = FixedNet(cell, channels_for(cell, limit, 3, 10), 3, 10)
+        within = FixedNet(cell, widest(cell, {"parameters": limit}, 8, 8, 3, 10)[0], 3, 10)
+        assert count(within, (3, 8, 8)).parameters <= limit
+        assert count(within, (3, 8, 8)).parameters <= count(near, (3, 8, 8)).parameters
+
+
+def test_a_limit_that_no_cell_meets_is_refused_before_the_search(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match=r"above retrain\.max_parameters=10"):
+        api.run(load_recipe("random", [*SMALL, "retrain.max_parameters=10"], "smoke"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(RecipeError, match="keep one of them"):
+        load_recipe("random", ["retrain.max_multiply_adds=10", "retrain.parameters=10"])
+
+
+# --- where the data are
+
+
+def test_the_place_of_the_images_is_no_part_of_a_run(tmp_path: Path, capsys: Any) -> None:
+    from PIL import Image
+
+    for label in ("a", "b"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for i in range(8):
+            Image.new("RGB", (8, 8), (i * 20, 255 if label == "a" else 0, 0)).save(
+                tmp_path / "photos" / label / f"{i}.png"
+            )
+    words = ["random", "--budget", "smoke", "space.nodes=1", "data.dataset=folder", "--out", str(tmp_path / "run")]
+    assert main(["search", *words, f"data.root={tmp_path / 'photos'}", "--quiet"]) == 0
+    shutil.move(tmp_path / "photos", tmp_path / "moved")
+    capsys.readouterr()
+    assert main(["select", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert "does not exist" in error and "data.root=DIR --out" in error and error.count("\n") == 1
+    assert main(["run", *words, f"data.root={tmp_path / 'moved'}", "data.download=true", "--quiet"]) == 0
+    assert main(["retrain", str(tmp_path / "run"), "--quiet"]) == 0
+    Image.new("RGB", (8, 8)).save(tmp_path / "moved" / "a" / "0.png")
+    capsys.readouterr()
+    assert main(["run", *words, f"data.root={tmp_path / 'moved'}", "--quiet"]) == 2
+    assert "a run resumes with the data it began with" in capsys.readouterr().err
