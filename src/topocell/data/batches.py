@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from topocell.data.augment import Augmentation, augment, move
+from topocell.data.policies import ImagePolicy
+from topocell.data.sampling import balanced_order
 from topocell.errors import DataError
+from topocell.runtime.rng import derive
 from topocell.runtime.rng import generator as seeded
 
 
@@ -76,6 +79,8 @@ class Batches:
         augmentation: of `batch`; None for normalisation only.
         device: where the images are kept and augmented.
         seed, stream: what the draws depend on; two `Batches` with the same stream draw the same order.
+        policy: changes of colour and shape before the augmentation, of `batch`; None for none.
+        balanced: draw every class equally often in an epoch, see `balanced_order`, in place of a permutation.
 
     Raises:
         DataError: fewer than two images, or a batch size below two.
@@ -92,6 +97,8 @@ class Batches:
         device: torch.device | str,
         seed: int,
         stream: str,
+        policy: ImagePolicy | None = None,
+        balanced: bool = False,
     ) -> None:
         if batch_size < 2:
             raise DataError(f"batch_size is 2 or more (batch norm needs two images), but got {batch_size}; raise it")
@@ -101,6 +108,8 @@ class Batches:
         self.batch_size = min(batch_size, len(data))
         self.mean, self.std, self.augmentation = mean, std, augmentation
         self.seed, self.stream = seed, stream
+        self.policy = policy
+        self._labels = data.labels.cpu() if balanced else None
         self._cached: tuple[tuple[int, int], Tensor] | None = None
 
     def __len__(self) -> int:
@@ -120,8 +129,10 @@ class Batches:
         """
         chosen = self.numbers(epoch, step)
         pixels, labels = self.data.images.permute(0, 2, 3, 1)[chosen], self.data.labels[chosen]
-        draws = seeded(self.seed, self.stream, "augment", epoch, step)
-        return augment(pixels.permute(0, 3, 1, 2), self.mean, self.std, self.augmentation, draws), labels
+        draws, images = seeded(self.seed, self.stream, "augment", epoch, step), pixels.permute(0, 3, 1, 2)
+        if self.policy is not None:
+            images = self.policy(images, derive(self.seed, self.stream, "policy", epoch, step))
+        return augment(images, self.mean, self.std, self.augmentation, draws), labels
 
     def numbers(self, epoch: int, step: int) -> Tensor:
         """Return the positions in the set of the images of `batch`, (B,) int64, on the device."""
@@ -146,6 +157,7 @@ class Batches:
         """The permutation (N,) of that epoch and turn, on the device."""
         if self._cached is None or self._cached[0] != (epoch, turn):
             draws = seeded(self.seed, self.stream, "order", epoch, turn)
-            order = torch.randperm(len(self.data), generator=draws)
+            n, labels = len(self.data), self._labels
+            order = torch.randperm(n, generator=draws) if labels is None else balanced_order(labels, draws)
             self._cached = (epoch, turn), move(order, self.data.images.device)
         return self._cached[1]

@@ -43,6 +43,40 @@ def split_indices(labels: Tensor, fractions: Mapping[str, float], seed: int) -> 
     return dict(zip(sizes, parts))
 
 
+def held_out(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Cut a set in two, each with the same share of every class: sorted indices that stay, and that are held out.
+
+    The part that is held out has floor(fraction · N) images or fewer. A class of n images gives floor(fraction · n),
+    those with the largest remainders one more, and none gives its last image.
+
+    Args:
+        labels: (N,) int64.
+        fraction: to hold out, above 0 and below 1.
+        seed: of the choice.
+
+    Raises:
+        DataError: a part below two images.
+    """
+    counts = labels.bincount()
+    exact = counts.double() * fraction
+    sizes = torch.minimum((exact + 1e-6).long(), (counts - 1).clamp(min=0))
+    more = math.floor(fraction * len(labels) + 1e-6) - int(sizes.sum())
+    for label in (exact - sizes).argsort(descending=True, stable=True).tolist():
+        if more > 0 and sizes[label] < counts[label] - 1:
+            sizes[label] += 1
+            more -= 1
+    order = torch.randperm(len(labels), generator=generator(seed, "held out"))
+    apart = torch.cat([order[labels[order] == label][:size] for label, size in enumerate(sizes.tolist())])
+    kept = torch.ones(len(labels), dtype=torch.bool)
+    kept[apart] = False
+    if len(apart) < 2 or int(kept.sum()) < 2:
+        raise DataError(
+            f"a part that is held out, and what stays, have 2 images or more each, but {fraction:g} of {len(labels)} "
+            f"holds out {len(apart)}; change the fraction, or add images"
+        )
+    return kept.nonzero().flatten(), apart.sort().values
+
+
 def _sizes(n: int, fractions: Mapping[str, float]) -> dict[str, int]:
     total = sum(fractions.values())
     if not fractions or not all(share > 0 for share in fractions.values()) or not total <= 1 + 1e-9:
