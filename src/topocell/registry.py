@@ -29,10 +29,12 @@ HOMES = {
     "decision": "topocell.selection.decider:DECISIONS",
     "edge rule": "topocell.selection.rules:EDGE_RULES",
     "level": "topocell.supernet.levels:LEVELS",
+    "loss": "topocell.runtime.losses:LOSSES",
     "mechanism": "topocell.searching.mechanisms:MECHANISMS",
     "metric": "topocell.selection.probe:METRICS",
     "operation": "topocell.nn.primitives:PRIMITIVES",
     "operation rule": "topocell.selection.rules:OPERATION_RULES",
+    "optimizer": "topocell.runtime.optimizers:OPTIMIZERS",
     "perturbation": "topocell.searching.perturbation:PERTURBATIONS",
     "precision": "topocell.runtime.precision:PRECISIONS",
     "protocol": "topocell.config.retrain:PROTOCOLS",
@@ -208,7 +210,17 @@ def build(axis: str, table: Mapping[str, Callable[..., Part]], name: str, *given
     """
     if name not in table:
         raise RecipeError(f"unknown {axis} {name!r}{nearest(name, table)}; known: {', '.join(table)}")
-    known = dict(list(inspect.signature(table[name]).parameters.items())[len(given) :])
+    check_options(axis, name, table[name], len(given), options)
+    return table[name](*given, **options)
+
+
+def check_options(axis: str, name: str, piece: Callable[..., Any], given: int, options: Mapping[str, Any]) -> None:
+    """Check options against the parameters of a piece, of which the first `given` are not options.
+
+    Raises:
+        RecipeError: an option that is unknown, missing or of another type than its parameter.
+    """
+    known = dict(list(inspect.signature(piece).parameters.items())[given:])
     for option in options:
         if option not in known:
             raise RecipeError(
@@ -220,7 +232,6 @@ def build(axis: str, table: Mapping[str, Callable[..., Part]], name: str, *given
             raise RecipeError(f"{axis} {name!r} needs the option {option!r}; add {option}=...")
     for option, value in options.items():
         _check_type(f"{axis}.{option}", known[option].annotation, value)
-    return table[name](*given, **options)
 
 
 def _check_type(where: str, annotation: Any, value: Any) -> None:

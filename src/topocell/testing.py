@@ -5,8 +5,7 @@ rule, what the piece did instead, and what to change. The pieces that come with 
 """
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,12 +17,13 @@ from topocell.data.batches import ImageSet
 from topocell.data.readers import Decoding, Entry, Source, in_memory
 from topocell.data.splits import load as load_dataset
 from topocell.data.splits import search_data
-from topocell.errors import RecipeError, TopocellError, nearest
+from topocell.errors import nearest
 from topocell.nn.banks import Bank
 from topocell.nn.primitives import Primitive
-from topocell.registry import known, place_in_plugins
 from topocell.relaxation import Relaxation, candidate_mask
+from topocell.runtime.contracts import ContractError, demand, demand_gradient, named, of
 from topocell.runtime.hooks import Keeping
+from topocell.runtime.losses import Loss
 from topocell.searching.loop import Search
 from topocell.searching.mechanisms import MECHANISMS, Mechanism
 from topocell.selection.rules import Rules
@@ -36,6 +36,7 @@ from topocell.topology import Topology
 __all__ = [
     "ContractError",
     "check_dataset",
+    "check_loss",
     "check_mechanism",
     "check_operation",
     "check_relaxation",
@@ -46,55 +47,14 @@ __all__ = [
 ]
 
 
-class ContractError(RecipeError):
-    """A piece that does not do what pieces of its kind have to do."""
-
-
 def _cell() -> CellSpec:
     return get_space("darts", nodes=2).cells["normal"]
-
-
-def _named(kind: str, piece: Any) -> tuple[str, Any]:
-    """The name of a piece for messages, and the piece."""
-    if isinstance(piece, str):
-        if piece not in (table := known(kind)):
-            names = ", ".join(map(str, table))
-            raise ContractError(f"unknown {kind} {piece!r}{nearest(piece, table)}; known: {names}")
-        return f"{kind} {piece!r}", table[piece]
-    return f"{kind} {getattr(piece, '__name__', type(piece).__name__)}", piece
 
 
 def _built(kind: str, given: Any, piece: Any, cell: CellSpec, options: dict[str, Any]) -> Any:
     """Build a piece for a cell, after the check of its options that a recipe gets."""
     name = given if isinstance(given, str) else piece.__name__
     return registry.build(kind, {name: piece}, name, cell, **options)
-
-
-@contextmanager
-def _of(who: str) -> Iterator[None]:
-    """Faults of the piece itself, in one line."""
-    try:
-        yield
-    except TopocellError:
-        raise
-    except Exception as fault:  # whatever the user's code raises
-        words = " ".join(str(fault).split())[:300]
-        reason = f"{type(fault).__name__}: {words}{place_in_plugins(fault)}"
-        raise ContractError(f"{who} fails on a small example: {reason}; mend it") from fault
-
-
-def _demand(holds: bool, who: str, rule: str, got: object) -> None:
-    if not holds:
-        raise ContractError(f"{who}: {rule}, but got {got}; mend it")
-
-
-def _demand_gradient(who: str, weights: Tensor, logits: Tensor, name: str, draws: torch.Generator) -> None:
-    """Check that gradients reach the logits."""
-    _demand(weights.requires_grad, who, f"weights that are learned depend on {name}", "no gradient")
-    steps = torch.randn(weights.shape, generator=draws, dtype=torch.float64)
-    (gradient,) = torch.autograd.grad((weights * steps).sum(), logits)
-    _demand(bool(gradient.isfinite().all()), who, "the gradient of weights is finite", "NaN or infinity")
-    _demand(bool((gradient != 0).any()), who, f"weights that are learned move with {name}", "gradient 0")
 
 
 def check_relaxation(relaxation: "str | type[Relaxation]", cell: CellSpec | None = None, **options: Any) -> None:
@@ -108,34 +68,34 @@ def check_relaxation(relaxation: "str | type[Relaxation]", cell: CellSpec | None
     Raises:
         ContractError: it breaks a rule.
     """
-    who, kind = _named("relaxation", relaxation)
+    who, kind = named("relaxation", relaxation)
     cell = cell or _cell()
     shape = (cell.n_edges, cell.n_candidates)
     mask = candidate_mask(cell).clone()
     mask[0, 0] = False
     draws = torch.Generator().manual_seed(0)
     alpha = torch.randn(shape, generator=draws, dtype=torch.float64).requires_grad_()
-    with _of(who):
+    with of(who):
         piece: Relaxation = _built("relaxation", relaxation, kind, cell, options)
         for name, call in (("weights", piece.weights), ("expected", piece.expected)):
             torch.manual_seed(0)
             found = call(alpha, mask, 0.7)
-            _demand(isinstance(found, Tensor), who, f"{name} returns a tensor", type(found).__name__)
-            _demand(found.shape == shape, who, f"{name} has shape (E, K) = {shape}", tuple(found.shape))
-            _demand(bool(found.isfinite().all()), who, f"{name} is finite", found.flatten().tolist()[:8])
-            _demand(bool((found >= -1e-12).all()), who, f"{name} is 0 or more", float(found.min().detach()))
+            demand(isinstance(found, Tensor), who, f"{name} returns a tensor", type(found).__name__)
+            demand(found.shape == shape, who, f"{name} has shape (E, K) = {shape}", tuple(found.shape))
+            demand(bool(found.isfinite().all()), who, f"{name} is finite", found.flatten().tolist()[:8])
+            demand(bool((found >= -1e-12).all()), who, f"{name} is 0 or more", float(found.min().detach()))
             gone = float(found[~mask].detach().abs().max())
-            _demand(gone == 0, who, f"{name} is exactly 0 where the mask is False", gone)
+            demand(gone == 0, who, f"{name} is exactly 0 where the mask is False", gone)
             if piece.normalised and len(piece.parts(mask)) == 1:
                 sums = found.sum(1).detach()
-                _demand(bool((sums - 1).abs().max() < 1e-6), who, f"{name} of each edge sums to 1", sums.tolist())
+                demand(bool((sums - 1).abs().max() < 1e-6), who, f"{name} of each edge sums to 1", sums.tolist())
         torch.manual_seed(0)
         weights = piece.weights(alpha, mask, 0.7)
         if piece.learned:
-            _demand_gradient(who, weights, alpha, "alpha", draws)
+            demand_gradient(who, weights, alpha, "alpha", draws)
         kept = piece.retained(piece.expected(alpha, mask).detach(), mask)
-        _demand(bool((kept & ~mask).sum() == 0), who, "retained keeps live candidates only", kept.tolist())
-        _demand(bool(kept.any(1)[mask.any(1)].all()), who, "retained keeps a candidate of each edge", kept.tolist())
+        demand(bool((kept & ~mask).sum() == 0), who, "retained keeps live candidates only", kept.tolist())
+        demand(bool(kept.any(1)[mask.any(1)].all()), who, "retained keeps a candidate of each edge", kept.tolist())
 
 
 def check_topology(topology: "str | type[Topology]", cell: CellSpec | None = None, **options: Any) -> None:
@@ -149,27 +109,27 @@ def check_topology(topology: "str | type[Topology]", cell: CellSpec | None = Non
     Raises:
         ContractError: it breaks a rule.
     """
-    who, kind = _named("topology", topology)
+    who, kind = named("topology", topology)
     cell = cell or _cell()
     draws = torch.Generator().manual_seed(0)
-    with _of(who):
+    with of(who):
         piece: Topology = _built("topology", topology, kind, cell, options)
         beta = torch.randn(piece.n_logits, generator=draws, dtype=torch.float64).requires_grad_()
         weights = piece.weights(beta, 0.7)
-        _demand(weights.shape == (cell.n_edges,), who, f"weights have shape (E,) = {(cell.n_edges,)}", weights.shape)
-        _demand(bool(weights.isfinite().all()), who, "weights are finite", weights.tolist())
-        _demand(bool((weights >= -1e-12).all()), who, "weights are 0 or more", weights.tolist())
+        demand(weights.shape == (cell.n_edges,), who, f"weights have shape (E,) = {(cell.n_edges,)}", weights.shape)
+        demand(bool(weights.isfinite().all()), who, "weights are finite", weights.tolist())
+        demand(bool((weights >= -1e-12).all()), who, "weights are 0 or more", weights.tolist())
         penalty = piece.penalty(beta)
-        _demand(penalty.dim() == 0 and bool(penalty.isfinite()), who, "penalty is a finite scalar", penalty)
+        demand(penalty.dim() == 0 and bool(penalty.isfinite()), who, "penalty is a finite scalar", penalty)
         if piece.learned:
-            _demand_gradient(who, weights, beta, "beta", draws)
+            demand_gradient(who, weights, beta, "beta", draws)
         for kept in (piece.decode(beta), piece.decode(beta), piece.random(draws)):
-            _demand(kept == sorted(set(kept)), who, "derived edges are sorted and listed once", kept)
-            _demand(all(0 <= e < cell.n_edges for e in kept), who, "derived edges are edges of the cell", kept)
+            demand(kept == sorted(set(kept)), who, "derived edges are sorted and listed once", kept)
+            demand(all(0 <= e < cell.n_edges for e in kept), who, "derived edges are edges of the cell", kept)
             present = {*range(cell.inputs), *(cell.edges[e][1] for e in kept)}
             orphans = [cell.edges[e] for e in kept if cell.edges[e][0] not in present]
-            _demand(bool(kept) and not orphans, who, "derived edges leave nodes that have an input", orphans or kept)
-        _demand(piece.decode(beta) == piece.decode(beta), who, "equal logits give equal edges", "different ones")
+            demand(bool(kept) and not orphans, who, "derived edges leave nodes that have an input", orphans or kept)
+        demand(piece.decode(beta) == piece.decode(beta), who, "equal logits give equal edges", "different ones")
 
 
 def check_operation(operation: "str | Primitive", channels: int = 4, strides: tuple[int, ...] = (1, 2)) -> None:
@@ -183,17 +143,17 @@ def check_operation(operation: "str | Primitive", channels: int = 4, strides: tu
     Raises:
         ContractError: it breaks a rule.
     """
-    who, row = _named("operation", operation)
+    who, row = named("operation", operation)
     x = torch.randn(2, channels, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for stride in strides:
         at, size = f"{who} at stride {stride}", (2, channels, 8 // stride, 8 // stride)
-        with _of(at):
+        with of(at):
             module = row.module(channels, stride, True).double()
             given = x.clone()
             out = module(given)
-            _demand(tuple(out.shape) == size, at, f"a map of {tuple(x.shape)} becomes {size}", tuple(out.shape))
-            _demand(bool(out.isfinite().all()), at, "outputs are finite", "NaN or infinity")
-            _demand(bool((given == x).all()), at, "its input, which others read, is left alone", "another one")
+            demand(tuple(out.shape) == size, at, f"a map of {tuple(x.shape)} becomes {size}", tuple(out.shape))
+            demand(bool(out.isfinite().all()), at, "outputs are finite", "NaN or infinity")
+            demand(bool((given == x).all()), at, "its input, which others read, is left alone", "another one")
             build = row.bank_at(stride)
             if build is None:
                 _check_weightless(at, row, module, x, stride, size)
@@ -208,11 +168,11 @@ def _check_weightless(
     assert row.weightless is not None
     given = x.clone()
     bare, normalised = (row.weightless(given, stride, norm) for norm in (False, True))
-    _demand(tuple(bare.shape) == size, who, f"weightless gives {size}", tuple(bare.shape))
-    _demand(bool((given == x).all()), who, "the input of weightless, which others read, is left alone", "another one")
+    demand(tuple(bare.shape) == size, who, f"weightless gives {size}", tuple(bare.shape))
+    demand(bool((given == x).all()), who, "the input of weightless, which others read, is left alone", "another one")
     expected = module.train()(x)
     same = any(torch.allclose(found, expected, atol=1e-9) for found in (bare, normalised))
-    _demand(same, who, "weightless computes what the module does, up to batch norm", "other values")
+    demand(same, who, "weightless computes what the module does, up to batch norm", "other values")
 
 
 def _check_bank(who: str, build: Callable[..., nn.Module], bank: Bank, x: Tensor, stride: int) -> None:
@@ -221,7 +181,7 @@ def _check_bank(who: str, build: Callable[..., nn.Module], bank: Bank, x: Tensor
     modules = [build(channels, stride, False).double().train() for _ in bank.edges]
     for module, edge in zip(modules, bank.edges):
         pieces, own = bank.pieces(edge), list(module.parameters())
-        _demand(len(pieces) == len(own), who, "a bank has the parameters of the module", f"{len(pieces)}, {len(own)}")
+        demand(len(pieces) == len(own), who, "a bank has the parameters of the module", f"{len(pieces)}, {len(own)}")
         with torch.no_grad():
             for parameter, (stack, number) in zip(own, pieces.values()):
                 parameter.copy_(stack[number].reshape(parameter.shape))
@@ -239,20 +199,20 @@ def _check_bank(who: str, build: Callable[..., nn.Module], bank: Bank, x: Tensor
     random = not torch.equal(exact, torch.cat([module(x) * s for module, s in zip(modules, scale)], 1))
     torch.manual_seed(0)
     found = banked()
-    _demand(found.shape == exact.shape, who, f"a bank of 3 edges gives {tuple(exact.shape)}", tuple(found.shape))
-    _demand(torch.equal(exact, repeated), who, "draws come from torch's generator", "other numbers for one seed")
+    demand(found.shape == exact.shape, who, f"a bank of 3 edges gives {tuple(exact.shape)}", tuple(found.shape))
+    demand(torch.equal(exact, repeated), who, "draws come from torch's generator", "other numbers for one seed")
     if random:
         return
     error = float((found - exact).abs().max().detach())
-    _demand(error < 1e-9, who, "a bank computes what its modules do", f"a difference of {error:.3g}")
+    demand(error < 1e-9, who, "a bank computes what its modules do", f"a difference of {error:.3g}")
     if parameters := list(bank.parameters()):
         gradients = torch.autograd.grad(found.square().sum() + found.sum(), parameters, allow_unused=True)
         learned = all(g is not None and bool(g.isfinite().all()) for g in gradients)
-        _demand(learned, who, "every parameter of a bank has a finite gradient", "none, or NaN")
+        demand(learned, who, "every parameter of a bank has a finite gradient", "none, or NaN")
     bank.keep(bank.edges[:2])
     with torch.no_grad():
         error = float((banked() - exact[:, : 2 * channels]).abs().max())
-    _demand(error < 1e-9, who, "edges that stay do not change when one goes", f"a difference of {error:.3g}")
+    demand(error < 1e-9, who, "edges that stay do not change when one goes", f"a difference of {error:.3g}")
 
 
 def check_space(space: "str | Callable[..., SpaceSpec]", **options: Any) -> None:
@@ -263,16 +223,16 @@ def check_space(space: "str | Callable[..., SpaceSpec]", **options: Any) -> None
     """
     from topocell.supernet import Supernet
 
-    who, build = _named("space", space)
-    with _of(who):
+    who, build = named("space", space)
+    with of(who):
         spec = build(**options)
-        _demand(isinstance(spec, SpaceSpec), who, "a space is a function that returns a SpaceSpec", type(spec).__name__)
+        demand(isinstance(spec, SpaceSpec), who, "a space is a function that returns a SpaceSpec", type(spec).__name__)
         net = Supernet(spec, channels=4, layers=stacking(spec.skeleton).small_layers or 3, classes=2)
         arch = ArchState(spec)
         side = max(8, net.skeleton.divisor)
         out = net(torch.randn(2, 3, side, side), arch())
         out.sum().backward()
-        _demand(out.shape == (2, 2), who, "a supernet of it gives (N, classes)", tuple(out.shape))
+        demand(out.shape == (2, 2), who, "a supernet of it gives (N, classes)", tuple(out.shape))
 
 
 def check_skeleton(skeleton: "str | Stacking") -> None:
@@ -281,17 +241,17 @@ def check_skeleton(skeleton: "str | Stacking") -> None:
     Raises:
         ContractError: it breaks a rule.
     """
-    who, stacked = _named("skeleton", skeleton)
-    with _of(who):
-        _demand(isinstance(stacked, Stacking), who, "a skeleton is a topocell.spaces.Stacking", type(stacked).__name__)
+    who, stacked = named("skeleton", skeleton)
+    with of(who):
+        demand(isinstance(stacked, Stacking), who, "a skeleton is a topocell.spaces.Stacking", type(stacked).__name__)
         for layers in (stacked.small_layers or 3, 8):
             slots = stacked.layout(4, layers)
-            _demand(bool(slots), who, "it has at least one cell", slots)
+            demand(bool(slots), who, "it has at least one cell", slots)
             order = [slot.index for slot in slots]
-            _demand(order == list(range(len(slots))), who, "its slots are numbered 0, 1, ...", order)
+            demand(order == list(range(len(slots))), who, "its slots are numbered 0, 1, ...", order)
             types = {slot.cell_type for slot in slots}
-            _demand(types <= set(stacked.strides), who, f"its cells are of {', '.join(stacked.strides)}", sorted(types))
-            _demand(all(slot.channels >= 4 for slot in slots), who, "no cell has less than the initial channels", slots)
+            demand(types <= set(stacked.strides), who, f"its cells are of {', '.join(stacked.strides)}", sorted(types))
+            demand(all(slot.channels >= 4 for slot in slots), who, "no cell has less than the initial channels", slots)
     if isinstance(skeleton, str):
         inputs, output = (2, "concat") if stacked.preprocess else (1, "last")
         options = {"skeleton": skeleton, "nodes": 2, "inputs": inputs, "output": output}
@@ -311,7 +271,7 @@ def check_mechanism(mechanism: "str | type[Mechanism]", **options: Any) -> None:
     Raises:
         ContractError: it breaks a rule.
     """
-    who, piece = _named("mechanism", mechanism)
+    who, piece = named("mechanism", mechanism)
     if not isinstance(mechanism, str):  # a search finds it by a name
         name = f"{piece.__name__}-to-be-checked"
         MECHANISMS[name] = piece
@@ -321,10 +281,10 @@ def check_mechanism(mechanism: "str | type[Mechanism]", **options: Any) -> None:
             del MECHANISMS[name]
         return
     kind = isinstance(piece, type) and issubclass(piece, Mechanism)
-    _demand(kind, who, "a mechanism is a class derived from topocell.searching.mechanisms.Mechanism", piece)
+    demand(kind, who, "a mechanism is a class derived from topocell.searching.mechanisms.Mechanism", piece)
     for name in [name for own in piece.__mro__ if not issubclass(Mechanism, own) for name in vars(own)]:
         hook = name.startswith(("on_", "reason_")) or nearest(name, _HOOKS) != ""
-        _demand(not hook or name in _HOOKS, who, f"its hooks are {', '.join(_HOOKS)}", f"{name}{nearest(name, _HOOKS)}")
+        demand(not hook or name in _HOOKS, who, f"its hooks are {', '.join(_HOOKS)}", f"{name}{nearest(name, _HOOKS)}")
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8, generator=draw)
     labels = torch.arange(40) % 2
@@ -334,22 +294,22 @@ def check_mechanism(mechanism: "str | type[Mechanism]", **options: Any) -> None:
     sizes = {"channels": 4, "layers": 3, "batch_size": 8, "evaluation_batches": 1}
     plan = SearchPlan.model_validate({**sizes, "stages": {"search": stage}})
     space, rules = get_space("darts", nodes=1), Rules(edges="magnitude")
-    with _of(who):
+    with of(who):
         kept = Keeping()
         whole = Search(plan, space, data, rules=rules, monitor=kept).run()
         for key, value in kept.records[-1].items():
             try:
                 json.dumps(value)
             except (TypeError, ValueError):
-                _demand(False, who, "what it adds to the record of an epoch can be written as JSON", f"{key}: {value}")
+                demand(False, who, "what it adds to the record of an epoch can be written as JSON", f"{key}: {value}")
         reasons = [record["stopped"] for record in kept.records if "stopped" in record]
-        _demand(all(isinstance(r, str) for r in reasons), who, "reason_to_stop returns words or None", reasons)
+        demand(all(isinstance(r, str) for r in reasons), who, "reason_to_stop returns words or None", reasons)
         resumed = Search(plan, space, data, rules=rules).run(kept.states[0])
         for part in ("net", "arch"):
             first, second = (learner.parts[part].state_dict() for learner in (whole, resumed))
             same = all(torch.equal(first[name], second[name]) for name in first if isinstance(first[name], Tensor))
             rule = f"a search resumed from state_dict ends with the same {part}"
-            _demand(same, who, rule, "other values (on_epoch_start is called again where an epoch is resumed)")
+            demand(same, who, rule, "other values (on_epoch_start is called again where an epoch is resumed)")
 
 
 def check_dataset(dataset: "str | Entry") -> None:
@@ -358,13 +318,13 @@ def check_dataset(dataset: "str | Entry") -> None:
     Raises:
         ContractError: it breaks a rule.
     """
-    who, entry = _named("dataset", dataset)
-    with _of(who):
-        _demand(isinstance(entry, Entry), who, "a dataset is a topocell.data.readers.Entry", type(entry).__name__)
+    who, entry = named("dataset", dataset)
+    with of(who):
+        demand(isinstance(entry, Entry), who, "a dataset is a topocell.data.readers.Entry", type(entry).__name__)
         source = entry.read(None, False)
-        _demand(isinstance(source, Source), who, "its reader returns a Source, as in_memory makes it", source)
+        demand(isinstance(source, Source), who, "its reader returns a Source, as in_memory makes it", source)
         n = [len(labels) for labels in (source.train_labels, source.test_labels)]
-        _demand(min(n) > 0, who, "a dataset has training and test images", n)
+        demand(min(n) > 0, who, "a dataset has training and test images", n)
         train, test, _ = source.pixels(torch.arange(n[0]), torch.arange(n[1]), Decoding())
         for part, labels in ((train, source.train_labels), (test, source.test_labels)):
             ImageSet(part.images, labels, source.classes)
@@ -381,20 +341,60 @@ def check_rule(rule: "str | Callable[..., Any]", kind: str = "edge rule") -> Non
     Raises:
         ContractError: it breaks a rule.
     """
-    who, choose = _named(kind, rule)
+    who, choose = named(kind, rule)
     space = get_space("darts", nodes=2)
     arch, cell = ArchState(space, generator=torch.Generator().manual_seed(0)), space.cells["normal"]
     allowed = candidate_mask(cell).clone()
     allowed[:, 0] = False
-    with _of(who):
+    with of(who):
         found = choose(arch, "normal", Rules(), allowed)
         if kind == "operation rule":
-            _demand(len(found) == cell.n_edges, who, f"it chooses for each of {cell.n_edges} edges", len(found))
+            demand(len(found) == cell.n_edges, who, f"it chooses for each of {cell.n_edges} edges", len(found))
             wrong = [k for e, k in enumerate(found) if k is not None and not allowed[e, k]]
-            _demand(not wrong, who, "it chooses candidates that are allowed", found)
+            demand(not wrong, who, "it chooses candidates that are allowed", found)
             return
         pair = isinstance(found, tuple) and len(found) == 2
-        _demand(pair, who, "it returns the kept edges, and a note or None", found)
+        demand(pair, who, "it returns the kept edges, and a note or None", found)
         edges, note = found
-        _demand(note is None or isinstance(note, str), who, "its note is None or a text", note)
-        _demand(bool(edges) and all(0 <= e < cell.n_edges for e in edges), who, "it keeps edges of the cell", edges)
+        demand(note is None or isinstance(note, str), who, "its note is None or a text", note)
+        demand(bool(edges) and all(0 <= e < cell.n_edges for e in edges), who, "it keeps edges of the cell", edges)
+
+
+def check_loss(loss: "str | Loss", **options: Any) -> None:
+    """Check a loss on random logits: a finite mean, labels as probabilities, gradients, no draws and no state.
+
+    Args:
+        loss: `(logits (N, K), target)` → mean loss (0-dim), the target being labels (N,) int64, or probabilities
+            (N, K); or its name.
+        options: of the loss.
+
+    Raises:
+        ContractError: it breaks a rule.
+    """
+    who, function = named("loss", loss)
+    name = loss if isinstance(loss, str) else getattr(loss, "__name__", "loss")
+    registry.check_options("loss", name, function, 2, options)
+    draws = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(6, 4, generator=draws).requires_grad_(), torch.tensor([0, 1, 2, 3, 0, 1])
+    shares = torch.softmax(torch.randn(6, 4, generator=draws), 1)
+    one_hot = nn.functional.one_hot(labels, 4).float()
+    with of(who):
+        for target in (labels, one_hot, shares):
+            what = "labels (N,)" if target is labels else "probabilities (N, K)"
+            given, seen = target.clone(), logits.detach().clone()
+            value = function(logits, target, **options)
+            scalar = isinstance(value, Tensor) and value.dim() == 0
+            demand(scalar, who, f"the loss of {what} is one number", getattr(value, "shape", value))
+            demand(bool(value.isfinite()), who, f"the loss of {what} is finite", value)
+            demand(
+                torch.equal(target, given) and torch.equal(logits, seen), who, "its arguments are left alone", "others"
+            )
+            demand(value.requires_grad, who, f"the loss of {what} has a gradient", "none")
+            (gradient,) = torch.autograd.grad(value, logits, allow_unused=True)
+            moves = gradient is not None and bool(gradient.isfinite().all()) and bool((gradient != 0).any())
+            demand(moves, who, f"the loss of {what} has a finite gradient that is not 0", gradient)
+            again = function(logits, target, **options)
+            demand(torch.equal(value, again), who, "one batch has one loss", f"{value:g} and {again:g}")
+        first, second = (float(function(logits.detach(), target, **options)) for target in (labels, one_hot))
+        same = abs(first - second) <= 1e-4 * max(1.0, abs(first))
+        demand(same, who, "labels and their probabilities have one loss", f"{first:g} and {second:g}")

@@ -1,0 +1,97 @@
+"""Losses of a training by name: cross entropy, and a user's own."""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from topocell.config.values import Choice
+from topocell.errors import RecipeError
+from topocell.registry import Registry, check_options
+
+#: (logits (N, K), target) → mean loss (0-dim); the target is labels (N,) int64, or probabilities (N, K) where images
+#: are mixed.
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(
+    logits: Tensor, target: Tensor, *, weight: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """Mean cross entropy (0-dim), as `torch.nn.functional.cross_entropy`.
+
+    With labels and weights it is the weighted mean, divided by the weights of the batch; with probabilities the sum
+    is divided by N.
+
+    Args:
+        logits: (N, K).
+        target: (N,) int64, or probabilities (N, K).
+        weight: (K,) of each class; default 1.
+        label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016, §7).
+    """
+    return F.cross_entropy(logits, target, weight=weight, label_smoothing=label_smoothing)
+
+
+#: Name → function of logits, target and, by keyword, options. One with the argument `weight` ((K,) or None) can be
+#: weighted by class, one with `label_smoothing` be smoothed.
+LOSSES = Registry[Callable[..., Tensor]]("loss", {"cross_entropy": cross_entropy})
+
+_GIVEN = ("weight", "label_smoothing")
+
+
+def build_loss(choice: Choice, *, label_smoothing: float = 0.0, weight: Tensor | None = None) -> Loss:
+    """Return the loss that a recipe names, with its options.
+
+    Args:
+        choice: name and options.
+        label_smoothing: passed on where it is not 0.
+        weight: (K,) of each class, passed on where it is given.
+
+    Raises:
+        RecipeError: an option that is unknown or of another type, or a loss that takes no weights or no smoothing.
+    """
+    options = dict(choice.model_extra or {})
+    function = LOSSES[choice.name]
+    takes = inspect.signature(function).parameters
+    for name, key, wanted in zip(_GIVEN, ("class_weights", "label_smoothing"), (weight is not None, label_smoothing)):
+        if name in options:
+            raise RecipeError(f"options of a loss do not hold {name!r}; set retrain.{key}")
+        if wanted and name not in takes:
+            raise RecipeError(
+                f"{key} needs a loss with an argument {name!r}, but {choice.name!r} has none; leave {key} out"
+            )
+    if label_smoothing:
+        options["label_smoothing"] = label_smoothing
+    given = {} if weight is None else {"weight": weight}
+    check_options("loss", choice.name, function, 2, options)  # behind logits and target
+    return partial(function, **options, **given)
+
+
+def check_loss_options(choice: Choice, key: str, *, label_smoothing: float = 0.0, weight: Tensor | None = None) -> None:
+    """Raise RecipeError for a loss that `build_loss` refuses.
+
+    Args:
+        choice: name and options.
+        key: of the loss in the recipe, for the message.
+        label_smoothing, weight: as for `build_loss`.
+    """
+    try:
+        build_loss(choice, label_smoothing=label_smoothing, weight=weight)
+    except RecipeError as fault:
+        raise RecipeError(f"{key}: {fault}") from fault
+
+
+def balanced_weights(labels: Tensor, classes: int) -> Tensor:
+    """Weights (K,) float32 of K classes, inversely proportional to their frequency; their mean over the images is 1.
+
+    A class c with n_c of N images has N / (K' n_c), with K' classes that have images; one without has 0.
+
+    Args:
+        labels: (N,) int64.
+        classes: K.
+    """
+    counts = labels.bincount(minlength=classes).double()
+    present = int((counts > 0).sum())
+    return torch.where(counts > 0, len(labels) / (present * counts.clamp(min=1)), 0.0).float()
