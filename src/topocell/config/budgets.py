@@ -163,6 +163,7 @@ def _scaled_search(search: SearchPlan, limits: Limits, layers: int) -> SearchPla
 
 def _scaled_stage(stage: Stage, limits: Limits, factor: float, channels: int, layers: int) -> Stage:
     epochs, warmup = _scaled_epochs(stage, factor)
+    share = epochs / max(stage.epochs, 1)
     scaled: dict[str, Model] = {}
     if (progressive := stage.mechanisms.progressive) is not None:
         scaled["progressive"] = _scaled_decisions(progressive, limits, factor)
@@ -174,8 +175,11 @@ def _scaled_stage(stage: Stage, limits: Limits, factor: float, channels: int, la
         warmup=warmup,
         layers=None if stage.layers is None else _least(stage.layers, layers),
         channels=None if stage.channels is None else _least(stage.channels, channels),
-        alpha=_faster(stage.alpha, limits.arch_lr_factor),
-        beta=_faster(stage.beta, limits.arch_lr_factor),
+        weights=_with(stage.weights, lr=stage.weights.lr.scaled(share)),
+        alpha=_faster(stage.alpha, limits.arch_lr_factor, share),
+        beta=_faster(stage.beta, limits.arch_lr_factor, share),
+        op_temperature=stage.op_temperature.scaled(share),
+        edge_temperature=stage.edge_temperature.scaled(share),
         mechanisms=_with(stage.mechanisms, **scaled),
     )
 
@@ -188,9 +192,9 @@ def _scaled_epochs(stage: Stage, factor: float) -> tuple[int, int]:
     return learning + warming, warming
 
 
-def _faster(optimizer: ArchOptimizer, factor: float) -> ArchOptimizer:
+def _faster(optimizer: ArchOptimizer, factor: float, share: float) -> ArchOptimizer:
     end = None if optimizer.lr.end is None else optimizer.lr.end * factor
-    return _with(optimizer, lr=_with(optimizer.lr, start=optimizer.lr.start * factor, end=end))
+    return _with(optimizer, lr=_with(optimizer.lr.scaled(share), start=optimizer.lr.start * factor, end=end))
 
 
 def _scaled_decisions(plan: Progressive, limits: Limits, factor: float) -> Progressive:
@@ -216,8 +220,12 @@ def _scaled_projection(plan: ProjectionPlan, limits: Limits) -> ProjectionPlan:
 
 def _scaled_training(plan: RetrainPlan, limits: Limits, channels: int, layers: int, epochs: int) -> Any:
     given = "seeds" in plan.model_fields_set
+    share = min(plan.epochs, epochs) / plan.epochs
+    stop = plan.early_stop
     return _with(
         plan,
+        weights=_with(plan.weights, lr=plan.weights.lr.scaled(share)),
+        early_stop=None if stop is None else _with(stop, patience=max(1, round(stop.patience * share))),
         channels=_least(plan.channels, channels),
         layers=_least(plan.layers, layers),
         epochs=_least(plan.epochs, epochs),

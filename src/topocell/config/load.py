@@ -262,7 +262,7 @@ def _override(data: dict[str, Any], key: str, value: Any) -> None:
         if last:
             at[part] = value
         else:
-            if isinstance(at.get(part), str) and part in ("space", "relaxation", "topology"):
+            if isinstance(at.get(part), str) and part in ("space", "relaxation", "topology", "loss", "augment"):
                 at[part] = {"name": at[part]}
             elif isinstance(at.get(part), int | float):
                 at[part] = {"start": at[part]}

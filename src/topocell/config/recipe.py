@@ -131,8 +131,13 @@ class Recipe(Model):
     @property
     def trainings(self) -> list[RetrainPlan]:
         """The trainings that the protocol asks for, shallow before full."""
+        return list(self.named_trainings.values())
+
+    @property
+    def named_trainings(self) -> dict[str, RetrainPlan]:
+        """The trainings that the protocol asks for, shallow before full, by their keys."""
         shallow, full = PROTOCOLS[self.protocol]
-        return [self.shallow.plan()] * shallow + [self.retrain] * full
+        return ({"shallow": self.shallow.plan()} if shallow else {}) | ({"retrain": self.retrain} if full else {})
 
     def to_yaml(self) -> str:
         """The resolved recipe as YAML; reading it again gives an equal recipe."""

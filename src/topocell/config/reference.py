@@ -166,8 +166,8 @@ def _words(annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, Choice):
         return "name, or name with options"
     if annotation is Curve:
-        return "number, or shape with start, end, span and closed"
-    plain = {int: "integer", float: "number", str: "text", bool: "true or false"}
+        return f"number, or {', '.join(Curve.model_fields)}"
+    plain = {Any: "value", int: "integer", float: "number", str: "text", bool: "true or false"}
     return plain.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
@@ -182,7 +182,14 @@ def _written(value: Any) -> str:
     if isinstance(value, Curve):
         first, last, of = value.span
         part = "" if value.span == (0.0, 1.0, 1.0) else f", epochs {first:g} to {last:g} of {of:g}"
-        return f"{value.start:g}" if value.end is None else f"{value.start:g} to {value.end:g}, {value.shape}{part}"
+        if value.shape == "step":
+            at = f"every {value.every} epochs" if value.every else f"at epochs {', '.join(map(str, value.milestones))}"
+            part = f", times {value.factor:g} {at}"
+        if value.warmup:
+            part += f", {value.warmup} epochs of warm-up from {value.warmup_start:g}"
+        return (
+            f"{value.start:g}{part}" if value.end is None else f"{value.start:g} to {value.end:g}, {value.shape}{part}"
+        )
     if isinstance(value, BaseModel):
         return str(getattr(value, "name", "")) if isinstance(value, Choice) else ""
     if isinstance(value, tuple | list):

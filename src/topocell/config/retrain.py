@@ -2,10 +2,45 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from topocell.config.search import WeightOptimizer
-from topocell.config.values import BatchSize, Channels, Curve, Layers, Model
+from topocell.config.search import LossChoice, WeightOptimizer
+from topocell.config.values import BatchSize, Channels, Choice, Curve, Layers, Model, NonNegative, name_only
+
+
+class Policy(Model):
+    """Random changes of colour and shape, before crop and flip. In a recipe a plain name is one with its defaults.
+
+    Attributes:
+        name: `randaugment` (Cubuk et al. 2020) applies operations drawn for each image at one strength,
+            `trivialaugment` (Müller and Hutter 2021) one operation at a strength that is drawn too.
+        magnitude: strength of randaugment, 0 to 30; null for 9.
+        operations: of randaugment on each image; null for 2.
+    """
+
+    name: Literal["none", "randaugment", "trivialaugment"] = "none"
+    magnitude: Annotated[int, Field(ge=0, le=30)] | None = None
+    operations: Annotated[int, Field(ge=1, le=16)] | None = None
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> "Policy":
+        if self.name != "randaugment" and (self.magnitude, self.operations) != (None, None):
+            raise ValueError(
+                f"magnitude and operations are options of randaugment, but the name is {self.name!r}; leave them out"
+            )
+        return self
+
+
+class EarlyStopping(Model):
+    """The end of a training whose accuracy on held-out training images rises no more.
+
+    Attributes:
+        fraction: share of the training images that is held out, of each class alike; never of the test images.
+        patience: epochs without a higher accuracy there before the training ends.
+    """
+
+    fraction: float = Field(0.1, gt=0, le=0.5)
+    patience: int = Field(20, ge=1)
 
 
 class RetrainPlan(Model):
@@ -20,7 +55,16 @@ class RetrainPlan(Model):
         rotation, shear: degrees by which an image is turned and slanted at most, either way; 0 for none.
         scaling, translation: share by which its height and its width grow or shrink, and of them by which it is moved,
             at most, each by itself; 0 for none.
-        label_smoothing: of the cross entropy.
+        augment: random changes of colour and shape before the crop: none, randaugment or trivialaugment.
+        mixup: α of mixup: each batch is mixed with itself by a share from Beta(α, α) (Zhang et al. 2018); 0 for none.
+        cutmix: α of cutmix: a rectangle of each image comes from another one (Yun et al. 2019); 0 for none. With mixup
+            too, each batch gets one of the two at random.
+        sampling: `balanced` draws every class equally often in an epoch, images of rare classes several times.
+        loss: a row of `topocell.runtime.losses.LOSSES`. Tests measure cross entropy and accuracy.
+        label_smoothing: of the loss.
+        class_weights: `balanced` weighs the loss of an image by 1 / frequency of its class, 1 in the mean.
+        ema: decay of the average of the weights over the steps, which is tested and kept in their place; null for none.
+        early_stop: end of the training ahead of time; the weights of the best validation epoch are kept.
         seeds: one training each.
         test_every: epochs between two tests; the last epoch is always tested.
     """
@@ -40,7 +84,15 @@ class RetrainPlan(Model):
     scaling: float = Field(0.0, ge=0, lt=1)
     shear: float = Field(0.0, ge=0, lt=90)
     translation: float = Field(0.0, ge=0, lt=1)
+    augment: Annotated[Policy, BeforeValidator(name_only)] = Policy()
+    mixup: NonNegative = 0.0
+    cutmix: NonNegative = 0.0
+    sampling: Literal["natural", "balanced"] = "natural"
+    loss: LossChoice = Choice(name="cross_entropy")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = "none"
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    early_stop: EarlyStopping | None = None
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     test_every: int = Field(1, ge=1)
     stem: Literal["cifar", "imagenet"] = "cifar"

@@ -26,14 +26,51 @@ RelaxationChoice = Annotated[Choice, BeforeValidator(name_only), one_of("relaxat
 TopologyChoice = Annotated[Choice, BeforeValidator(name_only), one_of("topology")]
 
 
-class WeightOptimizer(Model):
-    """SGD of the network weights (DARTS: 0.025 → 0.001 cosine, momentum 0.9, weight decay 3e-4, clip 5)."""
+LossChoice = Annotated[Choice, BeforeValidator(name_only), one_of("loss")]
 
+#: Optimizers of torch that no training here can use, and why.
+UNFIT = {
+    "lbfgs": "evaluates the loss several times in a step",
+    "muon": "is for matrices only, not for convolutions and batch norm",
+    "sparseadam": "is for sparse gradients, which no operation has",
+}
+
+
+def _fit(name: Any) -> Any:
+    """The name of an optimizer in small letters, as torch's have it here. Raises ValueError for one that is unfit."""
+    plain = name.lower() if isinstance(name, str) else name
+    if plain in UNFIT:
+        raise ValueError(f"an optimizer updates all weights from one gradient, but {name} {UNFIT[plain]}; use adamw")
+    return plain if name != plain and plain in known("optimizer") else name
+
+
+class WeightOptimizer(Model):
+    """Optimizer of the network weights (DARTS: SGD, 0.025 → 0.001 cosine, momentum 0.9, weight decay 3e-4, clip 5).
+
+    Attributes:
+        optimizer: a row of `topocell.runtime.optimizers.OPTIMIZERS`: those of `torch.optim` in small letters.
+        momentum, nesterov: of sgd only; another optimizer has its own among `options`.
+        clip: largest norm of the gradient; null for none.
+        options: further arguments of the optimizer, as in {betas: [0.9, 0.99], eps: 1.0e-6}.
+    """
+
+    optimizer: Annotated[str, BeforeValidator(_fit), one_of("optimizer")] = "sgd"
     lr: LearningRate = Curve(shape="cosine", start=0.025, end=0.001)
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NonNegative = 3e-4
     nesterov: bool = False
     clip: Positive | None = 5.0
+    options: dict[str, Any] = Field({})
+
+    @model_validator(mode="after")
+    def _momentum_is_of_sgd(self) -> "WeightOptimizer":
+        if self.optimizer != "sgd" and (self.momentum != 0.9 or self.nesterov):
+            raise ValueError(
+                f"momentum and nesterov are of sgd, but optimizer is {self.optimizer!r}, with momentum="
+                f"{self.momentum:g} and nesterov={str(self.nesterov).lower()}; set momentum=0.9 and nesterov=false, "
+                f"which it ignores"
+            )
+        return self
 
 
 class ArchOptimizer(Model):
@@ -125,6 +162,11 @@ class Stage(Model):
                 f"level {self.level} updates the architecture, but relaxation {name} and topology "
                 f"{self.topology.name} have nothing to learn; use level weights"
             )
+        if self.level == "unrolled" and (self.weights.optimizer, self.weights.options) != ("sgd", {}):
+            raise ValueError(
+                f"level unrolled looks ahead by a plain step of sgd, but weights.optimizer is "
+                f"{self.weights.optimizer!r} with options {self.weights.options}; use sgd without, or level bilevel"
+            )
         if self.level == "unrolled" and relaxation.sampled:
             raise ValueError(
                 f"level unrolled compares losses under one architecture, but relaxation {name} draws a new one for "
@@ -150,6 +192,8 @@ class SearchPlan(Model):
     Attributes:
         partial: K of PC-DARTS: 1/K of the channels pass through the operations.
         memory: `low` keeps less for the backward pass and computes it again there.
+        loss: a row of `topocell.runtime.losses.LOSSES`, of every update of weights and architecture. Evaluation and
+            selection measure cross entropy and accuracy.
     """
 
     channels: Channels = 16
@@ -159,6 +203,7 @@ class SearchPlan(Model):
     partial: int = Field(1, ge=1)
     evaluation_batches: int | None = Field(16, ge=1)
     memory: Literal["standard", "low"] = "standard"
+    loss: LossChoice = Choice(name="cross_entropy")
     stages: tuple[Stage, ...] = Field(min_length=1)
 
     def size(self, stage: Stage) -> dict[str, int]:

@@ -43,19 +43,30 @@ class Curve(Model):
         linear       start + (end − start) t
         cosine       end + (start − end) (1 + cos πt) / 2
         exponential  start · (end / start)^t
+        step         start · factor^n, n the number of milestones up to e, or e // every
+
+    A warm-up of W epochs comes before: at epoch e < W the value is start · (s + (1 − s) e / W), s = `warmup_start`;
+    then the curve runs over the E − W epochs that are left (Goyal et al. 2017, §2.2). Milestones and `every` count from
+    the first epoch, warm-up included.
     """
 
-    shape: Literal["constant", "linear", "cosine", "exponential"] = "constant"
+    shape: Literal["constant", "linear", "cosine", "exponential", "step"] = "constant"
     start: float
     end: float | None = None
     span: tuple[NonNegative, NonNegative, Positive] = (0.0, 1.0, 1.0)
     closed: bool = False
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    every: Annotated[int, Field(ge=1)] | None = None
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    warmup: Annotated[int, Field(ge=0)] = 0
+    warmup_start: Annotated[float, Field(ge=0, le=1)] = 0.01
 
     @model_validator(mode="after")
     def _needs_end(self) -> "Curve":
-        if self.shape != "constant" and self.end is None:
+        has_end = self.shape in ("linear", "cosine", "exponential")
+        if has_end and self.end is None:
             raise ValueError(f"a curve of shape {self.shape!r} needs an end")
-        if self.shape == "constant" and self.end is not None:
+        if not has_end and self.end is not None:
             raise ValueError("a curve with an end needs a shape: linear, cosine or exponential")
         if self.shape == "exponential" and not (self.start > 0 and (self.end or 0) > 0):
             raise ValueError("an exponential curve needs start > 0 and end > 0")
@@ -63,10 +74,25 @@ class Curve(Model):
             raise ValueError(f"span = (from, to, of) must have from <= to <= of, but got {self.span}")
         return self
 
+    @model_validator(mode="after")
+    def _needs_steps(self) -> "Curve":
+        if self.shape != "step" and (self.milestones or self.every is not None):
+            raise ValueError(f"milestones and every are of shape 'step', but got shape {self.shape!r}; set shape=step")
+        if self.shape == "step" and bool(self.milestones) == (self.every is not None):
+            raise ValueError("a curve of shape 'step' needs milestones (epochs) or every (n epochs), one of the two")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones rise from epoch to epoch, but got {list(self.milestones)}; sort them")
+        return self
+
     def value(self, epoch: int, epochs: int) -> float:
         """The value at 0-based `epoch` of a stage of `epochs` epochs."""
+        if epoch < self.warmup:
+            return self.start * (self.warmup_start + (1 - self.warmup_start) * epoch / self.warmup)
+        if self.shape == "step":
+            return self.start * self.factor ** self._drops(epoch)
         if self.shape == "constant" or self.end is None:
             return self.start
+        epoch, epochs = epoch - self.warmup, epochs - self.warmup
         first, last, of = self.span
         steps = max(epochs - 1, 1) if self.closed else max(epochs, 1)
         t = min((first + (last - first) * epoch / steps) / of, 1.0)
@@ -75,6 +101,17 @@ class Curve(Model):
         if self.shape == "cosine":
             return self.end + (self.start - self.end) * (1 + math.cos(math.pi * t)) / 2
         return self.start * (self.end / self.start) ** t
+
+    def _drops(self, epoch: int) -> int:
+        """Return how often a curve of shape `step` has fallen by 0-based `epoch`."""
+        return epoch // self.every if self.every is not None else sum(epoch >= at for at in self.milestones)
+
+    def scaled(self, share: float) -> "Curve":
+        """Return the curve for a stage of `share` of the epochs: warm-up and steps come earlier in proportion."""
+        milestones = tuple(sorted({max(1, round(at * share)) for at in self.milestones}))
+        every = None if self.every is None else max(1, round(self.every * share))
+        warmup = round(self.warmup * share)
+        return self.model_copy(update={"milestones": milestones, "every": every, "warmup": warmup})
 
     @property
     def largest(self) -> float:
@@ -94,6 +131,8 @@ def _between(zero: bool, most: float = math.inf) -> AfterValidator:
         for end in (curve.start, curve.end):
             if end is not None and (not 0 <= end <= most or (end == 0 and not zero)):
                 raise ValueError(f"must be {rule}, but got {end:g}")
+        if curve.warmup and curve.warmup_start == 0 and not zero:
+            raise ValueError(f"must be {rule}, but got 0 at the first epoch; raise warmup_start")
         return curve
 
     return AfterValidator(check)

@@ -101,12 +101,17 @@ def places(*numbers: Any) -> list[int]:
 
 
 def restore_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Let an optimizer resume from its `state_dict`. Raises ValueError where that is of parameters of other shapes."""
+    """Let an optimizer resume from its `state_dict`. Raises ValueError where that is of parameters of other shapes.
+
+    What an optimizer keeps has the shape of its parameter, or 1 in place of a size (Adafactor's means over rows).
+    """
     optimizer.load_state_dict(state)
     for parameter, kept in optimizer.state.items():
         for name, value in kept.items():
-            if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
-                found, needed = tuple(value.shape), tuple(parameter.shape)
+            if not isinstance(value, Tensor) or not value.dim():
+                continue
+            found, needed = tuple(value.shape), tuple(parameter.shape)
+            if len(found) != len(needed) or any(have not in (1, size) for have, size in zip(found, needed)):
                 raise ValueError(f"{name} of an optimizer has shape {found}, its parameter {needed}")
 
 

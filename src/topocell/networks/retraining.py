@@ -1,7 +1,7 @@
 """Retraining: the network of a genotype from scratch, several seeds, and the only place that sees the test split.
 
-Accuracy is reported of the last epoch; the best epoch is reported beside it and never alone, because choosing it
-uses the test split.
+Accuracy is reported of the last epoch, or with early stopping of the one that is kept; the best epoch is reported
+beside it and never alone, because choosing it uses the test split.
 """
 
 import statistics
@@ -11,14 +11,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.optim import SGD
 
 from topocell.config.retrain import RetrainPlan
 from topocell.config.values import OnNan
-from topocell.data.splits import Augmentation, Batches, Dataset
+from topocell.data.splits import Augmentation, Batches, Dataset, ImageSet
 from topocell.errors import RunError
 from topocell.genotype.genotype import Genotype
 from topocell.io.checkpoint import places, restore_optimizer
+from topocell.networks.averaging import AveragedNet
+from topocell.networks.early_stopping import BestEpoch
+from topocell.networks.options import image_policy, mixing, training_images, training_loss
 from topocell.networks.scores import MOST_CLASSES, balanced_accuracy, class_scores, confusion_matrix
 from topocell.networks.start import AFRESH, Start, load_initial
 from topocell.nn.count import channels_for, count, widest
@@ -27,11 +29,10 @@ from topocell.runtime.epoch_loop import EpochLoop
 from topocell.runtime.epoch_meter import Seen
 from topocell.runtime.hooks import Monitor, Silent, Trained
 from topocell.runtime.nan_guard import Group, Place, Stateful, total_norm
+from topocell.runtime.optimizers import build_optimizer
 from topocell.runtime.precision import PLAIN, Execution
 from topocell.runtime.rng import derive as derive_seed
-
-#: Devices on which torch updates all weights in one pass over memory.
-FUSED = ("cpu", "cuda")
+from topocell.runtime.rng import generator
 
 
 class Retraining:
@@ -50,6 +51,8 @@ class Retraining:
 
     Attributes:
         net: the network in training; after `run`, the one of the last seed.
+        average: average of its weights, where the plan has one.
+        best: the best epoch so far, where the plan stops early.
     """
 
     def __init__(
@@ -77,6 +80,8 @@ class Retraining:
         self._augmentation = Augmentation(
             base.padding, base.flip, plan.cutout, plan.rotation, plan.scaling, plan.shear, plan.translation
         )
+        self._train, self._held_out = training_images(plan, data.train, derive_seed(seed, "retrain"))
+        self._loss, self._mixing = training_loss(plan, self._train, self.device), mixing(plan)
         self.loop = EpochLoop(self, seed=seed, device=self.device, monitor=self.monitor, on_nan=on_nan)
 
     def run(self, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -118,10 +123,12 @@ class Retraining:
 
     def _finished(self) -> dict[str, Any]:
         """Hand over the network of this seed; returns its entry in results.json."""
+        every, kept = self._tested_epochs()[: len(self.tests)], self._keep_best()
+        every += [kept["kept_epoch"]] if kept else []
         seed, best, test = self.plan.seeds[self.round], max(self.tests), self.data.test
         with self.execution.plain():
-            labels, probabilities = classify(self.net, self.test_batches)
-        weights = {k: v.detach().cpu().clone() for k, v in self.net.state_dict().items()}
+            labels, probabilities = classify(self.tested, self.test_batches)
+        weights = {k: v.detach().cpu().clone() for k, v in self.tested.state_dict().items()}
         weights = {name: value for name, value in weights.items() if not name.startswith("auxiliary_head.")}
         self.monitor.trained(Trained(self.round, seed, weights, labels, probabilities))
         self.confusions.append(confusion_matrix(test.labels, labels, len(test.classes)))
@@ -129,9 +136,24 @@ class Retraining:
             "seed": seed,
             "last": self.tests[-1],
             "best": best,
-            "best_epoch": self._tested_epochs()[self.tests.index(best)],
+            "best_epoch": every[self.tests.index(best)],
+            **kept,
             "balanced": balanced_accuracy(self.confusions[-1]),
         }
+
+    @property
+    def tested(self) -> FixedNet:
+        """The network that is tested and kept: the average, where there is one."""
+        return self.net if self.average is None else self.average.module
+
+    def _keep_best(self) -> dict[str, Any]:
+        """Return to the weights of the best epoch, and test them; returns what the results say of that."""
+        if self.best is None:
+            return {}
+        self.tested.load_state_dict(self.best.weights)
+        with self.execution.plain():
+            self.tests.append(evaluate(self.tested, self.test_batches)[1])
+        return self.best.results()
 
     def results(self) -> dict[str, Any]:
         """Accuracy per seed, mean ± standard deviation (n − 1) of last and of best, and the size of the network.
@@ -148,7 +170,8 @@ class Retraining:
         return {
             "dataset": self.data.name,
             "classes": len(self.data.train.classes),
-            "train_images": len(self.data.train),
+            "train_images": len(self._train),
+            **({} if self._held_out is None else {"validation_images": len(self._held_out)}),
             "test_images": len(self.data.test),
             "parameters": size.parameters,
             "multiply_adds": size.multiply_adds,
@@ -180,27 +203,28 @@ class Retraining:
         if self.start.weights is not None:
             load_initial(net, self.start.weights)
         self.net = net.to(self.device).to(memory_format=torch.channels_last)
+        self.average = None if plan.ema is None else AveragedNet(self.net, plan.ema)
+        self.best = None if plan.early_stop is None else BestEpoch(plan.early_stop.patience)
         self.execution.prepare(self.net.cells)
-        self.optimizer = SGD(
-            self.net.parameters(),
-            lr=plan.weights.lr.value(0, plan.epochs),
-            momentum=plan.weights.momentum,
-            weight_decay=plan.weights.weight_decay,
-            nesterov=plan.weights.nesterov,
-            fused=self.device.type in FUSED,
-        )
-        self.batches, self.test_batches = self._batches(train=True), self._batches(train=False)
+        lr = plan.weights.lr.value(0, plan.epochs)
+        self.optimizer = build_optimizer(self.net.parameters(), plan.weights, lr, fused=True)
+        self.batches, self.test_batches = self._batches(self._train, "retrain"), self._batches(self.data.test, "test")
+        held_out = self._held_out
+        self.validation_batches = None if held_out is None else self._batches(held_out, "validation")
 
-    def _batches(self, train: bool) -> Batches:
+    def _batches(self, images: ImageSet, stream: str) -> Batches:
+        train = stream == "retrain"
         return Batches(
-            self.data.train if train else self.data.test,
+            images,
             self.plan.batch_size,
             mean=self.data.mean,
             std=self.data.std,
             augmentation=self._augmentation if train else None,
             device=self.device,
             seed=derive_seed(self.seed, "retrain", self.plan.seeds[self.round]),
-            stream="retrain" if train else "test",
+            stream=stream,
+            policy=image_policy(self.plan) if train else None,
+            balanced=train and self.plan.sampling == "balanced",
         )
 
     # An epoch, as the loop calls it -------------------------------------------------------------------------
@@ -219,7 +243,15 @@ class Retraining:
 
     def train_step(self) -> Seen:
         """Update the weights on one batch."""
-        return self._update(*self.batches.batch(self.loop.epoch, self.loop.step))
+        epoch, step = self.loop.epoch, self.loop.step
+        x, y = self.batches.batch(epoch, step)
+        if self._mixing is not None:
+            draws = generator(self.batches.seed, "retrain", "mixing", epoch, step)
+            x, y = self._mixing(x, y, len(self.data.train.classes), draws)
+        seen = self._update(x, y)
+        if self.average is not None:
+            self.average.update_parameters(self.net)
+        return seen
 
     def on_step_end(self, steps: int) -> None:
         """Report the step."""
@@ -232,10 +264,10 @@ class Retraining:
         self.optimizer.zero_grad(set_to_none=True)
         out = self.execution(self.net, x)
         logits, extra = out if isinstance(out, tuple) else (out, None)
-        loss = F.cross_entropy(logits, y, label_smoothing=plan.label_smoothing)
+        loss = self._loss(logits, y)
         total = loss
         if extra is not None:
-            total = loss + plan.auxiliary * F.cross_entropy(extra, y, label_smoothing=plan.label_smoothing)
+            total = loss + plan.auxiliary * self._loss(extra, y)
         total.backward()
         self.loop.guard.see("the loss", total)
         if plan.weights.clip is not None:
@@ -244,15 +276,16 @@ class Retraining:
             norm = total_norm(p.grad for p in self.net.parameters())
         self.loop.guard.see("the gradient norm of the weights", norm)
         self.optimizer.step()
-        return Seen(loss.detach(), (logits.detach().argmax(1) == y).sum(), len(y))
+        return Seen(loss.detach(), correct(logits.detach(), y), len(y))
 
     def on_epoch_end(self) -> bool:
         """Test where a test is due, and record the epoch."""
         test_loss = test_accuracy = None
         if self.loop.epoch in self._tested_epochs():
             with self.execution.plain():
-                test_loss, test_accuracy = evaluate(self.net, self.test_batches)
+                test_loss, test_accuracy = evaluate(self.tested, self.test_batches)
             self.tests.append(test_accuracy)
+        stops, validation = self._validate()
         self.monitor.metrics(
             {
                 "phase": "retrain",
@@ -260,15 +293,26 @@ class Retraining:
                 **self.loop.record(),
                 "test_loss": test_loss,
                 "test_accuracy": test_accuracy,
+                **validation,
                 "lr": self.optimizer.param_groups[0]["lr"],
                 "drop_path": self.net.drop_path,
             }
         )
-        return False
+        return stops
+
+    def _validate(self) -> tuple[bool, dict[str, float]]:
+        """Measure on what is held out: whether the training is to end, and what the record of the epoch says."""
+        if self.best is None or self.validation_batches is None:
+            return False, {}
+        with self.execution.plain():
+            loss, accuracy = evaluate(self.tested, self.validation_batches)
+        stops = self.best.add(self.loop.epoch, accuracy, self.tested)
+        return stops, {"val_loss": loss, "val_accuracy": accuracy}
 
     def parts(self) -> Mapping[str, Stateful]:
         """Return what a step changes."""
-        return {"net": self.net, "optimizer": self.optimizer}
+        average = {} if self.average is None else {"average": self.average}
+        return {"net": self.net, "optimizer": self.optimizer, **average}
 
     def place(self, step: int) -> Place:
         """Return where a step of this epoch happened, for the explanation of a fault."""
@@ -294,6 +338,8 @@ class Retraining:
             "confusions": self.confusions,
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "best": None if self.best is None else self.best.state_dict(),
             **self.loop.state_dict(),
         }
 
@@ -305,6 +351,10 @@ class Retraining:
         self._begin()
         self.net.load_state_dict(state["net"])
         restore_optimizer(self.optimizer, state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if self.best is not None:
+            self.best.load_state_dict(state["best"])
         self.loop.load_state_dict(state)
 
 
@@ -320,6 +370,19 @@ def initial_channels(genotype: Genotype, plan: RetrainPlan, data: Dataset) -> tu
     limits = {"parameters": plan.max_parameters, "multiply_adds": plan.max_multiply_adds}
     known = {name: limit for name, limit in limits.items() if limit is not None}
     return widest(genotype, known, data.shape[1], data.shape[2], *sizes) if known else (plan.channels, [])
+
+
+def correct(logits: Tensor, target: Tensor) -> Tensor:
+    """Correct predictions (0-dim) of logits (N, K); those of mixed images count by the share of the predicted class.
+
+    Args:
+        logits: (N, K).
+        target: labels (N,) int64, or probabilities (N, K).
+    """
+    predicted = logits.argmax(1)
+    if target.dim() == 1:
+        return (predicted == target).sum()
+    return target.gather(1, predicted[:, None]).sum()
 
 
 def evaluate(net: FixedNet, batches: Batches) -> tuple[float, float]:

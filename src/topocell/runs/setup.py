@@ -15,19 +15,23 @@ from topocell.config.selection import ProjectionPlan, Rules
 from topocell.data import splits as datasets
 from topocell.data.given import Given, given_source
 from topocell.data.nasbench201 import Table, holds
+from topocell.data.policies import check_channels
 from topocell.data.preprocessing import Preprocessing
 from topocell.data.readers import Source
 from topocell.data.splits import Dataset, SearchData, search_data
-from topocell.data.stratify import split_notes
+from topocell.data.stratify import held_out, split_notes
 from topocell.errors import RecipeError, SpaceError
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.io.colours import rgb
+from topocell.networks.options import check_training, image_policy
 from topocell.networks.retraining import Retraining, initial_channels
 from topocell.networks.start import AFRESH, Start
 from topocell.nn.network import FixedNet
 from topocell.registry import is_foreign, known
 from topocell.runtime.devices import find_device
 from topocell.runtime.hooks import Monitor
+from topocell.runtime.losses import check_loss_options
+from topocell.runtime.optimizers import check_optimizer
 from topocell.runtime.precision import Execution
 from topocell.runtime.provenance import environment
 from topocell.searching.loop import Search
@@ -256,7 +260,11 @@ def check(recipe: Recipe) -> None:
         if all(op == "none" for candidates in cell.candidates for op in candidates):
             raise SpaceError(f"a cell needs an operation besides none, but {name} of space {space.name!r} has none")
     offered = _offered(space)
+    check_loss_options(plan.loss, "search.loss")
+    for key, training in recipe.named_trainings.items():
+        check_training(training, key)
     for stage in plan.stages:
+        check_optimizer(stage.weights, f"search.stages.{stage.name}.weights")
         mechanisms_of(stage)
         attention, stop = stage.mechanisms.attention, stage.mechanisms.early_stop
         if attention is not None and not offered & attention.constants.keys():
@@ -294,6 +302,9 @@ def _check_depth(space: SpaceSpec, stage: Stage, layers: int) -> None:
 
 def _check_contracts(recipe: Recipe, space: SpaceSpec) -> None:
     """Raise RecipeError where a piece of a user's own, which the recipe names, fails its contract."""
+    for loss in (recipe.search.loss, *(plan.loss for plan in recipe.trainings)):
+        if is_foreign(known("loss")[loss.name]):
+            testing.check_loss(loss.name, **loss.model_dump(exclude={"name"}))
     for kind, name in (("operation rule", recipe.selection.operations), ("edge rule", recipe.selection.edges)):
         if is_foreign(known(kind)[name]):
             testing.check_rule(name, kind)
@@ -327,6 +338,9 @@ def check_images(recipe: Recipe, space: SpaceSpec, dataset: Dataset) -> None:
     for name, cell in space.cells.items():
         cells[name] = CellGenotype(cell.inputs, ((("skip_connect", 0),),) * cell.nodes, (cell.computed[-1],))
     for plan in recipe.trainings:
+        check_channels(image_policy(plan), dataset.shape[0])
+        if plan.early_stop is not None:
+            held_out(dataset.train.labels, plan.early_stop.fraction, recipe.seed)
         check_network(Genotype("any", cells, skeleton=space.skeleton), plan, dataset)
 
 

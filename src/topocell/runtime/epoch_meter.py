@@ -10,7 +10,10 @@ from torch import Tensor
 
 @dataclass
 class Seen:
-    """Loss (0-dim), correct predictions (0-dim) and images of one batch, kept on the device."""
+    """Loss (0-dim), correct predictions (0-dim) and images of one batch, kept on the device.
+
+    Predictions of mixed images count by the share of the predicted class.
+    """
 
     loss: Tensor
     correct: Tensor
@@ -33,7 +36,7 @@ class EpochMeter:
     def add(self, seen: Seen) -> None:
         """Add one batch."""
         self._loss += seen.loss * seen.images
-        self._correct += seen.correct
+        self._correct = self._correct + seen.correct
         self._images += seen.images
 
     def figures(self) -> dict[str, float]:

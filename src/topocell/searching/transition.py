@@ -5,17 +5,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam
+from torch.optim import Optimizer
 
 from topocell.config.search import SearchPlan, Stage
 from topocell.data.splits import SearchData
+from topocell.runtime.losses import build_loss
 from topocell.runtime.precision import Execution
 from topocell.runtime.rng import derive as derive_seed
 from topocell.runtime.rng import generator
 from topocell.spaces.cell import SpaceSpec
 from topocell.supernet import Supernet
 from topocell.supernet.arch_state import ArchState
-from topocell.supernet.learner import Learner, adam, sgd
+from topocell.supernet.learner import Learner, adam, weight_optimizer
 
 
 class Builder:
@@ -79,7 +80,8 @@ class Builder:
         if "optimizers" in stage.reset:
             return space, new
         thinned = any(not torch.equal(arch.mask(t).cpu(), mask.cpu()) for t, mask in masks.items())
-        if not (fresh_net or shrunk or thinned):
+        same = (before.weights.optimizer, before.weights.options) == (stage.weights.optimizer, stage.weights.options)
+        if same and not (fresh_net or shrunk or thinned):
             new.weights_optimizer.load_state_dict(_settings_of(new.weights_optimizer, old.weights_optimizer))
         if not fresh_alpha:
             new.alpha_optimizer.load_state_dict(_settings_of(new.alpha_optimizer, old.alpha_optimizer))
@@ -108,12 +110,13 @@ class Builder:
         return Learner(
             net,
             arch,
-            sgd(net, stage.weights),
+            weight_optimizer(net, stage.weights),
             adam(arch.alpha.values(), stage.alpha),
             adam(beta, stage.beta) if beta else None,
             stage.weights.clip,
             stage.penalty,
             stage.mixed,
+            build_loss(self._plan.loss),
             alpha_penalty=stage.alpha_penalty,
             arch_clip=stage.arch_clip,
             execution=self._execution,
@@ -143,7 +146,7 @@ def shrink(stage: Stage, space: SpaceSpec, arch: ArchState) -> tuple[SpaceSpec, 
     return space.with_cells(cells), masks
 
 
-def _settings_of(new: SGD | Adam, old: SGD | Adam) -> dict[str, Any]:
+def _settings_of(new: Optimizer, old: Optimizer) -> dict[str, Any]:
     """The running state of `old` under the settings of `new`."""
     return {"state": old.state_dict()["state"], "param_groups": new.state_dict()["param_groups"]}
 

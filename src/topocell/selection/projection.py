@@ -31,7 +31,7 @@ from topocell.selection.probe import Ablation
 from topocell.selection.pruning import decide, only, real_candidates, undecided, without_edges
 from topocell.selection.rules import OPERATION_RULES
 from topocell.spaces.cell import CellSpec
-from topocell.supernet.learner import ArchBatch, Learner, sgd
+from topocell.supernet.learner import ArchBatch, Learner, weight_optimizer
 from topocell.supernet.levels import bilevel
 
 
@@ -70,7 +70,7 @@ class Projection:
         self.seed, self.device, self.monitor = seed, torch.device(device), monitor or Silent()
         self.round = self.turn = 0
         options = stage.weights.model_copy(update={"lr": Curve(start=plan.lr)})
-        learner.weights_optimizer = sgd(learner.net, options)
+        learner.weights_optimizer = weight_optimizer(learner.net, options)
         learner.epsilon = plan.epsilon
         self.loop = EpochLoop(self, seed=seed, device=self.device, monitor=self.monitor, on_nan=on_nan)
         learner.see = self.loop.guard.see

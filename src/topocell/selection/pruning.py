@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD
+from torch.optim import Optimizer
 
 from topocell.relaxation import candidate_table
 from topocell.spaces.cell import CellSpec
@@ -15,15 +15,20 @@ def decide(learner: Learner, masks: Mapping[str, Tensor]) -> None:
     """Remove every candidate that is False in its cell type's mask, bool (E, K); what is gone stays gone.
 
     An edge with one candidate left is decided, one with none is pruned. The architecture, the supernet and the
-    momentum of its weights are cut alike; α keeps its shape, and its decided logits stay as they are.
+    state of its weights' optimizer are cut alike; α keeps its shape, and its decided logits stay as they are.
     """
     learner.arch.restrict(masks)
     sliced = learner.net.restrict(masks)
     _follow(learner.weights_optimizer, list(learner.net.parameters()), sliced)
 
 
-def _follow(optimizer: SGD, parameters: Sequence[nn.Parameter], sliced: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
-    """Let the optimizer forget parameters that are no longer in `parameters`, and cut the momentum of sliced ones."""
+def _follow(
+    optimizer: Optimizer, parameters: Sequence[nn.Parameter], sliced: Sequence[tuple[nn.Parameter, Tensor]]
+) -> None:
+    """Let the optimizer forget parameters that are no longer in `parameters`, and cut its state of sliced ones.
+
+    Its state of a weight are momenta and the like, of the weight's shape or of size 1 in place of its first.
+    """
     left = set(parameters)
     for group in optimizer.param_groups:
         group["params"] = [p for p in group["params"] if p in left]
@@ -31,8 +36,9 @@ def _follow(optimizer: SGD, parameters: Sequence[nn.Parameter], sliced: Sequence
         del optimizer.state[gone]
     for parameter, kept in sliced:
         state = optimizer.state.get(parameter, {})
-        if (momentum := state.get("momentum_buffer")) is not None:
-            state["momentum_buffer"] = momentum[kept].clone()
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.dim() and len(value) > 1:
+                state[name] = value[kept].clone()
 
 
 def real_candidates(cell: CellSpec) -> Tensor:

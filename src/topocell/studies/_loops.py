@@ -17,7 +17,7 @@ from topocell.runtime.epoch_meter import Seen
 from topocell.runtime.hooks import Silent
 from topocell.runtime.nan_guard import Group, Place, Stateful
 from topocell.searching.loop import Search
-from topocell.supernet.learner import ArchBatch, seen_of, sgd
+from topocell.supernet.learner import ArchBatch, seen_of, weight_optimizer
 from topocell.supernet.levels import bilevel
 
 
@@ -44,12 +44,12 @@ class _Unsaved(Training):
 
 
 class PlainTraining(_Unsaved):
-    """Trains a plain network by SGD with the settings of a supernet's weights.
+    """Trains a plain network with the settings of a supernet's weights.
 
     Args:
         net: gives logits (N, classes).
         batches: of training images.
-        options: of SGD.
+        options: of the optimizer.
         epochs: in all.
         seed, device: of the loop.
     """
@@ -59,7 +59,7 @@ class PlainTraining(_Unsaved):
     ) -> None:
         super().__init__(seed, device)
         self._net, self._batches, self._options, self._epochs = net, batches, options, epochs
-        self._optimizer = sgd(net, options)
+        self._optimizer = weight_optimizer(net, options)
 
     def run(self) -> None:
         """Train, in place."""
@@ -111,7 +111,7 @@ class Tuning(_Unsaved):
         super().__init__(setup.recipe.seed, search.device)
         self._learner, self._stage, self._plan = search.learner, search.stage, setup.recipe.selection.projection
         options = self._stage.weights.model_copy(update={"lr": Curve(start=self._plan.lr)})
-        self._learner.weights_optimizer = sgd(self._learner.net, options)
+        self._learner.weights_optimizer = weight_optimizer(self._learner.net, options)
         self._learner.epsilon, self._learner.see = self._plan.epsilon, self.loop.guard.see
 
         def batches(split: str) -> Batches:

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import Adam, Optimizer
 
 from topocell.config.search import ArchOptimizer, WeightOptimizer
 from topocell.io.checkpoint import restore_optimizer
 from topocell.runtime.epoch_meter import Seen
+from topocell.runtime.losses import Loss
 from topocell.runtime.nan_guard import Group, Stateful, total_norm
+from topocell.runtime.optimizers import build_optimizer
 from topocell.runtime.precision import PLAIN, Execution
 from topocell.supernet import ArchWeights, Supernet
 from topocell.supernet.arch_state import ArchState
@@ -52,13 +54,13 @@ class Learner:
 
     net: Supernet
     arch: ArchState
-    weights_optimizer: SGD
+    weights_optimizer: Optimizer
     alpha_optimizer: Adam
     beta_optimizer: Adam | None
     clip: float | None
     penalty: float = 0.0
     mixed: float = 1.0
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    loss: Loss = F.cross_entropy
     alpha_penalty: float = 0.0
     arch_clip: float | None = None
     perturb: "Perturbation | None" = None
@@ -201,15 +203,9 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
             p.requires_grad_(True)
 
 
-def sgd(net: nn.Module, options: WeightOptimizer) -> SGD:
-    """SGD of the weights of a supernet, at the start of its learning-rate curve."""
-    return SGD(
-        net.parameters(),
-        lr=options.lr.value(0, 1),
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-        nesterov=options.nesterov,
-    )
+def weight_optimizer(net: nn.Module, options: WeightOptimizer) -> Optimizer:
+    """Optimizer of the weights of a supernet, at the start of its learning-rate curve. Raises RecipeError."""
+    return build_optimizer(net.parameters(), options, options.lr.value(0, 1))
 
 
 def adam(logits: Iterable[nn.Parameter], options: ArchOptimizer) -> Adam:

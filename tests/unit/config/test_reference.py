@@ -74,7 +74,7 @@ def test_one_key_is_explained_and_a_stage_may_be_named() -> None:
     assert explain("retrain.drop_path").about.startswith("probability at the end of training")
     assert explain("search.stages.topology.level").name == f"search.stages.{NAME}.level"
     assert explain("retrain.weights.lr").default == "0.025 to 0, cosine"
-    assert [key.name for key in keys("retrain.cut")] == ["retrain.cutout"]
+    assert [key.name for key in keys("retrain.cuto")] == ["retrain.cutout"]
     assert all(re.fullmatch(r"[a-zA-Z_.]+", name) for name in KEYS) and len(KEYS) > 100
 
 

@@ -115,7 +115,7 @@ def test_a_stage_of_one_epoch_has_the_start() -> None:
         ({"start": 1.0, "span": (3, 2, 4)}, "span = .* must have from <= to <= of, but got"),
         ({"start": 1.0, "span": (0, 5, 4)}, "span = .* must have from <= to <= of, but got"),
         ({"start": 1.0, "span": (0, 0, 0)}, "greater than 0"),
-        ({"shape": "square", "start": 1.0}, "'constant', 'linear', 'cosine' or 'exponential'"),
+        ({"shape": "square", "start": 1.0}, "'constant', 'linear', 'cosine', 'exponential' or 'step'"),
         ({"start": 1.0, "stop": 2.0}, "Extra inputs are not permitted"),
         ({"end": 1.0}, "Field required"),
     ],

@@ -174,6 +174,19 @@ SEARCHES: dict[str, tuple[dict[str, float], SearchPlan]] = {
             {"level": "single", "relaxation": "gumbel-softmax", "op_temperature": 0.5, "topology": SETS},
         ),
     ),
+    "other optimizers": (
+        HALVES,
+        plan(
+            {
+                "epochs": 2,
+                "weights": {"optimizer": "adamw", "lr": {"start": 0.01, "warmup": 1}, "options": {"betas": [0.8, 0.9]}},
+                "mechanisms": {"progressive": {"first": 0, "every": 1}},
+            },
+            {"weights": {"optimizer": "adamw", "lr": 0.001, "options": {"betas": [0.8, 0.9]}}},
+            {"weights": {"optimizer": "adafactor", "lr": 0.01}},
+            {"weights": {"optimizer": "rmsprop", "lr": 0.001, "options": {"momentum": 0.5}}, "level": "single"},
+        ),
+    ),
 }
 
 
@@ -573,6 +586,7 @@ MOMENTS = {"momentum", "moments of alpha", "moments of beta"}
         ({}, set()),
         ({"weights": {"lr": 0.5}, "level": "single"}, set()),
         ({"reset": ["weights"]}, {"weights", "momentum"}),
+        ({"weights": {"optimizer": "adamw"}}, {"momentum"}),
         ({"reset": ["alpha"]}, {"alpha", "moments of alpha"}),
         ({"reset": ["beta"]}, {"beta", "moments of beta"}),
         ({"reset": ["optimizers"]}, MOMENTS),

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, Adam
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from topocell import spaces
-from topocell.selection.pruning import decide, only, undecided, without_edges
+from topocell.config.search import WeightOptimizer
+from topocell.runtime.optimizers import build_optimizer
+from topocell.selection.pruning import _follow, decide, only, undecided, without_edges
 from topocell.supernet import Supernet
 from topocell.supernet.arch_state import ArchState
 from topocell.supernet.learner import ArchBatch, Batch, Learner
@@ -162,3 +164,31 @@ def test_every_decision_makes_the_next_steps_cheaper() -> None:
         sizes.append(sum(p.numel() for p in subject.net.parameters()))
     assert costs == sorted(costs, reverse=True) and costs[-1] < 0.6 * costs[0]
     assert sizes == sorted(set(sizes), reverse=True)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "rmsprop", "asgd"])
+def test_the_state_of_any_optimizer_is_cut_with_the_weights(name: str) -> None:
+    """After a decision steps go on as those of an optimizer that has only ever seen what stays."""
+    plan = WeightOptimizer.model_validate({"optimizer": name, "lr": 0.01})
+    draws = torch.Generator().manual_seed(0)
+    start, kept = torch.randn(4, 3, 3, 3, generator=draws), torch.tensor([0, 2])
+    whole, part = nn.Parameter(start.clone()), nn.Parameter(start[kept].clone())
+    gone = nn.Parameter(torch.ones(3))
+    first, second = build_optimizer([whole, gone], plan, 0.01), build_optimizer([part], plan, 0.01)
+    for _ in range(3):
+        whole.grad, gone.grad = torch.ones_like(whole), torch.ones_like(gone)
+        first.step()
+    whole.data = whole.data[kept].clone()
+    _follow(first, [whole], [(whole, kept)])
+    assert first.param_groups[0]["params"] == [whole] and set(first.state) == {whole}
+    for value in first.state[whole].values():
+        if isinstance(value, Tensor) and value.dim():
+            assert all(have in (1, size) for have, size in zip(value.shape, whole.shape))
+    for optimizer, weight in ((first, whole), (second, part)):
+        for _ in range(3 if weight is part else 0):
+            weight.grad = torch.ones_like(weight)
+            optimizer.step()
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+    if name != "adafactor":  # whose step has the size of the whole weight
+        torch.testing.assert_close(whole, part)

@@ -269,7 +269,8 @@ def estimate_retraining(
     device = torch.device(device)
 
     def trained(execution: Execution, batch: int, steps: int, stopwatch: Stopwatch) -> Retraining:
-        short = plan.model_copy(update={"epochs": 2, "seeds": plan.seeds[:1], "batch_size": batch, "test_every": 1})
+        whole = {"epochs": 2, "seeds": plan.seeds[:1], "test_every": 1, "early_stop": None}
+        short = plan.model_copy(update={**whole, "batch_size": batch})
         few = replace(data, train=_head(data.train, batch * steps), test=_head(data.test, batch))
         training = Retraining(genotype, short, few, seed=seed, device=device, monitor=stopwatch, execution=execution)
         training.run()

@@ -1,0 +1,63 @@
+"""What the settings of a training stand for: its images, how they are changed and mixed, its loss."""
+
+import torch
+
+from topocell.config.retrain import RetrainPlan
+from topocell.data.batches import ImageSet
+from topocell.data.mixing import Mixing
+from topocell.data.policies import ImagePolicy
+from topocell.data.stratify import held_out
+from topocell.runtime.losses import Loss, balanced_weights, build_loss, check_loss_options
+from topocell.runtime.optimizers import check_optimizer
+
+
+def image_policy(plan: RetrainPlan) -> ImagePolicy | None:
+    """Return the changes of colour and shape of a plan; None for none."""
+    given = plan.augment.model_dump(exclude_none=True)
+    return None if plan.augment.name == "none" else ImagePolicy(**given)
+
+
+def mixing(plan: RetrainPlan) -> Mixing | None:
+    """Return how the images of a batch are mixed; None for not at all."""
+    return Mixing(plan.mixup, plan.cutmix) if plan.mixup or plan.cutmix else None
+
+
+def training_images(plan: RetrainPlan, train: ImageSet, seed: int) -> tuple[ImageSet, ImageSet | None]:
+    """Return the images to train on, and those that early stopping holds out of them; None without.
+
+    Args:
+        plan: of the training.
+        train: the training images.
+        seed: of the run, so that all trainings of a run hold out the same images.
+
+    Raises:
+        DataError: a part below two images.
+    """
+    if plan.early_stop is None:
+        return train, None
+    stay, apart = held_out(train.labels.cpu(), plan.early_stop.fraction, seed)
+    return train.subset(stay), train.subset(apart)
+
+
+def training_loss(plan: RetrainPlan, train: ImageSet, device: torch.device) -> Loss:
+    """Return the loss of a training on these images, with smoothing and weights of classes.
+
+    Raises:
+        RecipeError: as `build_loss`.
+    """
+    weight = None
+    if plan.class_weights == "balanced":
+        weight = balanced_weights(train.labels.cpu(), len(train.classes)).to(device)
+    return build_loss(plan.loss, label_smoothing=plan.label_smoothing, weight=weight)
+
+
+def check_training(plan: RetrainPlan, key: str) -> None:
+    """Raise RecipeError for an optimizer or a loss that cannot be, before anything starts.
+
+    Args:
+        plan: of the training.
+        key: of the plan in the recipe.
+    """
+    check_optimizer(plan.weights, f"{key}.weights")
+    weight = torch.ones(2) if plan.class_weights != "none" else None
+    check_loss_options(plan.loss, f"{key}.loss", label_smoothing=plan.label_smoothing, weight=weight)
