@@ -235,9 +235,15 @@ def _parse_override(text: str) -> tuple[str, Any]:
     if not sign or not key.strip():
         raise RecipeError(f"an override has the form key=value, but got {text!r}; e.g. retrain.epochs=100")
     try:
-        return key.strip(), plain_yaml.load(value)
+        read = plain_yaml.load(value)
     except ValueError as fault:
         raise RecipeError(f"the value of the override {text!r} is not valid YAML: {fault}; mend it") from None
+    if value.partition("#")[0].strip() and str(read).count("#") < value.count("#"):  # as of a folder "photos #2"
+        raise RecipeError(
+            f"an override has no comment, but # begins one in {text!r}; write the value in quotes, in a shell "
+            f"{key.strip()}='\"{value.strip()}\"'"
+        )
+    return key.strip(), read
 
 
 def _override(data: dict[str, Any], key: str, value: Any) -> None:
@@ -332,7 +338,7 @@ def in_plain_words(fault: Mapping[str, Any], key: str) -> str:
     for words, plain in _PLAIN_WORDS:
         rule = re.sub(words, plain, rule)
     line = f"{key}: {rule}, but got {repr(value)[:60]}"
-    if fault["type"] != "string_type" or not isinstance(value, int | float):
+    if fault["type"] != "string_type" or value is None:
         return line
     # Of 1e3 and yes it is no longer known what was written.
     sample = type(value) is int and isinstance(fault["loc"][-1], str)
