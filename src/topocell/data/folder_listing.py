@@ -1,8 +1,9 @@
 """Which files of a folder of class folders are its images, and which are something else."""
 
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -92,25 +93,40 @@ def class_folders(place: Path) -> list[str]:
     return [name for name, is_folder in _entries(place) if is_folder and not _is_helper(name)]
 
 
-def beside(place: Path) -> Unused:
-    """What lies in a folder beside its class folders. Raises DataError if it is closed."""
+def beside(place: Path, used: Container[str] | None = None) -> Unused:
+    """What lies in a folder beside its class folders, or beside the folders that are `used` where only some are.
+
+    Raises DataError for a folder that is closed.
+    """
     unused = Unused()
     for name, is_folder in _entries(place):
         if not is_folder:
             unused.outside += unused.see(name)
-        elif _is_helper(name) and (count := _files_in(place / name)):
-            unused.hidden[name] += count
+        elif _is_helper(name):
+            if count := _files_in(place / name):
+                unused.hidden[name] += count
+        elif used is not None and name not in used:
+            unused.outside += sum(unused.see(file) for _, _, files in os.walk(place / name) for file in files)
     return unused
 
 
 def listing(place: Path) -> tuple[tuple[str, ...], list[str], Tensor, Unused]:
     """Classes, image files (class by class, sorted by path), labels (N,) and what is not used of a folder of classes.
 
+    A class goes by the composed form (NFC) of the name of its folder: macOS may write `ü` as two characters where Linux
+    has one, and copies of one tree would differ.
+
     Raises:
-        DataError: fewer than two classes, a class without images, a folder that cannot be read.
+        DataError: fewer than two classes, two of one name, a class without images, a folder that cannot be read.
     """
-    classes, unused = class_folders(place), beside(place)
-    found = [images_below(place / label, unused) for label in classes]
+    named = sorted((unicodedata.normalize("NFC", name), name) for name in class_folders(place))
+    classes, unused = [label for label, _ in named], beside(place)
+    if twice := sorted(name for name, count in Counter(classes).items() if count > 1):
+        raise DataError(
+            f"class folders have different names, but {some(twice)} in {str(place)!r} is there twice, with accents as "
+            f"one and as two characters; merge or rename the two"
+        )
+    found = [images_below(place / name, unused) for _, name in named]
     where, aside = repr(str(place)), "".join(f" ({note})" for note in unused.notes())
     if not any(found):
         raise DataError(
@@ -121,7 +137,8 @@ def listing(place: Path) -> tuple[tuple[str, ...], list[str], Tensor, Unused]:
             f"every class has an image, but in {str(place)!r} none is in {some(empty)}{aside}; add or delete"
         )
     if len(classes) < 2:
-        raise DataError(f"at least 2 classes are needed, but {where} has only {classes[0]!r}; add a folder")
+        deeper = f", or move what is in {classes[0]!r} up into {where}" * bool(class_folders(place / named[0][1]))
+        raise DataError(f"at least 2 classes are needed, but {where} has only {classes[0]!r}; add a folder{deeper}")
     labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(files) for files in found]))
     return tuple(classes), [path for files in found for path in files], labels, unused
 

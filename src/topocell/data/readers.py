@@ -1,6 +1,7 @@
 """Sources of images: a row of `DATASETS` per set, each with a reader of its files."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ SVHN_STATISTICS = ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))  # DARTS-
 
 #: What the folders of a split are called, in any case.
 TRAIN, TEST, VAL = ("train", "training"), ("test", "testing"), ("val", "valid", "validation")
+_PARTS = {*TRAIN, *TEST, *VAL}
 
 
 class Part(NamedTuple):
@@ -189,9 +191,12 @@ def _read_folder(root: Path | None, download: bool) -> Source:
     held_out = test_set or val
     if bool(given) != bool(held_out):
         only, other = (held_out, "train/") if held_out else (given, "test/ or val/")
-        raise DataError(f"{only}/ and {other} go together, but {str(root)!r} has only {only}/; it should hold {layout}")
+        bare = [name for name in class_folders(root) if name.lower() in (TRAIN if held_out else (*TEST, *VAL))]
+        lack = f"in {str(root)!r} no CLASS folders are in {some(bare)}"
+        state = lack if bare else f"{str(root)!r} has only {only}/"
+        raise DataError(f"{only}/ and {other} go together, but {state}; it should hold {layout}")
     if given and held_out:
-        unused = beside(root)
+        unused = beside(root, [name for name in (given, test_set, val) if name])
         classes, train, train_labels, in_train = listing(root / given)
         test_classes, test, test_labels, in_test = listing(root / held_out)
         unused.add(in_train)
@@ -206,7 +211,7 @@ def _read_folder(root: Path | None, download: bool) -> Source:
             notes = (f"{val}/ is not used: {test_set}/ is the test set, the search cuts its splits from {given}/",)
     else:
         classes, files, labels, unused = listing(root)
-        _check_flat(root, classes)
+        _check_flat(root)
         if single := [name for name, size in zip(classes, labels.bincount().tolist()) if size == 1]:
             raise DataError(f"each class has 2 images or more to be split, but {some(single)} have 1; add images")
         chosen, rest = _last_fifth(labels)
@@ -226,20 +231,28 @@ def _part(root: Path, names: tuple[str, ...]) -> str | None:
     return found[0] if found else None
 
 
-def _check_flat(root: Path, classes: tuple[str, ...]) -> None:
+def _check_flat(root: Path) -> None:
     """Raise DataError where the folders of a flat tree look like the parts of a split instead of classes."""
-    if all(name.lower() in (*TRAIN, *TEST, *VAL) for name in classes):
-        raise DataError(
-            f"the folders of a split hold CLASS/*, but {some(list(classes))} in {str(root)!r} hold images themselves; "
-            f"sort them into class folders, or rename them if these are the classes"
-        )
+    classes = class_folders(root)
     inside = [class_folders(root / name) for name in classes]
     same = len(inside[0]) > 1 and all(names == inside[0] for names in inside)
     if same and not any(is_image(path.name) for name in classes for path in (root / name).iterdir()):
         raise DataError(
-            f"the folders of a flat tree are its classes, but {some(list(classes))} in {str(root)!r} all hold folders "
+            f"the folders of a flat tree are its classes, but {some(classes)} in {str(root)!r} all hold folders "
             f"called {some(inside[0])}; name the parts of a split train/ and test/, or move images up into their class"
         )
+    names = {name.lower() for name in classes}
+    words = {re.split("[^a-z]", name)[0] for name in names}  # `train` and `test1`, `train_images` and `test_images`
+    if _are_parts(names) or (_are_parts(words) and words <= _PARTS) or names <= _PARTS:
+        raise DataError(
+            f"the folders of a split hold CLASS/*, but {some(classes)} in {str(root)!r} hold images themselves; "
+            f"sort them into class folders, or rename them if these are the classes"
+        )
+
+
+def _are_parts(names: set[str]) -> bool:
+    """Return whether some of these names are those of a training set and of a test set."""
+    return not names.isdisjoint(TRAIN) and not names.isdisjoint((*TEST, *VAL))
 
 
 def _in_files(

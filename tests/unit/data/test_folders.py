@@ -2,11 +2,12 @@
 
 import os
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.helpers.odd_images import READABLE, UNREADABLE
+from tests.helpers.odd_images import READABLE, UNREADABLE, encoded
 
 from topocell.data.augment import Augmentation
 from topocell.data.folder_listing import Unused, is_image
@@ -37,6 +38,7 @@ def tree(root: Path, parts: tuple[str, ...] = ("",), count: int = 5) -> Path:
     return root
 
 
+MARKED = encoded(Image.new("RGB", (16, 16), (7, 7, 7)), "PNG")
 LAYOUTS = {"flat": ("",), "split": ("train", "test")}
 HELPERS = (".ipynb_checkpoints", "@eaDir", ".thumbnails", "__MACOSX", ".git", "@Recently-Snapshot", "$RECYCLE.BIN")
 LEFT_BEHIND = ("Thumbs.db", ".DS_Store", "desktop.ini", "._0.png", "Desktop.ini", ".hidden.jpg")
@@ -100,6 +102,70 @@ def test_a_closed_helper_folder_is_no_fault(tmp_path):
     put(tmp_path, ".Trash/1.png")
     (tmp_path / ".Trash").chmod(0)
     assert len(load("folder", tmp_path).train.classes) == 2
+
+
+# What folders are called
+
+
+@pytest.mark.parametrize("composed", [("train",), ("test",), (), ("train", "test")])
+def test_accents_of_macos_and_of_linux_are_the_same_name(tmp_path, composed):
+    """As two characters, `ü` sorts before `z`, as one after it."""
+    for part in ("train", "test"):
+        form = "NFC" if part in composed else "NFD"
+        for label in ("Müll", "Mz"):
+            put(tmp_path, f"{part}/{unicodedata.normalize(form, label)}/0.png", None if label == "Mz" else MARKED)
+    got = load("folder", tmp_path)
+    assert got.train.classes == ("Mz", unicodedata.normalize("NFC", "Müll"))
+    for part in (got.train, got.test):
+        assert part.labels.tolist() == [0, 1] and part.images[1, 0, 0, 0] == 7
+
+
+def test_two_classes_that_look_alike_are_refused(tmp_path):
+    for form in ("NFC", "NFD"):
+        put(tree(tmp_path), f"{unicodedata.normalize(form, 'Müll')}/0.png")
+    with pytest.raises(DataError, match=r"different names, but Müll in .* is there twice, .*; merge or rename the two"):
+        load("folder", tmp_path)
+
+
+@pytest.mark.parametrize("names", [("train", "test1"), ("train_images", "test_images"), ("Train", "val", "sample")])
+def test_parts_of_a_split_with_images_themselves_are_not_taken_for_classes(tmp_path, names):
+    for name in names:
+        for number in range(3):
+            put(tmp_path, f"{name}/{number}.png")
+    with pytest.raises(DataError, match=r"folders of a split hold CLASS/\*, but .* hold images themselves; sort them"):
+        load("folder", tmp_path)
+
+
+@pytest.mark.parametrize("names", [("train", "car"), ("test tube", "train ticket", "cup"), ("test 1", "test 2")])
+def test_classes_may_be_called_like_a_part_of_a_split(tmp_path, names):
+    for name in names:
+        for number in range(3):
+            put(tmp_path, f"{name}/{number}.png")
+    assert load("folder", tmp_path).train.classes == tuple(sorted(names))
+
+
+@pytest.mark.parametrize(("part", "bare"), [("train", "test"), ("train", "val"), ("test", "Training")])
+def test_a_part_without_class_folders_is_named(tmp_path, part, bare):
+    put(tree(tmp_path, (part,)), f"{bare}/1.png")
+    with pytest.raises(DataError, match=rf"go together, but in .* no CLASS folders are in {bare}; it should hold DIR"):
+        load("folder", tmp_path)
+
+
+def test_folders_beside_those_of_a_split_are_counted(tmp_path):
+    clean = load("folder", tree(tmp_path, ("train", "val")))
+    for name in ("test/1.png", "test/2.png", "extra/cat/1.jpg", "labels/1.txt", "train/3.png"):
+        put(tmp_path, name)
+    got = load("folder", tmp_path)
+    assert got.fingerprint == clean.fingerprint
+    assert "files not used: 1 of another type (.txt 1), 4 images outside the class folders" in got.notes
+    put(tree(tmp_path, ("test",)), "test/cat/9.png")  # val/ is then said not to be used
+    assert any(note.endswith("(.txt 1), 4 images outside the class folders") for note in load("folder", tmp_path).notes)
+
+
+def test_a_tree_one_folder_too_deep_says_what_to_move(tmp_path):
+    tree(tmp_path / "photos", ("train", "test"))
+    with pytest.raises(DataError, match=r"has only 'photos'; add a folder, or move what is in 'photos' up into '"):
+        load("folder", tmp_path)
 
 
 # Images that cannot be read
