@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from topocell.data.folder_listing import images, some
-from topocell.data.image_file import Fault, Picture, fault_of, read_header, read_picture
+from topocell.data.image_file import Fault, Header, Picture, fault_of, read_header, read_picture
 from topocell.errors import DataError
 from topocell.io.cache import cache_folder
 from topocell.io.colours import Colour, colour_name
@@ -92,7 +92,7 @@ def decode_cached(root: Path, paths: Sequence[str], decoding: Decoding) -> Decod
 
 
 def _key(root: Path, paths: Sequence[str], decoding: Decoding) -> str:
-    key = hashlib.sha256(os.fsencode(f"2 {root.resolve()} {decoding.resolution} {decoding.background}"))
+    key = hashlib.sha256(os.fsencode(f"3 {root.resolve()} {decoding.resolution} {decoding.background}"))
     for path in paths:
         stat = os.stat(path) if os.path.exists(path) else None
         key.update(os.fsencode(f"{path[len(str(root)) :]}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n"))
@@ -135,38 +135,54 @@ def named(root: Path, paths: Sequence[str], faults: Sequence[tuple[int, str]]) -
 def _decode(paths: Sequence[str], decoding: Decoding) -> tuple[Decoded, bool]:
     """Decode image files, and say whether another try would end alike.
 
-    C = 1 if all files are grey, else 3. An image of more pixels than Pillow takes for sane (89 million) is a fault,
-    like one that is damaged.
+    C = 1 if all files that can be read are grey, else 3. An image of more pixels than Pillow takes for sane (89
+    million) is a fault, like one that is damaged.
     """
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.filterwarnings("ignore", module="PIL")  # of damaged EXIF data and the like
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        found = pool.map(read_header, paths, repeat(decoding.background))
-        headers = [header for header in found if header]
-        median = statistics.median([min(header.size) for header in headers] or [8])
-        side = decoding.resolution or min(224, max(8, 4 * round(median / 4)))
-        mode = "L" if all(header.grey for header in headers) else "RGB"
-        check_memory(len(paths) * len(mode) * side * side, (side, side))
-        out = np.empty((len(paths), len(mode), side, side), np.uint8)
-
-        def decode(place: int) -> Picture | Fault:
-            try:
-                picture = read_picture(paths[place], mode, (side, side), decoding.background)
-            except Exception as error:  # whatever a decoder makes of a damaged file
-                return fault_of(paths[place], error)
-            out[place] = picture.pixels
-            return picture._replace(pixels=out[place])
-
-        results = list(pool.map(decode, range(len(paths))))
+        headers = list(pool.map(read_header, paths, repeat(decoding.background)))
+        mode, side = _mode_and_side(headers, decoding)
+        out, results = _pictures(paths, mode, side, decoding, pool)
+        headers = [header for header, result in zip(headers, results) if isinstance(result, Picture)]
+        if headers and _mode_and_side(headers, decoding) != (mode, side):  # what cannot be read has no say in it
+            mode, side = _mode_and_side(headers, decoding)
+            out, results = _pictures(paths, mode, side, decoding, pool)
     read = [place for place, result in enumerate(results) if isinstance(result, Picture)]
     faults = [(place, result) for place, result in enumerate(results) if isinstance(result, Fault)]
     pictures = [result for result in results if isinstance(result, Picture)]
     resized = [f"images were resized to {side}x{side} (shorter side, centre crop)"]
-    notes = resized if any(header.size != (side, side) for header in headers) else []
+    notes = resized if any(header and header.size != (side, side) for header in headers) else []
     notes += _notes(pictures, decoding.background)
     pixels = torch.from_numpy(out if not faults else out[read])
     reasons = [(place, fault.reason) for place, fault in faults]
     return Decoded(pixels, reasons, notes), all(fault.lasting for _, fault in faults)
+
+
+def _mode_and_side(headers: Sequence[Header | None], decoding: Decoding) -> tuple[str, int]:
+    """`L` or `RGB`, and the side in pixels, that suit files with these headers."""
+    known = [header for header in headers if header]
+    median = statistics.median([min(header.size) for header in known] or [8])
+    side = decoding.resolution or min(224, max(8, 4 * round(median / 4)))
+    return "L" if all(header.grey for header in known) else "RGB", side
+
+
+def _pictures(
+    paths: Sequence[str], mode: str, side: int, decoding: Decoding, pool: ThreadPoolExecutor
+) -> tuple[np.ndarray, list[Picture | Fault]]:
+    """Pixels (N, C, side, side) uint8, undefined where a file cannot be read, and what became of each file."""
+    check_memory(len(paths) * len(mode) * side * side, (side, side))
+    out = np.empty((len(paths), len(mode), side, side), np.uint8)
+
+    def decode(place: int) -> Picture | Fault:
+        try:
+            picture = read_picture(paths[place], mode, (side, side), decoding.background)
+        except Exception as error:  # whatever a decoder makes of a damaged file
+            return fault_of(paths[place], error)
+        out[place] = picture.pixels
+        return picture._replace(pixels=out[place])
+
+    return out, list(pool.map(decode, range(len(paths))))
 
 
 def _notes(pictures: Sequence[Picture], background: Colour) -> list[str]:

@@ -169,7 +169,7 @@ def _image_set(
         if lost := [classes[label] for label in labels[chosen].unique().tolist() if label not in left]:
             raise DataError(
                 f"every class keeps a {name} image that can be read, but {some(lost)} {'have' if lost[1:] else 'has'} "
-                f"none left; repair the files, or delete the folder of the class"
+                f"none left; repair or delete the files, or delete the folder of the class"
             )
     return ImageSet(part.images, kept, classes, tuple(files[i] for i in part.indices.tolist()) if files else ())
 

@@ -197,6 +197,20 @@ def test_one_odd_file_is_named_or_skipped(tmp_path, name):
     assert any(note.startswith(f"left out: {os.path.join('train', 'cat', 'odd')}.{suffix} (") for note in got.notes)
 
 
+@pytest.mark.parametrize("content", ["16 bits grey", "truncated png"])
+def test_what_is_skipped_has_no_say_in_channels_and_side(tmp_path, content):
+    """Of the odd files one is deep, and the other one large and in colour."""
+    for part in ("train", "test"):
+        for label in ("cat", "dog"):
+            put(tmp_path, f"{part}/{label}/0.png", encoded(Image.new("L", (16, 16), 9), "PNG"))
+    without = load("folder", tmp_path)
+    for number in range(9):
+        put(tmp_path, f"train/cat/odd{number}.png", UNREADABLE[content][1]())
+    got = load("folder", tmp_path, unreadable="skip")
+    assert got.shape == (1, 16, 16) and got.fingerprint == without.fingerprint
+    assert not any("resized" in note for note in got.notes)
+
+
 def test_what_is_skipped_is_counted_per_class_and_labels_stay(tmp_path):
     tree(tmp_path, ("train", "test"))
     for name in ("train/cat/0.png", "train/dog/1.png", "train/dog/4.png", "test/dog/2.png"):
