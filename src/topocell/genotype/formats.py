@@ -39,12 +39,18 @@ def find_nasbench201(text: str) -> str | None:
     """The one architecture string in a text; None where there is none.
 
     Raises:
-        GenotypeError: there are several.
+        GenotypeError: there are several, or a part of one.
     """
-    found = _ARCH.findall(text)
+    found = list(_ARCH.finditer(text))
+    for match in found:
+        if (after := text[match.end() :].lstrip()).startswith("+"):  # a cell of fewer nodes would be read
+            raise GenotypeError(
+                f"an architecture string must be whole and without blanks, but after {reprlib.repr(match[0])} comes "
+                f"{reprlib.repr(after)}; restore it"
+            )
     if len(found) > 1:
         raise GenotypeError(f"a text must hold one genotype, but has {len(found)} architecture strings; keep one")
-    return found[0] if found else None
+    return found[0][0] if found else None
 
 
 def parse_nasbench201(text: str) -> list[list[Pair]]:

@@ -1,5 +1,6 @@
 """The forms of a genotype that are read: which one a text has, and its cells."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,15 @@ FORMS: dict[str, str] = {
 #: Those of `Genotype(...)` and of dictionaries with the same fields.
 NAMEDTUPLES = ("darts", "pt.darts", "gdas", "fairdarts")
 
+#: What is no form, and what it is.
+_FOREIGN = (
+    (r"conv[13]x[13]-bn-relu|module_adjacency|ModelSpec\(", "a cell of NAS-Bench-101, whose operations are its nodes"),
+    (r"\brecurrent['\"]?\s*[=:]", "a recurrent cell"),
+    (r"\A\W*[0-9]+-[0-9]+-[0-9]_[0-9]{2}_[0-9]{3}\W*\Z", "a cell of TransNAS-Bench-101 in numbers"),
+    (r"\A\W*[0-9]+(:[0-9]+)+\W*\Z", "the sizes of NATS-Bench, which are no cell"),
+    (r"\A[\s,;()\[\]0-9]+\Z", "numbers without the names of operations, as of ENAS and NAO"),
+)
+
 _KNOWN = f"a genotype is a JSON file or a text in one of the forms {', '.join(FORMS)}"
 
 #: Names of AutoDL-Projects for operations that are the same in all layers.
@@ -46,7 +56,17 @@ def recognise(text: str) -> tuple[str, Any]:
     Raises:
         GenotypeError: no form that is read, more than one genotype, or no plain data.
     """
-    if bounded(text).strip().startswith("|"):
+    text = bounded(text)
+    try:
+        return _recognised(text)
+    except GenotypeError as error:
+        known = (kind for hint, kind in _FOREIGN if re.search(hint, text))
+        seen = next((f"; it looks like {kind}: write it as one of the forms" for kind in known), "")
+        raise GenotypeError(f"{error}{seen}") from None
+
+
+def _recognised(text: str) -> tuple[str, Any]:
+    if text.strip().startswith("|"):
         return "nasbench201", text
     try:
         if arch := formats.find_nasbench201(text):

@@ -20,7 +20,7 @@ from typing import Any
 from topocell.errors import GenotypeError, nearest
 from topocell.genotype import formats, forms
 from topocell.genotype.canonical import Pair, canonical
-from topocell.genotype.texts import shown
+from topocell.genotype.texts import decoded, shown
 from topocell.io import files
 from topocell.spaces.operations import KNOWN_OPERATIONS
 from topocell.spaces.skeletons import SKELETONS
@@ -192,7 +192,7 @@ class Genotype:
             if isinstance(data, Mapping) and not {"format", "space", "cells"}.isdisjoint(data):
                 forms.checked(form, "topocell")
                 return cls.from_dict(data)
-            return cls.from_text(raw.decode(errors="backslashreplace"), form, operations)
+            return cls.from_text(decoded(raw), form, operations)
         except GenotypeError as error:
             raise GenotypeError(f"{path}: {error}") from None
 

@@ -5,6 +5,7 @@ prefix of a log line, other lines. Every other text is a GenotypeError.
 """
 
 import ast
+import codecs
 import re
 import reprlib
 import textwrap
@@ -18,10 +19,13 @@ MAX_NUMBER = 1_000
 MAX_DEPTH = 8
 
 _CALL = re.compile(r"(?<![\w.])(?:[A-Za-z_]\w*\.)*Genotype\s*\(")
+_FIELD = re.compile(r"\s*(?:normal|reduce)(?:_concat)?\s*[=:]")
 _LIST = re.compile(r"\s*(?:[A-Za-z_][\w.]*\s*[=:]\s*)?(?=[\[(])")
 _TOKEN = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|#[^\n]*|[()\[\]{}]""")
 _JSON = {"true": True, "false": False, "null": None}
 _NUMPY = {"int": int, "uint": int, "float": float, "str_": str}
+_RANGES = ("range", "np.arange", "numpy.arange")
+_LISTS = ("list", "tuple", "array", "np.array", "numpy.array")
 
 
 class Call(NamedTuple):
@@ -39,18 +43,25 @@ def shown(value: object) -> str:
         return f"a huge {type(value).__name__}"
 
 
+def decoded(raw: bytes) -> str:
+    """The text of a file in UTF-8, or in UTF-16 as a shell of Windows writes it; other bytes are shown as escapes."""
+    wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return raw.decode("utf-16" if wide else "utf-8", errors="backslashreplace")
+
+
 def bounded(text: object) -> str:
-    """The text itself. Raises GenotypeError where it is no text, or a longer one than `MAX_TEXT`."""
+    """The text without a byte order mark. Raises GenotypeError where it is no text, or longer than `MAX_TEXT`."""
     if not isinstance(text, str) or len(text) > MAX_TEXT:
-        value = f"{len(text)}" if isinstance(text, str) else shown(text)
+        value = f"{len(text)}; keep the lines of one genotype" if isinstance(text, str) else shown(text)
         raise GenotypeError(f"a genotype is a text of at most {MAX_TEXT} characters, but got {value}")
-    return text
+    return text.removeprefix("\ufeff")
 
 
 def read(text: str) -> Any:
     """The value in a text; None where there is none that could be a genotype.
 
-    Lists and tuples become tuples, `range(..)` too; `np.int64(3)` becomes 3; `true`, `false`, `null` are those of JSON.
+    Lists, tuples and arrays become tuples, `range(..)` too; `np.int64(3)` becomes 3; `true`, `false`, `null` are those
+    of JSON.
 
     Raises:
         GenotypeError: the text is too long, has two values, or one that is no plain data.
@@ -64,6 +75,8 @@ def read(text: str) -> Any:
         if isinstance(value, Call) and value.args and "namedtuple" in plain:
             raise GenotypeError("fields must be given by name where the text defines Genotype, but are by position")
         return value
+    if _FIELD.match(plain):
+        raise GenotypeError(f"the fields of a genotype must stand in one Genotype(...), but got {shown(plain)}")
     begin = plain.find("{")
     if begin < 0 and (found := _LIST.match(plain)):
         begin = found.end()
@@ -145,13 +158,15 @@ def _dotted(function: ast.expr) -> str:
 
 
 def _called(name: str, args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
-    """The value of a call: of `Genotype`, of `range`, of a scalar of NumPy."""
+    """The value of a call: of `Genotype`, of `range`, of `list`, of a scalar or an array of NumPy."""
     if name.rpartition(".")[2] == "Genotype":
         return Call(args, fields)
-    if not fields and name == "range":
+    if not fields and name in _LISTS and len(args) == 1 and isinstance(args[0], tuple):
+        return args[0]
+    if not fields and name in _RANGES:
         if 1 <= len(args) <= 3 and all(type(a) is int and abs(a) <= MAX_NUMBER for a in args) and args[2:] != (0,):
             return tuple(range(*args))
-        raise GenotypeError(f"must be range(first, last + 1) of numbers up to {MAX_NUMBER}, but got range{shown(args)}")
+        raise GenotypeError(f"must be range(first, last + 1), numbers up to {MAX_NUMBER}, but got {name}{shown(args)}")
     library, _, kind = name.rpartition(".")
     wanted = _NUMPY.get(kind.rstrip("0123456789"))
     if library in ("np", "numpy") and not fields and len(args) == 1 and type(args[0]) is wanted:

@@ -1,5 +1,6 @@
 """Genotypes as other tools write them: each form is read as what it says, or refused by its name."""
 
+import codecs
 import json
 import re
 from pathlib import Path
@@ -17,6 +18,7 @@ from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.genotype.texts import MAX_TEXT
 
 V2 = DARTS_V2.to_darts()
+ARCH = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|avg_pool_3x3~1|nor_conv_1x1~2|"
 
 
 # --- round trips ---
@@ -60,6 +62,10 @@ def test_every_form_has_a_writer() -> None:
         V2.replace("reduce=", "\n    # reduction\n    reduce="),
         V2.replace("range(2, 6)", "range(2, 6, 1)"),
         V2.replace("range(2, 6)", "[np.int64(2), np.int32(3), 4, 5]"),
+        V2.replace("range(2, 6)", "list(range(2, 6))"),
+        V2.replace("range(2, 6)", "np.arange(2, 6)", 1).replace("range(2, 6))", "array([2, 3, 4, 5]))"),
+        f"\ufeff{V2}",
+        f"\ufeffV2 = {V2}\r\n",
         V2.replace("', 0)", "', np.int64(0))").replace("', 1)", "', numpy.int64(1))"),
         V2.replace("'sep_conv_3x3'", "np.str_('sep_conv_3x3')"),
         f"2024-01-01 10:00:00,123 genotype = {V2}",
@@ -109,6 +115,23 @@ REFUSED = {
     "name": (V2.replace("dil_conv_3x3", "dil_conv"), "normal: an operation must be one of topocell's or registered"),
     "not the same": (V2.replace("dil_conv_3x3", "dil_sep_conv_3x3"), "two dilated convolutions where dil_conv_3x3 has"),
     "numbers": ("[[(0, 5), (1, 0)], [(0, 5), (1, 0)]]", "read as the form 'compact', of topocell, darts"),
+    "arch string cut at an edge": (f"arch: {ARCH[:-1]}", "node 3 of an architecture string is"),
+    "arch string cut at a node": (f"arch: {ARCH[: ARCH.rfind('+') + 1]}", "must be whole and without blanks, but"),
+    "arch string cut in a node": (f"arch: {ARCH[: ARCH.rfind('~0')]}", "comes '+|none'; restore it"),
+    "arch string of which a part": (f"arch: {ARCH[: ARCH.rfind('+')]}+...", "must be whole and without blanks"),
+    "arch string with blanks": (f"arch: {ARCH.replace('+', ' + ')}", "must be whole and without blanks"),
+    "fields alone": (f"{V2[9:-1]}", "must stand in one Genotype(...), but got"),
+    "fields in lines": (V2[9:-1].replace("], ", "]\n"), "must stand in one Genotype(...), but got"),
+    "fields in yaml": ("normal:\n- - sep_conv_3x3\n  - 0\n", "must stand in one Genotype(...)"),
+    "list of two": (V2.replace("range(2, 6)", "list([2], [3])", 1), "has the call 'list(...)'"),
+    "long arange": (V2.replace("range(2, 6)", "np.arange(2, 1e9)", 1), "but got np.arange(2, 1000000000.0)"),
+    "log": ("\n".join([V2] * 60), "keep the lines of one genotype"),
+    "NAS-Bench-101": ("[[0, 1], [0, 0]]\n['input', 'conv3x3-bn-relu']", "it looks like a cell of NAS-Bench-101, whose"),
+    "NAS-Bench-101 in json": ('{"module_adjacency": [[0, 1], [0, 0]]}', "it looks like a cell of NAS-Bench-101"),
+    "recurrent": ("Genotype(recurrent=[('tanh', 0)], concat=range(1, 9))", "it looks like a recurrent cell: write it"),
+    "TransNAS-Bench-101": ("64-41414-1_02_333", "it looks like a cell of TransNAS-Bench-101 in numbers"),
+    "NATS-Bench": ("64:32:16:8:48", "it looks like the sizes of NATS-Bench, which are no cell"),
+    "ENAS": ("0\n1 0\n2 1 0\n", "it looks like numbers without the names of operations, as of ENAS and NAO"),
     "arch strings": ("a |none~0|\nb |none~0|", "has 2 architecture strings"),
     "dictionary": ("{'a': 1}", "but got a dictionary of ['a']"),
     "two dictionaries": ("{'normal_n2_p0': []} {'a': 1}", "nothing may follow"),
@@ -291,6 +314,15 @@ def test_files_are_read_in_every_form(writer: str, tmp_path: Path) -> None:
     sound = Genotype.from_nasbench201("|noise~0|+|none~0|noise~1|") if writer == "nasbench201" else DARTS_V2
     path.write_text(f"{in_form(writer, sound)}\n", encoding="utf-8")
     assert Genotype.load(path, operations=ORDER).key == sound.key
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("text", [V2, f"best = {V2}\r\n", json.dumps(DARTS_V2.to_dict())])
+def test_files_of_windows_are_read(encoding: str, text: str, tmp_path: Path) -> None:
+    """Its editor writes a byte order mark, and a redirection in its shell writes UTF-16."""
+    path = tmp_path / "cell.txt"
+    path.write_bytes((codecs.BOM_UTF16_BE if encoding == "utf-16-be" else b"") + text.encode(encoding))
+    assert Genotype.load(path) == DARTS_V2
 
 
 def test_a_file_of_another_form_than_asked_for(tmp_path: Path) -> None:
