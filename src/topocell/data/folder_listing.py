@@ -11,11 +11,10 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from topocell.data.image_formats import advice, readable_formats
 from topocell.errors import DataError
 from topocell.io.files import reason
 
-#: Suffixes of images, in any case.
-EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".pgm", ".pbm", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 #: How the names of folders begin that programs keep beside the images: .ipynb_checkpoints, @eaDir, __MACOSX.
 _HELPERS = (".", "@", "__")
 #: Names, in lower case, of what operating systems leave in folders.
@@ -53,13 +52,15 @@ class Unused:
             (self.outside, f"{images(self.outside)} outside the class folders"),
         )
         said = ", ".join(text for count, text in kinds if count)
-        return [f"files not used: {said}"] if said else []
+        ways = {suffix: advice(suffix) for suffix in self.others}
+        hints = "".join(f"; {suffix}: {way}" for suffix, way in ways.items() if way)
+        return [f"files not used: {said}{hints}"] if said else []
 
     def see(self, name: str) -> bool:
         """Count a file by its name, unless it is one of an image, which is returned."""
         if _is_left_behind(name):
             self.hidden["._*" if name.startswith("._") else name] += 1
-        elif name.lower().endswith(EXTENSIONS):
+        elif name.lower().endswith(readable_formats()[0]):
             return True
         else:
             self.others[os.path.splitext(name)[1].lower() or "no suffix"] += 1
@@ -82,7 +83,7 @@ def some(names: Sequence[str], most: int = 3) -> str:
 
 def is_image(name: str) -> bool:
     """Return whether a file is an image by its name."""
-    return name.lower().endswith(EXTENSIONS) and not _is_left_behind(name)
+    return name.lower().endswith(readable_formats()[0]) and not _is_left_behind(name)
 
 
 def class_folders(place: Path) -> list[str]:
@@ -130,7 +131,7 @@ def listing(place: Path) -> tuple[tuple[str, ...], list[str], Tensor, Unused]:
     where, aside = repr(str(place)), "".join(f" ({note})" for note in unused.notes())
     if not any(found):
         raise DataError(
-            f"no images in {str(place)!r}{aside}: it should hold CLASS/* with {', '.join(EXTENSIONS)} files"
+            f"no images in {str(place)!r}{aside}: it should hold CLASS/* with {', '.join(readable_formats()[0])} files"
         )
     if empty := [name for name, files in zip(classes, found) if not files]:
         raise DataError(

@@ -8,11 +8,10 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base
 
+from topocell.data.image_formats import readable_formats
 from topocell.io.colours import Colour
 from topocell.io.files import reason
 
-#: What Pillow may take a file for, whatever its name. It hands PostScript to another program, for one.
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 #: Those whose further frames are a film or further pages. Of the JPEG files of phones they are previews.
 _FILMS = ("GIF", "PNG", "TIFF", "WEBP")
 #: EXIF orientation → how the pixels are turned upright.
@@ -153,7 +152,7 @@ def _foreign(path: str) -> str:
 def _open(path: str) -> Image.Image:
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError("neither a file nor a link to one")  # a pipe would wait for somebody to write
-    return Image.open(path, formats=FORMATS)
+    return Image.open(path, formats=readable_formats()[1])
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

@@ -5,12 +5,15 @@ import re
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from tests.helpers.odd_images import READABLE, UNREADABLE, encoded
 
+from topocell.data import image_formats
 from topocell.data.augment import Augmentation
 from topocell.data.folder_listing import Unused, is_image
+from topocell.data.image_formats import readable_formats
 from topocell.data.splits import load
 from topocell.errors import DataError
 
@@ -71,23 +74,47 @@ def test_files_that_systems_leave_are_no_images(tmp_path, layout):
     assert "._* 2" in note and "and 3 more)" in note
 
 
-def test_other_types_and_images_outside_are_counted_in_one_line(tmp_path):
+@pytest.fixture
+def without_heif(monkeypatch):
+    monkeypatch.setattr(image_formats, "find_spec", lambda name: None)
+    image_formats.readable_formats.cache_clear()
+    yield
+    image_formats.readable_formats.cache_clear()
+
+
+def test_other_types_and_images_outside_are_counted_in_one_line(tmp_path, without_heif):
     tree(tmp_path)
     for name in ("cat/a.HEIC", "cat/b.heic", "dog/notes.txt", "README", "labels.csv", "over.jpg", "dog/.DS_Store"):
         put(tmp_path, name, b"")
     (note,) = [note for note in load("folder", tmp_path).notes if note.startswith("files not used")]
     assert note == (
         "files not used: 1 hidden (.DS_Store 1), 5 of another type (.heic 2, .csv 1, .txt 1 and 1 more), "
-        "1 image outside the class folders"
+        "1 image outside the class folders; .heic: install topocell[heic] to read them, or convert them"
     )
     assert Unused().notes() == []
 
 
-def test_a_class_of_another_type_only_says_so(tmp_path):
+def test_a_class_of_another_type_only_says_so(tmp_path, without_heif):
     tree(tmp_path)
     put(tmp_path, "owl/1.heic", b"")
-    with pytest.raises(DataError, match=r"none is in owl \(files not used: 1 of another type \(\.heic 1\)\)"):
+    with pytest.raises(DataError, match=r"none is in owl .files not used: 1 of another type .*; .heic: install"):
         load("folder", tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".HEIF", ".avif"])
+def test_photos_of_phones_are_read(tmp_path, suffix):
+    """As JPEG files of the best quality, but for the loss of both. Where HEIC is turned, its decoder does it."""
+    draws = np.random.default_rng(0)
+    blocks = np.kron(draws.integers(0, 256, (4, 6, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+    assert suffix.lower() in readable_formats()[0]
+    for place in ("cat/0", "cat/1", "dog/0", "dog/1"):
+        for folder, end in (("jpg", ".jpg"), ("phone", suffix)):
+            path = tmp_path / folder / f"{place}{end}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(blocks).save(path, quality=100)
+    plain, phone = (load("folder", tmp_path / folder, resolution=32) for folder in ("jpg", "phone"))
+    assert (plain.train.images.float() - phone.train.images.float()).abs().mean() < 6
+    assert phone.train.files == tuple(name.replace(".jpg", suffix) for name in plain.train.files)
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.JPEG", "a.jfif", "a.gif", "a.Tif", "__a.png", "@a.png"])
