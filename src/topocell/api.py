@@ -17,7 +17,7 @@ from topocell.errors import DataError, RecipeError, nearest
 from topocell.genotype.genotype import Genotype
 from topocell.reporting.html import write_report
 from topocell.reporting.terminal import Display, Quiet
-from topocell.runs.beside import begin_alternative, begin_retraining, begin_shallow, begin_with_cell
+from topocell.runs.beside import begin_alternative, begin_random_cell, begin_retraining, begin_shallow, begin_with_cell
 from topocell.runs.directory import RunDir
 from topocell.runs.estimate import Estimate, estimate_retraining, estimate_search, free_memory
 from topocell.runs.identity import naming_imports
@@ -160,6 +160,24 @@ def retrain(
     if setup is None:
         return retrain(path, display, accept_data=accept_data, data=data)
     return _trained(setup, path, display, accept_data)
+
+
+def retrain_random_cell(
+    out: str | Path,
+    display: Display | None = None,
+    *,
+    accept_data: bool = False,
+    data: Given | Sequence[Any] | None = None,
+) -> dict[str, Any]:
+    """Retrain a random cell as that of a run was, in OUT/retrainings/random-cell; the report of the run shows both.
+
+    Returns what its results.json holds. Raises as `retrain`.
+    """
+    with _reopened(out, display, accept_data, data) as work:
+        setup, path = begin_random_cell(work, accept_data)
+    results = _trained(setup, path, display, accept_data)
+    write_report(out)
+    return results
 
 
 def retrain_cell(

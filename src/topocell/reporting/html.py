@@ -22,6 +22,7 @@ from topocell.reporting.ground_truth import (
     ground_truth_notes,
     ground_truth_of,
 )
+from topocell.reporting.rundirs import RANDOM_CELL
 from topocell.reporting.scores import (
     accuracy_of,
     class_table,
@@ -140,7 +141,7 @@ def write_report(run_path: Path | str) -> Path:
     if not os.path.isdir(path):
         raise RunError(f"a report is written from a run directory, but {str(path)!r} is none; check the path")
     with files.guarded(path):
-        files.refuse_links(path, "figures", "shallow")
+        files.refuse_links(path, "figures", "shallow", "retrainings")
     found = _Files(path)
     recipe, env, results, timings, genotype = (
         found.mapping(name) for name in ("recipe.yaml", "env.json", "results.json", "timings.json", "genotype.json")
@@ -160,7 +161,7 @@ def write_report(run_path: Path | str) -> Path:
             finished=bool(_headline(results)),
             progress=_progress(recipe, epochs, genotype, metrics, results),
             headline=_headline(results),
-            facts=[*_facts(results), *_shallow(path)],
+            facts=[*_facts(results), *_beside(path)],
             cells=cells,
             cell_texts=[] if drawing_fault or not genotype else _cell_texts(genotype),
             drawing_fault=drawing_fault,
@@ -292,10 +293,11 @@ def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(label, value) for label, value in facts if value != "—"]
 
 
-def _shallow(path: Path) -> list[tuple[str, str]]:
-    """Return the accuracy of the shallow evaluation of the run, if there was one."""
-    found = accuracy_of(_Files(path / "shallow").mapping("results.json"), "last")
-    return [("Shallow evaluation", found)] if found != "—" else []
+def _beside(path: Path) -> list[tuple[str, str]]:
+    """Return the accuracies of the shallow evaluation and of a random cell retrained alike, if there were any."""
+    places = (("Shallow evaluation", "shallow"), ("Random cell, retrained alike", f"retrainings/{RANDOM_CELL}"))
+    found = [(title, accuracy_of(_Files(path / place).mapping("results.json"), "last")) for title, place in places]
+    return [(title, accuracy) for title, accuracy in found if accuracy != "—"]
 
 
 def _thousands(value: object) -> str:

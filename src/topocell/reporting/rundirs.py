@@ -8,6 +8,9 @@ from pathlib import Path
 from topocell.errors import RunError
 from topocell.io import files
 
+#: Name of the retraining of a random cell, beside which that of a run is shown.
+RANDOM_CELL = "random-cell"
+
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:

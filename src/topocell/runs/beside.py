@@ -5,8 +5,10 @@ They lie inside the run that they begin with:
     selections/NAME      another cell of the same supernet
     shallow              the shallow evaluation of the cell (eDARTS)
     retrainings/NAME     the cell retrained with other settings: size, epochs, images, seeds
+    retrainings/random-cell    a random cell retrained as that of the run
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,13 @@ from topocell.errors import RunError
 from topocell.genotype.genotype import Genotype
 from topocell.networks import kept
 from topocell.networks.start import EARLIER, INITIAL
-from topocell.reporting.rundirs import readable
+from topocell.reporting.rundirs import RANDOM_CELL, readable
 from topocell.runs.directory import OtherRecipe, RunDir
 from topocell.runs.phases import Phase, read_phase, save_phase
 from topocell.runs.run import Work, of_a_cell
 from topocell.runs.setup import Setup, check_network, prepared
+from topocell.selection.rules import derive
+from topocell.supernet.arch_state import ArchState
 
 
 def begin_alternative(work: Work, name: str, changes: Mapping[str, Any]) -> tuple[Recipe, Path]:
@@ -102,6 +106,22 @@ def begin_retraining(
     genotype = Genotype.load(work.directory.genotype_path)
     earlier = _earlier(work, setup) if same_data and weights_from is None else []
     begin_with_cell(setup, path, genotype, weights_from, accept_data=accept_data, copy=(work.directory, earlier))
+    return setup, path
+
+
+def begin_random_cell(work: Work, accept_data: bool = False) -> tuple[Setup, Path]:
+    """Make retrainings/random-cell a run whose next phase is the retraining of a random cell, as that of the run's own.
+
+    Operations and edges are drawn from the space of the run by its seed, as the recipe `random` does: what its search
+    is worth shows against it.
+
+    Returns its setup and directory. Raises as `begin_retraining`.
+    """
+    setup, path = work.setup, work.directory.retraining_path(RANDOM_CELL)
+    stage, rules = setup.recipe.search.stages[-1], dataclasses.replace(setup.rules, operations="random", edges="random")
+    arch = ArchState(setup.space, stage.relaxation.model_dump(), stage.topology.model_dump())
+    drawn = derive(arch, rules).genotype(setup.space, {"recipe": "random", "seed": setup.recipe.seed})
+    begin_with_cell(setup, path, drawn, accept_data=accept_data)
     return setup, path
 
 

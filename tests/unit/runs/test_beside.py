@@ -233,3 +233,18 @@ def test_the_place_of_the_images_is_no_part_of_a_run(tmp_path: Path, capsys: Any
     capsys.readouterr()
     assert main(["run", *words, f"data.root={tmp_path / 'moved'}", "--quiet"]) == 2
     assert "a run resumes with the data it began with" in capsys.readouterr().err
+
+
+# --- a random cell beside the found one
+
+
+def test_a_random_cell_is_retrained_alike_and_shown_beside(mine: Path) -> None:
+    first = api.retrain_random_cell(mine)
+    place = mine / "retrainings/random-cell"
+    assert api.retrain_random_cell(mine) == first and topocell.load(place)
+    assert (place / "recipe.yaml").read_bytes() == (mine / "recipe.yaml").read_bytes()
+    assert (
+        f"{100 * first['last_mean']:.2f}" in (mine / "report.html").read_text().split("Random cell, retrained alike")[1]
+    )
+    drawn = topocell.Genotype.load(place / "genotype.json")
+    assert all(len(pairs) <= 2 for cell in drawn.cells.values() for pairs in cell.nodes)
