@@ -253,7 +253,7 @@ def retrain(
 
         topocell retrain runs/dots --as four-seeds retrain.seeds=[0,1,2,3]
 
-        topocell retrain runs/dots --as fine-tuned --from runs/dots data.root=photos
+        topocell retrain runs/dots --as longer --from runs/dots retrain.epochs=5 retrain.weights.lr=0.005
 
         topocell retrain darts_v2.txt --budget small data.dataset=digits --out runs/darts-v2
 

@@ -101,16 +101,20 @@ def test_commands_run(command: str, finished: Path, tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TOPOCELL_CACHE", str(tmp_path / "cache"))
     words = shlex.split(command)[1:]
-    if words[0] in ("run", "estimate"):
+    photos(tmp_path / "photos")
+    if words[0] in ("run", "estimate") or "small" in words:
         words = [w for w in words if w not in ("data.download=true", "paper", "small")]
         words = [w for w in words if w not in ("--budget", "smoke")] + ["--budget", "smoke"]
         words += ["--quiet"] if words[0] == "run" else []
-        photos(tmp_path / "photos")
     if "--import" in words or any(word.startswith("examples/") for word in words):
         shutil.copytree(ROOT / "examples", "examples")
         monkeypatch.setattr(registry, "_imported", [])
         monkeypatch.setenv(registry.IMPORT_VARIABLE, "")
-    if words[0] in ("select", "compare", "retrain", "report") and words[1].startswith("runs/"):
+    if words[0] == "predict":
+        shutil.copytree("photos", "new")
+        shutil.copy("photos/cat/0.png", "new/IMG_0001.jpg")
+    shutil.copy(ROOT / "examples/darts_v2.txt", ".")
+    if words[0] in ("select", "compare", "retrain", "report", "predict") and words[1].startswith("runs/"):
         shutil.copytree(finished, words[1])
     assert main(words) == 0
 
