@@ -1,5 +1,7 @@
 # make demo: the quick start.  make test: ruff, mypy, pytest.  make bench: benchmarks/RESULTS.md, in an hour or more.
 # make faults: kills, full disks, damaged files, malformed input, small shapes; docs/reliability.md, within an hour.
+# make dist: wheel and source archive.  make install-test: the wheel in an empty environment of each Python (PYTHONS names
+# them).  make docs: the pages that are made from the code.
 # make soak: half an hour in which memory, open files and checkpoints must stay flat.  All set up .venv on a fresh machine.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,7 +16,11 @@ export PYTHONDONTWRITEBYTECODE :=
 # Of coverage-guided fuzzing in `make faults`.
 FUZZ_MINUTES ?= 10
 
-.PHONY: demo test lint bench faults audit soak clean
+# Archives of one commit are the same bytes: their files bear its time.
+COMMIT_TIME = $(shell git log -1 --format=%ct 2>/dev/null || echo 1580601600)
+PYTHONS ?=
+
+.PHONY: demo test lint bench faults audit soak dist install-test docs clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -58,6 +64,18 @@ audit: $(READY)
 
 soak: $(READY)
 	$(BIN)/python -m tests.faults.soak --minutes 30
+
+dist: $(READY)
+	rm -rf dist
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$(COMMIT_TIME)} $(BIN)/python -m build --no-isolation --outdir dist .
+
+install-test: dist
+	$(BIN)/python .ci/install_test.py dist/*.whl $(PYTHONS)
+
+# The commands and Python blocks of all pages run in `make test`; this only writes the pages anew.
+docs: $(READY)
+	$(BIN)/python -m topocell.config.reference > docs/recipe-keys.md
+	$(BIN)/python -m tests.helpers.pages
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
