@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="topocell",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="Differentiable architecture search in which the topology of a cell is learned.",
@@ -135,7 +134,7 @@ def run(
 
         topocell run dots --budget small data.dataset=folder data.root=photos --out runs/photos
 
-        topocell run toponas-arbitrary-mile data.download=true retrain.seeds=[0,1,2] --out runs/toponas
+        topocell run toponas-arbitrary-mile data.download=true retrain.seeds=0,1,2 --out runs/toponas
     """
     from topocell import api
 

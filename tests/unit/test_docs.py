@@ -45,6 +45,15 @@ def test_the_documentation_has_code_and_commands() -> None:
     assert len(commands()) >= 6
 
 
+def test_no_shell_takes_a_list_for_a_pattern() -> None:
+    """Brackets in a command stand in quotes, which zsh needs."""
+    written = [" ".join(page.read_text(encoding="utf-8").split()) for page in PAGES]
+    spans = [span for text in written for span in re.findall(r"topocell (?:run|search|study) [^`|]*", text)]
+    assert len(spans) > 40
+    bare = [re.sub(r"'[^']*'|\"[^\"]*\"", "", span.split(" topocell ")[0]) for span in spans]
+    assert [span for span in bare if re.search(r" [a-z_.]+=\[", span)] == []
+
+
 @pytest.mark.parametrize("block", [b for _, b in python_blocks()], ids=[name for name, _ in python_blocks()])
 def test_python_blocks_run(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

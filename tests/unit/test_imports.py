@@ -161,6 +161,10 @@ def loaded(program: str) -> set[str]:
         "from topocell import cli; assert cli.main(['run', '--help']) == 0",
         "from topocell import cli; assert cli.main(['recipes', 'list']) == 0",
         "from topocell import cli; assert cli.main(['recipes', 'show', 'dots']) == 0",
+        "from topocell import cli; assert cli.main(['recipes', 'keys', 'retrain']) == 0",
+        "from topocell import cli; assert cli.main(['spaces']) == 0",
+        "from topocell import cli; assert cli.main(['estimate', '--help']) == 0",
+        "from topocell.config import completion; assert completion.complete_overrides('dots', 'search.stages.')",
     ],
 )
 def test_heavy_libraries_are_imported_where_they_are_used(program: str) -> None:

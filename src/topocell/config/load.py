@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from topocell.config.budgets import BUDGETS
 from topocell.config.recipe import Budget, Recipe
+from topocell.config.reference import elsewhere, takes_list
 from topocell.config.search import Stage
 from topocell.errors import RecipeError, nearest
 from topocell.io import plain_yaml
@@ -30,7 +31,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), budget:
     Args:
         name_or_path: a name of `recipe_names()`, or the path of a YAML file.
         overrides: e.g. `["data.dataset=digits", "search.stages.topology.epochs=5", "retrain.seeds=[0,1,2]"]`;
-            values are YAML, stages are addressed by name.
+            values are YAML, a list may also be written `0,1,2`; stages are addressed by name.
         budget: `"paper"` leaves the recipe as published; `"small"` scales it to minutes, `"smoke"` to seconds.
 
     Raises:
@@ -117,6 +118,17 @@ def recipe_summary(name: str) -> tuple[str, str]:
     """Describe a recipe that comes with topocell, with the published figure that it aims at; it is not checked."""
     data = _read(name, [])
     return data.get("about", ""), data.get("published", "")
+
+
+def stage_names(name_or_path: str | Path) -> list[str]:
+    """Names of the stages of a recipe, which is not checked. Raises RecipeError where there is none."""
+    return _stages_of(_read(name_or_path, []))
+
+
+def _stages_of(data: Mapping[str, Any]) -> list[str]:
+    search = data.get("search")
+    stages = search.get("stages") if isinstance(search, dict) else None
+    return [name for name, stage in stages.items() if stage is not None] if isinstance(stages, dict) else []
 
 
 def recipe_text(name_or_path: str | Path) -> str:
@@ -235,7 +247,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
     if not sign or not key.strip():
         raise RecipeError(f"an override has the form key=value, but got {text!r}; e.g. retrain.epochs=100")
     try:
-        read = plain_yaml.load(value)
+        read = plain_yaml.load_argument(value, takes_list(key.strip()))
     except ValueError as fault:
         raise RecipeError(f"the value of the override {text!r} is not valid YAML: {fault}; mend it") from None
     if value.partition("#")[0].strip() and str(read).count("#") < value.count("#"):  # as of a folder "photos #2"
@@ -309,7 +321,7 @@ def _faults(error: ValidationError, data: Any) -> list[str]:
         path, model = _readable(item["loc"], data)
         if item["type"] == "extra_forbidden":
             known = _known_keys(path)
-            near = nearest(path[-1], known)
+            near = nearest(path[-1], known) or elsewhere(path, item["input"], _stages_of(data))
             lines.append(f"{model}: unknown key{near}" + (f"; known: {', '.join(known)}" if known and not near else ""))
         elif item["type"] == "missing":
             lines.append(f"{model}: is required")

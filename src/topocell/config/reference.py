@@ -1,9 +1,11 @@
 """Every key of a recipe, with type, default and meaning, read off the models that check recipes."""
 
+import difflib
 import inspect
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -40,7 +42,7 @@ def keys(prefix: str = "") -> list[Key]:
     Raises:
         RecipeError: there is none.
     """
-    every = list(_keys_of(Recipe, ""))
+    every = _every()
     found = [key for key in every if key.name.startswith(prefix)]
     if not found:
         names = [key.name for key in every]
@@ -56,11 +58,54 @@ def explain(name: str) -> Key:
     Raises:
         RecipeError: there is no such key.
     """
-    plain = re.sub(r"^search\.stages\.[^.]+\.", f"search.stages.{NAME}.", name)
-    every = {key.name: key for key in _keys_of(Recipe, "")}
+    plain = _with_name(name)
+    every = {key.name: key for key in _every()}
     if plain not in every:
         raise RecipeError(f"unknown key {name!r}{nearest(plain, every)}; see: topocell recipes keys")
     return every[plain]
+
+
+def takes_list(name: str) -> bool:
+    """Return whether a list may stand at a key; also where only the piece that has it as an option knows."""
+    plain = _with_name(name)
+    return next(("list of" in key.kind for key in _every() if key.name == plain), True)
+
+
+def elsewhere(path: Sequence[str], value: Any, stages: Sequence[str]) -> str:
+    """Suggest keys at another place, for an unknown one: those that end alike, or else the one that reads most alike.
+
+    Args:
+        path: parts of the unknown key.
+        value: what stands there; where it is a mapping of one key, that belongs to what was written.
+        stages: names of the stages of the recipe.
+
+    Returns ` (did you mean 'x', 'y' or 'z'?)`, or an empty string.
+    """
+    parts = list(path)
+    while isinstance(value, Mapping) and len(value) == 1:
+        ((key, value),) = value.items()
+        parts.append(str(key))
+    keys_of_recipe = [key.name for key in _every()]
+    same = [name for name in keys_of_recipe if name.split(".")[-1] == parts[-1]]
+    shared = [name for name in same if name.split(".")[0] == parts[0]]
+    least = min((name.count(".") for name in shared or same), default=0)
+    nearby = [name for name in shared or same if name.count(".") == least]
+    found = sorted(nearby, key=lambda name: not name.startswith("retrain."))[:3]
+    found = found or difflib.get_close_matches(_with_name(".".join(parts)), keys_of_recipe, n=1, cutoff=0.8)
+    names = ", ".join(stages)
+    of_stages = f", where {NAME} is one of {names}" if names and any(NAME in name for name in found) else ""
+    *others, last = [repr(name) for name in found] or [""]
+    return f" (did you mean {' or '.join(filter(None, (', '.join(others), last)))}{of_stages}?)" if found else ""
+
+
+@cache
+def _every() -> tuple[Key, ...]:
+    return tuple(_keys_of(Recipe, ""))
+
+
+def _with_name(name: str) -> str:
+    """A key with `NAME` in place of the name of a stage."""
+    return re.sub(r"^search\.stages\.[^.]+\.", f"search.stages.{NAME}.", name)
 
 
 def markdown() -> str:
@@ -69,7 +114,8 @@ def markdown() -> str:
     return f"""# Keys of recipes
 
 Made from the models that check recipes, by `python -m topocell.config.reference > docs/recipe-keys.md`. On the command
-line: `topocell recipes keys [PREFIX]`, `topocell recipes explain KEY`. `NAME` is the name of a stage.
+line: `topocell recipes keys [PREFIX]`, `topocell recipes explain KEY`. `NAME` is the name of a stage. A list is written
+`0,1,2`, or in brackets, which some shells want in quotes: `'retrain.seeds=[0]'`.
 
 | key | value | default | meaning |
 |---|---|---|---|

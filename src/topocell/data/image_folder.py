@@ -151,7 +151,9 @@ def _decode(paths: Sequence[str], decoding: Decoding) -> tuple[Decoded, bool]:
     read = [place for place, result in enumerate(results) if isinstance(result, Picture)]
     faults = [(place, result) for place, result in enumerate(results) if isinstance(result, Fault)]
     pictures = [result for result in results if isinstance(result, Picture)]
-    resized = [f"images were resized to {side}x{side} (shorter side, centre crop)"]
+    more = min(64, _usual_side(headers))
+    why = f", as data.resolution or the budget says; data.resolution={more} keeps more" if more > side else ""
+    resized = [f"images were resized to {side}x{side} (shorter side, centre crop){why}"]
     notes = resized if any(header and header.size != (side, side) for header in headers) else []
     notes += _notes(pictures, decoding.background)
     pixels = torch.from_numpy(out if not faults else out[read])
@@ -161,10 +163,14 @@ def _decode(paths: Sequence[str], decoding: Decoding) -> tuple[Decoded, bool]:
 
 def _mode_and_side(headers: Sequence[Header | None], decoding: Decoding) -> tuple[str, int]:
     """`L` or `RGB`, and the side in pixels, that suit files with these headers."""
-    known = [header for header in headers if header]
-    median = statistics.median([min(header.size) for header in known] or [8])
-    side = decoding.resolution or min(224, max(8, 4 * round(median / 4)))
-    return "L" if all(header.grey for header in known) else "RGB", side
+    mode = "L" if all(header.grey for header in headers if header) else "RGB"
+    return mode, decoding.resolution or min(224, max(8, _usual_side(headers)))
+
+
+def _usual_side(headers: Sequence[Header | None]) -> int:
+    """The multiple of 4 that is nearest to the median shorter side."""
+    median = statistics.median([min(header.size) for header in headers if header] or [8])
+    return int(4 * round(median / 4))
 
 
 def _pictures(

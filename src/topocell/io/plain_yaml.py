@@ -14,6 +14,9 @@ MAX_VALUES = 20_000
 MAX_DEPTH = 30
 MAX_NUMBER = 2**63
 
+#: `0,1,2` without the brackets that some shells take for a pattern.
+_BARE_LIST = re.compile(r"[^\s,\[\]{}'\"]+(,[^\s,\[\]{}'\"]+)+")
+
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -57,6 +60,11 @@ def load(text: str) -> Any:
     if len(text) > MAX_TEXT:
         raise ValueError(f"it has {len(text)} characters, and at most {MAX_TEXT} are read")
     return _plain(_loaded(text), [MAX_VALUES], MAX_DEPTH)
+
+
+def load_argument(text: str, takes_list: bool) -> Any:
+    """The value of a word of a command line; `0,1` is `[0, 1]` where a list may stand. Raises as `load`."""
+    return load(f"[{text}]" if takes_list and _BARE_LIST.fullmatch(text) else text)
 
 
 def _loaded(text: str) -> Any:

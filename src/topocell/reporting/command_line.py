@@ -22,10 +22,29 @@ class Budget(StrEnum):
     smoke = "smoke"
 
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or path of a YAML file.")]
+def _recipes(incomplete: str) -> list[str]:
+    from topocell.config.completion import complete_recipes
+
+    return complete_recipes(incomplete)
+
+
+def _overrides(ctx: typer.Context, incomplete: str) -> list[str]:
+    from topocell.config.completion import complete_overrides
+
+    return complete_overrides(ctx.params.get("recipe"), incomplete)
+
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or path of a YAML file.", autocompletion=_recipes)
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Changes, e.g. data.dataset=digits.", show_default=False),
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Changes, e.g. data.dataset=digits.",
+        show_default=False,
+        autocompletion=_overrides,
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Run directory; made if it is missing, continued if it is not.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]

@@ -74,7 +74,7 @@ STUDIES = Registry[Study](
             "DOTS, Figure 1",
             edge_ranking.EdgeRanking,
             edge_ranking.measure,
-            "recipes=[darts-v1,dots] --budget small data.download=true --out runs/ranking",
+            "recipes=darts-v1,dots --budget small data.download=true --out runs/ranking",
         ),
         "wirings": Study(
             "accuracy of every wiring of the DARTS cell, all operations alike",
@@ -89,8 +89,7 @@ STUDIES = Registry[Study](
             "eDARTS, Figure 2",
             subspaces.Subspaces,
             subspaces.measure,
-            "--budget small depths=[5,8] first_also=[] seeds=[0,1,2] data.download=true --workers 2 "
-            "--out runs/subspaces",
+            "--budget small depths=5,8 'first_also=[]' seeds=0,1,2 data.download=true --workers 2 --out runs/subspaces",
             parallel=True,
         ),
         "edarts-ablation": Study(
@@ -98,7 +97,7 @@ STUDIES = Registry[Study](
             "eDARTS, Table II",
             edarts_ablation.Ablation,
             edarts_ablation.measure,
-            "--budget small seeds=[0,1,2] data.download=true --workers 2 --out runs/ablation",
+            "--budget small seeds=0,1,2 data.download=true --workers 2 --out runs/ablation",
             parallel=True,
         ),
         "depth": Study(
@@ -106,14 +105,14 @@ STUDIES = Registry[Study](
             "TopoNAS, Table 3",
             depth.Depth,
             depth.measure,
-            "genotype=runs/dots layers=[8,12,16] retrain.seeds=[0,1,2] --out runs/depth",
+            "genotype=runs/dots layers=8,12,16 retrain.seeds=0,1,2 --out runs/depth",
         ),
         "stability": Study(
             "cells derived at several epochs of a search",
             "TopoNAS, Table 10",
             stability.Stability,
             stability.measure,
-            "recipes=[darts-v2,toponas-fixed-darts] data.download=true --out runs/stability",
+            "recipes=darts-v2,toponas-fixed-darts data.download=true --out runs/stability",
         ),
         "views": Study(
             "outgoing against incoming edges in topology search",
@@ -182,7 +181,7 @@ STUDIES = Registry[Study](
             "",
             selection_agreement.SelectionAgreement,
             selection_agreement.measure,
-            "runs=[runs/darts-pt,runs/nb201-pt] --out runs/agreement",
+            "runs=runs/darts-pt,runs/nb201-pt --out runs/agreement",
         ),
         "compare": Study(
             "any recipes side by side under equal seeds",

@@ -180,7 +180,7 @@ def parse(study: str, model: type[AnyOptions], words: Sequence[str]) -> AnyOptio
             faults.append(f"an option has the form key=value, but got {word!r}")
         elif key in known:
             try:
-                value = plain_yaml.load(text)
+                value = plain_yaml.load_argument(text, "tuple" in str(model.listed()[key].annotation))
             except ValueError:
                 faults.append(f"{key}: the value must be YAML, but got {text!r}")
                 continue

@@ -607,6 +607,52 @@ def test_all_faults_at_once_with_the_nearest_names() -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
+        (
+            "search.epochs=5",
+            "search.epochs: unknown key (did you mean 'search.stages.NAME.epochs', where NAME is one of operations, "
+            "topology-warmup, topology?)",
+        ),
+        ("lr=0.01", "lr: unknown key (did you mean 'retrain.weights.lr', 'selection.projection.lr' or 'shallow.wei"),
+        ("optimizer.momentum=1", "optimizer: unknown key (did you mean 'retrain.weights.momentum' or 'shallow.weight"),
+        ("data.batch_size=16", "data.batch_size: unknown key (did you mean 'retrain.batch_size', 'search.batch_size'"),
+        ("seeds=[1]", "seeds: unknown key (did you mean 'seed'?)"),  # the nearest of its own level comes first
+        ("search.stages.topology.lr=3", "lr: unknown key (did you mean 'search.stages.NAME.weights.lr', 'search."),
+        ("datasets_root=here", "datasets_root: unknown key; known: name, about"),
+        ("data.retrain.epoch=3", "data.retrain: unknown key (did you mean 'retrain.epochs'?)"),
+    ],
+)
+def test_a_key_that_stands_elsewhere_is_suggested(override: str, words: str) -> None:
+    assert words in fault("quickstart", [override])
+
+
+@pytest.mark.parametrize("search", ["5", "[1]", "{stages: 5}", "null"])
+def test_a_key_is_suggested_in_a_recipe_without_stages(search: str, tmp_path: Path) -> None:
+    path = file(tmp_path, f"name: none\nspace: darts\nlr: 0.1\nsearch: {search}\n")
+    assert "lr: unknown key (did you mean 'retrain.weights.lr'" in fault(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("retrain.seeds=0,1", "seeds", (0, 1)),
+        ("retrain.seeds=[0,1]", "seeds", (0, 1)),
+    ],
+)
+def test_a_list_needs_no_brackets(override: str, key: str, value: Any) -> None:
+    assert getattr(load_recipe("quickstart", [override]).retrain, key) == value
+
+
+def test_only_a_list_is_cut_at_commas() -> None:
+    recipe = load_recipe("quickstart", ["space.candidates=skip_connect,sep_conv_3x3", "data.root=a,b", "about='1,2'"])
+    assert recipe.space.model_dump()["candidates"] == ["skip_connect", "sep_conv_3x3"]
+    assert (recipe.data.root, recipe.about) == ("a,b", "1,2")
+    stages = load_recipe("quickstart", ["search.stages.topology.alpha.betas=0.1,0.2"]).search.stages
+    assert next(s for s in stages if s.name == "topology").alpha.betas == (0.1, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
         ("data.splits={train: 0.8, val: 0.8}", "sum to at most 1"),
         ("data.splits={}", "sum to at most 1"),
         ("data.splits={all: 0.5}", "a split cannot be called 'all'"),

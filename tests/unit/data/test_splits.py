@@ -280,6 +280,17 @@ def test_resolution_of_a_folder_is_a_multiple_of_4(tmp_path, size, side):
     assert all(f"resized to {side}x{side}" in note for note in got.notes[1:-1])
 
 
+@pytest.mark.parametrize(
+    ("side", "resolution", "more"), [(300, 16, 64), (300, 64, None), (40, 16, 40), (300, None, None), (8, 16, None)]
+)
+def test_what_keeps_more_of_an_image_is_said(
+    tmp_path: Path, side: int, resolution: int | None, more: int | None
+) -> None:
+    found = " ".join(load("folder", small(tmp_path, size=(side, side)), resolution=resolution).notes)
+    said = f"as data.resolution or the budget says; data.resolution={more} keeps more"
+    assert (said in found) if more else ("keeps more" not in found)
+
+
 def test_mixed_sizes_take_the_median_shorter_side(tmp_path):
     root = small(tmp_path, size=(20, 40))
     write(root / "train" / "a" / "000.png", 1, size=(64, 48))

@@ -504,6 +504,14 @@ def test_a_ranking_that_is_right_has_tau_one(
     assert "Kendall's τ 1.00" in (folder / "table.md").read_text()
 
 
+def test_lists_need_no_brackets() -> None:
+    words = ["recipes=dots,darts-v1", "seeds=0,2", "data.root=a,b", "retrain.seeds=1,2"]
+    options: Any = parse("compare", STUDIES["compare"].options, words)
+    assert (options.recipes, options.seeds) == (("dots", "darts-v1"), (0, 2))
+    recipe = options.recipe("dots")
+    assert (recipe.data.root, recipe.retrain.seeds) == ("a,b", (1, 2))
+
+
 def test_the_paper_retrains_for_300_epochs() -> None:
     options: Any = parse("edge-ranking", STUDIES["edge-ranking"].options, [])
     assert options.recipes == ("darts-v1", "dots") and options.budget == "paper"
