@@ -6,6 +6,7 @@ that a run resumes wherever it was stopped, and each step can be taken alone.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from topocell.genotype.genotype import Genotype
 from topocell.reporting.html import write_report
 from topocell.reporting.terminal import Display, Quiet
 from topocell.runs.beside import begin_alternative, begin_random_cell, begin_retraining, begin_shallow, begin_with_cell
+from topocell.runs.consent import Before, announce
 from topocell.runs.directory import RunDir
 from topocell.runs.estimate import Estimate, estimate_retraining, estimate_search, free_memory
 from topocell.runs.identity import naming_imports
@@ -33,13 +35,15 @@ def run(
     *,
     accept_data: bool = False,
     data: Given | Sequence[Any] | None = None,
+    before: Before | None = None,
 ) -> Path:
     """Search, derive, retrain and report; resume an unfinished run of the same recipe in `out`.
 
     With a table of true accuracies (see `load_ground_truth`) the cell is looked up instead of retrained. With
     `accept_data` a run resumes even when the images are no longer those it began with (see `RunDir.open`). With `data`,
     tensors or datasets of `torch.utils.data` (see `topocell.data.given.Given`), these are its images in place of those
-    that the recipe names; give them again to resume it.
+    that the recipe names; give them again to resume it. `before` is called when a run that has no checkpoint yet would
+    take more than an hour, before anything is written (see `topocell.runs.consent.Before`).
 
     Returns the path of the report.
 
@@ -48,7 +52,10 @@ def run(
         RunError, CheckpointError: `out` cannot be used, or what it holds is damaged.
         Interrupted: SIGINT or SIGTERM, after the state was saved.
     """
-    with _opened(prepared(recipe, data), out, display, accept_data) as work:
+    setup = prepared(recipe, data)
+    announce(before, setup, out)
+    with _opened(setup, out, display, accept_data) as work:
+        work.monitor.outlook.whole = True
         work.search()
         work.select()
         _retrain(work, work.recipe.protocol, accept_data)
@@ -62,12 +69,15 @@ def search(
     *,
     accept_data: bool = False,
     data: Given | Sequence[Any] | None = None,
+    before: Before | None = None,
 ) -> Path:
     """Search without deriving a cell; leaves `checkpoints/supernet.ckpt`. Returns the run directory.
 
     Resumes and raises as `run`.
     """
-    with _opened(prepared(recipe, data), out, display, accept_data) as work:
+    setup = prepared(recipe, data)
+    announce(before, setup, out, retrain=False)
+    with _opened(setup, out, display, accept_data) as work:
         work.search()
         return work.directory.path
 
@@ -119,6 +129,7 @@ def retrain(
     weights_from: str | Path | None = None,
     accept_data: bool = False,
     data: Given | Sequence[Any] | None = None,
+    before: Before | None = None,
 ) -> dict[str, Any]:
     """Retrain the derived cell of a run as its recipe says, or look its true accuracy up where there is a table.
 
@@ -133,7 +144,7 @@ def retrain(
         name: of the directory in OUT/retrainings.
         changes: `key=value` of `retrain`, `data`, `device`, `precision`, `compile`, `on_nan`; they need a name.
         weights_from: directory with a trained network whose weights are fine-tuned; it needs a name.
-        accept_data, data: as for `run`.
+        accept_data, data, before: as for `run`.
 
     Returns what results.json holds, of OUT/shallow where there was no full retraining.
 
@@ -150,15 +161,21 @@ def retrain(
     with _reopened(out, display, accept_data, data) as work:
         work.need_genotype()
         if name is None:
-            return _retrain(work, protocol or work.recipe.protocol, accept_data)
+            if work.phase == Phase.RETRAIN and work.state is None and before is not None:
+                wanted = work.recipe.model_copy(update={"protocol": protocol or work.recipe.protocol})
+                genotype = Genotype.load(work.directory.genotype_path)
+                announce(before, replace(work.setup, recipe=wanted), None, genotype=genotype)
+            results = _retrain(work, protocol or work.recipe.protocol, accept_data)
+            work.display.results(results)
+            return results
         begun = work.directory.retraining_path(name)
         if (begun / "genotype.json").is_file() and not changes:
             setup, path = None, begun
         else:
             origin = None if weights_from is None else Path(weights_from)
-            setup, path = begin_retraining(work, name, changes, origin, accept_data)
+            setup, path = begin_retraining(work, name, changes, origin, before, accept_data)
     if setup is None:
-        return retrain(path, display, accept_data=accept_data, data=data)
+        return retrain(path, display, accept_data=accept_data, data=data, before=before)
     return _trained(setup, path, display, accept_data)
 
 
@@ -168,13 +185,14 @@ def retrain_random_cell(
     *,
     accept_data: bool = False,
     data: Given | Sequence[Any] | None = None,
+    before: Before | None = None,
 ) -> dict[str, Any]:
     """Retrain a random cell as that of a run was, in OUT/retrainings/random-cell; the report of the run shows both.
 
     Returns what its results.json holds. Raises as `retrain`.
     """
     with _reopened(out, display, accept_data, data) as work:
-        setup, path = begin_random_cell(work, accept_data)
+        setup, path = begin_random_cell(work, before, accept_data)
     results = _trained(setup, path, display, accept_data)
     write_report(out)
     return results
@@ -189,6 +207,7 @@ def retrain_cell(
     weights_from: str | Path | None = None,
     accept_data: bool = False,
     data: Given | Sequence[Any] | None = None,
+    before: Before | None = None,
 ) -> dict[str, Any]:
     """Retrain a cell that no run of topocell has found, as a recipe says; its search is left out.
 
@@ -199,14 +218,13 @@ def retrain_cell(
         recipe: whose images and retraining are used.
         out: run directory.
         display: shows the work; nothing is shown without one.
-        weights_from, accept_data, data: as for `retrain`.
+        weights_from, accept_data, data, before: as for `retrain`.
 
     Returns what results.json holds. Raises as `retrain`.
     """
     setup = prepared(recipe, data)
-    begin_with_cell(
-        setup, Path(out), genotype, None if weights_from is None else Path(weights_from), accept_data=accept_data
-    )
+    origin = None if weights_from is None else Path(weights_from)
+    begin_with_cell(setup, Path(out), genotype, origin, before=before, accept_data=accept_data)
     return _trained(setup, Path(out), display, accept_data)
 
 
@@ -214,7 +232,7 @@ def _trained(setup: Setup, path: Path, display: Display | None, accept_data: boo
     """Take the retraining of a directory to its end, and write its report."""
     with _opened(setup, path, display, accept_data) as work:
         results = work.retrain()
-        write_report(path)
+        work.report()
         return results
 
 
@@ -244,16 +262,21 @@ def report(out: str | Path) -> Path:
         return write_report(directory.path)
 
 
-def estimate(recipe: Recipe) -> Estimate:
+def estimate(recipe: Recipe, display: Display | None = None) -> Estimate:
     """Estimate time and memory of a run of the recipe, from probes of a few steps; nothing is written.
+
+    `display` shows the notes about the data, and which part is measured.
 
     Raises:
         RecipeError, SpaceError, DataError: what the recipe asks for cannot be.
         RunError: memory runs out in a probe.
     """
-    setup = prepared(recipe)
+    setup, shows = prepared(recipe), display or Quiet()
+    for note in _notes(setup):
+        shows.say(note)
     free = free_memory(setup.device)
     options: dict[str, Any] = {
+        "begin": lambda part: shows.status(f"measuring {part}"),
         "seed": recipe.seed,
         "device": setup.device,
         "execution": execution(recipe),
@@ -273,10 +296,15 @@ def _opened(setup: Setup, out: str | Path, display: Display | None, accept_data:
     with RunDir.open(out, setup.recipe.to_yaml(), env=env, accept_data=accept_data) as directory:
         work = Work(setup, directory, display or Quiet())
         if work.phase != Phase.DONE:
-            notes = [*setup.dataset.notes, *(setup.split_notes if work.phase == Phase.SEARCH else ())]
-            for note in [*(f"data: {note}" for note in notes), *setup.depth_notes]:
+            for note in _notes(setup, work.phase):
                 work.monitor.say(note)
         yield work
+
+
+def _notes(setup: Setup, phase: Phase = Phase.SEARCH) -> list[str]:
+    """What is to be known about the images before a phase, and about the depth of the network."""
+    notes = [*setup.dataset.notes, *(setup.split_notes if phase == Phase.SEARCH else ())]
+    return [*(f"data: {note}" for note in notes), *setup.depth_notes]
 
 
 @contextmanager

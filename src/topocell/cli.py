@@ -26,10 +26,10 @@ from topocell.reporting.command_line import (
     QuietOption,
     RecipeName,
     RunPath,
+    YesOption,
     displayed,
-    show,
 )
-from topocell.runs.inspection_commands import compare, draw
+from topocell.runs.inspection_commands import asking, compare, draw
 from topocell.runs.recipe_commands import list_spaces, recipes
 from topocell.runtime.hooks import Interrupted, on_signals
 
@@ -124,6 +124,7 @@ def run(
     overrides: Overrides = None,
     budget: BudgetOption = Budget.paper,
     accept_data: AcceptData = False,
+    yes: YesOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Search, derive, retrain and report; the same command again resumes an unfinished run.
@@ -139,7 +140,8 @@ def run(
     from topocell import api
 
     with displayed(quiet) as display:
-        api.run(_recipe_for(out, recipe, overrides, budget), out, display, accept_data=accept_data)
+        before = None if quiet else asking(display, yes, [recipe, *(overrides or [])], budget)
+        api.run(_recipe_for(out, recipe, overrides, budget), out, display, accept_data=accept_data, before=before)
 
 
 @app.command()
@@ -149,6 +151,7 @@ def search(
     overrides: Overrides = None,
     budget: BudgetOption = Budget.paper,
     accept_data: AcceptData = False,
+    yes: YesOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Search only; the supernet stays in the run directory for `select`.
@@ -162,7 +165,8 @@ def search(
     from topocell import api
 
     with displayed(quiet) as display:
-        api.search(_recipe_for(out, recipe, overrides, budget), out, display, accept_data=accept_data)
+        before = None if quiet else asking(display, yes, [recipe, *(overrides or [])], budget)
+        api.search(_recipe_for(out, recipe, overrides, budget), out, display, accept_data=accept_data, before=before)
 
 
 @app.command()
@@ -236,6 +240,7 @@ def retrain(
         str | None, typer.Option(help="One of full, shallow, filter; default the recipe's.", show_default=False)
     ] = None,
     accept_data: AcceptData = False,
+    yes: YesOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Retrain a cell from scratch, once per seed of the recipe, and test it.
@@ -261,16 +266,16 @@ def retrain(
     from topocell import api
 
     with displayed(quiet) as display:
+        before = None if quiet else asking(display, yes)
+        shared: dict[str, Any] = {"weights_from": weights_from, "accept_data": accept_data, "before": before}
         if out is None:
-            shared: dict[str, Any] = {"weights_from": weights_from, "accept_data": accept_data}
-            results = api.retrain(source, display, protocol, name=name, changes=changes or [], **shared)
+            api.retrain(source, display, protocol, name=name, changes=changes or [], **shared)
         else:
             from topocell.genotype.genotype import Genotype
             from topocell.reporting.rundirs import genotype_path
 
             cell, plan = Genotype.load(genotype_path(source)), _recipe_for(out, recipe, changes, budget)
-            results = api.retrain_cell(cell, plan, out, display, weights_from=weights_from, accept_data=accept_data)
-        display.results(results)
+            api.retrain_cell(cell, plan, out, display, **shared)
 
 
 @app.command()
@@ -298,24 +303,13 @@ def estimate(recipe: RecipeName, overrides: Overrides = None, budget: BudgetOpti
 
         topocell estimate dots --budget small data.dataset=digits search.batch_size=128
     """
-    from rich.table import Table
-
     from topocell import api
     from topocell.config.load import load_recipe
-    from topocell.reporting.tables import format_seconds
-    from topocell.runs.estimate import gigabytes
+    from topocell.runs.inspection_commands import show_estimate
 
-    found = api.estimate(load_recipe(recipe, overrides or [], budget.value))
-    free = f", {gigabytes(found.free)} free" if found.free is not None else ""
-    table = Table("part", "steps", "a step", "time", "peak memory", title=f"{recipe} on {found.device}{free}")
-    for part in found.parts:
-        steps, step = (f"{part.steps:,}", f"{part.step_seconds:.3g} s") if part.steps else ("", "")
-        memory = gigabytes(part.memory.peak) if part.memory is not None else ""
-        table.add_row(part.name, steps, step, format_seconds(part.seconds), memory)
-    table.add_row("the whole run", "", "", format_seconds(found.seconds), "")
-    show(table)
-    for sentence in found.advice():
-        typer.echo(sentence)
+    with displayed(False, errors=True) as display:
+        found = api.estimate(load_recipe(recipe, overrides or [], budget.value), display)
+    show_estimate(recipe, found)
 
 
 app.command()(predict)
@@ -336,7 +330,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(fault.format_message())
             return 0
         text = " ".join(fault.format_message().split()).replace("Value error, ", "").rstrip(".")
-        return _fail(f"{text}; see: topocell --help")
+        context = getattr(fault, "ctx", None)
+        return _fail(f"{text}; see: {context.command_path if context else 'topocell'} --help")
     except TopocellError as fault:
         return _fail(" ".join(str(fault).split()))
     except Interrupted as stop:

@@ -67,20 +67,21 @@ OperationsOption = Annotated[
     ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress, only errors.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Start a run of more than an hour without asking.")]
 AcceptData = Annotated[
     bool, typer.Option("--accept-data", help="Resume although images or true accuracies are not those of before.")
 ]
 
 
 @contextmanager
-def displayed(quiet: bool) -> "Iterator[Display]":
-    """Show the work, unless `quiet`; however it ends, the terminal is left in order."""
+def displayed(quiet: bool, errors: bool = False) -> "Iterator[Display]":
+    """Show the work, unless `quiet`, with `errors` on the standard error; the terminal is left in order in any case."""
     from topocell.reporting.terminal import Quiet, Terminal
 
     if quiet:
         yield Quiet()
         return
-    with Terminal() as terminal:
+    with Terminal(errors=errors) as terminal:
         yield terminal
 
 

@@ -40,7 +40,7 @@ def format_count(value: object) -> str:
 
 
 def format_seconds(value: object) -> str:
-    """A duration: `0.8 s`, `42 s`, `3 min 05 s`, `2 h 07 min`; an em dash for anything that is no number."""
+    """A duration: `0.8 s`, `42 s`, `3 min 05 s`, `2 h 07 min`, `3 d 04 h`; an em dash for what is no number."""
     if not is_number(value):
         return "—"
     if value < 9.95:
@@ -51,6 +51,9 @@ def format_seconds(value: object) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     minutes = round(value / 60)
+    if minutes >= 48 * 60:
+        hours = round(value / 3600)
+        return f"{hours // 24} d {hours % 24:02d} h"
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 

@@ -1,32 +1,40 @@
 """Output of long work: a live line on a terminal, plain lines elsewhere, nothing if so wished."""
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.status import Status
 from rich.text import Text
 
 from topocell.errors import one_line
 from topocell.reporting.cells import draw_text
 from topocell.reporting.ground_truth import ground_truth_lines, ground_truth_of
 from topocell.reporting.scores import score_lines
+from topocell.reporting.tables import format_seconds
 from topocell.runtime.hooks import Figures
 
 #: Seconds between two reads of figures that live on the device.
 REFRESH_SECONDS = 0.5
+#: Seconds between two lines that say the time left, where there is no live line.
+LEFT_SECONDS = 60.0
 
 
 class Display(Protocol):
     """Shows progress, epochs, cells, results and messages."""
 
-    def step(self, phase: str, done: int, total: int, figures: Figures) -> None:
-        """`done` of `total` steps."""
+    def status(self, text: str) -> None:
+        """What is being done now, where no steps are reported."""
 
-    def epoch(self, record: Mapping[str, Any]) -> None:
-        """One line of metrics."""
+    def step(self, phase: str, done: int, total: int, figures: Figures, left: float | None = None) -> None:
+        """`done` of `total` steps; `left` are the seconds that all of it will still take, if they are known."""
+
+    def epoch(self, record: Mapping[str, Any], left: float | None = None) -> None:
+        """One line of metrics; `left` as for `step`."""
 
     def cell(self, genotype: Mapping[str, Any]) -> None:
         """A derived cell."""
@@ -41,10 +49,13 @@ class Display(Protocol):
 class Quiet:
     """Shows nothing."""
 
-    def step(self, phase: str, done: int, total: int, figures: Figures) -> None:
+    def status(self, text: str) -> None:
         """Show nothing."""
 
-    def epoch(self, record: Mapping[str, Any]) -> None:
+    def step(self, phase: str, done: int, total: int, figures: Figures, left: float | None = None) -> None:
+        """Show nothing."""
+
+    def epoch(self, record: Mapping[str, Any], left: float | None = None) -> None:
         """Show nothing."""
 
     def cell(self, genotype: Mapping[str, Any]) -> None:
@@ -55,6 +66,52 @@ class Quiet:
 
     def say(self, text: str) -> None:
         """Show nothing."""
+
+
+class Logged:
+    """Shows what another display shows, and writes its lines to a log."""
+
+    def __init__(self, display: Display, log: Callable[[str], None]) -> None:
+        self._display, self._log = display, log
+
+    def status(self, text: str) -> None:
+        """Show it."""
+        self._display.status(text)
+
+    def step(self, phase: str, done: int, total: int, figures: Figures, left: float | None = None) -> None:
+        """Show it."""
+        self._display.step(phase, done, total, figures, left)
+
+    def epoch(self, record: Mapping[str, Any], left: float | None = None) -> None:
+        """Show and log the line of an epoch, and its warnings."""
+        self._add(_epoch_lines(record))
+        self._display.epoch(record, left)
+
+    def cell(self, genotype: Mapping[str, Any]) -> None:
+        """Show and log a derived cell."""
+        self._add(["derived cell", *_cell_lines(genotype)])
+        self._display.cell(genotype)
+
+    def results(self, results: Mapping[str, Any]) -> None:
+        """Show and log results."""
+        self._add(result_lines(results))
+        self._display.results(results)
+
+    def say(self, text: str) -> None:
+        """Show and log a message."""
+        self._log(text)
+        self._display.say(text)
+
+    def _add(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self._log(line)
+
+
+def _epoch_lines(record: Mapping[str, Any]) -> list[str]:
+    """An epoch and its warnings; a decision comes with words of its own."""
+    if record.get("phase") == "select":
+        return []
+    return [epoch_line(record), *(f"  {warning}" for warning in record.get("warnings", ()))]
 
 
 def epoch_line(record: Mapping[str, Any]) -> str:
@@ -86,11 +143,12 @@ def result_lines(results: Mapping[str, Any]) -> list[str]:
 class Terminal(Quiet):
     """Shows everything on a console: live on a terminal, line by line elsewhere."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(soft_wrap=True, highlight=False)
+    def __init__(self, console: Console | None = None, errors: bool = False) -> None:
+        self.console = console or Console(soft_wrap=True, highlight=False, stderr=errors)
         self._cell = Text()
-        self._looked = 0.0
+        self._looked = self._told = -math.inf
         self._live: Live | None = None
+        self._status: Status | None = None
         self._phase = ""
         self._task: Any = None
 
@@ -102,11 +160,21 @@ class Terminal(Quiet):
 
     def close(self) -> None:
         """End the live line."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        for shown in (self._live, self._status):
+            if shown is not None:
+                shown.stop()
+        self._live = self._status = None
 
-    def step(self, phase: str, done: int, total: int, figures: Figures) -> None:
+    def status(self, text: str) -> None:
+        """A line that moves on a terminal, until something else is shown; an ordinary one elsewhere."""
+        self.close()
+        if not self.console.is_terminal:
+            self._print(text)
+            return
+        self._status = self.console.status(Text(one_line(text)))
+        self._status.start()
+
+    def step(self, phase: str, done: int, total: int, figures: Figures, left: float | None = None) -> None:
         """Move the bar; read the figures twice a second at most."""
         if not self.console.is_terminal:
             return
@@ -116,37 +184,38 @@ class Terminal(Quiet):
         self._looked = now
         if phase != self._phase or self._live is None:
             self._start(phase)
-        seen = figures()
-        text = f"loss {seen['loss']:.3f}  accuracy {100 * seen['accuracy']:.1f} %"
-        self._progress.update(self._task, completed=done, total=total, figures=text)
+        seen, whole = figures(), "" if left is None else f" in all {format_seconds(left)}"
+        self._progress.update(self._task, completed=done, total=total, whole=whole)
+        # Text of any length is wrapped; the bar and the times below it fit into 80 columns.
+        figured = f"{done}/{total}  loss {seen['loss']:.3f}  accuracy {100 * seen['accuracy']:.1f} %"
         if self._live is not None:
-            self._live.update(Group(self._cell, self._progress))
+            self._live.update(Group(self._cell, Text(f"{one_line(phase)}  {figured}"), self._progress))
 
     def _start(self, phase: str) -> None:
         self.close()
         self._phase = phase
         self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}", markup=False),
+            BarColumn(bar_width=20),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[whole]}"),
             console=self.console,
         )
-        self._task = self._progress.add_task(phase, total=None, figures="")
+        self._task = self._progress.add_task("", total=None, whole="")
         self._live = Live(Group(self._cell, self._progress), console=self.console, transient=True)
         self._live.start()
 
-    def epoch(self, record: Mapping[str, Any]) -> None:
-        """A line per epoch, and the cell of now above the bar; a decision comes with words of its own."""
-        if record.get("phase") == "select":
-            return
-        self._print(epoch_line(record))
-        for warning in record.get("warnings", ()):
-            self._print(f"  {warning}", style="yellow")
-        if cells := record.get("derived"):
+    def epoch(self, record: Mapping[str, Any], left: float | None = None) -> None:
+        """A line per epoch, and the cell of now above the bar; elsewhere the time left, every now and then."""
+        lines = _epoch_lines(record)
+        now = time.monotonic()
+        if lines and left is not None and not self.console.is_terminal and now - self._told >= LEFT_SECONDS:
+            self._told = now
+            lines[0] += f", left {format_seconds(left)}"
+        for number, line in enumerate(lines):
+            self._print(line, style="yellow" if number else "")
+        if lines and (cells := record.get("derived")):
             self._cell = Text("\n".join(_cell_lines({"cells": cells})))
 
     def cell(self, genotype: Mapping[str, Any]) -> None:
@@ -165,6 +234,8 @@ class Terminal(Quiet):
 
     def _print(self, text: str, style: str = "") -> None:
         """Words as they are: brackets are no markup, words in colons no emoji, control characters no commands."""
+        if self._status is not None:
+            self.close()
         self.console.print(Text("\n".join(map(one_line, text.split("\n"))), style))
 
 

@@ -20,6 +20,7 @@ from topocell.genotype.genotype import Genotype
 from topocell.networks import kept
 from topocell.networks.start import EARLIER, INITIAL
 from topocell.reporting.rundirs import RANDOM_CELL, readable
+from topocell.runs.consent import Before, announce
 from topocell.runs.directory import OtherRecipe, RunDir
 from topocell.runs.phases import Phase, read_phase, save_phase
 from topocell.runs.run import Work, of_a_cell
@@ -81,7 +82,12 @@ def begin_shallow(work: Work, accept_data: bool = False) -> tuple[Recipe, Path]:
 
 
 def begin_retraining(
-    work: Work, name: str, changes: Sequence[str], weights_from: Path | None = None, accept_data: bool = False
+    work: Work,
+    name: str,
+    changes: Sequence[str],
+    weights_from: Path | None = None,
+    before: Before | None = None,
+    accept_data: bool = False,
 ) -> tuple[Setup, Path]:
     """Make retrainings/NAME a run whose next phase is the retraining of the cell with other settings.
 
@@ -92,6 +98,7 @@ def begin_retraining(
         name: of the directory.
         changes: `key=value` of `retrain`, `data`, and the settings of execution.
         weights_from: a directory with a trained network, whose weights are fine-tuned.
+        before: see `announce`.
         accept_data: see `RunDir.open`.
 
     Returns its setup and directory.
@@ -105,11 +112,12 @@ def begin_retraining(
     setup = prepared(recipe, like=work.setup if same_data else None)
     genotype = Genotype.load(work.directory.genotype_path)
     earlier = _earlier(work, setup) if same_data and weights_from is None else []
-    begin_with_cell(setup, path, genotype, weights_from, accept_data=accept_data, copy=(work.directory, earlier))
+    copy = work.directory, earlier
+    begin_with_cell(setup, path, genotype, weights_from, before=before, accept_data=accept_data, copy=copy)
     return setup, path
 
 
-def begin_random_cell(work: Work, accept_data: bool = False) -> tuple[Setup, Path]:
+def begin_random_cell(work: Work, before: Before | None = None, accept_data: bool = False) -> tuple[Setup, Path]:
     """Make retrainings/random-cell a run whose next phase is the retraining of a random cell, as that of the run's own.
 
     Operations and edges are drawn from the space of the run by its seed, as the recipe `random` does: what its search
@@ -121,7 +129,7 @@ def begin_random_cell(work: Work, accept_data: bool = False) -> tuple[Setup, Pat
     stage, rules = setup.recipe.search.stages[-1], dataclasses.replace(setup.rules, operations="random", edges="random")
     arch = ArchState(setup.space, stage.relaxation.model_dump(), stage.topology.model_dump())
     drawn = derive(arch, rules).genotype(setup.space, {"recipe": "random", "seed": setup.recipe.seed})
-    begin_with_cell(setup, path, drawn, accept_data=accept_data)
+    begin_with_cell(setup, path, drawn, before=before, accept_data=accept_data)
     return setup, path
 
 
@@ -131,6 +139,7 @@ def begin_with_cell(
     genotype: Genotype,
     weights_from: Path | None = None,
     *,
+    before: Before | None = None,
     accept_data: bool = False,
     copy: tuple[RunDir, Sequence[Mapping[str, Any]]] | None = None,
 ) -> None:
@@ -141,6 +150,7 @@ def begin_with_cell(
         path: of the directory.
         genotype: the cell.
         weights_from: a directory with a trained network, whose weights are fine-tuned.
+        before: see `announce`.
         accept_data: see `RunDir.open`.
         copy: a run that has trained the first seeds, and their entries in results.json.
 
@@ -149,6 +159,7 @@ def begin_with_cell(
     """
     check_network(genotype, setup.recipe.retrain, setup.dataset)
     initial = None if weights_from is None else _weights_of(weights_from)
+    announce(before, setup, path, genotype=genotype)
     try:
         opened = RunDir.open(path, setup.recipe.to_yaml(), env=setup.environment(), accept_data=accept_data)
     except OtherRecipe as fault:

@@ -1,11 +1,18 @@
-"""The commands that show what a run has: its selections side by side, its cell."""
+"""The commands that show what a run has, its selections side by side, its cell, and what one would take."""
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from topocell.reporting.command_line import GenotypePath, OperationsOption, RunPath, show
+from topocell.reporting.command_line import Budget, GenotypePath, OperationsOption, RunPath, show
+
+if TYPE_CHECKING:
+    from topocell.reporting.terminal import Display
+    from topocell.runs.consent import Asking
+    from topocell.runs.estimate import Estimate
 
 
 def compare(run_path: RunPath) -> None:
@@ -46,3 +53,35 @@ def draw(
     order = operations.split(",") if operations else None
     draw_genotype(Genotype.load(genotype_path(genotype), operations=order).to_dict(), out)
     typer.echo(str(out))
+
+
+def show_estimate(recipe: str, found: "Estimate") -> None:
+    """Print the parts of a run with their sizes and times, and what will not fit."""
+    from rich.table import Table
+
+    from topocell.reporting.tables import format_seconds
+    from topocell.runs.estimate import gigabytes
+
+    free = f", {gigabytes(found.free)} free" if found.free is not None else ""
+    table = Table("part", "parameters", "steps", "a step", "time", "memory", title=f"{recipe} on {found.device}{free}")
+    for part in found.parts:
+        steps, step = (f"{part.steps:,}", f"{part.step_seconds:.3g} s") if part.steps else ("", "")
+        memory = gigabytes(part.memory.peak) if part.memory is not None else ""
+        size = f"{part.parameters:,}" if part.parameters else ""
+        table.add_row(part.name, size, steps, step, format_seconds(part.seconds), memory)
+    table.add_row("the whole run", "", "", "", format_seconds(found.seconds), "")
+    show(table)
+    for sentence in [found.slowest(), *found.advice()]:
+        typer.echo(sentence)
+
+
+def asking(display: "Display", yes: bool, words: Sequence[str] = (), budget: Budget = Budget.paper) -> "Asking":
+    """What tells and asks before a long run of a recipe with its overrides, or, without words, before a retraining."""
+    from topocell.runs.consent import Asking
+
+    if not words:
+        return Asking(display, "--protocol shallow, small networks first", yes)
+    smaller = "--budget small, minutes, or" if budget is Budget.paper else ""
+    given = [] if budget is Budget.paper else ["--budget", budget.value]
+    command = shlex.join(["topocell", "estimate", *words, *given])
+    return Asking(display, f"{smaller} fewer epochs or seeds; what takes how long: {command}".strip(), yes)

@@ -15,9 +15,10 @@ from typing import Any
 from topocell.data.batches import ImageSet
 from topocell.errors import CheckpointError, RunError, SpaceError
 from topocell.networks.kept import predictions_csv, predictions_name, weights_name
-from topocell.reporting.terminal import Display
+from topocell.reporting.terminal import Display, Logged
 from topocell.runs.directory import RunDir
 from topocell.runs.estimate import is_out_of_memory
+from topocell.runs.outlook import Outlook
 from topocell.runs.phases import Phase, save_phase
 from topocell.runtime.hooks import Figures, Interrupted, Trained, on_signals
 
@@ -42,11 +43,14 @@ class RunMonitor:
     """Implements `topocell.runtime.hooks.Monitor` on a run directory; `phase` and `seconds` go into every checkpoint.
 
     Args:
-        directory, display: of the run.
+        directory: of the run.
+        display: of the run; what it shows goes to log.txt too.
         hooks: act on records and checkpoints, in this order.
+        outlook: tells the time left.
         test: the test images, which the networks of a retraining predict.
 
     Attributes:
+        display: writes to log.txt what it shows.
         seconds: that each phase has taken up to now. Set to those of a checkpoint, it counts on from there, so that
             work which a kill has lost and which is repeated counts once.
 
@@ -54,9 +58,16 @@ class RunMonitor:
     """
 
     def __init__(
-        self, directory: RunDir, display: Display, hooks: Sequence[RunHook] = (), test: ImageSet | None = None
+        self,
+        directory: RunDir,
+        display: Display,
+        hooks: Sequence[RunHook] = (),
+        test: ImageSet | None = None,
+        outlook: Outlook | None = None,
     ) -> None:
-        self.directory, self.display, self._hooks, self._test = directory, display, tuple(hooks), test
+        self.directory, self._hooks, self._test, self.outlook = directory, tuple(hooks), test, outlook or Outlook(())
+        self.display: Display = Logged(display, directory.log)
+        self._left: float | None = None
         self._between = checkpoint_seconds()
         self.phase = Phase.SEARCH
         self.seconds: dict[str, float] = {}
@@ -93,16 +104,15 @@ class RunMonitor:
 
     def step(self, phase: str, done: int, total: int, figures: Figures) -> None:
         """Progress to the display."""
-        self.display.step(phase, done, total, figures)
+        self._left = self.outlook.left(phase, done, total)
+        self.display.step(phase, done, total, figures, self._left)
 
     def metrics(self, record: Mapping[str, Any]) -> None:
         """A line in metrics.jsonl, and its gist on the display."""
         for hook in self._hooks:
             record = {**record, **hook.on_record(record)}
         self.directory.append_metrics(record)
-        for warning in record.get("warnings", ()):
-            self.directory.log(warning)
-        self.display.epoch(record)
+        self.display.epoch(record, self._left)
 
     def checkpoint(self, state: Callable[[], dict[str, Any]], due: bool = False) -> None:
         """Save when due, when enough time has passed, or when told to stop."""
@@ -130,7 +140,6 @@ class RunMonitor:
 
     def say(self, text: str) -> None:
         """A line for the user and in log.txt."""
-        self.directory.log(text)
         self.display.say(text)
 
 

@@ -23,6 +23,7 @@ from topocell.reporting.terminal import Display
 from topocell.runs.directory import RunDir
 from topocell.runs.estimate import Knob, is_out_of_memory, out_of_memory, retrain_knobs, stage_knobs
 from topocell.runs.monitor import RunHook, RunMonitor, fitting
+from topocell.runs.outlook import Outlook, parts_of
 from topocell.runs.phases import Phase, read_phase, save_phase
 from topocell.runs.setup import Setup
 from topocell.selection.rules import Derived, check_rules, derive
@@ -44,15 +45,16 @@ class Work:
     """
 
     def __init__(self, setup: Setup, directory: RunDir, display: Display, hooks: Sequence[RunHook] = ()) -> None:
-        self.setup, self.recipe, self.directory, self.display = setup, setup.recipe, directory, display
-        self.monitor = RunMonitor(directory, display, hooks, setup.dataset.test)
+        self.setup, self.recipe, self.directory = setup, setup.recipe, directory
+        self.monitor = RunMonitor(directory, display, hooks, setup.dataset.test, Outlook(parts_of(setup)))
+        self.display = self.monitor.display
         self.phase, self.state, self.monitor.seconds = read_phase(directory)
         for warning in directory.warnings:
             display.say(warning)
         if self.phase == Phase.DONE:
             display.say(f"{directory.path} is finished; its report: {directory.report_path}")
         elif self.state is not None:
-            display.say(f"resuming {directory.path}: {self.phase}")
+            self.display.say(f"resuming {directory.path}: {self.phase}")
 
     def search(self) -> None:
         """Run the search, or what is left of it."""

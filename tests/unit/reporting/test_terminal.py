@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from topocell.reporting.terminal import Display, Quiet, Terminal, epoch_line, result_lines
+from topocell.reporting.terminal import Display, Logged, Quiet, Terminal, epoch_line, result_lines
 
 CELLS = {
     "normal": {"inputs": 2, "nodes": [[["sep_conv_3x3", 0], ["skip_connect", 1]], []], "concat": [2]},
@@ -176,10 +176,65 @@ def test_a_terminal_shows_loss_accuracy_time_left_and_the_cell(live: tuple[Termi
     terminal.close()
     text = shown(out)
     assert "search 1/2 operations" in text
-    assert re.search(r"━.* (1|30)/30 loss 0\.988  accuracy 45\.7 %", text)
-    assert re.search(r"\d:\d\d:\d\d left (\d|-):(\d\d|--):(\d\d|--)", text)
+    assert re.search(r"operations  (1|30)/30  loss 0\.988  accuracy 45\.7 %", text)
+    assert re.search(r"━ \d:\d\d:\d\d left (\d|-):(\d\d|--):(\d\d|--)", text)
     frames = text[text.index("operations epoch 3") :]
     assert "normal" in frames and "2 ← sep 3×3(0) + skip(1)" in frames and "out ← concat(2, 3)" in frames
+
+
+@pytest.mark.parametrize("name", ["select, tuning", "search 1/3 operations", "search 12/12 " + "long-" * 9 + "name"])
+@pytest.mark.parametrize("left", [None, 59.0, 35 * 3600.0, 300 * 86400.0])
+def test_nothing_is_cut_at_80_columns(name: str, left: float | None) -> None:
+    """Also with numbers of steps as large as they get, and after more than a day."""
+    now = [0.0]
+    options: dict[str, Any] = {"width": 80, "force_terminal": True, "record": True, "color_system": None}
+    console = Console(file=io.StringIO(), get_time=lambda: now[0], **options)
+    with Terminal(console) as terminal:
+        terminal.step(name, 1, 1_250_000, figures, left)
+        now[0] = 30 * 3600.0
+        terminal.step(name, 1_250_000 // 3, 1_250_000, lambda: {"loss": 123.456, "accuracy": 1.0}, left)
+        terminal._looked = -1.0
+        terminal.step(name, 1_250_000 // 2, 1_250_000, lambda: {"loss": 123.456, "accuracy": 1.0}, left)
+        shown_now = terminal._live.get_renderable() if terminal._live is not None else None
+        console.print(shown_now)
+    last = console.export_text().splitlines()[-4:]
+    text = " ".join(" ".join(last).split())
+    assert "…" not in text and all(len(line) <= 80 for line in last)
+    assert f"{name} 625000/1250000 loss 123.456 accuracy 100.0 %" in text
+    assert re.search(r"━ 1 day, 6:00:00 left (\d+|-):(\d\d|--):(\d\d|--)", text)
+    words = {None: "", 59.0: "in all 59 s", 35 * 3600.0: "in all 35 h 00 min", 300 * 86400.0: "in all 300 d 00 h"}
+    assert text.endswith(words[left])
+
+
+def test_without_a_terminal_the_time_left_is_told_once_a_minute(monkeypatch: Any) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("topocell.reporting.terminal.time.monotonic", lambda: now[0])
+    terminal, out = plain()
+    for seconds, left in ((0, None), (1, 4000.0), (40, 3960.0), (61, 3900.0), (100, 3860.0), (121, 50.0)):
+        now[0] = 1000.0 + seconds
+        terminal.epoch(RETRAIN, left)
+    told = [line.partition(", left ")[2] for line in out.getvalue().splitlines()]
+    assert told == ["", "1 h 07 min", "", "1 h 05 min", "", "50 s"]
+
+
+def test_a_status_is_a_line_that_goes_away_on_a_terminal(live: tuple[Terminal, io.StringIO]) -> None:
+    for terminal, out in (plain(), live):
+        terminal.status(f"measuring {HOSTILE}")
+        terminal.say("data: a note")
+        terminal.status("measuring retraining")
+        terminal.step("retrain, seed 1/1", 1, 2, figures)
+        terminal.close()
+        assert f"measuring {HOSTILE}" in shown(out) and "measuring retraining" in shown(out)
+    assert out.getvalue().rfind("\x1b[?25h") > out.getvalue().rfind("\x1b[?25l")
+
+
+def test_the_log_has_what_is_shown() -> None:
+    terminal, out = plain()
+    lines: list[str] = []
+    use(Logged(terminal, lines.append))
+    assert lines == out.getvalue().splitlines()
+    use(Logged(Quiet(), lines.append))
+    assert len(lines) == 2 * len(out.getvalue().splitlines())
 
 
 def test_a_new_phase_starts_a_new_bar_with_its_own_total(live: tuple[Terminal, io.StringIO]) -> None:

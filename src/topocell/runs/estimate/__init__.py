@@ -18,8 +18,10 @@ from topocell.runs.estimate.parts import (
     retrain_knobs,
     stage_knobs,
 )
+from topocell.runs.estimate.quick import LONG, quick_estimate
 
 __all__ = [
+    "LONG",
     "Estimate",
     "Knob",
     "Memory",
@@ -30,6 +32,7 @@ __all__ = [
     "gigabytes",
     "is_out_of_memory",
     "out_of_memory",
+    "quick_estimate",
     "retrain_knobs",
     "smaller",
     "stage_knobs",

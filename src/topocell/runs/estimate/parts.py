@@ -1,5 +1,6 @@
 """The parts of a run, each with its steps, its time and its memory."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,8 +14,15 @@ from topocell.data.batches import ImageSet
 from topocell.data.splits import Dataset, SearchData, split_batches
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.networks.retraining import Retraining
+from topocell.reporting.tables import format_seconds
 from topocell.runs.estimate.memory import Knob, Memory, probing, smaller
-from topocell.runs.estimate.probe import Stopwatch, measure_call, measure_memory, measure_time
+from topocell.runs.estimate.probe import (
+    Stopwatch,
+    measure_call,
+    measure_memory,
+    measure_quickly,
+    measure_time,
+)
 from topocell.runtime.precision import PLAIN, Execution
 from topocell.searching.loop import Search
 from topocell.selection.probe import Probe
@@ -22,11 +30,19 @@ from topocell.selection.projection import Projection
 from topocell.selection.pruning import real_candidates, undecided
 from topocell.selection.rules import derive
 from topocell.spaces.cell import SpaceSpec
+from topocell.supernet.arch_state import ArchState
 from topocell.supernet.learner import ArchBatch, Learner
 from topocell.supernet.levels import bilevel
 
 #: What makes any search need less memory.
 LOW = {"memory": "low"}
+
+#: Receives the name of a part before it is measured; where it returns False the part is left out.
+Begin = Callable[[str], object]
+
+
+def unseen(name: str) -> None:
+    """Nobody is told."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +53,8 @@ class Part:
         steps: how many it has; of all seeds in retraining.
         step_seconds: of a step of its usual kind.
         seconds: all of it.
+        parameters: of the network that is trained; None where none is built.
+        seeds: how many trainings it has.
         memory: None where it needs no more than the search.
         knobs: what could be smaller in the recipe, the batch size first.
         switches: settings of the recipe that make it fit, if it does not.
@@ -49,6 +67,8 @@ class Part:
     memory: Memory | None = None
     knobs: tuple[Knob, ...] = ()
     switches: tuple[str, ...] = ()
+    parameters: int | None = None
+    seeds: int = 1
 
 
 @dataclass(frozen=True)
@@ -63,6 +83,12 @@ class Estimate:
     def seconds(self) -> float:
         """The whole run, without loading its data and without its report."""
         return sum(part.seconds for part in self.parts)
+
+    def slowest(self) -> str:
+        """A sentence that says which part takes longest, and how long each of its seeds."""
+        part = max(self.parts, key=lambda part: part.seconds)
+        each = f", {format_seconds(part.seconds / part.seeds)} for each of {part.seeds} seeds" if part.seeds > 1 else ""
+        return f"longest: {part.name}, {100 * part.seconds / max(self.seconds, 1e-9):.0f} % of the time{each}"
 
     def advice(self) -> list[str]:
         """A sentence for each part that will not fit, with the largest settings that would.
@@ -90,8 +116,13 @@ def estimate_search(
     device: torch.device | str = "cpu",
     execution: Execution = PLAIN,
     free: int | None = None,
+    begin: Begin = unseen,
+    work: Mapping[str, float] | None = None,
 ) -> tuple[list[Part], Genotype]:
     """The stages and the selection, and a cell such as the search may find; arguments as for `Search`.
+
+    `begin` is called with the name of each part before it is measured. With `work`, the work of a step of each stage,
+    times are measured quickly, memory is not, and the selection is left out.
 
     Raises:
         RunError: memory runs out in a probe.
@@ -104,23 +135,34 @@ def estimate_search(
         few, short = _first(data, of.stages[index], batch * steps), _shortened(of, index, batch)
         search = Search(short, space, few, rules=rules, monitor=stopwatch, execution=execution, **options)
         search.run()
+        stopwatch.parameters = sum(parameter.numel() for parameter in search.learner.net.parameters())
         return search
 
     for index, stage in enumerate(plan.stages):
         if stage.epochs == 0:
             continue
 
+        name = f"search stage {stage.name}"
+        if begin(name) is False:
+            continue
         probe, lean = (partial(searched, of, index) for of in (plan, plan.model_copy(update=LOW)))
         sizes = min(plan.batch_size, len(data.get(stage.weights_on))), images, device, free
-        with probing(f"search stage {stage.name}", device, stage_knobs(plan, stage)):
-            memory = measure_memory(probe, *sizes)
-            stopwatch, factor = measure_time(probe, memory, device, free)
+        with probing(name, device, stage_knobs(plan, stage)):
+            memory = None if work is not None else measure_memory(probe, *sizes)
+            stopwatch, factor = (
+                measure_quickly(probe, sizes[0], (work or {})[stage.name], device)
+                if memory is None
+                else measure_time(probe, memory, device, free)
+            )
             part = _stage_part(plan, stage, data, memory, stopwatch, factor)
-            if not memory.fits(free) and measure_memory(lean, *sizes).fits(free):
+            if memory is not None and not memory.fits(free) and measure_memory(lean, *sizes).fits(free):
                 part = replace(part, switches=tuple(f"search.{key}={value}" for key, value in LOW.items()))
         parts.append(part)
+    if work is not None:
+        return parts, typical_cell(plan.stages[-1], space, rules)
     memories = [part.memory for part in parts if part.memory is not None]
     last = len(plan.stages) - 1
+    begin("selection")
     with probing("selection", device, stage_knobs(plan, plan.stages[last])):
         if rules.project:
             if not memories:
@@ -168,7 +210,7 @@ def _head(images: ImageSet, count: int) -> ImageSet:
 
 
 def _stage_part(
-    plan: SearchPlan, stage: Stage, data: SearchData, memory: Memory, stopwatch: Stopwatch, factor: float
+    plan: SearchPlan, stage: Stage, data: SearchData, memory: Memory | None, stopwatch: Stopwatch, factor: float
 ) -> Part:
     of_weights, of_level = factor * stopwatch.usual(0), factor * stopwatch.usual(-1)
     steps = _steps(len(data.get(stage.weights_on)), plan.batch_size)
@@ -180,7 +222,8 @@ def _stage_part(
     seconds = of_its_level * of_level + (total - of_its_level) * of_weights + stopwatch.once
     seconds += stage.epochs * (factor * evaluations * stopwatch.end + stopwatch.save)
     usual = of_level if 2 * of_its_level > total else of_weights
-    return Part(f"search stage {stage.name}", total, usual, seconds, memory, stage_knobs(plan, stage))
+    knobs = stage_knobs(plan, stage)
+    return Part(f"search stage {stage.name}", total, usual, seconds, memory, knobs, parameters=stopwatch.parameters)
 
 
 def stage_knobs(plan: SearchPlan, stage: Stage) -> tuple[Knob, ...]:
@@ -232,6 +275,12 @@ def _measurements(learner: Learner, plan: ProjectionPlan, rules: Rules) -> int:
     return count if plan.decide_by == PERTURBATION else 0
 
 
+def typical_cell(stage: Stage, space: SpaceSpec, rules: Rules) -> Genotype:
+    """A cell such as a search may find that ends with this stage, without a supernet."""
+    arch = ArchState(space, stage.relaxation.model_dump(), stage.topology.model_dump())
+    return _typical(space, derive(arch, rules).genotype(space))
+
+
 def _typical(space: SpaceSpec, like: Genotype) -> Genotype:
     """Cells with the edges of `like` in which every candidate of the space occurs about equally often."""
     cells, turn = {}, 0
@@ -260,32 +309,45 @@ def estimate_retraining(
     device: torch.device | str = "cpu",
     execution: Execution = PLAIN,
     free: int | None = None,
+    begin: Begin = unseen,
+    work: float | None = None,
 ) -> Part:
     """The retraining of a genotype with all seeds; arguments as for `Retraining`.
+
+    `begin` is called with the name of the part before it is measured. With `work`, that of a step, time is measured
+    quickly, and memory is not.
 
     Raises:
         RunError: memory runs out in a probe.
     """
     device = torch.device(device)
+    begin("retraining")
 
     def trained(execution: Execution, batch: int, steps: int, stopwatch: Stopwatch) -> Retraining:
-        whole = {"epochs": 2, "seeds": plan.seeds[:1], "test_every": 1, "early_stop": None}
+        whole = {"epochs": 2 if work is None else 1, "seeds": plan.seeds[:1], "test_every": 1, "early_stop": None}
         short = plan.model_copy(update={**whole, "batch_size": batch})
         few = replace(data, train=_head(data.train, batch * steps), test=_head(data.test, batch))
         training = Retraining(genotype, short, few, seed=seed, device=device, monitor=stopwatch, execution=execution)
         training.run()
+        stopwatch.parameters = sum(parameter.numel() for parameter in training.net.parameters())
         return training
 
     images = data.train.images.nbytes + data.test.images.nbytes
     plain = partial(trained, replace(execution, compile=False))  # compiled code hides its tensors
     with probing("retraining", device, retrain_knobs(plan)):
-        memory = measure_memory(plain, min(plan.batch_size, len(data.train)), images, device, free)
-        stopwatch, factor = measure_time(partial(trained, execution), memory, device, free)
+        size = min(plan.batch_size, len(data.train))
+        if work is None:
+            memory = measure_memory(plain, size, images, device, free)
+            stopwatch, factor = measure_time(partial(trained, execution), memory, device, free)
+        else:
+            memory = None
+            stopwatch, factor = measure_quickly(plain, size, work, device)
     steps, step = plan.epochs * _steps(len(data.train), plan.batch_size), factor * stopwatch.usual(-1)
     tests = factor * stopwatch.end * max(len(data.test) / plan.batch_size, 1) * -(-plan.epochs // plan.test_every)
     seconds = stopwatch.once + steps * step + tests + plan.epochs * stopwatch.save
     seeds = len(plan.seeds)
-    return Part("retraining", seeds * steps, step, seeds * seconds, memory, retrain_knobs(plan))
+    sizes: dict[str, Any] = {"parameters": stopwatch.parameters, "seeds": seeds}
+    return Part("retraining", seeds * steps, step, seeds * seconds, memory, retrain_knobs(plan), **sizes)
 
 
 def retrain_knobs(plan: RetrainPlan) -> tuple[Knob, ...]:

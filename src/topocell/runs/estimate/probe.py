@@ -16,13 +16,19 @@ from topocell.runtime.memory import LiveBytes
 
 #: Steps of a probe that are timed; one more comes before them and is not.
 STEPS = 3
+#: Work of a step, as `topocell.runs.outlook` measures it, that takes a CPU about half a second.
+QUICK = 2e8
 
 
 class Stopwatch(Silent):
-    """A monitor that times steps, ends of epochs, and checkpoints that are due, which it writes to `folder` if any."""
+    """A monitor that times steps, ends of epochs, and checkpoints that are due, which it writes to `folder` if any.
+
+    Attributes:
+        parameters: of the network that was trained, which the probe sets.
+    """
 
     def __init__(self, device: torch.device, folder: Path | None = None) -> None:
-        self._device, self._folder = device, folder
+        self._device, self._folder, self.parameters = device, folder, 0
         self._steps: list[list[float]] = [[]]
         self._ends: list[float] = []
         self._saves: list[float] = []
@@ -45,8 +51,8 @@ class Stopwatch(Silent):
 
     @property
     def save(self) -> float:
-        """Seconds of the quickest checkpoint: between stages a lap holds more than the checkpoint."""
-        return min(self._saves)
+        """Seconds of the quickest checkpoint: between stages a lap holds more than the checkpoint. 0 without any."""
+        return min(self._saves, default=0.0)
 
     @property
     def _epochs(self) -> list[list[float]]:
@@ -133,6 +139,22 @@ def measure_time(probe: Probe, memory: Memory, device: torch.device, free: int |
         stopwatch = Stopwatch(device, Path(folder))
         probe(batch, STEPS + 1, stopwatch)
     return stopwatch, memory.batch / batch
+
+
+def measure_quickly(probe: Probe, batch: int, work: float, device: torch.device) -> tuple[Stopwatch, float]:
+    """As `measure_time`, but from two steps, at a smaller batch on a CPU; from one where even that is long.
+
+    Args:
+        probe: the work.
+        batch: that of the plan.
+        work: of a step at that batch, as `topocell.runs.outlook` measures it.
+        device: that of the probe.
+    """
+    stopwatch, tried = Stopwatch(device), batch
+    if device.type == "cpu":
+        tried = max(2, min(batch, int(batch * QUICK / max(work, 1.0))))
+    probe(tried, 1 if tried == 2 else 2, stopwatch)
+    return stopwatch, batch / tried
 
 
 def measure_call(call: Callable[[], object], device: torch.device) -> float:

@@ -1,0 +1,170 @@
+"""How long a run will still take: the steps of its parts, a rough measure of their work, and times measured so far."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from topocell.config.retrain import RetrainPlan
+from topocell.config.search import SearchPlan, Stage
+from topocell.config.selection import PERTURBATION, Rules
+from topocell.runs.setup import Setup
+from topocell.spaces.cell import SpaceSpec
+from topocell.spaces.operations import KNOWN_OPERATIONS
+
+#: Power of the channels that time grows with: between 1, where memory limits it, and 2, where products do.
+GROWTH = 1.5
+#: How much a step does besides forward and backward on training images, by the name of its level.
+_LEVELS = {"weights": 1.0, "single": 1.0, "bilevel": 2.0, "mixed": 3.0, "unrolled": 5.0}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a run that reports its steps.
+
+    Attributes:
+        name: what its reports begin with, up to a comma: `search 1/2 operations`, `select`, `retrain`.
+        steps: how many it has at most.
+        work: of a step, in passes of a pixel with one channel through one operation, forward and backward.
+        stage: of a search.
+    """
+
+    name: str
+    steps: int
+    work: float
+    stage: str = ""
+
+
+def parts_of(setup: Setup) -> tuple[Part, ...]:
+    """Return the parts of a whole run in order. Nothing is computed: sizes alone decide."""
+    recipe, dataset = setup.recipe, setup.dataset
+    pixels, train = math.prod(dataset.shape[1:]), len(dataset.train)
+    plan, splits = recipe.search, recipe.data.splits
+    sizes = {name: share * train for name, share in splits.items()} | {"all": sum(splits.values()) * train}
+    parts, live = [], _operations(setup.space)
+    for number, stage in enumerate(plan.stages, start=1):
+        live = min(live, _kept(stage, setup.space))
+        steps = stage.epochs * _batches(sizes[stage.weights_on], plan.batch_size)
+        learning = 1 - stage.warmup / max(stage.epochs, 1)
+        passes = 1 + (_LEVELS.get(stage.level, 2.0) - 1) * learning
+        work = _step(plan, stage, pixels) * live * passes
+        parts.append(Part(f"search {number}/{len(plan.stages)} {stage.name}", steps, work, stage.name))
+    if setup.rules.project:
+        parts.append(_projection(setup, sizes, _step(plan, plan.stages[-1], pixels) * live))
+    if setup.ground_truth is None:
+        kept = sum(min(setup.rules.in_degree, cell.inputs) * cell.nodes for cell in setup.space.cells.values())
+        each = kept / len(setup.space.cells)
+        parts += [_retraining(training, train, len(dataset.test), pixels, each) for training in recipe.trainings]
+    return tuple(part for part in parts if part.steps)
+
+
+def total_work(parts: Sequence[Part]) -> float:
+    """Return the work of all steps."""
+    return sum(part.steps * part.work for part in parts)
+
+
+def _batches(images: float, size: int) -> int:
+    """Steps of an epoch, as `topocell.data.batches.Batches` has them, up to the rounding of a split."""
+    full, rest = divmod(round(images), min(size, max(round(images), 1)))
+    return full + (rest > 1)
+
+
+def _operations(space: SpaceSpec) -> float:
+    """Operations of a cell on average; those without weights count a quarter."""
+    counts = [
+        sum(0.25 if op in KNOWN_OPERATIONS and KNOWN_OPERATIONS[op].weightless else 1.0 for op in candidates)
+        for cell in space.cells.values()
+        for candidates in cell.candidates
+    ]
+    return sum(counts) / len(space.cells)
+
+
+def _kept(stage: Stage, space: SpaceSpec) -> float:
+    """Operations of a cell that a stage begins with at most."""
+    if stage.shrink is None:
+        return math.inf
+    edges = sum(cell.n_edges for cell in space.cells.values()) / len(space.cells)
+    return edges * (stage.shrink if isinstance(stage.shrink, int) else 1)
+
+
+def _step(plan: SearchPlan, stage: Stage, pixels: int) -> float:
+    """Work of one operation in all layers, for the images of a step."""
+    size = plan.size(stage)
+    return plan.batch_size * pixels * size["channels"] ** GROWTH * size["layers"] / size["partial"]
+
+
+def _projection(setup: Setup, sizes: dict[str, float], step: float) -> Part:
+    """A selection by perturbation: tuning steps, and measurements, each a third of a step, as steps."""
+    plan, search, rules = setup.recipe.selection.projection, setup.recipe.search, setup.rules
+    stage, cells = search.stages[-1], setup.space.cells.values()
+    rounds = _rounds(setup.space, rules)
+    tuning = (plan.epochs or plan.tune_epochs * rounds) * _batches(sizes[stage.weights_on], search.batch_size)
+    batches = _batches(sizes[stage.alpha_on], search.batch_size)
+    measured = sum(len(candidates) for cell in cells for candidates in cell.candidates)
+    if plan.decide_by != PERTURBATION:
+        measured = 0
+    measuring = measured * min(plan.batches or batches, batches) // 3
+    return Part("select", tuning + measuring, step)
+
+
+def _rounds(space: SpaceSpec, rules: Rules) -> int:
+    cells = space.cells.values()
+    rounds = max(cell.n_edges for cell in cells) if rules.operations == PERTURBATION else 0
+    return rounds + (max(cell.nodes for cell in cells) if rules.edges == PERTURBATION else 0)
+
+
+def _retraining(plan: RetrainPlan, images: int, test_images: int, pixels: int, operations: float) -> Part:
+    steps = len(plan.seeds) * plan.epochs * _batches(images, plan.batch_size)
+    seen = pixels / 64 if plan.stem == "imagenet" else pixels
+    work = plan.batch_size * seen * plan.channels**GROWTH * plan.layers * operations
+    return Part("retrain", steps, work * (1 + test_images / (3 * images * plan.test_every)))
+
+
+class Outlook:
+    """Seconds left, from reports of steps.
+
+    The part in progress is extended from its own pace, those to come from the pace of all parts so far in proportion
+    to their work. Times are those of this process; the first step of a part, which builds and compiles, does not count.
+
+    Args:
+        parts: in order.
+        clock: in seconds.
+
+    Attributes:
+        whole: whether the parts that follow the search, or the selection, will follow in this command.
+    """
+
+    def __init__(self, parts: Sequence[Part], clock: Callable[[], float] = time.monotonic) -> None:
+        self._parts, self._clock = tuple(parts), clock
+        self._since: dict[str, tuple[float, int]] = {}
+        self._seconds: dict[str, tuple[float, int]] = {}
+        self.whole = False
+
+    def left(self, phase: str, done: int, total: int) -> float | None:
+        """Return the seconds left when `done` of `total` steps of a phase are taken; None as long as none is known.
+
+        Args:
+            phase: as for `topocell.runtime.hooks.Monitor.step`.
+            done, total: of the phase.
+        """
+        now = self._clock()
+        began, first = self._since.setdefault(phase, (now, done))
+        if done <= first:
+            return None
+        taken, name = max(now - began, 0.0), phase.partition(",")[0]
+        if name != "select":  # whose rounds are no steps
+            self._seconds[name] = taken, done - first
+        here = (total - done) * taken / (done - first)
+        names = [part.name for part in self._parts]
+        if name not in names:
+            return here
+        ahead = [part for part in self._parts[names.index(name) + 1 :] if self.whole or _kind(part.name) == _kind(name)]
+        if not ahead:
+            return here
+        measured = [(part.work, *self._seconds[part.name]) for part in self._parts if part.name in self._seconds]
+        work = sum(each * steps for each, _, steps in measured)
+        return here + total_work(ahead) * sum(seconds for _, seconds, _ in measured) / work if work else None
+
+
+def _kind(name: str) -> str:
+    return name.partition(" ")[0]
