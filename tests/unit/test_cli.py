@@ -103,6 +103,10 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["run", "list.yaml", "--out", "new"], "a recipe is a mapping"),
     (["run", "wrong.yaml", "--out", "new"], "budgets"),
     (["search", "dotz", "--out", "new"], "did you mean 'dots'?"),
+    (["run"], "Missing argument 'RECIPE'; see: topocell run --help"),
+    (["run", "quickstart"], "Missing option '--out'; see: topocell run --help"),
+    (["recipes", "show"], "see: topocell recipes show --help"),
+    (["rnu"], "see: topocell --help"),
     # overrides
     ([*RUN, "search.lyers=3"], "search.lyers: unknown key (did you mean 'layers'?)"),
     ([*RUN, "epochs"], "an override has the form key=value, but got 'epochs'"),

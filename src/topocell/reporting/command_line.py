@@ -76,12 +76,14 @@ AcceptData = Annotated[
 @contextmanager
 def displayed(quiet: bool, errors: bool = False) -> "Iterator[Display]":
     """Show the work, unless `quiet`, with `errors` on the standard error; the terminal is left in order in any case."""
+    from rich.console import Console
+
     from topocell.reporting.terminal import Quiet, Terminal
 
     if quiet:
         yield Quiet()
         return
-    with Terminal(errors=errors) as terminal:
+    with Terminal(Console(soft_wrap=True, highlight=False, stderr=True)) if errors else Terminal() as terminal:
         yield terminal
 
 

@@ -143,8 +143,8 @@ def result_lines(results: Mapping[str, Any]) -> list[str]:
 class Terminal(Quiet):
     """Shows everything on a console: live on a terminal, line by line elsewhere."""
 
-    def __init__(self, console: Console | None = None, errors: bool = False) -> None:
-        self.console = console or Console(soft_wrap=True, highlight=False, stderr=errors)
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(soft_wrap=True, highlight=False)
         self._cell = Text()
         self._looked = self._told = -math.inf
         self._live: Live | None = None

@@ -1,5 +1,6 @@
 """Estimates: what is counted is what a run has, memory is that of the real thing, and what will not fit is said."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,26 @@ def test_a_selection_by_perturbation_is_estimated() -> None:
     assert selection.steps > 0 and selection.seconds > selection.steps * selection.step_seconds
 
 
+def test_the_parameters_are_those_of_the_network(found: tuple[Recipe, Estimate]) -> None:
+    recipe, guess = found
+    setup_ = setup.prepared(recipe)
+    training = setup_.retraining(DARTS_V2)
+    training.plan = recipe.retrain.model_copy(update={"epochs": 1})
+    training.run()
+    own = sum(p.numel() for p in training.net.parameters())
+    sizes = {part.name: part.parameters for part in guess.parts}
+    assert sizes["retraining"] and 0.3 < sizes["retraining"] / own < 3 and sizes["selection"] is None
+    first = recipe.search.model_copy(update={"stages": recipe.search.stages[:1]})
+    net = searched(recipe.model_copy(update={"search": first}), Silent()).learner.net
+    assert guess.parts[0].parameters == sum(p.numel() for p in net.parameters())
+
+
+def test_the_longest_part_is_named_with_its_seeds() -> None:
+    parts = Part("search stage only", 10, 1.0, 10.0), Part("retraining", 9, 3.0, 30.0, seeds=3)
+    assert Estimate("cpu", None, parts).slowest() == "longest: retraining, 75 % of the time, 10 s for each of 3 seeds"
+    assert Estimate("cpu", None, parts[:1]).slowest() == "longest: search stage only, 100 % of the time"
+
+
 # --- memory
 
 
@@ -228,9 +249,10 @@ def test_running_out_of_memory_in_a_probe_is_one_line(monkeypatch: pytest.Monkey
         with monkeypatch.context() as patched:
             patched.setattr(steps, "run", full)
             assert main(["estimate", "darts-v1", "--budget", "smoke", *SIZES]) == 2
-        error = capsys.readouterr().err
+        *shown, error = capsys.readouterr().err.splitlines()
+        assert all(line.startswith(("data: ", "measuring ")) for line in shown)
         assert error.startswith(f"error: {name} must fit in the memory of cpu, but it ran out in a probe; lower {key}.")
-        assert error.endswith("or make room\n") and error.count("\n") == 1 and "checkpoint" not in error
+        assert error.endswith("or make room") and "checkpoint" not in error
 
 
 def test_memory_grows_with_the_batch() -> None:
@@ -294,7 +316,7 @@ def test_a_plan_that_does_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch, 
     memory = guess.parts[0].memory
     assert memory is not None and memory.fixed + memory.per_image * fitting <= 0.95 * free
     assert memory.fixed + memory.per_image * (fitting + 1) > 0.95 * free
-    monkeypatch.setattr(api, "estimate", lambda recipe: guess)
+    monkeypatch.setattr(api, "estimate", lambda recipe, display: guess)
     assert main(["estimate", "darts-v1"]) == 0
     assert first in capsys.readouterr().out
 
@@ -355,9 +377,18 @@ def test_other_faults_stay_what_they_are(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_command_prints_a_table(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["estimate", "random", "--budget", "smoke", *SIZES]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
     assert lines[0].strip().startswith("random on cpu")
     for name in ("retraining", "selection", "the whole run"):
-        assert sum(name in line for line in lines) == 1
+        assert sum(name in line for line in lines if line.startswith(("│", "|"))) == 1
+    assert re.fullmatch(r"longest: [a-z ]+, \d+ % of the time", lines[-1])
+    shown = err.splitlines()
+    assert shown[0].startswith("data: 10 classes")
+    assert [line for line in shown if not line.startswith("data: ")] == [
+        *(f"measuring search stage {stage.name}" for stage in recipe_of("random").search.stages if stage.epochs),
+        "measuring selection",
+        "measuring retraining",
+    ]
     assert main(["estimate", "quikstart"]) == 2
     assert "did you mean 'quickstart'" in capsys.readouterr().err
