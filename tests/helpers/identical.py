@@ -10,7 +10,7 @@ from topocell.io import checkpoint
 
 #: What a finished run leaves and another one of the same recipe must repeat.
 LASTING = ("recipe.yaml", "genotype.json", "metrics.jsonl", "results.json", "weights.safetensors")
-LASTING += ("preprocessing.json",)
+LASTING += ("preprocessing.json", "network.json", "predictions.csv")
 
 
 def flat(state: Any, name: str = "state") -> dict[str, Any]:

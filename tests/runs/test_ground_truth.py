@@ -134,7 +134,7 @@ class StopAfter:
     def results(self, *_: object) -> None: ...
     def say(self, *_: object) -> None: ...
 
-    def epoch(self, record: Mapping[str, Any]) -> None:
+    def epoch(self, record: Mapping[str, Any], left: float | None = None) -> None:
         self.left -= 1
         if self.left == 0:
             raise Interrupted(2)

@@ -23,6 +23,7 @@ from topocell.data.batches import Batches
 from topocell.data.preprocessing import Preprocessing
 from topocell.errors import RecipeError, RunError, SpaceError
 from topocell.io import checkpoint
+from topocell.networks.kept import names_of
 from topocell.networks.retraining import evaluate
 from topocell.nn.count import count
 from topocell.nn.network import FixedNet
@@ -33,6 +34,14 @@ from topocell.spaces import CellSpec, SpaceSpec
 QUICK = ["data.images=24", "data.test_images=10"]
 RESULT_KEYS = {"dataset", "classes", "train_images", "test_images", "parameters", "multiply_adds", "channels", "layers"}
 RESULT_KEYS |= {"epochs", "runs", "last_mean", "last_std", "best_mean", "best_std", "n"}
+RESULT_KEYS |= {
+    "per_class",
+    "balanced_accuracy_mean",
+    "balanced_accuracy_std",
+    "majority_class",
+    "interval",
+    "warnings",
+}
 SEARCH_KEYS = {
     "phase",
     "stage",
@@ -78,7 +87,7 @@ class Said:
         self.cells: list[Any] = []
 
     def step(self, *_: object) -> None: ...
-    def epoch(self, record: Mapping[str, Any]) -> None: ...
+    def epoch(self, record: Mapping[str, Any], left: float | None = None) -> None: ...
     def results(self, results: Mapping[str, Any]) -> None: ...
 
     def cell(self, genotype: Mapping[str, Any]) -> None:
@@ -123,7 +132,7 @@ def contents(path: Path) -> dict[str, bytes]:
 def lasting(path: Path) -> dict[str, bytes]:
     """Files that depend on the recipe alone, not on when and by which command it was run."""
     names = ("recipe.yaml", "metrics.jsonl", "genotype.json", "results.json", "weights.safetensors")
-    names += ("preprocessing.json",)
+    names += ("preprocessing.json", "network.json", "predictions.csv")
     return {name: (path / name).read_bytes() for name in names}
 
 
@@ -144,7 +153,7 @@ def test_there_are_recipes_to_run() -> None:
 
 def test_the_run_directory_holds_everything(run: Run) -> None:
     top = {"recipe.yaml", "env.json", "metrics.jsonl", "timings.json", "results.json", "genotype.json"}
-    top |= {"weights.safetensors", "preprocessing.json", "report.html", "log.txt"}
+    top |= {"preprocessing.json", "report.html", "log.txt", *names_of(run.recipe.retrain.seeds)}
     found = contents(run.path)
     assert top == {name for name in found if "/" not in name}
     assert all(found[name] for name in found)
@@ -261,7 +270,6 @@ def test_the_weights_give_the_network_that_was_tested(run: Run) -> None:
         results["classes"],
         in_channels=prepared.channels,
         stem=prepared.stem,
-        auxiliary=plan.auxiliary > 0,
         head=prepared.head,
     )
     net.load_state_dict(load_file(run.path / "weights.safetensors"))

@@ -47,8 +47,9 @@ class Work:
     def __init__(self, setup: Setup, directory: RunDir, display: Display, hooks: Sequence[RunHook] = ()) -> None:
         self.setup, self.recipe, self.directory = setup, setup.recipe, directory
         self.monitor = RunMonitor(directory, display, hooks, setup.dataset.test, Outlook(parts_of(setup)))
-        self.display = self.monitor.display
+        self._unlogged = display
         self.phase, self.state, self.monitor.seconds = read_phase(directory)
+        self.display = display if self.phase == Phase.DONE else self.monitor.display  # the log of a finished run ends
         for warning in directory.warnings:
             display.say(warning)
         if self.phase == Phase.DONE:
@@ -151,10 +152,10 @@ class Work:
 
     def report(self) -> Path:
         """Write the report."""
-        path = write_report(self.directory.path)
         if self.directory.has("results.json"):
             self.display.results(self._results())
-        self.display.say(f"report: {path}")
+        path = write_report(self.directory.path)
+        self._unlogged.say(f"report: {path}")  # the report shows the log: written again, it is the same
         return path
 
     def _derived(self) -> Genotype:
