@@ -27,12 +27,19 @@ class Part:
         steps: how many it has at most.
         work: of a step, in passes of a pixel with one channel through one operation, forward and backward.
         stage: of a search.
+        light: how many steps at the beginning, those of a warm-up, have `light_work` instead.
     """
 
     name: str
     steps: int
     work: float
     stage: str = ""
+    light: int = 0
+    light_work: float = 0.0
+
+    def work_until(self, done: int) -> float:
+        """Return the work of the first steps."""
+        return min(done, self.light) * self.light_work + max(done - self.light, 0) * self.work
 
 
 def parts_of(setup: Setup) -> tuple[Part, ...]:
@@ -44,11 +51,11 @@ def parts_of(setup: Setup) -> tuple[Part, ...]:
     parts, live = [], _operations(setup.space)
     for number, stage in enumerate(plan.stages, start=1):
         live = min(live, _kept(stage, setup.space))
-        steps = stage.epochs * _batches(sizes[stage.weights_on], plan.batch_size)
-        learning = 1 - stage.warmup / max(stage.epochs, 1)
-        passes = 1 + (_LEVELS.get(stage.level, 2.0) - 1) * learning
-        work = _step(plan, stage, pixels) * live * passes
-        parts.append(Part(f"search {number}/{len(plan.stages)} {stage.name}", steps, work, stage.name))
+        batches = _batches(sizes[stage.weights_on], plan.batch_size)
+        light = _step(plan, stage, pixels) * live
+        work, warm = light * _LEVELS.get(stage.level, 2.0), stage.warmup * batches
+        name = f"search {number}/{len(plan.stages)} {stage.name}"
+        parts.append(Part(name, stage.epochs * batches, work, stage.name, warm, light))
     if setup.rules.project:
         parts.append(_projection(setup, sizes, _step(plan, plan.stages[-1], pixels) * live))
     if setup.ground_truth is None:
@@ -60,7 +67,7 @@ def parts_of(setup: Setup) -> tuple[Part, ...]:
 
 def total_work(parts: Sequence[Part]) -> float:
     """Return the work of all steps."""
-    return sum(part.steps * part.work for part in parts)
+    return sum(part.work_until(part.steps) for part in parts)
 
 
 def _batches(images: float, size: int) -> int:
@@ -137,7 +144,7 @@ class Outlook:
     def __init__(self, parts: Sequence[Part], clock: Callable[[], float] = time.monotonic) -> None:
         self._parts, self._clock = tuple(parts), clock
         self._since: dict[str, tuple[float, int]] = {}
-        self._seconds: dict[str, tuple[float, int]] = {}
+        self._measured: dict[str, tuple[float, float]] = {}
         self.whole = False
 
     def left(self, phase: str, done: int, total: int) -> float | None:
@@ -152,18 +159,25 @@ class Outlook:
         if done <= first:
             return None
         taken, name = max(now - began, 0.0), phase.partition(",")[0]
-        if name != "select":  # whose rounds are no steps
-            self._seconds[name] = taken, done - first
-        here = (total - done) * taken / (done - first)
-        names = [part.name for part in self._parts]
-        if name not in names:
-            return here
-        ahead = [part for part in self._parts[names.index(name) + 1 :] if self.whole or _kind(part.name) == _kind(name)]
+        part = next((part for part in self._parts if part.name == name and name != "select"), None)
+        if part is None:
+            part = Part(name, total, 1.0)  # of a pace of its own, like the rounds of a selection, which are no steps
+        else:
+            self._measured[name] = taken, part.work_until(done) - part.work_until(first)
+        here = taken / (part.work_until(done) - part.work_until(first))
+        left = here * (part.work_until(total) - part.work_until(done))
+        ahead = self._ahead(name)
         if not ahead:
-            return here
-        measured = [(part.work, *self._seconds[part.name]) for part in self._parts if part.name in self._seconds]
-        work = sum(each * steps for each, _, steps in measured)
-        return here + total_work(ahead) * sum(seconds for _, seconds, _ in measured) / work if work else None
+            return left
+        seconds = sum(each for each, _ in self._measured.values())
+        work = sum(each for _, each in self._measured.values())
+        return left + total_work(ahead) * seconds / work if work else None
+
+    def _ahead(self, name: str) -> list[Part]:
+        """The parts that come after one; of two trainings the second is in progress, the first has its own directory."""
+        places = [place for place, part in enumerate(self._parts) if part.name == name]
+        after = self._parts[places[-1] + 1 :] if places else ()
+        return [part for part in after if self.whole or _kind(part.name) == _kind(name)]
 
 
 def _kind(name: str) -> str:

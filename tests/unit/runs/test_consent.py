@@ -196,7 +196,7 @@ def test_a_measurement_that_takes_long_ends_early(monkeypatch: pytest.MonkeyPatc
     names = [f"search stage {stage.name}" for stage in setup.recipe.search.stages]
     assert [part.name for part in found.parts] == [*names, "retraining"]
     assert all(part.seconds > 0 for part in found.parts)
-    parts = {part.stage or part.name: part.steps * part.work for part in quick.parts_of(setup)}
+    parts = {part.stage or part.name: quick.total_work([part]) for part in quick.parts_of(setup)}
     if begun == 1:
         of_search, of_training = (parts[key] for key in (setup.recipe.search.stages[0].name, "retrain"))
         assert found.parts[0].seconds == pytest.approx(100.0 * of_search / of_training)

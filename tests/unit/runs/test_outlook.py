@@ -47,6 +47,27 @@ def test_the_time_left_is_that_of_the_part_and_of_all_that_follow(clock: Clock) 
     assert outlook.left("retrain, seed 2/3", 102, 300) is None  # each seed builds a network
 
 
+def test_a_warm_up_takes_less(clock: Clock) -> None:
+    outlook = Outlook((Part("search 1/1 only", 100, 2.0, "only", 20, 1.0), PARTS[2]), clock)
+    outlook.whole = True
+    outlook.left("search 1/1 only", 1, 100)
+    clock.now += 9
+    assert outlook.left("search 1/1 only", 10, 100) == pytest.approx(10 + 80 * 2 + 300)
+    clock.now += 10 + 2 * 10
+    assert outlook.left("search 1/1 only", 30, 100) == pytest.approx(70 * 2 + 300)
+
+
+def test_of_two_trainings_the_second_is_the_last(clock: Clock) -> None:
+    outlook = Outlook((PARTS[0], Part("retrain", 50, 3.0), PARTS[2]), clock)
+    outlook.whole = True
+    outlook.left("search 1/2 operations", 1, 100)
+    clock.now += 2
+    assert outlook.left("search 1/2 operations", 2, 100) == pytest.approx(2 * 98 + 150 + 300)
+    outlook.left("retrain, seed 1/1", 1, 300)
+    clock.now += 7
+    assert outlook.left("retrain, seed 1/1", 2, 300) == pytest.approx(7 * 298)
+
+
 def test_a_search_alone_does_not_count_a_retraining(clock: Clock) -> None:
     outlook = Outlook(PARTS, clock)
     outlook.left("search 1/2 operations", 1, 100)
@@ -94,7 +115,9 @@ def test_the_parts_are_those_of_the_recipe() -> None:
     assert [p.steps for p in parts[:-1]] == [s.epochs * -(-n // 32) for s, n in zip(stages, images) if s.epochs]
     larger = prepared(recipe.model_copy(update={"retrain": recipe.retrain.model_copy(update={"layers": 6})}))
     assert parts_of(larger)[-1].work == 2 * parts[-1].work
-    assert total_work(parts) == sum(part.steps * part.work for part in parts) > 0
+    assert total_work(parts) == sum(part.work_until(part.steps) for part in parts) > 0
+    warm = parts_of(prepared(load_recipe("quickstart", sizes)))[0]
+    assert 0 < warm.light < warm.steps and 0 < warm.light_work < warm.work
 
 
 @pytest.mark.parametrize("name", ["dots", "darts-v2", "pc-darts-pt", "edarts", "nb201-pt", "p-darts", "random"])

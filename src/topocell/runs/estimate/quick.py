@@ -79,7 +79,7 @@ def _completed(parts: list[outlook.Part], found: list[Part]) -> tuple[Part, ...]
             left.remove(same)
     pace = sum(part.seconds for part in found) / total_work([part for part, _, same in pairs if same is not None])
     return tuple(
-        same or Part(name, part.steps, pace * part.work, pace * part.work * part.steps) for part, name, same in pairs
+        same or Part(name, part.steps, pace * part.work, pace * total_work([part])) for part, name, same in pairs
     )
 
 
