@@ -22,7 +22,7 @@ def environment(device: str | torch.device, data_fingerprint: str, seeds: Mappin
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "instruction_set": instruction_set().name,
         "device": str(device),
         "gpu": gpu,
@@ -36,7 +36,8 @@ def environment(device: str | torch.device, data_fingerprint: str, seeds: Mappin
     }
 
 
-def _cpu_model() -> str | None:
+def cpu_model() -> str | None:
+    """Return the name of the processor; None where the system does not say."""
     source = Path("/proc/cpuinfo")
     lines = source.read_text().splitlines() if source.exists() else []
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
