@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from topocell.config.retrain import PROTOCOLS, RetrainPlan, ShallowPlan
 from topocell.config.search import SearchPlan, Stage
-from topocell.config.selection import PERTURBATION, GroundTruthPlan, SelectionPlan, threshold_fault
+from topocell.config.selection import PERTURBATION, GroundTruthPlan, SelectionPlan, budget_fault, threshold_fault
 from topocell.config.values import AnyColour, Choice, Crop, Model, OnNan, name_only, one_of
 from topocell.errors import nearest
 
@@ -99,6 +99,13 @@ class Recipe(Model):
             )
         if fault := threshold_fault(self.selection.threshold, self.selection.edges):
             faults.append(fault)
+        if fault := budget_fault(self.selection):
+            faults.append(fault)
+        if self.selection.budget is not None and any(plan.parameters is not None for plan in self.trainings):
+            faults.append(
+                "selection.budget limits the cost at retrain.channels, but retrain.parameters chooses the channels of "
+                "each cell; leave one of them out"
+            )
         faults += self._measuring_faults()
         if faults:
             raise ValueError("\n".join(faults))

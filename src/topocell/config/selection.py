@@ -1,17 +1,19 @@
 """Settings of a recipe for the derivation of a cell from a searched supernet."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from topocell.config.cost import CostBudget
 from topocell.config.values import (
     Model,
     NonNegative,
     Positive,
     one_of,
 )
+from topocell.spaces.costs import NetworkCosts
 
 #: The rule by which a supernet is projected before its cell is derived (see `topocell.selection.projection`).
 PERTURBATION = "perturbation"
@@ -32,6 +34,8 @@ class Rules:
             the edge of the weakest one takes its next best operation, and the edges are ranked anew.
         threshold: least weight of an operation that the edge rule `magnitude` keeps (FairDARTS: 0.85), so that a node
             has at most `in_degree` inputs; the best edge of a node stays in any case.
+        budget: limit on the cost of the cell, or none.
+        costs: of the networks of the space, in the measure of the budget.
     """
 
     operations: str = "magnitude"
@@ -41,6 +45,8 @@ class Rules:
     seed: int = 0
     max_skips: int | None = None
     threshold: float | None = None
+    budget: CostBudget | None = None
+    costs: NetworkCosts | None = field(default=None, compare=False)
 
     @property
     def project(self) -> bool:
@@ -56,6 +62,31 @@ def threshold_fault(threshold: float | None, edges: str) -> str | None:
         f"selection.threshold is part of the edge rule magnitude, but selection.edges is {edges}; use "
         f"selection.edges=magnitude, or leave the threshold out"
     )
+
+
+#: Rules that a budget on cost goes with: those whose choice is the largest of scores.
+BUDGET_OPERATIONS, BUDGET_EDGES = ("magnitude",), ("magnitude", "topology", "all")
+
+
+def budget_fault(rules: "Rules | SelectionPlan") -> str | None:
+    """Explain what is wrong with rules beside a budget on cost; None if nothing is, or there is no budget."""
+    if rules.budget is None:
+        return None
+    for key, known in (("operations", BUDGET_OPERATIONS), ("edges", BUDGET_EDGES)):
+        if (name := getattr(rules, key)) not in known:
+            return (
+                f"selection.budget is for selection.{key} {' or '.join(known)}, whose choice is the largest of scores, "
+                f"but got {name}; use selection.{key}={known[0]}, or leave the budget out"
+            )
+    for key in ("max_skips", "threshold"):
+        if getattr(rules, key) is not None:
+            return f"selection.budget and selection.{key} both change the choice of the rules; leave one of them out"
+    if rules.none and rules.edges == "magnitude":
+        return (
+            "selection.budget with selection.none is for edges all or topology, but selection.edges is magnitude; use "
+            "selection.edges=all, or leave the budget out"
+        )
+    return None
 
 
 class Racing(BaseModel):
@@ -150,7 +181,8 @@ class ProjectionPlan(Deciding):
 class SelectionPlan(Model):
     """Settings of the derivation of the cell: see `topocell.selection.rules.Rules`.
 
-    `projection` is how a supernet is projected, where operations or edges are selected by perturbation.
+    `projection` is how a supernet is projected, where operations or edges are selected by perturbation; `budget` limits
+    the cost of the cell.
     """
 
     operations: Annotated[str, one_of("operation rule")] = "magnitude"
@@ -159,11 +191,12 @@ class SelectionPlan(Model):
     none: bool = False
     max_skips: Annotated[int, Field(ge=0)] | None = None
     threshold: Annotated[float, Field(gt=0, le=1)] | None = None
+    budget: CostBudget | None = None
     projection: ProjectionPlan = ProjectionPlan()
 
     def rules(self, seed: int) -> Rules:
         """The rules; `seed` is that of random ones."""
-        return Rules(**self.model_dump(exclude={"projection"}), seed=seed)
+        return Rules(**self.model_dump(exclude={"projection", "budget"}), budget=self.budget, seed=seed)
 
 
 class GroundTruthPlan(Model):

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from topocell.config.selection import PERTURBATION, Rules, threshold_fault
+from topocell.config.selection import PERTURBATION, Rules, budget_fault, threshold_fault
 from topocell.errors import RecipeError, nearest
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.registry import Registry
 from topocell.relaxation import candidate_table
 from topocell.runtime.rng import generator
+from topocell.selection.budget import Scores, choosable, within
 from topocell.spaces.cell import CellSpec, SpaceSpec
 from topocell.supernet.arch_state import ArchState
 from topocell.supernet.weights import ArchWeights
@@ -156,8 +157,8 @@ EDGE_RULES = Registry[Callable[[ArchState, str, Rules, Tensor], tuple[list[int],
 
 
 def check_rules(rules: Rules) -> None:
-    """Raise RecipeError for a rule that does not exist, or a threshold that no rule reads."""
-    if fault := threshold_fault(rules.threshold, rules.edges):
+    """Raise RecipeError for a rule that does not exist, a threshold that no rule reads, a budget beside other rules."""
+    if fault := threshold_fault(rules.threshold, rules.edges) or budget_fault(rules):
         raise RecipeError(fault)
     for what, name, table in (
         ("operations", rules.operations, OPERATION_RULES),
@@ -172,10 +173,11 @@ def check_rules(rules: Rules) -> None:
 def derive(arch: ArchState, rules: Rules) -> Derived:
     """The cells that `rules` derive from the current architecture state.
 
-    With rule `topology` on a topology that keeps all edges (`dense`) the rule `magnitude` decides instead.
+    With rule `topology` on a topology that keeps all edges (`dense`) the rule `magnitude` decides instead. Where the
+    cells cost more than `rules.budget`, they are the most likely ones within it (`topocell.selection.budget`).
 
     Raises:
-        RecipeError: a rule that does not exist.
+        RecipeError: a rule that does not exist; a budget that no cell meets, or without the costs of networks.
     """
     check_rules(rules)
     kept: dict[str, tuple[int, ...]] = {}
@@ -185,7 +187,7 @@ def derive(arch: ArchState, rules: Rules) -> Derived:
     for name, cell in arch.space.cells.items():
         learned = not isinstance(arch.topologies[name], Dense)
         edge_rule = "magnitude" if rules.edges == "topology" and not learned else rules.edges
-        allowed = arch.mask(name).cpu() & (rules.none | ~_is(cell, "none"))
+        allowed = choosable(arch, name, rules)
         while True:
             ops = OPERATION_RULES[rules.operations](arch, name, rules, allowed)
             edges, note = EDGE_RULES[edge_rule](arch, name, rules, allowed)
@@ -201,7 +203,40 @@ def derive(arch: ArchState, rules: Rules) -> Derived:
         cells[name] = _cell_genotype(cell, edges, ops)
         if note:
             notes.append(f"{name}: {note}")
-    return Derived(kept, chosen, cells, tuple(notes))
+    derived = Derived(kept, chosen, cells, tuple(notes))
+    return derived if rules.budget is None else _affordable(arch, rules, derived)
+
+
+def _affordable(arch: ArchState, rules: Rules, derived: Derived) -> Derived:
+    """The derived cells where they are within the budget, else the most likely ones that are."""
+    space, costs, budget = arch.space, rules.costs, rules.budget
+    assert budget is not None
+    if costs is None or costs.measure != budget.measure:
+        raise RecipeError(
+            f"selection.budget needs the {budget.measure} of networks, but the rules have none; set Rules.costs by "
+            f"topocell.nn.costs.network_costs"
+        )
+    strides = {name: cell.stride for name, cell in space.cells.items()}
+    wanted = costs.of(derived.cells, strides)
+    if wanted <= budget.limit:
+        return derived
+    scores = {}
+    for name in space.cells:
+        allowed = choosable(arch, name, rules)
+        scores[name] = Scores(allowed, arch.strengths(name), edge_strengths(arch, name, allowed)[1])
+    kept: dict[str, tuple[int, ...]] = {}
+    chosen: dict[str, tuple[int | None, ...]] = {}
+    cells: dict[str, CellGenotype] = {}
+    for name, picked in within(arch, rules, scores).items():
+        cell = space.cells[name]
+        kept[name] = tuple(e for e, k in picked.items() if cell.candidates[e][k] != "none")
+        chosen[name] = tuple(picked.get(e, k) for e, k in enumerate(derived.chosen[name]))
+        cells[name] = _cell_genotype(cell, list(kept[name]), list(chosen[name]))
+    note = (
+        f"the most likely cell has {costs.words(wanted)}, above selection.budget.limit={budget.limit:g}; took the most "
+        f"likely one within it, {costs.words(costs.of(cells, strides))}"
+    )
+    return Derived(kept, chosen, cells, (*derived.notes, note))
 
 
 def _surplus_skip(

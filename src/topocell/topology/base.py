@@ -72,6 +72,13 @@ class Topology(ABC):
         """Indices of the kept edges, sorted: `decode_report(beta).kept` as a list."""
         return list(self.decode_report(beta).kept)
 
+    def edge_probabilities(self, beta: Tensor, temperature: float = 1.0) -> Tensor:
+        """Probability (E,) that each edge is part of the cell, differentiable in `beta`; here its weight, at most 1.
+
+        Weights are scaled and normalised for the sake of the supernet; what a cell is expected to cost is not.
+        """
+        return self.weights(beta, temperature).clamp(0.0, 1.0)
+
     def penalty(self, beta: Tensor) -> Tensor:
         """Zero-dimensional term of the β loss that favours valid topologies: zero where none is needed."""
         return 0.0 * self._logits(beta).sum()

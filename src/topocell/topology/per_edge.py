@@ -109,6 +109,10 @@ class EdgeSoftmax(Topology):
         """The weights (E,): each edge's share of its node."""
         return self.weights(beta, temperature)
 
+    def edge_probabilities(self, beta: Tensor, temperature: float = 1.0) -> Tensor:
+        """`keep` times its share of its node (E,), at most 1: `keep` edges of the node are expected, as are kept."""
+        return (self.keep * self.weights(beta, temperature)).clamp(max=1.0)
+
     def entropy(self, beta: Tensor, temperature: float = 1.0) -> Tensor | None:
         """Mean entropy over the nodes with two and more incoming edges."""
         return self._groups.entropy(self._logits(beta, temperature))

@@ -59,6 +59,7 @@ class Subsets(Topology):
 
     Attributes:
         groups: the groups, as `Group`, in the order of their logits.
+        may_drop_nodes: whether a set may be empty, so that nodes can be left without an input.
 
     Raises:
         RecipeError: an option outside the above, or "printed" with fixed sizes.
@@ -84,11 +85,11 @@ class Subsets(Topology):
         edges = [tuple(edges_of(node)) for node in nodes]
         rows = [subsets(len(e), k) for e, k in zip(edges, _sizes(view, sizes, [len(e) for e in edges]))]
         super().__init__(cell, sum(len(b) for b in rows))
-        self._may_drop_nodes = sizes == "any-or-none"
+        self.may_drop_nodes = sizes == "any-or-none"
         self._softmax = GroupedLogits([len(b) for b in rows])
         self.groups = [Group(*g) for g in zip(nodes, edges, map(torch.from_numpy, rows), self._softmax.slices)]
         self._assignments = Assignments(cell, edges, rows)
-        self._constants = Constants(mix=self._mix(norm, scale), **self._inputs())
+        self._constants = Constants(mix=self._mix(norm, scale), chosen=self._chosen(), **self._inputs())
         if not isinstance(sizes, str) and self.n_valid == 0:
             raise SpaceError(
                 f"every computed node has an input, but no choice with view={view!r} and sizes={sizes!r} gives "
@@ -106,6 +107,13 @@ class Subsets(Topology):
             factor = {"unit": 1 / b.mean(), "none": 1.0, "printed": (2**n - 1) / 2 ** (n - 1)}[scale]
             mix[list(group.edges), group.slice] = factor * b.T
         return mix
+
+    def _chosen(self) -> np.ndarray:
+        """(E, n_logits): B_g[c, e]."""
+        chosen = np.zeros((self.cell.n_edges, self.n_logits))
+        for group in self.groups:
+            chosen[list(group.edges), group.slice] = group.choices.numpy().T
+        return chosen
 
     def _inputs(self) -> dict[str, np.ndarray]:
         """Index arrays of the penalty, with R rows: one per computed node and group that can give it an input.
@@ -138,6 +146,10 @@ class Subsets(Topology):
     def weights(self, beta: Tensor, temperature: float = 1.0) -> Tensor:
         """s (E,), by the equation above."""
         return (self._constants.get("mix", beta) * self.probabilities(beta, temperature)).sum(1)
+
+    def edge_probabilities(self, beta: Tensor, temperature: float = 1.0) -> Tensor:
+        """Σ_c p_g(c) · B_g[c, e] (E,): the probability that the set drawn by the edge's group has it."""
+        return (self._constants.get("chosen", beta) * self.probabilities(beta, temperature)).sum(1)
 
     def entropy(self, beta: Tensor, temperature: float = 1.0) -> Tensor | None:
         """Mean entropy in nats over the groups with two and more choices."""
@@ -177,7 +189,7 @@ class Subsets(Topology):
         missed = set(self.cell.computed) - entered
         if not missed:
             return Decoded(tuple(self._assignments.edges(plain)), log_probability=self._log_probability(beta, plain))
-        if self._may_drop_nodes:
+        if self.may_drop_nodes:
             output = self.cell.computed if self.cell.output == "concat" else self.cell.computed[-1:]
             best, rule = self._assignments.best(scores, output, every=False), "leave a cell"
         else:
