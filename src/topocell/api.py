@@ -282,8 +282,9 @@ def estimate(recipe: Recipe, display: Display | None = None) -> Estimate:
         "execution": execution(recipe),
         "free": free,
     }
+    plan, costs = recipe.selection.projection, setup.penalised
     parts, genotype = estimate_search(
-        recipe.search, setup.space, setup.search_data, setup.rules, recipe.selection.projection, **options
+        recipe.search, setup.space, setup.search_data, setup.rules, plan, costs=costs, **options
     )
     if setup.ground_truth is None:
         parts += [estimate_retraining(genotype, plan, setup.dataset, **options) for plan in recipe.trainings]

@@ -28,7 +28,13 @@ SMALL = ["data.images=64", "data.test_images=20", "space.nodes=2", "--budget", "
 #: Joint and single level over three stages that shrink and rebuild; alternate mixed updates; second order; decisions
 #: in the search, and after it.
 RUNS = {
-    "quickstart": ["search.stages.topology-warmup.epochs=3", "search.stages.topology.epochs=2", "retrain.seeds=[3,4]"],
+    "quickstart": [
+        "search.stages.topology-warmup.epochs=3",
+        "search.stages.topology.epochs=2",
+        "search.cost.measure=latency",
+        "search.cost.weight=0.5",
+        "retrain.seeds=[3,4]",
+    ],
     "toponas-arbitrary-mile": ["search.stages.search.epochs=2", "search.stages.search.warmup=0"],
     "darts-v2": ["search.stages.search.epochs=2"],
     "sgas-2": ["search.stages.search.epochs=3"],

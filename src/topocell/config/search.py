@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializationInfo, field_serializer, field_validator, model_validator
 
+from topocell.config.cost import CostPlan
 from topocell.config.mechanisms import Mechanisms
 from topocell.config.values import (
     BatchSize,
@@ -194,6 +195,7 @@ class SearchPlan(Model):
         memory: `low` keeps less for the backward pass and computes it again there.
         loss: a row of `topocell.runtime.losses.LOSSES`, of every update of weights and architecture. Evaluation and
             selection measure cross entropy and accuracy.
+        cost: penalty on the expected cost of the cell, or none.
     """
 
     channels: Channels = 16
@@ -204,6 +206,7 @@ class SearchPlan(Model):
     evaluation_batches: int | None = Field(16, ge=1)
     memory: Literal["standard", "low"] = "standard"
     loss: LossChoice = Choice(name="cross_entropy")
+    cost: CostPlan | None = None
     stages: tuple[Stage, ...] = Field(min_length=1)
 
     def size(self, stage: Stage) -> dict[str, int]:
@@ -236,4 +239,10 @@ class SearchPlan(Model):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"every stage has its own name, but got {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _cost_moves_something(self) -> "SearchPlan":
+        if self.cost is not None and all(s.level == "weights" or s.epochs <= s.warmup for s in self.stages):
+            raise ValueError("cost is a penalty on α and β, but no stage of the search updates them; leave it out")
         return self

@@ -75,7 +75,7 @@ class Retraining:
         self.runs: list[dict[str, Any]] = []
         self.confusions: list[Tensor] = []
         self.tests: list[float] = []
-        self.channels, self._chosen = initial_channels(genotype, plan, data)
+        self.channels, self._chosen = initial_channels(genotype, plan, len(data.train.classes), data.shape)
         base = data.augmentation
         self._augmentation = Augmentation(
             base.padding, base.flip, plan.cutout, plan.rotation, plan.scaling, plan.shear, plan.translation
@@ -358,18 +358,26 @@ class Retraining:
         self.loop.load_state_dict(state)
 
 
-def initial_channels(genotype: Genotype, plan: RetrainPlan, data: Dataset) -> tuple[int, list[str]]:
+def initial_channels(
+    genotype: Genotype, plan: RetrainPlan, classes: int, shape: tuple[int, int, int]
+) -> tuple[int, list[str]]:
     """The initial channels of the network of a cell, and a sentence where a limit chose them.
+
+    Args:
+        genotype: the cell.
+        plan: of its training.
+        classes: width of the output.
+        shape: (C, H, W) of an image.
 
     Raises:
         SpaceError: the narrowest network is above a limit.
     """
-    sizes = plan.layers, len(data.train.classes), data.shape[0], plan.stem, plan.head
+    sizes = plan.layers, classes, shape[0], plan.stem, plan.head
     if plan.parameters is not None:
         return channels_for(genotype, plan.parameters, *sizes), []
     limits = {"parameters": plan.max_parameters, "multiply_adds": plan.max_multiply_adds}
     known = {name: limit for name, limit in limits.items() if limit is not None}
-    return widest(genotype, known, data.shape[1], data.shape[2], *sizes) if known else (plan.channels, [])
+    return widest(genotype, known, shape[1], shape[2], *sizes) if known else (plan.channels, [])
 
 
 def correct(logits: Tensor, target: Tensor) -> Tensor:

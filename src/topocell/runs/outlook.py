@@ -174,7 +174,7 @@ class Outlook:
         return left + total_work(ahead) * seconds / work if work else None
 
     def _ahead(self, name: str) -> list[Part]:
-        """The parts that come after one; of two trainings the second is in progress, the first has its own directory."""
+        """The parts after one; of two trainings the second is in progress, the first has its own directory."""
         places = [place for place, part in enumerate(self._parts) if part.name == name]
         after = self._parts[places[-1] + 1 :] if places else ()
         return [part for part in after if self.whole or _kind(part.name) == _kind(name)]

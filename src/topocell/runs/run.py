@@ -20,6 +20,7 @@ from topocell.reporting.ground_truth import ground_truth_of
 from topocell.reporting.html import write_report
 from topocell.reporting.tables import is_number
 from topocell.reporting.terminal import Display
+from topocell.runs.costs import cost_line
 from topocell.runs.directory import RunDir
 from topocell.runs.estimate import Knob, is_out_of_memory, out_of_memory, retrain_knobs, stage_knobs
 from topocell.runs.monitor import RunHook, RunMonitor, fitting
@@ -90,7 +91,9 @@ class Work:
         chosen = {"operations": rules.operations, "edges": rules.edges}
         origin = {"recipe": self.recipe.name, "seed": self.recipe.seed, "run": self.directory.path.name, **chosen}
         space = self.setup.space
-        genotype = derived.genotype(space, {**origin, "key": derived.genotype(space).key})
+        bare = derived.genotype(space)
+        cost = self.setup.costs_of_cell(bare)
+        genotype = derived.genotype(space, {**origin, "key": bare.key, **({"cost": cost} if cost else {})})
         for note in derived.notes:
             self.monitor.say(note)
         another = self.phase != Phase.SELECT and Genotype.load(self.directory.genotype_path).cells != genotype.cells
@@ -105,6 +108,8 @@ class Work:
             self._clear()
         genotype.save(self.directory.genotype_path)
         self.display.cell(genotype.to_dict())
+        if cost:
+            self.display.say(cost_line(cost))
         if self.phase == Phase.SELECT:
             self._enter(Phase.RETRAIN)
         return genotype
@@ -200,7 +205,7 @@ class Work:
     def _rules(self, **changes: Any) -> Rules:
         named = {key: changes[key] for key in ("operations", "edges") if key in changes}
         check_rules(dataclasses.replace(self.recipe.selection.rules(self.recipe.seed), **named))
-        rules = reselected(self.recipe, changes).selection.rules(self.recipe.seed)
+        rules = self.setup.priced(reselected(self.recipe, changes).selection.rules(self.recipe.seed))
         if "in_degree" in changes and rules.edges in ("topology", "all"):
             raise RecipeError(
                 f"in_degree is for rules that choose so many inputs of a node, but edges is {rules.edges!r}; leave "

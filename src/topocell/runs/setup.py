@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from topocell import spaces, testing
+from topocell.config.cost import CostBudget, CostPlan
 from topocell.config.recipe import Recipe
 from topocell.config.retrain import RetrainPlan
 from topocell.config.search import Stage
@@ -28,6 +29,7 @@ from topocell.networks.retraining import Retraining, initial_channels
 from topocell.networks.start import AFRESH, Start
 from topocell.nn.network import FixedNet
 from topocell.registry import is_foreign, known
+from topocell.runs.costs import check_reachable, costs_for, costs_of_cell, network_size
 from topocell.runtime.devices import find_device
 from topocell.runtime.hooks import Monitor
 from topocell.runtime.losses import check_loss_options
@@ -38,6 +40,7 @@ from topocell.searching.loop import Search
 from topocell.searching.mechanisms import has_ranking, mechanisms_of
 from topocell.selection.projection import Projection
 from topocell.spaces.cell import SpaceSpec
+from topocell.spaces.costs import NetworkCosts
 from topocell.spaces.skeletons import least_layers, unplaced
 from topocell.supernet import Supernet
 from topocell.supernet.arch_state import ArchState
@@ -65,6 +68,7 @@ class Setup:
     dataset: Dataset
     ground_truth: Table | None
     device: torch.device
+    _costs: dict[tuple[str, int], NetworkCosts] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, recipe: Recipe, data: Given | Sequence[Any] | None = None, like: "Setup | None" = None) -> "Setup":
@@ -90,7 +94,36 @@ class Setup:
     @property
     def rules(self) -> Rules:
         """Return the rules by which the cell is derived."""
-        return self.recipe.selection.rules(self.recipe.seed)
+        return self.priced(self.recipe.selection.rules(self.recipe.seed))
+
+    def priced(self, rules: Rules) -> Rules:
+        """Return rules with the costs of networks, if they have a budget."""
+        return rules if rules.budget is None else replace(rules, costs=self.costs(rules.budget))
+
+    @property
+    def penalised(self) -> NetworkCosts | None:
+        """The costs of networks in the measure of `search.cost`; None where the recipe has no such penalty."""
+        return None if self.recipe.search.cost is None else self.costs(self.recipe.search.cost)
+
+    def costs(self, plan: CostPlan | CostBudget) -> NetworkCosts:
+        """Return the costs of all networks of the space in a measure, at the size of the retraining."""
+        key = (plan.measure, plan.batch)
+        if key not in self._costs:
+            self._costs[key] = costs_for(plan, self.space, network_size(self.recipe, self.dataset), self.device)
+        return self._costs[key]
+
+    def costs_of_cell(self, genotype: Genotype) -> dict[str, Any] | None:
+        """Return what the network of a derived cell costs, see `topocell.runs.costs.costs_of_cell`.
+
+        None where the cell is looked up, and its images fit no network of the retraining.
+        """
+        known = {measure: costs for (measure, _), costs in self._costs.items()}
+        try:
+            return costs_of_cell(self.recipe, genotype, network_size(self.recipe, self.dataset), known)
+        except SpaceError:
+            if self.ground_truth is None:
+                raise
+            return None
 
     @property
     def search_data(self) -> SearchData:
@@ -134,7 +167,8 @@ class Setup:
     def search(self, rules: Rules | None = None, monitor: Monitor | None = None) -> Search:
         """A search before its first step; `rules` are those of its diagnostics, in place of the recipe's."""
         shown = rules or self.rules
-        return Search(self.recipe.search, self.space, self.search_data, rules=shown, **self._options(monitor))
+        options = self._options(monitor)
+        return Search(self.recipe.search, self.space, self.search_data, rules=shown, costs=self.penalised, **options)
 
     def projection(
         self, search: Search, rules: Rules, monitor: Monitor | None = None, plan: ProjectionPlan | None = None
@@ -187,6 +221,7 @@ def prepared(recipe: Recipe, data: Given | Sequence[Any] | None = None, like: Se
     setup = Setup.of(recipe, data, like)
     if setup.ground_truth is None:
         check_images(recipe, setup.space, setup.dataset)
+    check_reachable(recipe, setup.space, setup.rules, setup.penalised)
     return setup
 
 
@@ -346,7 +381,7 @@ def check_images(recipe: Recipe, space: SpaceSpec, dataset: Dataset) -> None:
 
 def check_network(genotype: Genotype, plan: RetrainPlan, dataset: Dataset) -> None:
     """Raise SpaceError for images that the network of a cell cannot take, and for a limit that no width meets."""
-    initial_channels(genotype, plan, dataset)
+    initial_channels(genotype, plan, len(dataset.train.classes), dataset.shape)
     classes, channels = len(dataset.train.classes), dataset.shape[0]
     sizes = plan.channels, plan.layers, classes, channels, plan.stem
     options: dict[str, Any] = {"auxiliary": plan.auxiliary > 0, "head": plan.head}

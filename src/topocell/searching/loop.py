@@ -22,12 +22,14 @@ from topocell.runtime.hooks import Monitor, Silent
 from topocell.runtime.nan_guard import Place, Stateful
 from topocell.runtime.precision import PLAIN, Execution
 from topocell.runtime.rng import derive as derive_seed
+from topocell.searching.cost import cost_penalty
 from topocell.searching.diagnostics import observe
 from topocell.searching.mechanisms import Mechanism, mechanisms_of, with_records
 from topocell.searching.schedules import scheduled, set_schedules, updates_architecture
 from topocell.searching.streams import Streams
 from topocell.searching.transition import Builder
 from topocell.spaces.cell import SpaceSpec
+from topocell.spaces.costs import NetworkCosts
 from topocell.supernet.learner import Learner
 from topocell.supernet.levels import LEVELS, weights_only
 
@@ -44,6 +46,7 @@ class Search:
         monitor: receives metrics, progress and states to save.
         execution: how the supernet is called in training; evaluations are in float32.
         on_nan: what is done about a step that is not finite, see `topocell.runtime.nan_guard`.
+        costs: of the networks of the space, if the plan has a penalty on cost.
 
     Attributes:
         learner: the supernet, the architecture state and their optimizers at this moment.
@@ -67,6 +70,7 @@ class Search:
         monitor: Monitor | None = None,
         execution: Execution = PLAIN,
         on_nan: OnNan = "stop",
+        costs: NetworkCosts | None = None,
     ) -> None:
         self.plan, self.space, self.data, self.rules = plan, space, data, rules or Rules()
         self.seed, self.device, self.monitor = seed, torch.device(device), monitor or Silent()
@@ -74,6 +78,7 @@ class Search:
         self.loop = EpochLoop(self, seed=seed, device=self.device, monitor=self.monitor, on_nan=on_nan)
         self.build = Builder(plan, data, seed, self.device, execution, self.loop.guard.see)
         self.mechanisms: dict[str, Mechanism] = {}
+        self.always = cost_penalty(plan, space, self.rules, costs)
 
     @property
     def stage(self) -> Stage:
@@ -105,7 +110,7 @@ class Search:
         """Begin the stage, or what is left of it, with what it starts from."""
         stage, self.space, self.learner = self.stage, space, learner
         self.streams = Streams(self.data, stage, self.plan.batch_size, self.seed, self.device)
-        self.mechanisms = mechanisms_of(stage)
+        self.mechanisms = {**mechanisms_of(stage), **self.always}
         for mechanism in self.mechanisms.values():
             mechanism.on_stage_start(self)
 

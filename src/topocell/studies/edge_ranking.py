@@ -136,7 +136,7 @@ def _ranked(recipe: Recipe, path: Path, display: Display) -> Record:
     cell_type = _ranked_type(arch.space)
     cell = arch.space.cells[cell_type]
     plan = {f.name: getattr(recipe.selection, f.name) for f in fields(Rules) if hasattr(recipe.selection, f.name)}
-    derived = derive(arch, replace(Rules(**plan), none=False, seed=recipe.seed))
+    derived = derive(arch, replace(Rules(**plan), none=False, budget=None, seed=recipe.seed))
     nodes, chosen = derived.cells[cell_type].nodes, derived.chosen[cell_type]
     kept = set(derived.kept[cell_type]) & set(cell.incoming(cell.computed[-1]))
     words, weights = pair_weights(arch, cell_type)

@@ -47,6 +47,7 @@ class Learner:
             of `topocell.searching.perturbation.PERTURBATIONS`. Architecture updates see the architecture as it is.
         epsilon: size of the perturbation.
         execution: how the network is called.
+        cost: penalty (0-dim) on what the cell is expected to cost, part of every loss of α and β, or None.
         after_alpha: called with the architecture after every update of α, without gradients.
         see: receives every loss and gradient norm (0-dim) with its name before it moves anything; what it raises ends
             the step. Default nobody.
@@ -66,6 +67,7 @@ class Learner:
     perturb: "Perturbation | None" = None
     epsilon: float = 0.0
     execution: Execution = PLAIN
+    cost: Callable[[ArchState], Tensor] | None = None
     after_alpha: list[Callable[[ArchState], None]] = field(default_factory=list)
     see: Callable[[str, Tensor], None] | None = None
 
@@ -154,6 +156,8 @@ class Learner:
             loss = loss + self.penalty * self.arch.penalty()
         if update.alpha and self.alpha_penalty:
             loss = loss + self.alpha_penalty * self.arch.alpha_penalty()
+        if self.cost is not None:
+            loss = loss + self.cost(self.arch).to(loss.dtype)
         return loss
 
     def apply_arch(self, update: ArchBatch, gradient: Sequence[Tensor]) -> None:

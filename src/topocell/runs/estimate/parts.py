@@ -30,6 +30,7 @@ from topocell.selection.projection import Projection
 from topocell.selection.pruning import real_candidates, undecided
 from topocell.selection.rules import derive
 from topocell.spaces.cell import SpaceSpec
+from topocell.spaces.costs import NetworkCosts
 from topocell.supernet.arch_state import ArchState
 from topocell.supernet.learner import ArchBatch, Learner
 from topocell.supernet.levels import bilevel
@@ -118,6 +119,7 @@ def estimate_search(
     free: int | None = None,
     begin: Begin = unseen,
     work: Mapping[str, float] | None = None,
+    costs: NetworkCosts | None = None,
 ) -> tuple[list[Part], Genotype]:
     """The stages and the selection, and a cell such as the search may find; arguments as for `Search`.
 
@@ -129,7 +131,7 @@ def estimate_search(
     """
     device, parts = torch.device(device), []
     images = 2 * sum(split.images.nbytes for split in data.splits.values())
-    options: dict[str, Any] = {"seed": seed, "device": device}
+    options: dict[str, Any] = {"seed": seed, "device": device, "costs": costs}
 
     def searched(of: SearchPlan, index: int, batch: int, steps: int, stopwatch: Stopwatch) -> Search:
         few, short = _first(data, of.stages[index], batch * steps), _shortened(of, index, batch)
