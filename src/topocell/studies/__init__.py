@@ -17,6 +17,7 @@ from topocell.registry import Registry
 from topocell.reporting.terminal import Display, Quiet
 from topocell.studies import (
     compare,
+    cost_front,
     depth,
     edarts_ablation,
     edge_ranking,
@@ -182,6 +183,13 @@ STUDIES = Registry[Study](
             selection_agreement.SelectionAgreement,
             selection_agreement.measure,
             "runs=runs/darts-pt,runs/nb201-pt --out runs/agreement",
+        ),
+        "cost-front": Study(
+            "accuracy against cost under several weights of the penalty on cost",
+            "",
+            cost_front.CostFront,
+            cost_front.measure,
+            "recipes=dots weights=[0,0.1,1] measure=multiply_adds --budget small data.download=true --out runs/front",
         ),
         "compare": Study(
             "any recipes side by side under equal seeds",

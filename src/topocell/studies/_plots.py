@@ -37,6 +37,16 @@ class Curve:
     std: Sequence[float | None]
 
 
+@dataclass(frozen=True)
+class Front:
+    """One setting of `front`: cost and accuracy of each of its searches, and what its mean is called."""
+
+    line: str
+    label: str
+    cost: Sequence[float]
+    value: Sequence[float]
+
+
 def clouds(panels: Sequence[Cloud], x: str, y: str, path: Path) -> None:
     """Points against points, a panel per entry, four in a row."""
     from matplotlib.ticker import MaxNLocator
@@ -114,6 +124,44 @@ def grouped_bars(groups: Mapping[str, Mapping[str, Sequence[float]]], y: str, pa
         ax.set_ylim(floor, highest + 0.6 * room)
         ax.set_xticks(range(len(groups)), map(clipped, groups))
         _finish(ax, "", f"{y} (axis cut)" if floor else y, legend=len(names) > 1)
+        save(figure, path)
+
+
+def non_dominated(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the (cost, value) for which no other has a larger value at no more cost, or the same for less."""
+
+    def beaten(cost: float, value: float) -> bool:
+        return any(c <= cost and v >= value and (c, v) != (cost, value) for c, v in points)
+
+    found = [i for i, point in enumerate(points) if not beaten(*point)]
+    return sorted(found, key=lambda i: points[i])
+
+
+def front(settings: Sequence[Front], x: str, y: str, path: Path) -> None:
+    """Searches as small points, the mean of each setting with its label, a step line through non-dominated means."""
+    from matplotlib.ticker import EngFormatter
+
+    with styled():
+        figure = paneled(1.5, 1.1)
+        ax = figure.add_subplot()
+        lines = list(dict.fromkeys(setting.line for setting in settings))
+        means = [(statistics.fmean(s.cost), statistics.fmean(s.value)) for s in settings]
+        best = [means[i] for i in non_dominated(means)]
+        ax.step(
+            *zip(*best), where="post", color=MUTED, linewidth=1.2, linestyle="--", zorder=1, label="front of the means"
+        )
+        for number, line in enumerate(lines):
+            colour = CYCLE[number % len(CYCLE)]
+            own = [(setting, mean) for setting, mean in zip(settings, means) if setting.line == line]
+            for setting, mean in own:
+                ax.scatter(setting.cost, setting.value, s=14, color=colour, alpha=0.45)
+                plain = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+                ax.annotate(setting.label, mean, (6, 6), textcoords="offset points", color=colour, bbox=plain)
+            costs, values = zip(*(mean for _, mean in own))
+            ax.scatter(costs, values, s=42, color=colour, zorder=3, label=f"{clipped(line)}, by weight")
+        ax.xaxis.set_major_formatter(EngFormatter(sep="\N{NO-BREAK SPACE}"))
+        ax.margins(0.12)
+        _finish(ax, x, y, legend=True)
         save(figure, path)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import Field
-from tests.helpers.studies import names_of, rows_of, without_reports  # noqa: F401
+from tests.helpers.studies import items_of, names_of, rows_of, without_reports  # noqa: F401
 
 from topocell import ArchState, Genotype, api, spaces, studies
 from topocell.cli import main
@@ -29,6 +29,7 @@ from topocell.runs.monitor import RunMonitor
 from topocell.runtime.provenance import environment
 from topocell.studies import STUDIES, Bench, Options, Outcome, Study, edge_ranking
 from topocell.studies._options import parse
+from topocell.studies._plots import non_dominated
 from topocell.studies._training import finished_search
 
 TINY = ["--budget", "smoke", "data.images=24", "data.test_images=10", "space.nodes=2", "search.evaluation_batches=1"]
@@ -47,6 +48,7 @@ SMALLEST = {
     "stability": [*TINY, "recipes=darts-v1", "epochs=[1,2]", "seeds=0"],
     "views": [*TINY, "seeds=0"],
     "joint": [*TINY, "seeds=0"],
+    "cost-front": [*TINY, "recipes=darts-v1", "weights=[0,2]", "seeds=[0,1]"],
     "compare": [*TINY, "recipes=[random, random search.channels=2]", "seeds=[0,3]"],
     "trajectory": [*TINY, "recipes=darts-pt", "space.nodes=1", "epochs=2", "seeds=0"],
     "operation-strength": [*TINY, "space.candidates=[skip_connect,sep_conv_3x3]", "edges=1"],
@@ -338,6 +340,13 @@ MISTAKES: list[tuple[list[str], str]] = [
     ([*ODD, "recipes=dots", "space=dartz"], "unknown space 'dartz'"),
     (["stability", *TINY[:4], "epochs=[1,9]", "--out", "new"], "epochs must be within the search"),
     (["edge-ranking", *TINY[:4], "space.nodes=1", "--out", "new"], "ranking needs a last node with three inputs"),
+    (["cost-front", *TINY[:4], "weights=[0,-1]", "--out", "new"], "weights.1: input should be greater"),
+    (["cost-front", *TINY[:4], "weights=[1,1]", "--out", "new"], "'1' is named again"),
+    (["cost-front", *TINY[:4], "measure=flops", "--out", "new"], "measure: input should be 'parameters'"),
+    (["cost-front", *TINY[:4], "search.cost.weight=1", "--out", "new"], "use weights=[..]"),
+    (["cost-front", *TINY[:4], "target=1", "--out", "new"], "search.cost.target is at least the cost of the cheapest"),
+    (["cost-front", *TINY[:4], "retrain.parameters=9000", "--out", "new"], "cost-front compares cells at equal"),
+    (["cost-front", *TINY[:4], "recipes=random", "--out", "new"], "no stage of the search updates them"),
     (["views", "--budget", "tiny", "--out", "new"], "'tiny' is not one of"),
 ]
 
@@ -535,6 +544,25 @@ def test_depth_of_a_run_takes_its_recipe(done: Callable[[str], Path], tmp_path: 
     recipe = (tmp_path / "a/runs/layers-2/recipe.yaml").read_text()
     assert "name: random" in recipe and "images: 24" in recipe
     assert Genotype.load(tmp_path / "a/runs/layers-2/genotype.json") == Genotype.load(run / "genotype.json")
+
+
+def test_the_front_has_the_cost_of_each_cell(done: Callable[[str], Path]) -> None:
+    folder = done("cost-front")
+    rows = rows_of(folder)
+    assert [row["weight"] for row in rows] == ["0.0", "2.0"] and [row["n"] for row in rows] == ["2", "2"]
+    items = items_of(folder)
+    for row in rows:
+        own = [item for name, item in items.items() if f"-weight-{float(row['weight']):g}-" in name]
+        assert float(row["parameters"]) == sum(item["results"]["parameters"] for item in own) / 2
+        assert float(row["multiply_adds"]) == sum(item["results"]["multiply_adds"] for item in own) / 2
+    assert "True" in {row["on the front"] for row in rows}
+    recipe = (folder / "runs/darts-v1-weight-2-seed-1/recipe.yaml").read_text()
+    assert "weight: 2.0" in recipe and "measure: parameters" in recipe
+
+
+def test_non_dominated_points() -> None:
+    points = [(3.0, 9.0), (1.0, 5.0), (2.0, 5.0), (2.0, 8.0), (4.0, 9.0), (1.0, 4.0), (2.0, 8.0)]
+    assert non_dominated(points) == [1, 3, 6, 0]
 
 
 def test_stability_derives_what_the_search_saw(done: Callable[[str], Path]) -> None:
