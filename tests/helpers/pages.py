@@ -22,6 +22,8 @@ DOCS = Path(__file__).parent.parent.parent / "docs"
 MORE = {
     "topocell.relaxation": ("Relaxation",),
     "topocell.topology": ("Topology", "Decoded"),
+    "topocell.nn.costs": ("NetworkSize", "Layer", "network_costs"),
+    "topocell.spaces.costs": ("NetworkCosts", "CellCosts"),
     "topocell.nn.primitives": ("Primitive",),
     "topocell.searching.mechanisms": ("Mechanism", "Running"),
     "topocell.spaces": ("Slot", "Stacking", "complete_edges"),
