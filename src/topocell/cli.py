@@ -236,6 +236,9 @@ def retrain(
         Path | None,
         typer.Option("--from", metavar="RUN", help="Fine-tune the weights of a trained network.", show_default=False),
     ] = None,
+    random_cell: Annotated[
+        bool, typer.Option("--random-cell", help="Retrain a random cell like that of RUN, for comparison.")
+    ] = False,
     protocol: Annotated[
         str | None, typer.Option(help="One of full, shallow, filter; default the recipe's.", show_default=False)
     ] = None,
@@ -268,7 +271,9 @@ def retrain(
     with displayed(quiet) as display:
         before = None if quiet else asking(display, yes)
         shared: dict[str, Any] = {"weights_from": weights_from, "accept_data": accept_data, "before": before}
-        if out is None:
+        if random_cell:
+            api.retrain_random_cell(source, display, accept_data=accept_data, before=before)
+        elif out is None:
             api.retrain(source, display, protocol, name=name, changes=changes or [], **shared)
         else:
             from topocell.genotype.genotype import Genotype

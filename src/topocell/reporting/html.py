@@ -183,7 +183,7 @@ def write_report(run_path: Path | str) -> Path:
             total=format_seconds(sum(s for s in timings.values() if is_number(s))),
             recipe=found.text("recipe.yaml"),
             versions=flattened(env),
-            notes=_notes(results, epochs),
+            notes=_notes(results, epochs, bool(_beside(path))),
             files=[(name, what, found.state(name)) for name, what in _FILES.items()],
             log=log[-_LOG_LINES:],
             log_lines=len(log),
@@ -366,10 +366,15 @@ def _selection(metrics: Iterable[Mapping[str, Any]]) -> list[list[str]]:
     return [columns, *([_value(row.get(column, "")) for column in columns] for row in rows)] if columns else []
 
 
-def _notes(results: Mapping[str, Any], epochs: list[run_figures.Epoch]) -> list[str]:
+def _notes(results: Mapping[str, Any], epochs: list[run_figures.Epoch], beside: bool) -> list[str]:
     """Notes that a reader must know to trust the numbers as far as they go, and no further."""
     ground_truth = ground_truth_of(results)
     notes = ground_truth_notes(ground_truth) if ground_truth else score_notes(results)
+    if "last_mean" in results and not beside:
+        notes.append(
+            "Whether the search was worth its time shows beside a random cell, retrained alike: topocell retrain RUN "
+            "--random-cell."
+        )
     gaps = [(e, e.row["gap"]) for e in epochs if isinstance(e.row.get("gap"), dict)]
     if gaps and all(is_number(gaps[-1][1].get(key)) for key in ("soft", "derived")):
         epoch, gap = gaps[-1]
