@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from benchmarks import all as every
-from benchmarks import data_path, fixed_network, measure, supernet
+from benchmarks import data_path, fixed_network, gpu, measure, supernet
 from benchmarks import kernels as kernels_benchmark
 from benchmarks.supernet import OURS, PUBLISHED, Ours, Published
 from torch import nn
@@ -257,3 +257,25 @@ def test_the_kernels_are_measured_beside_the_machine(
 def test_every_set_has_its_limits_and_its_benchmarks() -> None:
     assert {known.name for known in offered()} <= set(every.LIMITS)
     assert every.environment("avx2")["TOPOCELL_ISA"] == "avx2"
+
+
+# --- what a GPU has to show, tried on a CPU
+
+
+def test_the_gpu_benchmark_compares_steps_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "CASES", {"tiny": TINY})
+    monkeypatch.setattr(gpu, "RECIPES", {"random": ("space.nodes=1", "data.images=20", "data.test_images=10")})
+    out = tmp_path / "out.md"
+    assert gpu.main(["--device", "cpu", "--repetitions", "1", "--out", str(out)]) == 0
+    text = out.read_text()
+    assert (
+        text.count("| equal |") == 6 and text.count("x faster") == 3 and re.search(r"\| random \| [\d.]+ \| 0\.", text)
+    )
+
+
+def test_the_gpu_benchmark_says_what_differs_and_what_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "differ" in gpu.difference(spaces.get("s2"), torch.device("cpu"), torch.float32, 1e-12)
+    monkeypatch.setattr(gpu, "RECIPES", {"absent": ()})
+    out = tmp_path / "out.md"
+    assert gpu.main(["--device", "cpu", "--parts", "recipes,lost", "--out", str(out)]) == 1
+    assert "RecipeError" in out.read_text() and "KeyError" in out.read_text()
