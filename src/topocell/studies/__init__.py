@@ -189,7 +189,7 @@ STUDIES = Registry[Study](
             "",
             cost_front.CostFront,
             cost_front.measure,
-            "recipes=dots weights=[0,0.1,1] measure=multiply_adds --budget small data.download=true --out runs/front",
+            "recipes=dots weights=0,0.1,1 measure=multiply_adds --budget small data.download=true --out runs/front",
         ),
         "compare": Study(
             "any recipes side by side under equal seeds",
