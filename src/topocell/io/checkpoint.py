@@ -100,10 +100,15 @@ def places(*numbers: Any) -> list[int]:
     return list(numbers)
 
 
+#: Entries in the state of an optimizer that are means over a dimension → that dimension.
+FACTORED = {"row_var": -1, "col_var": -2}
+
+
 def restore_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """Let an optimizer resume from its `state_dict`. Raises ValueError where that is of parameters of other shapes.
 
-    What an optimizer keeps has the shape of its parameter, or 1 in place of a size (Adafactor's means over rows).
+    What an optimizer keeps has the shape of its parameter; the means of Adafactor have 1 in place of a size. Compiled
+    optimizers do not look, and write beyond a tensor that is too small.
     """
     optimizer.load_state_dict(state)
     for parameter, kept in optimizer.state.items():
@@ -111,7 +116,8 @@ def restore_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
             if not isinstance(value, Tensor) or not value.dim():
                 continue
             found, needed = tuple(value.shape), tuple(parameter.shape)
-            if len(found) != len(needed) or any(have not in (1, size) for have, size in zip(found, needed)):
+            mean = FACTORED.get(name)
+            if found != (needed if mean is None else (*needed[:mean], 1, *needed[mean:][1:])):
                 raise ValueError(f"{name} of an optimizer has shape {found}, its parameter {needed}")
 
 

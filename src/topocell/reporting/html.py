@@ -66,7 +66,7 @@ _FILES = {
     "env.json": "versions and machine",
     "metrics.jsonl": "figures of every epoch",
     "genotype.json": "the derived cell",
-    "results.json": "test accuracy per seed and class, or true accuracy",
+    "results.json": "test accuracy by seed and class or true accuracy",
     "network.json": "the trained networks, for topocell.load and topocell predict",
     "weights.safetensors": "weights of the first seed, after the last epoch",
     "preprocessing.json": "class names, and how images are prepared for the networks",
