@@ -1,8 +1,8 @@
 """topocell: differentiable architecture search in which the topology of a cell is learned.
 
 The steps of a run are `run`, `search`, `select` and `retrain`; `load_recipe` reads what they need, `load` the trained
-network that they end with. The parts can be used alone: `spaces`, `Supernet`, `ArchState`, `topology`, `Genotype`,
-`FixedNet`.
+network that they end with, and `export` writes it for other programs. The parts can be used alone: `spaces`,
+`Supernet`, `ArchState`, `topology`, `Genotype`, `FixedNet`.
 """
 
 from importlib import import_module
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from topocell.nn.count import count
     from topocell.nn.network import FixedNet
     from topocell.registry import register
+    from topocell.runs.exporting import export
     from topocell.spaces import CellSpec, SpaceSpec
     from topocell.supernet import ArchWeights, Supernet
     from topocell.supernet.arch_state import ArchState
@@ -35,6 +36,7 @@ _HOMES = {
     "SpaceSpec": "spaces",
     "Supernet": "supernet",
     "count": "nn.count",
+    "export": "runs.exporting",
     "load": "networks.classifier",
     "load_recipe": "config.load",
     "register": "registry",
@@ -55,6 +57,7 @@ __all__ = [
     "SpaceSpec",
     "Supernet",
     "count",
+    "export",
     "load",
     "load_recipe",
     "register",

@@ -29,6 +29,7 @@ from topocell.reporting.command_line import (
     YesOption,
     displayed,
 )
+from topocell.runs.export_command import export
 from topocell.runs.inspection_commands import asking, compare, draw
 from topocell.runs.recipe_commands import list_spaces, recipes
 from topocell.runtime.hooks import Interrupted, on_signals
@@ -318,6 +319,7 @@ def estimate(recipe: RecipeName, overrides: Overrides = None, budget: BudgetOpti
 
 
 app.command()(predict)
+app.command()(export)
 app.command()(compare)
 app.command()(draw)
 app.command("spaces")(list_spaces)

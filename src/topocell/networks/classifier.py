@@ -14,7 +14,7 @@ from topocell.data.folder_listing import some
 from topocell.data.pictures import find_images, read_pictures
 from topocell.data.preprocessing import Preprocessing
 from topocell.errors import DataError, RunError
-from topocell.networks.kept import FILE, NetworkFile, load_weights
+from topocell.networks.kept import FILE, Kept, NetworkFile, load_weights
 from topocell.nn.network import FixedNet
 
 #: Images that are in memory at once while a folder is predicted.
@@ -80,6 +80,7 @@ class Classifier(nn.Module):
         net: in evaluation mode.
         preprocessing: how images are prepared for it.
         file: of network.json.
+        kept: which of its networks this is.
 
     Attributes:
         classes: K names, in the order of the outputs.
@@ -88,9 +89,9 @@ class Classifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, net: FixedNet, preprocessing: Preprocessing, file: NetworkFile) -> None:
+    def __init__(self, net: FixedNet, preprocessing: Preprocessing, file: NetworkFile, kept: Kept) -> None:
         super().__init__()
-        self.net, self.preprocessing, self.file = net.eval(), preprocessing, file
+        self.net, self.preprocessing, self.file, self.kept = net.eval(), preprocessing, file, kept
         self.classes = preprocessing.classes
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(getattr(preprocessing, name))[:, None, None], persistent=False)
@@ -158,9 +159,9 @@ def load(path: str | os.PathLike[str], *, seed: int | None = None, device: str |
         raise RunError(_no_network(place))
     file = NetworkFile.load(place / FILE)
     how = Preprocessing.load(place / preprocessing.FILE)
-    net = file.build(how)
-    load_weights(net, place / file.of_seed(seed).weights)
-    return Classifier(net, how, file).to(torch.device(device))
+    net, kept = file.build(how), file.of_seed(seed)
+    load_weights(net, place / kept.weights)
+    return Classifier(net, how, file, kept).to(torch.device(device))
 
 
 def _no_network(place: Path) -> str:
@@ -169,7 +170,7 @@ def _no_network(place: Path) -> str:
     if not place.exists():
         return f"{start} does not exist; check the path"
     if not (place / "recipe.yaml").is_file():
-        return f"{start} has none; name the directory of a finished run or of an export"
+        return f"{start} has none; name the directory of a finished run, or of an export to safetensors"
     if (place / "results.json").is_file():
         return f"{start} has none: the accuracy of its cell was looked up in a table, and no network was trained"
     return f"{start} has none yet: its network is not trained; continue with: topocell run RECIPE --out {place}"

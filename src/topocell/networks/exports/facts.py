@@ -1,0 +1,144 @@
+"""What is known of a network besides its weights, and stays with each export of it as export.json."""
+
+import csv
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from topocell.errors import RunError
+from topocell.io import files
+from topocell.networks.classifier import Classifier
+from topocell.networks.kept import predictions_name
+from topocell.networks.scores import class_scores, confusion_matrix
+
+#: Name of the file in an export.
+FILE = "export.json"
+#: Of its layout.
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a network.
+
+    Args:
+        name: of the run that trained it.
+        recipe: its name; None if nothing is known of it.
+        method: sentences on how the cell was found.
+        results: of this network, under the keys of results.json: `dataset`, `test_images`, `per_class`, `warnings` ...
+    """
+
+    name: str
+    recipe: str | None = None
+    method: tuple[str, ...] = ()
+    results: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what export.json holds of it."""
+        return asdict(self)
+
+    @classmethod
+    def of_export(cls, place: Path) -> "Facts":
+        """Read what an export says; of a directory that says nothing only its name is known."""
+        data = read(place)
+        try:
+            known = {key.name: data[key.name] for key in fields(cls)}
+            return cls(**{**known, "method": tuple(known["method"]), "results": dict(known["results"])})
+        except (LookupError, TypeError, ValueError):
+            return cls(place.resolve().name or "network")
+
+
+class Samples(NamedTuple):
+    """Images on which an export is checked.
+
+    Args:
+        pixels: (N, C, H, W) uint8.
+        words: what they are: `64 test images of the run`.
+        real: whether they are images of the task, and not random ones.
+    """
+
+    pixels: Tensor
+    words: str
+    real: bool
+
+
+def random_samples(model: Classifier, why: str, count: int = 64, seed: int = 0) -> Samples:
+    """Images of independent uniform pixels; `why` says why there are no others."""
+    how, draws = model.preprocessing, torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (count, how.channels, *how.size), generator=draws, dtype=torch.uint8)
+    return Samples(pixels, f"{count} random images (seed {seed}), because {why}", False)
+
+
+def network_results(place: Path, model: Classifier) -> dict[str, Any]:
+    """What a run directory says of one of its networks, under the keys of results.json.
+
+    Scores of the classes are those of this network alone, from its predictions. What is damaged or missing is left out.
+    """
+    try:
+        results = files.from_json((place / "results.json").read_bytes())
+    except (OSError, ValueError):
+        results = {}
+    if not isinstance(results, dict):
+        results = {}
+    number = model.file.networks.index(model.kept)
+    keys = ("dataset", "train_images", "test_images", "epochs", "last_mean", "last_std", "n", "warnings")
+    found = {key: results[key] for key in keys if key in results}
+    try:
+        confusion = _confusion(place / predictions_name(number, model.kept.seed), model.classes)
+        train = torch.tensor([entry["train_images"] for entry in results["per_class"]])
+        scores = class_scores(model.classes, (train, confusion.sum(1)), [confusion])
+    except (OSError, LookupError, TypeError, ValueError, RuntimeError):
+        return found
+    kept = ("per_class", "majority_class", "balanced_accuracy_mean")
+    return {**found, "test_images": int(confusion.sum()), **{key: scores[key] for key in kept}}
+
+
+def _confusion(path: Path, classes: Sequence[str]) -> Tensor:
+    """(K, K) counts of a predictions.csv."""
+    number = {name: i for i, name in enumerate(classes)}
+    with open(path, encoding="utf-8", newline="") as file:
+        pairs = [(number[row["true"]], number[row["predicted"]]) for row in csv.DictReader(file)]
+    true, predicted = torch.tensor(pairs).unbind(1)
+    return confusion_matrix(true, predicted, len(classes))
+
+
+def read(place: Path) -> dict[str, Any]:
+    """The contents of export.json; empty where there is none, or it is damaged."""
+    try:
+        data = files.from_json((place / FILE).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) and data.get("version") == VERSION else {}
+
+
+def digest(data: bytes) -> str:
+    """sha256 of a file's contents."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def refuse_foreign(out: Path) -> None:
+    """Refuse a directory with anything but the files of an export, as that wrote them.
+
+    Raises:
+        RunError: naming the first.
+    """
+    with files.guarded(out):
+        if not out.exists():
+            return
+        if not out.is_dir():
+            raise RunError(f"--out must name a directory, but {out} is a file; choose another --out")
+        data = read(out).get("files")
+        written = data if isinstance(data, dict) else {}
+        for found in sorted(out.iterdir()):
+            if found.name == FILE and written:
+                continue
+            start = f"--out must name an empty directory or an export as it was written, but {out} holds {found.name!r}"
+            if found.name not in written:
+                raise RunError(f"{start}, which belongs to none; choose another --out")
+            if found.is_dir() or digest(found.read_bytes()) != written[found.name]:
+                raise RunError(f"{start}, which was changed since; choose another --out")

@@ -1,0 +1,47 @@
+"""How an image file becomes pixels where topocell is not installed: functions that exports copy.
+
+They say of a file what `topocell.data.pictures.read_pictures` says of it, and need Pillow.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def fitted(path: str, size: tuple[int, int], channels: int, background: tuple[int, int, int]) -> Tensor:
+    """Pixels (C, H, W), uint8, of an image file that covers the size; what is too much is cut off on both sides."""
+    from PIL import Image, ImageOps
+
+    image, wanted = upright(path, channels, background), size[::-1]
+    if image.size != wanted:
+        image = ImageOps.fit(image, wanted, Image.Resampling.BILINEAR)
+    return pixels_of(image, channels)
+
+
+def stretched(path: str, size: tuple[int, int], channels: int, background: tuple[int, int, int]) -> Tensor:
+    """Pixels (C, H, W), uint8, of an image file, height and width each brought to the size."""
+    pixels = pixels_of(upright(path, channels, background), channels)
+    if pixels.shape[-2:] == size:
+        return pixels
+    values = F.interpolate(pixels[None].float(), size, mode="bilinear", antialias=True)
+    return values[0].round().clamp(0, 255).byte()
+
+
+def upright(path: str, channels: int, background: tuple[int, int, int]) -> Any:
+    """Open an image, turn it as its EXIF orientation says and lay it on the background."""
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as opened:
+        image = ImageOps.exif_transpose(opened)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, (*background, 255)), layer)
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def pixels_of(image: Any, channels: int) -> Tensor:
+    """(C, H, W), uint8, of an image of Pillow."""
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.view(image.height, image.width, channels).permute(2, 0, 1).contiguous()

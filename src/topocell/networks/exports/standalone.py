@@ -1,0 +1,251 @@
+"""The formats `standalone` and `timm`: a network as one file of Python that needs PyTorch, or timm, and no topocell."""
+
+import re
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from topocell.io import files
+from topocell.networks.classifier import Classifier
+from topocell.networks.exports import reading
+from topocell.networks.exports.code import arguments, network_source, quoted, source_of
+from topocell.networks.exports.process import Compute, in_process
+
+#: What computes the logits of batches in a process that has no topocell; `load` makes the model in it.
+_PROGRAM = """
+import sys
+sys.modules["topocell"] = None
+sys.path.insert(0, ".")
+import torch
+{load}
+batches = torch.load(sys.argv[1], weights_only=True)
+torch.set_num_threads(int(sys.argv[3]))
+torch.manual_seed(0)
+with torch.no_grad():
+    torch.save([model(batch) for batch in batches], sys.argv[2])
+"""
+
+_STANDALONE = '''"""{title}. It needs PyTorch, and Pillow to read files of images.
+
+    python network.py photo.jpg        prints the most probable classes
+
+    from network import load
+    model = load()
+    logits = model(pixels)             pixels (N, {channels}, {height}, {width}), uint8; logits (N, {classes})
+
+The weights are in network.pt, beside this file.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+{source}
+
+
+class Classifier({network}):
+    """The network, from pixels to logits."""
+
+    def __init__(self, in_channels: int = CHANNELS) -> None:
+        super().__init__(
+{arguments}
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits (N, K) of pixels (N, C, H, W), uint8."""
+        mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (MEAN, STD))
+        return super().forward((pixels.float() / 255 - mean) / std)
+
+
+def load() -> Classifier:
+    """The trained network, in evaluation mode, on the CPU."""
+    model = Classifier()
+    weights = Path(__file__).with_name("network.pt")
+    model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    return model.eval()
+'''
+
+_READING = """
+
+#: Red, green and blue of what transparent pixels are laid on.
+BACKGROUND = {background}
+
+
+{functions}
+
+
+if __name__ == "__main__":
+    network = load()
+    for name in sys.argv[1:]:
+        with torch.no_grad():
+            shares = network({reader}(name, SIZE, CHANNELS, BACKGROUND)[None]).softmax(1)[0]
+        best = shares.argsort(descending=True)[:3].tolist()
+        print(f"{{name}}: " + ", ".join(f"{{CLASSES[i]}} {{100 * shares[i]:.1f}} %" for i in best))
+"""
+
+_TIMM = '''"""{title}, as a model of timm.
+
+    import timm
+    import {name}
+    model = timm.create_model("{name}", pretrained=True)
+
+The weights are in model.safetensors, beside this file. Images are normalised with the mean and standard deviation of
+the model's default_cfg, as timm's own transforms do.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+{source}
+
+
+class {model}({network}):
+    """The network as timm expects one: normalised images (N, C, H, W) to logits (N, num_classes)."""
+
+    def __init__(self, num_classes: int = {classes}, in_chans: int = CHANNELS, drop_rate: float = 0.0) -> None:
+        in_channels = in_chans
+        super().__init__(
+{arguments}
+        )
+        self.num_classes, self.drop_rate = num_classes, drop_rate
+        self.head_hidden_size = self.num_features
+        self.reset_classifier(num_classes)
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer."""
+        return self.classifier
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Take another last layer, with fresh weights; none for 0 classes."""
+        self.num_classes = num_classes
+        self.classifier = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last cell's output (N, num_features, h, w)."""
+        return self.features(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits of the last cell's output; with `pre_logits` the pooled features (N, num_features)."""
+        x = F.dropout(self.head(x).mean((2, 3)), self.drop_rate, self.training)
+        return x if pre_logits else self.classifier(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+
+default_cfgs = generate_default_cfgs(
+    {{
+        "{name}": {{
+            "file": str(Path(__file__).with_name("model.safetensors")),
+            "num_classes": {classes},
+            "input_size": (CHANNELS, *SIZE),
+            "mean": MEAN,
+            "std": STD,
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "crop_mode": {crop},
+            "pool_size": None,
+            "first_conv": {first},
+            "classifier": "classifier",
+            "label_names": CLASSES,
+            "license": None,
+        }},
+    }}
+)
+
+
+@register_model
+def {name}(pretrained: bool = False, **options: Any) -> {model}:
+    """{title}."""
+    return build_model_with_cfg({model}, "{name}", pretrained, **options)
+'''
+
+
+def write_standalone(model: Classifier, folder: Path, name: str) -> Compute:
+    """Write network.py and network.pt. Raises RunError for operations of a user's own."""
+    how = model.preprocessing
+    source, network = network_source(model)
+    text = _STANDALONE.format(
+        title=_title(model, name),
+        source=source,
+        network=network,
+        arguments=_arguments(model, str(len(how.classes))),
+        channels=how.channels,
+        height=how.size[0],
+        width=how.size[1],
+        classes=len(how.classes),
+    )
+    if how.channels in (1, 3):
+        reader = reading.fitted if how.resize == "fit" else reading.stretched
+        text += _READING.format(
+            background=how.background,
+            functions="\n\n\n".join(source_of(each) for each in (reader, reading.upright, reading.pixels_of)),
+            reader=reader.__name__,
+        )
+    else:
+        text = text.replace("import sys\n", "", 1).replace("from typing import Any\n", "", 1)
+    files.replace(folder / "network.py", text.encode())
+    torch.save(_weights(model), folder / "network.pt")
+    return in_process(folder, _PROGRAM.format(load="from network import load\nmodel = load()"))
+
+
+def write_timm(model: Classifier, folder: Path, name: str) -> Compute:
+    """Write NAME.py, which registers the model NAME, and model.safetensors. Raises as `write_standalone`."""
+    how = model.preprocessing
+    source, network = network_source(model)
+    called = model_name(name)
+    text = _TIMM.format(
+        title=_title(model, name),
+        name=called,
+        model="".join(word.capitalize() for word in called.split("_")),
+        source=source,
+        network=network,
+        arguments=_arguments(model, "max(num_classes, 1)"),
+        classes=len(how.classes),
+        crop=quoted("center" if how.resize == "fit" else "squash"),
+        first=quoted("stem.conv" if how.stem == "cifar" else "stem.conv1"),
+    )
+    files.replace(folder / f"{called}.py", text.encode())
+    files.replace(folder / "model.safetensors", safetensors.torch.save(_weights(model)))
+    mean, std = (f"torch.tensor({values})[:, None, None]" for values in (how.mean, how.std))
+    load = (
+        f"import timm\nimport {called}\nnetwork = timm.create_model({quoted(called)}, pretrained=True).eval()\n"
+        f"model = lambda pixels: network((pixels.float() / 255 - {mean}) / {std})"
+    )
+    return in_process(folder, _PROGRAM.format(load=load))
+
+
+def model_name(name: str) -> str:
+    """The name of a model of timm for that of a run: `topocell_photos_2` for `Photos 2`."""
+    words = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    return "_".join(("topocell", words or "network"))
+
+
+def _title(model: Classifier, name: str) -> str:
+    """What the file is, without what would end a docstring."""
+    plain = re.sub(r"[^\w .,+-]", "_", name)
+    return f"{plain}: a network of {len(model.classes)} classes, exported by topocell"
+
+
+def _arguments(model: Classifier, classes: str) -> str:
+    values = {**arguments(model), "classes": classes}
+    return "\n".join(f"            {key}={value}," for key, value in values.items())
+
+
+def _weights(model: Classifier) -> dict[str, Tensor]:
+    contiguous = torch.contiguous_format
+    return {
+        name: value.detach().cpu().clone(memory_format=contiguous) for name, value in model.net.state_dict().items()
+    }

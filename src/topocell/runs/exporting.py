@@ -1,0 +1,127 @@
+"""Exports of the network of a run: what its recipe knows, and its test images for the check, are put together here."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from topocell.config.load import resolved
+from topocell.config.recipe import DataPlan, Recipe
+from topocell.data.pictures import find_images, read_pictures
+from topocell.errors import DataError
+from topocell.networks.classifier import Classifier, load
+from topocell.networks.exports.facts import Facts, Samples, network_results, random_samples, refuse_foreign
+from topocell.networks.exports.writing import Exported, find_format, write_export
+from topocell.networks.kept import FILE
+from topocell.runs.directory import RunDir
+from topocell.runs.identity import naming_imports
+from topocell.runs.setup import load_data
+
+#: Images on which an export is checked, at most.
+SAMPLES = 64
+
+
+def export(
+    path: str | os.PathLike[str],
+    to: str,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    seed: int | None = None,
+    name: str | None = None,
+    images: Any = None,
+) -> Exported:
+    """Export the trained network of a run, or of an export to safetensors, for other programs, with a model card.
+
+    It is compared with the network before anything is written: on the test images of the run where they can be read,
+    on random images where not.
+
+    Args:
+        path: run directory, export directory, or the network.json in one.
+        to: `safetensors`, `onnx`, `standalone`, `pt2` or `timm`; see docs/how-to/use-the-network.md.
+        out: directory that is new, empty, or an export as it was written, which is replaced; default exports/TO in that
+            of the network.
+        seed: of the retraining; the first without one.
+        name: of the network on its model card and in timm; default that of the run directory.
+        images: on which it is checked in place of the test images of the run, in any form that `predict` takes.
+
+    Raises:
+        RunError: there is no trained network, an unknown format, a missing package, a directory that holds something
+            else, a network that the format cannot say, or an export that computes something else; nothing is left
+            behind then. CheckpointError, DataError: what is there is damaged. RecipeError: a missing import.
+    """
+    find_format(to)
+    given = Path(path).expanduser()
+    place = given.parent if given.name == FILE else given
+    target = place / "exports" / (to if seed is None else f"{to}-{seed}") if out is None else Path(out).expanduser()
+    refuse_foreign(target)
+    model = load(place, seed=seed)
+    if (place / "recipe.yaml").is_file():
+        with RunDir.existing(place, lock=False) as directory, naming_imports(place):
+            recipe = resolved(directory.recipe_yaml)
+        known = _facts(place, recipe, model)
+        samples = _given(images, model) if images is not None else _test_images(recipe.data, recipe, model)
+    else:
+        known = Facts.of_export(place)
+        samples = _given(images, model) if images is not None else random_samples(model, "an export has no images")
+    return write_export(model, to, target, replace(known, name=name or known.name), samples)
+
+
+def _facts(place: Path, recipe: Recipe, model: Classifier) -> Facts:
+    return Facts(_name(place), recipe.name, tuple(_method(place, recipe)), network_results(place, model))
+
+
+def _name(place: Path) -> str:
+    """The name of a run; of a retraining or a selection with that of its run before it."""
+    whole = place.resolve()
+    if whole.parent.name in ("retrainings", "selections"):
+        return f"{_name(whole.parent.parent)}-{whole.name}"
+    return whole.name or "network"
+
+
+def _method(place: Path, recipe: Recipe) -> list[str]:
+    """Sentences on how the cell was found."""
+    whole = place.resolve()
+    runs = [whole, whole.parent, whole.parent.parent]
+    if not any((run / "checkpoints" / "supernet.ckpt").is_file() for run in runs):
+        return ["The cell was given to the retraining; no search of its run has found it."]
+    stages = [
+        f"{stage.name} ({stage.level}, relaxation {stage.relaxation.name}, topology {stage.topology.name})"
+        for stage in recipe.search.stages
+    ]
+    about = [f"{recipe.about}."] if recipe.about else []
+    about += [f"After {recipe.source}."] if recipe.source else []
+    rules = recipe.selection
+    chosen = f"Selection: operations by {rules.operations}, edges by {rules.edges}."
+    return [*about, f"Stages: {', '.join(stages)}.", chosen]
+
+
+def _given(images: Any, model: Classifier) -> Samples:
+    """Images that the user gives, as far as they are needed. Raises DataError where one cannot be read."""
+    pictures = read_pictures(find_images(images)[0][:SAMPLES], model.preprocessing)
+    if pictures.faults:
+        raise DataError(f"an export is checked on images that can be read, but {pictures.faults[0]}; leave it out")
+    return Samples(pictures.pixels, f"{len(pictures.pixels)} images given to the export", True)
+
+
+def _test_images(plan: DataPlan, recipe: Recipe, model: Classifier) -> Samples:
+    """Test images of the run, some of each class; random ones where these cannot be read."""
+    how = model.preprocessing
+    few = {
+        "download": False,
+        "images": _at_most(plan.images, max(len(how.classes), 4)),
+        "test_images": _at_most(plan.test_images, max(len(how.classes), SAMPLES)),
+    }
+    try:
+        data = load_data(recipe.model_copy(update={"data": plan.model_copy(update=few)}))
+    except DataError as fault:
+        return random_samples(model, f"the images of the run cannot be read ({fault})")
+    if (data.test.classes, data.shape) != (how.classes, (how.channels, *how.size)):
+        return random_samples(model, "the images where those of the run were have other classes or another size")
+    chosen = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))[:SAMPLES]
+    return Samples(data.test.images[chosen], f"{len(chosen)} test images of the run", True)
+
+
+def _at_most(limit: int | None, count: int) -> int:
+    return count if limit is None else min(limit, count)
