@@ -107,8 +107,8 @@ def _accuracy(model: Classifier, results: Mapping[str, Any]) -> list[str]:
         answer = _text(str(majority.get("class")))
         balanced = format_percent(results.get("balanced_accuracy_mean"))
         lines.append(
-            f"Balanced accuracy, the mean recall of the classes: {balanced}. The answer “{answer}” to every image has an "
-            f"accuracy of {format_percent(majority['accuracy'])}."
+            f"Balanced accuracy, the mean recall of the classes: {balanced}. The answer “{answer}” to every image has "
+            f"an accuracy of {format_percent(majority['accuracy'])}."
         )
     if isinstance(results.get("n"), int) and results["n"] > 1:
         lines.append(f"All networks that were trained of this cell, over seeds: {accuracy_of(results, 'last')}.")
