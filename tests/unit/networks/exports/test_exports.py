@@ -1,0 +1,353 @@
+"""Exports of runs: each computes what the network does, says how it is used, and leaves nothing where it does not."""
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.helpers.golden_genotypes import DARTS_V2
+from tests.helpers.painted import CLASSES, paint
+from tests.helpers.untrained import classifier, directory
+from torch import Tensor, nn
+
+import topocell
+from topocell import api
+from topocell.cli import main
+from topocell.config.load import load_recipe
+from topocell.errors import TopocellError
+from topocell.genotype.genotype import CellGenotype, Genotype
+from topocell.networks.exports import graphs, writing
+from topocell.networks.exports.facts import Facts, random_samples
+from topocell.networks.exports.writing import FORMATS, Format, write_export
+from topocell.networks.scores import wilson_interval
+from topocell.nn.primitives import PRIMITIVES, Primitive
+
+NASBENCH201 = Genotype.from_nasbench201(
+    "|nor_conv_3x3~0|+|none~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_1x1~2|"
+)
+FILES = {
+    "safetensors": {"network.json", "weights.safetensors", "preprocessing.json"},
+    "onnx": {"model.onnx", "preprocessing.json"},
+    "standalone": {"network.py", "network.pt"},
+    "pt2": {"model.pt2", "preprocessing.json"},
+    "timm": {"model.safetensors", "topocell_{name}.py"},
+}
+ALWAYS = {"README.md", "cell.svg", "export.json"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: Any) -> Path:
+    """Two runs, `digits` and `photos`, the latter with two seeds, and its images."""
+    place = Path(tmp_path_factory.mktemp("exports"))
+    paint(place / "images", 0, 10)
+    photos = ["data.dataset=folder", f"data.root={place / 'images'}", "data.resolution=16", "space.nodes=1"]
+    photos += ["retrain.seeds=[3,1]", "data.background=red"]
+    api.run(load_recipe("random", photos, "smoke"), place / "photos")
+    api.run(load_recipe("quickstart", [], "smoke"), place / "digits")
+    return place
+
+
+class Exports(dict[tuple[str, str], writing.Exported]):
+    """An export of each run to each format, beneath the runs, made when it is first asked for."""
+
+    def __init__(self, made: Path) -> None:
+        super().__init__()
+        self.made = made
+
+    def __missing__(self, key: tuple[str, str]) -> writing.Exported:
+        self[key] = topocell.export(self.made / key[0], key[1], seed=1 if key[0] == "photos" else None)
+        return self[key]
+
+
+@pytest.fixture(scope="module")
+def exported(made: Path) -> Exports:
+    return Exports(made)
+
+
+EACH = [(run, to) for run in ("digits", "photos") for to in FORMATS]
+
+
+@pytest.mark.parametrize(("run", "to"), EACH)
+def test_each_format_is_checked_on_test_images(made: Path, exported: Any, run: str, to: str) -> None:
+    done = exported[run, to]
+    assert done.path == made / run / "exports" / (to if run == "digits" else f"{to}-1")
+    assert set(done.files) == ALWAYS | {name.format(name=run) for name in FILES[to]}
+    assert {file.name: file.stat().st_size for file in done.path.iterdir()} == done.files
+    assert done.images == f"{60 if run == 'digits' else 6} test images of the run"
+    assert done.difference <= (1e-4 if to == "onnx" else 0)
+    assert json.loads((done.path / "export.json").read_text())["check"]["real"] is True
+
+
+@pytest.mark.parametrize(("run", "to"), EACH)
+def test_the_block_of_each_card_runs(
+    made: Path, exported: Any, run: str, to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    place = Path(shutil.copytree(exported[run, to].path, tmp_path / "moved"))
+    image = sorted((made / "images").rglob("*.bmp"))[0]
+    shutil.copy(image, place / "photo.jpg")
+    monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(place)
+    before = set(sys.modules)
+    (block,) = re.findall(r"```python\n(.*?)```", (place / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    try:
+        exec(compile(block, "card", "exec"), {"__name__": "__main__"})
+    finally:
+        for name in set(sys.modules) - before:
+            if name == "network" or name.startswith("topocell_"):
+                del sys.modules[name]
+    label = topocell.load(made / run, seed=1 if run == "photos" else None).predict(image).labels[0]
+    assert label in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("run", ["digits", "photos"])
+def test_a_card_says_what_a_reader_has_to_know(made: Path, exported: Any, run: str) -> None:
+    text = (exported[run, "onnx"].path / "README.md").read_text(encoding="utf-8")
+    model = topocell.load(made / run, seed=1 if run == "photos" else None)
+    share, n = model.kept.test_accuracy, len((made / run / "predictions.csv").read_text().splitlines()) - 1
+    low, high = wilson_interval(share, n)
+    size = topocell.count(model.net, (model.preprocessing.channels, *model.preprocessing.size))
+    words = [
+        f"Test accuracy: {100 * share:.2f} % of n = {n} test images",
+        f"{100 * low:.2f} % to {100 * high:.2f} %",
+        f"{size.parameters:,}",
+        f"{size.multiply_adds:,}",
+        *(f"| {name} |" for name in model.classes),
+        "quickstart" if run == "digits" else "random",
+        "ms for one image (batch 1",
+        "by onnxruntime",
+        "None is given here",
+        "![The cell](cell.svg)",
+        "stretch" if run == "digits" else "fit",
+        "| #ffffff |".replace("#", "\\#") if run == "digits" else "\\#ff0000",
+    ]
+    assert [word for word in words if word not in text] == []
+    warnings = json.loads((made / run / "results.json").read_text())["warnings"]
+    assert warnings and text.count("\n- ") == len(warnings)
+
+
+def test_an_export_to_safetensors_is_loaded_and_exported_again(made: Path, exported: Any, tmp_path: Path) -> None:
+    place, images = exported["photos", "safetensors"].path, made / "images"
+    wanted = topocell.load(made / "photos", seed=1).predict(images)
+    found = topocell.load(place).predict(images)
+    assert torch.equal(found.probabilities, wanted.probabilities)
+    assert topocell.load(place, seed=1).kept == topocell.load(place).kept
+    again = topocell.export(place, "standalone", tmp_path / "again")
+    assert again.images == "64 random images (seed 0), because an export has no images" and again.difference == 0
+    facts = [json.loads((at / "export.json").read_text()) for at in (place, again.path)]
+    for key in ("name", "recipe", "method", "results"):
+        assert facts[0][key] == facts[1][key]
+    shown = topocell.export(place, "safetensors", tmp_path / "shown", images=images, name="Other name")
+    assert shown.images == "30 images given to the export"
+    assert (shown.path / "README.md").read_text().startswith("# Other name\n")
+
+
+def test_the_file_alone_is_a_program(made: Path, exported: Any) -> None:
+    image = sorted((made / "images").rglob("*.jpg"))[0]
+    block = "import runpy, sys; sys.modules['topocell'] = None; runpy.run_path('network.py', run_name='__main__')"
+    place = exported["photos", "standalone"].path
+    done = subprocess.run([sys.executable, "-c", block, str(image)], cwd=place, capture_output=True, text=True)
+    best = topocell.load(made / "photos", seed=1).predict(image)[0].probabilities
+    shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in best.items())
+    assert done.stdout == f"{image}: {shown}\n", done.stderr
+
+
+def test_the_text_of_an_export_is_the_same_each_time(made: Path, exported: Any, tmp_path: Path) -> None:
+    for to in ("safetensors", "standalone"):
+        first = exported["digits", to].path
+        second = topocell.export(made / "digits", to, tmp_path / to).path
+        for file in first.iterdir():
+            ours, theirs = file.read_bytes(), (second / file.name).read_bytes()
+            if file.name == "README.md":
+                ours, theirs = (re.sub(rb"[\d.]+ ms .* of \d+ calls", b"", text) for text in (ours, theirs))
+            assert file.name == "export.json" or ours == theirs, file.name
+
+
+def test_metadata_of_onnx_and_no_folder_of_this_machine(exported: Any) -> None:
+    import onnx
+
+    path = exported["photos", "onnx"].path
+    graph = onnx.load(path / "model.onnx")
+    told = {entry.key: entry.value for entry in graph.metadata_props}
+    how = json.loads((path / "preprocessing.json").read_text(encoding="utf-8"))
+    assert json.loads(told["classes"]) == sorted(CLASSES) == how["classes"]
+    assert json.loads(told["mean"]) == how["mean"] and told["resize"] == "fit"
+    (pixels,), (logits,) = graph.graph.input, graph.graph.output
+    assert (pixels.name, logits.name) == ("pixels", "logits")
+    assert pixels.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert [dim.dim_param or dim.dim_value for dim in pixels.type.tensor_type.shape.dim][1:] == [3, 16, 16]
+    for file in (path / "model.onnx", exported["photos", "pt2"].path / "model.pt2"):
+        assert str(Path(topocell.__file__).parent).encode() not in file.read_bytes()
+
+
+def test_a_model_of_timm_can_get_other_classes_and_features(exported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = exported["photos", "timm"].path
+    program = """
+import timm, torch, topocell_photos
+model = timm.create_model("topocell_photos", pretrained=True)
+assert model.pretrained_cfg["mean"] == topocell_photos.MEAN and model.num_classes == 3
+given = timm.create_model("topocell_photos", checkpoint_path="model.safetensors")
+assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), given.state_dict().values()))
+other = timm.create_model("topocell_photos", pretrained=True, num_classes=7)
+x = torch.randn(2, 3, 16, 16)
+assert other(x).shape == (2, 7) and torch.equal(other.stem.conv.weight, model.stem.conv.weight)
+bare = timm.create_model("topocell_photos", pretrained=True, num_classes=0).eval()
+assert bare(x).shape == (2, bare.num_features)
+grey = timm.create_model("topocell_photos", pretrained=True, in_chans=1)
+assert grey(x[:, :1]).shape == (2, 3)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=place, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("to", ["onnx", "pt2", "timm"])
+@pytest.mark.parametrize(
+    ("genotype", "options"),
+    [
+        (NASBENCH201, {"images": (1, 8, 12)}),
+        (DARTS_V2, {"stem": "imagenet", "images": (3, 64, 32), "head": "bn-relu", "layers": 3, "resize": "stretch"}),
+        (DARTS_V2, {"images": (5, 8, 8), "layers": 1}),
+    ],
+)
+def test_networks_of_other_forms(genotype: Genotype, options: dict[str, Any], to: str, tmp_path: Path) -> None:
+    source = directory(classifier(genotype, **options), tmp_path / "network")
+    done = topocell.export(source, to)
+    assert done.difference <= (1e-4 if to == "onnx" else 0)
+
+
+def test_operations_of_a_users_own_and_noise(tmp_path: Path) -> None:
+    PRIMITIVES.add("mine", Primitive(lambda c, s, affine: nn.Conv2d(c, c, 3, s, 1)))
+    edges = ((("mine", 0), ("skip_connect", 1)),)
+    own = Genotype("one", dict.fromkeys(("normal", "reduce"), CellGenotype(2, edges, (2,))))
+    source = directory(classifier(own, 3), tmp_path / "own")
+    assert topocell.export(source, "pt2").difference == 0
+    with pytest.raises(TopocellError, match="this cell has mine; export it to safetensors, onnx or pt2"):
+        topocell.export(source, "standalone")
+    noisy = Genotype("one", dict.fromkeys(("normal", "reduce"), CellGenotype(2, ((("noise", 0), ("noise", 1)),), (2,))))
+    source = directory(classifier(noisy, 3), tmp_path / "noisy")
+    assert topocell.export(source, "standalone").difference == 0
+    with pytest.raises(TopocellError, match="noise gives others each time; export it to safetensors, standalone"):
+        topocell.export(source, "onnx")
+    assert [path.name for path in (source / "exports").iterdir()] == ["standalone"]
+
+
+# --- what is refused
+
+
+def refused(words: Sequence[object], capsys: Any) -> str:
+    """The one line with which a command ends."""
+    assert main(["export", *map(str, words)]) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and error.startswith("error: ") and error.count("\n") == 1
+    return str(error)
+
+
+def test_commands_that_cannot_be(made: Path, tmp_path: Path, capsys: Any) -> None:
+    run = made / "digits"
+    assert "but got 'onxx' (did you mean 'onnx'?)" in refused([run, "--to", "onxx"], capsys)
+    assert "does not exist" in refused([made / "absent", "--to", "pt2"], capsys)
+    assert "trained with seed 0, but got 4" in refused([run, "--to", "pt2", "--seed", "4"], capsys)
+    (tmp_path / "file").write_text("x")
+    assert "is a file; choose another --out" in refused([run, "--to", "pt2", "--out", tmp_path / "file"], capsys)
+    assert "holds 'file', which belongs to none" in refused([run, "--to", "pt2", "--out", tmp_path], capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "x"
+    assert "file (not an image); leave it out" in refused(
+        [run, "--to", "pt2", "--out", tmp_path / "x", "--images", tmp_path / "file"], capsys
+    )
+    table = tmp_path / "table"
+    table.mkdir()
+    for name in ("recipe.yaml", "results.json"):
+        shutil.copy(run / name, table)
+    assert "looked up in a table" in refused([table, "--to", "pt2"], capsys)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "table"]
+
+
+def test_an_export_is_replaced_as_long_as_it_is_one(made: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "out"
+    for to in ("standalone", "safetensors", "safetensors"):
+        assert main(["export", str(made / "digits"), "--to", to, "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == ALWAYS | FILES["safetensors"]
+    assert "compared on 60 test images of the run: all logits are equal, bit for bit" in capsys.readouterr().out
+    card = out / "README.md"
+    card.write_text(f"{card.read_text(encoding='utf-8')}MIT", encoding="utf-8")
+    error = refused([made / "digits", "--to", "safetensors", "--out", out], capsys)
+    assert "holds 'README.md', which was changed since; choose another --out" in error
+    assert card.read_text(encoding="utf-8").endswith("MIT")
+
+
+@pytest.mark.parametrize(("to", "package"), [("onnx", "onnxruntime"), ("timm", "timm")])
+def test_a_missing_package_is_named(
+    made: Path, to: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    there = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == package else there(name, *rest)
+    )
+    error = refused([made / "digits", "--to", to, "--out", tmp_path / "out"], capsys)
+    assert f"but {package} is not installed; pip install {package}" in error and not (tmp_path / "out").exists()
+
+
+def test_an_export_that_computes_something_else_is_not_left_behind(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def write(model: Any, folder: Path, name: str) -> Any:
+        exact = graphs.write_safetensors(model, folder, name)
+
+        def compute(batches: Sequence[Tensor]) -> list[Tensor]:
+            return [logits + 0.25 for logits in exact(batches)]
+
+        return compute
+
+    monkeypatch.setattr(writing, "FORMATS", {"near": Format(write, (), 1e-4)})
+    error = refused([made / "digits", "--to", "near", "--out", tmp_path / "deep" / "out"], capsys)
+    assert "its logits differ by 2.5e-01 on 60 test images of the run; nothing was written" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_agree_with_nothing(value: float, tmp_path: Path) -> None:
+    model = classifier(NASBENCH201)
+    nn.init.constant_(model.net.classifier.bias, value)
+    with pytest.raises(TopocellError, match="its logits differ by nan"):
+        write_export(model, "safetensors", tmp_path / "out", Facts("x"), random_samples(model, "there are none"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_images_of_the_run_random_ones_are_taken_and_that_is_said(made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made / "photos", tmp_path / "run", ignore=shutil.ignore_patterns("exports")))
+    recipe = run / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace(str(made / "images"), str(tmp_path / "gone")))
+    done = topocell.export(run, "safetensors")
+    assert done.images.startswith("64 random images (seed 0), because the images of the run cannot be read (")
+    assert done.images in (done.path / "README.md").read_text().replace("\\", "")
+    paint(tmp_path / "gone", 0, 4)
+    shutil.rmtree(tmp_path / "gone" / CLASSES[0])
+    assert "have other classes or another size" in topocell.export(run, "safetensors").images
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"per_class": 3}', '{"per_class": [{}], "warnings": 3, "n": "x"}'])
+def test_damaged_results_cost_the_card_its_scores_alone(made: Path, damage: str, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made / "digits", tmp_path / "run", ignore=shutil.ignore_patterns("exports")))
+    (run / "results.json").write_text(damage)
+    text = (topocell.export(run, "safetensors").path / "README.md").read_text()
+    assert "Test accuracy:" in text and "| class |" in text
+
+
+def test_a_full_disk_leaves_no_part_of_an_export(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = writing.files.replace
+
+    def full(path: Path, *parts: bytes) -> None:
+        if path.parent == tmp_path / "out" and path.name == "network.json":
+            raise OSError(28, "No space left on device")
+        real(path, *parts)
+
+    monkeypatch.setattr(writing.files, "replace", full)
+    with pytest.raises(TopocellError, match="the disk must have room for"):
+        topocell.export(made / "digits", "safetensors", tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
