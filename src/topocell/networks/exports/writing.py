@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from topocell.errors import RunError, nearest
+from topocell.errors import RunError, TopocellError, nearest
 from topocell.io import files
 from topocell.networks.classifier import Classifier
 from topocell.networks.exports import card, facts, graphs, standalone
@@ -97,8 +97,18 @@ def write_export(model: Classifier, to: str, out: Path, known: Facts, samples: S
     facts.refuse_foreign(out)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        compute = form.write(model, folder, known.name)
-        difference, allowed = compare(model, compute, samples.pixels, form.tolerance)
+        try:
+            compute = form.write(model, folder, known.name)
+            difference, allowed = compare(model, compute, samples.pixels, form.tolerance)
+        except (TopocellError, OSError):
+            raise
+        except Exception as fault:  # whatever an exporter makes of an operation that it does not know
+            why = f"{type(fault).__name__}: {' '.join(str(fault).split())[:200]}"
+            needs = f", or update {', '.join(form.packages)}" if form.packages else ""
+            raise RunError(
+                f"an export to {to} writes any network of topocell, but fails on this one ({why}); export to another "
+                f"format{needs}"
+            ) from fault
         if not difference <= allowed:
             raise RunError(
                 f"an export computes what the network does, to {allowed:.1e}, but its logits differ by "

@@ -237,6 +237,24 @@ def test_operations_of_a_users_own_and_noise(tmp_path: Path) -> None:
     assert [path.name for path in (source / "exports").iterdir()] == ["standalone"]
 
 
+class Deciding(nn.Module):
+    """What it computes depends on the images, which no graph can say."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The images, or their negative."""
+        return x if float(x.sum()) > 0 else -x
+
+
+@pytest.mark.parametrize("to", ["pt2", "onnx"])
+def test_what_an_exporter_cannot_say_is_one_line(to: str, tmp_path: Path) -> None:
+    PRIMITIVES.add("deciding", Primitive(lambda c, s, affine: nn.Sequential(nn.AvgPool2d(s), Deciding())))
+    own = Genotype("one", dict.fromkeys(("normal", "reduce"), CellGenotype(2, ((("deciding", 0),),), (2,))))
+    source = directory(classifier(own, 3), tmp_path / "own")
+    with pytest.raises(TopocellError, match=f"an export to {to} writes any .* fails on this one .* another format"):
+        topocell.export(source, to)
+    assert not (source / "exports").exists()
+
+
 # --- what is refused
 
 
