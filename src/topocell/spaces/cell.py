@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from topocell.errors import SpaceError, nearest
 from topocell.spaces.operations import KNOWN_OPERATIONS
@@ -181,6 +181,12 @@ class SpaceSpec:
             )
             raise SpaceError(f"skeleton {self.skeleton!r} takes {rule}")
         object.__setattr__(self, "cells", MappingProxyType(dict(self.cells)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "cells": dict(self.cells)}  # Python copies and pickles no read-only views
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update({**state, "cells": MappingProxyType(state["cells"])})
 
     def with_cells(self, cells: Mapping[str, CellSpec]) -> "SpaceSpec":
         """The same space with other cells of the same types."""

@@ -1,6 +1,8 @@
 """The spaces as data: their candidates, their sizes against the published counts, and supernets that run."""
 
+import copy
 import math
+import pickle
 from typing import Any
 
 import pytest
@@ -201,3 +203,16 @@ def test_nasbench201_counts_its_cells() -> None:
     cell = spaces.get("nasbench201").cells["cell"]
     assert math.prod(len(c) for c in cell.candidates) == 15_625
     assert cell.edges == ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_spaces_and_their_supernets_can_be_copied_and_pickled(name: str) -> None:
+    spec = spaces.get(name)
+    net, x = Supernet(spec, 4, 5, 3), torch.randn(2, 3, 8, 8)
+    weights = ArchState(spec)()
+    for each in (copy.deepcopy, lambda kept: pickle.loads(pickle.dumps(kept))):
+        assert each(spec) == spec
+        with pytest.raises(TypeError):
+            each(spec).cells["more"] = None
+        expected, found = (torch.manual_seed(0) and one(x, weights) for one in (net, each(net)))
+        assert torch.equal(found, expected)
