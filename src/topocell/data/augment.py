@@ -92,12 +92,14 @@ def augment(
             raise ValueError("random augmentation needs a generator")
         # rows of `bounds`: crop offset down and across, mirrored or not, centre of the cutout down and across
         bounds = (2 * plan.padding + 1, 2 * plan.padding + 1, 1 + plan.flip, height, width)
-        drawn = torch.stack([torch.randint(bound, (n,), generator=generator) for bound in bounds])
+        place = generator.device
+        drawn = torch.stack([torch.randint(bound, (n,), generator=generator, device=place) for bound in bounds])
         if plan.affine:
-            images = transform(images, plan, torch.rand(n, 6, generator=generator))
+            uniform = torch.rand(n, 6, generator=generator, dtype=torch.float32, device=place)
+            images = transform(images, plan, uniform)
         compiled = augmenter(images)
         if compiled is not None:
-            out = torch.empty(images.shape, memory_format=torch.channels_last)
+            out = torch.empty_like(images, dtype=torch.float32, memory_format=torch.channels_last)
             pixels = images.permute(0, 2, 3, 1).contiguous()
             compiled(pixels, drawn, plan.padding, plan.cutout, _table(mean, std), out)
             return out
@@ -168,8 +170,8 @@ def _row(values: tuple[float, ...], width: int, device: torch.device) -> Tensor:
 @lru_cache(maxsize=64)
 def _table(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """(256, C) float32: what each byte is after normalisation."""
-    values = torch.arange(256, dtype=torch.float32).div_(255)[:, None]
-    return values.sub(torch.tensor(mean)).div_(torch.tensor(std))
+    values = torch.arange(256, dtype=torch.float32, device="cpu").div_(255)[:, None]
+    return values.sub(values.new_tensor(mean)).div_(values.new_tensor(std))
 
 
 def move(tensor: Tensor, device: torch.device | str) -> Tensor:

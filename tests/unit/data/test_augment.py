@@ -142,6 +142,20 @@ def test_compiled_and_librarys_data_path_agree_bit_for_bit(size, padding, flip, 
         assert torch.equal(ours, augment(images, mean, std, plan, torch.Generator().manual_seed(seed)))
 
 
+@pytest.mark.parametrize("native", ["0", "1"])
+def test_default_type_and_device_are_no_matter(native, monkeypatch):
+    monkeypatch.setenv("TOPOCELL_NATIVE", native)
+    plan, mean = Augmentation(2, flip=True, cutout=3, rotation=10), (0.51, 0.41, 0.31)  # of which no table is kept
+    images = pictures()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            found = augment(images, mean, STD, plan, torch.Generator("cpu").manual_seed(0))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, augment(images, mean, STD, plan, torch.Generator().manual_seed(0)))
+
+
 def test_none_only_normalises_and_needs_no_generator():
     images = pictures()
     torch.testing.assert_close(augment(images, MEAN, STD, None, None), normalised(images))
