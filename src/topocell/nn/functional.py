@@ -1,6 +1,7 @@
 """Tensor functions that the supernet and fixed networks share: convolutions, batch norm, channel shuffle."""
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -21,6 +22,30 @@ def normalise(x: Tensor, weight: Tensor | None = None) -> Tensor:
     return F.batch_norm(x, None, None, weight, None, training=True, eps=BN_EPS)
 
 
+def in_own_types(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the backward pass of a function compute in the types of its forward pass, whatever autocast is around it."""
+
+    @wraps(backward)
+    def run(ctx: Any, *grads: Any) -> Any:
+        device = next(grad.device.type for grad in grads if grad is not None)
+        if device == "meta" or not torch.is_autocast_enabled(device):
+            return backward(ctx, *grads)
+        with torch.autocast(device, enabled=False):
+            return backward(ctx, *grads)
+
+    return run
+
+
+def needs_graph(grads: Sequence[Tensor]) -> bool:
+    """Return whether a backward pass has to be a graph of PyTorch's functions, given the gradients of the outputs.
+
+    For second derivatives, for batches of gradients (`is_grads_batched`), and where these are no longer ordinary.
+    """
+    if torch.is_grad_enabled() or not ordinary(*grads):
+        return True
+    return not torch.compiler.is_compiling() and any(torch._C._functorch.is_legacy_batchedtensor(g) for g in grads)
+
+
 class _Depthwise(torch.autograd.Function):
     """Depthwise convolution whose input gradient is a forward convolution with the flipped kernel.
 
@@ -36,10 +61,11 @@ class _Depthwise(torch.autograd.Function):
         return F.conv2d(x, weight, None, stride, padding, dilation, x.shape[1])
 
     @staticmethod
+    @in_own_types
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         x, weight = ctx.saved_tensors
         channels, grad_x, grad_w = x.shape[1], None, None
-        if torch.is_grad_enabled():  # a graph of the gradient is asked for
+        if needs_graph(grads):
             how = ctx.stride, ctx.padding, ctx.dilation, channels
             found = with_graph(lambda x, w: F.conv2d(x, w, None, *how), (x, weight), ctx.needs_input_grad, grads)
             return *found, None, None, None  # type: ignore[return-value]
@@ -143,13 +169,15 @@ def with_graph(
     needed: Sequence[bool],
     grads: Sequence[Tensor],
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of `inputs` that can be differentiated again, None where they are not `needed`.
+    """Gradients of `inputs`, None where they are not `needed`; they can be differentiated again where autograd is on.
 
     For the backward pass of a function that is no graph of operations itself: `compute` is one, of the same inputs.
     `grads` are those of its outputs.
     """
-    # Each input is a node of its own, since one may have been computed from another.
-    nodes = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
-    wanted = [node for node, need in zip(nodes, needed) if need and node is not None]
-    found = iter(torch.autograd.grad(compute(*nodes), wanted, grads, create_graph=True, allow_unused=True))
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Each input is a node of its own, since one may have been computed from another.
+        nodes = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
+        wanted = [node for node, need in zip(nodes, needed) if need and node is not None]
+        found = iter(torch.autograd.grad(compute(*nodes), wanted, grads, create_graph=again, allow_unused=True))
     return tuple(next(found) if need and node is not None else None for node, need in zip(nodes, needed))

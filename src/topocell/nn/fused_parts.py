@@ -38,7 +38,7 @@ class Call(NamedTuple):
 
     def kernels(self, part: Of | None = None) -> Kernels:
         """The kernels of a part, whose vectors may be narrower than those of what all share."""
-        return required(self.x.shape[1], self.x, part.lanes if isinstance(part, Chain) else None)
+        return required(self.x.shape[1], part.lanes if isinstance(part, Chain) else None)
 
     def size(self) -> tuple[int, int, int, int]:
         """Shape of the outputs."""

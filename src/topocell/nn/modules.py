@@ -31,34 +31,64 @@ def batch_norm(channels: int, affine: bool, batch_statistics: bool = False) -> n
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def _by_kernels(x: Tensor, convolutions: Sequence[nn.Module], norms: Sequence[nn.BatchNorm2d]) -> bool:
-    """Return whether compiled kernels may replace these modules: batch statistics, no hooks, weights as they are."""
-    if not ordinary(x, *(p for module in (*convolutions, *norms) for p in module.parameters(recurse=False))):
+def _tensors(*modules: nn.Module) -> list[Any]:
+    return [tensor for module in modules for tensor in (module.weight, module.bias)]
+
+
+def _settings(convolutions: Sequence[Any], tensors: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    """What kernels take for granted: settings of convolutions, and shapes of their tensors and of those of norms."""
+    how = [(c.stride, c.padding, c.dilation, c.groups, c.padding_mode) for c in convolutions]
+    return how, [None if t is None else t.shape for t in tensors]
+
+
+def _by_kernels(
+    x: Tensor, convolutions: Sequence[nn.Module], norms: Sequence[nn.BatchNorm2d], built: object, stride: int
+) -> bool:
+    """Return whether compiled kernels may replace these modules, which are applied with one stride in all.
+
+    They may where the modules have the settings that they were `built` with, norms take the statistics of the batch,
+    and nothing hangs on the modules or asks for more of `x` and the weights. A norm refuses a single value for each
+    channel, which is for the library to say.
+    """
+    modules: tuple[Any, ...] = *convolutions, *norms
+    if not ordinary(x) or not all(type(module) in (nn.Conv2d, _Depthwise, nn.BatchNorm2d) for module in modules):
         return False
-    plain = all(type(c) in (nn.Conv2d, _Depthwise) for c in convolutions) and all(
-        type(n) is nn.BatchNorm2d and (n.training or n.running_mean is None) and n.eps == BN_EPS for n in norms
-    )
-    return plain and not has_hooks(*convolutions, *norms)
+    if not all((n.training or n.running_mean is None) and n.eps == BN_EPS for n in norms):
+        return False
+    if has_hooks(*modules) or values_per_channel(x, stride) < 2:
+        return False
+    tensors = _tensors(*modules)
+    return _settings(convolutions, tensors) == built and ordinary(x, *(t for t in tensors if t is not None))
+
+
+def values_per_channel(x: Tensor, stride: int) -> int:
+    """How many values a channel of `x` (N, C, H, W) has at a stride."""
+    n, _, height, width = x.shape
+    return n * -(-height // stride) * -(-width // stride)
 
 
 def has_hooks(*modules: nn.Module) -> bool:
-    """Return whether a call of one of these modules does more than its `forward`."""
-    return _has_any_global_hook() or any(getattr(module, hooks) for module in modules for hooks in _HOOKS)
+    """Return whether a call of one of these modules does more than the `forward` of its class."""
+    return _has_any_global_hook() or any(
+        "forward" in vars(module) or any(getattr(module, hooks) for hooks in _HOOKS) for module in modules
+    )
 
 
 def _track(bn: nn.BatchNorm2d, statistics: Tensor, count: int) -> None:
     """Take mean and variance (2, C) of `count` values each into the running ones, as the module does."""
-    if not bn.training or bn.running_mean is None or bn.running_var is None or bn.num_batches_tracked is None:
+    if not (bn.training and bn.track_running_stats) or bn.running_mean is None or bn.running_var is None:
         return
     with torch.no_grad():
-        bn.num_batches_tracked += 1
-        by = 1 / float(bn.num_batches_tracked) if bn.momentum is None else bn.momentum
+        by = bn.momentum or 0.0
+        if bn.num_batches_tracked is not None:
+            bn.num_batches_tracked += 1
+            by = 1 / float(bn.num_batches_tracked) if bn.momentum is None else bn.momentum
         bn.running_mean.lerp_(statistics[0], by)
         bn.running_var.lerp_(statistics[1] * (count / max(count - 1, 1)), by)
 
 
-def _projectable(x: Tensor, convolutions: Sequence[nn.Conv2d], stride: int, bn: nn.BatchNorm2d) -> bool:
-    if not _by_kernels(x, convolutions, [bn]):
+def _projectable(x: Tensor, convolutions: Sequence[nn.Conv2d], stride: int, bn: nn.BatchNorm2d, built: object) -> bool:
+    if not _by_kernels(x, convolutions, [bn], built, stride):
         return False
     outputs = [c.out_channels for c in convolutions]
     return min(outputs) > 0 and faster(x, outputs, stride, bn.affine)
@@ -76,9 +106,16 @@ class _Depthwise(nn.Conv2d):
     def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
         padding = dilation * (kernel - 1) // 2
         super().__init__(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
+        self._built = _settings([self], _tensors(self))
 
     def forward(self, input: Tensor) -> Tensor:
-        return depthwise(input, self.weight, int(self.stride[0]), int(self.dilation[0]))
+        if type(self) is _Depthwise and ordinary(
+            input
+        ):  # the weight of another type is read once, as it may change then
+            tensors = _tensors(self)
+            if _settings([self], tensors) == self._built and ordinary(input, tensors[0]):
+                return depthwise(input, tensors[0], int(self.stride[0]), int(self.dilation[0]))
+        return super().forward(input)
 
 
 class ReLUConvBN(nn.Module):
@@ -101,9 +138,10 @@ class ReLUConvBN(nn.Module):
         self._subsample = stride if kernel == 1 else 1
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride // self._subsample, (kernel - 1) // 2, bias=False)
         self.bn = batch_norm(c_out, affine, batch_statistics)
+        self._pointwise, self._built = kernel == 1, _settings([self.conv], _tensors(self.conv, self.bn))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.conv.kernel_size == (1, 1) and _projectable(x, [self.conv], self._subsample, self.bn):
+        if self._pointwise and _projectable(x, [self.conv], self._subsample, self.bn, self._built):
             return _projected(x, [self.conv], self._subsample, self.bn)
         return self.bn(self.conv(F.relu(subsample(x, self._subsample))))
 
@@ -120,9 +158,10 @@ class FactorizedReduce(nn.Module):
         self.conv1 = nn.Conv2d(c_in, c_out // 2, 1, bias=False)
         self.conv2 = nn.Conv2d(c_in, c_out - c_out // 2, 1, bias=False)
         self.bn = batch_norm(c_out, affine, batch_statistics)
+        self._built = _settings([self.conv1, self.conv2], _tensors(self.conv1, self.conv2, self.bn))
 
     def forward(self, x: Tensor) -> Tensor:
-        if _projectable(x, convolutions := [self.conv1, self.conv2], 2, self.bn):
+        if _projectable(x, convolutions := [self.conv1, self.conv2], 2, self.bn, self._built):
             return _projected(x, convolutions, 2, self.bn)
         x = F.relu(x)
         even, odd = subsample(x, 2), subsample(x[:, :, 1:, 1:], 2)
@@ -141,11 +180,18 @@ class _Chain(nn.Module):
             self.add_module(dw, _Depthwise(channels, kernel, 1 if i else stride, dilation))
             self.add_module(pw, nn.Conv2d(channels, channels, 1, bias=False))
             self.add_module(bn, batch_norm(channels, affine))
+        _, convs, norms = self._modules_of_stages()
+        self._built = _settings(convs, _tensors(*convs, *norms)) if affine else ()  # kernels take norms that are affine
+
+    def _modules_of_stages(self) -> tuple[list[tuple[Any, ...]], list[nn.Module], list[nn.BatchNorm2d]]:
+        """The modules of each stage; of all stages, the convolutions and the norms."""
+        stages = [tuple(getattr(self, name) for name in names) for names in self._stages]
+        return stages, [module for stage in stages for module in stage[:2]], [bn for _, _, bn in stages]
 
     def forward(self, x: Tensor) -> Tensor:
-        stages = [tuple(getattr(self, name) for name in names) for names in self._stages]
-        convs, norms = [module for stage in stages for module in stage[:2]], [bn for _, _, bn in stages]
-        if norms[0].affine and _by_kernels(x, convs, norms) and x.is_contiguous(memory_format=torch.channels_last):
+        stages, convs, norms = self._modules_of_stages()
+        possible = _by_kernels(x, convs, norms, self._built, self._stride)
+        if possible and x.is_contiguous(memory_format=torch.channels_last):
             lanes = width(x, self._chain, self._stride, affine=True)
             if lanes is not None:
                 return self._compiled(x, stages, lanes)

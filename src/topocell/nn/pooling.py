@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from topocell.nn.kernels.cpu import Kernels, Shape, kernels, required, threads_for
+from topocell.nn.functional import in_own_types, needs_graph, with_graph
+from topocell.nn.kernels.cpu import Kernels, Shape, kernels, new_map, required, threads_for
 
 
 def avg_pool(x: Tensor, stride: int) -> Tensor:
@@ -35,16 +36,14 @@ def _prepared(ctx: Any, x: Tensor, stride: int) -> tuple[Kernels, Tensor, Tensor
     """The kernels, `x` as they read it, and room for the output; keeps in `ctx` what backward needs."""
     n, c, height, width = ctx.size = x.shape
     size = (height - 1) // stride + 1, (width - 1) // stride + 1
-    ctx.compiled = compiled = required(c, x)
+    ctx.compiled = compiled = required(c)
     ctx.shape = Shape(n, height, width, *size, c, 1, 3, stride, 1, threads_for(n))
-    out = torch.empty(n, c, *size, memory_format=torch.channels_last)
-    return compiled, x.contiguous(memory_format=torch.channels_last), out
+    return compiled, x.contiguous(memory_format=torch.channels_last), new_map(x, (n, c, *size))
 
 
 def _gradients(ctx: Any, grads: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """The gradient of the output as kernels read it, and room for that of the input."""
-    d_x = torch.empty(ctx.size, memory_format=torch.channels_last)
-    return grads[0].contiguous(memory_format=torch.channels_last), d_x
+    return grads[0].contiguous(memory_format=torch.channels_last), new_map(grads[0], ctx.size)
 
 
 class _AvgPool(torch.autograd.Function):
@@ -55,12 +54,16 @@ class _AvgPool(torch.autograd.Function):
         return out
 
     @staticmethod
+    @in_own_types
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        if torch.is_grad_enabled():  # a graph of the gradient is asked for: the pool is linear, wherever it is
-            anywhere = torch.zeros(ctx.size, requires_grad=True)
-            out = F.avg_pool2d(anywhere, 3, ctx.shape.stride, 1, count_include_pad=False)
-            (d_x,) = torch.autograd.grad(out, anywhere, grads[0], create_graph=True)
-            return d_x, None
+        if needs_graph(grads):  # the pool is linear, wherever it is
+            stride, like = ctx.shape.stride, grads[0]
+            anywhere = torch.zeros(ctx.size, dtype=like.dtype, device=like.device, requires_grad=True)
+            (found,) = with_graph(
+                lambda x: F.avg_pool2d(x, 3, stride, 1, count_include_pad=False), [anywhere], [True], grads
+            )
+            assert found is not None
+            return found, None
         grad, d_x = _gradients(ctx, grads)
         ctx.compiled.avg_pool_backward(ctx.shape, grad, d_x)
         return d_x, None
@@ -76,9 +79,10 @@ class _MaxPool(torch.autograd.Function):
         return out
 
     @staticmethod
+    @in_own_types
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (which,) = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a graph of the gradient is asked for
+        if needs_graph(grads):
             return _spread(grads[0], which, ctx.shape.stride, ctx.size), None
         grad, d_x = _gradients(ctx, grads)
         ctx.compiled.max_pool_backward(ctx.shape, which, grad, d_x)
@@ -88,7 +92,7 @@ class _MaxPool(torch.autograd.Function):
 def _spread(grad: Tensor, which: Tensor, stride: int, size: torch.Size) -> Tensor:
     """The gradient of x (N, C, H, W), given that of its maxima and which of the 9 pixels of its window each is."""
     n, channels, height, width = size
-    rows, columns = (torch.arange(length).mul(stride).sub(1) for length in grad.shape[2:])
-    where = (rows[:, None] + which // 3) * width + columns + which % 3
+    rows, columns = (torch.arange(length, device=grad.device).mul(stride).sub(1) for length in grad.shape[2:])
+    where = ((rows[:, None] + which // 3) * width + columns + which % 3).flatten(2)
     flat = grad.new_zeros(n, channels, height * width)
-    return flat.scatter_add(2, where.flatten(2), grad.flatten(2)).view(size)
+    return flat.scatter_add(2, where, grad.reshape(where.shape)).reshape(size)

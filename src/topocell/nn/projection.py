@@ -12,9 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from topocell.nn.functional import BN_EPS, convolve, with_graph
+from topocell.nn.functional import BN_EPS, convolve, in_own_types, needs_graph, with_graph
 from topocell.nn.kernels.choice import IMAGES, LIBRARY, fastest, waves
-from topocell.nn.kernels.cpu import Ends, Norm, Project, Shape, addresses, floats, kernels, required, rows, threads_for
+from topocell.nn.kernels.cpu import (
+    Ends,
+    Norm,
+    Project,
+    Shape,
+    addresses,
+    floats,
+    kernels,
+    new_map,
+    required,
+    rows,
+    threads_for,
+)
 
 
 def projected(
@@ -76,9 +88,9 @@ class _Projected(torch.autograd.Function):
         gain, bias, weights = _contiguous(given)
         n, _, height, width = x.shape
         size = n, sum(len(w) for w in weights), (height - 1) // stride + 1, (width - 1) // stride + 1
-        z, out = (torch.empty(size, memory_format=torch.channels_last) for _ in range(2))
+        z, out = (new_map(x, size) for _ in range(2))
         statistics = x.new_empty(2, size[1])
-        compiled = required(z.shape[1], z)
+        compiled = required(z.shape[1])
         for shape, weight in zip(_shapes(x, z, stride, weights), weights):
             compiled.project_forward(shape, x, weight, z, statistics)
         compiled.combine(_shape(z), [], floats([]), [None], _ends(z, statistics, gain, bias), [out])
@@ -88,9 +100,10 @@ class _Projected(torch.autograd.Function):
         return out, statistics
 
     @staticmethod
+    @in_own_types
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         x, z, statistics, *given = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a graph of the gradient is asked for
+        if needs_graph(grads[:1]):
             stride = ctx.stride
             return with_graph(
                 lambda x, _, gain, bias, *weights: _by_library(x, weights, stride, gain, bias),
@@ -100,7 +113,7 @@ class _Projected(torch.autograd.Function):
             )
         gain, bias, weights = _contiguous(given)
         grad = grads[0].contiguous(memory_format=torch.channels_last)
-        compiled, sums = required(z.shape[1], z), torch.empty_like(statistics)
+        compiled, sums = required(z.shape[1]), torch.empty_like(statistics)
         compiled.gradient_sums(_shape(z), addresses([grad]), _ends(z, statistics, gain, bias), [sums], [None])
         needs_x, _, needs_gain, needs_bias, *learns = ctx.needs_input_grad
         every_pixel = ctx.stride == 1

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from topocell.nn.functional import with_graph
+from topocell.nn.functional import in_own_types, needs_graph, with_graph
 from topocell.nn.fused_library import by_library
 from topocell.nn.fused_parts import Call, channels_last, parts_of, restore
 from topocell.nn.fused_plan import Kept, Plan
@@ -24,6 +24,7 @@ from topocell.nn.kernels.cpu import (
     addresses,
     floats,
     kernels,
+    new_map,
 )
 
 
@@ -61,7 +62,7 @@ class _Separable(torch.autograd.Function):
         given_maps, bases, tensors, given_filters, given_pools = _cut(plan, given)
         filters, pools = [w.contiguous() for w in given_filters], [channels_last(p) for p in given_pools]
         maps, starts = [channels_last(m) for m in given_maps], iter([channels_last(b) for b in bases])
-        outputs = [torch.empty(call.size(), memory_format=torch.channels_last) for _ in plan.based]
+        outputs = [new_map(x, call.size()) for _ in plan.based]
         active = call.x.relu() if filters else call.x
         parts = parts_of(call, tensors, filters, active, pools)
         ends = Ends()
@@ -81,10 +82,11 @@ class _Separable(torch.autograd.Function):
         return *outputs, [output.statistics for part in chains for output in part.outputs]
 
     @staticmethod
+    @in_own_types
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         plan: Plan = ctx.plan
         kept = Kept.of(plan, ctx.with_maps, ctx.saved_tensors)
-        if torch.is_grad_enabled():
+        if needs_graph(grads[: len(plan.based)]):
             return _with_graph(plan, kept, ctx.needs_input_grad, grads[: len(plan.based)])
         x, tensors, computed = channels_last(kept.x), kept.tensors, kept.outputs
         filters, pools = [w.contiguous() for w in kept.filters], [channels_last(p) for p in kept.pools]
@@ -143,10 +145,10 @@ def _cut(plan: Plan, given: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
 
 def _with_graph(plan: Plan, kept: Kept, needed: Sequence[bool], grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
     """Return what `backward` returns, as a graph of operations that can be differentiated again."""
-    like = grads[0]
     # Outputs are linear in maps that were not kept and in bases: any values will do.
-    maps = kept.maps or [torch.zeros_like(like, requires_grad=True) for _ in range(len(plan.mix) - plan.identity)]
-    bases = [torch.zeros_like(like, requires_grad=True) for based in plan.based if based]
+    anything = torch.zeros_like(new_map(kept.x, Call(plan, kept.x, []).size()))
+    maps = kept.maps or [anything.clone().requires_grad_() for _ in range(len(plan.mix) - plan.identity)]
+    bases = [anything.clone().requires_grad_() for based in plan.based if based]
     first, last = len(maps), len(maps) + len(bases)
 
     def compute(x: Tensor, _: None, weights: Tensor, *given: Tensor) -> list[Tensor]:

@@ -19,7 +19,7 @@ from topocell.nn.functional import shuffle_channels
 from topocell.nn.fused_choice import width
 from topocell.nn.fused_plan import Chain, Edges, Plan
 from topocell.nn.kernels.cpu import ordinary
-from topocell.nn.modules import has_hooks
+from topocell.nn.modules import has_hooks, values_per_channel
 from topocell.nn.primitives import PRIMITIVES
 from topocell.nn.separable import separable, usable
 from topocell.spaces.cell import CellSpec
@@ -181,8 +181,13 @@ class SuperCell(nn.Module):
         return _Task(number, bank, [bank.edges[r] for r in rows], tensors, [positions[r] for r in rows])
 
     def _ordinary(self, x: Tensor) -> bool:
-        """Return whether nothing asks for more than kernels do: hooks on banks, weights of another type, transforms."""
-        return ordinary(x, *(p for bank in self.banks for p in bank.parameters())) and not has_hooks(*self.banks)
+        """Return whether nothing asks for more than kernels do: hooks on banks, weights of another type, transforms.
+
+        Nor is there a single value for each channel, which batch norm refuses.
+        """
+        if not ordinary(x, *(p for bank in self.banks for p in bank.parameters())) or has_hooks(*self.banks):
+            return False
+        return values_per_channel(x, self.spec.stride) > 1
 
     def _scale(self, task: _Task, joint: Tensor) -> Tensor:
         """(M,) weights of the edges of a task."""

@@ -7,8 +7,6 @@ import contextlib
 import copy
 import io
 import pickle
-import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.helpers.golden_genotypes import DARTS_V2
-from tests.helpers.plain_network import plain
 from tests.helpers.reference.supernet import ReferenceSupernet
+from tests.helpers.twins import (
+    CLASSES,
+    EXACT,
+    GENOTYPES,
+    LOOSE,
+    Found,
+    Wrapper,
+    all_kernels,  # noqa: F401
+    check_like_plain,
+    convolutions,
+    images,
+    network,
+    step,
+)
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.utils import parametrizations, parametrize, prune
@@ -26,47 +37,9 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from topocell import ArchState, Supernet, spaces
-from topocell.genotype.genotype import CellGenotype, Genotype
+from topocell.genotype.genotype import Genotype
 from topocell.nn.kernels.cpu import kernels
 from topocell.nn.network import FixedNet
-
-CHAIN = ((("sep_conv_3x3", 0), ("dil_conv_5x5", 1)), (("max_pool_3x3", 0), ("skip_connect", 2)))
-GENOTYPES = {
-    "DARTS_V2": DARTS_V2,
-    "mixed": Genotype("mixed", dict.fromkeys(("normal", "reduce"), CellGenotype(2, CHAIN, (2, 3)))),
-    "nasbench201": Genotype.from_nasbench201(
-        "|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
-    ),
-}
-CLASSES = 5
-Found = list[Tensor]
-Wrapper = Callable[[Any, Tensor, Tensor], Found]
-
-
-def images(layout: torch.memory_format) -> tuple[Tensor, Tensor]:
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randn(6, 3, 16, 16, generator=draw).contiguous(memory_format=layout)
-    return x, torch.arange(6) % CLASSES
-
-
-def network(name: str) -> FixedNet:
-    torch.manual_seed(0)
-    return FixedNet(GENOTYPES[name], 8, 5, CLASSES)
-
-
-def gradients(net: nn.Module, loss: Tensor) -> Found:
-    wanted = [p for p in net.parameters() if p.requires_grad]
-    return [g for g in torch.autograd.grad(loss, wanted, allow_unused=True) if g is not None]
-
-
-def step(net: Any, x: Tensor, y: Tensor) -> Found:
-    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
-    loss = F.cross_entropy(net(x), y)
-    loss.backward(retain_graph=True)
-    loss.backward()  # adds up
-    assert x.grad is not None
-    buffers = [b.clone() for b in net.buffers() if b.is_floating_point()]
-    return [loss.detach(), x.grad, *(p.grad for p in net.parameters() if p.grad is not None), *buffers]
 
 
 def frozen_batch_norm(net: Any, x: Tensor, y: Tensor) -> Found:
@@ -119,10 +92,6 @@ def global_hook(net: Any, x: Tensor, y: Tensor) -> Found:
     finally:
         handle.remove()
     return [*found, torch.tensor(sum(name == "BatchNorm2d" for name in seen))]
-
-
-def convolutions(net: nn.Module) -> Iterator[nn.Module]:
-    return (module for module in list(net.modules()) if isinstance(module, nn.Conv2d))
 
 
 class Halved(nn.Module):
@@ -282,7 +251,6 @@ def inference(net: Any, x: Tensor, y: Tensor) -> Found:
         return [net(x).clone(), net.eval()(x).clone()]
 
 
-EXACT, LOOSE = {"rtol": 1e-3, "atol": 1e-4}, {"rtol": 0.1, "atol": 0.05}
 WRAPPERS: dict[str, tuple[Wrapper, dict[str, float]]] = {
     **{f.__name__: (f, EXACT) for f in (step, frozen_batch_norm, second_derivative, hooks, global_hook, parametrized)},
     **{f.__name__: (f, EXACT) for f in (weight_norm, pruned, averaged, traced, of_functions, per_sample)},
@@ -293,27 +261,11 @@ WRAPPERS: dict[str, tuple[Wrapper, dict[str, float]]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def all_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Kernels wherever there are some, so that none of the tests passes because the library was faster."""
-    monkeypatch.setenv("TOPOCELL_NATIVE", "1")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("genotype", GENOTYPES)
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_a_network_is_like_its_plain_twin(name: str, genotype: str, layout: torch.memory_format) -> None:
-    wrapper, tolerance = WRAPPERS[name]
-    ours = network(genotype)
-    theirs = plain(ours)
-    found, expected = wrapper(ours, *images(layout)), wrapper(theirs, *images(layout))
-    assert len(found) == len(expected) > 0
-    for a, b in zip(found, expected):
-        scale = max(1.0, float(b.abs().max())) if b.is_floating_point() and b.numel() else 1.0
-        torch.testing.assert_close(a / scale, b / scale, **tolerance)
+    check_like_plain(*WRAPPERS[name], network(genotype), layout)
 
 
 # The supernet

@@ -7,6 +7,7 @@ times slower.
 """
 
 import os
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,7 @@ __all__ = [
     "floats",
     "instruction_set",
     "kernels",
+    "new_map",
     "offered",
     "ordinary",
     "required",
@@ -62,6 +64,9 @@ __all__ = [
     "threads_for",
     "widths",
 ]
+
+#: Of the mode in which `make_fx` traces tensors of the usual type.
+_PROXY = torch._C._TorchDispatchModeKey.PROXY
 
 
 def widths(channels: int) -> tuple[int, ...]:
@@ -80,6 +85,25 @@ def kernels(channels: int, like: Tensor, lanes: int | None = None) -> Kernels | 
     """
     if not _wanted(like) or like.dtype != torch.float32 or torch.compiler.is_compiling() or not ordinary(like):
         return None
+    return _loaded(channels, lanes)
+
+
+def new_map(like: Tensor, size: Sequence[int]) -> Tensor:
+    """Room for a feature map (N, C, H, W) as kernels write it, whatever the default type and device are."""
+    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def required(channels: int, lanes: int | None = None) -> Kernels:
+    """The kernels of the same arguments where `kernels` has said that there are some, whatever has changed since.
+
+    A backward pass goes on with what its forward pass began.
+    """
+    compiled = _loaded(channels, lanes)
+    assert compiled is not None, "ask `kernels` first"
+    return compiled
+
+
+def _loaded(channels: int, lanes: int | None) -> Kernels | None:
     known, found = instruction_set(), widths(channels)
     if not found:
         return None
@@ -92,25 +116,20 @@ def ordinary(*tensors: Tensor) -> bool:
     """Return whether nothing asks for more of these tensors than values and first derivatives by autograd.
 
     False for tensor subclasses (fake, distributed, traced by FX), inside `torch.func` transforms, forward-mode
-    differentiation and `torch.jit.trace`, and where autocast would change a type. PyTorch's own functions, which know
-    all of these, compute the same then.
+    differentiation, `torch.jit.trace` and `make_fx`, and where autocast would change a type. PyTorch's own functions,
+    which know all of these, compute the same then.
     """
     if not all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors):
         return False
     if torch.jit.is_tracing() or forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+        return False
+    if not torch.compiler.is_compiling() and torch._C._get_dispatch_mode(_PROXY) is not None:
         return False
     kinds = {(tensor.device.type, tensor.dtype) for tensor in tensors}
     if len(kinds) > 1:
         return False
     device, dtype = kinds.pop()
     return device == "meta" or not torch.is_autocast_enabled(device) or dtype == torch.get_autocast_dtype(device)
-
-
-def required(channels: int, like: Tensor, lanes: int | None = None) -> Kernels:
-    """The kernels of the same arguments where `kernels` has been asked whether there are some."""
-    compiled = kernels(channels, like, lanes)
-    assert compiled is not None, "ask `kernels` first"
-    return compiled
 
 
 def augmenter(like: Tensor) -> Augmenter | None:
