@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from topocell.data.preprocessing import Preprocessing
 from topocell.networks.exports.standalone import model_name
 
+#: What the blocks that read images by Pillow alone leave out.
+_TRANSPARENT = " Images with transparent pixels are to be laid on the background first, see below; this code does not."
+
 
 def usage(to: str, how: Preprocessing, name: str, imports: Sequence[str]) -> tuple[str, str]:
     """Return Python code that runs in the directory of an export, beside an image `photo.jpg`, and sentences on it.
@@ -52,6 +55,7 @@ print(classes[int(logits[0].argmax())])
         "For ONNX Runtime and whatever else reads ONNX. The input `pixels` is uint8 (N, C, H, W) with any N, from 0 to "
         "255: normalisation is part of the graph. The output `logits` is float32 (N, classes); softmax makes "
         "probabilities of it. Class names and preprocessing are in the metadata of the model and in preprocessing.json."
+        + _TRANSPARENT
     )
 
 
@@ -94,7 +98,7 @@ print(classes[int(logits[0].argmax())])
 """
     return code, (
         "A graph of `torch.export`, for PyTorch alone, AOTInductor or ExecuTorch. It takes pixels (N, C, H, W), uint8, "
-        "with any N, and returns logits (N, classes)."
+        "with any N, and returns logits (N, classes)." + _TRANSPARENT
     )
 
 
