@@ -46,8 +46,8 @@ class RunMonitor:
         directory: of the run.
         display: of the run; what it shows goes to log.txt too.
         hooks: act on records and checkpoints, in this order.
-        outlook: tells the time left.
         test: the test images, which the networks of a retraining predict.
+        outlook: tells the time left.
 
     Attributes:
         display: writes to log.txt what it shows.
