@@ -207,7 +207,11 @@ def test_the_cell_is_valid_and_of_the_space(run: Run) -> None:
     rules = run.recipe.selection
     origin = {"recipe": run.recipe.name, "seed": run.recipe.seed, "run": run.path.name, "key": genotype.key}
     origin |= {"operations": rules.operations, "edges": rules.edges}
-    assert genotype.to_dict()["origin"] == origin
+    found, results = genotype.to_dict()["origin"], run.json("results.json")
+    cost = found.pop("cost")
+    assert found == origin
+    told = ("parameters", "multiply_adds", "channels", "layers")
+    assert {key: cost[key] for key in told} == {key: results[key] for key in told}
     assert run.said.cells == [genotype.to_dict()]
     topology, rules = run.recipe.search.stages[-1].topology.model_dump(), run.recipe.selection
     for name, cell in genotype.cells.items():

@@ -37,7 +37,7 @@ RUN = ["run", "quickstart", "--budget", "smoke", "--quiet", "--out", "new", *SIZ
 FOLDER = ["run", "quickstart", "--budget", "smoke", "--out", "new", "data.dataset=folder"]
 RANDOM = ["run", "random", "--budget", "smoke", "--quiet", *SIZES]
 COMMANDS = ["run", "search", "select", "retrain", "report", "draw", "spaces", "recipes list", "recipes show"]
-COMMANDS += ["recipes copy", "compare", "estimate"]
+COMMANDS += ["recipes copy", "compare", "estimate", "predict", "export"]
 
 
 def genotype(source: int) -> str:

@@ -111,9 +111,9 @@ def test_commands_run(command: str, finished: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("TOPOCELL_CACHE", str(tmp_path / "cache"))
     words = shlex.split(command)[1:]
     photos(tmp_path / "photos")
-    if words[0] in ("run", "estimate") or "small" in words:
-        words = [w for w in words if w not in ("data.download=true", "paper", "small")]
-        words = [w for w in words if w not in ("--budget", "smoke")] + ["--budget", "smoke"]
+    if words[0] in ("run", "estimate") or "--budget" in words:
+        words = [w for w, before in zip(words, ["", *words]) if "--budget" not in (w, before)]
+        words = [w for w in words if w != "data.download=true"] + ["--budget", "smoke"]
         words += ["--quiet"] if words[0] == "run" else []
     if "--import" in words or any(word.startswith("examples/") for word in words):
         shutil.copytree(ROOT / "examples", "examples")
