@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from topocell.config.load import resolved
+from topocell.config.load import overridden, resolved
 from topocell.config.recipe import Recipe
 from topocell.config.retrain import PROTOCOLS
 from topocell.data.given import Given
 from topocell.errors import DataError, RecipeError, nearest
 from topocell.genotype.genotype import Genotype
 from topocell.reporting.html import write_report
+from topocell.reporting.scores import random_cell_words
 from topocell.reporting.terminal import Display, Quiet
 from topocell.runs.beside import begin_alternative, begin_random_cell, begin_retraining, begin_shallow, begin_with_cell
 from topocell.runs.consent import Before, announce
@@ -158,7 +159,7 @@ def retrain(
     if name is None and (changes or weights_from is not None):
         asked = ", ".join(changes) or f"the weights of {weights_from}"
         raise RecipeError(f"a retraining with other settings has a name, but there is none for {asked}; add --as NAME")
-    with _reopened(out, display, accept_data, data) as work:
+    with _reopened(out, display if name is None else Quiet(), accept_data, data, _root(changes)) as work:
         work.need_genotype()
         if name is None:
             if work.phase == Phase.RETRAIN and work.state is None and before is not None:
@@ -191,10 +192,13 @@ def retrain_random_cell(
 
     Returns what its results.json holds. Raises as `retrain`.
     """
-    with _reopened(out, display, accept_data, data) as work:
+    with _reopened(out, Quiet(), accept_data, data) as work:
         setup, path = begin_random_cell(work, before, accept_data)
+        mine = work.directory.read_json("results.json") if work.directory.has("results.json") else {}
     results = _trained(setup, path, display, accept_data)
     write_report(out)
+    if display is not None and (words := random_cell_words(mine, results)):
+        display.say(words)
     return results
 
 
@@ -291,6 +295,12 @@ def estimate(recipe: Recipe, display: Display | None = None) -> Estimate:
     return Estimate(str(setup.device), free, tuple(parts))
 
 
+def _root(changes: Sequence[str]) -> str | None:
+    """The place of the images that changes name, if they do."""
+    root = overridden({}, changes).get("data", {}).get("root")
+    return root if isinstance(root, str) else None
+
+
 @contextmanager
 def _opened(setup: Setup, out: str | Path, display: Display | None, accept_data: bool = False) -> Iterator[Work]:
     env = setup.environment()
@@ -314,9 +324,12 @@ def _reopened(
     display: Display | None,
     accept_data: bool = False,
     data: Given | Sequence[Any] | None = None,
+    root: str | None = None,
 ) -> Iterator[Work]:
     with RunDir.existing(out, lock=False) as found, naming_imports(out):
         recipe = resolved(found.recipe_yaml)
+    if root is not None and recipe.data.root is not None and not Path(recipe.data.root).exists():  # they were moved
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": root})})
     try:
         setup = prepared(recipe, data)
     except DataError as fault:

@@ -136,6 +136,10 @@ class Classifier(nn.Module):
                 f"{len(faults):,} of {len(found):,} images cannot be read: {some(faults, 10)}; repair them or leave "
                 f"them out, or skip them (--skip-unreadable, skip_unreadable=True)"
             )
+        if not names:
+            raise DataError(
+                f"a prediction is for one image or more, but none can be read: {some(faults, 10)}; repair them"
+            )
         notes += [f"not read: {fault}" for fault in faults]
         empty = torch.empty(0, len(self.classes))
         return Predictions(tuple(names), torch.cat(parts) if parts else empty, self.classes, tuple(notes))
@@ -173,4 +177,5 @@ def _no_network(place: Path) -> str:
         return f"{start} has none; name the directory of a finished run, or of an export to safetensors"
     if (place / "results.json").is_file():
         return f"{start} has none: the accuracy of its cell was looked up in a table, and no network was trained"
-    return f"{start} has none yet: its network is not trained; continue with: topocell run RECIPE --out {place}"
+    again = f"topocell run {place}/recipe.yaml --out {place}"
+    return f"{start} has none yet: its network is not trained; continue with: {again}"

@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from topocell.errors import RunError
+
 if TYPE_CHECKING:
-    from topocell.networks.classifier import Predictions
+    from topocell.networks.classifier import Classifier, Predictions
 
 #: Classes of an image that the terminal shows.
 SHOWN = 3
 
 NetworkPath = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A finished run directory, or an export of one.", show_default=False)
+    Path, typer.Argument(metavar="RUN", help="A finished run directory, or a safetensors export.", show_default=False)
 ]
 SeedOption = Annotated[
     int | None,
@@ -48,7 +50,7 @@ def predict(
 
     model = load(network, seed=seed, device=find_device(device))
     found = model.predict([str(image) for image in images], batch_size=batch_size, skip_unreadable=skip_unreadable)
-    for note in found.notes:
+    for note in (_which(model), *found.notes):
         typer.echo(note, err=True)
     if table is None:
         for prediction in found:
@@ -68,5 +70,17 @@ def _write(path: Path, found: "Predictions") -> None:
     from topocell.io import files
     from topocell.networks.kept import csv_text
 
-    with files.guarded(path):
+    try:
         files.replace(path, csv_text([("file", "predicted", "probability", *found.classes), *rows]).encode())
+    except OSError as fault:
+        raise RunError(
+            f"--csv must name a file that can be written, but {path} cannot be ({files.reason(fault)}); name another"
+        ) from None
+
+
+def _which(model: "Classifier") -> str:
+    """Say which network it is, how well it did, and which others there are."""
+    kept, accuracy = model.kept, model.kept.test_accuracy
+    tested = "" if accuracy is None else f", test accuracy {100 * accuracy:.2f} %"
+    others = [str(one.seed) for one in model.file.networks if one.seed != kept.seed]
+    return f"network of seed {kept.seed}{tested}" + (f"; others by --seed: {', '.join(others)}" if others else "")

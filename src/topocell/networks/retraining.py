@@ -94,6 +94,10 @@ class Retraining:
         if state is None:
             for note in self._chosen:
                 self.monitor.say(note)
+            if self.start.source:
+                self.monitor.say(f"fine-tuning the weights of {self.start.source}")
+            if taken := [str(entry["seed"]) for entry in self.start.earlier]:
+                self.monitor.say(f"taken from the run, which has trained them: seed {', '.join(taken)}")
             self._take_earlier()
             self._begin()
             if len(self.runs) == len(self.plan.seeds):
@@ -178,6 +182,7 @@ class Retraining:
             "channels": self.channels,
             "layers": self.plan.layers,
             "epochs": self.plan.epochs,
+            **({"initial_weights": self.start.source} if self.start.source else {}),
             "runs": runs,
             "last_mean": statistics.fmean(last),
             "last_std": statistics.stdev(last) if len(last) > 1 else None,

@@ -13,6 +13,8 @@ from topocell.io import files
 
 #: Name of the file of weights to fine-tune, in the directory of a retraining.
 INITIAL = "initial.safetensors"
+#: Name of the file that says where they are from.
+SOURCE = "initial.json"
 #: Name of the file that holds the entries in results.json of the seeds that are trained already.
 EARLIER = "earlier.json"
 #: Parts of a network that depend on the classes, or are there for training alone.
@@ -25,29 +27,29 @@ class Start(NamedTuple):
     Args:
         weights: of a trained network of the same cell and size, where the training goes on from them.
         earlier: entries of results.json of the first seeds, where these are trained already.
+        source: where the weights are from, in words.
     """
 
     weights: Mapping[str, Tensor] | None = None
     earlier: tuple[Mapping[str, Any], ...] = ()
+    source: str = ""
 
     @classmethod
     def read(cls, directory: Path) -> "Start":
         """Read what a run directory says of it. Raises CheckpointError where a file is damaged."""
-        weights, entries = None, []
+        weights, entries, source = None, [], ""
         where = directory / INITIAL
         try:
             if where.is_file():
                 weights = safetensors.torch.load_file(where)
+                where = directory / SOURCE
+                source = str(files.from_json(where.read_bytes())["weights"])
             where = directory / EARLIER
             if where.is_file():
                 entries = [{**entry, "confusion": entry["confusion"]} for entry in files.from_json(where.read_bytes())]
         except (OSError, SafetensorError, LookupError, TypeError, ValueError):
             raise CheckpointError(f"{where} must be readable, but is damaged; restore it from a copy") from None
-        return cls(weights, tuple(entries))
-
-
-#: Fresh weights, and no seed that is trained already.
-AFRESH = Start()
+        return cls(weights, tuple(entries), source)
 
 
 #: Fresh weights, and no seed that is trained already.
@@ -60,6 +62,11 @@ def load_initial(net: nn.Module, weights: Mapping[str, Tensor]) -> None:
     Raises:
         RunError: a network of another cell or size.
     """
+    net.load_state_dict({**net.state_dict(), **fitting(net, weights)})
+
+
+def fitting(net: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights that fit a network, which may be on the meta device. Raises as `load_initial`."""
     mine = net.state_dict()
     fits = {name: value for name, value in weights.items() if name in mine and mine[name].shape == value.shape}
     others = [name for name in {**mine, **weights} if name not in fits and not name.startswith(_HEADS)]
@@ -70,5 +77,5 @@ def load_initial(net: nn.Module, weights: Mapping[str, Tensor]) -> None:
             f"retrain.layers to those of the weights"
         )
     if "classifier.weight" not in fits:  # other classes
-        fits = {name: value for name, value in fits.items() if not name.startswith(_HEADS)}
-    net.load_state_dict({**mine, **fits})
+        return {name: value for name, value in fits.items() if not name.startswith(_HEADS)}
+    return fits

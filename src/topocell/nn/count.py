@@ -155,7 +155,7 @@ def widest(
         )
     chosen, above = counted(2 * most), counted(2 * most + 2)
     sizes = [f"{of.parameters:,} parameters and {of.multiply_adds:,} multiply-adds" for of in (chosen, above)]
-    words = f"retrain.channels={2 * most}, the most within {told}: {sizes[0]}; {2 * most + 2} have {sizes[1]}"
+    words = f"retrain.channels={2 * most}, the most within {told}: {sizes[0]}; {2 * most + 2} channels have {sizes[1]}"
     return 2 * most, [words]
 
 

@@ -27,6 +27,7 @@ from topocell.reporting.scores import (
     accuracy_of,
     class_table,
     confusion_table,
+    random_cell_words,
     score_headline,
     score_notes,
     score_warnings,
@@ -51,7 +52,7 @@ _CURVES = (
         "Operations",
         "The cell that would be derived after each epoch. A rising block of skips is a collapse.",
     ),
-    ("retrain", "Retraining", "The derived cell, trained from scratch; the test split is used here and nowhere else."),
+    ("retrain", "Retraining", "The cell, retrained; the test split is used here and nowhere else."),
     ("ground_truth", "True accuracy", "That of the cell that would be derived after each epoch, and of the best cell."),
 )
 _DRAW = {
@@ -176,7 +177,7 @@ def write_report(run_path: Path | str) -> Path:
             warnings=_warnings(epochs),
             selection=_selection(metrics),
             seeds=results_table(results),
-            cautions=score_warnings(results),
+            cautions=[*score_warnings(results), *_beaten(path, results)],
             classes=class_table(results),
             confusion=confusion_table(results),
             timings=[(phase, format_seconds(seconds)) for phase, seconds in timings.items()],
@@ -298,6 +299,12 @@ def _beside(path: Path) -> list[tuple[str, str]]:
     places = (("Shallow evaluation", "shallow"), ("Random cell, retrained alike", f"retrainings/{RANDOM_CELL}"))
     found = [(title, accuracy_of(_Files(path / place).mapping("results.json"), "last")) for title, place in places]
     return [(title, accuracy) for title, accuracy in found if accuracy != "—"]
+
+
+def _beaten(path: Path, results: Mapping[str, Any]) -> list[str]:
+    """Say so where a random cell, retrained alike, is as good as that of the run or better."""
+    words = random_cell_words(results, _Files(path / "retrainings" / RANDOM_CELL).mapping("results.json"))
+    return [words] if "no better" in words else []
 
 
 def _thousands(value: object) -> str:

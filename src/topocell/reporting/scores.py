@@ -46,8 +46,14 @@ def score_lines(results: Mapping[str, Any]) -> list[str]:
     balanced += f"; {majority}" if majority else ""
     lines = [last] if "—" in balanced else [last, balanced] if _leading(results)[0] == "last" else [balanced, last]
     size = f"{format_count(results.get('parameters'))} parameters, {format_count(results.get('multiply_adds'))}"
+    seeds = [
+        f"{run.get('seed')} {format_percent(run.get('last'))}"
+        for run in _list(results, "runs")
+        if isinstance(run, Mapping)
+    ]
     return [
         *lines,
+        *([f"by seed: {', '.join(seeds)}"] if len(seeds) > 1 else []),
         *_recalls(results),
         f"test accuracy, best epoch: {accuracy_of(results, 'best')} (chosen on the test split)",
         f"{results.get('dataset', '—')}: {size} multiply-adds",
@@ -58,6 +64,18 @@ def score_lines(results: Mapping[str, Any]) -> list[str]:
 def score_warnings(results: Mapping[str, Any]) -> list[str]:
     """What a reader of the accuracy should know, as the retraining wrote it down."""
     return [text for text in _list(results, "warnings") if isinstance(text, str)]
+
+
+def random_cell_words(results: Mapping[str, Any], random_cell: Mapping[str, Any]) -> str:
+    """Compare the cell of a run with a random one that was retrained alike, in words; empty without both."""
+    mine, other = results.get("last_mean"), random_cell.get("last_mean")
+    if not is_number(mine) or not is_number(other):
+        return ""
+    verdict = "no better than" if mine <= other else "better than"
+    return (
+        f"the found cell, {accuracy_of(results, 'last')}, is {verdict} a random cell retrained alike, "
+        f"{accuracy_of(random_cell, 'last')}; one random cell is one sample"
+    )
 
 
 def class_table(results: Mapping[str, Any]) -> list[list[str]]:
@@ -92,6 +110,8 @@ def score_notes(results: Mapping[str, Any]) -> list[str]:
         "Test accuracy was computed by retraining only. The search and the selection of the cell never see the test "
         "split."
     ]
+    if isinstance(source := results.get("initial_weights"), str):
+        notes.append(f"The training began with the weights of {source}; it was not one from scratch.")
     if not score_headline(results):
         return [*notes, "No test accuracy has been computed for this run yet; validation accuracies do not replace it."]
     notes.append(

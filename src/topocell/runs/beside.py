@@ -13,12 +13,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
 from topocell.config.load import reselected, retrained, shallow_of
 from topocell.config.recipe import Recipe
-from topocell.errors import RunError
+from topocell.errors import CheckpointError, RunError
 from topocell.genotype.genotype import Genotype
 from topocell.networks import kept
-from topocell.networks.start import EARLIER, INITIAL
+from topocell.networks.retraining import initial_channels
+from topocell.networks.start import EARLIER, INITIAL, SOURCE, fitting
+from topocell.nn.network import FixedNet
 from topocell.reporting.rundirs import RANDOM_CELL, readable
 from topocell.runs.consent import Before, announce
 from topocell.runs.directory import OtherRecipe, RunDir
@@ -158,19 +164,24 @@ def begin_with_cell(
         RunError: the directory has other settings, or another cell.
     """
     check_network(genotype, setup.recipe.retrain, setup.dataset)
-    initial = None if weights_from is None else _weights_of(weights_from)
+    initial = None if weights_from is None else _weights_of(weights_from, genotype, setup)
     announce(before, setup, path, genotype=genotype)
     try:
         opened = RunDir.open(path, setup.recipe.to_yaml(), env=setup.environment(), accept_data=accept_data)
     except OtherRecipe as fault:
-        raise RunError(f"a retraining keeps the settings it began with, but {fault}") from fault
+        raise RunError(
+            f"a retraining keeps the settings it began with, but {path} has others (first difference: "
+            f"{fault.difference}); take another name, or delete it"
+        ) from fault
     with opened as directory:
         if directory.genotype_path.exists():
             if Genotype.load(directory.genotype_path).cells != genotype.cells:
                 raise RunError(f"a retraining keeps the cell it began with, but {path} has another; take another name")
             return
         if initial is not None:
-            directory.write_bytes(INITIAL, initial)
+            weights, source = initial
+            directory.write_json(SOURCE, {"weights": source})
+            directory.write_bytes(INITIAL, weights)
         if copy is not None and copy[1]:
             _copy_seeds(copy[0], directory, copy[1])
         save_phase(directory, Phase.RETRAIN)
@@ -208,11 +219,26 @@ def _copy_seeds(source: RunDir, directory: RunDir, earlier: Sequence[Mapping[str
     directory.write_json(EARLIER, list(earlier))
 
 
-def _weights_of(place: Path) -> bytes:
-    """The weights of the first network of a directory. Raises RunError where there is none."""
-    found = place / "network.json" if place.is_dir() else place
+def _weights_of(place: Path, genotype: Genotype, setup: Setup) -> tuple[bytes, str]:
+    """The weights of the first network of a directory, and where they are from, in words.
+
+    Raises RunError where there is none, or it is not of the size that is to be trained.
+    """
+    found = place / kept.FILE if place.is_dir() else place
     if not found.is_file():
         raise RunError(f"weights are taken from a directory with a trained network, but {place} has none; check --from")
-    file = kept.NetworkFile.load(found)
+    file, plan, shape = kept.NetworkFile.load(found), setup.recipe.retrain, setup.dataset.shape
+    classes, first = len(setup.dataset.train.classes), file.networks[0]
+    channels, _ = initial_channels(genotype, plan, classes, shape)
     with readable(found.parent):
-        return (found.parent / file.networks[0].weights).read_bytes()
+        weights = (found.parent / first.weights).read_bytes()
+    with torch.device("meta"):
+        net = FixedNet(genotype, channels, plan.layers, classes, shape[0], plan.stem, head=plan.head)
+    try:
+        fits = fitting(net, safetensors.torch.load(weights))
+    except SafetensorError:
+        raise CheckpointError(f"{found.parent / first.weights} must hold weights, but is damaged; restore it") from None
+    except RunError as fault:
+        raise RunError(f"{fault}: {place} has channels {file.channels}, layers {file.layers}") from None
+    fresh = "" if "classifier.weight" in fits else f"; the classifier is fresh, for {classes} classes"
+    return weights, f"{place}, seed {first.seed}{fresh}"

@@ -42,7 +42,14 @@ _KERNELS = "kernels.json"
 
 
 class OtherRecipe(RunError):
-    """A run directory that belongs to another recipe."""
+    """A run directory that belongs to another recipe; `difference` is the first one, in words."""
+
+    def __init__(self, path: Path, difference: str) -> None:
+        super().__init__(
+            f"output directory {path} belongs to another recipe (first difference: {difference}); "
+            "choose another --out or delete it"
+        )
+        self.difference = difference
 
 
 class RunDir:
@@ -361,10 +368,7 @@ class RunDir:
         stored, given = self._stored_recipe(), plain_yaml.load(recipe_yaml)
         difference = first_difference(*map(lasting, (stored, given)))
         if difference is not None:
-            raise OtherRecipe(
-                f"output directory {self.path} belongs to another recipe (first difference: {difference}); "
-                "choose another --out or delete it"
-            )
+            raise OtherRecipe(self.path, difference)
         if stored != given:
             self.write_text("recipe.yaml", recipe_yaml)
 

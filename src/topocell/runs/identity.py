@@ -94,17 +94,17 @@ def _accepted(path: Path, key: str, stored: dict[str, Any], env: Mapping[str, An
     """Put another fingerprint into `stored` and the one before beside it; returns a warning. Raises RunError."""
     what, then, now, list_key = _FINGERPRINTS[key], stored.get(key), env.get(key), f"earlier_{key}s"
     words = f"{what} of {path} changed (it was {then}, is {now})"
+    for part in _BUILT_FOR if key == "data_fingerprint" else ():
+        if part in stored and stored[part] != env.get(part):
+            raise RunError(
+                f"a run resumes with images of the shape and classes that it began with, but {part} was "
+                f"{stored[part]} and is {env.get(part)}; restore {what}, or choose another --out"
+            )
     if not accept:
         raise RunError(
             f"a run resumes with {what} it began with, but {words}; restore {what}, choose another --out, "
             "or resume all the same by --accept-data"
         )
-    for part in _BUILT_FOR if key == "data_fingerprint" else ():
-        if part in stored and stored[part] != env.get(part):
-            raise RunError(
-                f"a run resumes with images of the shape and classes that it began with, but {part} was "
-                f"{stored[part]} and is {env.get(part)}; choose another --out"
-            )
     earlier = stored.get(list_key, [])
     if not isinstance(earlier, list):
         raise RunError(

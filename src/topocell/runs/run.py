@@ -161,6 +161,9 @@ class Work:
             self.display.results(self._results())
         path = write_report(self.directory.path)
         self._unlogged.say(f"report: {path}")  # the report shows the log: written again, it is the same
+        if self.directory.has(kept.FILE):
+            where = self.directory.path
+            self._unlogged.say(f"use it: topocell predict {where} IMAGE..., topocell export {where} --to onnx")
         return path
 
     def _derived(self) -> Genotype:

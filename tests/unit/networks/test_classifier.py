@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -104,7 +105,8 @@ def test_all_images_that_cannot_be_read_are_named_or_skipped(made: Path, tmp_pat
         model.predict(given, batch_size=2)
     found = model.predict(given, batch_size=2, skip_unreadable=True)
     assert torch.equal(found.probabilities, model.predict(files).probabilities) and len(found.notes) == 2
-    assert len(model.predict(tmp_path, skip_unreadable=True)) == 0
+    with pytest.raises(DataError, match=r"none can be read: .*a\.png"):
+        model.predict(tmp_path, skip_unreadable=True)
 
 
 @pytest.mark.parametrize(
@@ -156,8 +158,12 @@ def test_images_of_other_channels_than_a_picture_has_are_tensors() -> None:
 def test_the_command_shows_and_writes(made: Path, tmp_path: Path, capsys: Any) -> None:
     files = sorted(map(str, (made / "photos").rglob("*.bmp")))
     assert main(["predict", str(made / "run"), *files]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert re.match(r"network of seed 3, test accuracy [\d.]+ %; others by --seed: 1\n", said.err)
     assert len(lines) == len(files) and lines[0].startswith(f"{files[0]}: ") and lines[0].count(" %") == 3
+    assert main(["predict", str(made / "run"), files[0], "--csv", str(tmp_path / "absent" / "p.csv")]) == 2
+    assert "--csv must name a file that can be written" in capsys.readouterr().err
     table = tmp_path / "p.csv"
     assert main(["predict", str(made / "run"), *files, "--csv", str(table), "--seed", "1"]) == 0
     rows = rows_of(table)

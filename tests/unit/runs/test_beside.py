@@ -1,5 +1,6 @@
 """Further retrainings of a cell, and of a cell from elsewhere: what they share with a run, and what they refuse."""
 
+import html
 import json
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from topocell.config.load import load_recipe, resolved
 from topocell.errors import RecipeError, RunError, SpaceError
 from topocell.nn.count import channels_for, count, widest
 from topocell.nn.network import FixedNet
+from topocell.reporting.scores import random_cell_words
 from topocell.runtime.hooks import Interrupted
 
 SMALL = ["data.images=40", "data.test_images=20", "space.nodes=1"]
@@ -53,6 +55,7 @@ def test_more_seeds_train_only_those_that_are_new(mine: Path, monkeypatch: pytes
         assert (mine / "retrainings/more" / name).read_bytes() == (mine / "retrainings/whole" / name).read_bytes()
     records = [json.loads(line) for line in (mine / "retrainings/more/metrics.jsonl").read_text().splitlines()]
     assert [record["seed"] for record in records] == [0, 1, 2]
+    assert "taken from the run, which has trained them: seed 0, 1" in (mine / "retrainings/more/log.txt").read_text()
     fewer = api.retrain(mine, name="fewer", changes=["retrain.seeds=[0]"])
     assert trained == [2] and fewer["runs"] == whole["runs"][:1] and fewer["n"] == 1
     assert topocell.load(mine / "retrainings/more", seed=2).file.of_seed(2).test_accuracy == whole["runs"][2]["last"]
@@ -118,8 +121,11 @@ def test_weights_are_fine_tuned_also_for_other_classes(mine: Path, tmp_path: Pat
     end = load_file(tmp_path / "other/weights.safetensors")
     assert results["classes"] == 3 and end["classifier.weight"].shape[0] == 3
     assert all(torch.equal(start[name], end[name]) for name in learned if not name.startswith("classifier"))
-    with pytest.raises(RunError, match="of the same cell, channels"):
+    with pytest.raises(RunError, match=r"of the same cell, channels.*has channels 4, layers 3"):
         api.retrain(mine, name="wide", changes=["retrain.channels=8"], weights_from=mine)
+    assert not (mine / "retrainings/wide").exists()
+    assert results["initial_weights"] == f"{mine}, seed 0; the classifier is fresh, for 3 classes"
+    assert "it was not one from scratch" in (tmp_path / "other/report.html").read_text()
 
 
 def test_a_cell_from_elsewhere_is_retrained_without_a_search(tmp_path: Path, capsys: Any) -> None:
@@ -229,6 +235,10 @@ def test_the_place_of_the_images_is_no_part_of_a_run(tmp_path: Path, capsys: Any
     assert "does not exist" in error and "data.root=DIR --out" in error and error.count("\n") == 1
     assert main(["run", *words, f"data.root={tmp_path / 'moved'}", "data.download=true", "--quiet"]) == 0
     assert main(["retrain", str(tmp_path / "run"), "--quiet"]) == 0
+    shutil.move(tmp_path / "moved", tmp_path / "again")
+    again = f"data.root={tmp_path / 'again'}"
+    assert main(["retrain", str(tmp_path / "run"), "--as", "more", again, "retrain.epochs=2", "--quiet"]) == 0
+    shutil.move(tmp_path / "again", tmp_path / "moved")
     Image.new("RGB", (8, 8)).save(tmp_path / "moved" / "a" / "0.png")
     capsys.readouterr()
     assert main(["run", *words, f"data.root={tmp_path / 'moved'}", "--quiet"]) == 2
@@ -246,5 +256,9 @@ def test_a_random_cell_is_retrained_alike_and_shown_beside(mine: Path) -> None:
     assert (
         f"{100 * first['last_mean']:.2f}" in (mine / "report.html").read_text().split("Random cell, retrained alike")[1]
     )
+    found = json.loads((mine / "results.json").read_text())
+    words = random_cell_words(found, first)
+    assert ("no better than" in words) == (found["last_mean"] <= first["last_mean"])
+    assert (words in html.unescape((mine / "report.html").read_text())) == ("no better" in words)
     drawn = topocell.Genotype.load(place / "genotype.json")
     assert all(len(pairs) <= 2 for cell in drawn.cells.values() for pairs in cell.nodes)
