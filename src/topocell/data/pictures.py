@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,8 +34,8 @@ def find_images(images: Any) -> tuple[list[Named], list[str]]:
 
     Args:
         images: a path of a file or of a folder, which is searched with all folders below it; an image of Pillow; an
-            array (H, W) or (H, W, C) of uint8; a tensor (C, H, W) or (N, C, H, W), uint8 or float in 0..1; or a
-            sequence of these.
+            array (H, W), (H, W, C) or (N, H, W, C) of uint8; a tensor (C, H, W) or (N, C, H, W), uint8 or float in
+            0..1; or a sequence or an iterator of these.
 
     Raises:
         DataError: no such file or folder, no image among them, or something that is none of these.
@@ -44,7 +44,7 @@ def find_images(images: Any) -> tuple[list[Named], list[str]]:
     for image in _each(images):
         if isinstance(image, str | os.PathLike):
             found += _below(Path(image).expanduser(), unused)
-        elif isinstance(image, Tensor) and image.dim() == 4:
+        elif isinstance(image, Tensor | np.ndarray) and image.ndim == 4:
             found += (Named(str(len(found) + i), one) for i, one in enumerate(image))
         else:
             found.append(Named(str(len(found)), image))
@@ -55,7 +55,7 @@ def find_images(images: Any) -> tuple[list[Named], list[str]]:
 
 
 def _each(images: Any) -> Iterable[Any]:
-    return images if isinstance(images, list | tuple) else [images]
+    return images if isinstance(images, list | tuple | Iterator) else [images]
 
 
 def _below(path: Path, unused: Unused) -> list[Named]:

@@ -99,16 +99,17 @@ class Classifier(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (N, K) of pixels (N, C, H, W) uint8: normalised as (pixels / 255 - mean) / std first."""
-        logits: Tensor = self.net((pixels.float() / 255 - self.mean) / self.std)
+        normal = (pixels.float() / 255 - self.mean) / self.std
+        logits: Tensor = self.net(normal.to(self.mean.dtype))  # that of the network, also after half() and the like
         return logits
 
     def predict(self, images: Any, *, batch_size: int = BATCH_SIZE, skip_unreadable: bool = False) -> Predictions:
         """Predict the classes of images.
 
         Args:
-            images: a path of a file or a folder, an image of Pillow, an array (H, W) or (H, W, C) of uint8, a tensor
-                (C, H, W) or (N, C, H, W), uint8 or float in 0..1; or a sequence of these. They may have any size:
-                they are prepared as those of the training were.
+            images: a path of a file or a folder, an image of Pillow, an array (H, W), (H, W, C) or (N, H, W, C) of
+                uint8, a tensor (C, H, W) or (N, C, H, W), uint8 or float in 0..1; or a sequence or iterator of these.
+                They may have any size: they are prepared as those of the training were.
             batch_size: images that are read and computed at once.
             skip_unreadable: whether images that cannot be read are left out; if not, all of them are named.
 

@@ -1,7 +1,9 @@
 """A trained network in use: what it says of images in any form is what its retraining said of them."""
 
+import copy
 import csv
 import json
+import pickle
 import re
 import shutil
 from collections.abc import Callable
@@ -72,6 +74,9 @@ def test_images_in_memory_are_what_their_files_are(made: Path) -> None:
     tensors = [torch.from_numpy(array.copy()).permute(2, 0, 1) for array in arrays]
     for form in (opened, arrays, tensors, [tensor.float() / 255 for tensor in tensors]):
         assert torch.equal(model.predict(form).probabilities, wanted)
+    assert torch.equal(model.predict(iter(arrays)).probabilities, wanted)
+    same = np.stack([arrays[0]] * 3)
+    assert torch.equal(model.predict(same).probabilities, model.predict([arrays[0]] * 3).probabilities)
     grey = opened[0].convert("L")
     as_array = model.predict([np.asarray(grey), np.asarray(grey)[..., None], torch.from_numpy(np.array(grey))[None]])
     assert torch.equal(as_array.probabilities, model.predict([grey] * 3).probabilities)
@@ -114,7 +119,7 @@ def test_all_images_that_cannot_be_read_are_named_or_skipped(made: Path, tmp_pat
     [
         (3, "int is no image"),
         (np.zeros((4, 4), np.float32), "uint8"),
-        (np.zeros((2, 2, 2, 2), np.uint8), r"\(H, W\)"),
+        (np.zeros((2, 2, 2, 2, 2), np.uint8), r"\(H, W\)"),
         (torch.full((3, 4, 4), 2.0), "float in 0..1"),
         (torch.zeros(4, 4), r"\(C, H, W\)"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), "uint8"),
@@ -150,6 +155,28 @@ def test_images_of_other_channels_than_a_picture_has_are_tensors() -> None:
     assert torch.equal(read_pictures(find_images(five)[0], how("fit", (6, 6), 5)).pixels[0], five)
     for wrong in (torch.zeros(3, 6, 6, dtype=torch.uint8), np.zeros((6, 6, 3), np.uint8)):
         assert "5 channels" in read_pictures(find_images([wrong])[0], how("fit", (6, 6), 5)).faults[0]
+
+
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.float64, 1e-5), (torch.float16, 2e-2), (torch.bfloat16, 1e-1)])
+def test_a_network_of_another_precision_predicts_alike(made: Path, dtype: torch.dtype, apart: float) -> None:
+    model = topocell.load(made / "run")
+    files = sorted((made / "photos").rglob("*.bmp"))
+    wanted = model.predict(files).probabilities
+    found = model.to(dtype).predict(files).probabilities
+    assert found.dtype == torch.float32 and float((found - wanted).abs().max()) < apart
+
+
+def test_a_network_is_copied_pickled_traced_and_exported(made: Path) -> None:
+    model = topocell.load(made / "run")
+    x = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    wanted = model(x)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other(x), wanted) and other.classes == model.classes
+    for other in (torch.jit.trace(model, x), torch.export.export(model, (x,)).module(), torch.fx.symbolic_trace(model)):
+        torch.testing.assert_close(other(x), wanted, rtol=1e-4, atol=1e-4)
+    pixels = x.float().requires_grad_()
+    model(pixels).sum().backward()
+    assert pixels.grad is not None and bool(pixels.grad.any())
 
 
 # --- the command, and what can be wrong with a directory
