@@ -101,7 +101,9 @@ def test_images_that_changed_between_start_and_resume(
         faults.injected += 1
         code, _ = workshop.forked([*argv, "--out", str(path)])
         assert code == 2 and one_line(workshop.said), (name, workshop.said)
-        assert "resumes with the data it began with" in workshop.said and "--accept-data" in workshop.said
+        helps = name != "a class more"  # to which the networks do not fit
+        assert ("resumes with the data it began with" in workshop.said) == helps, workshop.said
+        assert ("--accept-data" in workshop.said) == helps, workshop.said
         assert contents(path) == before
         code, _ = workshop.forked([*argv, "--out", str(path), "--accept-data"])
         if name == "a class more":

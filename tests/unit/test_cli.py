@@ -461,7 +461,8 @@ def test_what_a_run_prints(inside: Path, capsys: Any, tmp_path: Path) -> None:
     assert any(line.startswith("derived cell") for line in lines)
     assert any(re.match(r"retrain seed 0 epoch 1: loss \d\.\d{3}, accuracy [\d.]+ %, test [\d.]+ %", x) for x in lines)
     assert any(re.match(r"test accuracy, last epoch: [\d.]+ % \(n = 1\)", line) for line in lines)
-    assert lines[-1] == f"report: {tmp_path / 'a' / 'report.html'}"
+    assert lines[-2] == f"report: {tmp_path / 'a' / 'report.html'}"
+    assert lines[-1].startswith(f"use it: topocell predict {tmp_path / 'a'} ")
     again = lines_of(lambda: main([*loud, "--out", str(tmp_path / "a")]), capsys)
     assert again[0].startswith(f"{tmp_path / 'a'} is finished; its report: ")
     assert lines_of(lambda: main([*RANDOM, "--out", str(tmp_path / "a")]), capsys) == []
