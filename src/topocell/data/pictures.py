@@ -45,7 +45,7 @@ def find_images(images: Any) -> tuple[list[Named], list[str]]:
         if isinstance(image, str | os.PathLike):
             found += _below(Path(image).expanduser(), unused)
         elif isinstance(image, Tensor | np.ndarray) and image.ndim == 4:
-            found += (Named(str(len(found) + i), one) for i, one in enumerate(image))
+            found += [Named(str(len(found) + i), one) for i, one in enumerate(image)]
         else:
             found.append(Named(str(len(found)), image))
     if not found:
@@ -112,6 +112,8 @@ def _pixels(image: Any, how: Preprocessing) -> np.ndarray:
         found = _as_bytes(image)
         if mode is None or len(found) == how.channels:
             return _sized(found, how)
+        if len(found) > 4:
+            raise ValueError(f"a tensor is (C, H, W) of 1 to 4 channels, but this is {tuple(found.shape)}: permute it")
         image = _picture(found)
     if mode is None:
         raise ValueError(f"the network takes images of {how.channels} channels: give tensors (C, H, W)")
@@ -121,6 +123,10 @@ def _pixels(image: Any, how: Preprocessing) -> np.ndarray:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3):
             raise ValueError(f"an array is (H, W) or (H, W, C) of uint8, but this is {image.shape} of {image.dtype}")
+        if image.ndim == 3 and image.shape[2] > 4:
+            raise ValueError(
+                f"an array is (H, W) or (H, W, C) of 1 to 4 channels, but this is {image.shape}: transpose it"
+            )
         image = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
     if not isinstance(image, Image.Image):
         raise ValueError(f"{type(image).__name__} is no image: give a path, an image of Pillow, an array or a tensor")
@@ -132,15 +138,18 @@ def _as_bytes(image: Tensor) -> Tensor:
     """(C, H, W) uint8 of a tensor."""
     if image.dim() != 3:
         raise ValueError(f"a tensor is (C, H, W) or (N, C, H, W), but this is {tuple(image.shape)}")
+    if not image.numel():
+        raise ValueError("it has no pixels")
     if image.dtype == torch.uint8:
         return image.cpu()
+    image = image.detach()
     low, high = (float(bound) for bound in image.float().aminmax())
     if not (image.dtype.is_floating_point and low >= 0 and high <= 1):
         raise ValueError(
             f"a tensor is uint8, or float in 0..1 before any normalisation, but this is {image.dtype} from {low:g} to "
             f"{high:g}"
         )
-    return (image.detach().cpu().float() * 255).round().byte()
+    return (image.cpu().float() * 255).round().byte()
 
 
 def _sized(pixels: Tensor, how: Preprocessing) -> np.ndarray:

@@ -28,6 +28,8 @@ def replace(path: Path, *parts: bytes | memoryview) -> None:
     Writes `.NAME.PID.tmp` in the same directory, flushes it to the disk and renames it. Raises OSError; the
     temporary file is gone then, and the old one untouched.
     """
+    if not path.name:  # "." and "/"
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY, 0o666)

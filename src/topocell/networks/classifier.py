@@ -1,10 +1,11 @@
 """A trained network in use: from images, as files or in memory, to classes and probabilities."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from topocell.data.pictures import find_images, read_pictures
 from topocell.data.preprocessing import Preprocessing
 from topocell.errors import DataError, RunError
 from topocell.networks.kept import FILE, Kept, NetworkFile, load_weights
+from topocell.nn.kernels.cpu import ordinary
 from topocell.nn.network import FixedNet
 
 #: Images that are in memory at once while a folder is predicted.
@@ -61,7 +63,15 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> Prediction:
+    @overload
+    def __getitem__(self, index: int) -> Prediction: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Prediction]: ...
+
+    def __getitem__(self, index: int | slice) -> Prediction | list[Prediction]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
         values, order = self.probabilities[index].sort(descending=True, stable=True)
         ranked = {self.classes[i]: value for i, value in zip(order.tolist(), values.tolist())}
         label = next(iter(ranked))
@@ -75,6 +85,7 @@ class Classifier(nn.Module):
     """A trained network with all that it takes to use it. Made by `load`.
 
     Called with pixels (N, C, H, W), uint8, of the size and the channels it was trained on, it returns logits (N, K).
+    Pixels of another type, such as floats for a gradient, are in 0..255 as well; what is not is warned of.
 
     Args:
         net: in evaluation mode.
@@ -94,11 +105,13 @@ class Classifier(nn.Module):
         self.net, self.preprocessing, self.file, self.kept = net.eval(), preprocessing, file, kept
         self.classes = preprocessing.classes
         for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(getattr(preprocessing, name))[:, None, None], persistent=False)
+            self.register_buffer(name, torch.tensor(getattr(preprocessing, name))[:, None, None])
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (N, K) of pixels (N, C, H, W) uint8: normalised as (pixels / 255 - mean) / std first."""
+        if not torch.compiler.is_compiling() and ordinary(pixels) and pixels.is_floating_point():
+            _check_scale(pixels)
         normal = (pixels.float() / 255 - self.mean) / self.std
         logits: Tensor = self.net(normal.to(self.mean.dtype))  # that of the network, also after half() and the like
         return logits
@@ -114,12 +127,15 @@ class Classifier(nn.Module):
             skip_unreadable: whether images that cannot be read are left out; if not, all of them are named.
 
         Raises:
-            DataError: there are no images, or some cannot be read.
+            DataError: there are no images, or some cannot be read. RunError: the network was changed, and its outputs
+                are no longer one for each of `classes`.
         """
+        if batch_size < 1:
+            raise DataError(f"batch_size must be 1 or more, but got {batch_size}; leave it out for {BATCH_SIZE}")
         found, notes = find_images(images)
         names, parts = list[str](), list[Tensor]()
         faults = list[str]()
-        device, training = self.mean.device, self.training
+        device, modes = self.mean.device, {module: module.training for module in self.modules()}
         self.eval()
         try:
             for start in range(0, len(found), batch_size):
@@ -129,9 +145,16 @@ class Classifier(nn.Module):
                 if len(pictures.pixels):
                     pixels = pictures.pixels.to(device, memory_format=torch.channels_last)
                     with torch.no_grad():
-                        parts.append(self(pixels).float().softmax(1).cpu())
+                        logits = self(pixels)
+                    if logits.shape[1] != len(self.classes):
+                        raise RunError(
+                            f"a network has one output for each class, but this has {logits.shape[1]} for "
+                            f"{len(self.classes)} classes; set its `classes` to the names of the outputs"
+                        )
+                    parts.append(logits.float().softmax(1).cpu())
         finally:
-            self.train(training)
+            for module, training in modes.items():  # each its own: frozen batch norms stay frozen
+                module.training = training
         if faults and not skip_unreadable:
             raise DataError(
                 f"{len(faults):,} of {len(found):,} images cannot be read: {some(faults, 10)}; repair them or leave "
@@ -144,6 +167,20 @@ class Classifier(nn.Module):
         notes += [f"not read: {fault}" for fault in faults]
         empty = torch.empty(0, len(self.classes))
         return Predictions(tuple(names), torch.cat(parts) if parts else empty, self.classes, tuple(notes))
+
+
+def _check_scale(pixels: Tensor) -> None:
+    """Warn of floats in 0..1, and of normalised ones: the answer to them would be that to a black image."""
+    if pixels.device.type == "meta" or not pixels.numel():
+        return
+    low, high = (float(bound) for bound in pixels.detach().aminmax())
+    if low < 0 or 0 < high <= 1:
+        warnings.warn(
+            f"a network of topocell.load takes pixels in 0..255 and normalises them itself, but these are floats from "
+            f"{low:g} to {high:g}; call predict, which takes floats in 0..1, or give pixels, or call its `net` with "
+            f"normalised images",
+            stacklevel=5,  # that of the call
+        )
 
 
 def load(path: str | os.PathLike[str], *, seed: int | None = None, device: str | torch.device = "cpu") -> Classifier:
@@ -164,9 +201,11 @@ def load(path: str | os.PathLike[str], *, seed: int | None = None, device: str |
         raise RunError(_no_network(place))
     file = NetworkFile.load(place / FILE)
     how = Preprocessing.load(place / preprocessing.FILE)
-    net, kept = file.build(how), file.of_seed(seed)
-    load_weights(net, place / kept.weights)
-    return Classifier(net, how, file, kept).to(torch.device(device))
+    with torch.device("cpu"):  # whatever the default is: the meta device would lose the weights
+        net, kept = file.build(how), file.of_seed(seed)
+        load_weights(net, place / kept.weights)
+        model = Classifier(net, how, file, kept)
+    return model.to(torch.device(device))
 
 
 def _no_network(place: Path) -> str:

@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from topocell.cli import main
 from topocell.config.load import load_recipe
 from topocell.data.pictures import find_images, read_pictures
 from topocell.data.preprocessing import Preprocessing
-from topocell.errors import DataError, TopocellError
+from topocell.errors import DataError, RunError, TopocellError
 from topocell.runs.setup import load_data
 
 RECIPE = [
@@ -92,6 +93,66 @@ def test_a_stack_of_pixels_is_taken_as_it_is(made: Path) -> None:
         assert torch.equal(model(data.test.images).argmax(1), model.predict(data.test.images).probabilities.argmax(1))
 
 
+def test_images_of_a_stack_are_numbered_one_after_the_other(made: Path) -> None:
+    model = topocell.load(made / "run")
+    one = np.zeros((9, 9, 3), np.uint8)
+    found = model.predict([one, np.stack([one] * 3), torch.zeros(2, 3, 9, 9)])
+    assert found.names == ("0", "1", "2", "3", "4", "5")
+    assert [prediction.name for prediction in found[1:3]] == ["1", "2"] and found[-1].name == "5"
+
+
+def test_a_network_without_memory_gets_its_normalisation_with_its_weights(made: Path) -> None:
+    model = topocell.load(made / "run")
+    pixels = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    wanted = model(pixels)
+    bare = copy.deepcopy(model).to("meta").to_empty(device="cpu")
+    bare.load_state_dict(model.state_dict())
+    assert torch.equal(bare(pixels), wanted)
+    with torch.device("meta"):
+        assert torch.equal(topocell.load(made / "run")(pixels), wanted)
+
+
+@pytest.mark.parametrize("outputs", [1, 9])
+def test_a_network_of_other_outputs_predicts_once_they_have_names(made: Path, outputs: int) -> None:
+    model = topocell.load(made / "run")
+    model.net.classifier = torch.nn.Linear(model.net.classifier.in_features, outputs)
+    image = np.zeros((9, 9, 3), np.uint8)
+    with pytest.raises(RunError, match=f"has {outputs} for {len(CLASSES)} classes; set its `classes`"):
+        model.predict(image)
+    model.classes = tuple(f"new {i}" for i in range(outputs))
+    assert model.predict(image)[0].label in model.classes
+
+
+def test_floats_that_are_no_pixels_are_warned_of(made: Path) -> None:
+    model = topocell.load(made / "run")
+    pixels = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    for scaled in (pixels / 255, (pixels / 255 - 0.5) / 0.2):
+        with pytest.warns(UserWarning, match="takes pixels in 0..255"):
+            model(scaled)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for good in (pixels, pixels.float(), pixels[:0].float(), torch.zeros(1, 3, 16, 16)):
+            model(good)
+        assert model(pixels.float().requires_grad_()).requires_grad
+        model.predict((pixels / 255).requires_grad_())
+
+
+def test_a_prediction_leaves_each_module_in_its_mode(made: Path) -> None:
+    model = topocell.load(made / "run").train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    modes = [module.training for module in model.modules()]
+    model.predict(np.zeros((9, 9, 3), np.uint8))
+    assert [module.training for module in model.modules()] == modes and len(set(modes)) == 2
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_has_an_image(made: Path, size: int) -> None:
+    with pytest.raises(DataError, match=f"batch_size must be 1 or more, but got {size}"):
+        topocell.load(made / "run").predict(np.zeros((9, 9, 3), np.uint8), batch_size=size)
+
+
 def test_a_folder_is_searched_and_what_is_no_image_is_said(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "photos", tmp_path / "new")
     (tmp_path / "new" / "notes.txt").write_text("x")
@@ -123,6 +184,10 @@ def test_all_images_that_cannot_be_read_are_named_or_skipped(made: Path, tmp_pat
         (torch.full((3, 4, 4), 2.0), "float in 0..1"),
         (torch.zeros(4, 4), r"\(C, H, W\)"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), "uint8"),
+        (torch.zeros(9, 4, 3, dtype=torch.uint8), r"1 to 4 channels, but this is \(9, 4, 3\): permute it"),
+        (torch.zeros(3, 0, 4), "no pixels"),
+        (torch.zeros(3, 4, 0, dtype=torch.uint8), "no pixels"),
+        (np.zeros((3, 9, 9), np.uint8), r"1 to 4 channels, but this is \(3, 9, 9\): transpose it"),
         ([], "no image|there is none"),
         ("absent.jpg", "is not; check the path"),
     ],
@@ -191,6 +256,8 @@ def test_the_command_shows_and_writes(made: Path, tmp_path: Path, capsys: Any) -
     assert len(lines) == len(files) and lines[0].startswith(f"{files[0]}: ") and lines[0].count(" %") == 3
     assert main(["predict", str(made / "run"), files[0], "--csv", str(tmp_path / "absent" / "p.csv")]) == 2
     assert "--csv must name a file that can be written" in capsys.readouterr().err
+    assert main(["predict", str(made / "run"), files[0], "--csv", "."]) == 2
+    assert "but . cannot be (is a directory)" in capsys.readouterr().err
     table = tmp_path / "p.csv"
     assert main(["predict", str(made / "run"), *files, "--csv", str(table), "--seed", "1"]) == 0
     rows = rows_of(table)
