@@ -159,6 +159,10 @@ def retrain(
     if name is None and (changes or weights_from is not None):
         asked = ", ".join(changes) or f"the weights of {weights_from}"
         raise RecipeError(f"a retraining with other settings has a name, but there is none for {asked}; add --as NAME")
+    if name is not None and protocol not in (None, "full"):
+        raise RecipeError(
+            f"a retraining by name trains in full, but got the protocol {protocol!r}; leave out --as or --protocol"
+        )
     with _reopened(out, display if name is None else Quiet(), accept_data, data, _root(changes)) as work:
         work.need_genotype()
         if name is None:
@@ -170,7 +174,7 @@ def retrain(
             work.display.results(results)
             return results
         begun = work.directory.retraining_path(name)
-        if (begun / "genotype.json").is_file() and not changes:
+        if (begun / "genotype.json").is_file() and not changes and weights_from is None:
             setup, path = None, begun
         else:
             origin = None if weights_from is None else Path(weights_from)

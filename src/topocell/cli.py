@@ -27,6 +27,7 @@ from topocell.reporting.command_line import (
     RecipeName,
     RunPath,
     YesOption,
+    check_together,
     displayed,
 )
 from topocell.runs.export_command import export
@@ -264,11 +265,11 @@ def retrain(
         topocell retrain runs/dots --as longer --from runs/dots retrain.epochs=5 retrain.weights.lr=0.005
 
         topocell retrain darts_v2.txt --budget small data.dataset=digits --out runs/darts-v2
-
-        topocell retrain runs/dots --protocol shallow
     """
     from topocell import api
 
+    given = {"--as": name, "--from": weights_from, "--protocol": protocol, "KEY=VALUE": changes, "--out": out}
+    check_together(source, random_cell, given, recipe != "darts-v1" or budget != Budget.paper)
     with displayed(quiet) as display:
         before = None if quiet else asking(display, yes)
         shared: dict[str, Any] = {"weights_from": weights_from, "accept_data": accept_data, "before": before}

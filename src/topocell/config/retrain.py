@@ -99,6 +99,14 @@ class RetrainPlan(Model):
     head: Literal["plain", "bn-relu"] = "plain"
 
     @model_validator(mode="after")
+    def _different_seeds(self) -> "RetrainPlan":
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(
+                f"seeds are different, each being a training of its own, but got {list(self.seeds)}; name each once"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_size(self) -> "RetrainPlan":
         if self.parameters is not None and (self.max_parameters, self.max_multiply_adds) != (None, None):
             raise ValueError("parameters is the size to come closest to, max_... is a limit; keep one of them")

@@ -77,5 +77,10 @@ def fitting(net: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             f"retrain.layers to those of the weights"
         )
     if "classifier.weight" not in fits:  # other classes
-        return {name: value for name, value in fits.items() if not name.startswith(_HEADS)}
+        return without_heads(fits)
     return fits
+
+
+def without_heads(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights that do not depend on the classes."""
+    return {name: value for name, value in weights.items() if not name.startswith(_HEADS)}

@@ -133,7 +133,8 @@ class FixedNet(Skeleton):
             raise SpaceError(f"drop_path is a probability below 1, but got drop_path={drop_path}")
         if auxiliary and not stacking(genotype.skeleton).preprocess:
             raise SpaceError(
-                f"an auxiliary head needs skeleton 'darts' or one like it, but got {genotype.skeleton!r}; turn it off"
+                f"an auxiliary head needs skeleton 'darts' or one like it, but got {genotype.skeleton!r}; turn it off "
+                f"(retrain.auxiliary=0)"
             )
 
         def make_cell(slot: Slot) -> nn.Module:

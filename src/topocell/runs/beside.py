@@ -19,11 +19,12 @@ from safetensors import SafetensorError
 
 from topocell.config.load import reselected, retrained, shallow_of
 from topocell.config.recipe import Recipe
+from topocell.data.preprocessing import Preprocessing
 from topocell.errors import CheckpointError, RunError
 from topocell.genotype.genotype import Genotype
 from topocell.networks import kept
 from topocell.networks.retraining import initial_channels
-from topocell.networks.start import EARLIER, INITIAL, SOURCE, fitting
+from topocell.networks.start import EARLIER, INITIAL, SOURCE, fitting, without_heads
 from topocell.nn.network import FixedNet
 from topocell.reporting.rundirs import RANDOM_CELL, readable
 from topocell.runs.consent import Before, announce
@@ -112,6 +113,11 @@ def begin_retraining(
     Raises:
         RecipeError: a change that is not one of a retraining. RunError: NAME has other settings, or another cell.
     """
+    if name == RANDOM_CELL:
+        raise RunError(
+            f"{RANDOM_CELL!r} is the retraining of a random cell, which the report compares with the cell of the run; "
+            f"take another name, or --random-cell without settings"
+        )
     path = work.directory.retraining_path(name)
     recipe = retrained(work.recipe, changes)
     same_data = recipe.data == work.recipe.data
@@ -177,6 +183,7 @@ def begin_with_cell(
         if directory.genotype_path.exists():
             if Genotype.load(directory.genotype_path).cells != genotype.cells:
                 raise RunError(f"a retraining keeps the cell it began with, but {path} has another; take another name")
+            _must_begin_with(directory, initial)
             return
         if initial is not None:
             weights, source = initial
@@ -186,6 +193,17 @@ def begin_with_cell(
             _copy_seeds(copy[0], directory, copy[1])
         save_phase(directory, Phase.RETRAIN)
         genotype.save(directory.genotype_path)  # last: with it the directory is what it is to be
+
+
+def _must_begin_with(directory: RunDir, initial: tuple[bytes, str] | None) -> None:
+    """Raise RunError where weights are named that a retraining did not begin with; none need be named again."""
+    if initial is None or (directory.has(INITIAL) and (directory.path / INITIAL).read_bytes() == initial[0]):
+        return
+    began = f"the weights of {directory.read_json(SOURCE)['weights']}" if directory.has(SOURCE) else "fresh weights"
+    raise RunError(
+        f"a retraining keeps the weights it began with, but {directory.path} began with {began}, and those of "
+        f"{initial[1]} are others; take another name"
+    )
 
 
 def _earlier(work: Work, setup: Setup) -> list[Mapping[str, Any]]:
@@ -235,7 +253,11 @@ def _weights_of(place: Path, genotype: Genotype, setup: Setup) -> tuple[bytes, s
     with torch.device("meta"):
         net = FixedNet(genotype, channels, plan.layers, classes, shape[0], plan.stem, head=plan.head)
     try:
-        fits = fitting(net, safetensors.torch.load(weights))
+        tensors = safetensors.torch.load(weights)
+        if Preprocessing.load(found.parent).classes != setup.dataset.train.classes:  # also where they are as many
+            tensors = without_heads(tensors)
+            weights = safetensors.torch.save(tensors)
+        fits = fitting(net, tensors)
     except SafetensorError:
         raise CheckpointError(f"{found.parent / first.weights} must hold weights, but is damaged; restore it") from None
     except RunError as fault:

@@ -128,6 +128,21 @@ def test_weights_are_fine_tuned_also_for_other_classes(mine: Path, tmp_path: Pat
     assert "it was not one from scratch" in (tmp_path / "other/report.html").read_text()
 
 
+@pytest.mark.parametrize("names", [[str(i) for i in range(10)], [f"new {i}" for i in range(10)]])
+def test_a_classifier_is_kept_for_the_same_classes_only(mine: Path, tmp_path: Path, names: list[str]) -> None:
+    """As many classes of other names are other classes."""
+    images, labels = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8), torch.arange(40) % 10
+    recipe = load_recipe("random", [*SMALL, "retrain.weights.lr=0", "retrain.seeds=[5]"], "smoke")
+    data = ((images, labels), (images, labels), names)
+    cell = topocell.Genotype.load(mine / "genotype.json")
+    results = api.retrain_cell(cell, recipe, tmp_path / "other", data=data, weights_from=mine)
+    start, end = (load_file(place / "weights.safetensors") for place in (mine, tmp_path / "other"))
+    assert torch.equal(start["stem.conv.weight"], end["stem.conv.weight"])
+    assert torch.equal(start["classifier.weight"], end["classifier.weight"]) == (names[0] == "0")
+    fresh = "; the classifier is fresh, for 10 classes" if names[0] != "0" else ""
+    assert results["initial_weights"] == f"{mine}, seed 0{fresh}"
+
+
 def test_a_cell_from_elsewhere_is_retrained_without_a_search(tmp_path: Path, capsys: Any) -> None:
     text = tmp_path / "cell.txt"
     text.write_text(DARTS_V2.to_darts())
@@ -157,13 +172,38 @@ def test_a_cell_from_elsewhere_is_retrained_without_a_search(tmp_path: Path, cap
         (["--as", "x", "retrain.max_parameters=10"], "which is above retrain.max_parameters=10; raise the limit"),
         (["--as", "x", "retrain.max_parameters=9000", "retrain.parameters=9000"], "keep one of them"),
         (["--as", "x", "data.dataset=folder"], "data.root=DIR"),
+        (["--as", "x", "retrain.seeds=[0,1,0]"], "seeds are different"),
+        (["--as", "x", "--protocol", "shallow"], "leave out --as or --protocol"),
+        (["--as", "random-cell", "retrain.epochs=2"], "--random-cell without settings"),
+        (["--random-cell", "retrain.epochs=2"], "exactly as RUN was, but got KEY=VALUE"),
+        (["--random-cell", "--as", "x", "--from", "RUN"], "exactly as RUN was, but got --as, --from"),
+        (["--out", "x", "--as", "x"], "--out begins a run of its own, but got --as"),
+        (["--budget", "smoke"], "there is no --out"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(mine: Path, capsys: Any, words: list[str], said: str) -> None:
     assert main(["retrain", str(mine), *(word.replace("RUN", str(mine)) for word in words)]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
-    assert not (mine / "retrainings/x").exists()
+    assert not (mine / "retrainings/x").exists() and not (mine / "retrainings/random-cell").exists()
+
+
+def test_a_cell_without_a_directory_is_told_what_it_needs(tmp_path: Path, capsys: Any) -> None:
+    DARTS_V2.save(tmp_path / "cell.json")
+    assert main(["retrain", str(tmp_path / "cell.json")]) == 2
+    assert "add --out DIR" in capsys.readouterr().err
+
+
+def test_a_retraining_keeps_the_weights_it_began_with(mine: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(mine, tmp_path / "other"))
+    (other / "weights.safetensors").write_bytes((mine / "weights-1.safetensors").read_bytes())
+    wanted = api.retrain(mine, name="x", weights_from=mine)
+    assert api.retrain(mine, name="x", weights_from=mine) == wanted == api.retrain(mine, name="x")
+    with pytest.raises(RunError, match=r"began with the weights of .* are others; take another name"):
+        api.retrain(mine, name="x", weights_from=other)
+    api.retrain(mine, name="fresh", changes=["retrain.epochs=2"])
+    with pytest.raises(RunError, match="began with fresh weights"):
+        api.retrain(mine, name="fresh", changes=["retrain.epochs=2"], weights_from=mine)
 
 
 def test_a_name_of_another_cell_is_kept(mine: Path) -> None:
