@@ -23,8 +23,8 @@ from topocell.data.batches import Batches
 from topocell.data.preprocessing import Preprocessing
 from topocell.errors import RecipeError, RunError, SpaceError
 from topocell.io import checkpoint
+from topocell.networks.evaluation import evaluate
 from topocell.networks.kept import names_of
-from topocell.networks.retraining import evaluate
 from topocell.nn.count import count
 from topocell.nn.network import FixedNet
 from topocell.runs import setup

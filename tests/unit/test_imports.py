@@ -64,6 +64,11 @@ def test_there_are_modules() -> None:
     assert len(FILES) > 40 and "topocell.searching.loop" in MODULES and "topocell" in MODULES
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_can_be_read_at_a_sitting(module: str) -> None:
+    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= 400
+
+
 def test_every_module_has_a_layer() -> None:
     assert {part_of(name) for name in MODULES} <= set(LAYER), "give the new module a place in LAYERS"
     assert set(LAYER) <= {part_of(name) for name in MODULES}, "LAYERS names a module that is gone"

@@ -284,8 +284,7 @@ def _override(data: dict[str, Any], key: str, value: Any) -> None:
                 at[part] = {"name": at[part]}
             elif isinstance(at.get(part), int | float):
                 at[part] = {"start": at[part]}
-            if at.get(part) is None:
-                at[part] = {}
+            at[part] = {} if at.get(part) is None else at[part]
             at = at[part]
 
 

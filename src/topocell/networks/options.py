@@ -7,6 +7,8 @@ from topocell.data.batches import ImageSet
 from topocell.data.mixing import Mixing
 from topocell.data.policies import ImagePolicy
 from topocell.data.stratify import held_out
+from topocell.genotype.genotype import Genotype
+from topocell.nn.count import channels_for, widest
 from topocell.runtime.losses import Loss, balanced_weights, build_loss, check_loss_options
 from topocell.runtime.optimizers import check_optimizer
 
@@ -61,3 +63,25 @@ def check_training(plan: RetrainPlan, key: str) -> None:
     check_optimizer(plan.weights, f"{key}.weights")
     weight = torch.ones(2) if plan.class_weights != "none" else None
     check_loss_options(plan.loss, f"{key}.loss", label_smoothing=plan.label_smoothing, weight=weight)
+
+
+def initial_channels(
+    genotype: Genotype, plan: RetrainPlan, classes: int, shape: tuple[int, int, int]
+) -> tuple[int, list[str]]:
+    """The initial channels of the network of a cell, and a sentence where a limit chose them.
+
+    Args:
+        genotype: the cell.
+        plan: of its training.
+        classes: width of the output.
+        shape: (C, H, W) of an image.
+
+    Raises:
+        SpaceError: the narrowest network is above a limit.
+    """
+    sizes = plan.layers, classes, shape[0], plan.stem, plan.head
+    if plan.parameters is not None:
+        return channels_for(genotype, plan.parameters, *sizes), []
+    limits = {"parameters": plan.max_parameters, "multiply_adds": plan.max_multiply_adds}
+    known = {name: limit for name, limit in limits.items() if limit is not None}
+    return widest(genotype, known, shape[1], shape[2], *sizes) if known else (plan.channels, [])

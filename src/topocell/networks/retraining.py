@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from topocell.config.retrain import RetrainPlan
@@ -20,10 +19,11 @@ from topocell.genotype.genotype import Genotype
 from topocell.io.checkpoint import places, restore_optimizer
 from topocell.networks.averaging import AveragedNet
 from topocell.networks.early_stopping import BestEpoch
-from topocell.networks.options import image_policy, mixing, training_images, training_loss
+from topocell.networks.evaluation import classify, correct, evaluate
+from topocell.networks.options import image_policy, initial_channels, mixing, training_images, training_loss
 from topocell.networks.scores import MOST_CLASSES, balanced_accuracy, class_scores, confusion_matrix
 from topocell.networks.start import AFRESH, Start, load_initial
-from topocell.nn.count import channels_for, count, widest
+from topocell.nn.count import count
 from topocell.nn.network import FixedNet
 from topocell.runtime.epoch_loop import EpochLoop
 from topocell.runtime.epoch_meter import Seen
@@ -361,64 +361,3 @@ class Retraining:
         if self.best is not None:
             self.best.load_state_dict(state["best"])
         self.loop.load_state_dict(state)
-
-
-def initial_channels(
-    genotype: Genotype, plan: RetrainPlan, classes: int, shape: tuple[int, int, int]
-) -> tuple[int, list[str]]:
-    """The initial channels of the network of a cell, and a sentence where a limit chose them.
-
-    Args:
-        genotype: the cell.
-        plan: of its training.
-        classes: width of the output.
-        shape: (C, H, W) of an image.
-
-    Raises:
-        SpaceError: the narrowest network is above a limit.
-    """
-    sizes = plan.layers, classes, shape[0], plan.stem, plan.head
-    if plan.parameters is not None:
-        return channels_for(genotype, plan.parameters, *sizes), []
-    limits = {"parameters": plan.max_parameters, "multiply_adds": plan.max_multiply_adds}
-    known = {name: limit for name, limit in limits.items() if limit is not None}
-    return widest(genotype, known, shape[1], shape[2], *sizes) if known else (plan.channels, [])
-
-
-def correct(logits: Tensor, target: Tensor) -> Tensor:
-    """Correct predictions (0-dim) of logits (N, K); those of mixed images count by the share of the predicted class.
-
-    Args:
-        logits: (N, K).
-        target: labels (N,) int64, or probabilities (N, K).
-    """
-    predicted = logits.argmax(1)
-    if target.dim() == 1:
-        return (predicted == target).sum()
-    return target.gather(1, predicted[:, None]).sum()
-
-
-def evaluate(net: FixedNet, batches: Batches) -> tuple[float, float]:
-    """Mean cross entropy and accuracy (fraction) of a network over all batches, in evaluation mode."""
-    training = net.training
-    net.eval()
-    loss = correct = torch.zeros(())
-    images = 0
-    with torch.no_grad():
-        for x, y in batches.eval_batches():
-            logits = net(x)
-            loss = loss + F.cross_entropy(logits, y, reduction="sum").cpu()
-            correct = correct + (logits.argmax(1) == y).sum().cpu()
-            images += len(y)
-    net.train(training)
-    return float(loss) / images, float(correct) / images
-
-
-def classify(net: FixedNet, batches: Batches) -> tuple[Tensor, Tensor]:
-    """The class (N,) int64 that a network predicts for each image, and its probability (N,) float32, on the CPU."""
-    training = net.training
-    net.eval()
-    with torch.no_grad():
-        found = [net(x).float().softmax(1).max(1) for x, _ in batches.eval_batches()]
-    net.train(training)
-    return torch.cat([part.indices.cpu() for part in found]), torch.cat([part.values.cpu() for part in found])

@@ -69,24 +69,32 @@ def class_scores(classes: Sequence[str], images: Sequence[Tensor], confusions: S
         )
     balanced = [balanced_accuracy(confusion) for confusion in confusions]
     accuracy = float(right.sum() / (n * len(confusions)))
-    majority = int(train.argmax())
+    interval, majority = wilson_interval(accuracy, n), int(train.argmax())
+    alone = float(test[majority] / n)
     return {
         "per_class": per_class,
         "balanced_accuracy_mean": statistics.fmean(balanced),
         "balanced_accuracy_std": statistics.stdev(balanced) if len(balanced) > 1 else None,
-        "majority_class": {"class": classes[majority], "accuracy": float(test[majority] / n)},
-        "interval": list(wilson_interval(accuracy, n)),
-        "warnings": _warnings(per_class, accuracy, classes[majority], float(test[majority] / n)),
+        "majority_class": {"class": classes[majority], "accuracy": alone},
+        "interval": list(interval),
+        "warnings": _warnings(per_class, accuracy, interval[0], classes[majority], alone),
     }
 
 
-def _warnings(per_class: Sequence[dict[str, Any]], accuracy: float, majority: str, alone: float) -> list[str]:
+def _warnings(
+    per_class: Sequence[dict[str, Any]], accuracy: float, low: float, majority: str, alone: float
+) -> list[str]:
     """Say what a reader of the accuracy should know."""
     warnings = []
     if accuracy <= alone:
         warnings.append(
             f"the networks are no better than the answer {majority!r} to every image: {100 * accuracy:.2f} % against "
             f"{100 * alone:.2f} %"
+        )
+    elif alone >= low:
+        warnings.append(
+            f"the networks are not told apart from the answer {majority!r} to every image: {100 * accuracy:.2f} % "
+            f"(from {100 * low:.2f} %) against {100 * alone:.2f} %; more epochs may help, see retrain.epochs"
         )
     never = [entry["class"] for entry in per_class if not entry["predicted"]]
     if never:

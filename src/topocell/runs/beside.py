@@ -23,7 +23,7 @@ from topocell.data.preprocessing import Preprocessing
 from topocell.errors import CheckpointError, RunError
 from topocell.genotype.genotype import Genotype
 from topocell.networks import kept
-from topocell.networks.retraining import initial_channels
+from topocell.networks.options import initial_channels
 from topocell.networks.start import EARLIER, INITIAL, SOURCE, fitting, without_heads
 from topocell.nn.network import FixedNet
 from topocell.reporting.rundirs import RANDOM_CELL, readable

@@ -12,7 +12,7 @@ from topocell.data.splits import Dataset
 from topocell.errors import RecipeError
 from topocell.genotype.genotype import Genotype
 from topocell.networks.latency import Latency
-from topocell.networks.retraining import initial_channels
+from topocell.networks.options import initial_channels
 from topocell.nn.costs import NetworkSize, network_costs
 from topocell.nn.count import count
 from topocell.nn.network import FixedNet

@@ -24,8 +24,8 @@ from topocell.data.stratify import held_out, split_notes
 from topocell.errors import RecipeError, SpaceError
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.io.colours import rgb
-from topocell.networks.options import check_training, image_policy
-from topocell.networks.retraining import Retraining, initial_channels
+from topocell.networks.options import check_training, image_policy, initial_channels
+from topocell.networks.retraining import Retraining
 from topocell.networks.start import AFRESH, Start
 from topocell.nn.network import FixedNet
 from topocell.registry import is_foreign, known

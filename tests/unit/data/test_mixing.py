@@ -13,7 +13,7 @@ from topocell.data.policies import ImagePolicy, check_channels
 from topocell.data.sampling import balanced_order
 from topocell.data.stratify import held_out
 from topocell.errors import DataError
-from topocell.networks.retraining import correct
+from topocell.networks.evaluation import correct
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -21,7 +21,8 @@ from topocell.errors import RunError, SpaceError
 from topocell.genotype.genotype import Genotype
 from topocell.io import checkpoint
 from topocell.networks import retraining
-from topocell.networks.retraining import Retraining, evaluate
+from topocell.networks.evaluation import evaluate
+from topocell.networks.retraining import Retraining
 from topocell.nn.count import channels_for, count
 from topocell.nn.network import FixedNet
 from topocell.runtime.hooks import Interrupted, Silent, Trained

@@ -88,6 +88,19 @@ def test_equal_classes_lead_with_the_accuracy_and_without_warnings() -> None:
     assert score_lines(results)[0].startswith("test accuracy, last epoch: 85.00 %")
 
 
+@pytest.mark.parametrize(("right", "n", "told"), [(19, 54, True), (30, 54, False), (18, 54, False), (190, 540, True)])
+def test_an_accuracy_whose_interval_holds_the_baseline_is_called_that(right: int, n: int, told: bool) -> None:
+    """Three equal classes: 19 of 54 are 35.19 %, which 33.33 % may be; 18 of 54 are no better at all."""
+    test = torch.full((3,), n // 3)
+    confusion = torch.zeros(3, 3, dtype=torch.int64)
+    for i in range(3):
+        hits = right // 3 + (i < right % 3)
+        confusion[i, i], confusion[i, (i + 1) % 3] = hits, n // 3 - hits
+    warnings = class_scores("abc", (torch.full((3,), 99), test), [confusion])["warnings"]
+    assert any("not told apart" in text for text in warnings) == told
+    assert any("no better" in text for text in warnings) == (3 * right <= n)
+
+
 def test_older_results_and_damaged_ones_have_what_they_have() -> None:
     for damaged in ({}, {"per_class": 3}, {"per_class": [3, {"class": 1}]}, {"interval": ["a", None], "runs": [1]}):
         results = {"last_mean": 0.5, "n": 2, **damaged}

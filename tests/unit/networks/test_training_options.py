@@ -25,6 +25,7 @@ from topocell.errors import RecipeError
 from topocell.io import checkpoint
 from topocell.networks import retraining
 from topocell.networks.early_stopping import BestEpoch
+from topocell.networks.evaluation import evaluate
 from topocell.networks.retraining import Retraining
 from topocell.runs.setup import check, prepared
 from topocell.runtime.losses import balanced_weights
@@ -154,7 +155,7 @@ def test_the_average_is_that_of_torch(digits: splits.Dataset) -> None:
             assert torch.equal(value, done.net.state_dict()[name])
         else:
             assert torch.equal(value, expected[name]), name
-    assert done.tests[-1] == retraining.evaluate(done.tested, done.test_batches)[1]
+    assert done.tests[-1] == evaluate(done.tested, done.test_batches)[1]
     assert done.tested is not done.net
     plain = trained(plan(), digits)
     assert_identical(done.net.state_dict(), plain.net.state_dict())  # it does not touch the training
