@@ -24,8 +24,8 @@ ROMAN = ("I", "II", "III", "IV", "V")
 
 INTRO = """# The papers' tables and figures
 
-Made by `python -m tests.helpers.coverage`. Every table and figure of the five papers, with the commands that repeat it at
-the published scale, which takes GPU-hours to GPU-weeks, and the test that runs the same in smoke mode; with
+Made by `python -m tests.helpers.coverage`. Every table and figure of the five papers, with the commands that repeat it
+at the published scale, which takes GPU-hours to GPU-weeks, and the test that runs the same in smoke mode; with
 `--budget small` the commands take minutes on two cores. "also" names published cells that stand in the table: `topocell
 retrain --genotype NAME` trains them. A cell `-` in place of commands says why there is none."""
 

@@ -14,6 +14,9 @@ from topocell.spaces.operations import KNOWN_OPERATIONS
 
 #: Power of the channels that time grows with: between 1, where memory limits it, and 2, where products do.
 GROWTH = 1.5
+#: Steps of a network's training below which it is often left near chance (n = 2 walks with some 300 photos: 160 steps
+#: ended there, 1,800 did not).
+FEW_STEPS = 500
 #: How much a step does besides forward and backward on training images, by the name of its level.
 _LEVELS = {"weights": 1.0, "single": 1.0, "bilevel": 2.0, "mixed": 3.0, "unrolled": 5.0}
 
@@ -63,6 +66,26 @@ def parts_of(setup: Setup) -> tuple[Part, ...]:
         each = kept / len(setup.space.cells)
         parts += [_retraining(training, train, len(dataset.test), pixels, each) for training in recipe.trainings]
     return tuple(part for part in parts if part.steps)
+
+
+def few_steps(setup: Setup) -> str | None:
+    """Return a line on a retraining of so few steps that its network may learn little; None for one of more.
+
+    A single epoch, as the smoke budget has it, is meant to be short.
+    """
+    plan, images = setup.recipe.retrain, len(setup.dataset.train)
+    steps = plan.epochs * _batches(images, plan.batch_size)
+    if setup.ground_truth is not None or "retrain" not in setup.recipe.named_trainings or plan.epochs == 1:
+        return None
+    if steps >= FEW_STEPS:
+        return None
+    size = min(plan.batch_size, 16)
+    epochs = 10 * math.ceil(2 * FEW_STEPS / _batches(images, size) / 10)
+    return (
+        f"the network will be trained for {steps} steps only ({plan.epochs} epochs of {images} images), which can "
+        f"leave it near chance; retrain.epochs={epochs} retrain.batch_size={size} makes "
+        f"{epochs * _batches(images, size)}"
+    )
 
 
 def total_work(parts: Sequence[Part]) -> float:

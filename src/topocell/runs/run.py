@@ -24,7 +24,7 @@ from topocell.runs.costs import cost_line
 from topocell.runs.directory import RunDir
 from topocell.runs.estimate import Knob, is_out_of_memory, out_of_memory, retrain_knobs, stage_knobs
 from topocell.runs.monitor import RunHook, RunMonitor, fitting
-from topocell.runs.outlook import Outlook, parts_of
+from topocell.runs.outlook import Outlook, few_steps, parts_of
 from topocell.runs.phases import Phase, read_phase, save_phase
 from topocell.runs.setup import Setup
 from topocell.selection.rules import Derived, check_rules, derive
@@ -65,6 +65,8 @@ class Work:
         with self._timed(Phase.SEARCH):
             if self.state is None:
                 self._enter(Phase.SEARCH)  # nothing may be there that no checkpoint tells of
+                if line := few_steps(self.setup):
+                    self.monitor.say(line)
             search = self.setup.search(self._rules(), self.monitor)
             search.run(self.state)
         self.directory.save_named("supernet", search.state_dict())

@@ -8,7 +8,7 @@ from topocell.config.load import load_recipe
 from topocell.reporting.terminal import Quiet
 from topocell.runs.directory import RunDir
 from topocell.runs.monitor import RunMonitor
-from topocell.runs.outlook import Outlook, Part, parts_of, total_work
+from topocell.runs.outlook import Outlook, Part, few_steps, parts_of, total_work
 from topocell.runs.setup import prepared
 
 PARTS = (Part("search 1/2 operations", 100, 2.0), Part("search 2/2 topology", 50, 4.0), Part("retrain", 300, 1.0))
@@ -149,3 +149,20 @@ def test_the_monitor_hands_the_time_left_to_the_display(tmp_path: Any, clock: Cl
         log = (directory.path / "log.txt").read_text().splitlines()
     assert seen == [None, 298.0, (0, 298.0)]
     assert [line.split(" ", 1)[1] for line in log] == ["retrain seed 0 epoch 1: loss 2.000, accuracy 25.0 %", "a note"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["data.images=288"], "for 160 steps only (32 epochs of 288 images)"),
+        (["data.images=288", "retrain.epochs=60", "retrain.batch_size=16"], None),  # what the line advises
+        (["data.images=288", "retrain.epochs=1"], None),
+    ],
+)
+def test_a_training_of_few_steps_is_told_before_it_starts(words: list[str], line: str | None) -> None:
+    setup = prepared(load_recipe("dots", ["data.dataset=digits", *words], "small"))
+    found = few_steps(setup)
+    assert (found is None) == (line is None)
+    if line is not None and found is not None:
+        assert line in found
+        assert "retrain.epochs=60 retrain.batch_size=16 makes 1080" in found
