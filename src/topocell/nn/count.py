@@ -23,6 +23,20 @@ class Count(NamedTuple):
     multiply_adds: int
 
 
+#: Whether a cell is one of NAS-Bench-201 → initial channels and layers of the networks that its papers evaluate.
+PUBLISHED_SIZES = {False: (36, 20), True: (16, 17)}
+
+
+def published_size(genotype: Genotype) -> "Count":
+    """Return the size of the published CIFAR-10 network of a cell: 32×32 images, 10 classes, no auxiliary head.
+
+    Nothing is computed, so that any cell can be asked for. Raises SpaceError where its skeleton has no such network.
+    """
+    channels, layers = PUBLISHED_SIZES["cell" in genotype.cells]
+    with torch.device("meta"):
+        return count(FixedNet(genotype, channels, layers, 10), (3, 32, 32))
+
+
 def count(net: nn.Module, input_size: tuple[int, int, int], include: Include = "convolutions") -> Count:
     """Parameters and multiply-adds of a network, without its auxiliary head.
 

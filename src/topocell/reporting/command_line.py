@@ -1,14 +1,12 @@
 """Shared parts of the commands: arguments and options, the display, tables."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-
-from topocell.errors import RecipeError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,6 +34,13 @@ def _overrides(ctx: typer.Context, incomplete: str) -> list[str]:
     return complete_overrides(ctx.params.get("recipe"), incomplete)
 
 
+def complete_cells(incomplete: str) -> list[str]:
+    """Return the published cells that begin so."""
+    from topocell.genotype.published import published_cells
+
+    return [name for name in published_cells() if name.startswith(incomplete)]
+
+
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or path of a YAML file.", autocompletion=_recipes)
 ]
@@ -53,10 +58,12 @@ RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")
 BudgetOption = Annotated[
     Budget, typer.Option(help="paper: as published; small: minutes on two CPU cores; smoke: seconds, on digits.")
 ]
-GenotypePath = Annotated[
-    Path,
+CellName = Annotated[
+    str,
     typer.Argument(
-        metavar="GENOTYPE", help="genotype.json, a run directory, or a text of another tool (docs/how-to/genotypes.md)."
+        metavar="CELL",
+        help="A published cell, genotype.json, a run directory, or a text of another tool (docs/how-to/genotypes.md).",
+        autocompletion=complete_cells,
     ),
 ]
 OperationsOption = Annotated[
@@ -94,31 +101,3 @@ def show(table: "Table") -> None:
     from rich.console import Console
 
     Console(markup=False, emoji=False, highlight=False).print(table)
-
-
-def check_together(source: Path, random_cell: bool, given: Mapping[str, Any], of_recipe: bool) -> None:
-    """Raise RecipeError for words after `topocell retrain` of which one would leave another without effect.
-
-    Args:
-        source: the run, or the cell.
-        random_cell: whether a random cell is retrained.
-        given: option → its value, of the others.
-        of_recipe: whether the recipe or the budget is not the default.
-    """
-    words = [option for option, value in given.items() if value]
-    if random_cell and words:
-        raise RecipeError(
-            f"--random-cell retrains a random cell exactly as RUN was, but got {', '.join(words)}; leave that out"
-        )
-    if given["--out"]:
-        if beside := [option for option in words if option in ("--as", "--protocol")]:
-            raise RecipeError(f"--out begins a run of its own, but got {', '.join(beside)}; leave out one of them")
-    elif source.is_file():
-        raise RecipeError(
-            f"a cell that comes from no run needs a directory of its own, but {source} has none; add --out DIR"
-        )
-    elif of_recipe:
-        raise RecipeError(
-            "--recipe and --budget are for a cell that comes from no run, but there is no --out; a run has a recipe: "
-            "change it with --as NAME KEY=VALUE, or add --out DIR"
-        )

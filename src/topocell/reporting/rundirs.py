@@ -1,11 +1,14 @@
-"""Run directories that are read and not opened: others may have made them, or closed them to us."""
+"""Run directories that are read and not opened, as others may have made them; cells as users name them."""
 
 import contextlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from topocell.errors import RunError
+from topocell.genotype.genotype import Genotype
+from topocell.genotype.published import published
 from topocell.io import files
 
 #: Name of the retraining of a random cell, beside which that of a run is shown.
@@ -24,14 +27,28 @@ def readable(path: Path) -> Iterator[None]:
         ) from None
 
 
-def genotype_path(place: Path) -> Path:
-    """The genotype.json of a run directory; any other place is taken for the file itself.
+def genotype_of(place: str | Path, operations: Sequence[str] | None = None) -> Genotype:
+    """Return the cell that a user names: a run directory, a file, a published cell, or the text itself.
+
+    What is there as a file or directory goes before a published cell of the same name.
+
+    Args:
+        place: a run directory; a file as `Genotype.load` reads it; a name of `topocell genotypes list`; DARTS text, an
+            architecture string, or another form of `topocell.genotype.forms.FORMS`.
+        operations: of a text that numbers them, see `Genotype.from_text`.
 
     Raises:
-        RunError: the directory holds a link, a pipe or a device, or cannot be read.
+        GenotypeError: none of these, or no valid cell. RunError: the directory holds a link, a pipe or a device, or
+            cannot be read.
     """
-    if not os.path.isdir(place):
-        return place
-    with readable(place):
-        files.refuse_links(place)
-    return place / "genotype.json"
+    named = str(place)
+    if os.path.isdir(named):
+        directory = Path(named)
+        with readable(directory):
+            files.refuse_links(directory)
+        return Genotype.load(directory / "genotype.json")
+    if os.path.lexists(named) or (re.search(r"[/\\]|\.\w+$", named) and not re.search(r"[|(\[{]", named)):
+        return Genotype.load(named, operations=operations)
+    if re.search(r"[|(\[{]", named):
+        return Genotype.from_text(named, operations=operations)
+    return published(named).genotype

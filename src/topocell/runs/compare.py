@@ -1,19 +1,23 @@
 """Comparison of the cells that several selections of one supernet have derived."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from topocell.errors import RunError, one_line
 from topocell.genotype.genotype import Genotype
+from topocell.genotype.published import published_cells
 from topocell.io import files, plain_yaml
+from topocell.nn.count import published_size
 from topocell.reporting.ground_truth import ground_truth_of
 from topocell.reporting.rankings import Ranking, agreement, ranking
-from topocell.reporting.rundirs import readable
+from topocell.reporting.rundirs import genotype_of, readable
 from topocell.reporting.scores import accuracy_of
 from topocell.reporting.tables import format_count
 
 _HEADER = ["selection", "operations", "edges", "cell", "edges kept", "skips", "images measured", "parameters"]
+
+_CELL_HEADER = ["cell", "key", "operations", "skips", "depth", "width", "parameters", "multiply-adds", "accuracy"]
 
 
 def comparison(run_path: Path | str) -> list[list[str]]:
@@ -32,6 +36,40 @@ def comparison(run_path: Path | str) -> list[list[str]]:
     path = Path(run_path)
     with readable(path):
         return _compared(_selections(path))
+
+
+def cells_side_by_side(places: Sequence[str]) -> list[list[str]]:
+    """Build a table of cells, its header first: what they are made of, their size, what is known of their accuracy.
+
+    Operations, skip connections, depth and width are of each cell type, joined by ` + `. The size is that of the
+    published network (36 channels and 20 layers, NAS-Bench-201: 16 and 17) on 32×32 images with 10 classes. The last
+    column is the test accuracy of a run after the last epoch, or the paper's figure of a published cell.
+
+    Raises:
+        GenotypeError: a place that names no cell. RunError: a directory that cannot be read.
+    """
+    return [_CELL_HEADER, *(_cell_row(place, genotype_of(place)) for place in places)]
+
+
+def _cell_row(place: str, genotype: Genotype) -> list[str]:
+    counts, kinds, found = (
+        [genotype.operations(kind) for kind in genotype.cells],
+        genotype.cells,
+        published_size(genotype),
+    )
+    known = published_cells().get(str(genotype.origin.get("published")))
+    run = _mapping(Path(place) / "results.json") if Path(place).is_dir() else {}
+    return [
+        one_line(place),
+        genotype.key,
+        " + ".join(str(sum(count.values())) for count in counts),
+        " + ".join(str(count["skip_connect"]) for count in counts),
+        " + ".join(str(genotype.depth(kind)) for kind in kinds),
+        " + ".join(str(genotype.width(kind)) for kind in kinds),
+        format_count(found.parameters),
+        format_count(found.multiply_adds),
+        _accuracy(run) if run or known is None else known.figures,
+    ]
 
 
 def _compared(found: dict[str, Path]) -> list[list[str]]:

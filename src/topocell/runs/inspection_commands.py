@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from topocell.reporting.command_line import Budget, GenotypePath, OperationsOption, RunPath, show
+from topocell.genotype.published import published_cells
+from topocell.reporting.command_line import Budget, CellName, OperationsOption, show
 
 if TYPE_CHECKING:
     from topocell.reporting.terminal import Display
@@ -15,18 +16,26 @@ if TYPE_CHECKING:
     from topocell.runs.estimate import Estimate
 
 
-def compare(run_path: RunPath) -> None:
-    """Compare the selections of a run and the accuracy of their cells, side by side.
+def compare(
+    places: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN|CELL...", help="A run, or cells: runs, published names, files, texts."),
+    ],
+) -> None:
+    """Compare the selections of a run and the accuracy of their cells, or several cells, side by side.
 
-    Example:
+    Examples:
 
         topocell compare runs/dots
+
+        topocell compare darts-v2 dots-c10 runs/dots
     """
     from rich.table import Table
 
-    from topocell.runs.compare import comparison
+    from topocell.runs.compare import cells_side_by_side, comparison
 
-    names, *rows = zip(*comparison(run_path))
+    of_a_run = len(places) == 1 and places[0] not in published_cells() and not Path(places[0]).is_file()
+    names, *rows = zip(*(comparison(places[0]) if of_a_run else cells_side_by_side(places)))
     table = Table(*names)
     for row in rows:
         table.add_row(*row)
@@ -34,24 +43,23 @@ def compare(run_path: RunPath) -> None:
 
 
 def draw(
-    genotype: GenotypePath,
+    genotype: CellName,
     out: Annotated[Path, typer.Option("--out", help="Picture to write: .svg or .png.")] = Path("cell.svg"),
     operations: OperationsOption = None,
 ) -> None:
-    """Draw the cells of a genotype, also of a text that another tool has written.
+    """Draw the cells of a genotype, also of a published one and of a text that another tool has written.
 
     Examples:
 
         topocell draw runs/demo --out cell.png
 
-        topocell draw genotype.json
+        topocell draw dots-c10
     """
-    from topocell.genotype.genotype import Genotype
     from topocell.reporting.cell_drawing import draw_genotype
-    from topocell.reporting.rundirs import genotype_path
+    from topocell.reporting.rundirs import genotype_of
 
     order = operations.split(",") if operations else None
-    draw_genotype(Genotype.load(genotype_path(genotype), operations=order).to_dict(), out)
+    draw_genotype(genotype_of(genotype, order).to_dict(), out)
     typer.echo(str(out))
 
 

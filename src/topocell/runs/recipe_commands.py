@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +15,19 @@ from topocell.reporting.command_line import (
     show,
 )
 
+if TYPE_CHECKING:
+    from topocell.config.recipe import Recipe
+
 recipes = typer.Typer(no_args_is_help=True, help="List, show and copy the recipes that come with topocell.")
+
+
+def recipe_for(out: Path, recipe: str, overrides: list[str] | None, budget: Budget) -> "Recipe":
+    """Return the recipe of a run; where it cannot be read, the fault says which import the run was begun with."""
+    from topocell.config.load import load_recipe
+    from topocell.runs.identity import naming_imports
+
+    with naming_imports(out):
+        return load_recipe(recipe, overrides or [], budget.value)
 
 
 @recipes.command("list")

@@ -8,8 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from topocell.errors import RecipeError
-from topocell.genotype.genotype import Genotype
-from topocell.reporting.rundirs import genotype_path
+from topocell.reporting.rundirs import genotype_of
 from topocell.runs import setup
 from topocell.studies import _plots
 from topocell.studies._items import Bench, Outcome
@@ -20,7 +19,7 @@ from topocell.studies._training import accuracies, begin, parameters, retrained,
 class Depth(Training):
     """Options of `depth`."""
 
-    genotype: str = Field(description="genotype.json, a text of another tool, or a run directory")
+    genotype: str = Field(description="a published cell, genotype.json, a run directory, or a text")
     retrain_as: str | None = Field(
         None, description="recipe whose data and retraining to use; unset: that of the run, or darts-v1 for a file"
     )
@@ -29,9 +28,9 @@ class Depth(Training):
 
 def measure(bench: Bench, options: Depth) -> Outcome:
     """One cell, retrained in networks of different depth. The ± is over the retraining seeds of the recipe."""
-    place = genotype_path(Path(options.genotype))
-    genotype = Genotype.load(place)
-    of_run = shlex.quote(str(place.with_name("recipe.yaml"))) if os.path.isdir(options.genotype) else "darts-v1"
+    genotype = genotype_of(options.genotype)
+    place = Path(options.genotype, "recipe.yaml")
+    of_run = shlex.quote(str(place)) if os.path.isdir(options.genotype) else "darts-v1"
     recipes = {n: options.recipe(options.retrain_as or of_run, last=[f"retrain.layers={n}"]) for n in options.layers}
     if any(map(setup.load_ground_truth, recipes.values())):
         raise RecipeError("depth retrains cells, but a table of true accuracies is named; leave it out for this study")

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from topocell import __version__
+from topocell.cli.retraining import retrain
 from topocell.errors import TopocellError
 from topocell.networks.commands import predict
 from topocell.registry import load_plugins, place_in_plugins
@@ -27,16 +27,16 @@ from topocell.reporting.command_line import (
     RecipeName,
     RunPath,
     YesOption,
-    check_together,
     displayed,
 )
 from topocell.runs.export_command import export
+from topocell.runs.genotype_commands import genotypes
 from topocell.runs.inspection_commands import asking, compare, draw
-from topocell.runs.recipe_commands import list_spaces, recipes
+from topocell.runs.recipe_commands import list_spaces, recipe_for, recipes
 from topocell.runtime.hooks import Interrupted, on_signals
 
 if TYPE_CHECKING:
-    from topocell.config.recipe import Recipe
+    pass
 
 # What a command needs is imported when it runs: help, and lists of recipes, come without PyTorch.
 
@@ -48,6 +48,7 @@ app = typer.Typer(
     help="Differentiable architecture search in which the topology of a cell is learned.",
 )
 app.add_typer(recipes, name="recipes")
+app.add_typer(genotypes, name="genotypes")
 
 
 class _Studies(TyperGroup):
@@ -110,15 +111,6 @@ def _imports_first(words: Sequence[str]) -> list[str]:
     return [*first, *rest]
 
 
-def _recipe_for(out: Path, recipe: str, overrides: list[str] | None, budget: Budget) -> "Recipe":
-    """The recipe of a run; where it cannot be read, the fault says which import the run was begun with."""
-    from topocell.config.load import load_recipe
-    from topocell.runs.identity import naming_imports
-
-    with naming_imports(out):
-        return load_recipe(recipe, overrides or [], budget.value)
-
-
 @app.command()
 def run(
     recipe: RecipeName,
@@ -143,7 +135,7 @@ def run(
 
     with displayed(quiet) as display:
         before = None if quiet else asking(display, yes, [recipe, *(overrides or [])], budget)
-        api.run(_recipe_for(out, recipe, overrides, budget), out, display, accept_data=accept_data, before=before)
+        api.run(recipe_for(out, recipe, overrides, budget), out, display, accept_data=accept_data, before=before)
 
 
 @app.command()
@@ -168,7 +160,7 @@ def search(
 
     with displayed(quiet) as display:
         before = None if quiet else asking(display, yes, [recipe, *(overrides or [])], budget)
-        api.search(_recipe_for(out, recipe, overrides, budget), out, display, accept_data=accept_data, before=before)
+        api.search(recipe_for(out, recipe, overrides, budget), out, display, accept_data=accept_data, before=before)
 
 
 @app.command()
@@ -216,73 +208,7 @@ def select(
         api.select(run_path, display, name, replace=replace, **wanted)
 
 
-@app.command()
-def retrain(
-    source: Annotated[
-        Path, typer.Argument(metavar="RUN|GENOTYPE", help="A run, or a cell: genotype.json, or a text of another tool.")
-    ],
-    changes: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="E.g. retrain.max_parameters=50000.", show_default=False),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option("--as", help="Use other settings, in RUN/retrainings/NAME.", show_default=False),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Run directory of a cell that comes from no run.", show_default=False)
-    ] = None,
-    recipe: Annotated[str, typer.Option(help="Whose images and training a cell from no run gets.")] = "darts-v1",
-    budget: BudgetOption = Budget.paper,
-    weights_from: Annotated[
-        Path | None,
-        typer.Option("--from", metavar="RUN", help="Fine-tune the weights of a trained network.", show_default=False),
-    ] = None,
-    random_cell: Annotated[
-        bool, typer.Option("--random-cell", help="Retrain a random cell like that of RUN, for comparison.")
-    ] = False,
-    protocol: Annotated[
-        str | None, typer.Option(help="One of full, shallow, filter; default the recipe's.", show_default=False)
-    ] = None,
-    accept_data: AcceptData = False,
-    yes: YesOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Retrain a cell from scratch, once per seed of the recipe, and test it.
-
-    With `--as`, the cell of a run gets further networks without another search: of another size, with other images,
-    more seeds. A cell that comes from no run needs `--out`. The protocol `shallow` trains small networks instead, in
-    RUN/shallow; `filter` does so first, and retrains in full what exceeds the recipe's `shallow.threshold`.
-
-    Examples:
-
-        topocell retrain runs/dots
-
-        topocell retrain runs/dots --as small retrain.max_parameters=50000
-
-        topocell retrain runs/dots --as four-seeds retrain.seeds=[0,1,2,3]
-
-        topocell retrain runs/dots --as longer --from runs/dots retrain.epochs=5 retrain.weights.lr=0.005
-
-        topocell retrain darts_v2.txt --budget small data.dataset=digits --out runs/darts-v2
-    """
-    from topocell import api
-
-    given = {"--as": name, "--from": weights_from, "--protocol": protocol, "KEY=VALUE": changes, "--out": out}
-    check_together(source, random_cell, given, recipe != "darts-v1" or budget != Budget.paper)
-    with displayed(quiet) as display:
-        before = None if quiet else asking(display, yes)
-        shared: dict[str, Any] = {"weights_from": weights_from, "accept_data": accept_data, "before": before}
-        if random_cell:
-            api.retrain_random_cell(source, display, accept_data=accept_data, before=before)
-        elif out is None:
-            api.retrain(source, display, protocol, name=name, changes=changes or [], **shared)
-        else:
-            from topocell.genotype.genotype import Genotype
-            from topocell.reporting.rundirs import genotype_path
-
-            cell, plan = Genotype.load(genotype_path(source)), _recipe_for(out, recipe, changes, budget)
-            api.retrain_cell(cell, plan, out, display, **shared)
+app.command()(retrain)
 
 
 @app.command()

@@ -1,0 +1,74 @@
+"""The commands about published cells: list and show."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from topocell.reporting.command_line import CellName, show
+
+genotypes = typer.Typer(no_args_is_help=True, help="List and show the published cells, which commands take by name.")
+
+
+class Form(StrEnum):
+    """Texts of a cell."""
+
+    summary = "summary"
+    json = "json"
+    darts = "darts"
+    nasbench201 = "nasbench201"
+
+
+@genotypes.command("list")
+def genotypes_list() -> None:
+    """List the published cells: paper, published figures, parameters of the network of 36 channels and 20 layers.
+
+    Example:
+
+        topocell genotypes list
+    """
+    from rich.table import Table
+
+    from topocell.genotype.published import published_cells
+
+    table = Table("cell", "source", "published", "parameters")
+    for name, cell in published_cells().items():
+        table.add_row(name, cell.source, cell.figures, f"{cell.parameters:,}")
+    show(table)
+
+
+@genotypes.command("show")
+def genotypes_show(
+    cell: CellName,
+    form: Annotated[Form, typer.Option("--format", help="What to print: all that is known, or the text alone.")] = (
+        Form.summary
+    ),
+) -> None:
+    """Print a cell: where it is from, its figures, its size, and its text.
+
+    Examples:
+
+        topocell genotypes show dots-c10
+
+        topocell genotypes show amoebanet-a --format json
+    """
+    import json
+
+    from topocell.genotype.published import published_cells
+    from topocell.nn.count import PUBLISHED_SIZES, published_size
+    from topocell.reporting.rundirs import genotype_of
+
+    genotype = genotype_of(cell)
+    if form is Form.json:
+        typer.echo(json.dumps(genotype.to_dict(), indent=1))
+        return
+    text = genotype.to_nasbench201() if form is Form.nasbench201 or "cell" in genotype.cells else genotype.to_darts()
+    if form is Form.summary:
+        if genotype.origin.get("published") == cell and (known := published_cells().get(cell)):
+            typer.echo(f"{cell}: {known.source}; {known.figures}")
+        found, (channels, layers) = published_size(genotype), PUBLISHED_SIZES["cell" in genotype.cells]
+        typer.echo(
+            f"{found.parameters:,} parameters, {found.multiply_adds:,} multiply-adds with {channels} channels and "
+            f"{layers} layers, 32 × 32 images, 10 classes, without auxiliary head; key {genotype.key}"
+        )
+    typer.echo(text)

@@ -1,0 +1,165 @@
+"""Published cells as data: all are there, their networks have the published sizes, every command takes them by name."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.helpers.golden_genotypes import PARAMETERS
+
+from topocell.cli import main
+from topocell.errors import GenotypeError
+from topocell.genotype.genotype import CellGenotype, Genotype
+from topocell.genotype.published import Published, published, published_cells
+from topocell.nn.count import count, published_size
+from topocell.nn.network import FixedNet
+from topocell.reporting.rundirs import genotype_of
+
+CELLS = published_cells()
+ARCH = "|nor_conv_3x3~0|+|none~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_1x1~1|skip_connect~2|"
+
+
+def operation(name: str, c: int, stride: int) -> int:
+    """Parameters of an operation, from its definition."""
+    if name.startswith(("sep_conv", "dil_conv")):
+        k = int(name[-1])
+        once = c * k * k + c * c + 2 * c
+        return 2 * once if name.startswith("sep") else once
+    if name == "conv_7x1_1x7":
+        return 14 * c * c + 2 * c
+    return c * c + 2 * c if name == "skip_connect" and stride == 2 else 0
+
+
+def parameters(genotype: Genotype, channels: int, layers: int, classes: int) -> int:
+    """Parameters of the CIFAR network of a cell of two inputs, added up by hand."""
+    total, c0, c1, c = 27 * 3 * channels + 6 * channels, 3 * channels, 3 * channels, channels
+    for layer in range(layers):
+        kind = "reduce" if layer in (layers // 3, 2 * layers // 3) else "normal"
+        c *= 2 if kind == "reduce" else 1
+        cell: CellGenotype = genotype.cells[kind]
+        total += c0 * c + 2 * c + c1 * c + 2 * c
+        for pairs in cell.nodes:
+            total += sum(operation(name, c, 2 if kind == "reduce" and p < 2 else 1) for name, p in pairs)
+        c0, c1 = c1, c * len(cell.concat)
+    return total + (c1 + 1) * classes
+
+
+def test_all_are_there() -> None:
+    assert len(CELLS) == 71 and len(set(CELLS)) == 71
+    of_papers = {
+        source: sum(cell.source == source for cell in CELLS.values()) for source in {c.source for c in CELLS.values()}
+    }
+    assert of_papers["Li et al., SGAS (2020)"] == 20
+    assert of_papers["Wang et al., DARTS-PT (2021)"] == 8 + 25
+    assert len(of_papers) == 12
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=lambda cell: cell.name)
+def test_a_cell_is_whole(cell: Published) -> None:
+    genotype = cell.genotype
+    assert re.fullmatch(r"[a-z0-9-]+", cell.name)
+    assert re.search(r"error \d+\.\d+", cell.figures)
+    assert cell.parameters == parameters(genotype, 36, 20, 10)
+    assert all(len(pairs) == 2 for c in genotype.cells.values() for pairs in c.nodes)
+    assert Genotype.from_dict(json.loads(json.dumps(genotype.to_dict()))) == genotype
+    assert Genotype.from_darts(genotype.to_darts()).cells == genotype.cells
+    assert genotype_of(cell.name) == genotype
+
+
+@pytest.mark.parametrize("name", ["nasnet-a", "amoebanet-a", "snas-aggressive", "darts-pt-s1-c10-1"])
+def test_the_network_has_that_size(name: str) -> None:
+    assert published_size(published(name).genotype).parameters == CELLS[name].parameters
+
+
+def test_the_counts_are_those_of_the_authors() -> None:
+    counts = {cell.genotype.key: cell.parameters for cell in CELLS.values()}
+    assert [counts[genotype.key] for genotype, _ in PARAMETERS.values()] == [found for _, found in PARAMETERS.values()]
+
+
+def test_sgas_prints_the_sizes_of_these_networks() -> None:
+    cells = [cell for name, cell in CELLS.items() if name.startswith("sgas")]
+    printed = [float(re.findall(r"(\d\.\d+) M", cell.figures)[0]) for cell in cells]
+    assert printed == [pytest.approx(cell.parameters / 1e6, abs=0.006) for cell in cells]
+
+
+@pytest.mark.parametrize(("name", "found", "millions"), [("darts-v2", 4_718_752, 529.9), ("p-darts", 4_944_352, 542.8)])
+def test_imagenet(name: str, found: int, millions: float) -> None:
+    with torch.device("meta"):
+        net = FixedNet(published(name).genotype, 48, 14, 1000, stem="imagenet")
+        size = count(net, (3, 224, 224))
+    assert size.parameters == found and size.multiply_adds / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+def test_cells_as_users_name_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory, a file, a name, a text; what is there as a file goes first."""
+    monkeypatch.chdir(tmp_path)
+    mine = published("dots-c10").genotype
+    (tmp_path / "run").mkdir()
+    mine.save("run/genotype.json")
+    mine.save("cell.json")
+    Path("cell.txt").write_text(mine.to_darts())
+    for place in ("run", "cell.json", "cell.txt", "dots-c10", mine.to_darts(), Path("run")):
+        assert genotype_of(place).cells == mine.cells
+    assert genotype_of("DOTS_C10").cells == mine.cells
+    assert genotype_of(ARCH) == Genotype.from_nasbench201(ARCH)
+    published("darts-v2").genotype.save("gdas")
+    assert genotype_of("gdas") == published("darts-v2").genotype
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["genotypes", "show", "dots-c1"], "did you mean 'dots-c10'?"),
+        (["draw", "darts-v3"], "did you mean 'darts-v2'?"),
+        (["draw", "missing/cell.json"], "a genotype must be a readable file"),
+        (["retrain", "--genotype", "dart-v2", "dots", "--out", "there"], "did you mean 'darts-v2'?"),
+        (["retrain", "--genotype", "darts-v2", "dotz", "--out", "there"], "did you mean 'dots'?"),
+        (["retrain", "--genotype", "darts-v2", "dots"], "darts-v2 has none; add --out DIR"),
+        (["retrain", "--genotype", "darts-v2", "dots", "--recipe", "gdas", "--out", "there"], "leave --recipe out"),
+        (["retrain", "darts-v2"], "add --out DIR"),
+        (["retrain", "--genotype", ARCH, "dots", "--budget", "smoke", "--out", "there"], "skeleton"),
+        (["study", "depth", "genotype=dots-c1", "--out", "there"], "did you mean 'dots-c10'?"),
+        (["compare", "dots-c10", "dots-c1"], "did you mean 'dots-c10'?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes(argv: list[str], words: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert words in " ".join(said.split()) and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(GenotypeError, match=r"'dots-c11' is none \(did you mean 'dots-c10'\?\)"):
+        published("dots-c11")
+
+
+def test_a_published_cell_is_retrained_without_a_search(tmp_path: Path, capsys: Any) -> None:
+    words = ["dots", "--budget", "smoke", "data.images=24", "data.test_images=10", "--quiet"]
+    assert main(["retrain", "--genotype", "dots-c10", *words, "--out", str(tmp_path / "run")]) == 0
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    genotype = Genotype.load(tmp_path / "run/genotype.json")
+    assert genotype == published("dots-c10").genotype and genotype.origin == {"published": "dots-c10"}
+    assert results["n"] >= 1 and (tmp_path / "run/report.html").exists()
+    capsys.readouterr()
+    assert main(["compare", "darts-v2", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert "3.53 M" in said and "2.76" in said and f"{100 * results['last_mean']:.2f}" in said
+
+
+def test_lists_and_texts(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["genotypes", "list"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in CELLS) and "3,349,342" in said
+    assert main(["genotypes", "show", "darts-v2"]) == 0
+    said = capsys.readouterr().out
+    assert "2.76 ± 0.09 %" in said and "3,349,342 parameters" in said and CELLS["darts-v2"].genotype.to_darts() in said
+    assert main(["genotypes", "show", "nasnet-a", "--format", "json"]) == 0
+    assert Genotype.from_dict(json.loads(capsys.readouterr().out)) == CELLS["nasnet-a"].genotype
+    assert main(["genotypes", "show", ARCH, "--format", "nasbench201"]) == 0
+    assert capsys.readouterr().out.strip() == ARCH
