@@ -136,11 +136,13 @@ def test_dots_over_a_method(method: str) -> None:
     own = only_stage({"darts": "darts-v1", "darts-2nd": "darts-v2"}.get(method, method))
     same = ("epochs", "warmup", "level", "relaxation", "op_temperature", "init", "alpha", "topology", "arch_clip")
     assert [getattr(operations, key) for key in same] == [getattr(own, key) for key in same]
-    partial = {"pc-darts": 4}.get(method, 1)
-    assert [recipe.search.size(s)["partial"] for s in recipe.search.stages] == [partial, 1, 1]
+    alone = load_recipe({"darts": "darts-v1", "darts-2nd": "darts-v2"}.get(method, method)).search
+    assert recipe.search.size(operations) == alone.size(own)
+    assert recipe.search.batch(operations) == alone.batch(own) == {"gdas": 256, "pc-darts": 256}.get(method, 64)
+    for stage in (warmup, topology):
+        assert recipe.search.size(stage) == {"channels": 16, "layers": 20, "partial": 1}
+        assert recipe.search.batch(stage) == 64
     epochs = operations.epochs
-    start = 0.25 if method == "pc-darts" else 1.0  # batches of 64 in place of 256
-    rates = [start * own.weights.lr.value(e, epochs) for e in range(epochs)]
+    rates = [own.weights.lr.value(e, epochs) for e in range(epochs)]
     assert [operations.weights.lr.value(e, epochs) for e in range(epochs)] == pytest.approx(rates)
-    settings = {"lr"}
-    assert operations.weights.model_dump(exclude=settings) == own.weights.model_dump(exclude=settings)
+    assert operations.weights.model_dump(exclude={"lr"}) == own.weights.model_dump(exclude={"lr"})

@@ -175,6 +175,7 @@ def _scaled_stage(stage: Stage, limits: Limits, factor: float, channels: int, la
         warmup=warmup,
         layers=None if stage.layers is None else _least(stage.layers, layers),
         channels=None if stage.channels is None else _least(stage.channels, channels),
+        batch_size=None if stage.batch_size is None else _least(stage.batch_size, limits.batch_size),
         weights=_with(stage.weights, lr=stage.weights.lr.scaled(share)),
         alpha=_faster(stage.alpha, limits.arch_lr_factor, share),
         beta=_faster(stage.beta, limits.arch_lr_factor, share),

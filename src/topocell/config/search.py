@@ -109,7 +109,7 @@ class Stage(Model):
             or of each group of a grouped relaxation), or a number of best candidates of each edge.
         shrink_none: whether `none` can be retained.
         reset: what to make afresh before the stage.
-        partial: as for the whole search, for this stage.
+        layers, channels, partial, batch_size: as for the whole search, for this stage.
         mechanisms: what a method adds to the stage.
     """
 
@@ -139,6 +139,7 @@ class Stage(Model):
     layers: Layers | None = None
     channels: Channels | None = None
     partial: Annotated[int, Field(ge=1)] | None = None
+    batch_size: BatchSize | None = None
     mechanisms: Mechanisms = Mechanisms()
 
     @property
@@ -216,6 +217,10 @@ class SearchPlan(Model):
             "layers": stage.layers or self.layers,
             "partial": stage.partial or self.partial,
         }
+
+    def batch(self, stage: Stage) -> int:
+        """Images of a batch of a stage."""
+        return stage.batch_size or self.batch_size
 
     @field_validator("stages", mode="before")
     @classmethod

@@ -45,6 +45,9 @@ class Curve(Model):
         exponential  start · (end / start)^t
         step         start · factor^n, n the number of milestones up to e, or e // every
 
+    With `per: step` the value changes at every step, not at every epoch: the same curve, in which the E · S steps of
+    the stage stand for the E epochs.
+
     A warm-up of W epochs comes before: at epoch e < W the value is start · (s + (1 − s) e / W), s = `warmup_start`;
     then the curve runs over the E − W epochs that are left (Goyal et al. 2017, §2.2). Milestones and `every` count from
     the first epoch, warm-up included.
@@ -60,6 +63,7 @@ class Curve(Model):
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     warmup: Annotated[int, Field(ge=0)] = 0
     warmup_start: Annotated[float, Field(ge=0, le=1)] = 0.01
+    per: Literal["epoch", "step"] = "epoch"
 
     @model_validator(mode="after")
     def _needs_end(self) -> "Curve":
@@ -102,6 +106,12 @@ class Curve(Model):
             return self.end + (self.start - self.end) * (1 + math.cos(math.pi * t)) / 2
         return self.start * (self.end / self.start) ** t
 
+    def at(self, epoch: int, epochs: int, step: int, steps: int) -> float:
+        """The value at 0-based `step` of the `steps` of an epoch: that of the epoch, unless it changes `per` step."""
+        if self.per == "epoch":
+            return self.value(epoch, epochs)
+        return self.scaled(steps).value(epoch * steps + step, epochs * steps)
+
     def _drops(self, epoch: int) -> int:
         """Return how often a curve of shape `step` has fallen by 0-based `epoch`."""
         return epoch // self.every if self.every is not None else sum(epoch >= at for at in self.milestones)
@@ -141,7 +151,10 @@ def _between(zero: bool, most: float = math.inf) -> AfterValidator:
 CurveOrNumber = Annotated[Curve, BeforeValidator(_constant)]
 
 
-NonNegativeCurve = Annotated[CurveOrNumber, _between(zero=True)]
+def _per_epoch(curve: Curve) -> Curve:
+    if curve.per == "step":
+        raise ValueError("changes per epoch, but got per='step'; leave per out")
+    return curve
 
 
 #: Learning rates are float32 numbers.
@@ -151,7 +164,11 @@ LearningRate = Annotated[CurveOrNumber, _between(zero=True, most=1e38)]
 Temperature = Annotated[CurveOrNumber, _between(zero=False)]
 
 
-Probability = Annotated[CurveOrNumber, _between(zero=True, most=1.0)]
+#: Those of mechanisms, which are set once an epoch.
+NonNegativeCurve = Annotated[CurveOrNumber, _between(zero=True), AfterValidator(_per_epoch)]
+
+
+Probability = Annotated[CurveOrNumber, _between(zero=True, most=1.0), AfterValidator(_per_epoch)]
 
 
 class Choice(BaseModel):

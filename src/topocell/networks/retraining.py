@@ -237,10 +237,14 @@ class Retraining:
     def begin_epoch(self) -> int:
         """Set the learning rate and the probability of dropped paths."""
         plan, epoch = self.plan, self.loop.epoch
-        self.optimizer.param_groups[0]["lr"] = plan.weights.lr.value(epoch, plan.epochs)
+        self._set_rate()
         self.net.drop_path = plan.drop_path * epoch / plan.epochs
         self.net.train()
         return len(self.batches)
+
+    def _set_rate(self) -> None:
+        at = self.loop.epoch, self.plan.epochs, self.loop.step, len(self.batches)
+        self.optimizer.param_groups[0]["lr"] = self.plan.weights.lr.at(*at)
 
     def stream(self) -> tuple[str | int, ...]:
         """The random stream of the steps."""
@@ -249,6 +253,7 @@ class Retraining:
     def train_step(self) -> Seen:
         """Update the weights on one batch."""
         epoch, step = self.loop.epoch, self.loop.step
+        self._set_rate()
         x, y = self.batches.batch(epoch, step)
         if self._mixing is not None:
             draws = generator(self.batches.seed, "retrain", "mixing", epoch, step)

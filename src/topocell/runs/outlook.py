@@ -54,7 +54,7 @@ def parts_of(setup: Setup) -> tuple[Part, ...]:
     parts, live = [], _operations(setup.space)
     for number, stage in enumerate(plan.stages, start=1):
         live = min(live, _kept(stage, setup.space))
-        batches = _batches(sizes[stage.weights_on], plan.batch_size)
+        batches = _batches(sizes[stage.weights_on], plan.batch(stage))
         light = _step(plan, stage, pixels) * live
         work, warm = light * _LEVELS.get(stage.level, 2.0), stage.warmup * batches
         name = f"search {number}/{len(plan.stages)} {stage.name}"
@@ -120,7 +120,7 @@ def _kept(stage: Stage, space: SpaceSpec) -> float:
 def _step(plan: SearchPlan, stage: Stage, pixels: int) -> float:
     """Work of one operation in all layers, for the images of a step."""
     size = plan.size(stage)
-    return plan.batch_size * pixels * size["channels"] ** GROWTH * size["layers"] / size["partial"]
+    return plan.batch(stage) * pixels * size["channels"] ** GROWTH * size["layers"] / size["partial"]
 
 
 def _projection(setup: Setup, sizes: dict[str, float], step: float) -> Part:
@@ -128,8 +128,8 @@ def _projection(setup: Setup, sizes: dict[str, float], step: float) -> Part:
     plan, search, rules = setup.recipe.selection.projection, setup.recipe.search, setup.rules
     stage, cells = search.stages[-1], setup.space.cells.values()
     rounds = _rounds(setup.space, rules)
-    tuning = (plan.epochs or plan.tune_epochs * rounds) * _batches(sizes[stage.weights_on], search.batch_size)
-    batches = _batches(sizes[stage.alpha_on], search.batch_size)
+    tuning = (plan.epochs or plan.tune_epochs * rounds) * _batches(sizes[stage.weights_on], search.batch(stage))
+    batches = _batches(sizes[stage.alpha_on], search.batch(stage))
     measured = sum(len(candidates) for cell in cells for candidates in cell.candidates)
     if plan.decide_by != PERTURBATION:
         measured = 0

@@ -182,7 +182,7 @@ class Setup:
             self.recipe.search.stages[-1],
             plan or self.recipe.selection.projection,
             rules,
-            batch_size=self.recipe.search.batch_size,
+            batch_size=self.recipe.search.batch(self.recipe.search.stages[-1]),
             **options,
         )
 

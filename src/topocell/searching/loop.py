@@ -109,7 +109,7 @@ class Search:
     def _enter(self, space: SpaceSpec, learner: Learner) -> None:
         """Begin the stage, or what is left of it, with what it starts from."""
         stage, self.space, self.learner = self.stage, space, learner
-        self.streams = Streams(self.data, stage, self.plan.batch_size, self.seed, self.device)
+        self.streams = Streams(self.data, stage, self.plan.batch(stage), self.seed, self.device)
         self.mechanisms = {**mechanisms_of(stage), **self.always}
         for mechanism in self.mechanisms.values():
             mechanism.on_stage_start(self)
@@ -118,7 +118,7 @@ class Search:
 
     def begin_epoch(self) -> int:
         """Set learning rates, temperatures and all that follows a curve, and the batch size."""
-        set_schedules(self.learner, self.stage, self.loop.epoch)
+        set_schedules(self.learner, self.stage, self.loop.epoch, self.loop.step, len(self.streams.train))
         for mechanism in self.mechanisms.values():
             mechanism.on_epoch_start(self)
         return len(self.streams.train)
@@ -130,6 +130,7 @@ class Search:
     def train_step(self) -> Seen:
         """Update α and β where they are due, and the weights, in the order of the level."""
         epoch, step, has_beta = self.loop.epoch, self.loop.step, self.learner.beta_optimizer is not None
+        set_schedules(self.learner, self.stage, epoch, step, len(self.streams.train), within=True)
         batch = self.streams.train.batch(epoch, step)
         if not updates_architecture(self.stage, epoch):
             return weights_only(self.learner, batch, [])

@@ -164,7 +164,7 @@ class Progressive(Mechanism):
             search.data,
             stage.alpha_on,
             plan,
-            search.plan.batch_size,
+            search.plan.batch(stage),
             f"{stage.name} probe",
             seed=seed,
             device=search.device,
@@ -174,7 +174,7 @@ class Progressive(Mechanism):
 
     def on_epoch_start(self, search: Running) -> None:
         """Enlarge the batches as the decisions of earlier epochs allow."""
-        search.streams.resize(self._plan.batch_size(search.plan.batch_size, search.loop.epoch))
+        search.streams.resize(self._plan.batch_size(search.plan.batch(search.stage), search.loop.epoch))
 
     def on_epoch_end(self, search: Running) -> Mapping[str, Any]:
         """Decide where the epoch is one of decisions; all that is left after the last."""

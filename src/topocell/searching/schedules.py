@@ -1,8 +1,11 @@
 """Schedules over the epochs of a stage: learning rates, temperatures, and whether the architecture is updated."""
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from topocell.config.search import Stage
+from topocell.config.values import Curve
 from topocell.supernet.learner import Learner
 
 
@@ -11,19 +14,33 @@ def updates_architecture(stage: Stage, epoch: int) -> bool:
     return epoch >= stage.warmup and stage.level != "weights"
 
 
-def set_schedules(learner: Learner, stage: Stage, epoch: int) -> None:
-    """Set each scheduled value to that of its curve at a 0-based epoch of the stage."""
-    at = epoch, stage.epochs
-    learner.arch.op_temperature = stage.op_temperature.value(*at)
-    learner.arch.edge_temperature = stage.edge_temperature.value(*at)
-    learner.weights_optimizer.param_groups[0]["lr"] = stage.weights.lr.value(*at)
-    learner.alpha_optimizer.param_groups[0]["lr"] = stage.alpha.lr.value(*at)
-    if learner.beta_optimizer is not None:
-        learner.beta_optimizer.param_groups[0]["lr"] = stage.beta.lr.value(*at)
+def set_schedules(learner: Learner, stage: Stage, epoch: int, step: int, steps: int, within: bool = False) -> None:
+    """Set each scheduled value to that of its curve.
+
+    Args:
+        learner: whose temperatures and learning rates are set.
+        stage: has the curves.
+        epoch, step: 0-based, of the stage and of the epoch.
+        steps: of the epoch.
+        within: set only what changes at every step.
+    """
+    for curve, put in _curves(learner, stage):
+        if curve.per == "step" or not within:
+            put(curve.at(epoch, stage.epochs, step, steps))
+
+
+def _curves(learner: Learner, stage: Stage) -> Iterator[tuple[Curve, Callable[[float], None]]]:
+    """The curves of a stage, each with the function that sets its value."""
+    yield stage.op_temperature, partial(setattr, learner.arch, "op_temperature")
+    yield stage.edge_temperature, partial(setattr, learner.arch, "edge_temperature")
+    rates = [(learner.weights_optimizer, stage.weights.lr), (learner.alpha_optimizer, stage.alpha.lr)]
+    for optimizer, curve in [*rates, (learner.beta_optimizer, stage.beta.lr)]:
+        if optimizer is not None:
+            yield curve, partial(optimizer.param_groups[0].__setitem__, "lr")
 
 
 def scheduled(learner: Learner, stage: Stage, epoch: int) -> dict[str, Any]:
-    """Return the scheduled values for the record of a 0-based epoch, and the validity penalty if it has a weight."""
+    """Return the values at the end of a 0-based epoch for its record, and the validity penalty if it has a weight."""
     arch = learner.arch
     return {
         "updates_architecture": updates_architecture(stage, epoch),

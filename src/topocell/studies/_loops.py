@@ -67,8 +67,7 @@ class PlainTraining(_Unsaved):
         self.loop.run(self._epochs)
 
     def begin_epoch(self) -> int:
-        """Set the learning rate."""
-        self._optimizer.param_groups[0]["lr"] = self._options.lr.value(self.loop.epoch, self._epochs)
+        """Return the number of batches."""
         return len(self._batches)
 
     def stream(self) -> tuple[str | int, ...]:
@@ -77,6 +76,8 @@ class PlainTraining(_Unsaved):
 
     def train_step(self) -> Seen:
         """Descend the cross entropy of a batch."""
+        at = self.loop.epoch, self._epochs, self.loop.step, len(self._batches)
+        self._optimizer.param_groups[0]["lr"] = self._options.lr.at(*at)
         x, y = batch = self._batches.batch(self.loop.epoch, self.loop.step)
         self._optimizer.zero_grad(set_to_none=True)
         logits = self._net(x)
@@ -115,7 +116,7 @@ class Tuning(_Unsaved):
         self._learner.epsilon, self._learner.see = self._plan.epsilon, self.loop.guard.see
 
         def batches(split: str) -> Batches:
-            size, seed = setup.recipe.search.batch_size, setup.recipe.seed
+            size, seed = setup.recipe.search.batch(self._stage), setup.recipe.seed
             return split_batches(search.data, split, size, f"strength {split}", seed=seed, device=search.device)
 
         self._train, self._alpha = batches(self._stage.weights_on), batches(self._stage.alpha_on)

@@ -113,7 +113,8 @@ def held_out(search: Search, recipe: Recipe, stream: str) -> Probe:
 
     On as many batches as `selection.projection.batches` says, the same for equal draws.
     """
-    split, size = recipe.search.stages[-1].alpha_on, recipe.search.batch_size
+    stage = recipe.search.stages[-1]
+    split, size = stage.alpha_on, recipe.search.batch(stage)
     batches = split_batches(search.data, split, size, stream, seed=recipe.seed, device=search.device, augmented=False)
     return Probe(search.learner, batches, recipe.selection.projection.batches, recipe.seed)
 

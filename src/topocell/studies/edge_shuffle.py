@@ -189,7 +189,7 @@ def _alike(of_edges: Sequence[Any], of_stride: Sequence[int]) -> list[Swap]:
 
 
 def _batches(data: SearchData, recipe: Recipe, split: str, device: torch.device, augmented: bool = True) -> Batches:
-    size, seed = recipe.search.batch_size, recipe.seed
+    size, seed = recipe.search.batch(recipe.search.stages[-1]), recipe.seed
     return split_batches(data, split, size, "shuffle", seed=seed, device=device, augmented=augmented)
 
 

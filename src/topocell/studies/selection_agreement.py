@@ -183,7 +183,8 @@ def repeated(
     """
     setup = Setup.of(recipe)
     with RunDir.open(path, recipe.to_yaml(), env=setup.environment()) as directory:
-        search, stage, size = revived(recipe, searched), recipe.search.stages[-1], recipe.search.batch_size
+        search, stage = revived(recipe, searched), recipe.search.stages[-1]
+        size = recipe.search.batch(stage)
         monitor = RunMonitor(directory, display)
         monitor.phase = Phase.SELECT
         seed, device = recipe.seed, search.device

@@ -67,6 +67,8 @@ def test_sizes_are_capped_and_the_method_stays(name: str, budget: str) -> None:
     layers = NASBENCH201_LAYERS if recipe.space.name == "nasbench201" else limits.layers
     assert search.layers == min(published.search.layers, layers)
     assert search.batch_size == min(published.search.batch_size, limits.batch_size)
+    for mine, whole in zip(search.stages, published.search.stages, strict=True):
+        assert mine.batch_size == (None if whole.batch_size is None else min(whole.batch_size, limits.batch_size))
     assert (search.evaluation_batches or 0) <= limits.evaluation_batches
     assert (recipe.data.images or 0) <= limits.images and (recipe.data.test_images or 0) <= limits.test_images
     assert retrain.channels == min(published.retrain.channels, limits.retrain_channels)

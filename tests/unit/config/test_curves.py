@@ -7,7 +7,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch.optim import SGD, lr_scheduler
 
-from topocell.config.values import Curve, LearningRate, Temperature
+from topocell.config.values import Curve, LearningRate, Probability, Temperature
 
 EPOCHS = 20
 
@@ -118,3 +118,39 @@ def test_a_temperature_stays_above_nothing_in_its_warm_up() -> None:
     assert TypeAdapter(LearningRate).validate_python(options).warmup == 3
     with pytest.raises(ValidationError, match="must be above 0, but got 0 at the first epoch; raise warmup_start"):
         TypeAdapter(Temperature).validate_python(options)
+
+
+STEPS = 7
+
+
+@pytest.mark.parametrize("shape", main(EPOCHS))
+def test_per_step_a_curve_is_that_of_as_many_epochs(shape: str) -> None:
+    """Torch's own schedules, stepped after every batch."""
+    epochs = EPOCHS // 5
+    curve = Curve.model_validate({"start": 0.2, "per": "step", **main(EPOCHS)[shape][0]})
+    steps = EPOCHS // epochs
+    found = [curve.at(epoch, epochs, step, steps) for epoch in range(epochs) for step in range(steps)]
+    assert found == pytest.approx(of_torch(main(EPOCHS)[shape][1], 0.2), rel=1e-9)
+
+
+def test_per_step_the_temperature_of_dots_falls_by_one_factor_from_its_start_to_its_end() -> None:
+    """T0 · θ^t over all steps t of the stage; per epoch it has the same ends, and stays for an epoch."""
+    given = {"shape": "exponential", "start": 10.0, "end": 0.02, "closed": True}
+    per_epoch, per_step = Curve.model_validate(given), Curve.model_validate({**given, "per": "step"})
+    places = [(epoch, EPOCHS, step, STEPS) for epoch in range(EPOCHS) for step in range(STEPS)]
+    theta = (0.02 / 10.0) ** (1 / (EPOCHS * STEPS - 1))
+    assert [per_step.at(*at) for at in places] == pytest.approx([10.0 * theta**t for t in range(EPOCHS * STEPS)])
+    for curve in (per_step, per_epoch):
+        assert (curve.at(*places[0]), curve.at(*places[-1])) == (10.0, pytest.approx(0.02, rel=1e-12))
+    assert [per_epoch.at(*at) for at in places] == [per_epoch.value(epoch, EPOCHS) for epoch, *_ in places]
+
+
+def test_per_step_warm_up_and_milestones_count_their_epochs_in_steps() -> None:
+    curve = Curve(shape="step", start=1.0, milestones=(2, 3), factor=0.5, warmup=1, warmup_start=0.0, per="step")
+    found = [curve.at(epoch, 4, step, 2) for epoch in range(4) for step in range(2)]
+    assert found == [0.0, 0.5, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_curves_of_mechanisms_change_per_epoch() -> None:
+    with pytest.raises(ValidationError, match="changes per epoch, but got per='step'; leave per out"):
+        TypeAdapter(Probability).validate_python({"start": 0.1, "per": "step"})

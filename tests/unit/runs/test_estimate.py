@@ -22,7 +22,7 @@ from topocell.networks.retraining import Retraining
 from topocell.nn.separable import usable
 from topocell.runs import estimate, setup
 from topocell.runs.estimate import Estimate, Knob, Memory, Part, estimate_retraining
-from topocell.runs.estimate.parts import _measurements
+from topocell.runs.estimate.parts import _measurements, stage_knobs
 from topocell.runs.estimate.probe import Stopwatch, measure_memory
 from topocell.runtime.hooks import Silent
 from topocell.runtime.memory import LiveBytes, SavedBytes
@@ -268,6 +268,17 @@ def test_there_is_free_memory() -> None:
 
 
 # --- what will not fit
+
+
+def test_the_batches_of_a_stage_are_what_its_memory_depends_on() -> None:
+    plan = load_recipe("dots-over-gdas").search
+    knobs = [stage_knobs(plan, stage)[0] for stage in plan.stages]
+    assert knobs == [
+        Knob("search.stages.operations.batch_size", 256),
+        Knob("search.batch_size", 64),
+        Knob("search.batch_size", 64),
+    ]
+
 
 KNOBS = (Knob("search.batch_size", 64), Knob("search.channels", 16, 4), Knob("search.layers", 8))
 

@@ -404,6 +404,37 @@ def test_temperatures_and_learning_rates_follow_their_curves(halves: SearchData)
     assert [pytest.approx(pair) for pair in rates[::2]] == [(0.3, 0.6), (0.2, 0.4), (0.1, 0.2)]
 
 
+def test_what_changes_per_step_does_so_at_every_step_and_the_rest_per_epoch(halves: SearchData) -> None:
+    """Two batches an epoch."""
+    stage = {
+        "epochs": 2,
+        "topology": SETS,
+        "op_temperature": {"shape": "linear", "start": 4, "end": 1, "closed": True, "per": "step"},
+        "edge_temperature": {"shape": "linear", "start": 4, "end": 2},
+        "weights": {"lr": {"shape": "linear", "start": 0.4, "end": 0.0, "per": "step"}},
+    }
+    found: list[tuple[float, float, float]] = []
+    recorder = Recorder()
+    running = search(plan(stage), halves, recorder)
+
+    def look(due: bool) -> None:
+        arch, rate = running.learner.arch, running.learner.weights_optimizer.param_groups[0]["lr"]
+        found.append((arch.op_temperature, arch.edge_temperature, rate))
+
+    recorder.look = look
+    running.run()
+    expected = [(4, 4, 0.4), (3, 4, 0.3), (2, 3, 0.2), (1, 3, 0.1)]
+    assert found == [pytest.approx(each) for each in expected]
+    assert [row["op_temperature"] for row in recorder.records] == pytest.approx([3, 1])
+
+
+def test_each_stage_has_its_own_size_of_batches(halves: SearchData) -> None:
+    recorder = Recorder()
+    finished(plan({"batch_size": 8}, {}, {"batch_size": 32}), halves, recorder)
+    steps = {phase: total for phase, _, total in recorder.progress}
+    assert list(steps.values()) == [4, 2, 1]  # of 32 images
+
+
 def test_what_a_stage_schedules_reaches_the_learner(halves: SearchData) -> None:
     stage = {
         "epochs": 3,

@@ -148,7 +148,7 @@ def estimate_search(
         if begin(name) is False:
             continue
         probe, lean = (partial(searched, of, index) for of in (plan, plan.model_copy(update=LOW)))
-        sizes = min(plan.batch_size, len(data.get(stage.weights_on))), images, device, free
+        sizes = min(plan.batch(stage), len(data.get(stage.weights_on))), images, device, free
         with probing(name, device, stage_knobs(plan, stage)):
             memory = None if work is not None else measure_memory(probe, *sizes)
             stopwatch, factor = (
@@ -168,10 +168,10 @@ def estimate_search(
     with probing("selection", device, stage_knobs(plan, plan.stages[last])):
         if rules.project:
             if not memories:
-                size = min(plan.batch_size, len(data.get(plan.stages[last].weights_on)))
+                size = min(plan.batch(plan.stages[last]), len(data.get(plan.stages[last].weights_on)))
                 memories = [measure_memory(partial(searched, plan, last), size, images, device, free)]
             tried = [memory.trial(free) for memory in memories if memory.trial(free) < memory.batch]
-            batch = min(tried, default=plan.batch_size)
+            batch = min(tried, default=plan.batch(plan.stages[last]))
             search = searched(plan, last, batch, 1, Stopwatch(device))
             parts.append(_projection_part(search, plan, data, projection, rules, batch))
         else:
@@ -190,7 +190,7 @@ def _shortened(plan: SearchPlan, index: int, batch: int) -> SearchPlan:
     warm, learning = _kinds(stage)
     before = [s.model_copy(update={"epochs": 0, "warmup": 0, "init": 1.0}) for s in plan.stages[:index]]
     short = {"epochs": warm + learning, "warmup": warm if learning else 0, "arch_every": "step", "init": 1.0}
-    stages = (*before, stage.model_copy(update=short))
+    stages = (*before, stage.model_copy(update=short | {"batch_size": batch}))
     return plan.model_copy(update={"stages": stages, "batch_size": batch, "evaluation_batches": 1})
 
 
@@ -215,11 +215,11 @@ def _stage_part(
     plan: SearchPlan, stage: Stage, data: SearchData, memory: Memory | None, stopwatch: Stopwatch, factor: float
 ) -> Part:
     of_weights, of_level = factor * stopwatch.usual(0), factor * stopwatch.usual(-1)
-    steps = _steps(len(data.get(stage.weights_on)), plan.batch_size)
+    steps = _steps(len(data.get(stage.weights_on)), plan.batch(stage))
     learning = stage.epochs - stage.warmup if _kinds(stage)[1] else 0
     total, of_its_level = stage.epochs * steps, learning * (1 if stage.arch_every == "epoch" else steps)
     held_out = stage.alpha_on if stage.alpha_on in data.splits else stage.weights_on
-    evaluations = _steps(len(data.get(held_out)), plan.batch_size)
+    evaluations = _steps(len(data.get(held_out)), plan.batch(stage))
     evaluations = min(plan.evaluation_batches or evaluations, evaluations)
     seconds = of_its_level * of_level + (total - of_its_level) * of_weights + stopwatch.once
     seconds += stage.epochs * (factor * evaluations * stopwatch.end + stopwatch.save)
@@ -232,7 +232,7 @@ def stage_knobs(plan: SearchPlan, stage: Stage) -> tuple[Knob, ...]:
     """Return the settings that the memory of a stage depends on."""
     size, own = plan.size(stage), f"search.stages.{stage.name}"
     return (
-        Knob("search.batch_size", plan.batch_size),
+        Knob(f"{own if stage.batch_size else 'search'}.batch_size", plan.batch(stage)),
         Knob(f"{own if stage.channels else 'search'}.channels", size["channels"], 2 * size["partial"]),
         Knob(f"{own if stage.layers else 'search'}.layers", size["layers"]),
     )
@@ -245,17 +245,19 @@ def _projection_part(
 
     The supernet loses candidates with every decision: its cost is taken to fall in proportion to them, to one per edge.
     """
-    learner, stage, factor = search.learner, of.stages[-1], of.batch_size / batch
+    learner, stage = search.learner, of.stages[-1]
+    size = of.batch(stage)
+    factor = size / batch
     options: dict[str, Any] = {"seed": search.seed, "device": search.device}
-    whole = Projection(learner, data, stage, plan, rules, batch_size=of.batch_size, **options)
+    whole = Projection(learner, data, stage, plan, rules, batch_size=size, **options)
     batches = split_batches(search.data, stage.alpha_on, batch, "probe", **options)
     probe, weights, images = Probe(learner, batches, 1, search.seed), learner.arch.expected(), batches.batch(0, 0)
     updates = [ArchBatch(images, True, learner.beta_optimizer is not None)] if plan.train_alpha else []
     evaluation = factor * measure_call(lambda: probe(weights, 0), search.device)
     step = factor * measure_call(lambda: bilevel(learner, images, updates), search.device)
-    evaluations = _steps(len(data.get(stage.alpha_on)), of.batch_size)
+    evaluations = _steps(len(data.get(stage.alpha_on)), size)
     evaluations = min(plan.batches or evaluations, evaluations) * _measurements(learner, plan, rules)
-    steps = whole.epochs * _steps(len(data.get(stage.weights_on)), of.batch_size)
+    steps = whole.epochs * _steps(len(data.get(stage.weights_on)), size)
     masks = [learner.arch.mask(t) for t in learner.arch.space.cells]
     left = sum(int(m.any(1).sum()) for m in masks) / sum(int(m.sum()) for m in masks)
     average = (1 + left) / 2
