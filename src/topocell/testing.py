@@ -93,7 +93,7 @@ def check_relaxation(relaxation: "str | type[Relaxation]", cell: CellSpec | None
         weights = piece.weights(alpha, mask, 0.7)
         if piece.learned:
             demand_gradient(who, weights, alpha, "alpha", draws)
-        kept = piece.retained(piece.expected(alpha, mask).detach(), mask)
+        kept = piece.retained(piece.strengths(alpha, mask).detach(), mask)
         demand(bool((kept & ~mask).sum() == 0), who, "retained keeps live candidates only", kept.tolist())
         demand(bool(kept.any(1)[mask.any(1)].all()), who, "retained keeps a candidate of each edge", kept.tolist())
 

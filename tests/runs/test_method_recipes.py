@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from topocell import spaces
 from topocell.config.load import load_recipe
 from topocell.config.search import Stage
 from topocell.config.values import Curve
@@ -13,6 +14,15 @@ COSINE = Curve(shape="cosine", start=0.025, end=0.001)
 #: Accuracy in Table 2 of DOTS, with its topology search.
 OVER = {"darts": "97.40 ± 0.09", "darts-2nd": "97.12 ± 0.11", "gdas": "97.06 ± 0.08", "snas": "97.26 ± 0.12"}
 OVER |= {"pc-darts": "97.45 ± 0.06"}
+
+
+WITHOUT_NONE = tuple(spaces.get("darts").cells["normal"].candidates[0][1:])
+
+
+def operations(name: str) -> tuple[str, ...]:
+    cells = setup.build_space(load_recipe(name)).cells.values()
+    (found,) = {names for cell in cells for names in cell.candidates}
+    return found
 
 
 def only_stage(name: str) -> Stage:
@@ -94,7 +104,7 @@ def test_p_darts() -> None:
         lr = [0.0125 * (1 + math.cos(math.pi * e / 25)) for e in range(25)]
         assert [frozen.weights.lr.value(e, 10) for e in range(10)] == pytest.approx(lr[:10])
         assert [learning.weights.lr.value(e, 15) for e in range(15)] == pytest.approx(lr[10:])
-        assert learning.alpha.lr.start == 6e-4
+        assert (learning.alpha.lr.start, learning.arch_clip, frozen.arch_clip) == (6e-4, 5, None)
     assert (recipe.search.batch_size, recipe.selection.max_skips) == (96, 2)
     assert (recipe.retrain.batch_size, recipe.retrain.drop_path) == (128, 0.3)
 
@@ -104,23 +114,40 @@ def test_drnas() -> None:
     first, second = recipe.search.stages
     assert [recipe.search.size(s) for s in (first, second)] == [
         {"channels": 36, "layers": 20, "partial": 6},
-        {"channels": 36, "layers": 20, "partial": 3},
+        {"channels": 36, "layers": 20, "partial": 4},
     ]
-    assert (second.shrink, second.reset) == (4, ("beta",))
+    assert operations("drnas") == WITHOUT_NONE
+    assert (first.shrink, second.shrink, second.shrink_none, second.shrink_alpha) == (None, 4, False, True)
     for stage in (first, second):
-        assert (stage.relaxation.name, stage.alpha_penalty, stage.warmup) == ("dirichlet", 1e-3, 10)
-    assert [s.weights.lr.value(0, 25) for s in (first, second)] == pytest.approx([0.1, 0.05])
+        assert (stage.relaxation.name, stage.topology.name, stage.alpha_penalty) == ("dirichlet", "dense", 0)
+        assert (stage.epochs, stage.warmup, stage.alpha.lr.start, stage.alpha.weight_decay) == (25, 10, 6e-4, 1e-3)
+        assert [stage.weights.lr.value(e, 25) for e in (0, 25)] == pytest.approx([0.1, 0])
+    assert (recipe.search.batch_size, recipe.selection.edges) == (64, "magnitude")
+    assert (recipe.retrain.batch_size, recipe.retrain.drop_path) == (64, 0.3)
 
 
-def test_fairdarts_and_darts_minus() -> None:
-    fair, minus = only_stage("fairdarts"), only_stage("darts-minus")
-    assert (fair.relaxation.name, fair.alpha_penalty) == ("sigmoid", 5.0)
-    assert load_recipe("fairdarts").selection.threshold == 0.85
-    auxiliary = minus.mechanisms.auxiliary_skip
+def test_fairdarts() -> None:
+    recipe, stage = load_recipe("fairdarts"), only_stage("fairdarts")
+    assert (stage.relaxation.name, stage.alpha_penalty, stage.init) == ("sigmoid", 5.0, 0)
+    assert (recipe.search.batch_size, stage.weights.lr) == (128, Curve(shape="cosine", start=0.005, end=0.001))
+    assert (stage.alpha.lr.start, stage.alpha.betas) == (3e-3, (0.9, 0.999))
+    assert (recipe.selection.threshold, recipe.selection.isolated, recipe.selection.in_degree) == (0.85, "drop", 2)
+    assert operations("fairdarts") == WITHOUT_NONE
+
+
+def test_darts_minus() -> None:
+    auxiliary = only_stage("darts-minus").mechanisms.auxiliary_skip
     assert auxiliary is not None
     assert [auxiliary.weight.value(e, 50) for e in (0, 25, 49)] == pytest.approx([1, 0.5, 0.02])
-    for name in ("fairdarts", "darts-minus"):
-        assert "none" not in setup.build_space(load_recipe(name)).cells["normal"].candidates[0]
+    assert operations("darts-minus") == ("none", *WITHOUT_NONE)
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("milenas", 50), ("milenas-200", 200)])
+def test_milenas(name: str, epochs: int) -> None:
+    recipe, stage = load_recipe(name), only_stage(name)
+    assert (stage.level, stage.mixed, stage.epochs, stage.weights.lr) == ("mixed", 1, epochs, COSINE)
+    assert recipe.retrain.weights.lr == Curve(shape="cosine", start=0.03, end=0.001)
+    assert recipe.retrain.batch_size == 64
 
 
 @pytest.mark.parametrize("method", OVER)

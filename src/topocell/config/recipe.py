@@ -97,7 +97,7 @@ class Recipe(Model):
                 "selection.edges: topology needs a topology that decides edges, but the last stage has topology "
                 "dense; use selection.edges=magnitude, or set a topology"
             )
-        if fault := threshold_fault(self.selection.threshold, self.selection.edges):
+        if fault := threshold_fault(self.selection):
             faults.append(fault)
         if fault := budget_fault(self.selection):
             faults.append(fault)

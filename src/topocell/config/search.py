@@ -87,9 +87,9 @@ class Stage(Model):
 
     The first stage starts afresh. A later one resumes with the weights, logits and optimizers it finds, unless
     `reset`, `shrink`, `layers`, `channels` or `topology` say otherwise: a network of another size has fresh weights
-    (shrinking alone keeps the weights that stay), changed candidates have fresh α, a changed topology fresh β, and
-    whatever is fresh has a fresh optimizer. A changed relaxation keeps the same α. Edges that a fixed wiring
-    does not have are gone from then on.
+    (shrinking alone keeps the weights that stay), changed candidates have fresh α (but see `shrink_alpha`), a changed
+    topology fresh β, and whatever is fresh has a fresh optimizer. A changed relaxation keeps the same α. Edges that a
+    fixed wiring does not have are gone from then on.
 
     Attributes:
         epochs: number of epochs, warm-up included; 0 builds the state and trains nothing.
@@ -108,6 +108,8 @@ class Stage(Model):
         shrink: before the stage keep the candidates that the relaxation retains (`best`: the winner of each edge,
             or of each group of a grouped relaxation), or a number of best candidates of each edge.
         shrink_none: whether `none` can be retained.
+        shrink_alpha: whether candidates that stay after shrinking keep their α (DrNAS); else all α are fresh. Its
+            optimizer starts afresh either way.
         reset: what to make afresh before the stage.
         layers, channels, partial, batch_size: as for the whole search, for this stage.
         mechanisms: what a method adds to the stage.
@@ -135,6 +137,7 @@ class Stage(Model):
     mixed: NonNegative = 1.0
     shrink: Literal["best"] | Annotated[int, Field(ge=1)] | None = None
     shrink_none: bool = False
+    shrink_alpha: bool = False
     reset: tuple[Literal["weights", "alpha", "beta", "optimizers"], ...] = ()
     layers: Layers | None = None
     channels: Channels | None = None
@@ -178,6 +181,15 @@ class Stage(Model):
             raise ValueError(
                 f"alpha_penalty needs a relaxation with a penalty, but {name} has none; use sigmoid or dirichlet, or "
                 f"alpha_penalty=0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_what_shrinks(self) -> "Stage":
+        if self.shrink_alpha and (self.shrink is None or "alpha" in self.reset):
+            why = "shrink is not set" if self.shrink is None else "reset names alpha"
+            raise ValueError(
+                f"shrink_alpha keeps the α of candidates that stay after shrinking, but {why}; leave one out"
             )
         return self
 

@@ -18,6 +18,9 @@ from topocell.spaces.costs import NetworkCosts
 #: The rule by which a supernet is projected before its cell is derived (see `topocell.selection.projection`).
 PERTURBATION = "perturbation"
 
+#: What becomes of a node without an input that reaches the threshold.
+Isolated = Literal["rescue", "drop"]
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -33,7 +36,10 @@ class Rules:
         max_skips: skip connections that a cell of stride 1 may keep (P-DARTS: 2), or any number. While there are more,
             the edge of the weakest one takes its next best operation, and the edges are ranked anew.
         threshold: least weight of an operation that the edge rule `magnitude` keeps (FairDARTS: 0.85), so that a node
-            has at most `in_degree` inputs; the best edge of a node stays in any case.
+            has at most `in_degree` inputs.
+        isolated: what becomes of a node whose inputs are all below the threshold: `rescue` keeps its best input, `drop`
+            leaves the node out, and with it what it alone leads to (FairDARTS). A cell that nothing would be left of
+            keeps the best edge that leaves one of its inputs.
         budget: limit on the cost of the cell, or none.
         costs: of the networks of the space, in the measure of the budget.
     """
@@ -45,6 +51,7 @@ class Rules:
     seed: int = 0
     max_skips: int | None = None
     threshold: float | None = None
+    isolated: Isolated = "rescue"
     budget: CostBudget | None = None
     costs: NetworkCosts | None = field(default=None, compare=False)
 
@@ -54,12 +61,19 @@ class Rules:
         return PERTURBATION in (self.operations, self.edges)
 
 
-def threshold_fault(threshold: float | None, edges: str) -> str | None:
+def threshold_fault(rules: "Rules | SelectionPlan") -> str | None:
     """Explain what is wrong with a threshold beside an edge rule that does not read it; None if nothing is."""
-    if threshold is None or edges == "magnitude":
+    if rules.threshold is None:
+        if rules.isolated == "rescue":
+            return None
+        return (
+            f"selection.isolated is for nodes below a threshold, but got {rules.isolated} and no threshold; set "
+            f"selection.threshold (FairDARTS: 0.85), or leave it out"
+        )
+    if rules.edges == "magnitude":
         return None
     return (
-        f"selection.threshold is part of the edge rule magnitude, but selection.edges is {edges}; use "
+        f"selection.threshold is part of the edge rule magnitude, but selection.edges is {rules.edges}; use "
         f"selection.edges=magnitude, or leave the threshold out"
     )
 
@@ -191,6 +205,7 @@ class SelectionPlan(Model):
     none: bool = False
     max_skips: Annotated[int, Field(ge=0)] | None = None
     threshold: Annotated[float, Field(gt=0, le=1)] | None = None
+    isolated: Isolated = "rescue"
     budget: CostBudget | None = None
     projection: ProjectionPlan = ProjectionPlan()
 

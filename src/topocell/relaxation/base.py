@@ -75,6 +75,10 @@ class Relaxation(ABC):
         """
         return self.weights(alpha, mask, temperature)
 
+    def strengths(self, alpha: Tensor, mask: Tensor) -> Tensor:
+        """The weights (E, K) by which candidates are ranked when a cell is derived: those expected, at T = 1."""
+        return self.expected(alpha, mask)
+
     def penalty(self, alpha: Tensor, mask: Tensor) -> Tensor:
         """A term (0-dim) for the loss of α that goes with the relaxation; zero for most."""
         return alpha.new_zeros(())

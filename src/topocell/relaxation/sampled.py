@@ -74,6 +74,14 @@ class Dirichlet(Relaxation):
         live = self._concentration(alpha, mask, temperature).masked_fill(~mask, 0)
         return (live / live.sum(1, keepdim=True).clamp(min=self.LEAST)).to(alpha.dtype)
 
+    def strengths(self, alpha: Tensor, mask: Tensor) -> Tensor:
+        """softmax(α) (E, K), by which DrNAS' code derives its cells.
+
+        The mean ranks the candidates of an edge alike, but edges otherwise: above 0 it is linear in α.
+        """
+        logits = self._logits(alpha, mask, 1.0).masked_fill(~mask, torch.finfo(alpha.dtype).min)
+        return torch.softmax(logits, 1).masked_fill(~mask, 0)
+
     def penalty(self, alpha: Tensor, mask: Tensor) -> Tensor:
         """‖elu(α)‖₂ over the live candidates: how far the concentrations are from the anchor 1 (DrNAS)."""
         return torch.linalg.vector_norm(F.elu(alpha.masked_fill(~mask, 0)))

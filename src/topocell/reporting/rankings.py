@@ -60,7 +60,7 @@ def _weights(recipe: Mapping[str, Any], state: Mapping[str, Any]) -> Ranking:
         cell = whole.with_candidates(state["candidates"][cell_type])
         alpha = state["arch"][f"alpha.{cell_type}"]
         listed = alpha.new_tensor(cell.live).bool()
-        weights = relaxation.build(cell=cell, **stage["relaxation"]).expected(alpha.double(), listed)
+        weights = relaxation.build(cell=cell, **stage["relaxation"]).strengths(alpha.double(), listed)
         for (source, node), names, row in zip(cell.edges, cell.candidates, weights.tolist()):
             found[cell_type, f"{source}→{node}"] = dict(zip(names, row))
     return found

@@ -2,9 +2,9 @@
 
 They act on the probabilities of the architecture, not on its logits, and in the weights' step only: a network that
 works in a neighbourhood of the architecture loses little when it is discretised. Of each part of an edge (the whole
-edge but in a grouped softmax) a perturbed row is clipped as in SDARTS: entries to [0, 1], then scaled to the sum of one;
-where nothing above zero is left, the largest of the perturbed entries takes all. Candidates that are not live stay
-exactly zero.
+edge but in a grouped softmax) a perturbed row is clipped as in SDARTS: entries to [0, 1], then scaled to the sum of
+one; where nothing above zero is left, the largest of the perturbed entries takes all. Candidates that are not live
+stay exactly zero.
 """
 
 from collections.abc import Mapping
@@ -29,9 +29,9 @@ def adversarial(learner: Learner, weights: dict[str, ArchWeights], batch: Batch)
     """SDARTS-ADV: seven steps of 2ε/7 along the sign of the gradient of the training loss, inside the ε-ball.
 
     It starts at a random point of the ball; every step is projected to the ball and clipped. Where the loss did not
-    rise, the weights stay as they were. The network is held fixed and, as in the authors' code, in evaluation mode: that
-    switches off what drops at random. Batch norm stays on the statistics of the batch, as everywhere in a supernet,
-    where the authors' code takes running ones.
+    rise, the weights stay as they were. The network is held fixed and, as in the authors' code, in evaluation mode:
+    that switches off what drops at random. Batch norm stays on the statistics of the batch, as everywhere in a
+    supernet, where the authors' code takes running ones.
     """
     training = learner.net.training
     learner.net.eval()

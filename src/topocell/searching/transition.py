@@ -13,7 +13,7 @@ from topocell.runtime.losses import build_loss
 from topocell.runtime.precision import Execution
 from topocell.runtime.rng import derive as derive_seed
 from topocell.runtime.rng import generator
-from topocell.spaces.cell import SpaceSpec
+from topocell.spaces.cell import CellSpec, SpaceSpec
 from topocell.supernet import Supernet
 from topocell.supernet.arch_state import ArchState
 from topocell.supernet.learner import Learner, adam, weight_optimizer
@@ -57,13 +57,13 @@ class Builder:
 
     def next(self, number: int, space: SpaceSpec, old: Learner) -> tuple[SpaceSpec, Learner]:
         """Build what a later stage resets, and take over the rest from the learner of the stage before."""
-        before, stage = self._plan.stages[number - 1], self._plan.stages[number]
+        before, stage, wide = self._plan.stages[number - 1], self._plan.stages[number], space
         masks = {t: old.arch.mask(t) for t in space.cells}
         shrunk = stage.shrink is not None
         if shrunk:
             space, masks = shrink(stage, space, old.arch)
         fresh_net = self._plan.size(before) != self._plan.size(stage) or "weights" in stage.reset
-        fresh_alpha = shrunk or "alpha" in stage.reset
+        fresh_alpha = (shrunk and not stage.shrink_alpha) or "alpha" in stage.reset
         fresh_beta = before.topology != stage.topology or "beta" in stage.reset
         net, arch = self._networks(stage, space)
         arch.restrict(masks)
@@ -73,7 +73,7 @@ class Builder:
         with torch.no_grad():
             for name in space.cells:
                 if not fresh_alpha:
-                    arch.alpha[name].copy_(old.arch.alpha[name])
+                    arch.alpha[name].copy_(_kept(old.arch.alpha[name], wide.cells[name], space.cells[name]))
                 if not fresh_beta:
                     arch.beta[name].copy_(old.arch.beta[name])
         new = self._learner(stage, space, net, arch)
@@ -83,7 +83,7 @@ class Builder:
         same = (before.weights.optimizer, before.weights.options) == (stage.weights.optimizer, stage.weights.options)
         if same and not (fresh_net or shrunk or thinned):
             new.weights_optimizer.load_state_dict(_settings_of(new.weights_optimizer, old.weights_optimizer))
-        if not fresh_alpha:
+        if not (fresh_alpha or shrunk):
             new.alpha_optimizer.load_state_dict(_settings_of(new.alpha_optimizer, old.alpha_optimizer))
         if not fresh_beta and new.beta_optimizer is not None and old.beta_optimizer is not None:
             new.beta_optimizer.load_state_dict(_settings_of(new.beta_optimizer, old.beta_optimizer))
@@ -144,6 +144,14 @@ def shrink(stage: Stage, space: SpaceSpec, arch: ArchState) -> tuple[SpaceSpec, 
         cells[name] = cell.with_candidates([new or old[:1] for new, old in zip(kept, cell.candidates)])
         masks[name] = torch.tensor(cells[name].live) & keep.any(1, keepdim=True)
     return space.with_cells(cells), masks
+
+
+def _kept(alpha: Tensor, old: CellSpec, new: CellSpec) -> Tensor:
+    """The logits (E, K of `new`) of the candidates that stay, from those (E, K of `old`) of all."""
+    kept = alpha.new_zeros(new.n_edges, new.n_candidates)
+    for e, (before, after) in enumerate(zip(old.candidates, new.candidates)):
+        kept[e, : len(after)] = alpha[e, [before.index(op) for op in after]]
+    return kept
 
 
 def _settings_of(new: Optimizer, old: Optimizer) -> dict[str, Any]:

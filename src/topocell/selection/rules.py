@@ -81,10 +81,22 @@ def _strongest_inputs(arch: ArchState, cell_type: str, rules: Rules, allowed: Te
     cell, kept = arch.space.cells[cell_type], []
     best, strengths = edge_strengths(arch, cell_type, allowed)
     least = -1.0 if rules.threshold is None else rules.threshold
+    rescued = 1 if rules.isolated == "rescue" else 0
     for node in cell.computed:
         ranked = sorted(cell.incoming(node), key=lambda e: (-float(strengths[e]), e))
-        kept += [e for e in ranked if float(best[e]) >= least][: rules.in_degree] or ranked[:1]
-    return sorted(kept), None
+        kept += [e for e in ranked if float(best[e]) >= least][: rules.in_degree] or ranked[:rescued]
+    return (sorted(kept), None) if rescued else _without_isolated(cell, sorted(kept), strengths, least)
+
+
+def _without_isolated(cell: CellSpec, kept: list[int], strengths: Tensor, least: float) -> tuple[list[int], str | None]:
+    """The kept edges without those that leave nodes without an input; the best one there can be where none is left."""
+    connected, dropped = without_orphans(cell, kept)
+    ends = cell.computed[-1:] if cell.output == "last" else cell.computed
+    if not set(ends) <= set(dropped):
+        return list(connected), f"no input of {named(dropped)} reaches {least:g}: dropped" if dropped else None
+    through = [e for e, (source, node) in enumerate(cell.edges) if source < cell.inputs and node in ends]
+    first = max(through, key=lambda e: float(strengths[e]))
+    return [first], f"no edge that leaves an input reaches {least:g}; kept the best one, {cell.edges[first]}"
 
 
 def _strongest_outputs(arch: ArchState, cell_type: str, rules: Rules, allowed: Tensor) -> tuple[list[int], str | None]:
@@ -158,7 +170,7 @@ EDGE_RULES = Registry[Callable[[ArchState, str, Rules, Tensor], tuple[list[int],
 
 def check_rules(rules: Rules) -> None:
     """Raise RecipeError for a rule that does not exist, a threshold that no rule reads, a budget beside other rules."""
-    if fault := threshold_fault(rules.threshold, rules.edges) or budget_fault(rules):
+    if fault := threshold_fault(rules) or budget_fault(rules):
         raise RecipeError(fault)
     for what, name, table in (
         ("operations", rules.operations, OPERATION_RULES),

@@ -115,7 +115,7 @@ class ArchState(nn.Module):
         return self._strengths(cell_type, torch.tensor(self.space.cells[cell_type].live))
 
     def _strengths(self, cell_type: str, among: Tensor) -> Tensor:
-        return self.relaxations[cell_type].expected(self.alpha[cell_type].detach().cpu().double(), among)
+        return self.relaxations[cell_type].strengths(self.alpha[cell_type].detach().cpu().double(), among)
 
     def edge_strengths(self, cell_type: str) -> Tensor:
         """(E,) edge weights as decisions read them, see `strengths`."""

@@ -145,8 +145,8 @@ def test_channels_stay_a_multiple_that_partial_channels_allow(partial: int, budg
 @pytest.mark.parametrize("budget", LIMITS)
 def test_channels_suit_the_partial_channels_of_every_stage(budget: str) -> None:
     recipe = load_recipe("drnas", budget=budget)
-    assert [stage.partial for stage in recipe.search.stages] == [6, 3]
-    assert recipe.search.channels == 12
+    assert [stage.partial for stage in recipe.search.stages] == [6, 4]
+    assert recipe.search.channels == 24
     setup.check(recipe)
 
 

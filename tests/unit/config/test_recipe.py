@@ -179,7 +179,9 @@ OWN_RETRAINING = {
     "edarts-no-attention",
     "quickstart",
     "milenas",
+    "milenas-200",
     "gdas",
+    "drnas",
     "pc-darts",
     "pc-darts-pt",
     "p-darts",
@@ -210,8 +212,6 @@ def test_milenas() -> None:
     (only,), (theirs,) = recipe.search.stages, darts.search.stages
     assert (only.level, only.mixed) == ("mixed", 1.0)
     assert only == theirs.model_copy(update={"level": "mixed", "mixed": 1.0})
-    assert recipe.retrain.batch_size == 64
-    assert recipe.retrain.weights.lr == Curve(shape="cosine", start=0.03, end=0.0)
 
 
 def test_dots() -> None:

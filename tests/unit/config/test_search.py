@@ -189,6 +189,11 @@ def test_the_splits_that_a_stage_needs(options: dict[str, Any], splits: set[str]
         ({"relaxation": "gumbel-straight-through", "mechanisms": RS}, "has one-hot samples; use relaxation"),
         ({"relaxation": "sigmoid", "mechanisms": RS}, "has independent weights; use relaxation softmax"),
         ({"mechanisms": {**RS, "auxiliary_skip": {"weight": 0.5}}}, "auxiliary_skip adds up to 0.5 to them; leave one"),
+        ({"shrink_alpha": True}, "candidates that stay after shrinking, but shrink is not set; leave one out"),
+        (
+            {"shrink_alpha": True, "shrink": 2, "reset": ["alpha"]},
+            "after shrinking, but reset names alpha; leave one out",
+        ),
         ({"alpha_penalty": 1}, "needs a relaxation with a penalty, but softmax has none; use sigmoid or dirichlet"),
         ({"relaxation": "uniform"}, "relaxation uniform and topology dense have nothing to learn; use level weights"),
         ({"levle": "single"}, "Extra inputs are not permitted"),

@@ -422,6 +422,23 @@ def test_dirichlet_of_extreme_logits_is_finite() -> None:
     )
 
 
+def test_dirichlet_ranks_by_a_softmax_and_others_by_what_is_expected() -> None:
+    mask = candidate_mask(RAGGED)
+    alpha = random_alpha(RAGGED).masked_fill(~mask, math.nan)
+    assert torch.equal(Dirichlet(RAGGED).strengths(alpha, mask), Softmax(RAGGED).expected(alpha, mask))
+    # means 4 : 1 and 2 : 0.22 make the second edge the stronger one, softmaxes of differences of 3 and 2.5 the first
+    two = torch.tensor([[3.0, 0.0], [1.0, -1.5]])
+    cell = CellSpec(1, 2, ((0, 1), (0, 2)), (("skip_connect", "sep_conv_3x3"),) * 2)
+    live = candidate_mask(cell)
+    mean, strengths = Dirichlet(cell).expected(two, live).max(1).values, Dirichlet(cell).strengths(two, live)
+    assert mean[0] < mean[1] and strengths.max(1).values[0] > strengths.max(1).values[1]
+    for name in RELAXATIONS.keys() - {"dirichlet"}:
+        piece = relaxation.build(name, DARTS, **OPTIONS[name])
+        torch.manual_seed(0)
+        alpha, mask = random_alpha(DARTS), candidate_mask(DARTS)
+        assert torch.equal(piece.strengths(alpha, mask), piece.expected(alpha, mask))
+
+
 # ---- penalties ----
 
 

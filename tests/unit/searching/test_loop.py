@@ -552,6 +552,23 @@ def test_shrinking_keeps_the_best_candidates_and_their_weights(
     assert not done.learner.alpha_optimizer.state
 
 
+def test_candidates_that_stay_can_keep_their_alpha(halves: SearchData, tmp_path: Path) -> None:
+    """DrNAS: by name, whatever column they move to; Adam and the network of another width are fresh all the same."""
+    both = plan({}, {"epochs": 0, "shrink": 2, "shrink_alpha": True, "partial": 2})
+    state = at_the_end_of_the_first_stage(both, halves, tmp_path)
+    logits = {kind: torch.randn(5, 3, generator=torch.Generator().manual_seed(i)) for i, kind in enumerate(SPACE.cells)}
+    for kind, alpha in logits.items():
+        alpha[0, 0] = alpha[0].min() - 1  # the first edge loses `none`, which stands first
+        state["arch"][f"alpha.{kind}"] = alpha
+    done = continued(both, halves, state).learner
+    assert not done.alpha_optimizer.state and not done.weights_optimizer.state
+    for kind, cell in done.arch.space.cells.items():
+        for e, kept in enumerate(cell.candidates):
+            before = dict(zip(SPACE.cells[kind].candidates[e], logits[kind][e].tolist()))
+            assert done.arch.alpha[kind][e].tolist() == [before[op] for op in kept]
+        assert cell.candidates[0] == ("skip_connect", "sep_conv_3x3")
+
+
 @pytest.mark.parametrize("shrink", ["best", 1])
 def test_shrinking_after_an_annealing_keeps_the_best_of_the_losers(
     halves: SearchData, tmp_path: Path, shrink: str | int

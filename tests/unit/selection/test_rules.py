@@ -195,6 +195,40 @@ def test_a_threshold_keeps_as_many_inputs_as_reach_it_and_the_best_of_each_node(
     assert sources(Rules(edges="magnitude")) == [[0, 1], [1, 2], [0, 1]]
 
 
+def test_nodes_below_the_threshold_are_left_out_and_what_they_alone_lead_to() -> None:
+    """FairDARTS. Nodes 2, 3, 4 with inputs 0, 1 / 0, 1, 2 / 0, 1, 2, 3; only weights of 0.85 and more count."""
+    space = small(3, ("skip_connect", "sep_conv_3x3"))
+
+    def derived(*weights: float) -> tuple[list[list[int]], tuple[int, ...], list[str]]:
+        arch = ArchState(space, "sigmoid").double()
+        with torch.no_grad():
+            arch.alpha["normal"].copy_(torch.tensor([[-3.0, math.log(w / (1 - w))] for w in weights]))
+        found = derive(arch, Rules(edges="magnitude", threshold=0.85, isolated="drop"))
+        notes = [note for note in found.notes if note.startswith("normal")]
+        cell = found.cells["normal"]
+        return [[source for _, source in node] for node in cell.nodes], cell.concat, notes
+
+    low = [0.84, 0.80, 0.82]
+    # The two best inputs of node 4 are 3 and 2; node 3 has no input itself, so it goes, and the edge from it.
+    kept = derived(0.90, 0.80, *low, 0.86, 0.90, 0.95, 0.99)
+    assert kept == ([[0], [], [2]], (2, 4), ["normal: no input of node 3 reaches 0.85: dropped"])
+    # Node 4 leads on from node 3 alone, and goes with it.
+    kept = derived(0.90, 0.80, *low, 0.1, 0.1, 0.1, 0.99)
+    assert kept == ([[0], [], []], (2,), ["normal: no input of nodes 3, 4 reaches 0.85: dropped"])
+    # Something has to be left: 2 -> 3 is stronger than 1 -> 3, but leaves no input of the cell.
+    kept = derived(0.10, 0.20, 0.30, 0.50, 0.84, *[0.1] * 4)
+    assert kept == (
+        [[], [1], []],
+        (3,),
+        ["normal: no edge that leaves an input reaches 0.85; kept the best one, (1, 3)"],
+    )
+
+
+def test_nothing_is_left_out_without_a_threshold() -> None:
+    with pytest.raises(RecipeError, match=r"isolated is for nodes below a threshold, but got drop and no threshold"):
+        check_rules(Rules(edges="magnitude", isolated="drop"))
+
+
 def test_a_threshold_that_no_rule_reads_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"part of the edge rule magnitude, but selection\.edges is all"):
         check_rules(Rules(edges="all", threshold=0.5))
