@@ -9,6 +9,8 @@ from topocell.config.load import load_recipe
 from topocell.config.search import Stage
 from topocell.config.values import Curve
 from topocell.runs import setup
+from topocell.selection.rules import derive
+from topocell.supernet.arch_state import ArchState
 
 COSINE = Curve(shape="cosine", start=0.025, end=0.001)
 #: Accuracy in Table 2 of DOTS, with its topology search.
@@ -56,6 +58,30 @@ def test_gdas() -> None:
     retrain = recipe.retrain
     assert (retrain.weights.nesterov, retrain.weights.weight_decay, retrain.drop_path) == (True, 5e-4, 0.2)
     assert (retrain.channels, retrain.layers, retrain.batch_size) == (36, 20, 96)
+
+
+def test_gdas_lowers_its_learning_rate_at_every_step() -> None:
+    rate, steps = only_stage("gdas").weights.lr, 98
+    half = [rate.at(e, 250, s, steps) for e, s in ((0, 0), (0, 1), (124, 97), (125, 0), (249, 97))]
+    wanted = [0.001 + 0.012 * (1 + math.cos(math.pi * t / (250 * steps))) for t in (0, 1, 12249, 12250, 24499)]
+    assert half == pytest.approx(wanted, rel=1e-12) and half[1] < half[0]
+
+
+def test_gdas_with_a_fixed_reduction_cell() -> None:
+    frc, gdas = load_recipe("gdas-frc"), load_recipe("gdas")
+    assert (frc.search, frc.selection, frc.retrain) == (gdas.search, gdas.selection, gdas.retrain)
+    space = setup.build_space(frc)
+    assert space.cells["normal"] == setup.build_space(gdas).cells["normal"]
+    reduce = space.cells["reduce"]
+    assert (reduce.stride, reduce.edges) == (2, ((0, 2), (1, 3), (0, 4), (1, 5)))
+    assert reduce.candidates == (("sep_conv_3x3",), ("sep_conv_3x3",), ("max_pool_3x3",), ("max_pool_3x3",))
+    derived = derive(ArchState(space), frc.selection.rules(0)).cells["reduce"]  # whatever is searched
+    assert derived.nodes == (
+        (("sep_conv_3x3", 0),),
+        (("sep_conv_3x3", 1),),
+        (("max_pool_3x3", 0),),
+        (("max_pool_3x3", 1),),
+    )
 
 
 @pytest.mark.parametrize(("name", "kind"), [("sdarts-rs", "uniform"), ("sdarts-adv", "adversarial")])

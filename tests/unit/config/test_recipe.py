@@ -181,6 +181,7 @@ OWN_RETRAINING = {
     "milenas",
     "milenas-200",
     "gdas",
+    "gdas-frc",
     "drnas",
     "pc-darts",
     "pc-darts-pt",
