@@ -98,6 +98,7 @@ def test_our_mechanisms_keep_the_contract(name: str) -> None:
     given: dict[str, dict[str, Any]] = {
         "attention": {"constants": {"sep_conv_3x3": 0.1}},
         "skip_dropout": {"rate": 0.3},
+        "drop_path": {"rate": 0.3},
         "early_stop": {"stable": 1},
         "progressive": {"first": 0, "every": 1, "decide_by": "perturbation"},
     }

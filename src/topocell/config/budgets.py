@@ -167,6 +167,8 @@ def _scaled_stage(stage: Stage, limits: Limits, factor: float, channels: int, la
     scaled: dict[str, Model] = {}
     if (progressive := stage.mechanisms.progressive) is not None:
         scaled["progressive"] = _scaled_decisions(progressive, limits, factor)
+    if (cutout := stage.mechanisms.cutout) is not None:
+        scaled["cutout"] = _with(cutout, size=min(cutout.size, limits.resolution // 4))
     if (early_stop := stage.mechanisms.early_stop) is not None:
         scaled["early_stop"] = _scaled_stop(early_stop, factor)
     return _with(

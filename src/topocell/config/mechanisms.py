@@ -176,6 +176,12 @@ class Progressive(Deciding, Mechanism):
         return max(start, min(grown, self.batch_max))
 
 
+def _below_one(rate: Curve) -> Curve:
+    if rate.largest >= 1:
+        raise ValueError(f"must be below 1, or nothing is left, but got {rate.largest:g}; 0.2 to 0.6 are usual")
+    return rate
+
+
 class SkipDropout(Mechanism):
     """Dropout on the output of skip connections in training (P-DARTS).
 
@@ -184,6 +190,31 @@ class SkipDropout(Mechanism):
     """
 
     rate: Probability
+
+
+class DropPath(Mechanism):
+    """Drop path in the supernet: in training an edge is dropped for an image, with all operations (RobustDARTS, SNAS).
+
+    What is kept is divided by the probability of being kept. Updates of α and β see it as those of the weights do;
+    evaluations and what follows the search, such as a projection, do not. The compiled kernels step aside for it.
+
+    Attributes:
+        rate: probability that an edge is dropped, over the epochs of the stage; 0 changes nothing.
+    """
+
+    rate: Annotated[Probability, AfterValidator(_below_one)]
+
+
+class Cutout(Mechanism):
+    """Cutout in the search: a square of an image is blanked in all batches that are learned from (RobustDARTS).
+
+    Attributes:
+        probability: that an image has such a square, over the epochs of the stage; 0 changes nothing.
+        size: side of the square in pixels.
+    """
+
+    probability: Probability = Curve(shape="linear", start=0.0, end=1.0)
+    size: int = Field(16, ge=1)
 
 
 class Mechanisms(Model):
@@ -195,6 +226,8 @@ class Mechanisms(Model):
         attention: constants added to logits after each update of α (eDARTS).
         auxiliary_skip: weight added to skip connections in the supernet (DARTS−).
         skip_dropout: dropout on skip connections (P-DARTS).
+        drop_path: edges dropped at random in training (RobustDARTS, SNAS).
+        cutout: squares of training images blanked at random (RobustDARTS).
         early_stop: end of the stage ahead of time (DARTS+).
     """
 
@@ -205,6 +238,8 @@ class Mechanisms(Model):
     attention: Attention | None = None
     auxiliary_skip: AuxiliarySkip | None = None
     skip_dropout: SkipDropout | None = None
+    drop_path: DropPath | None = None
+    cutout: Cutout | None = None
     early_stop: EarlyStop | None = None
 
     @property

@@ -25,6 +25,7 @@ class Augmentation:
         shear: degrees by which it is slanted sideways at most, below 90; 0: not at all.
         translation: share of its height and width by which it is moved at most, to fractions of a pixel, each by
             itself, below 1; 0: not at all.
+        cutout_probability: that an image has the square, above 0.
 
     Raises:
         DataError: a number that is negative or too large.
@@ -37,11 +38,15 @@ class Augmentation:
     scaling: float = 0.0
     shear: float = 0.0
     translation: float = 0.0
+    cutout_probability: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("padding", "cutout"):
             if getattr(self, name) < 0:
                 raise DataError(f"{name} is 0 or more pixels, but got {getattr(self, name)}; 0 switches it off")
+        if not 0 < self.cutout_probability <= 1:
+            got = f"but got {self.cutout_probability}; cutout=0 switches it off"
+            raise DataError(f"cutout_probability is above 0 and at most 1, {got}")
         for name, below in (("rotation", 360), ("scaling", 1), ("shear", 90), ("translation", 1)):
             if not 0 <= getattr(self, name) < below:
                 raise DataError(
@@ -97,6 +102,9 @@ def augment(
         if plan.affine:
             uniform = torch.rand(n, 6, generator=generator, dtype=torch.float32, device=place)
             images = transform(images, plan, uniform)
+        if plan.cutout and plan.cutout_probability < 1:
+            spared = torch.rand(n, generator=generator, device=place) >= plan.cutout_probability
+            drawn[3:].masked_fill_(spared, -plan.cutout)  # a square beyond the border hides nothing
         compiled = augmenter(images)
         if compiled is not None:
             out = torch.empty_like(images, dtype=torch.float32, memory_format=torch.channels_last)

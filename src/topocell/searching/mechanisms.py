@@ -128,6 +128,33 @@ class SkipDropout(Mechanism):
         search.learner.net.skip_dropout = self._rate.value(search.loop.epoch, search.stage.epochs)
 
 
+class DropPath(Mechanism):
+    """Drops edges for single images in training (RobustDARTS, SNAS). `rate` is a curve over the epochs."""
+
+    def __init__(self, rate: Curve) -> None:
+        self._rate = rate
+
+    def on_epoch_start(self, search: Running) -> None:
+        """Set the rate of the epoch."""
+        search.learner.net.drop_path = self._rate.value(search.loop.epoch, search.stage.epochs)
+
+
+class Cutout(Mechanism):
+    """Blanks a square of the images that are learned from (RobustDARTS).
+
+    Args:
+        probability: that an image has one, over the epochs.
+        size: side of the square in pixels.
+    """
+
+    def __init__(self, probability: Curve, size: int) -> None:
+        self._probability, self._size = probability, size
+
+    def on_epoch_start(self, search: Running) -> None:
+        """Set the probability of the epoch."""
+        search.streams.cut_out(self._size, self._probability.value(search.loop.epoch, search.stage.epochs))
+
+
 class Perturbation(Mechanism):
     """Trains the weights under perturbed operation weights (SDARTS).
 
@@ -264,6 +291,8 @@ MECHANISMS = Registry[type[Mechanism]](
         "attention": Attention,
         "auxiliary_skip": AuxiliarySkip,
         "skip_dropout": SkipDropout,
+        "drop_path": DropPath,
+        "cutout": Cutout,
         "early_stop": EarlyStop,
     },
     Mechanism,

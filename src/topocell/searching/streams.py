@@ -1,11 +1,13 @@
 """The batches of a stage: those of the weights, of α and of β, and those held out for the diagnostics."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from topocell.config.search import Stage
+from topocell.data.augment import NO_AUGMENTATION
 from topocell.data.batches import Batches
 from topocell.data.splits import SearchData, split_batches
 from topocell.supernet.learner import ArchBatch, Batch
@@ -41,6 +43,12 @@ class Streams:
         """Take batches of another size from now on, of the whole split where it is smaller."""
         for batches in (self.train, self.alpha, self.beta):
             batches.batch_size = min(batch_size, len(batches.data))
+
+    def cut_out(self, size: int, probability: float) -> None:
+        """Blank a square of `size` pixels with that probability in each image of training batches from now on."""
+        for batches in (self.train, self.alpha, self.beta):
+            of = batches.augmentation or NO_AUGMENTATION
+            batches.augmentation = replace(of, cutout=size if probability else 0, cutout_probability=probability or 1.0)
 
     def updates(self, epoch: int, step: int, has_beta: bool) -> list[ArchBatch]:
         """The updates of α and β that are due: jointly on one batch, or one after the other on their own splits."""

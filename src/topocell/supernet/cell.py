@@ -84,6 +84,8 @@ class SuperCell(nn.Module):
     mask: Tensor
     #: Probability with which an element of a skip connection's output is dropped in training (P-DARTS).
     skip_dropout = 0.0
+    #: Probability with which an edge is dropped for an image in training, all that passes along it (RobustDARTS).
+    drop_path = 0.0
 
     def __init__(
         self,
@@ -149,13 +151,14 @@ class SuperCell(nn.Module):
         spec, part = self.spec, self.channels // self.partial
         joint = (weights.ops * weights.edges.unsqueeze(1)).flatten().to(states[0].dtype)
         drawn = (weights.ops != 0).flatten().tolist() if isinstance(weights, OneHotWeights) else None
-        nodes, sums, by_kernels = list(states), Sums(), self._ordinary(states[0])
+        passed = self._passed(states[0])
+        nodes, sums, by_kernels = list(states), Sums(), passed is None and self._ordinary(states[0])
         for source in range(spec.inputs + spec.nodes):
             if source >= spec.inputs:
                 total = sums.pop(source, None)
                 if drawn is not None and joint.requires_grad:
-                    total = self._with_zeros(source, total, nodes, joint, drawn)
-                nodes.append(self._finish(source, total, nodes, weights))
+                    total = self._with_zeros(source, total, nodes, joint, drawn, passed)
+                nodes.append(self._finish(source, total, nodes, weights, passed))
             x = nodes[source] if self.partial == 1 else nodes[source][:, :part]
             tasks = [task for i in self._by_source[source] if (task := self._task(i, drawn)) is not None]
             ready = [s for s in self._shared_by_source[source] if drawn is None or drawn[s.position]]
@@ -163,10 +166,18 @@ class SuperCell(nn.Module):
                 for stride in (1, 2):
                     tasks = self._add_compiled(x, stride, tasks, ready, joint, sums)
                 ready = []
-            self._add_banks(x, tasks, joint, sums)
-            self._add_maps(x, ready, joint, sums)
+            self._add_banks(x, tasks, joint, sums, passed)
+            self._add_maps(x, ready, joint, sums, passed)
         computed = nodes[spec.inputs :]
         return torch.cat(computed, 1) if spec.output == "concat" else computed[-1]
+
+    def _passed(self, x: Tensor) -> Tensor | None:
+        """(E, N, 1, 1, 1): 0 where an edge is dropped for an image, else 1 / keep, drawn anew; None where none is."""
+        if not (self.training and self.drop_path):
+            return None
+        keep = 1.0 - self.drop_path
+        kept = torch.rand(self.spec.n_edges, len(x), device=x.device) < keep
+        return (kept.to(x.dtype) / keep)[:, :, None, None, None]
 
     def _task(self, number: int, drawn: list[bool] | None) -> _Task | None:
         """Return the task of a bank: all its edges, or those for which its operation was drawn."""
@@ -242,7 +253,7 @@ class SuperCell(nn.Module):
         sums.update(zip(targets, separable(x, plan, tensors, joint, given, bases)[0]))
         return rest
 
-    def _add_banks(self, x: Tensor, tasks: list[_Task], joint: Tensor, sums: Sums) -> None:
+    def _add_banks(self, x: Tensor, tasks: list[_Task], joint: Tensor, sums: Sums, passed: Tensor | None) -> None:
         if not tasks:
             return
         active, part = x.relu(), x.shape[1]
@@ -253,13 +264,14 @@ class SuperCell(nn.Module):
             stacks[key] = stacks[key] + out if key in stacks else out
         for edges, stack in stacks.items():
             for e, piece in zip(edges, stack.split(part, 1)):
-                node = self.spec.edges[e][1]
+                node, piece = self.spec.edges[e][1], piece if passed is None else piece * passed[e]
                 sums[node] = sums[node] + piece if node in sums else piece
 
-    def _add_maps(self, x: Tensor, ready: list[_Shared], joint: Tensor, sums: Sums) -> None:
+    def _add_maps(self, x: Tensor, ready: list[_Shared], joint: Tensor, sums: Sums, passed: Tensor | None) -> None:
         maps = self._maps(x, ready)
         for shared in ready:
             node, value, scalar = self.spec.edges[shared.edge][1], maps[self._key(shared)], joint[shared.position]
+            scalar = scalar if passed is None else scalar * passed[shared.edge]
             sums[node] = torch.addcmul(sums[node], value, scalar) if node in sums else value * scalar
 
     def _key(self, shared: _Shared) -> tuple[str, int, int]:
@@ -278,7 +290,13 @@ class SuperCell(nn.Module):
         return found
 
     def _with_zeros(
-        self, node: int, total: Tensor | None, nodes: list[Tensor], joint: Tensor, drawn: list[bool]
+        self,
+        node: int,
+        total: Tensor | None,
+        nodes: list[Tensor],
+        joint: Tensor,
+        drawn: list[bool],
+        passed: Tensor | None,
     ) -> Tensor:
         """Adds the weights, all zero, of the candidates that were not drawn, which thereby keep their gradient."""
         live, k = self.mask.flatten().tolist(), self.spec.n_candidates
@@ -289,14 +307,19 @@ class SuperCell(nn.Module):
             if live[position] and not drawn[position]
         ]
         total = self._nothing(node, nodes) if total is None else total
-        return total + joint[torch.tensor(others, dtype=torch.long, device=joint.device)].sum()
+        index = torch.tensor(others, dtype=torch.long, device=joint.device)
+        if passed is None:
+            return total + joint[index].sum()
+        return total + (joint[index].view(-1, 1, 1, 1, 1) * passed[index // k]).sum(0)
 
     def _nothing(self, node: int, nodes: list[Tensor]) -> Tensor:
         e = self.spec.incoming(node)[0]
         source, stride = nodes[self.spec.edges[e][0]], self.spec.edge_stride(e)
         return torch.zeros_like(source[:, : self.channels // self.partial, ::stride, ::stride])
 
-    def _finish(self, node: int, total: Tensor | None, nodes: list[Tensor], weights: ArchWeights) -> Tensor:
+    def _finish(
+        self, node: int, total: Tensor | None, nodes: list[Tensor], weights: ArchWeights, passed: Tensor | None
+    ) -> Tensor:
         """The value of a node from the sum of its mixed edges; adds the channels that bypass them."""
         spec, part = self.spec, self.channels // self.partial
         total = self._nothing(node, nodes) if total is None else total
@@ -310,6 +333,7 @@ class SuperCell(nn.Module):
             if spec.edge_stride(e) == 2:
                 rest = F.max_pool2d(rest, 2, 2)
             rest = rest * weights.edges[e].to(rest.dtype)
+            rest = rest if passed is None else rest * passed[e]
             bypass = rest if bypass is None else bypass + rest
         if bypass is None:
             bypass = torch.cat([torch.zeros_like(total)] * (self.partial - 1), 1)

@@ -80,7 +80,8 @@ def unrolled_gradient(learner: Learner, train: Batch, update: ArchBatch) -> list
     """∇ of L_val(w'(α), α), w' = w − ξ(μ·v + ∇w L_train + λ_w·w), by finite differences; w is restored exactly.
 
     ξ, μ, v and λ_w are those of the weights' optimizer. The mixed second derivative is
-    [∇α L_train(w + εd) − ∇α L_train(w − εd)] / 2ε with d = ∇w' L_val and ε = 0.01 / ‖d‖ (DARTS Eq. 8).
+    [∇α L_train(w + εd) − ∇α L_train(w − εd)] / 2ε with d = ∇w' L_val and ε = 0.01 / ‖d‖ (DARTS Eq. 8). What the network
+    draws (drop path, dropout, noise) is the same in both terms, or its difference over 2ε would be all that is left.
     """
     network = [p for p in learner.net.parameters() if p.requires_grad]
     group = learner.weights_optimizer.param_groups[0]
@@ -106,11 +107,13 @@ def unrolled_gradient(learner: Learner, train: Batch, update: ArchBatch) -> list
         epsilon = 0.01 / torch.linalg.vector_norm(torch.stack([d.norm() for d in direction])).clamp(min=1e-12)
         at_train = ArchBatch(train, update.alpha, update.beta)
         ends = []
+        device = parameters[0].device
         for sign in (1.0, -1.0):
             with torch.no_grad():
                 for p, w, d in zip(network, saved, direction):
                     p.copy_(w + sign * epsilon * d)
-            ends.append(learner.arch_gradient(at_train, penalised=False))
+            with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=sign > 0):
+                ends.append(learner.arch_gradient(at_train, penalised=False))
     finally:
         with torch.no_grad():
             for p, w in zip(network, saved):

@@ -43,6 +43,9 @@ class Supernet(nn.Module):
     Attributes:
         skip_dropout: probability with which an element of a skip connection's output is dropped in training
             (P-DARTS); 0 at first.
+        drop_path: probability below 1 with which an edge is dropped for an image in training, with all that passes
+            along it; what is kept is divided by 1 - drop_path (RobustDARTS, SNAS); 0 at first. Above 0 the compiled
+            kernels step aside.
 
     Raises:
         SpaceError: if space, channels and layers do not fit together.
@@ -62,7 +65,7 @@ class Supernet(nn.Module):
     ) -> None:
         super().__init__()
         self.space = space
-        self.skip_dropout = 0.0
+        self.skip_dropout = self.drop_path = 0.0
 
         def make_cell(slot: Slot) -> SuperCell:
             return SuperCell(space.cells[slot.cell_type], slot.channels, partial=partial, low_memory=memory == "low")
@@ -133,7 +136,7 @@ class Supernet(nn.Module):
 
     def _prepared(self, x: Tensor) -> Tensor:
         for _, cell in self._cells():
-            cell.skip_dropout = self.skip_dropout
+            cell.skip_dropout, cell.drop_path = self.skip_dropout, self.drop_path
         return x.contiguous(memory_format=torch.channels_last)
 
     def restrict(self, masks: Mapping[str, Tensor]) -> Kept:

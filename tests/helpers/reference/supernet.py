@@ -192,7 +192,12 @@ class MixedEdge(nn.ModuleDict):
 
 
 class Cell(nn.Module):
-    """node_j = Σ_{e = i→j} edges[e] · mixed_e(node_i); its inputs already have the cell's channels."""
+    """node_j = Σ_{e = i→j} edges[e] · mixed_e(node_i); its inputs already have the cell's channels.
+
+    With `passed` (E, N) each edge has such a factor for each image (drop path).
+    """
+
+    passed: Tensor | None = None
 
     def __init__(self, spec: CellSpec, channels: int, partial: int) -> None:
         super().__init__()
@@ -209,7 +214,8 @@ class Cell(nn.Module):
             terms = []
             for e in self.spec.incoming(node):
                 source, _ = self.spec.edges[e]
-                terms.append(edges[e] * self.edges[e](states[source], ops[e]))
+                term = edges[e] * self.edges[e](states[source], ops[e])
+                terms.append(term if self.passed is None else term * self.passed[e].view(-1, 1, 1, 1))
             states.append(sum(terms[1:], terms[0]))
         if self.spec.output == "last":
             return states[-1]

@@ -216,6 +216,34 @@ def test_random_augmentation_without_generator_is_refused():
         augment(pictures(), MEAN, STD, Augmentation(), None)
 
 
+@pytest.mark.parametrize("side", [1, 6, 7, 20])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_share_of_the_images_is_cut_out_and_the_rest_is_as_without(side, compiled, monkeypatch):
+    """Which images are spared is drawn after all the rest, so each is as with cutout, or as without."""
+    if not compiled:
+        monkeypatch.setattr("topocell.data.augment.augmenter", lambda images: None)
+    images = pictures(400, 3, 16, 16)
+
+    def batch(**options):
+        return augment(images, MEAN, STD, Augmentation(2, True, **options), torch.Generator().manual_seed(0))
+
+    without, always, often = batch(), batch(cutout=side), batch(cutout=side, cutout_probability=0.7)
+    draws = torch.Generator().manual_seed(0)
+    for bound in (5, 5, 2, 16, 16):
+        torch.randint(bound, (400,), generator=draws)
+    hit = torch.rand(400, generator=draws) < 0.7
+    assert torch.equal(often[hit], always[hit]) and torch.equal(often[~hit], without[~hit])
+    assert 0.6 < hit.double().mean() < 0.8
+    assert torch.equal(batch(cutout=side, cutout_probability=1.0), always)
+    assert torch.equal(batch(cutout=0, cutout_probability=0.3), without)
+
+
+@pytest.mark.parametrize("share", [-0.1, 0, 1.1])
+def test_the_probability_of_a_cutout_is_one(share):
+    with pytest.raises(DataError, match=r"cutout_probability is above 0 and at most 1, but got .*; cutout=0 switches"):
+        Augmentation(cutout_probability=share)
+
+
 @pytest.mark.parametrize("field", ["padding", "cutout"])
 def test_negative_pixels_are_refused(field):
     with pytest.raises(DataError, match=f"{field} is 0 or more pixels, but got -1"):

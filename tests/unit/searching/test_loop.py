@@ -169,7 +169,12 @@ SEARCHES: dict[str, tuple[dict[str, float], SearchPlan]] = {
             {
                 "relaxation": "dirichlet",
                 "alpha_penalty": 0.1,
-                "mechanisms": {"auxiliary_skip": {}, "skip_dropout": {"rate": 0.2}},
+                "mechanisms": {
+                    "auxiliary_skip": {},
+                    "skip_dropout": {"rate": 0.2},
+                    "drop_path": {"rate": {"shape": "linear", "start": 0.1, "end": 0.5}},
+                    "cutout": {"probability": 0.5, "size": 3},
+                },
             },
             {"level": "single", "relaxation": "gumbel-softmax", "op_temperature": 0.5, "topology": SETS},
         ),
@@ -457,6 +462,31 @@ def test_what_a_stage_schedules_reaches_the_learner(halves: SearchData) -> None:
     assert learner.perturb is PERTURBATIONS["uniform"]
     first = finished(plan(stage), halves).learner
     assert (first.alpha_penalty, first.arch_clip, first.perturb) == (0.5, 3, None)
+
+
+def test_drop_path_and_cutout_grow_with_the_epochs_and_are_for_what_is_learned_from(halves: SearchData) -> None:
+    up = {"shape": "linear", "start": 0, "end": 0.6}
+    of_stage = {"epochs": 3, "mechanisms": {"drop_path": {"rate": up}, "cutout": {"probability": up, "size": 3}}}
+    found: list[tuple[float, ...]] = []
+    running = search(plan(of_stage, {}), halves, recorder := Recorder())
+
+    def look(due: bool) -> None:
+        streams = running.streams
+        plans = [batches.augmentation for batches in (streams.train, streams.alpha, streams.beta)]
+        assert plans[0] is not None and plans[1:] == [plans[0]] * 2 and streams.held_out.augmentation is None
+        share = plans[0].cutout_probability if plans[0].cutout else 0.0
+        found.append((running.learner.net.drop_path, share, plans[0].cutout))
+
+    recorder.look = look
+    running.run()
+    assert found[:6:2] == [(0, 0, 0), pytest.approx((0.2, 0.2, 3)), pytest.approx((0.4, 0.4, 3))]
+    assert found[-1] == (0, 0, 0)
+
+
+def test_drop_path_and_cutout_of_none_are_bit_for_bit_as_without(halves: SearchData) -> None:
+    none = {"mechanisms": {"drop_path": {"rate": 0}, "cutout": {"probability": 0}}}
+    with_none, without = (finished(plan(stage), halves).learner.net.state_dict() for stage in (none, {}))
+    assert_identical(with_none, without)
 
 
 def test_epsilon_of_sdarts_grows_with_the_epochs() -> None:
