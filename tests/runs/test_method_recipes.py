@@ -3,9 +3,10 @@
 import math
 
 import pytest
+from tests.helpers import pt_recipes
 
 from topocell import spaces
-from topocell.config.load import load_recipe
+from topocell.config.load import load_recipe, recipe_text
 from topocell.config.search import Stage
 from topocell.config.values import Curve
 from topocell.runs import setup
@@ -44,7 +45,67 @@ def test_snas() -> None:
     assert (stage.init, stage.arch_clip, stage.weights.lr) == (0.01, 10, COSINE)
     assert (stage.alpha.lr.start, stage.alpha.betas, stage.alpha.weight_decay) == (3e-4, (0.5, 0.999), 1e-3)
     assert not recipe.selection.none
+    dropped = stage.mechanisms.drop_path
+    assert dropped is not None and {dropped.rate.value(e, 150) for e in (0, 75, 149)} == {0.3}
+    assert recipe.search.cost is None
     assert "none" in setup.build_space(recipe).cells["normal"].candidates[0]
+
+
+def test_snas_under_its_constraints() -> None:
+    weights = []
+    for level in ("mild", "moderate", "aggressive"):
+        recipe, plain = load_recipe(f"snas-{level}"), load_recipe("snas")
+        assert (recipe.selection, recipe.retrain, recipe.search.stages) == (
+            plain.selection,
+            plain.retrain,
+            plain.search.stages,
+        )
+        cost = recipe.search.cost
+        assert cost is not None and (cost.measure, cost.target) == ("parameters", None)
+        weights.append(cost.weight)
+    assert weights == [0.0015, 0.004, 0.01]
+
+
+#: Error of RobustDARTS with drop path, initial channels of the retraining, of the robust spaces.
+ROBUST = {"s1": ("3.11", 36), "s2": ("3.48", 16), "s3": ("2.93", 36), "s4": ("3.58", 16)}
+
+
+@pytest.mark.parametrize("space", ROBUST)
+def test_robustdarts(space: str) -> None:
+    error, channels = ROBUST[space]
+    recipe, stage = load_recipe(f"robustdarts-{space}"), only_stage(f"robustdarts-{space}")
+    assert setup.build_space(recipe) == spaces.get(space) and error in recipe.published
+    assert (stage.level, stage.epochs, stage.weights.weight_decay) == ("unrolled", 50, 3e-4)
+    dropped, cutout = stage.mechanisms.drop_path, stage.mechanisms.cutout
+    assert dropped is not None and cutout is not None and cutout.size == 16
+    assert [dropped.rate.value(e, 50) for e in (0, 25, 50)] == pytest.approx([0, 0.1, 0.2])
+    assert [cutout.probability.value(e, 50) for e in (0, 25, 50)] == pytest.approx([0, 0.5, 1])
+    retrain = recipe.retrain
+    assert (retrain.channels, retrain.layers, retrain.batch_size, retrain.drop_path) == (channels, 20, 96, 0.2)
+    plain = [f"search.stages.search.mechanisms.{name}=null" for name in ("drop_path", "cutout")]
+    without = load_recipe(f"robustdarts-{space}", plain).search
+    assert without == load_recipe(f"darts-{space}", ["search.stages.search.level=unrolled"]).search
+
+
+PT_RECIPES = dict(pt_recipes.recipes())
+
+
+def test_the_recipes_of_darts_pt_in_the_robust_spaces_are_those_of_the_table() -> None:
+    assert len(PT_RECIPES) == 24
+    assert {name: recipe_text(name) for name in PT_RECIPES} == PT_RECIPES  # or run python -m tests.helpers.pt_recipes
+
+
+@pytest.mark.parametrize("name", PT_RECIPES)
+def test_darts_pt_in_a_robust_space(name: str) -> None:
+    base = "darts-pt-blank" if "blank" in name else "darts-pt"
+    space, _, dataset = name.removeprefix(f"{base}-").partition("-")
+    recipe, plain, darts = load_recipe(name), load_recipe(base), load_recipe(name.replace(base, "darts"))
+    assert (recipe.search, recipe.selection) == (plain.search, plain.selection)
+    assert setup.build_space(recipe) == spaces.get(space)
+    assert recipe.data == darts.data and recipe.data.dataset == (dataset or "cifar10")
+    size = (36, 20) if not dataset else (16, 8)
+    assert (recipe.retrain.channels, recipe.retrain.layers, recipe.retrain.seeds) == (*size, (0,))
+    assert recipe.published.startswith(darts.published.partition(" ")[0])  # an error on the same data
 
 
 def test_gdas() -> None:

@@ -190,7 +190,8 @@ OWN_RETRAINING = {
 #: Their published figures are over searches, each retrained once.
 RETRAINED_ONCE = {"darts-pt", "darts-pt-blank", "darts-pt-mag", "darts-pt-racing", "sdarts-rs-pt"}
 RETRAINED_ONCE |= {"sgas-1", "sgas-2", "sgas-pt"}
-OWN_RETRAINING |= {name for name in NAMES if name.startswith(("nb201-", "darts-s"))}
+OWN_RETRAINING |= {name for name in NAMES if name.startswith(("nb201-", "darts-s", "robustdarts-"))}
+OWN_RETRAINING |= {name for name in NAMES if name.startswith(("darts-pt-s", "darts-pt-blank-s"))}
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - OWN_RETRAINING))
@@ -818,6 +819,14 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         (
             "search.stages.topology.mechanisms.skip_dropout.rate=1.5",
             "rate: must be at least 0 and at most 1, but got 1.5",
+        ),
+        (
+            "search.stages.topology.mechanisms.drop_path.rate=1",
+            "rate: must be below 1, or nothing is left, but got 1; 0.2 to 0.6 are usual",
+        ),
+        (
+            "search.stages.topology.mechanisms.cutout.size=0",
+            "size: input should be greater than or equal to 1, but got 0",
         ),
         (
             "search.stages.topology.mechanisms.perturbation.epsilon=-0.1",
