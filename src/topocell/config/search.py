@@ -98,6 +98,10 @@ class Stage(Model):
         weights_on, alpha_on, beta_on: the split that feeds each update; `all` is every split together. One split
             for α and β means one joint update, two mean alternate updates. Level `single` takes all from
             `weights_on`.
+        draw: the batches of the weights are drawn without replacement within an `epoch`, or each from a fresh shuffle,
+            with `replacement` from one step to the next, as many as an epoch has (the released code of DARTS-PT).
+        arch_draw: the same for the batches of α and β where they are not those of the weights (`replacement` in the
+            released codes of DARTS and DARTS-PT); also in the tuning of a selection by perturbation.
         arch_every: update the architecture at every step, or once an epoch, at its last step with a full batch of
             images for the weights: level `unrolled` looks ahead on that batch, and four images that are left over at
             the end of an epoch would tell it little.
@@ -125,6 +129,8 @@ class Stage(Model):
     weights_on: str = "train"
     alpha_on: str = "val"
     beta_on: str = "val"
+    draw: Literal["epoch", "replacement"] = "epoch"
+    arch_draw: Literal["epoch", "replacement"] = "epoch"
     arch_every: Literal["step", "epoch"] = "step"
     weights: WeightOptimizer = WeightOptimizer()
     alpha: ArchOptimizer = ArchOptimizer()

@@ -7,6 +7,7 @@ it would have seen, and a batch can be asked for without the ones before it.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from topocell.data.sampling import balanced_order
 from topocell.errors import DataError
 from topocell.runtime.rng import derive
 from topocell.runtime.rng import generator as seeded
+
+#: How the batches of an epoch are drawn, see `Batches`.
+Draw = Literal["epoch", "replacement"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +74,11 @@ class Batches:
     """Batches of a set that is kept once on the device as uint8; stateless but for a cached permutation.
 
     A batch larger than the set is lowered to the set. An epoch is ceil(N / batch_size) batches: a permutation
-    of the set, split in order. A last batch of a single image is left out, because batch norm needs two.
+    of the set, split in order. A last batch of a single image is left out, because batch norm needs two. With
+    `draw="replacement"` an epoch has as many batches, each the beginning of a permutation of its own: an image may come
+    in several batches of an epoch or in none, in a batch at most once, and every batch has its full size. This is what
+    a loader gives that is shuffled afresh for each step, as in the released codes of DARTS (batches of α) and DARTS-PT
+    (all batches of the supernet phase).
 
     Args:
         data: N images, N >= 2.
@@ -81,6 +89,7 @@ class Batches:
         seed, stream: what the draws depend on; two `Batches` with the same stream draw the same order.
         policy: changes of colour and shape before the augmentation, of `batch`; None for none.
         balanced: draw every class equally often in an epoch, see `balanced_order`, in place of a permutation.
+        draw: without replacement within an `epoch`, or with `replacement` from one step to the next.
 
     Raises:
         DataError: fewer than two images, or a batch size below two.
@@ -99,6 +108,7 @@ class Batches:
         stream: str,
         policy: ImagePolicy | None = None,
         balanced: bool = False,
+        draw: Draw = "epoch",
     ) -> None:
         if batch_size < 2:
             raise DataError(f"batch_size is 2 or more (batch norm needs two images), but got {batch_size}; raise it")
@@ -108,7 +118,7 @@ class Batches:
         self.batch_size = min(batch_size, len(data))
         self.mean, self.std, self.augmentation = mean, std, augmentation
         self.seed, self.stream = seed, stream
-        self.policy = policy
+        self.policy, self.draw = policy, draw
         self._labels = data.labels.cpu() if balanced else None
         self._cached: tuple[tuple[int, int], Tensor] | None = None
 
@@ -119,13 +129,13 @@ class Batches:
     @property
     def last_full(self) -> int:
         """The last step of an epoch whose batch has its full size."""
-        return len(self.data) // self.batch_size - 1
+        return len(self) - 1 if self.draw == "replacement" else len(self.data) // self.batch_size - 1
 
     def batch(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """Batch `step` of an epoch, both 0-based: x (B, C, H, W) float32, y (B,) int64, on the device.
 
         A pure function of its arguments, the seed and the stream. `step` may exceed `len(self)`: every
-        `len(self)` steps the same epoch starts its next permutation.
+        `len(self)` steps the same epoch starts its next permutation, where a permutation lasts for an epoch.
         """
         chosen = self.numbers(epoch, step)
         pixels, labels = self.data.images.permute(0, 2, 3, 1)[chosen], self.data.labels[chosen]
@@ -136,7 +146,7 @@ class Batches:
 
     def numbers(self, epoch: int, step: int) -> Tensor:
         """Return the positions in the set of the images of `batch`, (B,) int64, on the device."""
-        turn, position = divmod(step, len(self))
+        turn, position = (step, 0) if self.draw == "replacement" else divmod(step, len(self))
         start = position * self.batch_size
         return self._order(epoch, turn)[start : start + self.batch_size]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from topocell.data.augment import Augmentation
-from topocell.data.batches import Batches, ImageSet
+from topocell.data.batches import Batches, Draw, ImageSet
 from topocell.data.folder_listing import some
 from topocell.data.image_folder import Decoding, Unreadable
 from topocell.data.preprocessing import Resize
@@ -337,6 +337,7 @@ def split_batches(
     seed: int,
     device: torch.device | str,
     augmented: bool = True,
+    draw: Draw = "epoch",
 ) -> Batches:
     """Build the batches of a split, drawn from a stream; augmented as in training unless `augmented` is False."""
     return Batches(
@@ -348,4 +349,5 @@ def split_batches(
         device=device,
         seed=seed,
         stream=stream,
+        draw=draw,
     )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from topocell.config.search import Stage
 from topocell.data.augment import NO_AUGMENTATION
-from topocell.data.batches import Batches
+from topocell.data.batches import Batches, Draw
 from topocell.data.splits import SearchData, split_batches
 from topocell.supernet.learner import ArchBatch, Batch
 
@@ -29,15 +29,19 @@ class Streams:
     def __init__(self, data: SearchData, stage: Stage, batch_size: int, seed: int, device: torch.device | str) -> None:
         self._stage = stage
 
-        def batches(split: str, stream: str, augmented: bool = True) -> Batches:
+        def batches(split: str, stream: str, draw: Draw, augmented: bool = True) -> Batches:
             name = f"{stage.name} {stream}"
-            return split_batches(data, split, batch_size, name, seed=seed, device=device, augmented=augmented)
+            return split_batches(
+                data, split, batch_size, name, seed=seed, device=device, augmented=augmented, draw=draw
+            )
 
-        self.train = self.alpha = self.beta = batches(stage.weights_on, "weights")
+        self.train = self.alpha = self.beta = batches(stage.weights_on, "weights", stage.draw)
         if stage.splits_needed - {stage.weights_on}:
-            self.alpha = batches(stage.alpha_on, "alpha")
-            self.beta = self.alpha if stage.beta_on == stage.alpha_on else batches(stage.beta_on, "beta")
-        self.held_out = batches(stage.alpha_on if stage.alpha_on in data.splits else stage.weights_on, "watch", False)
+            self.alpha = batches(stage.alpha_on, "alpha", stage.arch_draw)
+            shared = stage.beta_on == stage.alpha_on
+            self.beta = self.alpha if shared else batches(stage.beta_on, "beta", stage.arch_draw)
+        held_out = stage.alpha_on if stage.alpha_on in data.splits else stage.weights_on
+        self.held_out = batches(held_out, "watch", "epoch", False)
 
     def resize(self, batch_size: int) -> None:
         """Take batches of another size from now on, of the whole split where it is smaller."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from topocell.config.search import Stage
 from topocell.config.selection import PERTURBATION, ProjectionPlan, Rules
 from topocell.config.values import Curve, OnNan
+from topocell.data.batches import Batches, Draw
 from topocell.data.splits import SearchData, split_batches
 from topocell.io.checkpoint import places
 from topocell.runtime.epoch_loop import EpochLoop
@@ -42,7 +43,8 @@ class Projection:
         learner: the trained supernet with its architecture; both are changed. What `rules` do not decide by
             perturbation is left: operations take theirs before the first round, edges when the cell is derived.
         data: the splits that it was searched on; the test images are out of reach.
-        stage: the stage that it was trained in: splits, and settings of its optimizers.
+        stage: the stage that it was trained in: splits, settings of its optimizers, and how batches of α are drawn.
+            Those of the weights take each image once an epoch, as in the authors' code.
         plan: the schedule.
         rules: which of operations and edges are decided here, and how many inputs a node keeps.
         batch_size: of tuning and of measuring.
@@ -83,10 +85,12 @@ class Projection:
         default = plan.tune_epochs * (self.rounds - 1) + 1 if plan.tune_epochs else 0
         self.epochs = (default if plan.epochs is None else plan.epochs) if self.rounds else 0
 
-        def batches(split: str, stream: str) -> Any:
-            return split_batches(data, split, batch_size, f"projection {stream}", seed=seed, device=self.device)
+        def batches(split: str, stream: str, draw: Draw) -> Batches:
+            name, device = f"projection {stream}", self.device
+            return split_batches(data, split, batch_size, name, seed=seed, device=device, draw=draw)
 
-        self._train, self._alpha = batches(stage.weights_on, "weights"), batches(stage.alpha_on, "alpha")
+        self._train = batches(stage.weights_on, "weights", "epoch")
+        self._alpha = batches(stage.alpha_on, "alpha", stage.arch_draw)
         self.decider = decider(
             learner,
             data,

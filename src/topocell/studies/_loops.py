@@ -9,7 +9,7 @@ from torch import nn
 
 from topocell.config.search import WeightOptimizer
 from topocell.config.values import Curve
-from topocell.data.batches import Batches
+from topocell.data.batches import Batches, Draw
 from topocell.data.splits import split_batches
 from topocell.runs.setup import Setup
 from topocell.runtime.epoch_loop import EpochLoop, Training
@@ -115,11 +115,12 @@ class Tuning(_Unsaved):
         self._learner.weights_optimizer = weight_optimizer(self._learner.net, options)
         self._learner.epsilon, self._learner.see = self._plan.epsilon, self.loop.guard.see
 
-        def batches(split: str) -> Batches:
-            size, seed = setup.recipe.search.batch(self._stage), setup.recipe.seed
-            return split_batches(search.data, split, size, f"strength {split}", seed=seed, device=search.device)
+        def batches(split: str, draw: Draw) -> Batches:
+            size, seed, stream = setup.recipe.search.batch(self._stage), setup.recipe.seed, f"strength {split}"
+            return split_batches(search.data, split, size, stream, seed=seed, device=search.device, draw=draw)
 
-        self._train, self._alpha = batches(self._stage.weights_on), batches(self._stage.alpha_on)
+        self._train = batches(self._stage.weights_on, "epoch")
+        self._alpha = batches(self._stage.alpha_on, self._stage.arch_draw)
 
     def run(self) -> None:
         """Tune for as many epochs as lie between two rounds."""

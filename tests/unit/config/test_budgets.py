@@ -23,6 +23,7 @@ LIMITS = {"small": SMALL, "smoke": SMOKE}
 #: What a stage says about its method, as opposed to its size.
 METHOD = ("level", "relaxation", "topology", "init", "weights_on", "alpha_on", "beta_on", "arch_every", "penalty")
 METHOD += ("mixed", "shrink", "shrink_none", "reset", "weights", "op_temperature", "edge_temperature")
+METHOD += ("draw", "arch_draw")
 
 
 def scaled(stages: list[dict[str, Any]], budget: str = "small", **more: Any) -> Recipe:

@@ -169,6 +169,8 @@ def test_the_splits_that_a_stage_needs(options: dict[str, Any], splits: set[str]
         ({"epochs": -1}, "greater than or equal to 0"),
         ({"name": "Stage 1"}, "should match pattern"),
         ({"arch_every": "batch"}, "'step' or 'epoch'"),
+        ({"draw": "step"}, "'epoch' or 'replacement'"),
+        ({"arch_draw": "replace"}, "'epoch' or 'replacement'"),
         ({"shrink": 0}, "shrink"),
         ({"shrink": "top"}, "shrink"),
         ({"reset": ["momentum"]}, "reset"),

@@ -151,7 +151,7 @@ SEARCHES: dict[str, tuple[dict[str, float], SearchPlan]] = {
     "one network": (
         HALVES,
         plan(
-            {"level": "unrolled", "topology": SETS},
+            {"level": "unrolled", "topology": SETS, "draw": "replacement", "arch_draw": "replacement"},
             {"level": "mixed", "topology": SETS, "arch_every": "epoch", "weights": {"lr": 0.01, "nesterov": True}},
             {"level": "weights", "shrink": 1},
             head="bn-relu",
@@ -364,6 +364,14 @@ def test_once_an_epoch_the_architecture_moves_on_a_full_batch(thirds: SearchData
     finished(plan({"epochs": 2, "alpha_on": "val-alpha", "beta_on": "val-beta", "arch_every": "epoch"}), thirds)
     assert [(len(train[0]), len(given)) for train, given in updates] == [(16, 1), (5, 0)] * 2
     assert [len(given[0].batch[0]) for _, given in updates if given] == [16, 16]
+
+
+def test_batches_are_drawn_as_the_stage_says(thirds: SearchData, updates: Any) -> None:
+    """Weights and architecture each by their own option; with replacement every step has a batch of full size."""
+    own = {"alpha_on": "val-alpha", "beta_on": "val-beta", "topology": SETS}
+    finished(plan({**own, "draw": "replacement"}, {**own, "arch_draw": "replacement"}), thirds)
+    sizes = [(len(train[0]), *(len(u.batch[0]) for u in given)) for train, given in updates]
+    assert sizes == [(16, 16, 16), (16, 5, 5), (16, 16, 16), (5, 16, 16)]
 
 
 def test_level_weights_moves_no_logits_and_needs_one_split(halves: SearchData) -> None:
