@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tests.fuzz.bad import NASTY, suite
 
-from topocell.data import splits
+from topocell.data import downsampled, splits
 from topocell.errors import DataError, TopocellError
 
 Tree = list[tuple[str, str, str]]
@@ -141,7 +141,7 @@ def test_trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite("image folders", 0.12, st.tuples(trees(), options), attempt)
 
 
-@pytest.mark.parametrize("name", ["folder", "cifar10", "svhn"])
+@pytest.mark.parametrize("name", ["folder", "cifar10", "svhn", "imagenet16-120"])
 def test_places_without_images(name: str, tmp_path: Path) -> None:
     def attempt(place: str) -> bool:
         splits.load(name, tmp_path / place)
@@ -152,6 +152,8 @@ def test_places_without_images(name: str, tmp_path: Path) -> None:
     ]
     (tmp_path / "cifar-10-batches-py").mkdir()
     (tmp_path / "cifar-10-batches-py/batches.meta").write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR.")
+    for name in (*downsampled.TRAIN, downsampled.VAL):
+        (tmp_path / name).write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR.")
     (tmp_path / "train_32x32.mat").write_bytes(b"no matrix")
     suite(f"places of images, {name}", 0.01, st.sampled_from([*places, "~nobody", ""]), attempt)
 

@@ -95,7 +95,7 @@ def small(recipe: Recipe, overridden: Set[str]) -> Recipe:
 
 
 #: Datasets that are read from files, which may be large, or not there.
-FROM_FILES = ("cifar10", "cifar100", "svhn", "imagenet", "folder")
+FROM_FILES = ("cifar10", "cifar100", "svhn", "imagenet", "imagenet16-120", "folder")
 
 
 def smoke(recipe: Recipe, overridden: Set[str]) -> Recipe:

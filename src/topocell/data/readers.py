@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from topocell.data import downsampled
 from topocell.data.augment import resize
 from topocell.data.folder_listing import beside, class_folders, images, is_image, listing, some
 from topocell.data.image_folder import Decoding, check_memory, decode_cached, named
@@ -28,6 +29,8 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 CIFAR10_STATISTICS = ((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768))
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CIFAR100_STATISTICS = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))  # DARTS-PT
+#: Of the search and training scripts of NAS-Bench-201.
+IMAGENET16_STATISTICS = ((122.68 / 255, 116.66 / 255, 104.01 / 255), (63.22 / 255, 61.26 / 255, 65.09 / 255))
 SVHN_STATISTICS = ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))  # DARTS-PT
 
 #: What the folders of a split are called, in any case.
@@ -301,6 +304,16 @@ def _read_imagenet(root: Path | None, download: bool) -> Source:
     return _in_files(place, classes, files, held_out, ("val/ is used as the test set",))
 
 
+def _read_imagenet16(root: Path | None, download: bool) -> Source:
+    """ImageNet16-120 of NAS-Bench-201 from the files of ImageNet at 16×16; val_data is the test set.
+
+    A class is called by its number there, 1 to 120. The files have to be fetched by hand.
+    """
+    train, test = downsampled.read(root or Path("data"))
+    classes = tuple(str(number) for number in range(1, downsampled.CLASSES + 1))
+    return in_memory(classes, train, test, ("val_data is used as the test set",))
+
+
 def _read_given(root: Path | None, download: bool) -> Source:
     """Images given from Python (`topocell.data.given`), which cannot be read again."""
     raise DataError(
@@ -333,6 +346,7 @@ DATASETS = Registry[Entry](
         "cifar100": Entry(_torchvision("CIFAR100"), CIFAR100_STATISTICS),
         "svhn": Entry(_torchvision("SVHN"), SVHN_STATISTICS),
         "imagenet": Entry(_read_imagenet, IMAGENET_STATISTICS),
+        "imagenet16-120": Entry(_read_imagenet16, IMAGENET16_STATISTICS),
         "folder": Entry(_read_folder, None),
         "given": Entry(_read_given, None),
     },

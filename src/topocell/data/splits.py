@@ -92,7 +92,8 @@ def load(
 
     The default augmentation crops with an eighth of the side as padding (4 at 32×32 as in DARTS, 2 at 16×16
     as in NAS-Bench-201) and flips; that of `digits`, which fill their 8 pixels, does neither. Mean and std are
-    published ones for the CIFAR sets, SVHN and ImageNet, otherwise measured on the training images that were loaded.
+    published ones for the CIFAR sets, SVHN, ImageNet and ImageNet16-120, otherwise measured on the training images that
+    were loaded.
     `cifar100` and `svhn` have those of DARTS-PT (DOTS and PC-DARTS reuse the numbers of CIFAR-10 for CIFAR-100).
 
     Args:
