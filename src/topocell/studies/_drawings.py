@@ -1,6 +1,6 @@
 """Figures of the studies of supernets, drawn from plain numbers. Each function writes one SVG or PNG file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,20 +27,22 @@ class Path2D:
     y: Sequence[float]
 
 
-def bands(lines: Sequence[Curve], x: str, y: str, path: Path) -> None:
-    """Means as lines with a band of one standard deviation, over a whole-numbered axis."""
+def bands(panels: Mapping[str, Sequence[Curve]], x: str, y: str, path: Path) -> None:
+    """Means as lines with a band of one standard deviation, over a whole-numbered axis, a panel for each title."""
     with styled():
-        figure = paneled(1.5, 1.1)
-        ax = figure.add_subplot()
-        for number, line in enumerate(lines):
-            colour = CYCLE[number % len(CYCLE)]
-            ax.plot(line.x, line.mean, marker="o", markersize=3, color=colour, label=line.label)
-            low, high = ([m + sign * (s or 0.0) for m, s in zip(line.mean, line.std)] for sign in (-1, 1))
-            ax.fill_between(line.x, low, high, color=colour, alpha=0.15, linewidth=0)
-        ax.xaxis.set_major_locator(whole())
-        ax.set_xlabel(x)
-        ax.set_ylabel(y)
-        ax.legend(loc="best")
+        figure = paneled(1.5 * len(panels), 1.1)
+        for place, (title, lines) in enumerate(panels.items(), start=1):
+            ax = figure.add_subplot(1, len(panels), place)
+            for number, line in enumerate(lines):
+                colour = CYCLE[number % len(CYCLE)]
+                ax.plot(line.x, line.mean, marker="o", markersize=3, color=colour, label=line.label)
+                low, high = ([m + sign * (s or 0.0) for m, s in zip(line.mean, line.std)] for sign in (-1, 1))
+                ax.fill_between(line.x, low, high, color=colour, alpha=0.15, linewidth=0)
+            ax.xaxis.set_major_locator(whole())
+            ax.set_title(title)
+            ax.set_xlabel(x)
+            ax.set_ylabel(y)
+            ax.legend(loc="best")
         save(figure, path)
 
 

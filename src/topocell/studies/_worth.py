@@ -43,11 +43,13 @@ def place(arm: Arm, seed: int) -> str:
     return f"{arm.key}-seed-{seed}"
 
 
-def valued(bench: Bench, found: Sequence[Found]) -> tuple[Rows, str]:
+def valued(bench: Bench, found: Sequence[Found], columns: Sequence[str] = ()) -> tuple[Rows, str]:
     """A table row per cell, and a sentence on what the accuracies rest on.
 
     Rows have `recipe`, `seed`, what the cell is named by, `cell`, `accuracy %`, `regret %` (the distance to the best
     cell of the table; None for a retrained cell) and `skips`. Equal cells of one search are retrained once.
+    With `columns` of the table there is a row for each of them, which it names as `column`, in place of one in that of
+    the recipe.
     """
     tables = {
         one.arm.key: (one.recipe, setup.load_ground_truth(one.recipe)) for one in {f.arm.key: f for f in found}.values()
@@ -56,22 +58,23 @@ def valued(bench: Bench, found: Sequence[Found]) -> tuple[Rows, str]:
     records = bench.all_trained(list(tasks.values()))
     rows: Rows = []
     for one in found:
-        accuracy, regret = _worth(one, *tables[one.arm.key], records)
-        named = {"recipe": one.arm.label, "seed": one.seed, **one.named, "cell": one.genotype.key}
-        rows.append({**named, "accuracy %": accuracy, "regret %": regret, "skips": skips(one.genotype)})
+        recipe, table = tables[one.arm.key]
+        for column in columns or (recipe.ground_truth.column,):
+            accuracy, regret = _worth(one, column, table, records)
+            place = {"recipe": one.arm.label, "seed": one.seed, **({"column": column} if columns else {})}
+            named = {**place, **one.named, "cell": one.genotype.key}
+            rows.append({**named, "accuracy %": accuracy, "regret %": regret, "skips": skips(one.genotype)})
     if records:
         return rows, scale(next(iter(records.values())))
-    columns = dict.fromkeys(recipe.ground_truth.column for recipe, _ in tables.values())
-    return rows, f"Accuracies are those of the column {', '.join(columns)} of the NAS-Bench-201 table."
+    read = dict.fromkeys(columns or [recipe.ground_truth.column for recipe, _ in tables.values()])
+    words = f"column{'s'[: len(read) > 1]} {', '.join(read)}"
+    return rows, f"Accuracies are those of the {words} of the NAS-Bench-201 table."
 
 
-def _worth(
-    one: Found, recipe: Recipe, table: Table | None, records: Mapping[str, Record]
-) -> tuple[float, float | None]:
+def _worth(one: Found, column: str, table: Table | None, records: Mapping[str, Record]) -> tuple[float, float | None]:
     """Accuracy of a cell and, with a table, its regret, both in percent."""
     if table is None:
         return spread(accuracies(records[one.item]))[0], None
-    column = recipe.ground_truth.column
     return table.lookup(one.genotype).accuracy[column], table.regret(one.genotype, column)
 
 

@@ -8,7 +8,7 @@ from topocell.studies._items import Bench, Outcome
 from topocell.studies._options import Entries, Searches, Seeds
 from topocell.studies._training import begin
 from topocell.studies._worth import Found, as_summary, curves_of, in_words, valued
-from topocell.studies.tuning_epochs import WAYS, _projecting, _selections, evaluated
+from topocell.studies.tuning_epochs import WAYS, _selections, evaluated, projecting
 
 
 class ProgressiveTuning(Searches):
@@ -28,7 +28,7 @@ def measure(bench: Bench, options: ProgressiveTuning) -> Outcome:
     Raises:
         RecipeError: a recipe that does not select by perturbation.
     """
-    arms = _projecting(options)
+    arms = projecting(options.arms())
     runs = len(arms) * len(options.seeds)
     begin(bench, runs * (1 + 2 * len(WAYS)), {arm.label: arm.any for arm in arms}, options.seeds)
     changes = {way: {"decide_by": way} for way in WAYS}
@@ -46,7 +46,7 @@ def measure(bench: Bench, options: ProgressiveTuning) -> Outcome:
     lines = curves_of(course, "decisions", "supernet %", "recipe", "selection")
     return Outcome(
         rows,
-        lambda path: _drawings.bands(lines, "decisions made", "validation accuracy of the supernet, %", path),
+        lambda path: _drawings.bands({"": lines}, "decisions made", "validation accuracy of the supernet, %", path),
         len(options.seeds),
         as_summary(lines, "decisions"),
         [*(in_words(line, "decision") for line in lines), scale],

@@ -10,16 +10,16 @@ from topocell.errors import RecipeError
 from topocell.genotype.genotype import Genotype
 from topocell.relaxation import RELAXATIONS
 from topocell.runs import setup
-from topocell.studies import _drawings
+from topocell.studies._courses import LookedUp, course
 from topocell.studies._items import Bench, Outcome
-from topocell.studies._options import Arm, Entries, Numbers, Searches, Seeds
+from topocell.studies._options import Arm, Entries, Numbers, Seeds
 from topocell.studies._snapshots import epochs_to_see, photographed, selected, snapshot
 from topocell.studies._training import begin
 from topocell.studies._workers import Task
-from topocell.studies._worth import Found, as_summary, curves_of, in_words, place, valued
+from topocell.studies._worth import Found, place, valued
 
 
-class Trajectory(Searches):
+class Trajectory(LookedUp):
     """Options of `trajectory`."""
 
     recipes: Entries = Field(
@@ -42,7 +42,7 @@ def measure(bench: Bench, options: Trajectory) -> Outcome:
     Raises:
         RecipeError: an epoch outside the last stage of a search, or a recipe with nothing to select.
     """
-    arms = options.arms()
+    arms = options.checked_arms()
     epochs = {arm.key: epochs_to_see(arm.label, arm.any, options.epochs) for arm in arms}
     for arm in arms:
         if not (_learns(arm.any) or arm.any.selection.rules(0).project):
@@ -52,15 +52,9 @@ def measure(bench: Bench, options: Trajectory) -> Outcome:
             )
     items = sum(len(arm.recipes) * _items(arm.any, len(epochs[arm.key])) for arm in arms)
     begin(bench, items, {arm.label: arm.any for arm in arms}, options.seeds)
-    rows, scale = valued(bench, _followed(bench, arms, epochs))
-    lines = curves_of(rows, "epoch", "accuracy %", "recipe", "selection")
-    return Outcome(
-        rows,
-        lambda path: _drawings.bands(lines, "search epoch", "test accuracy of the cell, %", path),
-        len(options.seeds),
-        as_summary(lines, "epochs"),
-        [*(in_words(line, "epoch") for line in lines), scale],
-    )
+    rows, scale = valued(bench, _followed(bench, arms, epochs), options.columns)
+    by, n = ("recipe", "selection"), len(options.seeds)
+    return course(rows, scale, options.columns, x="epoch", by=by, label="search epoch", n=n)
 
 
 def _learns(recipe: Recipe) -> bool:

@@ -16,19 +16,19 @@ from topocell.runs.monitor import RunHook, RunMonitor
 from topocell.runs.phases import Phase
 from topocell.runs.setup import Setup
 from topocell.selection.rules import derive
-from topocell.studies import _drawings
+from topocell.studies._courses import LookedUp, course
 from topocell.studies._items import Bench, Outcome, Record
-from topocell.studies._options import Arm, Entries, Searches, Seeds
+from topocell.studies._options import Arm, Entries, Seeds
 from topocell.studies._snapshots import FINISHED, expected, held_out, photographed, revived, selected
 from topocell.studies._training import begin
 from topocell.studies._workers import Task
-from topocell.studies._worth import Found, as_summary, curves_of, in_words, place, valued
+from topocell.studies._worth import Found, place, valued
 
 #: What decides in the two projections of `progressive-tuning`: PT, and PT-Mag.
 WAYS = ("perturbation", "magnitude")
 
 
-class TuningEpochs(Searches):
+class TuningEpochs(LookedUp):
     """Options of `tuning-epochs`."""
 
     recipes: Entries = Field(("nb201-pt",), description="recipes that select by perturbation")
@@ -45,7 +45,7 @@ def measure(bench: Bench, options: TuningEpochs) -> Outcome:
     Raises:
         RecipeError: a recipe that does not select by perturbation.
     """
-    arms = _projecting(options)
+    arms = projecting(options.checked_arms())
     runs = len(arms) * len(options.seeds)
     items = runs * (1 + 2 * len(options.tune_epochs))
     begin(bench, items, {arm.label: arm.any for arm in arms}, options.seeds)
@@ -54,20 +54,13 @@ def measure(bench: Bench, options: TuningEpochs) -> Outcome:
         Found(arm, seed, Genotype.from_dict(record["genotype"]), {"tuning epochs": int(n)})
         for arm, seed, n, record in _selections(bench, arms, _finished, changes)
     ]
-    rows, scale = valued(bench, found)
-    lines = curves_of(rows, "tuning epochs", "accuracy %", "recipe")
-    label = "epochs of tuning between decisions"
-    return Outcome(
-        rows,
-        lambda path: _drawings.bands(lines, label, "test accuracy of the cell, %", path),
-        len(options.seeds),
-        as_summary(lines, "tuning epochs"),
-        [*(in_words(line, "tuning epochs") for line in lines), scale],
-    )
+    rows, scale = valued(bench, found, options.columns)
+    label, n = "epochs of tuning between decisions", len(options.seeds)
+    return course(rows, scale, options.columns, x="tuning epochs", by=["recipe"], label=label, n=n)
 
 
-def _projecting(options: Searches) -> list[Arm]:
-    arms = options.arms()
+def projecting(arms: list[Arm]) -> list[Arm]:
+    """The recipes of a study that compares projections. Raises RecipeError for one that does not project."""
     for arm in arms:
         if not arm.any.selection.rules(0).project:
             raise RecipeError(

@@ -1,6 +1,7 @@
 """The studies of selection by perturbation: small runs on digits, known answers, and what they share."""
 
 import json
+import shutil
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from topocell import ArchState, Genotype, Supernet, api, spaces, studies
 from topocell.config.load import load_recipe
 from topocell.config.recipe import Recipe
 from topocell.data.splits import search_data, split_batches
-from topocell.errors import RecipeError
+from topocell.errors import DataError, RecipeError, RunError
 from topocell.reporting.terminal import Quiet
 from topocell.runs import setup
 from topocell.runs.monitor import RunMonitor
@@ -119,6 +120,38 @@ def test_a_trajectory_goes_on_without_searching_again(
     assert rows_of(tmp_path / "a") == [row for row in rows_of(followed) if row["recipe"] == "nb201-pt"]
 
 
+def test_more_columns_of_a_table_need_no_more_searches(
+    followed: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finished study gets the other columns (Figures 4 and 8: three data sets) from the items that it has."""
+    words = [*QUICK, f"ground_truth.table={table}", *SHORT]
+    folder = tmp_path / "a"
+    shutil.copytree(followed, folder)
+    monkeypatch.setattr(trajectory, "photographed", lambda *_: pytest.fail("searched again"))
+    monkeypatch.setattr(trajectory, "selected", lambda *_: pytest.fail("selected again"))
+    studies.run("trajectory", [*words, f"columns={','.join(COLUMNS)}"], folder)
+    before, rows = rows_of(followed), rows_of(folder)
+    assert [row["column"] for row in rows] == [*COLUMNS] * len(before)
+    assert [{k: v for k, v in row.items() if k != "column"} for row in rows[::2]] == before
+    best = max(accuracy(arch, COLUMNS[1]) for arch in made_up_table().archs)
+    assert {row["cell"] for row in rows[1::2]} == {row["cell"] for row in before}
+    assert all(float(row["accuracy %"]) + float(row["regret %"]) == pytest.approx(best) for row in rows[1::2])
+    stated = json.loads((folder / "study.json").read_text())
+    assert list(stated["summary"]) == [*COLUMNS] and f"columns {', '.join(COLUMNS)} of" in stated["notes"][-1]
+    with pytest.raises(RunError, match="belongs to another study"):
+        studies.run("trajectory", [*words, f"columns={COLUMNS[1]}"], folder)
+
+
+@pytest.mark.parametrize("name", ["trajectory", "tuning-epochs"])
+def test_columns_that_cannot_be(name: str, table: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"nb201-pt has none; name one with ground_truth\.table=PATH"):
+        studies.run(name, [*QUICK, "columns=cifar100_test_200ep"], tmp_path / "a")
+    words = [*QUICK, f"ground_truth.table={table}", f"columns={COLUMNS[0]},cifar100_test"]
+    with pytest.raises(DataError, match=f"the table has the columns {', '.join(COLUMNS)}, but not 'cifar100_test'"):
+        studies.run(name, words, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
 def test_without_a_table_cells_are_retrained_at_the_named_epochs(tmp_path: Path) -> None:
     words = [*QUICK, "recipes=darts-pt", "space.nodes=1", f"{STAGE}.epochs=2", "epochs=2", "seeds=0"]
     rows = rows_of(studies.run("trajectory", words, tmp_path / "a"))
@@ -201,6 +234,8 @@ def test_epochs_of_tuning_between_decisions(table: Path, tmp_path: Path) -> None
     words = [*TABLED, f"ground_truth.table={table}", "tune_epochs=[0,2]"]
     folder = studies.run("tuning-epochs", words, tmp_path / "a")
     assert [row["tuning epochs"] for row in rows_of(folder)] == ["0", "2"]
+    studies.run("tuning-epochs", [*words, f"columns={','.join(COLUMNS)}"], folder)
+    assert [(row["column"], row["tuning epochs"]) for row in rows_of(folder)] == [(c, n) for n in "02" for c in COLUMNS]
     items = items_of(folder)
     assert [len(items[f"nb201-pt-seed-0-{n}"]["tuning"]) for n in (0, 2)] == [0, 11]
     assert all(len(items[f"nb201-pt-seed-0-{n}"]["decisions"]) == 6 for n in (0, 2))
