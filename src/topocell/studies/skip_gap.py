@@ -34,13 +34,13 @@ def measure(bench: Bench, options: SkipGap) -> Outcome:
     The gap is the mean over all edges with both of weight of the skip connection minus mean weight of the
     convolutions (softmaxed where the relaxation is softmax). The paper writes one convolution, `(skip, conv)`; where
     an edge has several we take their mean. The accuracy is that of the search's log, on `search.evaluation_batches` of
-    the held-out split.
+    the held-out split; under the budget `paper` on all of it, unless that is changed.
 
     Raises:
         RecipeError: a space without an edge that has both, or a search that shrinks its space or may end ahead
             of time.
     """
-    arms = options.arms()
+    arms = options.arms(*(("search.evaluation_batches=null",) if options.budget == "paper" else ()))
     for arm in arms:
         if not any(_both(cell) for cell in setup.build_space(arm.any).cells.values()):
             raise RecipeError(

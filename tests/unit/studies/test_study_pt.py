@@ -19,6 +19,7 @@ from topocell.errors import DataError, RecipeError, RunError
 from topocell.reporting.terminal import Quiet
 from topocell.runs import setup
 from topocell.runs.monitor import RunMonitor
+from topocell.runtime.rng import derive as derive_seed
 from topocell.studies import (
     _plain_networks,
     _snapshots,
@@ -406,7 +407,7 @@ def test_edges_that_change_places_have_one_stride(net: Supernet) -> None:
 
 def test_layers_that_change_places() -> None:
     torch.manual_seed(0)
-    net = _plain_networks.PlainNet("VGG", 4, 2, 3, 1).eval()
+    net = _plain_networks.PlainNet(_plain_networks.plan_of("VGG", 4, 2), 3, 1).eval()
     x = torch.randn(2, 1, 8, 8)
     whole = net(x)
     assert not torch.allclose(net(x, [(0, 1)] * 3), whole, rtol=0, atol=1e-6)
@@ -415,12 +416,42 @@ def test_layers_that_change_places() -> None:
     assert torch.equal(net(x, [(0, 1)] * 3), whole)
 
 
-@pytest.mark.parametrize("kind", _plain_networks.KINDS)
+def conv(c_in: int, c_out: int, kernel: int = 3) -> int:
+    """Weights of a convolution and its batch norm."""
+    return c_in * c_out * kernel**2 + 2 * c_out
+
+
+@pytest.mark.parametrize(("name", "n"), [("ResNet-56", 9), ("ResNet-110", 18)])
+def test_published_residual_networks(name: str, n: int) -> None:
+    """6n + 2 layers; He et al. report 0.85 M and 1.7 M weights (without 1×1 convolutions where the shape changes)."""
+    net = _plain_networks.PlainNet(_plain_networks.PUBLISHED[name], 10, 3)
+    shapes = sum(2 * conv(w, w) * (n - bool(i)) for i, w in enumerate((16, 32, 64)))
+    leads = sum(conv(w // 2, w) + conv(w, w) + w // 2 * w for w in (32, 64))
+    count = sum(p.numel() for p in net.parameters())
+    assert count == conv(3, 16) + shapes + leads + 64 * 10 + 10
+    assert round((count - 16 * 32 - 32 * 64) / 1e6, 2) == {9: 0.85, 18: 1.73}[n]
+    convolutions = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3)]
+    assert len(convolutions) + 1 == 6 * n + 2 and net(torch.randn(2, 3, 8, 8)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(("name", "layers"), [("VGG-16", (2, 2, 3, 3, 3)), ("VGG-19", (2, 2, 4, 4, 4))])
+def test_published_plain_networks(name: str, layers: tuple[int, ...]) -> None:
+    plan = _plain_networks.PUBLISHED[name]
+    net, before, expected = _plain_networks.PlainNet(plan, 10, 3), 3, 512 * 10 + 10
+    for width, depth in zip((64, 128, 256, 512, 512), layers):
+        expected += conv(before, width) + (depth - 1) * conv(width, width)
+        before = width
+    assert sum(p.numel() for p in net.parameters()) == expected
+    assert net.eval()(torch.randn(1, 3, 16, 16), [None, None, (0, 1), None, (0, 1)]).shape == (1, 10)
+    assert [len(own) for own in plan.pairs()] == [0, 0, *({2: [1] * 3, 3: [3] * 3}[layers[2] - 1])]
+
+
+@pytest.mark.parametrize("kind", _plain_networks.SMALL)
 def test_plain_networks_learn(kind: str) -> None:
     recipe = load_recipe("darts-pt", ["data.dataset=digits", "data.images=300", "search.channels=8"])
     data = search_data(setup.load_data(recipe), recipe.data.splits, 0)
     torch.manual_seed(0)
-    net = _plain_networks.PlainNet(kind, 8, 2, len(data.classes), data.shape[0])
+    net = _plain_networks.PlainNet(_plain_networks.plan_of(kind, 8, 2), len(data.classes), data.shape[0])
     batches = split_batches(data, "train", 32, "test", seed=0, device="cpu", augmented=False)
     PlainTraining(net, batches, recipe.search.stages[-1].weights, 8, 0, torch.device("cpu")).run()
     x, y = next(split_batches(data, "val", 150, "test", seed=0, device="cpu", augmented=False).eval_batches())
@@ -435,3 +466,65 @@ def test_shuffled_networks(tmp_path: Path) -> None:
         item = items[f"darts-pt-seed-0-{'shuffle' if row['network'] == 'supernet' else row['network']}"]
         assert len(item["after"]) == 3 and float(row["accuracy %"]) == pytest.approx(100 * item["before"])
         assert float(row["shuffled %"]) == pytest.approx(100 * sum(item["after"]) / 3)
+
+
+def test_networks_are_measured_on_test_images_when_all_is_trained(tmp_path: Path) -> None:
+    """VGG and ResNet then train on all training images; the search itself sees none of the test images."""
+    words = [*TWO, "shuffles=1", "depth=2", "networks=ResNet", "epochs=2", "measured_on=test"]
+    folder = studies.run("edge-shuffle", words, tmp_path / "a")
+    recipe = Recipe.model_validate(json.loads((folder / "study.json").read_text())["inputs"]["recipes"]["darts-pt"])
+    prepared = setup.Setup.of(recipe)
+    test = edge_shuffle._measuring(prepared, "test")
+    assert torch.equal(test.data.labels, prepared.dataset.test.labels) and len(test.data) == 10
+    search = _snapshots.revived(recipe, folder / "runs/darts-pt-seed-0-search")
+    x, y = next(test.eval_batches())
+    net, weights = search.learner.net.eval(), _snapshots.expected(search.learner)
+    before = float((net(x, weights).argmax(1) == y).float().mean())
+    items = items_of(folder)
+    assert items["darts-pt-seed-0-shuffle"]["before"] == pytest.approx(before)
+    assert [row["network"] for row in rows_of(folder)] == ["supernet", "ResNet"]
+    data, device = prepared.search_data, torch.device("cpu")
+    torch.manual_seed(derive_seed(0, "plain network", "ResNet"))
+    plain = _plain_networks.PlainNet(_plain_networks.plan_of("ResNet", recipe.search.channels, 2), 10, data.shape[0])
+    whole = split_batches(data, "all", recipe.search.batch_size, "shuffle", seed=0, device=device)
+    PlainTraining(plain, whole, recipe.search.stages[-1].weights, 2, 0, device).run()
+    found = float((plain.eval()(x).argmax(1) == y).float().mean())
+    assert items["darts-pt-seed-0-ResNet"]["before"] == pytest.approx(found)
+
+
+def test_under_the_budget_of_the_paper_networks_are_as_published() -> None:
+    small, paper = edge_shuffle.EdgeShuffle(budget="small"), edge_shuffle.EdgeShuffle()
+    assert (small.kinds(), small.images()) == (("VGG", "ResNet"), "val")
+    assert (paper.kinds(), paper.images()) == (("VGG-16", "ResNet-56"), "test")
+    assert edge_shuffle.EdgeShuffle(measured_on="val").images() == "val"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["networks=VGG-16"], r"VGG-16 needs images of 16 pixels or more, but those of darts-pt have 8; use networks="),
+        (["networks=VGG-11"], "'VGG', 'ResNet', 'VGG-16', 'VGG-19', 'ResNet-56' or 'ResNet-110'"),
+        (["networks=VGG,VGG"], "each entry is named once, but 'VGG' is named again"),
+        (["measured_on=train"], "'val' or 'test'"),
+    ],
+)
+def test_shuffles_that_cannot_be(words: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=message):
+        studies.run("edge-shuffle", [*TWO, *words], tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_gap_is_set_against_the_whole_held_out_split_under_the_budget_of_the_paper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int | None] = []
+
+    def begin(bench: Any, items: int, recipes: dict[str, Recipe], *rest: Any) -> None:
+        seen.append(recipes["darts-pt"].search.evaluation_batches)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(skip_gap, "begin", begin)
+    for words in ([], ["search.evaluation_batches=3"], ["budget=small"]):
+        with pytest.raises(KeyboardInterrupt):
+            studies.run("skip-gap", words, tmp_path / "a")
+    assert seen == [None, 3, 8]
