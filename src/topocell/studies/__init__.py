@@ -26,6 +26,7 @@ from topocell.studies import (
     progressive_tuning,
     selection_agreement,
     skip_gap,
+    skip_optimum,
     stability,
     subspaces,
     topology_average,
@@ -152,6 +153,13 @@ STUDIES = Registry[Study](
             skip_gap.measure,
             "--budget small data.download=true --out runs/skip-gap",
             parallel=True,
+        ),
+        "skip-optimum": Study(
+            "best weights of a skip connection and a convolution, by formula and by minimising",
+            "DARTS-PT, Proposition 1",
+            skip_optimum.SkipOptimum,
+            skip_optimum.measure,
+            "--out runs/skip-optimum",
         ),
         "edge-shuffle": Study(
             "a supernet whose edges change places, beside a VGG and a ResNet",
