@@ -1,5 +1,6 @@
 """Selections of one supernet: in the run, beside it, interrupted, and compared."""
 
+import copy
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,7 +21,9 @@ from topocell.io import checkpoint
 from topocell.reporting.rankings import agreement, ranking
 from topocell.runs.compare import comparison
 from topocell.runs.directory import RunDir
+from topocell.runs.moments import moment_of
 from topocell.runs.monitor import RunMonitor
+from topocell.runs.setup import build_space
 from topocell.runtime.hooks import Interrupted
 
 SMALL = ["data.images=24", "data.test_images=10", "space.nodes=3", "space.candidates=[skip_connect,sep_conv_3x3]"]
@@ -251,3 +254,133 @@ def test_rankings_are_read_from_decisions_or_from_the_supernet(searched: Path, t
 def test_only_a_run_is_compared(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"holds no recipe\.yaml"):
         comparison(tmp_path)
+
+
+# --- from a stage, or an epoch, before the end
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: Any) -> tuple[Path, dict[int, dict[str, Any]]]:
+    """A finished search of two stages, and the architecture of each of its epochs, as checkpoints have it."""
+    path, states = tmp_path_factory.mktemp("staged") / "run", {}
+    original = RunMonitor.checkpoint
+
+    def kept(self: RunMonitor, state: Callable[[], dict[str, Any]], due: bool = False) -> None:
+        if due and (now := state())["epoch"] > 0:
+            states[len(states) + 1] = copy.deepcopy({name: now[name] for name in ("arch", "candidates")})
+        original(self, state, due)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunMonitor, "checkpoint", kept)
+        api.search(load_recipe("dots", [*STAGED, *TWO_STAGES], budget="smoke"), path)
+    return path, states
+
+
+STAGED = ["data.images=24", "data.test_images=10", "space.nodes=2"]
+TWO_STAGES = ["search.stages.operations.epochs=3", "search.stages.operations.warmup=0"]
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3, 4, 5])
+def test_the_architecture_of_every_epoch_is_that_of_its_checkpoint(staged: Any, epoch: int) -> None:
+    """The same bits, so that whatever is derived from them is the same."""
+    path, states = staged
+    with RunDir.existing(path, lock=False) as directory:
+        made = recipe_of(directory.recipe_yaml)
+        plan = made.selection.model_copy(update={"after_epoch": epoch})
+        moment = moment_of(made.model_copy(update={"selection": plan}), path, directory.metrics())
+    assert moment is not None and moment.number == epoch
+    space = build_space(made)
+    found, wanted = moment.architecture(space), states[epoch]
+    assert {t: [list(c) for c in cell.candidates] for t, cell in found.space.cells.items()} == wanted["candidates"]
+    mine = found.state_dict()
+    for name, value in wanted["arch"].items():
+        assert name == "_extra_state" or torch.equal(mine[name], value), name
+
+
+def test_a_stage_ends_with_its_last_epoch(staged: Any) -> None:
+    path, _ = staged
+    with RunDir.existing(path, lock=False) as directory:
+        made, records = recipe_of(directory.recipe_yaml), directory.metrics()
+    for stage, number in (("operations", 3), ("topology-warmup", 4), ("topology", 5)):
+        plan = made.selection.model_copy(update={"stage": stage})
+        moment = moment_of(made.model_copy(update={"selection": plan}), path, records)
+        assert moment is not None and (moment.number, moment.stage.name) == (number, stage)
+
+
+def test_a_cell_from_the_stage_of_operations_has_the_policy_of_darts(staged: Any, tmp_path: Path) -> None:
+    """By brute force: of each edge the largest logit of its groups, of each node the two edges with the largest."""
+    path = Path(shutil.copytree(staged[0], tmp_path / "run"))
+    assert main(["select", str(path), "--stage", "operations", "--as", "early", "--quiet"]) == 0
+    assert main(["select", str(path), "--quiet"]) == 0
+    early, late = (Genotype.load(place / "genotype.json") for place in (path / "selections/early", path))
+    assert early.origin["edges"] == "magnitude" and late.origin["edges"] == "topology"
+    assert (early.origin["stage"], early.origin["after_epoch"], late.origin.get("stage")) == ("operations", 3, None)
+    state = staged[1][3]
+    groups = load_recipe("dots").search.stages[0].relaxation.model_dump()["groups"]
+    for name, cell in early.cells.items():
+        of_edge = []
+        for row, names in zip(state["arch"][f"alpha.{name}"].double(), state["candidates"][name], strict=True):
+            weights = {}
+            for group in groups:
+                logits = torch.stack([row[names.index(op)] for op in group])
+                weights |= dict(zip(group, logits.softmax(0).tolist(), strict=True))
+            of_edge.append(max((w, op) for op, w in weights.items() if op != "none"))
+        for node, edges in ((2, (0, 1)), (3, (2, 3, 4))):
+            best = sorted(sorted(edges, key=lambda e: -of_edge[e][0])[:2])
+            assert cell.nodes[node - 2] == tuple((of_edge[e][1], e - edges[0]) for e in best)
+    header, run, other = comparison(path)
+    at = header.index("derived from")
+    assert (run[at], other[at], other[:3]) == ("end", "operations, epoch 3", ["early", "magnitude", "magnitude"])
+    assert run[header.index("τ to early")] == other[header.index("τ to (run)")]
+
+
+def test_a_moment_that_is_not_there_is_refused_with_those_that_are(
+    staged: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(shutil.copytree(staged[0], tmp_path / "run"))
+    lines = (path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (path / "metrics.jsonl").write_text(
+        "".join(lines[:3])
+    )  # as of a search that was stopped by a rule, or of old files
+
+    def files() -> dict[Path, bytes]:
+        return {file: file.read_bytes() for file in path.rglob("*") if file.is_file() and file.name != "log.txt"}
+
+    before = files()
+    for words, fault in [
+        (["--stage", "operation"], "selection.stage is one of operations, topology-warmup, topology, but got"),
+        (["--stage", "topology"], "has no stage topology; it has epochs 1 to 3 of stage operations"),
+        (["--epoch", "5"], "has no epoch 5; it has epochs 1 to 3 of stage operations"),
+        (["--epoch", "6"], "selection.after_epoch is within the 5 epochs of the search, but got 6; use 1 to 5"),
+        (["--epoch", "2", "--stage", "operations"], "leave one of them out"),
+        (["--epoch", "2", "--ops", "perturbation"], "only that of the end of the search is kept"),
+        (["--epoch", "2", "--edges", "all", "--in-degree", "1"], "in_degree is for rules that choose so many inputs"),
+    ]:
+        named = [[], ["--as", "beside"]][: 1 if "--in-degree" in words else 2]
+        for name in named:
+            assert main(["select", str(path), *words, *name, "--quiet"]) == 2
+            error = capsys.readouterr().err
+            assert fault in error and error.count("\n") == 1
+    assert files() == before
+
+
+def test_a_damaged_architecture_is_refused(staged: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(shutil.copytree(staged[0], tmp_path / "run"))
+    text = (path / "metrics.jsonl").read_text()
+    (path / "metrics.jsonl").write_text(text.replace('"candidates": ["none"', '"candidates": ["nothing"', 1))
+    assert main(["select", str(path), "--epoch", "1", "--quiet"]) == 2
+    assert "the line of search epoch 1 in metrics.jsonl must have an architecture of this" in capsys.readouterr().err
+    assert main(["select", str(path), "--epoch", "2", "--quiet"]) == 0
+
+
+def test_a_recipe_may_derive_from_a_stage(staged: Any, tmp_path: Path) -> None:
+    """As `select --stage` does; killed between search and selection it resumes."""
+    words = [*STAGED, *TWO_STAGES, "selection.stage=operations"]
+    made = load_recipe("dots", words, budget="smoke")
+    assert made.selection.stage == "operations"
+    path = Path(shutil.copytree(staged[0], tmp_path / "run"))
+    api.search(made, tmp_path / "own")
+    assert api.select(tmp_path / "own").cells == api.select(path, name="early", stage="operations").cells
+    (tmp_path / "mine.yaml").write_text("extends: dots\nname: mine\nselection: {after_epoch: 45}\n")
+    assert load_recipe(tmp_path / "mine.yaml").selection.after_epoch == 45
+    assert load_recipe(tmp_path / "mine.yaml", budget="smoke").selection.after_epoch == 3  # 2 + 1 + 1 epochs

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -28,6 +28,7 @@ from topocell.reporting.command_line import (
     RunPath,
     YesOption,
     displayed,
+    imports_first,
 )
 from topocell.runs.export_command import export
 from topocell.runs.genotype_commands import genotypes
@@ -100,17 +101,6 @@ def _app(
     load_plugins(imports or [])
 
 
-def _imports_first(words: Sequence[str]) -> list[str]:
-    """Move every `--import X` of a command line before the command."""
-    first, rest, given = list[str](), list[str](), iter(words)
-    for word in given:
-        if word == "--import":
-            first += [word, *islice(given, 1)]
-        else:
-            (first if word.startswith("--import=") else rest).append(word)
-    return [*first, *rest]
-
-
 @app.command()
 def run(
     recipe: RecipeName,
@@ -172,6 +162,12 @@ def select(
         typer.Option("--edges", help="One of magnitude, magnitude-outgoing, topology, all, random, perturbation."),
     ] = None,
     in_degree: Annotated[int | None, typer.Option(min=1, help="Edges per node for the rule magnitude.")] = None,
+    stage: Annotated[
+        str | None, typer.Option("--stage", help="Derive from the end of this stage.", show_default=False)
+    ] = None,
+    epoch: Annotated[
+        int | None, typer.Option("--epoch", min=1, help="Derive from this search epoch.", show_default=False)
+    ] = None,
     name: Annotated[
         str | None,
         typer.Option("--as", help="Make an alternative selection, in RUN/selections/NAME.", show_default=False),
@@ -197,12 +193,14 @@ def select(
 
         topocell select runs/dots --ops magnitude --edges magnitude --in-degree 3 --as three
 
+        topocell select runs/dots --stage operations --as without-topology
+
         topocell select runs/dots --ops perturbation --edges topology --as pt projection.tune_epochs=1
     """
     from topocell import api
     from topocell.config.load import overridden
 
-    given = {"operations": operations, "edges": edges, "in_degree": in_degree}
+    given = {"operations": operations, "edges": edges, "in_degree": in_degree, "stage": stage, "after_epoch": epoch}
     wanted = overridden({}, changes or []) | {k: v for k, v in given.items() if v is not None}
     with displayed(quiet) as display:
         api.select(run_path, display, name, replace=replace, **wanted)
@@ -257,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
         with _ending():  # while there is something to save, `RunMonitor` listens instead
-            words = _imports_first(sys.argv[1:] if argv is None else argv)
+            words = imports_first(sys.argv[1:] if argv is None else argv)
             code = command.main(words, "topocell", standalone_mode=False)
     except typer.TyperException as fault:
         if type(fault).__name__ == "NoArgsIsHelpError":

@@ -132,7 +132,7 @@ def _scaled(recipe: Recipe, limits: Limits) -> Recipe:
         recipe,
         data=_scaled_data(recipe.data, limits),
         search=_scaled_search(recipe.search, limits, layers),
-        selection=_with(selection, projection=projection),
+        selection=_with(selection, projection=projection, after_epoch=_scaled_epoch(recipe, limits)),
         retrain=_with(retrain, parameters=None, cutout=_least(retrain.cutout, cutout)),
         # no accuracy is known beforehand at such a scale
         shallow=_with(shallow, cutout=_least(shallow.cutout, cutout), threshold=0.0),
@@ -150,7 +150,7 @@ def _scaled_search(search: SearchPlan, limits: Limits, layers: int) -> SearchPla
     partial = [search.partial, *(stage.partial for stage in search.stages if stage.partial is not None)]
     unit = 2 * math.lcm(*partial)  # channels are a multiple of it
     channels = -(-limits.channels // unit) * unit
-    factor = min(1.0, limits.epochs / max(sum(stage.epochs for stage in search.stages), 1))
+    factor = _factor(search, limits)
     return _with(
         search,
         channels=_least(search.channels, channels),
@@ -193,6 +193,21 @@ def _scaled_epochs(stage: Stage, factor: float) -> tuple[int, int]:
     learning = max(1, round(learning * factor)) if learning else 0
     warming = max(1, round(warming * factor)) if warming else 0
     return learning + warming, warming
+
+
+def _scaled_epoch(recipe: Recipe, limits: Limits) -> int | None:
+    """The epoch that the cell is derived from, at the same share of the same stage."""
+    left, before, factor = recipe.selection.after_epoch, 0, _factor(recipe.search, limits)
+    for stage in recipe.search.stages:
+        epochs, _ = _scaled_epochs(stage, factor)
+        if left is not None and left <= stage.epochs:
+            return before + max(1, round(left * epochs / stage.epochs))
+        left, before = None if left is None else left - stage.epochs, before + epochs
+    return None if left is None else before + left  # beyond the search, which the check says
+
+
+def _factor(search: SearchPlan, limits: Limits) -> float:
+    return min(1.0, limits.epochs / max(sum(stage.epochs for stage in search.stages), 1))
 
 
 def _faster(optimizer: ArchOptimizer, factor: float, share: float) -> ArchOptimizer:

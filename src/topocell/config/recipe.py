@@ -92,7 +92,8 @@ class Recipe(Model):
     @model_validator(mode="after")
     def _parts_fit(self) -> "Recipe":
         faults = [fault for stage in self.search.stages for fault in self._stage_faults(stage)]
-        if self.selection.edges == "topology" and self.search.stages[-1].topology.name == "dense":
+        dense = self.selection.moment is None and self.search.stages[-1].topology.name == "dense"
+        if self.selection.edges == "topology" and dense:
             faults.append(
                 "selection.edges: topology needs a topology that decides edges, but the last stage has topology "
                 "dense; use selection.edges=magnitude, or set a topology"
@@ -106,10 +107,22 @@ class Recipe(Model):
                 "selection.budget limits the cost at retrain.channels, but retrain.parameters chooses the channels of "
                 "each cell; leave one of them out"
             )
-        faults += self._measuring_faults()
+        faults += [*self._moment_faults(), *self._measuring_faults()]
         if faults:
             raise ValueError("\n".join(faults))
         return self
+
+    def _moment_faults(self) -> list[str]:
+        """What is wrong with the moment of the search that the cell is derived from."""
+        names, total = [s.name for s in self.search.stages], sum(s.epochs for s in self.search.stages)
+        stage, epoch = self.selection.stage, self.selection.after_epoch
+        if stage is not None and stage not in names:
+            return [f"selection.stage is one of {', '.join(names)}, but got {stage!r}{nearest(stage, names)}"]
+        if epoch is not None and epoch > total:
+            return [
+                f"selection.after_epoch is within the {total} epochs of the search, but got {epoch}; use 1 to {total}"
+            ]
+        return []
 
     def _measuring_faults(self) -> list[str]:
         stages, splits = self.search.stages, self.data.splits

@@ -197,6 +197,11 @@ class SelectionPlan(Model):
 
     `projection` is how a supernet is projected, where operations or edges are selected by perturbation; `budget` limits
     the cost of the cell.
+
+    Attributes:
+        stage: the cell is derived from the architecture at the end of this stage; default the last one. Where its
+            topology keeps all edges, rule `topology` is `magnitude` (DARTS).
+        after_epoch: the cell is derived from the architecture after this one, counted from 1 through all stages.
     """
 
     operations: Annotated[str, one_of("operation rule")] = "magnitude"
@@ -207,11 +212,35 @@ class SelectionPlan(Model):
     threshold: Annotated[float, Field(gt=0, le=1)] | None = None
     isolated: Isolated = "rescue"
     budget: CostBudget | None = None
+    stage: str | None = None
+    after_epoch: Annotated[int, Field(ge=1)] | None = None
     projection: ProjectionPlan = ProjectionPlan()
+
+    @property
+    def moment(self) -> str | None:
+        """Where the cell is derived from, in words; None for the end of the search."""
+        if self.after_epoch is not None:
+            return f"epoch {self.after_epoch}"
+        return None if self.stage is None else f"stage {self.stage}"
+
+    @model_validator(mode="after")
+    def _one_moment(self) -> "SelectionPlan":
+        if self.stage is not None and self.after_epoch is not None:
+            raise ValueError(
+                f"a cell is derived from the end of a stage or from an epoch, but got stage={self.stage} and "
+                f"after_epoch={self.after_epoch}; leave one of them out"
+            )
+        if self.moment is not None and PERTURBATION in (self.operations, self.edges):
+            raise ValueError(
+                f"perturbation measures a supernet, and only that of the end of the search is kept, but the cell is to "
+                f"be derived from {self.moment}; leave that out, or use magnitude"
+            )
+        return self
 
     def rules(self, seed: int) -> Rules:
         """The rules; `seed` is that of random ones."""
-        return Rules(**self.model_dump(exclude={"projection", "budget"}), budget=self.budget, seed=seed)
+        own = self.model_dump(exclude={"projection", "budget", "stage", "after_epoch"})
+        return Rules(**own, budget=self.budget, seed=seed)
 
 
 class GroundTruthPlan(Model):

@@ -1,8 +1,9 @@
 """Shared parts of the commands: arguments and options, the display, tables."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -101,3 +102,14 @@ def show(table: "Table") -> None:
     from rich.console import Console
 
     Console(markup=False, emoji=False, highlight=False).print(table)
+
+
+def imports_first(words: Sequence[str]) -> list[str]:
+    """Move every `--import X` of a command line before the command."""
+    first, rest, given = list[str](), list[str](), iter(words)
+    for word in given:
+        if word == "--import":
+            first += [word, *islice(given, 1)]
+        else:
+            (first if word.startswith("--import=") else rest).append(word)
+    return [*first, *rest]

@@ -2,14 +2,17 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from topocell import relaxation, spaces
 from topocell.errors import RunError
 from topocell.io import checkpoint
+from topocell.reporting.run_figures import search_epochs
 from topocell.reporting.tables import is_number
+from topocell.runtime.logits import from_record
+from topocell.spaces.cell import CellSpec
 
 #: (cell type, edge as "source→node") → operation → a number that is larger where the operation is worth more.
 Ranking = Mapping[tuple[str, str], Mapping[str, float]]
@@ -23,6 +26,7 @@ def ranking(path: Path, recipe: Mapping[str, Any], metrics: Iterable[Mapping[str
 
     A projection ranks them by what it read when it decided the edge, on the supernet of that moment; any other rule
     but a random one by the weights of the searched supernet, those of decided edges as they were when it was decided.
+    A selection that names an epoch, or a stage, ranks them by the weights of that epoch, or of the last one there.
 
     Args:
         path: the run directory.
@@ -32,7 +36,8 @@ def ranking(path: Path, recipe: Mapping[str, Any], metrics: Iterable[Mapping[str
         RunError, CheckpointError: recipe or supernet are damaged.
     """
     found: dict[tuple[str, str], dict[str, float]] = {}
-    for row in metrics:
+    rows = list(metrics)
+    for row in rows:
         for name, sign in _READS.items():
             reads, edge = row.get(name), str(row.get("decided"))
             if row.get("phase") == "select" and isinstance(reads, dict) and "→" in edge:
@@ -42,25 +47,42 @@ def ranking(path: Path, recipe: Mapping[str, Any], metrics: Iterable[Mapping[str
     if found or not supernet.is_file():
         return found
     try:
-        return {} if recipe["selection"]["operations"] == "random" else _weights(recipe, checkpoint.load(supernet))
+        selection = recipe["selection"]
+        if selection["operations"] == "random":
+            return {}
+        if selection.get("after_epoch") is None and selection.get("stage") is None:
+            return _weights(recipe, None, _at_the_end(checkpoint.load(supernet)))
+        epochs = [e for e in search_epochs(rows) if selection.get("after_epoch") in (None, e.number)]
+        last = [e for e in epochs if selection.get("stage") in (None, e.stage)][-1]
+        records = last.row["architecture"]
+        return _weights(recipe, last.stage, lambda name, cell: from_record(records[name], cell)[:2])
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as fault:
         raise RunError(
             f"recipe.yaml and {supernet} must belong together, but do not: {fault!r}; restore them"
         ) from None
 
 
-def _weights(recipe: Mapping[str, Any], state: Mapping[str, Any]) -> Ranking:
-    """The operation weights of a saved supernet, among all candidates of the space that its last stage had.
+#: From a cell type and its cell to that cell with the candidates of a moment, and its logits α (E, K) then.
+_Logits = Callable[[str, CellSpec], tuple[CellSpec, Any]]
+
+
+def _at_the_end(state: Mapping[str, Any]) -> _Logits:
+    """The logits of a saved supernet."""
+    return lambda name, cell: (cell.with_candidates(state["candidates"][name]), state["arch"][f"alpha.{name}"])
+
+
+def _weights(recipe: Mapping[str, Any], stage: str | None, logits: _Logits) -> Ranking:
+    """The operation weights in a stage, the last one unless named, among all candidates of the space that it had.
 
     They are taken at temperature 1, like those that decisions read (see `ArchState.strengths`).
     """
-    stage, chosen = list(recipe["search"]["stages"].values())[-1], dict(recipe["space"])
+    stages, chosen = recipe["search"]["stages"], dict(recipe["space"])
+    of_stage = list(stages.values())[-1] if stage is None else stages[stage]
     found = {}
     for cell_type, whole in spaces.get(chosen.pop("name"), **chosen).cells.items():
-        cell = whole.with_candidates(state["candidates"][cell_type])
-        alpha = state["arch"][f"alpha.{cell_type}"]
+        cell, alpha = logits(cell_type, whole)
         listed = alpha.new_tensor(cell.live).bool()
-        weights = relaxation.build(cell=cell, **stage["relaxation"]).strengths(alpha.double(), listed)
+        weights = relaxation.build(cell=cell, **of_stage["relaxation"]).strengths(alpha.double(), listed)
         for (source, node), names, row in zip(cell.edges, cell.candidates, weights.tolist()):
             found[cell_type, f"{source}→{node}"] = dict(zip(names, row))
     return found

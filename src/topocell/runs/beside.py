@@ -41,6 +41,7 @@ def begin_alternative(work: Work, name: str, changes: Mapping[str, Any]) -> tupl
     work.must_be_searched()
     setup = Setup.of(reselected(work.recipe, changes), like=work.setup)
     path = work.directory.selection_path(name)
+    work.moment(setup.recipe)  # before anything is written
     try:
         opened = RunDir.open(path, setup.recipe.to_yaml(), env=setup.environment())
     except OtherRecipe as fault:

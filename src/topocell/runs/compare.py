@@ -1,6 +1,6 @@
 """Comparison of the cells that several selections of one supernet have derived."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,11 @@ _CELL_HEADER = ["cell", "key", "operations", "skips", "depth", "width", "paramet
 def comparison(run_path: Path | str) -> list[list[str]]:
     """Build a table, its header first: the run itself where it has a cell, then each alternative selection by name.
 
-    `cell` is the key that equal cells share; what has not been measured or retrained yet is a dash. Where there are
-    several, `τ to NAME` is Kendall's τ between the rankings of operations that two selections imply, see
-    `topocell.reporting.rankings`. `shallow` is the accuracy of a shallow evaluation, where there was one. The last
-    column is the true accuracy where a table was looked up, otherwise that of the retrained networks after their last
-    epoch.
+    `cell` is the key that equal cells share, `derived from` the epoch of the search where that is not its end for all;
+    what has not been measured or retrained yet is a dash. Where there are several, `τ to NAME` is Kendall's τ between
+    the rankings of operations that two selections imply, see `topocell.reporting.rankings`. `shallow` is the accuracy
+    of a shallow evaluation, where there was one. The last column is the true accuracy where a table was looked up,
+    otherwise that of the retrained networks after their last epoch.
 
     Raises:
         RunError: no run directory, one in which no cell was derived, or one with a link, a pipe, a device or what
@@ -77,12 +77,15 @@ def _compared(found: dict[str, Path]) -> list[list[str]]:
     rankings = {name: _ranking(path) for name, path in others}
     shallow = {name: _shallow(path) for name, path in found.items()}
     judged = any(text != "—" for text in shallow.values())
-    header = [*_HEADER, *(f"τ to {one_line(name)}" for name, _ in others), *["shallow"] * judged, "accuracy"]
+    moments = {name: _moment(path) for name, path in found.items()}
+    early = any(text != "end" for text in moments.values())
+    taus_to = [f"τ to {one_line(name)}" for name, _ in others]
+    header = [*_HEADER, *["derived from"] * early, *taus_to, *["shallow"] * judged, "accuracy"]
     rows = []
     for name, path in found.items():
         *facts, accuracy = _row(path, name)
         taus = [_tau(rankings[name], rankings[other]) for other, _ in others]
-        rows.append([*facts, *taus, *[shallow[name]] * judged, accuracy])
+        rows.append([*facts, *[moments[name]] * early, *taus, *[shallow[name]] * judged, accuracy])
     return [header, *rows]
 
 
@@ -101,7 +104,14 @@ def _selections(path: Path) -> dict[str, Path]:
 
 
 def _ranking(path: Path) -> Ranking:
-    return ranking(path, _mapping(path / "recipe.yaml"), _metrics(path))
+    recipe = _mapping(path / "recipe.yaml")
+    return ranking(path, recipe | {"selection": _rules(path, recipe)}, _metrics(path))
+
+
+def _rules(path: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a cell was derived by: the selection of the recipe, or the rules that it was given instead."""
+    selection = recipe.get("selection")
+    return {**(selection if isinstance(selection, dict) else {}), **Genotype.load(path / "genotype.json").origin}
 
 
 def _tau(mine: Ranking, other: Ranking) -> str:
@@ -111,8 +121,7 @@ def _tau(mine: Ranking, other: Ranking) -> str:
 
 def _row(path: Path, name: str) -> list[str]:
     genotype, results = Genotype.load(path / "genotype.json"), _mapping(path / "results.json")
-    selection = _mapping(path / "recipe.yaml").get("selection")
-    rules = {**(selection if isinstance(selection, dict) else {}), **genotype.origin}
+    rules = _rules(path, _mapping(path / "recipe.yaml"))
     counts = {kind: genotype.operations(kind) for kind in genotype.cells}
     return [
         one_line(name),
@@ -125,6 +134,13 @@ def _row(path: Path, name: str) -> list[str]:
         format_count(results.get("parameters")),
         _accuracy(results),
     ]
+
+
+def _moment(path: Path) -> str:
+    """Where a cell was derived from: a stage and an epoch of the search, or its end."""
+    origin = Genotype.load(path / "genotype.json").origin
+    epoch = origin.get("after_epoch")
+    return "end" if epoch is None else one_line(f"{origin.get('stage')}, epoch {epoch}")
 
 
 def _shallow(path: Path) -> str:

@@ -23,6 +23,7 @@ from topocell.reporting.terminal import Display
 from topocell.runs.costs import cost_line
 from topocell.runs.directory import RunDir
 from topocell.runs.estimate import Knob, is_out_of_memory, out_of_memory, retrain_knobs, stage_knobs
+from topocell.runs.moments import Moment, moment_of
 from topocell.runs.monitor import RunHook, RunMonitor, fitting
 from topocell.runs.outlook import Outlook, few_steps, parts_of
 from topocell.runs.phases import Phase, read_phase, save_phase
@@ -82,6 +83,13 @@ class Work:
         rules = self._rules(**changes)
         if self.phase != Phase.SELECT and (not again or rules.project):
             return Genotype.load(self.directory.genotype_path)
+        moment = self.moment(reselected(self.recipe, changes))
+        rules = rules if moment is None else moment.rules(rules)
+        if "in_degree" in changes and rules.edges in ("topology", "all"):
+            raise RecipeError(
+                f"in_degree is for rules that choose so many inputs of a node, but edges is {rules.edges!r}; leave "
+                f"it out, or add --edges magnitude"
+            )
         begun = self._begun()
         if begun is not None and not changes:
             rules = begun
@@ -89,8 +97,10 @@ class Work:
             self._enter(Phase.SELECT)
         if self.phase == Phase.SELECT and self.state is None:
             self._clear()
-        derived = self._project(rules) if rules.project else self._derive(rules)
-        chosen = {"operations": rules.operations, "edges": rules.edges}
+        derived = self._project(rules) if rules.project else derive(self._architecture(moment), rules)
+        chosen: dict[str, Any] = {"operations": rules.operations, "edges": rules.edges}
+        if moment is not None:
+            chosen |= {"stage": moment.stage.name, "after_epoch": moment.number}
         origin = {"recipe": self.recipe.name, "seed": self.recipe.seed, "run": self.directory.path.name, **chosen}
         space = self.setup.space
         bare = derived.genotype(space)
@@ -207,16 +217,14 @@ class Work:
                 f"continue with: topocell run or topocell search"
             )
 
+    def moment(self, recipe: Recipe) -> Moment | None:
+        """The moment of the search that a recipe derives the cell from. Raises RunError where it is not recorded."""
+        return moment_of(recipe, self.directory.path, self.directory.metrics())
+
     def _rules(self, **changes: Any) -> Rules:
         named = {key: changes[key] for key in ("operations", "edges") if key in changes}
         check_rules(dataclasses.replace(self.recipe.selection.rules(self.recipe.seed), **named))
-        rules = self.setup.priced(reselected(self.recipe, changes).selection.rules(self.recipe.seed))
-        if "in_degree" in changes and rules.edges in ("topology", "all"):
-            raise RecipeError(
-                f"in_degree is for rules that choose so many inputs of a node, but edges is {rules.edges!r}; leave "
-                f"it out, or add --edges magnitude"
-            )
-        return rules
+        return self.setup.priced(reselected(self.recipe, changes).selection.rules(self.recipe.seed))
 
     def _project(self, rules: Rules) -> Derived:
         search = self.setup.search(self._rules())
@@ -250,7 +258,10 @@ class Work:
         self.directory.write_json("timings.json", self.monitor.seconds)
         self._enter(Phase.SELECT)
 
-    def _derive(self, rules: Rules) -> Derived:
+    def _architecture(self, moment: Moment | None) -> ArchState:
+        """The architecture at a moment of the search; by default at its end."""
+        if moment is not None:
+            return moment.architecture(self.setup.space)
         state = self.directory.load_named("supernet")
         stage = self.recipe.search.stages[-1]
         space = self.setup.space
@@ -258,7 +269,7 @@ class Work:
             cells = {t: cell.with_candidates(state["candidates"][t]) for t, cell in space.cells.items()}
             arch = ArchState(space.with_cells(cells), stage.relaxation.model_dump(), stage.topology.model_dump())
             arch.load_state_dict(state["arch"])
-        return derive(arch, rules)
+        return arch
 
     def _enter(self, phase: Phase) -> None:
         self.phase, self.state = phase, None

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from topocell.config.selection import Rules
+from topocell.runtime.logits import Logits, to_record
 from topocell.selection.rules import cells_as_dict, derive
 from topocell.supernet import Supernet
 from topocell.supernet.arch_state import ArchState
@@ -42,12 +43,21 @@ def observe(net: Supernet, arch: ArchState, rules: Rules, batches: Iterable[tupl
         "val_accuracy": float(correct) / images,
         "alpha_entropy": arch.alpha_entropy(),
         "beta_entropy": arch.beta_entropy(),
+        "architecture": architecture(arch),
         "derived": cells_as_dict(genotype.cells),
         "operations": operations,
         "depth": {t: genotype.depth(t) for t in genotype.cells},
         "width": {t: genotype.width(t) for t in genotype.cells},
         "gap": {"soft": float(correct) / images, "derived": float(masked) / images},
         "warnings": [*skip_warnings(operations), *derived.notes],
+    }
+
+
+def architecture(arch: ArchState) -> dict[str, dict[str, Any]]:
+    """Return a record of the logits of each cell type, see `topocell.runtime.logits`."""
+    return {
+        name: to_record(Logits(cell, arch.alpha[name], arch.beta[name], arch.mask(name)))
+        for name, cell in arch.space.cells.items()
     }
 
 

@@ -30,6 +30,7 @@ from topocell.studies import (
     stability,
     subspaces,
     topology_average,
+    topology_search,
     trajectory,
     tuning_epochs,
     wirings,
@@ -77,6 +78,13 @@ STUDIES = Registry[Study](
             edge_ranking.EdgeRanking,
             edge_ranking.measure,
             "recipes=darts-v1,dots --budget small data.download=true --out runs/ranking",
+        ),
+        "topology-search": Study(
+            "cells of one operation search without and with a topology search after it",
+            "DOTS, Table 2 and Figure 4",
+            topology_search.TopologySearch,
+            topology_search.measure,
+            "--budget small recipes=dots-over-darts data.download=true --out runs/topology-search",
         ),
         "wirings": Study(
             "accuracy of every wiring of the DARTS cell, all operations alike",

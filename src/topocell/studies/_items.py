@@ -3,7 +3,7 @@
 study.json   the study, its options, what it works on, versions; at the end n, a summary, seconds
 items.jsonl  a line per finished item: a trained network, a search, a measurement
 runs/ITEM/   run directories of items that train; each resumes itself
-table.csv  table.md  figure.png  figure.svg
+table.csv  table.md  figure.png  figure.svg, and drawings of cells where a study has some
 """
 
 import csv
@@ -35,6 +35,7 @@ class Outcome:
         n: how many independent repetitions stand behind a figure of the table.
         summary: key figures, for study.json.
         notes: sentences below the table.
+        cells: genotypes to draw, by the name of their SVG file without suffix.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -42,6 +43,7 @@ class Outcome:
     n: int
     summary: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    cells: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class Bench:
@@ -164,6 +166,7 @@ class Bench:
             self._write("table.md", self._page(outcome, stated))
             for suffix in ("svg", "png"):
                 outcome.draw(self.path / f"figure.{suffix}")
+            _draw_cells(self.path, outcome.cells)
             self._write("study.json", files.to_json(stated, indent=2) + "\n")
         for note in outcome.notes:
             self.display.say(note)
@@ -252,6 +255,13 @@ class Bench:
         ]
         parts = [f"# {self.study}", self.about, _markdown(outcome.rows), *outcome.notes, f"Options: {options}."]
         return "\n\n".join([*parts, "; ".join(made) + "."]) + "\n"
+
+
+def _draw_cells(folder: Path, cells: Mapping[str, Mapping[str, Any]]) -> None:
+    from topocell.reporting.cell_drawing import draw_genotype
+
+    for name, genotype in cells.items():
+        draw_genotype(genotype, folder / f"{name}.svg", title=name)
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:

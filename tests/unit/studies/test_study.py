@@ -18,7 +18,7 @@ from tests.helpers.studies import items_of, names_of, rows_of, without_reports  
 
 from topocell import ArchState, Genotype, api, spaces, studies
 from topocell.cli import main
-from topocell.config.load import load_recipe
+from topocell.config.load import load_recipe, recipe_text
 from topocell.config.recipe import Recipe
 from topocell.data.nasbench201 import Table, official_archs
 from topocell.errors import DataError, RecipeError, RunError
@@ -31,6 +31,7 @@ from topocell.studies import STUDIES, Bench, Options, Outcome, Study, edge_ranki
 from topocell.studies._options import parse
 from topocell.studies._plots import non_dominated
 from topocell.studies._training import finished_search
+from topocell.studies.topology_search import PUBLISHED
 
 TINY = ["--budget", "smoke", "data.images=24", "data.test_images=10", "space.nodes=2", "search.evaluation_batches=1"]
 CELL = {"inputs": 2, "nodes": [[["skip_connect", 0], ["sep_conv_3x3", 1]], [["skip_connect", 2]]], "concat": [2, 3]}
@@ -46,6 +47,7 @@ SMALLEST = {
     "subspaces": [*TINY, "spaces=[ss3,ss4]", "depths=3", "first_also=[]", "seeds=0"],
     "edarts-ablation": [*TINY, "seeds=0"],
     "stability": [*TINY, "recipes=darts-v1", "epochs=[1,2]", "seeds=0"],
+    "topology-search": [*TINY, "recipes=dots-over-darts", "seeds=0"],
     "views": [*TINY, "seeds=0"],
     "joint": [*TINY, "seeds=0"],
     "cost-front": [*TINY, "recipes=darts-v1", "weights=[0,2]", "seeds=[0,1]"],
@@ -135,7 +137,7 @@ def test_a_study_leaves_a_table_and_a_figure(name: str, done: Callable[[str], Pa
     assert f"n = {stated['n']}" in page and stated["environment"]["torch"] in page
     assert stated["items"] == len(names_of(folder)) == len(set(names_of(folder))) and stated["seconds"] > 0
     for row in rows:
-        shares = [float(value) for key, value in row.items() if key.endswith("%") and value]
+        shares = [float(v) for key, v in row.items() if key.endswith("%") and "difference" not in key and v]
         assert shares and all(0 <= share <= 100 for share in shares)
     capsys.readouterr()
 
@@ -338,6 +340,9 @@ MISTAKES: list[tuple[list[str], str]] = [
     ([*ODD, "recipes=dots", "sedes=[0]", "recipe=dots"], "'sedes' (did you mean 'seeds'?)"),
     ([*ODD, "recipes=dots", "data.dataset=folder", "data.root=absent"], "absent"),
     ([*ODD, "recipes=dots", "space=dartz"], "unknown space 'dartz'"),
+    (["topology-search", *TINY, "recipes=darts-v1", "stage=search", "--out", "new"], "a topology search follows"),
+    (["topology-search", *TINY, "stage=operation", "--out", "new"], "selection.stage is one of operations,"),
+    (["topology-search", *TINY, "selection.stage=topology", "--out", "new"], "selection.stage is set by this study"),
     (["stability", *TINY[:4], "epochs=[1,9]", "--out", "new"], "epochs must be within the search"),
     (["edge-ranking", *TINY[:4], "space.nodes=1", "--out", "new"], "ranking needs a last node with three inputs"),
     (["cost-front", *TINY[:4], "weights=[0,-1]", "--out", "new"], "weights.1: input should be greater"),
@@ -575,6 +580,48 @@ def test_stability_derives_what_the_search_saw(done: Callable[[str], Path]) -> N
         trained = Genotype.load(folder / f"runs/darts-v1-seed-0-cell-{row['cell']}/genotype.json")
         assert trained.key == row["cell"]
     assert len(names_of(folder)) == 1 + len({row["cell"] for row in rows})  # an equal cell is trained once
+
+
+def test_both_cells_of_a_topology_search_rest_on_one_operation_search(
+    done: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The logits of that stage have the bits of a search that ends with it, and edges of both cells its operations."""
+    folder = done("topology-search")
+    rows, item = rows_of(folder), items_of(folder)["dots-over-darts-seed-0-search"]
+    every, without, within = (Genotype.from_dict(item[kind]) for kind in ("operations", "without", "with"))
+    for name, whole in every.cells.items():
+        assert [len(node) for node in whole.nodes] == [2, 3]
+        for cell in (without.cells[name], within.cells[name]):
+            assert [len(node) for node in cell.nodes] == [2, 2]
+            assert all(set(mine) <= set(all_of) for mine, all_of in zip(cell.nodes, whole.nodes, strict=True))
+    alone = ["search.stages.topology-warmup=null", "search.stages.topology=null", "selection.edges=magnitude"]
+    api.search(load_recipe("dots-over-darts", [*TINY[2:], "retrain.seeds=[0]", *alone], budget="smoke"), tmp_path / "a")
+    lines = [json.loads(line) for line in (tmp_path / "a/metrics.jsonl").read_text().splitlines()]
+    both = (folder / "runs/dots-over-darts-seed-0-search/metrics.jsonl").read_text().splitlines()
+    assert len(both) > len(lines) and lines[-1]["stage"] == "operations"
+    for line, text in zip(lines, both):
+        assert line["architecture"] == json.loads(text)["architecture"]
+    assert without.cells == api.select(tmp_path / "a").cells
+    accuracy = {}
+    for kind, cell in (("without", without), ("with", within)):
+        run = folder / f"runs/dots-over-darts-seed-0-cell-{cell.key}"
+        assert Genotype.load(run / "genotype.json").cells == cell.cells
+        accuracy[kind] = 100 * json.loads((run / "results.json").read_text())["last_mean"]
+    for row, kind in zip(rows, ("without", "with"), strict=True):
+        assert (row["topology search"], row["n"], row["paper %"]) == (kind, "1", "")  # on digits
+        assert float(row["accuracy %"]) == pytest.approx(accuracy[kind])
+        assert float(row["difference %"]) == pytest.approx(accuracy[kind] - accuracy["without"])
+    recipes = {path.parent.name: path.read_text() for path in folder.glob("runs/*/recipe.yaml")}
+    assert len(set(recipes.values())) == 1  # equal training
+    for kind in ("operations", "without", "with"):
+        assert (folder / f"cells-dots-over-darts-{kind}.svg").stat().st_size > 1000
+
+
+def test_the_published_pairs_are_those_that_recipes_aim_at() -> None:
+    for (name, dataset), (without, within) in PUBLISHED.items():
+        assert without < within
+        if dataset == "cifar10":
+            assert f"{within:.2f}" in load_recipe(name).published and f"{without:.2f}" in recipe_text(name)
 
 
 def test_comparison_of_recipes(done: Callable[[str], Path]) -> None:
