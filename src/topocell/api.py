@@ -12,14 +12,21 @@ from typing import Any
 
 from topocell.config.load import overridden, resolved
 from topocell.config.recipe import Recipe
-from topocell.config.retrain import PROTOCOLS
+from topocell.config.retrain import PROTOCOLS, RetrainPlan, short_plan
 from topocell.data.given import Given
 from topocell.errors import DataError, RecipeError, nearest
 from topocell.genotype.genotype import Genotype
 from topocell.reporting.html import write_report
 from topocell.reporting.scores import random_cell_words
 from topocell.reporting.terminal import Display, Quiet
-from topocell.runs.beside import begin_alternative, begin_random_cell, begin_retraining, begin_shallow, begin_with_cell
+from topocell.runs.beside import (
+    begin_alternative,
+    begin_random_cell,
+    begin_retraining,
+    begin_shallow,
+    begin_validation,
+    begin_with_cell,
+)
 from topocell.runs.consent import Before, announce
 from topocell.runs.directory import RunDir
 from topocell.runs.estimate import Estimate, estimate_retraining, estimate_search, free_memory
@@ -182,6 +189,32 @@ def retrain(
     if setup is None:
         return retrain(path, display, accept_data=accept_data, data=data, before=before)
     return _trained(setup, path, display, accept_data)
+
+
+def validate(
+    out: str | Path, display: Display | None = None, plan: RetrainPlan | None = None, *, seed: int | None = None
+) -> dict[str, Any]:
+    """Train the cell of a run on the split of its search, and test it on the images of the architecture there.
+
+    In OUT/validation, which the test split has no part in: cells of several searches are chosen by what it says.
+
+    Args:
+        out: directory of the run.
+        display: shows the work; nothing is shown without one.
+        plan: of the training; default the `retrain` of the run's recipe for a sixth of its epochs, once (DARTS: 100
+            of 600), tested after the last.
+        seed: see `topocell.runs.beside.begin_validation`.
+
+    Returns what results.json of OUT/validation holds; what is called test there is validation.
+
+    Raises:
+        RunError: no cell has been derived yet. RecipeError: the search has one split only. Otherwise as `run`.
+    """
+    with _reopened(out, Quiet()) as work:
+        work.need_genotype()
+        setup, path = begin_validation(work, plan or short_plan(work.recipe.retrain), seed)
+    with _opened(setup, path, display) as beside:
+        return beside.retrain()
 
 
 def retrain_random_cell(

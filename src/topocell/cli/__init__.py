@@ -4,10 +4,9 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -19,25 +18,33 @@ from topocell.networks.commands import predict
 from topocell.registry import load_plugins, place_in_plugins
 from topocell.reporting.command_line import (
     AcceptData,
+    Address,
     Budget,
     BudgetOption,
+    Ended,
+    Gpus,
     Out,
     Overrides,
     QuietOption,
+    RayOption,
     RecipeName,
     RunPath,
+    SweepBudget,
+    SweepOut,
+    SweepWords,
+    Threads,
+    Workers,
     YesOption,
     displayed,
+    ending,
+    fail,
     imports_first,
 )
 from topocell.runs.export_command import export
 from topocell.runs.genotype_commands import genotypes
 from topocell.runs.inspection_commands import asking, compare, draw
 from topocell.runs.recipe_commands import list_spaces, recipe_for, recipes
-from topocell.runtime.hooks import Interrupted, on_signals
-
-if TYPE_CHECKING:
-    pass
+from topocell.runtime.hooks import Interrupted
 
 # What a command needs is imported when it runs: help, and lists of recipes, come without PyTorch.
 
@@ -58,17 +65,13 @@ class _Studies(TyperGroup):
     @property
     def commands(self) -> MutableMapping[str, Any]:
         """The commands by name."""
-        return _study_commands()
+        from topocell.studies.commands import commands
+
+        return commands()
 
     @commands.setter
     def commands(self, _: object) -> None:
         """Ignore an assignment: there are no other commands."""
-
-
-def _study_commands() -> MutableMapping[str, Any]:
-    from topocell.studies.commands import commands
-
-    return commands()
 
 
 app.add_typer(
@@ -243,6 +246,37 @@ def estimate(recipe: RecipeName, overrides: Overrides = None, budget: BudgetOpti
     show_estimate(recipe, found)
 
 
+@app.command()
+def sweep(
+    words: SweepWords,
+    out: SweepOut,
+    workers: Workers = None,
+    threads: Threads = 1,
+    gpus: Gpus = None,
+    ray: RayOption = False,
+    address: Address = None,
+    budget: SweepBudget = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Search with a grid of recipes, settings and seeds, and compare what they find; resumes what is left.
+
+    Each run is a run directory in OUT/runs. A key of a recipe with a list of values is an axis of the grid.
+
+    Examples:
+
+        topocell sweep recipes=[random,dots] seeds=0..3 --budget small data.download=true --out runs/sweep
+
+        topocell sweep recipes=dots search.channels=[8,16] protocol=best-by-validation --workers 2 --out runs/channels
+
+        topocell sweep plan.yaml --ray --out runs/plan
+    """
+    from topocell.studies.sweep.run import sweep as run_sweep
+
+    asked: dict[str, Any] = {"workers": workers, "threads": threads, "gpus": gpus, "ray": ray, "address": address}
+    with displayed(quiet) as display:
+        run_sweep(words, out, display, budget=budget, **asked)
+
+
 app.command()(predict)
 app.command()(export)
 app.command()(compare)
@@ -254,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     command = typer.main.get_command(app)
     try:
-        with _ending():  # while there is something to save, `RunMonitor` listens instead
+        with ending():  # while there is something to save, `RunMonitor` listens instead
             words = imports_first(sys.argv[1:] if argv is None else argv)
             code = command.main(words, "topocell", standalone_mode=False)
     except typer.TyperException as fault:
@@ -263,9 +297,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         text = " ".join(fault.format_message().split()).replace("Value error, ", "").rstrip(".")
         context = getattr(fault, "ctx", None)
-        return _fail(f"{text}; see: {context.command_path if context else 'topocell'} --help")
+        return fail(f"{text}; see: {context.command_path if context else 'topocell'} --help")
     except TopocellError as fault:
-        return _fail(" ".join(str(fault).split()))
+        return fail(" ".join(str(fault).split()))
     except Interrupted as stop:
         name = signal.Signals(stop.signal_number).name
         print(f"stopped by {name}; everything is saved, the same command resumes from here", file=sys.stderr)
@@ -275,44 +309,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not where or os.environ.get("TOPOCELL_TRACEBACK"):
             raise
         reason = " ".join(str(fault).split())[:300]
-        return _fail(
+        return fail(
             f"a piece of your own fails: {type(fault).__name__}: {reason}{where}; mend it, the same command resumes "
             f"(TOPOCELL_TRACEBACK=1 shows more)"
         )
-    except _Ended as end:
+    except Ended as end:
         number = signal.Signals(end.args[0])
         print(f"stopped by {number.name}; the same command resumes from the last checkpoint", file=sys.stderr)
         return 128 + number
     if code == 128 + signal.SIGINT:
         print("stopped; the same command resumes from the last checkpoint", file=sys.stderr)
     return code if isinstance(code, int) else 0
-
-
-class _Ended(BaseException):
-    """A signal outside a run. No `Exception`, so that no library on the way takes it for a fault."""
-
-
-@contextmanager
-def _ending() -> Iterator[None]:
-    """Let SIGINT and SIGTERM raise `_Ended` inside, also where a library makes a fault of its own out of it."""
-    asked: list[int] = []
-
-    def end(number: int) -> NoReturn:
-        asked.append(number)
-        raise _Ended(number)
-
-    try:
-        with on_signals(end):
-            yield
-    except Exception as fault:
-        if asked:
-            raise _Ended(asked[0]) from fault
-        raise
-
-
-def _fail(text: str) -> int:
-    print(f"error: {text}", file=sys.stderr)
-    return 2
 
 
 def entry() -> None:

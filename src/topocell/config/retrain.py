@@ -138,5 +138,22 @@ class ShallowPlan(RetrainPlan):
         return RetrainPlan(**self.model_dump(exclude={"threshold"}))
 
 
+#: A short training has one epoch for so many of the full one (DARTS: 100 of 600 epochs on CIFAR-10).
+SHORTER = 6
+
+
+def short_plan(plan: RetrainPlan, epochs: int | None = None) -> RetrainPlan:
+    """Return the settings of a short training, of one network, tested once.
+
+    Args:
+        plan: of the full training.
+        epochs: default a sixth of the full one, as DARTS chose among its cells (Section 3.1 of the paper).
+    """
+    epochs = max(1, round(plan.epochs / SHORTER)) if epochs is None else epochs
+    weights = plan.weights.model_copy(update={"lr": plan.weights.lr.scaled(epochs / plan.epochs)})
+    changes = {"epochs": epochs, "weights": weights, "seeds": (0,), "test_every": epochs, "early_stop": None}
+    return plan.model_copy(update=changes)
+
+
 #: Protocol → whether a cell is evaluated in shallow networks, whether it is retrained in full.
 PROTOCOLS: dict[str, tuple[bool, bool]] = {"full": (False, True), "shallow": (True, False), "filter": (True, True)}

@@ -1,13 +1,16 @@
 """Shared parts of the commands: arguments and options, the display, tables."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+from topocell.runtime.hooks import on_signals
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -81,6 +84,34 @@ YesOption = Annotated[bool, typer.Option("--yes", help="Start a run of more than
 AcceptData = Annotated[
     bool, typer.Option("--accept-data", help="Resume although images or true accuracies are not those of before.")
 ]
+SweepWords = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[PLAN.yaml] [KEY=VALUE]...",
+        help="recipes, seeds, protocol, baseline, budget, short_epochs; keys of recipes, of which a list is an axis.",
+        show_default=False,
+    ),
+]
+SweepOut = Annotated[Path, typer.Option("--out", help="Directory of the sweep; continued if it was begun.")]
+SweepBudget = Annotated[Budget | None, typer.Option("--budget", help="The same as budget=.", show_default=False)]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Runs at a time; default as the CPUs have room for.", show_default=False),
+]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="CPUs, and threads, of each run.")]
+Gpus = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus", min=0, help="GPUs of each run, also a part of one; default those here in turn.", show_default=False
+    ),
+]
+RayOption = Annotated[bool, typer.Option("--ray", help="Workers of a Ray of this machine: topocell[ray].")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address", metavar="HOST:PORT", help="Workers of a Ray cluster, also ray://HOST:PORT.", show_default=False
+    ),
+]
 
 
 @contextmanager
@@ -113,3 +144,31 @@ def imports_first(words: Sequence[str]) -> list[str]:
         else:
             (first if word.startswith("--import=") else rest).append(word)
     return [*first, *rest]
+
+
+class Ended(BaseException):
+    """A signal outside a run. No `Exception`, so that no library on the way takes it for a fault."""
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """Let SIGINT and SIGTERM raise `Ended` inside, also where a library makes a fault of its own out of it."""
+    asked: list[int] = []
+
+    def end(number: int) -> NoReturn:
+        asked.append(number)
+        raise Ended(number)
+
+    try:
+        with on_signals(end):
+            yield
+    except Exception as fault:
+        if asked:
+            raise Ended(asked[0]) from fault
+        raise
+
+
+def fail(text: str) -> int:
+    """Print a fault of the user's; returns its exit code."""
+    print(f"error: {text}", file=sys.stderr)
+    return 2

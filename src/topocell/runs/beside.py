@@ -4,11 +4,13 @@ They lie inside the run that they begin with:
 
     selections/NAME      another cell of the same supernet
     shallow              the shallow evaluation of the cell (eDARTS)
+    validation           the cell trained and validated on the split of the search, without the test images
     retrainings/NAME     the cell retrained with other settings: size, epochs, images, seeds
     retrainings/random-cell    a random cell retrained as that of the run
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,10 @@ from safetensors import SafetensorError
 
 from topocell.config.load import reselected, retrained, shallow_of
 from topocell.config.recipe import Recipe
+from topocell.config.retrain import RetrainPlan
+from topocell.config.selection import GroundTruthPlan
 from topocell.data.preprocessing import Preprocessing
-from topocell.errors import CheckpointError, RunError
+from topocell.errors import CheckpointError, RecipeError, RunError
 from topocell.genotype.genotype import Genotype
 from topocell.networks import kept
 from topocell.networks.options import initial_channels
@@ -78,7 +82,61 @@ def begin_shallow(work: Work, accept_data: bool = False) -> tuple[Recipe, Path]:
     What an evaluation of another cell has left there is dropped.
     """
     setup, path = Setup.of(shallow_of(work.recipe), like=work.setup), work.directory.path / "shallow"
-    genotype = Genotype.load(work.directory.genotype_path)
+    _begin_evaluation(setup, path, Genotype.load(work.directory.genotype_path), accept_data)
+    return setup.recipe, path
+
+
+def begin_validation(work: Work, plan: RetrainPlan, seed: int | None = None) -> tuple[Setup, Path]:
+    """Make RUN/validation a run whose next phase is a training of the cell on the split of the search.
+
+    It is trained on the images that the weights of the search were, and tested on those of the architecture; images
+    of the test split are not there, so that cells may be chosen by what it says.
+
+    Args:
+        work: the run.
+        plan: of the training.
+        seed: of the choice of the images, of their split and of the training; default that of the run. Cells that are
+            compared have the same.
+
+    Returns its setup and directory. Raises RecipeError for a recipe with one split, SpaceError as `check_network`.
+    """
+    fit, held = search_splits(work.recipe)
+    changes = {"retrain": plan, "protocol": "full", "ground_truth": GroundTruthPlan()}
+    seed = work.recipe.seed if seed is None else seed
+    recipe = work.recipe.model_copy(update={**changes, "seed": seed})
+    like = work.setup if seed == work.recipe.seed else None
+    setup = Setup.of(recipe, like=like)
+    seen, whole = setup.search_data, setup.dataset
+    fingerprint = hashlib.sha256(f"{whole.fingerprint} {recipe.data.splits} {seed} {fit} {held}".encode()).hexdigest()
+    dataset = dataclasses.replace(
+        whole,
+        name=f"{whole.name}: trained on the split {fit!r} of the search, tested on {held!r}",
+        train=seen.get(fit),
+        test=seen.get(held),
+        fingerprint=fingerprint,
+    )
+    setup = dataclasses.replace(setup, dataset=dataset, ground_truth=None)
+    genotype, path = Genotype.load(work.directory.genotype_path), work.directory.path / "validation"
+    check_network(genotype, plan, dataset)
+    _begin_evaluation(setup, path, genotype)
+    return setup, path
+
+
+def search_splits(recipe: Recipe) -> tuple[str, str]:
+    """The splits of a search on which a cell is trained and validated. Raises RecipeError where there is one only."""
+    names, stage = list(recipe.data.splits), recipe.search.stages[-1]
+    fit = stage.weights_on if stage.weights_on in names else names[0]
+    others = [name for name in names if name != fit]
+    if not others:
+        raise RecipeError(
+            f"a cell is validated on images that it was not trained on, but data.splits of {recipe.name} has only "
+            f"{fit!r}; add a split, e.g. data.splits={{train: 0.5, val: 0.5}}"
+        )
+    return fit, stage.alpha_on if stage.alpha_on in others else others[0]
+
+
+def _begin_evaluation(setup: Setup, path: Path, genotype: Genotype, accept_data: bool = False) -> None:
+    """Make a directory a run whose next phase is the training of a cell; what was left of another one is dropped."""
     env = setup.environment()
     with RunDir.open(path, setup.recipe.to_yaml(), env=env, accept_data=accept_data) as directory:
         there = directory.genotype_path
@@ -86,7 +144,6 @@ def begin_shallow(work: Work, accept_data: bool = False) -> tuple[Recipe, Path]:
             directory.forget([Phase.RETRAIN], *of_a_cell(setup.recipe))
             save_phase(directory, Phase.RETRAIN)
             genotype.save(there)
-    return setup.recipe, path
 
 
 def begin_retraining(

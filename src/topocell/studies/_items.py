@@ -52,7 +52,8 @@ class Bench:
     A study first checks all that it can, then says `begin`, which makes the directory or reopens it, and then takes
     its items one by one: an item that an earlier process finished is not made again. Items that do not depend on each
     other can be given together to `all_trained`, and are then made by `workers` processes. The options in `growing`
-    only add items, so that a study, also a finished one, resumes with a larger number or a longer list.
+    only add items, so that a study, also a finished one, resumes with a larger number or a longer list. A `kind` of its
+    own keeps what is no study apart: the file is then KIND.json.
     """
 
     def __init__(
@@ -64,9 +65,10 @@ class Bench:
         display: Display,
         workers: int = 1,
         growing: Collection[str] = (),
+        kind: str = "study",
     ) -> None:
         self.study, self.about, self.options, self.path, self.display = study, about, options, Path(path), display
-        self.workers, self.growing = workers, growing
+        self.workers, self.growing, self.kind = workers, growing, kind
         self._records: dict[str, Record] = {}
         self._total = self._taken = 0
         self._unlock: Callable[[], None] = lambda: None
@@ -89,14 +91,14 @@ class Bench:
             RunError: `path` is no directory, holds something else, belongs to a study with other options or inputs,
                 or is in use. Nothing is overwritten.
         """
-        asked = json.loads(files.to_json({"study": self.study, "options": self.options, "inputs": inputs}))
+        asked = json.loads(files.to_json({self.kind: self.study, "options": self.options, "inputs": inputs}))
         self._total = items
         with files.guarded(self.path):
             self._open()
             if self._stated.exists():
                 self._compare(asked)
             else:
-                self._write("study.json", files.to_json(asked | {"environment": environment}, indent=2) + "\n")
+                self._write(self._stated.name, files.to_json(asked | {"environment": environment}, indent=2) + "\n")
             self._restore()
         if self._records:
             self.display.say(f"resuming {self.path}: {len(self._records)} of {items} items are there")
@@ -111,13 +113,13 @@ class Bench:
             return self._records[key]
         self._say_begun(key)
         start = time.monotonic()
-        return self._keep(key, make(*args), time.monotonic() - start)
+        return self.keep(key, make(*args), time.monotonic() - start)
 
     def trained(self, key: str, make: Callable[..., Mapping[str, Any]], *args: Any) -> Record:
         """An item made by `make(*args, path, display)` in a run directory of its own, `runs/KEY`."""
-        return self.item(key, make, *args, self._run_path(key), self.display)
+        return self.item(key, make, *args, self.run_path(key), self.display)
 
-    def _run_path(self, key: str) -> Path:
+    def run_path(self, key: str) -> Path:
         """The run directory of an item. Raises RunError for a key that could lead elsewhere."""
         if not re.fullmatch(r"\w[\w.,+-]{,199}", key):
             raise RunError(f"an item has a name of letters, digits and '_.,+-', but got {key[:80]!r}; choose another")
@@ -131,17 +133,23 @@ class Bench:
         """
         if self.workers > 1:
             missing = [task for task in tasks if task.key not in self._records]
-            placed = [Task(t.key, t.make, (*t.args, self._run_path(t.key), Quiet())) for t in missing]
+            placed = [Task(t.key, t.make, (*t.args, self.run_path(t.key), Quiet())) for t in missing]
             self._taken += len(tasks) - len(missing)
-            make_all(placed, self.workers, self._say_begun, self._keep)
+            make_all(placed, self.workers, self._say_begun, self.keep)
             return {task.key: self._records[task.key] for task in tasks}
         return {task.key: self.trained(task.key, task.make, *task.args) for task in tasks}
+
+    @property
+    def records(self) -> Mapping[str, Record]:
+        """The finished items by name."""
+        return self._records
 
     def _say_begun(self, key: str) -> None:
         self._taken += 1
         self.display.say(f"[{self._taken}/{self._total}] {key}")
 
-    def _keep(self, key: str, made: Mapping[str, Any], seconds: float) -> Record:
+    def keep(self, key: str, made: Mapping[str, Any], seconds: float) -> Record:
+        """Keep the record of an item that took so many seconds. Raises RunError when it cannot be written."""
         # A run that was killed and resumed knows the seconds it took before.
         seconds = max(seconds, sum(made.get("timings", {}).values()))
         line = files.to_json({"item": key, **made, "seconds": seconds})
@@ -167,14 +175,14 @@ class Bench:
             for suffix in ("svg", "png"):
                 outcome.draw(self.path / f"figure.{suffix}")
             _draw_cells(self.path, outcome.cells)
-            self._write("study.json", files.to_json(stated, indent=2) + "\n")
+            self._write(self._stated.name, files.to_json(stated, indent=2) + "\n")
         for note in outcome.notes:
             self.display.say(note)
-        self.display.say(f"study {self.study}: {self.path / 'table.md'}, {self.path / 'figure.png'}")
+        self.display.say(f"{self.kind} {self.study}: {self.path / 'table.md'}, {self.path / 'figure.png'}")
 
     @property
     def _stated(self) -> Path:
-        return self.path / "study.json"
+        return self.path / f"{self.kind}.json"
 
     @property
     def _lines(self) -> Path:
@@ -188,8 +196,8 @@ class Bench:
         others = {found.name for found in self.path.iterdir() if not files.is_temporary(found)} - {files.LOCK}
         if others and not self._stated.exists():
             raise RunError(
-                f"--out must name a study or an empty directory, but {self.path} holds {min(others)!r} and no "
-                f"study.json; choose another --out"
+                f"--out must name a {self.kind} or an empty directory, but {self.path} holds {min(others)!r} and no "
+                f"{self._stated.name}; choose another --out"
             )
         self._unlock = files.lock(self.path)
 
@@ -205,11 +213,11 @@ class Bench:
         for key in dict.fromkeys([*now, *before]):
             if before.get(key, ...) != now.get(key, ...) and not self._adds_items(key, before, now):
                 raise RunError(
-                    f"output directory {self.path} belongs to another study (first difference: {key} is "
+                    f"output directory {self.path} belongs to another {self.kind} (first difference: {key} is "
                     f"{before.get(key)!r} there and {now.get(key)!r} here); choose another --out or delete it"
                 )
         begun = {key: asked.get(key, value) for key, value in stored.items() if key in (*asked, "environment")}
-        self._write("study.json", files.to_json(begun, indent=2) + "\n")
+        self._write(self._stated.name, files.to_json(begun, indent=2) + "\n")
 
     def _adds_items(self, key: str, before: Record, now: Record) -> bool:
         """Return whether a difference of two studies, as `_leaves`, only adds items to those that the first one has."""

@@ -1,5 +1,6 @@
 """Options of studies: models with defaults, read from `key=value` words as they stand on the command line."""
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,9 @@ from topocell.config.values import Model
 from topocell.errors import RecipeError, nearest
 from topocell.io import plain_yaml
 
+#: Most numbers of a span of seeds.
+LONGEST_SPAN = 1000
+
 AnyOptions = TypeVar("AnyOptions", bound="Options")
 
 
@@ -26,9 +30,29 @@ def distinct(value: Any) -> Any:
     return items
 
 
+def spanned(value: Any) -> Any:
+    """A validator of lists of whole numbers: `2..5` stands for 2, 3, 4, 5, alone or in a list. Raises ValueError."""
+    found: list[Any] = []
+    for item in value if isinstance(value, list | tuple) else [value]:
+        span = re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", item.strip()) if isinstance(item, str) else None
+        if span is None:
+            found.append(item)
+            continue
+        first, last = int(span[1]), int(span[2])
+        if not first <= last < first + LONGEST_SPAN:
+            raise ValueError(f"a span FIRST..LAST has 1 to {LONGEST_SPAN} numbers, but got {item!r}")
+        found += range(first, last + 1)
+    return found if len(found) != 1 or isinstance(value, list | tuple) else found[0]
+
+
 #: Lists without repetitions; a single value stands for a list of one.
 Numbers = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1), BeforeValidator(distinct)]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), BeforeValidator(distinct)]
+Seeds = Annotated[
+    tuple[Annotated[int, Field(ge=0)], ...],
+    Field(min_length=1),
+    BeforeValidator(distinct),
+    BeforeValidator(spanned),
+]
 Entries = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(distinct)]
 
 
@@ -162,7 +186,7 @@ def split(entry: str) -> list[str]:
         raise RecipeError(f"an entry is 'RECIPE key=value ...', but {entry!r} cannot be read: {fault}") from None
 
 
-def parse(study: str, model: type[AnyOptions], words: Sequence[str]) -> AnyOptions:
+def parse(study: str, model: type[AnyOptions], words: Sequence[str], what: str = "study") -> AnyOptions:
     """The options that `key=value` words set; values are YAML.
 
     A key of a recipe (`retrain.epochs`, `data.dataset`, ..) goes to the recipes of a study that trains.
@@ -197,7 +221,7 @@ def parse(study: str, model: type[AnyOptions], words: Sequence[str]) -> AnyOptio
     except ValidationError as fault:
         faults += _faults(fault)
     if faults:
-        raise RecipeError(f"study {study}: " + "; ".join(dict.fromkeys(faults)))
+        raise RecipeError(f"{f'{what} {study}'.strip()}: " + "; ".join(dict.fromkeys(faults)))
     return options
 
 

@@ -45,7 +45,7 @@ def begin(bench: Bench, items: int, recipes: Mapping[str, Recipe], seeds: Sequen
 def whole_run(recipe: Recipe, path: Path, display: Display) -> dict[str, Any]:
     """Search, derive, retrain and report; returns results, genotype and seconds of each step. Raises as `api.run`."""
     api.run(recipe, path, display)
-    return _left_by(path)
+    return left_by(path)
 
 
 def retrained(recipe: Recipe, genotype: Genotype, path: Path, display: Display) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def retrained(recipe: Recipe, genotype: Genotype, path: Path, display: Display) 
         if not directory.genotype_path.exists():
             genotype.save(directory.genotype_path)
     api.retrain(path, display)
-    return _left_by(path)
+    return left_by(path)
 
 
 def searched(recipe: Recipe, path: Path, display: Display) -> list[dict[str, Any]]:
@@ -116,7 +116,8 @@ def spread(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def _left_by(path: Path) -> dict[str, Any]:
+def left_by(path: Path) -> dict[str, Any]:
+    """Results, genotype and seconds of each step of a finished run. Raises RunError where it is not finished."""
     with RunDir.existing(path, lock=False) as directory:
         return {
             "results": directory.read_json("results.json"),

@@ -60,7 +60,7 @@ def make_all(
 ) -> None:
     """Make every task on `workers` processes; `done(key, record, seconds)` is called for each when it is made.
 
-    No state of this process but its environment variables is copied into the workers; see `_context`. Each has a
+    No state of this process but its environment variables is copied into the workers; see `forking`. Each has a
     process group of its own: Ctrl-C reaches this process alone, which tells them to save and stop. If this process is
     killed, they end at once.
 
@@ -71,11 +71,11 @@ def make_all(
     if not tasks:
         return
     waiting, crew = deque(tasks), []
-    with _stop_requests() as stops:
+    with stop_requests() as stops:
         try:
-            context = _context()
+            context = forking()
             for _ in range(min(workers, len(tasks))):
-                crew.append(_Worker(context))
+                crew.append(Worker(context))
             for worker in crew:
                 worker.begin(waiting.popleft(), begun)
             while busy := {worker.pipe: worker for worker in crew if worker.task is not None}:
@@ -95,7 +95,7 @@ def make_all(
 
 
 @contextmanager
-def _stop_requests() -> Iterator[list[int]]:
+def stop_requests() -> Iterator[list[int]]:
     """Note the first SIGINT or SIGTERM inside in the list; a second one is final."""
     stops: list[int] = []
 
@@ -112,7 +112,7 @@ def _stop_requests() -> Iterator[list[int]]:
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
-def _context() -> Any:
+def forking() -> Any:
     """Return the context of multiprocessing in which workers are started.
 
     On Linux they are forks of a process that has imported torch and topocell and done nothing else ("forkserver"):
@@ -134,13 +134,23 @@ def _context() -> Any:
     return multiprocessing.get_context("forkserver")
 
 
-class _Worker:
-    """One process and what it is at."""
+class Ended(Exception):
+    """The process of a worker has ended in the middle of a task; the message says by what."""
 
-    def __init__(self, context: Any) -> None:
+
+class Worker:
+    """One process and what it is at.
+
+    Args:
+        context: what `forking` returns.
+        environment: variables of its environment that differ from ours.
+    """
+
+    def __init__(self, context: Any, environment: Mapping[str, str] | None = None) -> None:
         self.pipe, theirs = context.Pipe()
         self.task: Task | None = None
-        self.process = context.Process(target=_work, args=(theirs, dict(os.environ)), daemon=True)
+        surroundings = {**os.environ, **(environment or {})}
+        self.process = context.Process(target=_work, args=(theirs, surroundings), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -155,19 +165,26 @@ class _Worker:
         task = self.task
         assert task is not None
         try:
+            made = self.answer()
+        except Ended as end:
+            raise RunError(
+                f"a worker must finish its items, but the one at {task.key} was ended by {end}; the same command "
+                f"resumes, with fewer --workers if memory was short"
+            ) from None
+        if made.fault is not None:
+            raise made.fault
+        return task, made
+
+    def answer(self) -> Made:
+        """The answer to its task, once the pipe has one. Raises Ended."""
+        try:
             made: Made = self.pipe.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
             code = self.process.exitcode or 0
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            raise RunError(
-                f"a worker must finish its items, but the one at {task.key} was ended by {how}; the same command "
-                f"resumes, with fewer --workers if memory was short"
-            ) from None
+            raise Ended(signal.Signals(-code).name if code < 0 else f"exit code {code}") from None
         self.task = None
-        if made.fault is not None:
-            raise made.fault
-        return task, made
+        return made
 
     def stop(self) -> None:
         """Tell it to save and end; an idle worker ends when its pipe closes."""

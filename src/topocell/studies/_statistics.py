@@ -1,0 +1,147 @@
+"""Statistics of comparisons: intervals, Welch's test, a paired bootstrap, a correction for several comparisons."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+#: Chance of a false "better" or "worse" in all comparisons of a table together.
+ALPHA = 0.05
+#: Resamples of the bootstrap, drawn from one seed: the same values give the same result.
+RESAMPLES = 10_000
+#: Pairs below which a bootstrap is too sure of itself to be shown.
+LEAST_PAIRS = 4
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Some values.
+
+    Attributes:
+        n, mean: number and mean.
+        std: sample standard deviation (n − 1); None of one value.
+        low, high: interval that covers the mean of the population with a probability of 95 %, by Student's t; None of
+            one value.
+    """
+
+    n: int
+    mean: float
+    std: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The difference of the means of two samples, and whether they are told apart.
+
+    Attributes:
+        difference: of the means, the first less the second.
+        low, high: its 95 % interval by Welch's t; None where a sample has one value, or neither has a spread.
+        p: of Welch's test, two-sided; None as before.
+        pairs: how many pairs there are.
+        paired_low, paired_high: 95 % interval of the mean of the differences of the pairs, by the bootstrap (bias
+            corrected and accelerated, Efron 1987); None below `LEAST_PAIRS`, or where all differences are equal.
+        paired_p: two-sided, by the same bootstrap of differences that are shifted to a mean of zero.
+    """
+
+    difference: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    pairs: int = 0
+    paired_low: float | None = None
+    paired_high: float | None = None
+    paired_p: float | None = None
+
+
+def summary(values: Sequence[float]) -> Summary:
+    """Mean, deviation and interval of one or more values."""
+    n, mean = len(values), float(np.mean(values))
+    if n < 2:
+        return Summary(n, mean, None, None, None)
+    std = float(np.std(values, ddof=1))
+    half = float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n)
+    return Summary(n, mean, std, mean - half, mean + half)
+
+
+def compare(own: Mapping[int, float], base: Mapping[int, float], paired: bool = True) -> Comparison:
+    """Compare two samples.
+
+    Args:
+        own, base: values by what makes them pairs, such as the seed; each at least one.
+        paired: whether equal keys are pairs.
+    """
+    a, b = list(own.values()), list(base.values())
+    difference = float(np.mean(a) - np.mean(b))
+    found = _welch(a, b) or {}
+    both = [key for key in own if key in base] if paired else []
+    changes = np.array([own[key] - base[key] for key in both])
+    found |= _bootstrap(changes) or {}
+    return Comparison(difference, pairs=len(both), **found)
+
+
+def _welch(a: Sequence[float], b: Sequence[float]) -> dict[str, float] | None:
+    """Welch's test (1947): means of samples whose variances may differ."""
+    if min(len(a), len(b)) < 2 or not (np.ptp(a) > 0 or np.ptp(b) > 0):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # where all values of one sample are equal
+        result = stats.ttest_ind(a, b, equal_var=False)
+    interval = result.confidence_interval(0.95)
+    return {"low": float(interval.low), "high": float(interval.high), "p": float(result.pvalue)}
+
+
+def _bootstrap(changes: np.ndarray) -> dict[str, float] | None:
+    """Interval of the mean of differences (n,), and the share of means under the null that lie as far from zero."""
+    n = len(changes)
+    if n < LEAST_PAIRS or not np.ptp(changes) > 0:
+        return None
+    draws = np.random.default_rng(0)
+    result = stats.bootstrap((changes,), np.mean, n_resamples=RESAMPLES, confidence_level=0.95, random_state=draws)
+    mean = changes.mean()
+    null = result.bootstrap_distribution - mean
+    beyond = int((np.abs(null) >= abs(mean) * (1 - 1e-12)).sum())
+    low, high = map(float, result.confidence_interval)
+    return {"paired_low": low, "paired_high": high, "paired_p": (beyond + 1) / (RESAMPLES + 1)}
+
+
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """p-values corrected for there being several (Holm 1979): any false one is as rare as asked for. None stays."""
+    known = sorted((value, place) for place, value in enumerate(values) if value is not None)
+    corrected: list[float | None] = [None] * len(values)
+    largest = 0.0
+    for rank, (value, place) in enumerate(known):
+        largest = max(largest, min(1.0, value * (len(known) - rank)))
+        corrected[place] = largest
+    return corrected
+
+
+def verdict(name: str, base: str, found: Comparison, p: float | None, comparisons: int) -> str:
+    """A comparison in a sentence.
+
+    Args:
+        name, base: of the two.
+        found: the comparison.
+        p: that of Welch's test, corrected.
+        comparisons: for how many it is.
+    """
+    points = f"{found.difference:+.2f} points"
+    if p is None or found.low is None or found.high is None:
+        return f"{name}: {points} to {base}; not tested, which takes two or more runs of each that differ"
+    corrected = f", corrected for {comparisons} comparisons" * (comparisons > 1)
+    interval = f"95 % interval {found.low:+.2f} to {found.high:+.2f}"
+    tested = f"p = {format_p(p)} (Welch{corrected})"
+    if p >= ALPHA:
+        return f"{name}: not told apart from {base}, {points}, {interval}, {tested}"
+    return f"{name}: {'better' if found.difference > 0 else 'worse'} than {base}, {points}, {interval}, {tested}"
+
+
+def format_p(p: float | None) -> str:
+    """`0.031`, `< 0.001`; an em dash without one."""
+    if p is None:
+        return "—"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"

@@ -1,0 +1,151 @@
+"""What a sweep has come to: a row per setting, each compared with its baseline, and the figure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from topocell.genotype.genotype import Genotype
+from topocell.studies import _plots
+from topocell.studies._items import Outcome
+from topocell.studies._statistics import Comparison, compare, format_p, holm, summary, verdict
+from topocell.studies._training import parameters, scale
+from topocell.studies.compare import skips
+from topocell.studies.sweep.plan import Arm
+from topocell.studies.sweep.protocols import Course, Records
+
+
+def outcome_of(course: Course, records: Records, failed: Mapping[str, str]) -> Outcome:
+    """The table, the figure and the sentences of a sweep.
+
+    Raises:
+        RunError: no run has come to its end.
+    """
+    plan, arms = course.plan, course.arms
+    values = {arm.label: course.accuracies(arm, records) for arm in arms}
+    bases = {arm.label: plan.base_of(arm, arms) for arm in arms}
+    compared = {
+        arm.label: compare(values[arm.label], values[base.label])
+        for arm in arms
+        if (base := bases[arm.label]) is not None and values[arm.label] and values[base.label]
+    }
+    corrected = dict(zip(compared, holm([found.p for found in compared.values()])))
+    paired = dict(zip(compared, holm([found.paired_p for found in compared.values()])))
+    tests = sum(found.p is not None for found in compared.values())
+    sentences = [
+        verdict(label, bases[label].label, found, corrected[label], tests)  # type: ignore[union-attr]
+        for label, found in compared.items()
+    ]
+    rows = [
+        _row(course, arm, records, values[arm.label])
+        | _against(bases[arm.label], compared.get(arm.label), corrected.get(arm.label), paired.get(arm.label))
+        for arm in arms
+    ]
+    runs = {arm.label: _runs(course, arm, records) for arm in arms}
+    details = {
+        "protocol": plan.protocol,
+        "accuracies": {label: list(of.values()) for label, of in values.items()},
+        "rows": rows,
+        "verdicts": sentences,
+        "runs": runs,
+        "failed": dict(failed),
+    }
+    notes = [*sentences, *_notes(course, records, failed, tests)]
+    shown = {label: list(of.values()) for label, of in values.items() if of}
+    return Outcome(rows, lambda path: _plots.dots(shown, _axis(course, records), path), len(plan.seeds), details, notes)
+
+
+def _row(course: Course, arm: Arm, records: Records, values: Mapping[int, float]) -> dict[str, Any]:
+    finals = course.finals(arm, records)
+    found = summary(list(values.values())) if values else None
+    cells = [Genotype.from_dict(record["genotype"]) for record in finals.values()]
+    sizes = [size for record in finals.values() if (size := parameters(record)) is not None]
+    checked = [100 * records[key]["validation"]["mean"] for key in _keys(course, arm, records)]
+    percentiles = [record["percentile"] for record in finals.values() if "percentile" in record]
+    seconds = [record["timings"].get("search") for record in finals.values() if record["timings"].get("search")]
+    return {
+        "recipe": arm.label,
+        "n": found.n if found else 0,
+        "accuracy %": found.mean if found else None,
+        "± %": found.std if found else None,
+        "95 % interval": _interval(found.low if found else None, found.high if found else None),
+        "best %": max(values.values()) if values else None,
+        "validation %": max(checked) if checked else None,
+        "percentile %": sum(percentiles) / len(percentiles) if percentiles else None,
+        "parameters": sum(sizes) / len(sizes) if sizes else None,
+        "skips": sum(map(skips, cells)) / len(cells) if cells else None,
+        "search seconds": sum(seconds) / len(seconds) if seconds else None,
+    }
+
+
+def _keys(course: Course, arm: Arm, records: Records) -> list[str]:
+    keys = [arm.run_key(seed) for seed in course.plan.seeds]
+    return [key for key in keys if key in records and "validation" in records[key]]
+
+
+def _against(base: Arm | None, found: Comparison | None, p: float | None, paired_p: float | None) -> dict[str, Any]:
+    return {
+        "baseline": base.label if base is not None else None,
+        "difference %": found.difference if found else None,
+        "of the difference": _interval(found.low, found.high) if found else None,
+        "p (Welch)": format_p(p) if found else None,
+        "paired difference": _interval(found.paired_low, found.paired_high) if found else None,
+        "p (bootstrap)": format_p(paired_p) if found else None,
+    }
+
+
+def _interval(low: float | None, high: float | None) -> str | None:
+    return None if low is None or high is None else f"{low:.2f} to {high:.2f}"
+
+
+def _runs(course: Course, arm: Arm, records: Records) -> list[dict[str, Any]]:
+    """Each run of a row: its seed, directory, cell, accuracies, and what was made of it."""
+    found = []
+    finals = course.finals(arm, records)
+    for seed in course.plan.seeds:
+        key = arm.run_key(seed)
+        first, final = records.get(key), finals.get(seed)
+        checked = (first or {}).get("validation")
+        whole = final or {}
+        values = [100 * run["last"] for run in whole["results"].get("runs", [])] if final else []
+        if final and "ground_truth" in whole["results"]:
+            values = [whole["results"]["ground_truth"]["accuracy"]]
+        found.append(
+            {
+                "seed": seed,
+                "directory": f"runs/{key}",
+                "cell": (first or {}).get("key"),
+                "validation": None if checked is None else 100 * checked["mean"],
+                "accuracies": values,
+                "percentile": whole.get("percentile"),
+                "host": whole.get("host"),
+                "state": "retrained" if final else "not finished" if first is None else "not chosen",
+            }
+        )
+    return found
+
+
+def _axis(course: Course, records: Records) -> str:
+    looked_up = any("percentile" in record for arm in course.arms for record in course.finals(arm, records).values())
+    return "true accuracy, %" if looked_up else "test accuracy, %"
+
+
+def _notes(course: Course, records: Records, failed: Mapping[str, str], tests: int) -> list[str]:
+    plan = course.plan
+    finals = [record for arm in course.arms for record in course.finals(arm, records).values()]
+    said = {
+        "all": f"Every cell is retrained; ± and n are over searches, {len(plan.seeds)} of each row.",
+        "best-by-validation": f"Of {len(plan.seeds)} searches of each row, the cell of the highest accuracy in a short "
+        f"training on the search split was kept; ± and n are over its retrainings, not over searches.",
+        "shallow-filter": "Cells whose mean accuracy in shallow networks, trained and validated on the search split, "
+        "exceeds shallow.threshold are retrained; ± and n are over these.",
+    }[plan.protocol]
+    notes = [said, "The test images have decided nothing."]
+    if finals:
+        notes.append(scale(finals[0]))
+    if tests:
+        notes.append(
+            "95 % intervals are by Student's t. p is that of Welch's t-test, two-sided, and of a bootstrap of the "
+            f"differences at equal seeds, each corrected for {tests} comparison{'s' * (tests != 1)} (Holm). “Better” "
+            "and “worse” go by Welch's test at 5 %."
+        )
+    notes += [f"Failed: {key}: {reason}." for key, reason in failed.items()]
+    return notes

@@ -1,0 +1,94 @@
+"""A sweep from its plan to its report."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from topocell.errors import RunError
+from topocell.reporting.terminal import Display, Quiet
+from topocell.studies._items import Bench
+from topocell.studies._training import begin
+from topocell.studies.sweep.board import Board
+from topocell.studies.sweep.comparison import outcome_of
+from topocell.studies.sweep.crew import Crew, Processes
+from topocell.studies.sweep.plan import read_plan
+from topocell.studies.sweep.protocols import Course
+from topocell.studies.sweep.ray_crew import RayCrew
+from topocell.studies.sweep.schedule import carry_out
+
+#: Failed runs that an error names.
+NAMED = 3
+
+
+def sweep(
+    words: Sequence[str],
+    out: str | Path,
+    display: Display | None = None,
+    *,
+    budget: str | None = None,
+    workers: int | None = None,
+    threads: int = 1,
+    gpus: float | None = None,
+    ray: bool = False,
+    address: str | None = None,
+) -> Path:
+    """Carry out a sweep, or what is left of it, in the directory `out`, and compare its rows.
+
+    Args:
+        words: PLAN.yaml first, if there is one, and `key=value`, see `SweepPlan`.
+        out: directory; continued if it was begun.
+        display: shows the work; nothing is shown without one.
+        budget: the same as `budget=` among the words.
+        workers: runs at a time; default as many as the CPUs have room for.
+        threads: that each run computes with. Results depend on it in the last digits, so it is 1 unless set.
+        gpus: of each run; default: the GPUs of this machine in turn, none in a cluster.
+        ray: whether the workers are those of a Ray of this machine.
+        address: of a Ray cluster whose workers they are.
+
+    Returns `out`.
+
+    Raises:
+        RecipeError: the plan cannot be. Otherwise what a recipe asks for cannot be, as `topocell.run`.
+        RunError: `out` belongs to another sweep; Ray is absent, or nothing answers; or some runs have failed, after
+            the others were finished and compared.
+        Interrupted: SIGINT or SIGTERM, after the states were saved.
+    """
+    plan, show = read_plan(words, budget), display or Quiet()
+    if ray and address is not None:
+        raise RunError(
+            f"--ray starts a Ray of this machine, --address {address} joins a cluster; leave one of them out"
+        )
+    arms = plan.grid()
+    plan.base_of(arms[0], arms)
+    asked = plan.model_dump(mode="json")
+    with Bench("sweep", "A comparison of searches", asked, out, show, growing=plan.growing, kind="sweep") as bench:
+        course = Course(plan, arms, bench.run_path, threads)
+        crew = _crew(show, workers, threads, gpus, ray, address)
+        try:
+            begin(bench, course.total, {arm.label: arm.any for arm in arms}, plan.seeds)
+            (bench.path / "runs").mkdir(exist_ok=True)
+            board = Board(course, bench.records, show)
+        except BaseException:
+            crew.close()
+            raise
+        failed = carry_out(course.due, crew, board, bench.records, bench.keep)
+        bench.finish(outcome_of(course, bench.records, failed))
+    if failed:
+        said = "; ".join(f"{key} ({reason})" for key, reason in list(failed.items())[:NAMED])
+        more = f" and {len(failed) - NAMED} more" * (len(failed) > NAMED)
+        raise RunError(
+            f"{len(failed)} of {course.total} jobs failed: {said}{more}; the others are finished and compared, the "
+            f"same command tries again what failed"
+        )
+    return Path(out)
+
+
+def _crew(show: Display, workers: int | None, threads: int, gpus: float | None, ray: bool, address: str | None) -> Crew:
+    """The workers. Raises RunError."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if address is not None:
+        return RayCrew(address, workers, threads, gpus or 0.0)
+    here = workers or max(1, cores // threads)
+    if here * threads > cores:
+        show.say(f"warning: {here} workers with {threads} threads each share {cores} CPUs, and slow each other down")
+    return RayCrew(None, here, threads, gpus or 0.0) if ray else Processes(here, gpus)
