@@ -5,8 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import MutableMapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup

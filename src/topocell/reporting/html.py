@@ -5,7 +5,6 @@ from a file is escaped. Equal run directories give equal reports.
 """
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from topocell.reporting.ground_truth import (
     ground_truth_notes,
     ground_truth_of,
 )
+from topocell.reporting.page import inlined, template
 from topocell.reporting.rundirs import RANDOM_CELL
 from topocell.reporting.scores import (
     accuracy_of,
@@ -155,7 +155,7 @@ def write_report(run_path: Path | str) -> Path:
         ground_truth = ground_truth_of(results)
         cells, drawing_fault = _draw_cells(path, genotype)
         epochs = run_figures.search_epochs(metrics)
-        page = _template().render(
+        page = template("report.html").render(
             name=str(recipe.get("name") or path.resolve().name),
             run=path.resolve().name,
             dataset=str(results.get("dataset") or _part(recipe, "data").get("dataset") or ""),
@@ -193,16 +193,6 @@ def write_report(run_path: Path | str) -> Path:
     return report
 
 
-def _template() -> Any:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    folder = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("report.html")
-
-
 def _trajectory(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows of the true-accuracy curve, each with the accuracy of the best cell beside its own."""
     rows, optimum = results.get("trajectory"), ground_truth_of(results).get("optimum")
@@ -215,7 +205,7 @@ def _draw_curves(path: Path, rows: Mapping[str, list[dict[str, Any]]]) -> dict[s
     for key, title, _ in _CURVES:
         target = path / "figures" / f"{key}.svg"
         if _DRAW[key](rows[key], target):
-            drawn[key] = _inline(target, key, f"{title}: curves over epochs")
+            drawn[key] = inlined(target, key, f"{title}: curves over epochs")
         else:
             target.unlink(missing_ok=True)
             drawn[key] = None
@@ -230,31 +220,12 @@ def _draw_cells(path: Path, genotype: Mapping[str, Any]) -> tuple[Markup | None,
     try:
         if genotype:
             draw_genotype(genotype, target)
-            return _inline(target, "cells", "The derived cells as graphs"), ""
+            return inlined(target, "cells", "The derived cells as graphs"), ""
     except GenotypeError as fault:
         target.unlink(missing_ok=True)
         return None, str(fault)
     target.unlink(missing_ok=True)
     return None, ""
-
-
-def _inline(path: Path, prefix: str, label: str) -> Markup:
-    """One of our own SVG files as an element of the page: ids made unique, size left to the style sheet."""
-    text = path.read_text(encoding="utf-8")
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
-    head, body = text.split(">", 1)
-    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', head)
-    size = [float(x) for x in box.groups()] if box else [600.0, 400.0]
-    opening = Markup('<svg viewBox="0 0 {} {}" style="--w: {}px" role="img" aria-label="{}"').format(
-        f"{size[0]:g}", f"{size[1]:g}", round(size[0] * 4 / 3), label
-    )
-    # The file is ours and matplotlib escapes every text in it.
-    return (
-        opening
-        + Markup(' xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">')
-        + Markup(body)  # nosec B704: see above
-    )
 
 
 def _cell_texts(genotype: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -170,7 +170,7 @@ class Bench:
             "notes": list(outcome.notes),
         }
         with files.guarded(self.path):
-            self._write("table.csv", _csv(outcome.rows))
+            self._write("table.csv", csv_text(outcome.rows))
             self._write("table.md", self._page(outcome, stated))
             for suffix in ("svg", "png"):
                 outcome.draw(self.path / f"figure.{suffix}")
@@ -261,7 +261,13 @@ class Bench:
             f"{versions['gpu'] or versions['cpu']}",
             f"{versions['threads']} threads, {format_seconds(stated['seconds'])}",
         ]
-        parts = [f"# {self.study}", self.about, _markdown(outcome.rows), *outcome.notes, f"Options: {options}."]
+        parts = [
+            f"# {self.study if self.kind == 'study' else f'{self.kind} {self.study}'}",
+            self.about,
+            _markdown(outcome.rows),
+            *outcome.notes,
+            f"Options: {options}.",
+        ]
         return "\n\n".join([*parts, "; ".join(made) + "."]) + "\n"
 
 
@@ -272,7 +278,8 @@ def _draw_cells(folder: Path, cells: Mapping[str, Mapping[str, Any]]) -> None:
         draw_genotype(genotype, folder / f"{name}.svg", title=name)
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV, all with the keys of the first."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

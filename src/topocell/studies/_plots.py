@@ -105,20 +105,22 @@ def bars(groups: Mapping[str, Sequence[float]], y: str, path: Path) -> None:
 
 
 def dots(groups: Mapping[str, Sequence[float]], y: str, path: Path) -> None:
-    """A dot per value of a group, and beside them their mean with its 95 % interval."""
+    """A dot per value of a group, and beside them their mean with its 95 % interval, cut where that is far wider."""
     with styled():
         figure = paneled(max(1.2, 0.3 * len(groups)), 1)
         ax = figure.add_subplot()
+        lowest, highest = min(map(min, groups.values())), max(map(max, groups.values()))
         for number, values in enumerate(groups.values()):
             colour, found = CYCLE[number % len(CYCLE)], summary(values)
-            steps = [0.14 * ((place % 3) - 1) / 2 for place in range(len(values))]  # equal ones lie side by side
+            steps = [0.07 * (place % 3 - 1) for place in range(len(values))]  # equal ones lie side by side
             ax.scatter([number - 0.12 + step for step in steps], sorted(values), s=18, color=colour, alpha=0.6)
-            half = [[0.0 if found.low is None else found.mean - found.low]] * 2
-            ax.errorbar([number + 0.2], [found.mean], half, marker="D", markersize=6, capsize=4, color=colour)
-        ax.set_xticks(range(len(groups)), [clipped(name) for name in groups], rotation=20, ha="right")
+            half = 0.0 if found.low is None else found.mean - found.low
+            ax.errorbar([number + 0.2], [found.mean], [half], marker="D", markersize=6, capsize=4, color=colour)
+        room = 0.6 * max(highest - lowest, 0.5)
+        ax.set_ylim(lowest - room, highest + room)
         ax.set_xlim(-0.6, len(groups) - 0.4)
-        ax.margins(y=0.12)
-        _finish(ax, "", f"{y}; mean and 95 % interval", legend=False)
+        ax.set_xticks(range(len(groups)), [clipped(name) for name in groups], rotation=20, ha="right")
+        _finish(ax, "", y, legend=False)
         save(figure, path)
 
 

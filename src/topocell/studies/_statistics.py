@@ -134,7 +134,7 @@ def verdict(name: str, base: str, found: Comparison, p: float | None, comparison
         return f"{name}: {points} to {base}; not tested, which takes two or more runs of each that differ"
     corrected = f", corrected for {comparisons} comparisons" * (comparisons > 1)
     interval = f"95 % interval {found.low:+.2f} to {found.high:+.2f}"
-    tested = f"p = {format_p(p)} (Welch{corrected})"
+    tested = f"p {format_p(p) if p < 0.001 else f'= {format_p(p)}'} (Welch{corrected})"
     if p >= ALPHA:
         return f"{name}: not told apart from {base}, {points}, {interval}, {tested}"
     return f"{name}: {'better' if found.difference > 0 else 'worse'} than {base}, {points}, {interval}, {tested}"
@@ -145,3 +145,8 @@ def format_p(p: float | None) -> str:
     if p is None:
         return "—"
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def interval_text(low: float | None, high: float | None) -> str | None:
+    """`91.20 to 93.10`; None without one."""
+    return None if low is None or high is None else f"{low:.2f} to {high:.2f}"

@@ -1,24 +1,21 @@
 """What a sweep has come to: a row per setting, each compared with its baseline, and the figure."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from topocell.genotype.genotype import Genotype
 from topocell.studies import _plots
 from topocell.studies._items import Outcome
-from topocell.studies._statistics import Comparison, compare, format_p, holm, summary, verdict
+from topocell.studies._statistics import Comparison, compare, format_p, holm, interval_text, summary, verdict
 from topocell.studies._training import parameters, scale
 from topocell.studies.compare import skips
 from topocell.studies.sweep.plan import Arm
 from topocell.studies.sweep.protocols import Course, Records
 
 
-def outcome_of(course: Course, records: Records, failed: Mapping[str, str]) -> Outcome:
-    """The table, the figure and the sentences of a sweep.
-
-    Raises:
-        RunError: no run has come to its end.
-    """
+def outcome_of(course: Course, records: Records, failed: Mapping[str, str], workers: str) -> Outcome:
+    """The table, the figure and the sentences of a sweep."""
     plan, arms = course.plan, course.arms
     values = {arm.label: course.accuracies(arm, records) for arm in arms}
     bases = {arm.label: plan.base_of(arm, arms) for arm in arms}
@@ -42,6 +39,7 @@ def outcome_of(course: Course, records: Records, failed: Mapping[str, str]) -> O
     runs = {arm.label: _runs(course, arm, records) for arm in arms}
     details = {
         "protocol": plan.protocol,
+        "workers": workers,
         "accuracies": {label: list(of.values()) for label, of in values.items()},
         "rows": rows,
         "verdicts": sentences,
@@ -50,7 +48,12 @@ def outcome_of(course: Course, records: Records, failed: Mapping[str, str]) -> O
     }
     notes = [*sentences, *_notes(course, records, failed, tests)]
     shown = {label: list(of.values()) for label, of in values.items() if of}
-    return Outcome(rows, lambda path: _plots.dots(shown, _axis(course, records), path), len(plan.seeds), details, notes)
+
+    def draw(path: Path) -> None:
+        if shown:
+            _plots.dots(shown, _axis(course, records), path)
+
+    return Outcome(rows, draw, len(plan.seeds), details, notes)
 
 
 def _row(course: Course, arm: Arm, records: Records, values: Mapping[int, float]) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def _row(course: Course, arm: Arm, records: Records, values: Mapping[int, float]
         "n": found.n if found else 0,
         "accuracy %": found.mean if found else None,
         "± %": found.std if found else None,
-        "95 % interval": _interval(found.low if found else None, found.high if found else None),
+        "95 % interval": interval_text(found.low if found else None, found.high if found else None),
         "best %": max(values.values()) if values else None,
         "validation %": max(checked) if checked else None,
         "percentile %": sum(percentiles) / len(percentiles) if percentiles else None,
@@ -85,15 +88,11 @@ def _against(base: Arm | None, found: Comparison | None, p: float | None, paired
     return {
         "baseline": base.label if base is not None else None,
         "difference %": found.difference if found else None,
-        "of the difference": _interval(found.low, found.high) if found else None,
-        "p (Welch)": format_p(p) if found else None,
-        "paired difference": _interval(found.paired_low, found.paired_high) if found else None,
-        "p (bootstrap)": format_p(paired_p) if found else None,
+        "of the difference": interval_text(found.low, found.high) if found else None,
+        "p (Welch)": format_p(p) if p is not None else None,
+        "paired difference": interval_text(found.paired_low, found.paired_high) if found else None,
+        "p (bootstrap)": format_p(paired_p) if paired_p is not None else None,
     }
-
-
-def _interval(low: float | None, high: float | None) -> str | None:
-    return None if low is None or high is None else f"{low:.2f} to {high:.2f}"
 
 
 def _runs(course: Course, arm: Arm, records: Records) -> list[dict[str, Any]]:
@@ -123,6 +122,15 @@ def _runs(course: Course, arm: Arm, records: Records) -> list[dict[str, Any]]:
     return found
 
 
+def run_rows(outcome: Outcome) -> list[dict[str, Any]]:
+    """A row for each run of a sweep, for a file: accuracies in percent, several of them with blanks between."""
+    return [
+        {"recipe": label, **run, "accuracies": " ".join(map(repr, run["accuracies"]))}
+        for label, runs in outcome.summary["runs"].items()
+        for run in runs
+    ]
+
+
 def _axis(course: Course, records: Records) -> str:
     looked_up = any("percentile" in record for arm in course.arms for record in course.finals(arm, records).values())
     return "true accuracy, %" if looked_up else "test accuracy, %"
@@ -147,5 +155,8 @@ def _notes(course: Course, records: Records, failed: Mapping[str, str], tests: i
             f"differences at equal seeds, each corrected for {tests} comparison{'s' * (tests != 1)} (Holm). “Better” "
             "and “worse” go by Welch's test at 5 %."
         )
+    for arm in course.arms:
+        if not course.finals(arm, records):
+            notes.append(f"{arm.label}: no cell was retrained.")
     notes += [f"Failed: {key}: {reason}." for key, reason in failed.items()]
     return notes

@@ -49,7 +49,7 @@ class Processes:
     """
 
     def __init__(self, workers: int, gpus: float | None = None) -> None:
-        self.about = f"{workers} worker process{'es' * (workers != 1)}"
+        self.about = f"{workers} process{'es' * (workers != 1)}"
         self._free = deque(_surroundings(workers, gpus))
         self._context: Any = None
         self._idle: list[tuple[Worker, Mapping[str, str]]] = []

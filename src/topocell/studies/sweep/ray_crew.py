@@ -36,6 +36,8 @@ class RayCrew:
     """
 
     def __init__(self, address: str | None, workers: int | None, threads: int, gpus: float) -> None:
+        if address is not None:
+            _must_answer(address)
         self._ray = _imported()
         self._workers, self._threads, self._gpus = workers, threads, gpus
         self._busy: dict[Any, str] = {}
@@ -62,7 +64,6 @@ class RayCrew:
             cpus = (self._workers or 1) * self._threads
             options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
         else:
-            _must_answer(address)
             options["address"] = address
         try:
             self._ray.init(**options)

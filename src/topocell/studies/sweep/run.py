@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from topocell.errors import RunError
+from topocell.io import files
+from topocell.reporting.sweep_report import write_sweep_report
 from topocell.reporting.terminal import Display, Quiet
-from topocell.studies._items import Bench
+from topocell.studies._items import Bench, csv_text
 from topocell.studies._training import begin
 from topocell.studies.sweep.board import Board
-from topocell.studies.sweep.comparison import outcome_of
+from topocell.studies.sweep.comparison import outcome_of, run_rows
 from topocell.studies.sweep.crew import Crew, Processes
 from topocell.studies.sweep.plan import read_plan
 from topocell.studies.sweep.protocols import Course
@@ -61,7 +63,9 @@ def sweep(
     arms = plan.grid()
     plan.base_of(arms[0], arms)
     asked = plan.model_dump(mode="json")
-    with Bench("sweep", "A comparison of searches", asked, out, show, growing=plan.growing, kind="sweep") as bench:
+    with Bench(
+        plan.protocol, "A comparison of searches", asked, out, show, growing=plan.growing, kind="sweep"
+    ) as bench:
         course = Course(plan, arms, bench.run_path, threads)
         crew = _crew(show, workers, threads, gpus, ray, address)
         try:
@@ -72,7 +76,11 @@ def sweep(
             crew.close()
             raise
         failed = carry_out(course.due, crew, board, bench.records, bench.keep)
-        bench.finish(outcome_of(course, bench.records, failed))
+        outcome = outcome_of(course, bench.records, failed, crew.about)
+        bench.finish(outcome)
+        with files.guarded(bench.path):
+            files.replace(bench.path / "runs.csv", csv_text(run_rows(outcome)).encode())
+        show.say(f"report: {write_sweep_report(bench.path)}")
     if failed:
         said = "; ".join(f"{key} ({reason})" for key, reason in list(failed.items())[:NAMED])
         more = f" and {len(failed) - NAMED} more" * (len(failed) > NAMED)

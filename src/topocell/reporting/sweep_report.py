@@ -1,0 +1,149 @@
+"""The report of a sweep: one self-contained HTML file, written from its sweep.json and its figure."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from topocell.io import files
+from topocell.reporting.page import inlined, template
+from topocell.reporting.style import printable
+from topocell.reporting.tables import flattened, format_count, format_seconds, is_number
+
+#: The tables: heading → key of a row of sweep.json, and how it is shown.
+_ACCURACY = {
+    "": "recipe",
+    "n": "n",
+    "mean, %": "accuracy %",
+    "±": "± %",
+    "95 % interval of the mean": "95 % interval",
+    "best": "best %",
+}
+_AGAINST = {
+    "": "recipe",
+    "baseline": "baseline",
+    "difference, points": "difference %",
+    "95 % interval": "of the difference",
+    "p, Welch": "p (Welch)",
+    "95 % interval, paired bootstrap": "paired difference",
+    "p, bootstrap": "p (bootstrap)",
+}
+_CELLS = {
+    "": "recipe",
+    "best validation, %": "validation %",
+    "cells of the table below, %": "percentile %",
+    "parameters": "parameters",
+    "skips": "skips",
+    "search": "search seconds",
+}
+_CAPTION = (
+    "A dot is a run; the diamond beside them is their mean, with its 95 % interval, which is cut where it leaves the "
+    "picture."
+)
+
+
+def write_sweep_report(path: Path) -> Path:
+    """Write `report.html` of a finished sweep, and return its path.
+
+    Raises:
+        RunError: a file cannot be read or written.
+    """
+    report = path / "report.html"
+    with files.guarded(report):
+        stated = files.from_json((path / "sweep.json").read_bytes())
+        summary, figure = stated["summary"], path / "figure.svg"
+        page = template("sweep.html").render(
+            name=path.resolve().name,
+            about=f"Protocol {summary['protocol']} · seeds {', '.join(map(str, stated['options']['seeds']))}",
+            headline=_headline(summary),
+            facts=_facts(stated),
+            failed=list(summary["failed"].items()),
+            verdicts=summary["verdicts"],
+            figure=inlined(figure, "accuracy", "Accuracies of all runs, with means") if figure.is_file() else None,
+            caption=_CAPTION,
+            accuracy=_table(summary["rows"], _ACCURACY),
+            against=_table([row for row in summary["rows"] if row["baseline"] is not None], _AGAINST),
+            cells=_table(summary["rows"], _CELLS),
+            notes=[note for note in stated["notes"] if note not in summary["verdicts"]],
+            runs=_runs(summary["runs"]),
+            plan=flattened(stated["options"]),
+            versions=flattened(stated["environment"]),
+        )
+        files.replace(report, printable(page).encode("utf-8"))
+    return report
+
+
+def _headline(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """How many rows are told apart from their baseline; of a single row its accuracy."""
+    words = [text for text in summary["verdicts"] if "not tested" not in text]
+    if words:
+        apart = [text for text in words if "not told apart" not in text]
+        return {
+            "title": "Told apart from the baseline",
+            "number": f"{len(apart)} of {len(words)}",
+            "details": [f"{sum(': better than ' in text for text in apart)} better, the others worse"] if apart else [],
+        }
+    means = [row for row in summary["rows"] if row["accuracy %"] is not None]
+    row = max(means, key=lambda row: row["accuracy %"], default=None)
+    if row is None:
+        return {"title": "No result", "number": "—", "details": []}
+    spread = "" if row["± %"] is None else f" ± {row['± %']:.2f}"
+    title = "Accuracy" if len(means) == 1 else "Highest mean accuracy; no test"
+    return {"title": title, "number": f"{row['accuracy %']:.2f}{spread} %", "details": [f"n = {row['n']}"]}
+
+
+def _facts(stated: Mapping[str, Any]) -> list[tuple[str, str]]:
+    summary, options = stated["summary"], stated["options"]
+    runs = [run for of in summary["runs"].values() for run in of]
+    return [
+        ("Rows", str(len(summary["rows"]))),
+        ("Searches", str(len(runs))),
+        ("Retrained or looked up", str(sum(run["state"] == "retrained" for run in runs))),
+        ("Failed", str(len(summary["failed"]))),
+        ("Budget", str(options["budget"])),
+        ("Computing time", format_seconds(stated["seconds"])),
+        ("Workers", str(summary.get("workers", "—"))),
+    ]
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> list[list[str]]:
+    """A table of the columns of which any row has something, the header first."""
+    kept = {head: key for head, key in columns.items() if any(row.get(key) is not None for row in rows)}
+    return [list(kept), *([_shown(key, row.get(key)) for key in kept.values()] for row in rows)]
+
+
+def _shown(key: str, value: Any) -> str:
+    if value is None:
+        return "—"
+    if key == "search seconds":
+        return format_seconds(value)
+    if key == "parameters":
+        return format_count(value)
+    if key == "difference %":
+        return f"{value:+.2f}"
+    if isinstance(value, str):
+        return value
+    return f"{value:.2f}" if isinstance(value, float) and is_number(value) else str(value)
+
+
+def _runs(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[list[str]]:
+    keys = {"seed": "seed", "directory": "directory", "cell": "cell", "validation": "validation, %"}
+    keys |= {"accuracy": "accuracy, %", "percentile": "cells below, %", "state": "state", "host": "machine"}
+    rows = [
+        {**run, "accuracy": _accuracies(run["accuracies"]), "directory": _link(run)}
+        for of in runs.values()
+        for run in of
+    ]
+    return _table(rows, {head: key for key, head in keys.items()})
+
+
+def _link(run: Mapping[str, Any]) -> str:
+    """The name of a run directory, which leads to its report where there is one."""
+    if run["state"] != "retrained":
+        return str(run["directory"])
+    return Markup('<a href="{0}/report.html">{0}</a>').format(run["directory"])
+
+
+def _accuracies(values: Sequence[float]) -> str | None:
+    return ", ".join(f"{value:.2f}" for value in values) or None
