@@ -144,6 +144,14 @@ def test_channels_stay_a_multiple_that_partial_channels_allow(partial: int, budg
 
 
 @pytest.mark.parametrize("budget", LIMITS)
+def test_the_square_of_a_cutout_in_the_search_shrinks_with_the_images(budget: str) -> None:
+    given = "search.stages.search.mechanisms.cutout.size=11"
+    for overrides, wanted in (([], LIMITS[budget].resolution // 4), ([given], 11)):
+        cutout = load_recipe("robustdarts-s1", overrides, budget=budget).search.stages[0].mechanisms.cutout
+        assert cutout is not None and cutout.size == wanted < 16
+
+
+@pytest.mark.parametrize("budget", LIMITS)
 def test_channels_suit_the_partial_channels_of_every_stage(budget: str) -> None:
     recipe = load_recipe("drnas", budget=budget)
     assert [stage.partial for stage in recipe.search.stages] == [6, 4]
