@@ -50,7 +50,7 @@ from topocell.nn.network import AuxiliaryHead
 from topocell.nn.primitives import PRIMITIVES, make
 from topocell.nn.skeleton import CifarStem, ImageNetStem, ResidualBlock, Skeleton
 from topocell.spaces import OPERATIONS, CellSpec
-from topocell.studies._plain_networks import KINDS
+from topocell.studies._plain_networks import SMALL
 from topocell.supernet import ArchWeights
 from topocell.supernet.cell import SuperCell
 
@@ -290,7 +290,7 @@ def _auxiliary_head(case: Case) -> Trial:
 
 
 def _plain_layer(kind: str, case: Case) -> Trial:
-    return _modules(case, KINDS[kind](case.channels, case.options["out_channels"], case.stride))
+    return _modules(case, SMALL[kind](case.channels, case.options["out_channels"], case.stride))
 
 
 class _Tail(nn.Module):
@@ -440,7 +440,7 @@ def _subjects() -> Iterator[tuple[str, Subject]]:
         "auxiliary head",
         Subject(_auxiliary_head, {"last_norm": BOTH, "training": (True,)}, smallest=lambda *_: 1, strides=(1,)),
     )
-    for kind in KINDS:
+    for kind in SMALL:
         yield f"plain layer {kind}", Subject(partial(_plain_layer, kind), {**WIDTHS, "training": BOTH})
     tails = {"head": ("plain", "bn-relu"), "batch_statistics": BOTH, "training": BOTH}
     yield "tail", Subject(_tail, tails, strides=(1,))

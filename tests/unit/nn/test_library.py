@@ -15,7 +15,7 @@ from topocell import spaces
 from topocell.nn.network import FixedNet
 from topocell.nn.primitives import PRIMITIVES, make
 from topocell.spaces.cell import SpaceSpec
-from topocell.studies._plain_networks import KINDS, PlainNet
+from topocell.studies._plain_networks import SMALL, PlainNet, plan_of
 from topocell.supernet import Supernet
 from topocell.supernet.arch_state import ArchState
 
@@ -74,10 +74,10 @@ def test_a_fixed_network_with_auxiliary_head(native: str, monkeypatch: pytest.Mo
         trained(FixedNet(DARTS_V2, 4, 5, 3, auxiliary=True))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SMALL)
 def test_plain_networks(kind: str) -> None:
     with no_strided_1x1():
-        trained(PlainNet(kind, 4, 1, 3, 3))
+        trained(PlainNet(plan_of(kind, 4, 1), 3, 3))
 
 
 @pytest.mark.parametrize("native", ["0", "1"])
