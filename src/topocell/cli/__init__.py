@@ -263,9 +263,9 @@ def sweep(
 
     Examples:
 
-        topocell sweep recipes=[random,dots] seeds=0..3 --budget small data.download=true --out runs/sweep
+        topocell sweep recipes=random,dots seeds=0..3 --budget small data.download=true --out runs/sweep
 
-        topocell sweep recipes=dots search.channels=[8,16] protocol=best-by-validation --workers 2 --out runs/channels
+        topocell sweep recipes=dots 'search.channels=[8,16]' protocol=best-by-validation --out runs/channels
 
         topocell sweep plan.yaml --ray --out runs/plan
     """
