@@ -31,6 +31,7 @@ from topocell.spaces.cell import CellSpec, SpaceSpec
 from topocell.spaces.costs import NetworkCosts
 from topocell.supernet.arch_state import ArchState
 from topocell.supernet.weights import ArchWeights
+from topocell.topology.assignments import ends
 
 
 class CellExpectation:
@@ -52,14 +53,17 @@ class CellExpectation:
             nodes=np.arange(1.0, len(own.widths)),
         )
 
-    def __call__(self, weights: ArchWeights) -> Tensor:
+    def __call__(self, weights: ArchWeights, dead_ends: bool = True) -> Tensor:
         """Return the expected cost (0-dim, float64).
 
         A node has the expected number of its inputs, at most one, as its probability to be there; edges that leave it
-        count so much, and so does its place in the output. One-hot weights give the exact cost of their cell.
+        count so much, and so does its place in the output. Where dead ends are dropped, it has that times the expected
+        number of its outputs, at most one, and edges count by both their nodes. One-hot weights give the exact cost of
+        their cell.
 
         Args:
             weights: probability (E, K) of each candidate, and (E,) that each edge is part of the cell.
+            dead_ends: whether nodes from which no path leads to an end of the cell stay in it.
         """
         ops, edges = weights.ops.double(), weights.edges.double()
         real = edges * (ops * self._constants.get("real", ops)).sum(1)
@@ -68,14 +72,24 @@ class CellExpectation:
             entering = self._cell.incoming(node)
             inputs = torch.stack([real[e] * there[self._cell.edges[e][0]] for e in entering]).sum()
             there.append(inputs.clamp(max=1.0) if self._drops else ops.new_ones(()))
-        leaving = torch.stack([there[source] for source, _ in self._cell.edges])
-        total = (edges * leaving * (ops * self._constants.get("table", ops)).sum(1)).sum()
+        leads = [ops.new_ones(())] * len(there) if dead_ends else self._leading(real)
+        counted = torch.stack([there[source] * leads[node] for source, node in self._cell.edges])
+        total = (edges * counted * (ops * self._constants.get("table", ops)).sum(1)).sum()
         if self._cell.output == "last" or self._cell.nodes == 1:
             return total
-        width = torch.stack(there[self._cell.inputs :]).sum()
+        width = torch.stack([node * leading for node, leading in zip(there, leads)][self._cell.inputs :]).sum()
         return (
             total + (self._constants.get("wider", ops) * (width - self._constants.get("nodes", ops)).clamp(0, 1)).sum()
         )
+
+    def _leading(self, real: Tensor) -> list[Tensor]:
+        """Per node (input nodes too), the expected number of its outputs that lead on, at most one; 1 for the ends."""
+        cell, last = self._cell, ends(self._cell)
+        leads = [real.new_ones(()) if node in last else real.new_zeros(()) for node in range(cell.inputs + cell.nodes)]
+        for source, e in sorted(((cell.edges[e][0], e) for e in range(cell.n_edges)), reverse=True):
+            if source not in last:
+                leads[source] = (leads[source] + real[e] * leads[cell.edges[e][1]]).clamp(max=1.0)
+        return leads
 
 
 class ExpectedCost:
@@ -100,8 +114,15 @@ class ExpectedCost:
 
     def __call__(self, arch: ArchState) -> Tensor:
         """Return E[cost] (0-dim, float64), differentiable in α and β."""
-        parts = [expectation(self.probabilities(arch, t)) for t, expectation in self._cells.items()]
+        parts = [
+            expectation(self.probabilities(arch, t), not self._through(arch, t))
+            for t, expectation in self._cells.items()
+        ]
         return torch.stack(parts).sum() + self._costs.fixed
+
+    def _through(self, arch: ArchState, cell_type: str) -> bool:
+        """Return whether the derived cell has no dead ends."""
+        return self._rules.edges == "topology" and arch.topologies[cell_type].drops_dead_ends
 
     def probabilities(self, arch: ArchState, cell_type: str) -> ArchWeights:
         """Return the probabilities (E, K) of operations, each edge's summing to 1 or 0, and (E,) of edges."""

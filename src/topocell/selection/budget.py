@@ -12,7 +12,7 @@ above the threshold (`edge-sigmoid`). The maximum is exact (`topocell.selection.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,11 +21,15 @@ from torch import Tensor
 
 from topocell.config.selection import Rules
 from topocell.errors import RecipeError
-from topocell.selection.constrained import Cell, Options, best, cheapest, options
+from topocell.selection.constrained import Cell, Group, Options, best, cheapest, options
+from topocell.spaces.cell import CellSpec
 from topocell.spaces.costs import CellCosts, NetworkCosts
 from topocell.supernet.arch_state import ArchState
 from topocell.topology import Dense, EdgeSigmoid, EdgeSoftmax, Fixed, Subsets
+from topocell.topology.assignments import ends as ends_of
 
+#: The sets of edges of a group with their scores.
+Sets = Sequence[tuple[tuple[int, ...], float]]
 Groups = list[list[tuple[tuple[int, ...], float]]]
 
 
@@ -105,19 +109,70 @@ def _cell(arch: ArchState, rules: Rules, cell_type: str, scores: Scores, costs: 
     groups, may_drop = _groups(arch, rules, cell_type, scores, live)
     last = 1 << (cell.nodes - 1)
     needed = sum({1 << (cell.edges[e][1] - inputs) for group in groups for chosen, _ in group for e in chosen})
+    final = sum(1 << (node - inputs) for node in ends_of(cell))
+    through = rules.edges == "topology" and arch.topologies[cell_type].drops_dead_ends
 
     def ends(state: int) -> float:
-        output = state if cell.output == "concat" else state & last
-        if not (output if may_drop else state & needed == needed):
+        reached = state & (1 << cell.nodes) - 1
+        output = reached & final if through else reached if cell.output == "concat" else reached & last
+        if not (output if may_drop else reached & needed == needed):
             return float("inf")
-        return costs.widths[max(state.bit_count(), 1) - 1 if cell.output == "concat" else 0]
+        return costs.widths[max(reached.bit_count(), 1) - 1 if cell.output == "concat" else 0]
 
     return Cell(
-        [(source - inputs if source >= inputs else -1, node - inputs) for source, node in cell.edges],
         [_options(row, scores, e) if live[e] else _nothing() for e, row in enumerate(table)],
-        groups,
+        _through(cell, groups, final) if through else [_onward(cell, group) for group in groups],
         ends,
     )
+
+
+def _onward(cell: CellSpec, sets: Sets) -> Group:
+    """A group whose edges are part of the cell where their source is reached; a state is the reached nodes, as bits.
+
+    Groups come in an order in which a source is reached, or is not, before its edges are chosen.
+    """
+    inputs = cell.inputs
+
+    def choices(state: int) -> Iterator[tuple[tuple[int, ...], int, float]]:
+        live = state << inputs | (1 << inputs) - 1
+        for chosen, score in sets:
+            leading = tuple(e for e in chosen if live >> cell.edges[e][0] & 1)
+            yield leading, _entered(cell, state, leading), score
+
+    return choices
+
+
+def _through(cell: CellSpec, groups: Groups, final: int) -> list[Group]:
+    """Groups of outgoing edges, by node, of a cell without dead ends: an edge is part of it between nodes that stay.
+
+    A first group foretells the nodes from which a path leads to one of `final`, as bits; the others hold it to that. A
+    state is the reached nodes among these, and above them what was foretold.
+    """
+    inputs, nodes = cell.inputs, cell.nodes
+    sources = [node for node in range(inputs + nodes) if cell.outgoing(node)]
+
+    def foretold(state: int) -> Iterator[tuple[tuple[int, ...], int, float]]:
+        return (((), leading << nodes, 0.0) for leading in range(1 << nodes) if leading & final == final)
+
+    def leaving(source: int, sets: Sets) -> Group:
+        def choices(state: int) -> Iterator[tuple[tuple[int, ...], int, float]]:
+            leading = state >> nodes
+            stays = source < inputs or state >> (source - inputs) & 1
+            for chosen, score in sets:
+                onward = tuple(e for e in chosen if leading >> (cell.edges[e][1] - inputs) & 1)
+                if source < inputs or bool(onward) == bool(leading >> (source - inputs) & 1):
+                    yield (onward, _entered(cell, state, onward), score) if stays else ((), state, score)
+
+        return choices
+
+    return [foretold, *map(leaving, sources, groups)]
+
+
+def _entered(cell: CellSpec, state: int, edges: Sequence[int]) -> int:
+    """The state after edges have been added: the nodes that they enter are reached."""
+    for e in edges:
+        state |= 1 << (cell.edges[e][1] - cell.inputs)
+    return state
 
 
 def _options(costs: Sequence[float], scores: Scores, e: int) -> Options:

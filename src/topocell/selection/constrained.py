@@ -1,15 +1,15 @@
 """The best of additive choices under a limit on an additive cost, exactly; plain arrays that know nothing of rules.
 
-A cell chooses for each group one set of edges, and for each edge of the sets that leads on from a reached node one
-option. Scores and costs add up; the reached nodes cost what the output of that width does. Labels (cost, score) are
-extended group by group for each set of reached nodes, those that another label dominates go (Pareto fronts), and so do
+A cell chooses for each group one set of edges, and for each edge of the sets that is part of it one option. Scores and
+costs add up; the nodes of the cell cost what the output of that width does. Labels (cost, score) are extended group by
+group for each state, such as the set of reached nodes, those that another label dominates go (Pareto fronts), and so do
 those that cannot become better than a known choice: the bound is that of the Lagrangian relaxation
 max_λ score − λ · (cost − limit), whose best λ also gives that choice. All cells share the limit.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -27,6 +27,10 @@ class Options(NamedTuple):
     cost: np.ndarray
     score: np.ndarray
     number: np.ndarray
+
+
+#: A group: the choices in a state, each as the edges of its set that are part of the cell, the state after, the score.
+Group = Callable[[int], Iterable[tuple[tuple[int, ...], int, float]]]
 
 
 class Picked(NamedTuple):
@@ -57,16 +61,13 @@ class Cell:
     """The choices of one cell.
 
     Args:
-        edges: (source, target) of each edge; sources are bits of a state, or −1 for an input node, targets are bits.
         options: of each edge.
-        groups: the sets of edges of each group with their scores. Groups come in an order in which a source is reached,
-            or is not, before its edges are chosen.
-        ends: cost of a final state, the reached nodes as bits; infinite where it is no cell.
+        groups: in the order in which they choose, from state 0.
+        ends: cost of a final state; infinite where it is no cell.
     """
 
-    edges: Sequence[tuple[int, int]]
     options: Sequence[Options]
-    groups: Sequence[Sequence[tuple[tuple[int, ...], float]]]
+    groups: Sequence[Group]
     ends: Callable[[int], float]
     _steps: list["_Step"] = field(init=False)
     _ends: np.ndarray = field(init=False)
@@ -79,17 +80,13 @@ class Cell:
             after: dict[int, int] = {}
             rows = []
             for at, state in enumerate(states):
-                for chosen, score in group:
-                    leading = tuple(e for e in chosen if self.edges[e][0] < 0 or state >> self.edges[e][0] & 1)
-                    reached = state
-                    for e in leading:
-                        reached |= 1 << self.edges[e][1]
-                    known = self._sets.setdefault(leading, len(self._sets))
+                for chosen, reached, score in group(state):
+                    known = self._sets.setdefault(chosen, len(self._sets))
                     rows.append((at, after.setdefault(reached, len(after)), score, known))
             self._steps.append(_Step(len(states), *(np.array(column) for column in zip(*rows))))
             states = list(after)
         self._ends = np.array([self.ends(state) for state in states])
-        self._member = np.zeros((len(self._sets), len(self.edges)))
+        self._member = np.zeros((len(self._sets), len(self.options)))
         for chosen, number in self._sets.items():
             self._member[number, list(chosen)] = 1.0
 

@@ -21,7 +21,7 @@ from topocell.spaces.cell import CellSpec, SpaceSpec
 from topocell.supernet.arch_state import ArchState
 from topocell.supernet.weights import ArchWeights
 from topocell.topology import Dense
-from topocell.topology.assignments import without_orphans
+from topocell.topology.assignments import without_dead_ends, without_orphans
 from topocell.topology.base import named
 
 
@@ -209,7 +209,8 @@ def derive(arch: ArchState, rules: Rules) -> Derived:
                 break
             allowed[surplus] = False
         if "cell" not in arch.space.cells:  # in NAS-Bench-201 a node without an input is zero, and stays
-            edges, dropped = map(list, without_orphans(cell, edges))
+            through = edge_rule == "topology" and arch.topologies[name].drops_dead_ends
+            edges, dropped = map(list, (without_dead_ends if through else without_orphans)(cell, edges))
             note = note or (f"{named(dropped)} chose none on every edge: dropped" if dropped else None)
         kept[name], chosen[name] = tuple(edges), tuple(ops)
         cells[name] = _cell_genotype(cell, edges, ops)

@@ -1,7 +1,8 @@
 """Sets of edges as plain arrays: what each node may choose, and which choices together make a valid cell.
 
 A node is *reached* when an edge from an input node or from a reached node enters it. A cell is valid when each of
-its computed nodes has an input; as edges only lead forward, every node is then reached. Nothing here imports torch.
+its computed nodes has an input; as edges only lead forward, every node is then reached. A node is a *dead end* when no
+path leads from it to one of the `ends` of its cell. Nothing here imports torch.
 """
 
 import functools
@@ -58,13 +59,16 @@ class Assignments:
         edges: per group, the indices of its edges, which all enter or all leave one node; each edge of the cell is
             in one group, and the groups are in the order of their nodes.
         choices: per group, bool (n_choices, n): the edges that each choice keeps.
+        dead_ends: whether a node may be one in a valid assignment; if not, the edges of a group leave one node.
 
     Attributes:
         covers: per group, int (n_choices,): the computed nodes that a choice gives an input, as bits; bit j
             is node `cell.inputs + j`.
     """
 
-    def __init__(self, cell: CellSpec, edges: Sequence[Sequence[int]], choices: Sequence[np.ndarray]) -> None:
+    def __init__(
+        self, cell: CellSpec, edges: Sequence[Sequence[int]], choices: Sequence[np.ndarray], dead_ends: bool = True
+    ) -> None:
         self.cell = cell
         self._edges = edges
         self._choices = choices
@@ -75,6 +79,9 @@ class Assignments:
         self._sources = [np.bitwise_or.reduce(np.where(b, bit, 0), axis=1) for b, bit in zip(choices, ends)]
         # Sets of computed nodes, as bits; the last is the set of all.
         self._states = np.arange(2**cell.nodes)
+        # What each group may choose in a valid assignment: a computed node that chooses nothing is a dead end.
+        free = [dead_ends or cell.edges[group[0]][0] < cell.inputs for group in edges]
+        self._allowed = [np.flatnonzero(b.any(1) | either) for b, either in zip(choices, free)]
 
     def edges(self, assignment: Sequence[int]) -> list[int]:
         """Indices of the edges of one choice per group, sorted."""
@@ -83,23 +90,26 @@ class Assignments:
 
     @functools.cached_property
     def _counts(self) -> list[np.ndarray]:
-        """[g][state]: in how many ways groups g, g+1.. give an input to every node that `state` lacks."""
+        """[g][state]: in how many valid ways groups g, g+1.. give an input to every node that `state` lacks."""
         table = [np.where(self._states == self._states[-1], 1.0, 0.0)]
-        for covers in reversed(self.covers):
-            table.append(functools.reduce(np.add, (table[-1][self._states | cover] for cover in covers)))
+        for covers, allowed in zip(self.covers[::-1], self._allowed[::-1]):
+            table.append(functools.reduce(np.add, (table[-1][self._states | cover] for cover in covers[allowed])))
         return table[::-1]
 
     @property
     def n_valid(self) -> int:
-        """Number of assignments that give every computed node an input (exact below 2^53)."""
+        """Number of valid assignments: every computed node has an input, and is no dead end unless it may be one.
+
+        Exact below 2^53.
+        """
         return int(self._counts[0][0])
 
     def random(self, uniform: Callable[[], float]) -> list[int]:
         """An assignment drawn uniformly from the valid ones; `uniform()` draws from [0, 1)."""
         state, assignment = 0, []
-        for covers, count in zip(self.covers, self._counts[1:]):
-            total = np.cumsum(count[state | covers])
-            assignment.append(int(np.searchsorted(total, uniform() * total[-1], side="right")))
+        for covers, allowed, count in zip(self.covers, self._allowed, self._counts[1:]):
+            total = np.cumsum(count[state | covers[allowed]])
+            assignment.append(int(allowed[np.searchsorted(total, uniform() * total[-1], side="right")]))
             state |= int(covers[assignment[-1]])
         return assignment
 
@@ -148,3 +158,29 @@ def without_orphans(cell: CellSpec, edges: Sequence[int]) -> tuple[tuple[int, ..
             reached.add(dst)
             kept.append(e)
     return tuple(kept), tuple(node for node in cell.computed if node not in reached)
+
+
+def ends(cell: CellSpec) -> tuple[int, ...]:
+    """The computed nodes that stay without an outgoing edge: those that have no candidate for one, and the output.
+
+    In the cells of the DARTS family it is the last node; where the last node alone is the output, that one.
+    """
+    if cell.output == "last":
+        return (cell.computed[-1],)
+    return tuple(node for node in cell.computed if not cell.outgoing(node))
+
+
+def without_dead_ends(cell: CellSpec, edges: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The given (sorted) edges on paths from an input of the cell to one of its `ends`, and the nodes on none.
+
+    As `without_orphans`, but a node that sends no edge is dropped too, with the edges that enter it, and so on.
+    """
+    reached, _ = without_orphans(cell, edges)
+    leading, kept = set(ends(cell)), []
+    for e in reversed(reached):  # by destination: all edges that leave a node come before any that enters it
+        src, dst = cell.edges[e]
+        if dst in leading:
+            leading.add(src)
+            kept.append(e)
+    entered = {cell.edges[e][1] for e in kept}
+    return tuple(kept[::-1]), tuple(node for node in cell.computed if node not in entered)

@@ -23,7 +23,8 @@ class Decoded:
         kept: indices of the kept edges, sorted. They join nodes that stay, and enter each computed node that
             stays.
         argmax_valid: whether the plain argmax gave every computed node an input: nothing was repaired.
-        dropped_nodes: computed nodes without an input. They leave the cell and its concat (stretchable cells).
+        dropped_nodes: computed nodes that leave the cell and its concat (stretchable cells): those without an input,
+            and those that send no edge where the topology drops these too.
         log_probability: natural logarithm of the probability of the choices taken, at temperature 1; None
             where the topology is no distribution over sets of edges.
         note: in words, what was wrong with the plain argmax and what was taken instead; None if nothing was.
@@ -47,6 +48,8 @@ class Topology(ABC):
     learned: bool = True
     #: Indices of the edges that no choice keeps: the supernet does not have them.
     absent: tuple[int, ...] = ()
+    #: Whether computed nodes from which no path leads to an end of the cell are dropped, as those without an input are.
+    drops_dead_ends: bool = False
 
     def __init__(self, cell: CellSpec, n_logits: int) -> None:
         self.cell = cell

@@ -13,7 +13,7 @@ from torch import Tensor
 from topocell.errors import RecipeError, SpaceError, nearest
 from topocell.runtime.constants import Constants
 from topocell.spaces.cell import CellSpec
-from topocell.topology.assignments import Assignments, subsets, without_orphans
+from topocell.topology.assignments import Assignments, ends, subsets, without_dead_ends, without_orphans
 from topocell.topology.base import Decoded, GroupedLogits, Topology, named, positive, rectangle, with_last
 
 
@@ -56,13 +56,17 @@ class Subsets(Topology):
         scale: "unit" makes every s_e = 1 at equal logits: n/k for sets of k (TopoNAS, Eq. 10),
             (2^n-1)/2^(n-1) for any size (Eq. 13), 2 with the empty set. "none" is 1. "printed" is
             (2^n-1)/2^(n-1), which the stretchable paper prints also for its sets that may be empty.
+        drop: with sizes "any-or-none", which computed nodes leave the derived cell. "no-output", the default of view
+            "source": those that choose no edge ("none for removing the node"), those that nothing reaches, and so on;
+            the last node, which has nothing to choose, stays where it is reached. "no-input", the default of view
+            "target" and its only one: those that nothing reaches; a node without an outgoing edge stays in the concat.
 
     Attributes:
         groups: the groups, as `Group`, in the order of their logits.
-        may_drop_nodes: whether a set may be empty, so that nodes can be left without an input.
+        may_drop_nodes: whether a set may be empty, so that nodes can leave the cell.
 
     Raises:
-        RecipeError: an option outside the above, or "printed" with fixed sizes.
+        RecipeError: an option outside the above, "printed" with fixed sizes, or `drop` where no node can leave.
         SpaceError: no choice gives every computed node an input, or a group has more than 2^14 choices.
     """
 
@@ -73,12 +77,14 @@ class Subsets(Topology):
         sizes: int | Literal["any", "any-or-none"] | Sequence[int] = 2,
         norm: Literal["none", "mean"] = "none",
         scale: Literal["unit", "none", "printed"] = "unit",
+        drop: Literal["no-output", "no-input"] | None = None,
     ) -> None:
         _one_of("view", view, ("source", "target"))
         _one_of("norm", norm, ("none", "mean"))
         _one_of("scale", scale, ("unit", "none", "printed"))
         if scale == "printed" and not isinstance(sizes, str):
             raise RecipeError(f"scale 'printed' is for sets of any size, but got sizes={sizes!r}; use 'unit'")
+        _check_drop(drop, view, sizes)
         self.view = view
         edges_of = cell.incoming if view == "target" else cell.outgoing
         nodes = [node for node in range(cell.inputs + cell.nodes) if edges_of(node)]
@@ -86,9 +92,10 @@ class Subsets(Topology):
         rows = [subsets(len(e), k) for e, k in zip(edges, _sizes(view, sizes, [len(e) for e in edges]))]
         super().__init__(cell, sum(len(b) for b in rows))
         self.may_drop_nodes = sizes == "any-or-none"
+        self.drops_dead_ends = self.may_drop_nodes and view == "source" and drop != "no-input"
         self._softmax = GroupedLogits([len(b) for b in rows])
         self.groups = [Group(*g) for g in zip(nodes, edges, map(torch.from_numpy, rows), self._softmax.slices)]
-        self._assignments = Assignments(cell, edges, rows)
+        self._assignments = Assignments(cell, edges, rows, dead_ends=not self.drops_dead_ends)
         self._constants = Constants(mix=self._mix(norm, scale), chosen=self._chosen(), **self._inputs())
         if not isinstance(sizes, str) and self.n_valid == 0:
             raise SpaceError(
@@ -136,7 +143,7 @@ class Subsets(Topology):
 
     @property
     def n_valid(self) -> int:
-        """Number of assignments of choices that give every computed node an input (exact below 2^53)."""
+        """Number of assignments of choices whose cell has all computed nodes (exact below 2^53): each has an input."""
         return self._assignments.n_valid
 
     def probabilities(self, beta: Tensor, temperature: float = 1.0) -> Tensor:
@@ -175,9 +182,9 @@ class Subsets(Topology):
 
         The papers take the plain argmax, which may leave nodes without an input; this is the exact maximum
         over the choices that do not, by dynamic programming. Ties go to the lowest choices. With sizes
-        "any-or-none" (stretchable cells) nodes without an input are dropped with the edges leaving them, and so
-        on; the choices are then the most likely ones that leave a cell: at least one node, or the last one where
-        it is the cell's output (NAS-Bench-201).
+        "any-or-none" (stretchable cells) nodes are dropped as `drop` says, with their edges, and so on; the choices
+        are then the most likely ones that leave a cell: at least one node, or the last one where it is the cell's
+        output (NAS-Bench-201) or dead ends are dropped, so that a path leads through every node that stays.
 
         Raises:
             RunError: a logit is not finite.
@@ -185,29 +192,51 @@ class Subsets(Topology):
         values = self._values(beta)
         scores = [values[group.slice] for group in self.groups]
         plain = [int(np.argmax(score)) for score in scores]
-        entered = {self.cell.edges[e][1] for e in self._assignments.edges(plain)}
-        missed = set(self.cell.computed) - entered
-        if not missed:
-            return Decoded(tuple(self._assignments.edges(plain)), log_probability=self._log_probability(beta, plain))
-        if self.may_drop_nodes:
-            output = self.cell.computed if self.cell.output == "concat" else self.cell.computed[-1:]
-            best, rule = self._assignments.best(scores, output, every=False), "leave a cell"
-        else:
-            best, rule = self._assignments.best(scores, self.cell.computed), "give every node an input"
-        kept, dropped = without_orphans(self.cell, self._assignments.edges(best))
-        notes = [f"the most likely choices leave {named(missed)} without an input"]
+        faults, best, rule = self._faults(plain), plain, ""
+        valid = "input" not in faults
+        if faults:
+            best, rule = self._repaired(scores)
+        kept, dropped = self._trimmed(best)
+        log_probability = self._log_probability(beta, best)
+        if not faults and not dropped:
+            return Decoded(kept, log_probability=log_probability)
+        what = " and ".join(f"{named(nodes)} without an {end}" for end, nodes in faults.items())
+        notes = [f"the most likely choices leave {what}"]
         if changes := [
             f"{self._described(group, new)} instead of {self._described(group, old)}"
             for group, new, old in zip(self.groups, best, plain)
             if new != old
         ]:
             notes.append(f"took the most likely ones that {rule}: {'; '.join(changes)}")
-        if dropped:
+        if dropped and self.drops_dead_ends:
+            notes.append(f"dropped {named(dropped)}, on no path from an input to {named(ends(self.cell))}")
+        elif dropped:
             notes.append(f"dropped {named(dropped)}, which nothing reaches any more")
-        return Decoded(kept, False, dropped, self._log_probability(beta, best), "; ".join(notes))
+        return Decoded(kept, valid, dropped, log_probability, "; ".join(notes))
+
+    def _faults(self, assignment: Sequence[int]) -> dict[str, set[int]]:
+        """`input` → the computed nodes that no edge enters, and `output` → those that send none but should."""
+        kept = [self.cell.edges[e] for e in self._assignments.edges(assignment)]
+        missing = {"input": set(self.cell.computed) - {node for _, node in kept}}
+        if self.drops_dead_ends:
+            missing["output"] = set(self.cell.computed) - {source for source, _ in kept} - set(ends(self.cell))
+        return {end: nodes for end, nodes in missing.items() if nodes}
+
+    def _repaired(self, scores: Sequence[np.ndarray]) -> tuple[list[int], str]:
+        """The most likely assignment that has a cell, or else all nodes, and in words what it does."""
+        if not self.may_drop_nodes:
+            return self._assignments.best(scores, self.cell.computed), "give every node an input"
+        last = self.cell.output == "last" or self.drops_dead_ends
+        needed = ends(self.cell) if last else self.cell.computed
+        return self._assignments.best(scores, needed, every=False), "leave a cell"
+
+    def _trimmed(self, assignment: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The edges that stay, and the nodes that do not."""
+        trim = without_dead_ends if self.drops_dead_ends else without_orphans
+        return trim(self.cell, self._assignments.edges(assignment))
 
     def random(self, generator: torch.Generator) -> list[int]:
-        """Drawn uniformly from the `n_valid` assignments that give every computed node an input."""
+        """Drawn uniformly from the `n_valid` assignments whose cell has all computed nodes."""
 
         def uniform() -> float:
             return torch.rand((), generator=generator, dtype=torch.float64, device=generator.device).item()
@@ -242,6 +271,23 @@ def _sizes(view: str, sizes: object, n_edges: Sequence[int]) -> list[Sequence[in
             f"a list of sizes has one k per group, at most its number of edges, {list(n_edges)}, but got {list(sizes)}"
         )
     return [[k] for k in sizes]
+
+
+def _check_drop(drop: object, view: str, sizes: object) -> None:
+    """Raise RecipeError for a `drop` that does not exist or has no effect."""
+    if drop is None:
+        return
+    _one_of("drop", drop, ("no-output", "no-input"))
+    if sizes != "any-or-none":
+        raise RecipeError(
+            f"drop says which nodes leave a cell, which they only can with sizes=any-or-none, but got sizes={sizes!r}; "
+            f"leave drop out"
+        )
+    if drop == "no-output" and view == "target":
+        raise RecipeError(
+            "drop 'no-output' is for nodes that choose their outgoing edges, but got view='target', where a node that "
+            "chooses nothing has no input; use view='source', or leave drop out"
+        )
 
 
 def _one_of(option: str, value: object, known: Sequence[str]) -> None:

@@ -32,7 +32,7 @@ from topocell.spaces import SpaceSpec
 from topocell.spaces.costs import CellCosts, NetworkCosts
 from topocell.supernet.arch_state import ArchState
 from topocell.supernet.weights import ArchWeights
-from topocell.topology.assignments import without_orphans
+from topocell.topology.assignments import without_dead_ends, without_orphans
 
 SIZE = NetworkSize(4, 5, 3, (3, 16, 16))
 SPACES: dict[str, SpaceSpec] = {
@@ -57,9 +57,9 @@ STRIDES = {"normal": 1, "reduce": 2}
 @given(data=st.data())
 @settings(max_examples=20, deadline=None)
 def test_one_hot_weights_cost_what_their_network_does(space: str, data: st.DataObject) -> None:
-    """Any edges and operations, `none` among them, with nodes that nothing reaches."""
+    """Any edges and operations, `none` among them, with nodes that nothing reaches, and dead ends that go or stay."""
     of = SPACES[space]
-    weights, cells = {}, {}
+    weights, cells, stay = {}, {}, dict.fromkeys(of.cells, True)
     for name, cell in of.cells.items():
         kept = sorted(data.draw(st.sets(st.integers(0, cell.n_edges - 1))) | {0})
         chosen = [data.draw(st.integers(0, len(names) - 1)) for names in cell.candidates]
@@ -72,7 +72,8 @@ def test_one_hot_weights_cost_what_their_network_does(space: str, data: st.DataO
         weights[name] = ArchWeights(ops, edges)
         real = [e for e in kept if cell.candidates[e][chosen[e]] != "none"]
         if name != "cell":
-            real = list(without_orphans(cell, real)[0])
+            stay[name] = data.draw(st.booleans()) or not without_dead_ends(cell, real)[0]
+            real = list((without_orphans if stay[name] else without_dead_ends)(cell, real)[0])
         nodes = tuple(
             tuple((cell.candidates[e][chosen[e]], cell.edges[e][0]) for e in cell.incoming(n) if e in real)
             for n in cell.computed
@@ -83,7 +84,7 @@ def test_one_hot_weights_cost_what_their_network_does(space: str, data: st.DataO
     counted = count(net, SIZE.shape)
     for measure in ("parameters", "multiply_adds"):
         costs = COSTS[space, measure]
-        parts = [CellExpectation(t, cell, costs)(weights[t]) for t, cell in of.cells.items()]
+        parts = [CellExpectation(t, cell, costs)(weights[t], stay[t]) for t, cell in of.cells.items()]
         assert costs.fixed + float(sum(parts)) == getattr(counted, measure)
 
 
@@ -104,6 +105,7 @@ TOPOLOGIES: list[Any] = [
     {"name": "subsets", "sizes": "any"},
     {"name": "subsets", "sizes": 2},
     {"name": "subsets", "sizes": "any-or-none"},
+    {"name": "subsets", "sizes": "any-or-none", "drop": "no-input"},
     {"name": "subsets", "view": "target", "sizes": 2, "norm": "mean"},
     {"name": "fixed", "edges": [0, 1, 2, 4]},
 ]
@@ -153,6 +155,21 @@ def planted(sep: float, skip: float = 0.0, fixed: float = 1.0, measure: Any = "l
 
 def expected(arch: ArchState, costs: NetworkCosts, **rules: Any) -> float:
     return float(ExpectedCost(costs, Rules(**rules), arch.space)(arch).detach())
+
+
+@pytest.mark.parametrize(("drop", "convolutions"), [("no-output", 1), ("no-input", 3)])
+def test_what_leads_nowhere_costs_nothing_where_dead_ends_are_dropped(drop: str, convolutions: int) -> None:
+    """Edges (0, 2), (1, 2) and (0, 3) of a cell whose node 2 sends nothing."""
+    arch = drawn(topology={"name": "subsets", "sizes": "any-or-none", "drop": drop}, init=0.0)
+    with torch.no_grad():
+        for t, cell in arch.space.cells.items():
+            arch.alpha[t][:, cell.candidates[0].index("sep_conv_3x3")] = 60.0
+            for group in arch.topologies[t].groups:  # type: ignore[attr-defined]
+                wanted = [cell.edges[e] in ((0, 2), (1, 2), (0, 3)) for e in group.edges]
+                arch.beta[t][group.slice.start + group.choices.tolist().index(wanted)] = 60.0
+    assert math.isclose(expected(arch, planted(5.0, fixed=0.0)), 2 * 5 * convolutions)
+    found = derive(arch, Rules()).cells["normal"]
+    assert (found.concat, sum(map(len, found.nodes))) == ({"no-output": (3,), "no-input": (2, 3)}[drop], convolutions)
 
 
 def test_equal_weights_of_darts_expect_two_inputs_a_node_and_no_none() -> None:

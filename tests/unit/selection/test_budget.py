@@ -23,13 +23,15 @@ from topocell.selection.rules import derive, edge_strengths
 from topocell.spaces import SpaceSpec
 from topocell.spaces.costs import NetworkCosts
 from topocell.supernet.arch_state import ArchState
-from topocell.topology.assignments import without_orphans
+from topocell.topology.assignments import without_dead_ends, without_orphans
 
 THREE = ("none", "skip_connect", "max_pool_3x3", "sep_conv_3x3")
 SMALL = spaces.get("darts", nodes=2, candidates=THREE)
+LONG = spaces.get("darts", nodes=3, candidates=("none", "sep_conv_3x3"))
 NB201 = spaces.get("nasbench201")
+TWO_OPERATIONS = spaces.get("nasbench201", candidates=["skip_connect", "nor_conv_3x3"])
 SIZE = NetworkSize(4, 5, 3, (3, 8, 8))
-COSTS = {space.name: network_costs(space, SIZE) for space in (SMALL, NB201)}
+COSTS = {id(space): network_costs(space, SIZE) for space in (SMALL, LONG, NB201, TWO_OPERATIONS)}
 
 CASES: dict[str, tuple[SpaceSpec, Any, dict[str, Any]]] = {
     "magnitude": (SMALL, "dense", {"edges": "magnitude", "in_degree": 1}),
@@ -39,10 +41,17 @@ CASES: dict[str, tuple[SpaceSpec, Any, dict[str, Any]]] = {
     "edge-sigmoid": (SMALL, {"name": "edge-sigmoid", "threshold": 0.6}, {"edges": "topology"}),
     "TopoNAS": (SMALL, {"name": "subsets", "sizes": "any"}, {"edges": "topology"}),
     "stretchable": (SMALL, {"name": "subsets", "sizes": "any-or-none"}, {"edges": "topology"}),
+    "stretchable of three nodes": (LONG, {"name": "subsets", "sizes": "any-or-none"}, {"edges": "topology"}),
+    "stretchable with dead ends": (
+        SMALL,
+        {"name": "subsets", "sizes": "any-or-none", "drop": "no-input"},
+        {"edges": "topology"},
+    ),
     "stretchable inputs": (SMALL, {"name": "subsets", "view": "target", "sizes": "any-or-none"}, {"edges": "topology"}),
     "DOTS": (SMALL, {"name": "subsets", "view": "target", "sizes": 2, "norm": "mean"}, {"edges": "topology"}),
     "fixed": (SMALL, {"name": "fixed", "edges": [0, 2, 4]}, {"edges": "topology"}),
     "NAS-Bench-201": (NB201, "dense", {"edges": "all", "none": True}),
+    "NAS-Bench-201 stretchable": (TWO_OPERATIONS, {"name": "subsets", "sizes": "any-or-none"}, {"edges": "topology"}),
 }
 
 
@@ -88,6 +97,11 @@ def groups_of(arch: ArchState, t: str, rules: Rules) -> tuple[list[list[tuple[li
     ], False
 
 
+def trimming(arch: ArchState, t: str, rules: Rules) -> Any:
+    """What removes nodes that leave the cell."""
+    return without_dead_ends if rules.edges == "topology" and arch.topologies[t].drops_dead_ends else without_orphans
+
+
 def every_cell(arch: ArchState, t: str, rules: Rules, costs: NetworkCosts) -> list[tuple[float, float]]:
     """(cost beyond `fixed`, score) of every cell that could be derived."""
     cell, own, strengths = arch.space.cells[t], costs.cells[t], arch.strengths(t)
@@ -99,8 +113,9 @@ def every_cell(arch: ArchState, t: str, rules: Rules, costs: NetworkCosts) -> li
     ]
     best = [max((float(strengths[e, k]) for k in ks), default=1.0) for e, ks in enumerate(choosable)]
     found = []
+    trim = trimming(arch, t, rules)
     for assignment in itertools.product(*groups):
-        edges, dropped = without_orphans(cell, sorted(e for chosen, _ in assignment for e in chosen))
+        edges, dropped = trim(cell, sorted(e for chosen, _ in assignment for e in chosen))
         if len(dropped) == cell.nodes or (dropped and not may_drop):
             continue
         width = own.widths[cell.nodes - len(dropped) - 1] if cell.output == "concat" else 0.0
@@ -120,7 +135,7 @@ def score_of(arch: ArchState, rules: Rules, derived: Any) -> float:
         best = []
         for assignment in itertools.product(*groups):
             edges = [e for chosen, _ in assignment for e in chosen]
-            if rules.none or set(without_orphans(cell, sorted(edges))[0]) == kept:
+            if rules.none or set(trimming(arch, t, rules)(cell, sorted(edges))[0]) == kept:
                 best.append(sum(s for _, s in assignment))
         total += max(best)
         for e, names in enumerate(cell.candidates):
@@ -136,7 +151,7 @@ def score_of(arch: ArchState, rules: Rules, derived: Any) -> float:
 @settings(max_examples=12, deadline=None)
 def test_it_equals_brute_force(case: str, seed: int, share: float) -> None:
     space, topology, options = CASES[case]
-    arch, costs = drawn(space, topology, seed), COSTS[space.name]
+    arch, costs = drawn(space, topology, seed), COSTS[id(space)]
     plain = Rules(**options)
     lists = [np.array(every_cell(arch, t, plain, costs)) for t in space.cells]
     cost, score = lists[0].T
@@ -158,13 +173,13 @@ def test_without_a_binding_limit_it_is_the_cell_of_the_rules(case: str) -> None:
     space, topology, options = CASES[case]
     for seed in range(5):
         arch = drawn(space, topology, seed)
-        rules = Rules(**options, budget=CostBudget(limit=1e12), costs=COSTS[space.name])
+        rules = Rules(**options, budget=CostBudget(limit=1e12), costs=COSTS[id(space)])
         assert derive(arch, rules).cells == derive(arch, Rules(**options)).cells
         assert derive(arch, rules).notes == derive(arch, Rules(**options)).notes
 
 
 def test_a_limit_that_no_cell_meets_is_said_with_the_least_cost() -> None:
-    arch, costs = drawn(SMALL, "dense", 0), COSTS["darts"]
+    arch, costs = drawn(SMALL, "dense", 0), COSTS[id(SMALL)]
     least = least_cost(arch, Rules(edges="magnitude"), costs)
     meets = Rules(edges="magnitude", budget=CostBudget(limit=least), costs=costs)
     derive(arch, meets)
@@ -174,7 +189,7 @@ def test_a_limit_that_no_cell_meets_is_said_with_the_least_cost() -> None:
 
 
 def test_removed_candidates_are_not_chosen() -> None:
-    arch, costs = drawn(SMALL, "dense", 3), COSTS["darts"]
+    arch, costs = drawn(SMALL, "dense", 3), COSTS[id(SMALL)]
     masks = {t: torch.tensor(cell.live) for t, cell in SMALL.cells.items()}
     for mask in masks.values():
         mask[0, 1:3] = False  # the first edge has none and sep_conv_3x3 left
@@ -188,7 +203,7 @@ def test_removed_candidates_are_not_chosen() -> None:
 
 
 def test_the_note_names_both_costs() -> None:
-    arch, costs = drawn(SMALL, "dense", 3), COSTS["darts"]
+    arch, costs = drawn(SMALL, "dense", 3), COSTS[id(SMALL)]
     least = least_cost(arch, Rules(), costs)
     (note,) = derive(arch, Rules(budget=CostBudget(limit=least), costs=costs)).notes
     assert f"above selection.budget.limit={least:g}" in note and f"{least:,.0f} parameters" in note
@@ -207,7 +222,7 @@ def test_the_note_names_both_costs() -> None:
 )
 def test_other_rules_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
-        derive(drawn(SMALL, "dense", 0), Rules(**options, budget=CostBudget(limit=1e9), costs=COSTS["darts"]))
+        derive(drawn(SMALL, "dense", 0), Rules(**options, budget=CostBudget(limit=1e9), costs=COSTS[id(SMALL)]))
 
 
 def test_a_budget_without_costs_is_refused() -> None:

@@ -3,7 +3,9 @@
 import functools
 import itertools
 import math
+import re
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from topocell import spaces, topology
 from topocell.errors import RecipeError, RunError, SpaceError
 from topocell.spaces.cell import CellSpec
 from topocell.topology import TOPOLOGIES, Dense, EdgeSigmoid, EdgeSoftmax, Fixed, Subsets
-from topocell.topology.assignments import MAX_CHOICES
+from topocell.topology.assignments import MAX_CHOICES, without_dead_ends, without_orphans
 
 OPS = ("skip_connect", "sep_conv_3x3")
 
@@ -33,16 +35,23 @@ CELLS = {
     "chain": CHAIN,
     "nasbench201": spaces.get("nasbench201").cells["cell"],
 }
-SIZES = [1, 2, 3, "any", "any-or-none"]
+#: Sizes of sets; stretchable cells in both readings of "none for removing the node".
+SIZES = [1, 2, 3, "any", "any-or-none", "none: no-input"]
+READINGS = ("no-output", "no-input")
 
 
 def makeable(cell: CellSpec, view: str, sizes: object) -> bool:
     """Whether sets of these sizes can give every node an input (they cannot where nodes outnumber kept edges)."""
     try:
-        Subsets(cell, view=view, sizes=sizes)
+        Subsets(cell, view=view, **sized(sizes))
     except (SpaceError, RecipeError):
         return False
     return True
+
+
+def sized(sizes: object) -> dict[str, Any]:
+    """The options of an entry of `SIZES`."""
+    return {"sizes": "any-or-none", "drop": "no-input"} if sizes == "none: no-input" else {"sizes": sizes}
 
 
 VARIANTS = [
@@ -57,18 +66,32 @@ variants = pytest.mark.parametrize(("name", "view", "sizes"), VARIANTS)
 
 @functools.cache
 def make(name: str, view: str, sizes: object, norm: str = "none", scale: str = "unit") -> Subsets:
-    return Subsets(CELLS[name], view=view, sizes=sizes, norm=norm, scale=scale)
+    return Subsets(CELLS[name], view=view, norm=norm, scale=scale, **sized(sizes))
 
 
 @functools.cache
 def brute_force(t: Subsets) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All assignments (A, groups), the edges each keeps (A, E), and whether every computed node has an input (A,)."""
+    """All assignments (A, groups), the edges each keeps (A, E), and whether all computed nodes stay (A,)."""
     assignments = np.array(list(itertools.product(*[range(len(g.choices)) for g in t.groups])))
     kept = np.zeros((len(assignments), t.cell.n_edges), dtype=bool)
     for g, group in enumerate(t.groups):
         kept[:, group.edges] = group.choices.numpy()[assignments[:, g]]
-    into = np.array([[dst == node for node in t.cell.computed] for _, dst in t.cell.edges])
-    return assignments, kept, (kept @ into).all(1)
+    return assignments, kept, staying(t.cell, kept, t.drops_dead_ends).all(1)
+
+
+def staying(cell: CellSpec, kept: np.ndarray, dead_ends_go: bool) -> np.ndarray:
+    """Which computed nodes (A, nodes) stay when nodes are removed, with their edges, until none has to be any more."""
+    there = np.ones((len(kept), cell.inputs + cell.nodes), dtype=bool)
+    while True:
+        before = there.copy()
+        live = kept & there[:, [src for src, _ in cell.edges]] & there[:, [dst for _, dst in cell.edges]]
+        for node in cell.computed:
+            there[:, node] &= live[:, cell.incoming(node)].any(1)
+            last = node == cell.computed[-1] or (cell.output == "concat" and not cell.outgoing(node))
+            if dead_ends_go and not last:
+                there[:, node] &= live[:, cell.outgoing(node)].any(1)
+        if (there == before).all():
+            return there[:, cell.inputs :]
 
 
 def scores(t: Subsets, beta: torch.Tensor) -> np.ndarray:
@@ -128,7 +151,8 @@ def test_number_of_logits(nodes: int, view: str, sizes: object, count: int) -> N
         ("target", "any", 9765, 9765),
         ("source", 2, 216, 138),
         ("source", "any", 4725, 3224),
-        ("source", "any-or-none", 16384, 9765),
+        ("source", "none: no-input", 16384, 9765),
+        ("source", "any-or-none", 16384, 3468),  # no dead ends either
         ("target", "any-or-none", 16384, 9765),
     ],
 )
@@ -142,7 +166,7 @@ def test_number_of_cells(view: str, sizes: object, assignments: int, valid: int)
 
 def test_stretchable_cells_with_all_nodes_are_the_cells_of_dots_with_any_edges() -> None:
     sets = []
-    for view, sizes in (("source", "any-or-none"), ("target", "any")):
+    for view, sizes in (("source", "none: no-input"), ("target", "any")):
         _, kept, valid = brute_force(make("darts4", view, sizes))
         sets.append({row.tobytes() for row in kept[valid]})
     assert sets[0] == sets[1]
@@ -180,58 +204,49 @@ def test_sizes_per_group() -> None:
 # ---- decoding ----
 
 
-@functools.cache
-def reached(t: Subsets) -> np.ndarray:
-    """Which nodes (A, nodes with the inputs) are reached from the inputs under every assignment."""
-    _, kept, _ = brute_force(t)
-    found = np.zeros((len(kept), t.cell.inputs + t.cell.nodes), dtype=bool)
-    found[:, : t.cell.inputs] = True
-    for e, (src, dst) in enumerate(t.cell.edges):  # by destination: a source is decided before its edges
-        found[:, dst] |= kept[:, e] & found[:, src]
-    return found
-
-
 def expected_decode(t: Subsets, beta: torch.Tensor, may_drop: bool) -> tuple[list[int], set[int], float]:
     """Kept edges, dropped nodes and the score of the assignment, by brute force."""
-    _, kept, _ = brute_force(t)
-    nodes = reached(t)[:, t.cell.inputs :]
+    _, kept, valid = brute_force(t)
+    nodes = staying(t.cell, kept, t.drops_dead_ends)
+    allowed = valid
     if may_drop:
         allowed = nodes[:, -1] if t.cell.output == "last" else nodes.any(1)
-    else:
-        allowed = nodes.all(1)
     score = np.where(allowed, scores(t, beta), -np.inf)
     best = int(np.argmax(score))
-    alive = set(np.flatnonzero(reached(t)[best]).tolist())
-    edges = [e for e in np.flatnonzero(kept[best]).tolist() if t.cell.edges[e][0] in alive]
+    alive = {*range(t.cell.inputs), *(np.flatnonzero(nodes[best]) + t.cell.inputs).tolist()}
+    edges = [e for e in np.flatnonzero(kept[best]).tolist() if set(t.cell.edges[e]) <= alive]
     return edges, set(t.cell.computed) - alive, score[best]
 
 
 @variants
 def test_decode_is_the_most_likely_valid_assignment(name: str, view: str, sizes: object) -> None:
     t = make(name, view, sizes)
-    valid = brute_force(t)[2]
+    _, sets, valid = brute_force(t)
     argmax_valid = set()
     for seed in range(25):
         beta = random_beta(t.n_logits, seed)
         report = t.decode_report(beta)
-        edges, dropped, taken = expected_decode(t, beta, sizes == "any-or-none")
+        edges, dropped, taken = expected_decode(t, beta, t.may_drop_nodes)
         assert list(report.kept) == t.decode(beta) == edges
         assert set(report.dropped_nodes) == dropped
         score = scores(t, beta)
-        assert report.argmax_valid == valid[np.argmax(score)] == (report.note is None)
-        argmax_valid.add(report.argmax_valid)
+        plain = int(np.argmax(score))
+        entered = {t.cell.edges[e][1] for e in np.flatnonzero(sets[plain])}
+        assert report.argmax_valid == (entered == set(t.cell.computed))
+        assert valid[plain] == (report.note is None)
+        argmax_valid.add(valid[plain])
         assert report.log_probability == pytest.approx(taken - np.logaddexp.reduce(score), abs=1e-9)
     if 0.3 < valid.mean() < 0.75:
         assert argmax_valid == {True, False}  # both ways were taken
 
 
-@pytest.mark.parametrize("sizes", [2, "any", "any-or-none"])
+@pytest.mark.parametrize("sizes", [2, "any", "any-or-none", "none: no-input"])
 def test_ties_go_to_the_lowest_choices(sizes: object) -> None:
     t = make("darts4", "source", sizes)
     for seed in range(20):
         beta = torch.randint(0, 2, (t.n_logits,), generator=torch.Generator().manual_seed(seed)).double()
-        assert t.decode(beta) == expected_decode(t, beta, sizes == "any-or-none")[0]
-    assert t.decode(torch.zeros(t.n_logits)) == expected_decode(t, torch.zeros(t.n_logits), sizes == "any-or-none")[0]
+        assert t.decode(beta) == expected_decode(t, beta, t.may_drop_nodes)[0]
+    assert t.decode(torch.zeros(t.n_logits)) == expected_decode(t, torch.zeros(t.n_logits), t.may_drop_nodes)[0]
 
 
 def test_a_valid_argmax_is_kept_and_an_invalid_one_is_explained() -> None:
@@ -258,8 +273,88 @@ def preferring(t: Subsets, *choices: tuple[int, ...]) -> torch.Tensor:
     return beta
 
 
-def test_stretchable_cells_drop_nodes_without_an_input_and_what_hangs_on_them() -> None:
+@pytest.mark.parametrize("reading", READINGS)
+def test_every_choice_of_a_stretchable_cell_leaves_the_cell_of_its_reading(reading: Any) -> None:
+    """All 2^14 choices of N = 7: nodes go until none is left to go; a cell that is empty is not derived."""
+    t = Subsets(darts(4), sizes="any-or-none", drop=reading)
+    trim = {"no-input": without_orphans, "no-output": without_dead_ends}[reading]
+    assignments, kept, _ = brute_force(t)
+    there = staying(t.cell, kept, reading == "no-output")
+    cells, beta = set(), torch.zeros(t.n_logits)
+    for edges, nodes in zip(kept, there):
+        alive = {0, 1, *(np.flatnonzero(nodes) + 2).tolist()}
+        chosen = np.flatnonzero(edges).tolist()
+        wanted = tuple(e for e in chosen if set(t.cell.edges[e]) <= alive)
+        assert trim(t.cell, chosen) == (wanted, tuple(sorted({2, 3, 4, 5} - alive)))
+        cells.add(wanted)
+    sizes = np.bincount(there.sum(1)).tolist()
+    assert (len(kept), sizes, len(cells - {()})) == {
+        "no-input": (2**14, [64, 360, 1470, 4725, 9765], 11163),
+        "no-output": (2**14, [841, 2523, 4404, 5148, 3468], 3903),
+    }[reading]
+    nothing = np.flatnonzero(~there.any(1))
+    for number in [*range(0, 2**14, 163), *nothing[::13].tolist()]:
+        chosen = [group.slice.start + c for group, c in zip(t.groups, assignments[number].tolist())]
+        beta.zero_()[chosen] = 1.0
+        report = t.decode_report(beta)
+        if number in nothing:
+            assert report.kept and len(report.dropped_nodes) < 4
+        else:
+            assert (report.kept, report.dropped_nodes) == trim(t.cell, np.flatnonzero(kept[number]).tolist())
+
+
+def test_a_node_that_chooses_no_output_leaves_with_what_leads_to_it_alone() -> None:
+    # 0 → 2, 5; 1 → nothing; 2 → 3; 3 → 4; 4 → nothing: 4 goes, so 3 leads nowhere, so 2 does not either
     t = make("darts4", "source", "any-or-none")
+    report = t.decode_report(preferring(t, (0, 3), (), (0,), (0,), ()))
+    assert [t.cell.edges[e] for e in report.kept] == [(0, 5)]
+    assert (report.argmax_valid, report.dropped_nodes) == (True, (2, 3, 4))
+    assert report.note == (
+        "the most likely choices leave node 4 without an output; dropped nodes 2, 3, 4, on no path from an input to "
+        "node 5"
+    )
+    stays = make("darts4", "source", "none: no-input").decode_report(preferring(t, (0, 3), (), (0,), (0,), ()))
+    assert stays.dropped_nodes == () and len(stays.kept) == 4 and stays.note is None
+
+
+def test_a_cell_without_a_path_to_its_last_node_is_repaired() -> None:
+    """Everything would go: the most likely choices that lead to the last node are taken."""
+    t = make("darts4", "source", "any-or-none")
+    beta = preferring(t, (0,), (), (), (), ())  # 0 → 2, and that is all
+    beta[t.groups[2].slice][3] = 1.0  # node 2 would next choose node 5
+    report = t.decode_report(beta)
+    assert [t.cell.edges[e] for e in report.kept] == [(0, 2), (2, 5)]
+    assert (report.argmax_valid, report.dropped_nodes) == (False, (3, 4))
+    assert report.note == (
+        "the most likely choices leave nodes 3, 4, 5 without an input and nodes 2, 3, 4 without an output; took the "
+        "most likely ones that leave a cell: 2 → 5 instead of 2 → nothing; dropped nodes 3, 4, on no path from an "
+        "input to node 5"
+    )
+
+
+def test_nodes_that_can_send_nothing_stay() -> None:
+    """Nodes 4 and 5 of the ragged cell have no candidate for an outgoing edge: each is an end."""
+    t = make("ragged", "source", "any-or-none")
+    names = [t.cell.edges[e] for e in t.groups[0].edges]
+    report = t.decode_report(preferring(t, tuple(names.index(edge) for edge in ((0, 2), (0, 3), (0, 4))), (), (), ()))
+    assert [t.cell.edges[e] for e in report.kept] == [(0, 4)] and report.dropped_nodes == (2, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sizes": "any", "drop": "no-input"}, "only can with sizes=any-or-none, but got sizes='any'; leave drop out"),
+        ({"sizes": "any-or-none", "drop": "no-outputs"}, "drop is one of no-output, no-input, but got 'no-outputs'"),
+        ({"view": "target", "sizes": "any-or-none", "drop": "no-output"}, "but got view='target'"),
+    ],
+)
+def test_a_drop_without_effect_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(words)):
+        Subsets(darts(4), **options)
+
+
+def test_stretchable_cells_drop_nodes_without_an_input_and_what_hangs_on_them() -> None:
+    t = make("darts4", "source", "none: no-input")
     # 0 → 5, 1 → nothing, 2 → 3, 4, 3 → 4, 4 → nothing: 2 has no input, so 3 and 4 have none either
     report = t.decode_report(preferring(t, (3,), (), (0, 1), (0,), ()))
     assert [t.cell.edges[e] for e in report.kept] == [(0, 5)]
@@ -273,7 +368,7 @@ def test_stretchable_cells_drop_nodes_without_an_input_and_what_hangs_on_them() 
 
 
 def test_stretchable_cells_that_would_lose_everything_are_repaired() -> None:
-    t = make("darts4", "source", "any-or-none")
+    t = make("darts4", "source", "none: no-input")
     beta = preferring(t, (), (), (), (), ())
     beta[t.groups[1].slice][t.groups[1].choices.sum(1) == 2] = 1.0  # node 1 would rather have two than one
     report = t.decode_report(beta)
@@ -301,7 +396,7 @@ def test_the_output_of_a_nasbench201_cell_is_always_reached(view: str) -> None:
 
 def test_the_output_is_reached_in_the_most_likely_way() -> None:
     """Node 1 alone feeds the output, but nothing feeds node 1: it takes two changes, or one that costs more."""
-    t = make("nasbench201", "source", "any-or-none")  # 0 → {1, 2, 3}, 1 → {2, 3}, 2 → {3}
+    t = make("nasbench201", "source", "none: no-input")  # 0 → {1, 2, 3}, 1 → {2, 3}, 2 → {3}
     beta = preferring(t, (), (1,), ())
     to_one, to_three = (list(map(tuple, map(np.flatnonzero, t.groups[0].choices.numpy()))).index((k,)) for k in (0, 2))
     beta[t.groups[0].slice][to_one], beta[t.groups[0].slice][to_three] = 2.0, 1.0
@@ -474,8 +569,9 @@ def test_penalty_is_equation_14(name: str, view: str, sizes: object) -> None:
         r = t.penalty(beta)
         assert r.shape == ()
         assert r.item() == pytest.approx(explicit_penalty(t, beta), abs=1e-12)
-        assert (r.item() == 0) == bool(brute_force(t)[2][np.argmax(scores(t, beta))])
-        if view == "target" and sizes != "any-or-none":
+        plain = brute_force(t)[1][np.argmax(scores(t, beta))]
+        assert (r.item() == 0) == ({t.cell.edges[e][1] for e in np.flatnonzero(plain)} == set(t.cell.computed))
+        if view == "target" and not t.may_drop_nodes:
             assert r.item() == 0
     assert t.penalty(torch.zeros(t.n_logits)).item() == 0
 
@@ -686,7 +782,8 @@ def test_edge_sigmoid_says_which_edges_it_forced() -> None:
     ("name", "options", "count"),
     [
         ("subsets", {"view": "source", "sizes": "any"}, 8),  # 3 · 3 · 1, less the one that misses node 2
-        ("subsets", {"view": "source", "sizes": "any-or-none"}, 3 * 7),
+        ("subsets", {"view": "source", "sizes": "any-or-none", "drop": "no-input"}, 3 * 7),
+        ("subsets", {"view": "source", "sizes": "any-or-none"}, 3 * 4),  # node 2 feeds node 3
         ("subsets", {"view": "target", "sizes": 2}, 3),
         ("edge-softmax", {"keep": 2}, 3),
         ("edge-sigmoid", {}, 3 * 7),
