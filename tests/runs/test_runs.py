@@ -197,7 +197,7 @@ def test_the_run_directory_holds_everything(run: Run) -> None:
     env = run.json("env.json")
     assert env["data_fingerprint"] == setup.load_data(run.recipe).fingerprint
     assert (env["device"], env["threads"], env["seeds"]["run"]) == ("cpu", 1, run.recipe.seed)
-    projected = {"select"} if run.recipe.selection.rules(0).project else set()
+    projected = {"select"} if run.recipe.selection.rules(0).computes else set()
     assert set(run.json("timings.json")) == {"search", "retrain"} | projected
     assert all(seconds > 0 for seconds in run.json("timings.json").values())
     assert run.recipe.name in (run.path / "report.html").read_text()

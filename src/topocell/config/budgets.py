@@ -15,6 +15,7 @@ from topocell.config.recipe import DataPlan, Recipe
 from topocell.config.retrain import RetrainPlan
 from topocell.config.search import ArchOptimizer, SearchPlan, Stage
 from topocell.config.selection import PERTURBATION, ProjectionPlan
+from topocell.config.trials import TrialsPlan
 from topocell.config.values import Choice, Model
 from topocell.spaces.skeletons import stacking
 
@@ -41,6 +42,8 @@ class Limits:
     arch_lr_factor: float
     tune_epochs: int
     select_batches: int
+    trials: int
+    trial_epochs: int
 
 
 SMALL = Limits(
@@ -60,6 +63,8 @@ SMALL = Limits(
     arch_lr_factor=10.0,
     tune_epochs=1,
     select_batches=8,
+    trials=8,
+    trial_epochs=8,
 )
 SMOKE = Limits(
     epochs=2,
@@ -78,6 +83,8 @@ SMOKE = Limits(
     arch_lr_factor=1.0,
     tune_epochs=1,
     select_batches=1,
+    trials=2,
+    trial_epochs=1,
 )
 
 
@@ -132,7 +139,12 @@ def _scaled(recipe: Recipe, limits: Limits) -> Recipe:
         recipe,
         data=_scaled_data(recipe.data, limits),
         search=_scaled_search(recipe.search, limits, layers),
-        selection=_with(selection, projection=projection, after_epoch=_scaled_epoch(recipe, limits)),
+        selection=_with(
+            selection,
+            projection=projection,
+            after_epoch=_scaled_epoch(recipe, limits),
+            trials=_scaled_trials(selection.trials, limits),
+        ),
         retrain=_with(retrain, parameters=None, cutout=_least(retrain.cutout, cutout)),
         # no accuracy is known beforehand at such a scale
         shallow=_with(shallow, cutout=_least(shallow.cutout, cutout), threshold=0.0),
@@ -234,6 +246,21 @@ def _scaled_projection(plan: ProjectionPlan, limits: Limits) -> ProjectionPlan:
         epochs = max(1, epochs * limits.tune_epochs // plan.tune_epochs)
     batches = _least(plan.batches, limits.select_batches)
     return _with(plan, tune_epochs=_least(plan.tune_epochs, limits.tune_epochs), epochs=epochs, batches=batches)
+
+
+def _scaled_trials(plan: TrialsPlan | None, limits: Limits) -> TrialsPlan | None:
+    """Train fewer cells, and shorter; what costs next to nothing for each cell stays as it is, but for sizes."""
+    if plan is None:
+        return None
+    caps = {"epochs": limits.trial_epochs, "batches": limits.select_batches, "channels": limits.channels}
+    caps |= {"layers": limits.layers, "batch_size": limits.batch_size}
+    own = dict(plan.evaluator)
+    scaled = {key: _least(own[key], cap) for key, cap in caps.items() if own.get(key) is not None}
+    number = plan.number
+    if plan.evaluate.name == "training" and number is not None:
+        number = min(number, limits.trials)
+    extra = {**(plan.evaluate.model_extra or {}), **scaled}
+    return _with(plan, number=number, evaluate=Choice(name=plan.evaluate.name, **extra))
 
 
 def _scaled_training(plan: RetrainPlan, limits: Limits, channels: int, layers: int, epochs: int) -> Any:

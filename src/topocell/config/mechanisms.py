@@ -217,6 +217,20 @@ class Cutout(Mechanism):
     size: int = Field(16, ge=1)
 
 
+class RandomCell(Mechanism):
+    """One cell at each step of the weights, drawn uniformly from those that the selection may derive (RandomNAS)."""
+
+    def fault(self, stage: StagePlan) -> str | None:
+        """Return what is wrong where an architecture is learned, or the weights' step sees something else."""
+        if stage.level != "weights":
+            return (
+                f"random_cell trains weights alone, but level {stage.level} learns an architecture; use level weights"
+            )
+        if stage.mechanisms.perturbation is not None:
+            return "random_cell and perturbation both say what the weights' step sees; leave one of them out"
+        return None
+
+
 class Mechanisms(Model):
     """The mechanisms of a stage by name; one of a user's own is given as a mapping of its options.
 
@@ -229,6 +243,7 @@ class Mechanisms(Model):
         drop_path: edges dropped at random in training (RobustDARTS, SNAS).
         cutout: squares of training images blanked at random (RobustDARTS).
         early_stop: end of the stage ahead of time (DARTS+).
+        random_cell: {} trains one cell at each step, drawn uniformly (RandomNAS).
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -241,6 +256,7 @@ class Mechanisms(Model):
     drop_path: DropPath | None = None
     cutout: Cutout | None = None
     early_stop: EarlyStop | None = None
+    random_cell: RandomCell | None = None
 
     @property
     def built_in(self) -> list[tuple[str, Mechanism]]:

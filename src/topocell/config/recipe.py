@@ -10,7 +10,14 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from topocell.config.retrain import PROTOCOLS, RetrainPlan, ShallowPlan
 from topocell.config.search import SearchPlan, Stage
-from topocell.config.selection import PERTURBATION, GroundTruthPlan, SelectionPlan, budget_fault, threshold_fault
+from topocell.config.selection import (
+    PERTURBATION,
+    GroundTruthPlan,
+    SelectionPlan,
+    budget_fault,
+    threshold_fault,
+    trials_fault,
+)
 from topocell.config.values import AnyColour, Choice, Crop, Model, OnNan, name_only, one_of
 from topocell.errors import nearest
 
@@ -100,8 +107,7 @@ class Recipe(Model):
             )
         if fault := threshold_fault(self.selection):
             faults.append(fault)
-        if fault := budget_fault(self.selection):
-            faults.append(fault)
+        faults += filter(None, (budget_fault(self.selection), trials_fault(self.selection)))
         if self.selection.budget is not None and any(plan.parameters is not None for plan in self.trainings):
             faults.append(
                 "selection.budget limits the cost at retrain.channels, but retrain.parameters chooses the channels of "
@@ -127,14 +133,17 @@ class Recipe(Model):
     def _measuring_faults(self) -> list[str]:
         stages, splits = self.search.stages, self.data.splits
         measuring = [
-            (f"search.stages.{s.name}.mechanisms.progressive", "the stage", s.alpha_on)
+            (f"search.stages.{s.name}.mechanisms.progressive: perturbation measures", "the stage", s.alpha_on)
             for s in stages
             if (plan := s.mechanisms.progressive) is not None and plan.decide_by == PERTURBATION
         ]
         if PERTURBATION in (self.selection.operations, self.selection.edges):
-            measuring.append(("selection", "the last stage", stages[-1].alpha_on))
+            measuring.append(("selection: perturbation measures", "the last stage", stages[-1].alpha_on))
+        trials = self.selection.trials
+        if trials is not None and trials.evaluate.name in ("training", "shared-weights"):
+            measuring.append(("selection.trials: accuracy is measured", "the last stage", stages[-1].alpha_on))
         return [
-            f"{where}: perturbation measures on the split alpha_on of {stage}, {held_out!r}, but data.splits has "
+            f"{where} on the split alpha_on of {stage}, {held_out!r}, but data.splits has "
             f"{', '.join(splits)}{nearest(held_out, splits)}; name one of them"
             for where, stage, held_out in measuring
             if held_out not in {*splits, "all"}

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from topocell.config.cost import CostBudget
+from topocell.config.trials import TrialsPlan
 from topocell.config.values import (
     Model,
     NonNegative,
@@ -41,6 +42,7 @@ class Rules:
             leaves the node out, and with it what it alone leads to (FairDARTS). A cell that nothing would be left of
             keeps the best edge that leaves one of its inputs.
         budget: limit on the cost of the cell, or none.
+        trials: whether what is random is drawn many times and evaluated (see `topocell.selection.trials`).
         costs: of the networks of the space, in the measure of the budget.
     """
 
@@ -53,12 +55,35 @@ class Rules:
     threshold: float | None = None
     isolated: Isolated = "rescue"
     budget: CostBudget | None = None
+    trials: bool = False
     costs: NetworkCosts | None = field(default=None, compare=False)
+
+    @property
+    def computes(self) -> bool:
+        """Return whether the selection is work of its own: the projection of a supernet, or trials of cells."""
+        return self.project or self.trials
 
     @property
     def project(self) -> bool:
         """Return whether the supernet is projected before the cell is derived."""
         return PERTURBATION in (self.operations, self.edges)
+
+
+def trials_fault(rules: "Rules | SelectionPlan") -> str | None:
+    """Explain what is wrong with rules beside trials; None if nothing is, or there are none."""
+    if not rules.trials:
+        return None
+    if "random" not in (rules.operations, rules.edges):
+        return (
+            f"selection.trials vary what the rules leave at random, but selection.operations is {rules.operations} and "
+            f"selection.edges is {rules.edges}; use random for one of them or both, or leave the trials out"
+        )
+    for name in ("operations", "edges"):
+        if getattr(rules, name) == PERTURBATION:
+            return f"selection.trials and selection.{name}={PERTURBATION} both take the supernet; leave one of them out"
+    if rules.max_skips is not None:
+        return "selection.max_skips changes the choice of the rules, which trials replace; leave one of them out"
+    return None
 
 
 def threshold_fault(rules: "Rules | SelectionPlan") -> str | None:
@@ -196,7 +221,7 @@ class SelectionPlan(Model):
     """Settings of the derivation of the cell: see `topocell.selection.rules.Rules`.
 
     `projection` is how a supernet is projected, where operations or edges are selected by perturbation; `budget` limits
-    the cost of the cell.
+    the cost of the cell; `trials` evaluate many cells, where operations or edges are random, and take the best.
 
     Attributes:
         stage: the cell is derived from the architecture at the end of this stage; default the last one. Where its
@@ -215,6 +240,7 @@ class SelectionPlan(Model):
     stage: str | None = None
     after_epoch: Annotated[int, Field(ge=1)] | None = None
     projection: ProjectionPlan = ProjectionPlan()
+    trials: TrialsPlan | None = None
 
     @property
     def moment(self) -> str | None:
@@ -239,8 +265,8 @@ class SelectionPlan(Model):
 
     def rules(self, seed: int) -> Rules:
         """The rules; `seed` is that of random ones."""
-        own = self.model_dump(exclude={"projection", "budget", "stage", "after_epoch"})
-        return Rules(**own, budget=self.budget, seed=seed)
+        own = self.model_dump(exclude={"projection", "budget", "stage", "after_epoch", "trials"})
+        return Rules(**own, budget=self.budget, trials=self.trials is not None, seed=seed)
 
 
 class GroundTruthPlan(Model):

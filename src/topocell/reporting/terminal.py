@@ -108,8 +108,8 @@ class Logged:
 
 
 def _epoch_lines(record: Mapping[str, Any]) -> list[str]:
-    """An epoch and its warnings; a decision comes with words of its own."""
-    if record.get("phase") == "select":
+    """An epoch and its warnings; decisions and trials come with words of their own."""
+    if record.get("phase") in ("select", "trial"):
         return []
     return [epoch_line(record), *(f"  {warning}" for warning in record.get("warnings", ()))]
 

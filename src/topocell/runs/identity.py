@@ -36,6 +36,9 @@ def lasting(recipe: Any) -> Any:
     kept = {k: v for k, v in recipe.items() if k not in _MAY_CHANGE}
     if isinstance(kept.get("data"), dict):  # images are told by their fingerprint, not by their place
         kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("root", "download")}
+    selection = kept.get("selection")
+    if isinstance(selection, dict) and isinstance(trials := selection.get("trials"), dict):
+        kept["selection"] = selection | {"trials": {k: v for k, v in trials.items() if k != "workers"}}
     search = kept.get("search")
     if isinstance(search, dict) and isinstance(search.get("stages"), dict):
         kept["search"] = search | {"order of stages": list(search["stages"])}

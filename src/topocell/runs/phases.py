@@ -10,11 +10,15 @@ from topocell.runs.directory import RunDir
 
 
 class Phase(StrEnum):
-    """Phases of a run, in order. `tune` is part of `select`: records of the tuning between decisions bear its name."""
+    """Phases of a run, in order.
+
+    `tune` and `trial` are parts of `select`: records of the tuning between decisions, and of trials, bear their names.
+    """
 
     SEARCH = "search"
     SELECT = "select"
     TUNE = "tune"
+    TRIAL = "trial"
     RETRAIN = "retrain"
     DONE = "done"
 

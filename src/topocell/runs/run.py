@@ -28,6 +28,8 @@ from topocell.runs.monitor import RunHook, RunMonitor, fitting
 from topocell.runs.outlook import Outlook, few_steps, parts_of
 from topocell.runs.phases import Phase, read_phase, save_phase
 from topocell.runs.setup import Setup
+from topocell.runs.trials import trials_of
+from topocell.searching.loop import Search
 from topocell.selection.rules import Derived, check_rules, derive
 from topocell.supernet.arch_state import ArchState
 
@@ -81,7 +83,7 @@ class Work:
         """
         self.must_be_searched()
         rules = self._rules(**changes)
-        if self.phase != Phase.SELECT and (not again or rules.project):
+        if self.phase != Phase.SELECT and (not again or rules.computes):
             return Genotype.load(self.directory.genotype_path)
         moment = self.moment(reselected(self.recipe, changes))
         rules = rules if moment is None else moment.rules(rules)
@@ -97,7 +99,7 @@ class Work:
             self._enter(Phase.SELECT)
         if self.phase == Phase.SELECT and self.state is None:
             self._clear()
-        derived = self._project(rules) if rules.project else derive(self._architecture(moment), rules)
+        derived = self._computed(rules, moment) if rules.computes else derive(self._architecture(moment), rules)
         chosen: dict[str, Any] = {"operations": rules.operations, "edges": rules.edges}
         if moment is not None:
             chosen |= {"stage": moment.stage.name, "after_epoch": moment.number}
@@ -129,8 +131,9 @@ class Work:
     def alternative_name(self, changes: Mapping[str, Any]) -> str | None:
         """The name of a selection that must not disturb the cell that the run has; None where there is none."""
         rules = self._rules(**changes)
-        mine = not changes and any(record.get("phase") == Phase.SELECT for record in self.directory.metrics())
-        apart = self.phase not in (Phase.SEARCH, Phase.SELECT) and rules.project and not mine
+        of_selection = (Phase.SELECT, Phase.TRIAL)
+        mine = not changes and any(record.get("phase") in of_selection for record in self.directory.metrics())
+        apart = self.phase not in (Phase.SEARCH, Phase.SELECT) and rules.computes and not mine
         return f"{rules.operations}-{rules.edges}" if apart or "projection" in changes else None
 
     def retrain(self) -> dict[str, Any]:
@@ -226,18 +229,27 @@ class Work:
         check_rules(dataclasses.replace(self.recipe.selection.rules(self.recipe.seed), **named))
         return self.setup.priced(reselected(self.recipe, changes).selection.rules(self.recipe.seed))
 
-    def _project(self, rules: Rules) -> Derived:
-        search = self.setup.search(self._rules())
-        state = self.directory.load_named("supernet")
-        with fitting(self.directory.named_path("supernet")):
-            search.load_state_dict(state)
-        projection = self.setup.projection(search, rules, self.monitor)
+    def _computed(self, rules: Rules, moment: Moment | None) -> Derived:
+        """The cell of a projection, or of trials."""
+        if rules.trials:
+            trials = trials_of(self.setup, self._architecture(moment), rules, self.monitor, self._search)
+            with self._timed(Phase.SELECT):
+                return trials.run(self.state)
+        projection = self.setup.projection(self._search(), rules, self.monitor)
         with self._timed(Phase.SELECT):
             projection.run(self.state)
         return derive(projection.learner.arch, rules)
 
+    def _search(self) -> Search:
+        """The search as it ended."""
+        search = self.setup.search(self._rules())
+        state = self.directory.load_named("supernet")
+        with fitting(self.directory.named_path("supernet")):
+            search.load_state_dict(state)
+        return search
+
     def _begun(self) -> Rules | None:
-        """The rules of a projection that was begun and not finished."""
+        """The rules of a projection, or of trials, that were begun and not finished."""
         if self.phase != Phase.SELECT or self.state is None:
             return None
         with fitting(self.directory.newest):
@@ -248,7 +260,7 @@ class Work:
 
         The checkpoint that says where the run stands is saved before, so that a kill on the way leads back here.
         """
-        phases = (Phase.SELECT, Phase.TUNE, Phase.RETRAIN)
+        phases = (Phase.SELECT, Phase.TUNE, Phase.TRIAL, Phase.RETRAIN)
         files = of_a_cell(self.recipe)
         left = any(record.get("phase") in phases for record in self.directory.metrics())
         if not left and not any(self.directory.has(name) for name in files[1:]):
@@ -259,7 +271,7 @@ class Work:
         self._enter(Phase.SELECT)
 
     def _architecture(self, moment: Moment | None) -> ArchState:
-        """The architecture at a moment of the search; by default at its end."""
+        """The architecture at a moment of the search, without its supernet; by default at its end."""
         if moment is not None:
             return moment.architecture(self.setup.space)
         state = self.directory.load_named("supernet")

@@ -9,6 +9,7 @@ from torch import Tensor
 from topocell import registry
 from topocell.config import mechanisms as options
 from topocell.config.search import SearchPlan, Stage
+from topocell.config.selection import Rules
 from topocell.config.values import Curve
 from topocell.data.splits import SearchData
 from topocell.errors import RunError
@@ -19,11 +20,13 @@ from topocell.runtime.hooks import Monitor
 from topocell.searching.perturbation import PERTURBATIONS
 from topocell.searching.streams import Streams
 from topocell.selection.decider import decider
+from topocell.selection.drawing import CellSpace
 from topocell.selection.progressive import Progress
 from topocell.spaces.cell import CellSpec, SpaceSpec
 from topocell.spaces.operations import KNOWN_OPERATIONS
 from topocell.supernet.arch_state import ArchState
-from topocell.supernet.learner import Learner
+from topocell.supernet.learner import Batch, Learner
+from topocell.supernet.weights import ArchWeights
 
 
 class Running(Protocol):
@@ -41,6 +44,8 @@ class Running(Protocol):
     seed: int
     device: torch.device
     monitor: Monitor
+
+    rules: Rules
 
     @property
     def stage(self) -> Stage:
@@ -282,6 +287,25 @@ class EarlyStop(Mechanism):
         self._unchanged = state["unchanged"]
 
 
+class RandomCell(Mechanism):
+    """Trains the weights of one cell at each step, drawn uniformly (Li and Talwalkar 2019, RandomNAS).
+
+    Cells are those that the rules of the selection may derive, see `topocell.selection.drawing.CellSpace`: with
+    `random` for operations and edges any cell of the space. Only the operations of the cell run.
+    """
+
+    def on_stage_start(self, search: Running) -> None:
+        """Let the weights' step see a cell that is drawn anew."""
+        arch, rules = search.learner.arch, search.rules
+        space = CellSpace.of(arch, rules)
+
+        def draw(learner: Learner, weights: dict[str, ArchWeights], batch: Batch) -> dict[str, ArchWeights]:
+            seed = int(torch.randint(2**62, ()))  # of the stream of the step
+            return space.weights(space.random(torch.Generator().manual_seed(seed)), weights)
+
+        search.learner.perturb = draw
+
+
 #: By name, as recipes have them; those that come with topocell in the order of `topocell.config.mechanisms.Mechanisms`.
 MECHANISMS = Registry[type[Mechanism]](
     "mechanism",
@@ -294,6 +318,7 @@ MECHANISMS = Registry[type[Mechanism]](
         "drop_path": DropPath,
         "cutout": Cutout,
         "early_stop": EarlyStop,
+        "random_cell": RandomCell,
     },
     Mechanism,
 )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from topocell.config.selection import PERTURBATION, Rules, budget_fault, threshold_fault
+from topocell.config.selection import PERTURBATION, Rules, budget_fault, threshold_fault, trials_fault
 from topocell.errors import RecipeError, nearest
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.registry import Registry
@@ -170,7 +170,7 @@ EDGE_RULES = Registry[Callable[[ArchState, str, Rules, Tensor], tuple[list[int],
 
 def check_rules(rules: Rules) -> None:
     """Raise RecipeError for a rule that does not exist, a threshold that no rule reads, a budget beside other rules."""
-    if fault := threshold_fault(rules) or budget_fault(rules):
+    if fault := threshold_fault(rules) or budget_fault(rules) or trials_fault(rules):
         raise RecipeError(fault)
     for what, name, table in (
         ("operations", rules.operations, OPERATION_RULES),
@@ -213,7 +213,7 @@ def derive(arch: ArchState, rules: Rules) -> Derived:
             edges, dropped = map(list, (without_dead_ends if through else without_orphans)(cell, edges))
             note = note or (f"{named(dropped)} chose none on every edge: dropped" if dropped else None)
         kept[name], chosen[name] = tuple(edges), tuple(ops)
-        cells[name] = _cell_genotype(cell, edges, ops)
+        cells[name] = cell_genotype(cell, edges, ops)
         if note:
             notes.append(f"{name}: {note}")
     derived = Derived(kept, chosen, cells, tuple(notes))
@@ -244,7 +244,7 @@ def _affordable(arch: ArchState, rules: Rules, derived: Derived) -> Derived:
         cell = space.cells[name]
         kept[name] = tuple(e for e, k in picked.items() if cell.candidates[e][k] != "none")
         chosen[name] = tuple(picked.get(e, k) for e, k in enumerate(derived.chosen[name]))
-        cells[name] = _cell_genotype(cell, list(kept[name]), list(chosen[name]))
+        cells[name] = cell_genotype(cell, list(kept[name]), list(chosen[name]))
     note = (
         f"the most likely cell has {costs.words(wanted)}, above selection.budget.limit={budget.limit:g}; took the most "
         f"likely one within it, {costs.words(costs.of(cells, strides))}"
@@ -265,7 +265,8 @@ def _surplus_skip(
     return min(((e, k) for e, k in skips if others[e]), key=lambda at: float(strengths[at]), default=None)
 
 
-def _cell_genotype(cell: CellSpec, kept: list[int], ops: list[int | None]) -> CellGenotype:
+def cell_genotype(cell: CellSpec, kept: list[int], ops: list[int | None]) -> CellGenotype:
+    """One cell as a genotype: its kept edges, each with the candidate `ops[e]`."""
     nodes = tuple(
         tuple((cell.candidates[e][ops[e] or 0], cell.edges[e][0]) for e in cell.incoming(node) if e in kept)
         for node in cell.computed

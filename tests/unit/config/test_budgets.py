@@ -87,7 +87,14 @@ def test_sizes_are_capped_and_the_method_stays(name: str, budget: str) -> None:
             assert (ours.betas, ours.weight_decay) == (published_part.betas, published_part.weight_decay)
     mine, theirs = recipe.selection.projection, published.selection.projection
     scaled_alone = {"tune_epochs": mine.tune_epochs, "epochs": mine.epochs, "batches": mine.batches}
-    same_method = published.selection.model_copy(update={"projection": theirs.model_copy(update=scaled_alone)})
+    changes: dict[str, Any] = {"projection": theirs.model_copy(update=scaled_alone)}
+    if (trials := recipe.selection.trials) is not None and (whole := published.selection.trials) is not None:
+        assert (trials.propose, trials.evaluate.name) == (whole.propose, whole.evaluate.name)
+        trained = whole.evaluate.name == "training"
+        assert trials.number == (min(whole.number or 0, limits.trials) if trained else whole.number)
+        assert not trained or trials.evaluator.epochs == min(whole.evaluator.epochs, limits.trial_epochs)
+        changes["trials"] = trials
+    same_method = published.selection.model_copy(update=changes)
     assert (recipe.space, recipe.selection, recipe.search.head) == (
         published.space,
         same_method,

@@ -1,0 +1,198 @@
+"""Trials of a run: what its recipe's evaluator needs, and the evaluation by several processes."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from topocell.config.retrain import RetrainPlan
+from topocell.config.selection import Rules
+from topocell.config.trials import SharedWeights, Training, TrialsPlan, ZeroCost
+from topocell.data.nasbench201 import Table
+from topocell.data.splits import Dataset, split_batches
+from topocell.errors import DataError
+from topocell.genotype.genotype import Genotype
+from topocell.networks.retraining import Retraining
+from topocell.networks.zero_cost import SCORES
+from topocell.nn.network import FixedNet
+from topocell.runs.setup import Setup, execution
+from topocell.runtime.hooks import Monitor
+from topocell.runtime.rng import derive as derive_seed
+from topocell.searching.loop import Search
+from topocell.selection.drawing import CellSpace
+from topocell.selection.probe import Probe
+from topocell.selection.rules import Derived
+from topocell.selection.trials import Evaluator, Score, Trials
+from topocell.supernet.arch_state import ArchState
+from topocell.supernet.weights import OneHotWeights
+
+#: Gives the search as it ended, where an evaluator needs its supernet.
+Searched = Callable[[], Search]
+
+
+def trials_of(setup: Setup, arch: ArchState, rules: Rules, monitor: Monitor, searched: Searched) -> Trials:
+    """The trials of a run, before the first one.
+
+    Args:
+        setup: of the run.
+        arch: the architecture as the search left it.
+        rules: of the selection.
+        monitor: of the run.
+        searched: gives the search as it ended.
+
+    Raises:
+        RecipeError: nothing can be drawn. DataError: no such column in the table.
+    """
+    plan = setup.recipe.selection.trials
+    assert plan is not None
+    space, evaluator = CellSpace.of(arch, rules), evaluator_of(setup, plan, searched)
+    return Trials(space, plan, rules, evaluator, seed=setup.recipe.seed, monitor=monitor)
+
+
+def evaluator_of(setup: Setup, plan: TrialsPlan, searched: Searched) -> Evaluator:
+    """What a cell is judged by. Raises DataError for a column that the table does not have."""
+    options = plan.evaluator
+    if isinstance(options, SharedWeights):
+        return InSupernet(setup, options, searched())
+    if isinstance(options, ZeroCost):
+        return Untrained(setup, options, plan.evaluate.name)
+    assert isinstance(options, Training)
+    if setup.ground_truth is not None and options.column is not None:
+        return LookedUp(setup.ground_truth, options, setup.recipe.ground_truth.column, setup.space.name)
+    return ShortTraining(setup, options)
+
+
+class LookedUp:
+    """Validation accuracies of a table, as fractions."""
+
+    finalists = 0
+
+    def __init__(self, table: Table, options: Training, truth: str, space: str) -> None:
+        assert options.column is not None
+        if options.column == truth:
+            raise DataError(
+                f"trials are decided by another column than the one that says how good the cell is, but both are "
+                f"{truth!r}; change selection.trials.evaluate.column or ground_truth.column"
+            )
+        table.values(options.column)
+        self._table, self._options, self._space = table, options, space
+
+    def score(self, derived: Derived, inner: Monitor, state: Mapping[str, Any] | None) -> Score:
+        """Look the cell up."""
+        found = self._table.lookup(Genotype(self._space, derived.cells)).accuracy[self._options.column or ""]
+        return Score(found / 100, self._options.charge)
+
+    def final(self, derived: Derived) -> Score:
+        """Not called: there are no finalists."""
+        raise NotImplementedError
+
+
+class ShortTraining:
+    """Accuracy on held-out training images after a short training, with the same seeds for all cells."""
+
+    finalists = 0
+
+    def __init__(self, setup: Setup, options: Training) -> None:
+        self._setup, self._data = setup, held_out_data(setup)
+        self.plan = short_plan(setup.recipe.retrain, options)
+
+    def score(self, derived: Derived, inner: Monitor, state: Mapping[str, Any] | None) -> Score:
+        """Train the network of the cell, or what is left of it."""
+        setup = self._setup
+        training = Retraining(
+            derived.genotype(setup.space),
+            self.plan,
+            self._data,
+            seed=derive_seed(setup.recipe.seed, "trials"),
+            device=setup.device,
+            monitor=inner,
+            execution=execution(setup.recipe),
+            on_nan=setup.recipe.on_nan,
+        )
+        return Score(training.run(state)["last_mean"])
+
+    def final(self, derived: Derived) -> Score:
+        """Not called: there are no finalists."""
+        raise NotImplementedError
+
+
+def short_plan(retrain: RetrainPlan, options: Training) -> RetrainPlan:
+    """The settings of a short training: those of the retraining but for what is set, one seed, tested at its end."""
+    epochs = options.epochs
+    changes: dict[str, Any] = {
+        "epochs": epochs,
+        "weights": retrain.weights.model_copy(update={"lr": retrain.weights.lr.scaled(epochs / retrain.epochs)}),
+        "layers": options.layers or retrain.layers,
+        "batch_size": options.batch_size or retrain.batch_size,
+        "seeds": retrain.seeds[:1],
+        "test_every": epochs,
+        "early_stop": None,
+    }
+    if options.channels is not None:
+        sizes = dict.fromkeys(("parameters", "max_parameters", "max_multiply_adds"))
+        changes |= {"channels": options.channels, **sizes}
+    return retrain.model_copy(update=changes)
+
+
+def held_out_data(setup: Setup) -> Dataset:
+    """The dataset whose training and test images are the two parts of the training images that the search has.
+
+    The first is the split that feeds the weights, the second the one that feeds α, both of the last stage.
+    """
+    stage, data = setup.recipe.search.stages[-1], setup.search_data
+    return dataclasses.replace(setup.dataset, train=data.get(stage.weights_on), test=data.get(stage.alpha_on))
+
+
+class InSupernet:
+    """Accuracy of the cell in the supernet, on the same held-out images for all cells (Li and Talwalkar 2019)."""
+
+    def __init__(self, setup: Setup, options: SharedWeights, search: Search) -> None:
+        self._learner, self.finalists = search.learner, options.finalists
+        size, stage = setup.recipe.search.batch_size, setup.recipe.search.stages[-1]
+        seed, device = setup.recipe.seed, setup.device
+        batches = split_batches(search.data, stage.alpha_on, size, "trials", seed=seed, device=device, augmented=False)
+        self._few = Probe(search.learner, batches, options.batches, seed)
+        self._all = Probe(search.learner, batches, None, seed)
+        with torch.no_grad():
+            self._like = search.learner.arch()
+
+    def score(self, derived: Derived, inner: Monitor, state: Mapping[str, Any] | None) -> Score:
+        """Measure on a few batches."""
+        return self._measured(self._few, derived)
+
+    def final(self, derived: Derived) -> Score:
+        """Measure on the whole split."""
+        return self._measured(self._all, derived)
+
+    def _measured(self, probe: Probe, derived: Derived) -> Score:
+        weights = {t: OneHotWeights(*one) for t, one in derived.weights(self._like).items()}
+        return Score(probe(weights, 0).accuracy)
+
+
+class Untrained:
+    """A score of the network of the cell before training, on one batch of training images, the same for all cells."""
+
+    finalists = 0
+
+    def __init__(self, setup: Setup, options: ZeroCost, name: str) -> None:
+        self._setup, self._score = setup, SCORES[name]
+        search = setup.recipe.search
+        self._sizes = options.channels or search.channels, options.layers or search.layers
+        seed, stage = setup.recipe.seed, search.stages[-1]
+        size = options.batch_size or search.batch_size
+        batches = split_batches(setup.search_data, stage.weights_on, size, "trials", seed=seed, device=setup.device)
+        self._x, self._y = batches.batch(0, 0)
+
+    def score(self, derived: Derived, inner: Monitor, state: Mapping[str, Any] | None) -> Score:
+        """Build the network, and score it."""
+        setup = self._setup
+        torch.manual_seed(derive_seed(setup.recipe.seed, "trials", "network"))
+        data = setup.dataset
+        net = FixedNet(derived.genotype(setup.space), *self._sizes, len(data.train.classes), data.shape[0])
+        net = net.to(setup.device).double()
+        return Score(self._score(net, self._x.double(), self._y))
+
+    def final(self, derived: Derived) -> Score:
+        """Not called: there are no finalists."""
+        raise NotImplementedError
