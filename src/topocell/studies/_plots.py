@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -30,12 +30,16 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Curve:
-    """One curve of `curves`: mean and, where there are several values, their sample standard deviation."""
+    """One curve of `curves`: mean and, where there are several values, their sample standard deviation.
+
+    The marker at the values `open` of x is an open one.
+    """
 
     label: str
     x: Sequence[float]
     mean: Sequence[float]
     std: Sequence[float | None]
+    open: Collection[float] = ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,39 @@ def clouds(panels: Sequence[Cloud], x: str, y: str, path: Path) -> None:
         save(figure, path)
 
 
+@dataclass(frozen=True)
+class Named:
+    """One point of `scatter`, with its standard deviations where there are several values behind it."""
+
+    label: str
+    x: float
+    y: float
+    x_std: float | None = None
+    y_std: float | None = None
+
+
+def scatter(panels: Mapping[str, Sequence[Named]], x: str, y: str, path: Path) -> None:
+    """Named points with error bars, a panel for each title; a name has one colour in all of them."""
+    from matplotlib.ticker import MaxNLocator
+
+    names = list(dict.fromkeys(point.label for points in panels.values() for point in points))
+    colours = {name: CYCLE[at % len(CYCLE)] for at, name in enumerate(names)}
+    with styled():
+        figure = paneled(1.2 * len(panels), 1.1)
+        for number, (title, points) in enumerate(panels.items(), start=1):
+            ax = figure.add_subplot(1, len(panels), number)
+            for point in points:
+                colour, errors = colours[point.label], (point.y_std or 0.0, point.x_std or 0.0)
+                ax.errorbar(point.x, point.y, *errors, marker="o", markersize=5, capsize=3, color=colour)
+                label = clipped(point.label)
+                ax.annotate(label, (point.x, point.y), (6, 6), textcoords="offset points", color=colour)
+            ax.margins(0.2)
+            ax.xaxis.set_major_locator(MaxNLocator(5))
+            ax.set_title(title)
+            _finish(ax, x, y, legend=False)
+        save(figure, path)
+
+
 def curves(lines: Sequence[Curve], x: str, y: str, path: Path) -> None:
     """Means with error bars over a whole-numbered axis."""
     with styled():
@@ -79,6 +116,8 @@ def curves(lines: Sequence[Curve], x: str, y: str, path: Path) -> None:
             colour = CYCLE[number % len(CYCLE)]
             errors = [s or 0.0 for s in line.std]
             ax.errorbar(line.x, line.mean, errors, marker="o", markersize=4, capsize=3, color=colour, label=line.label)
+            for x_of, y_of in ((x_of, y_of) for x_of, y_of in zip(line.x, line.mean) if x_of in line.open):
+                ax.plot(x_of, y_of, "o", markersize=7, markerfacecolor="white", color=colour, zorder=4)
         ax.xaxis.set_major_locator(whole())
         _finish(ax, x, y, legend=len(lines) > 1)
         save(figure, path)

@@ -19,27 +19,43 @@ from topocell.searching.loop import Search
 from topocell.studies._items import Bench
 
 
-def check(recipes: Iterable[Recipe]) -> dict[str, str]:
+def check(recipes: Iterable[Recipe], genotypes: Sequence[Genotype] = ()) -> dict[str, str]:
     """Build and load what the recipes name without training; returns the names of their data by fingerprint.
 
+    Args:
+        recipes: of the study.
+        genotypes: cells that each of them is to retrain.
+
     Raises:
-        RecipeError, SpaceError, DataError: what a recipe asks for cannot be.
+        RecipeError, SpaceError, DataError: what a recipe asks for cannot be, or not for one of the cells.
     """
     loaded: dict[str, setup.Setup] = {}
     for recipe in recipes:
         key = f"{recipe.data!r} {recipe.seed}"
         loaded[key] = setup.prepared(recipe, like=loaded.get(key))
+        for genotype in genotypes:
+            setup.check_network(genotype, recipe.retrain, loaded[key].dataset)
     return {each.dataset.fingerprint: each.dataset.name for each in loaded.values()}
 
 
-def begin(bench: Bench, items: int, recipes: Mapping[str, Recipe], seeds: Sequence[int], **inputs: Any) -> None:
-    """Check the recipes, label → recipe, and begin a study that trains by them. Raises as `check`, `Bench.begin`."""
-    data = check(recipes.values())
+def begin(
+    bench: Bench,
+    items: int,
+    recipes: Mapping[str, Recipe],
+    seeds: Sequence[int],
+    genotypes: Sequence[Genotype] = (),
+) -> None:
+    """Check the recipes, label → recipe, and the cells that each is to retrain, and begin a study that trains by them.
+
+    Raises as `check`, `Bench.begin`.
+    """
+    data = check(recipes.values(), genotypes)
     resolved_recipes = {label: recipe.model_dump(mode="json") for label, recipe in recipes.items()}
     named = {str(number): seed for number, seed in enumerate(seeds)}
     device = find_device(next(iter(recipes.values())).device)
     found = environment(device, ", ".join(data), named)
-    bench.begin(items, {"recipes": resolved_recipes, "data": data, **inputs}, found)
+    cells = {"genotypes": [genotype.to_dict() for genotype in genotypes]} if genotypes else {}
+    bench.begin(items, {"recipes": resolved_recipes, "data": data, **cells}, found)
 
 
 def whole_run(recipe: Recipe, path: Path, display: Display) -> dict[str, Any]:

@@ -225,6 +225,14 @@ def agreement(one: Sequence[float], other: Sequence[float]) -> dict[str, float |
     return {"kendall": float(kendalltau(one, other)[0]), "spearman": float(spearmanr(one, other)[0])}
 
 
+def agreement_in_words(found: Mapping[str, float | None]) -> str:
+    """What `agreement` returns, as a part of a sentence."""
+    tau, rho = found["kendall"], found["spearman"]
+    if tau is None or rho is None:
+        return "no order to agree"
+    return f"Kendall's τ {tau:.2f}, Spearman's ρ {rho:.2f}"
+
+
 def _agreement(one: _Ranking, other: _Ranking) -> dict[str, float | None]:
     """Over the wirings of `one`; with the share of the seconds that one takes of the other."""
     pairs = [(one.accuracy[w], other.accuracy[w]) for w in one.accuracy]
@@ -254,21 +262,14 @@ def _notes(
         said.append(
             f"The best {len(again.ordered)} again with their wiring and {options.normal} in both cells: "
             f"{again.accuracy[again.ordered[-1]]:.2f} to {again.accuracy[chosen]:.2f} %; "
-            f"{_in_words(_agreement(again, main))} with the ranking before."
+            f"{agreement_in_words(_agreement(again, main))} with the ranking before."
         )
     for number, words in enumerate(options.proxies, start=1):
         found = _agreement(proxies[f"proxy-{number}"], main)
         cost = f"{found['cost']:.0%} of its time"
-        said.append(f"proxy-{number} ({words}): {_in_words(found)} with the ranking, at {cost}.")
+        said.append(f"proxy-{number} ({words}): {agreement_in_words(found)} with the ranking, at {cost}.")
     said.append(f"To search along the best: topocell run edarts {shlex.join(along(chosen))}")
     return said
-
-
-def _in_words(found: Mapping[str, float | None]) -> str:
-    tau, rho = found["kendall"], found["spearman"]
-    if tau is None or rho is None:
-        return "no order to agree"
-    return f"Kendall's τ {tau:.2f}, Spearman's ρ {rho:.2f}"
 
 
 def _draw(accuracy: Mapping[Wiring, float], path: Any) -> None:

@@ -120,7 +120,7 @@ def test_cells_as_users_name_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (["retrain", "--genotype", "darts-v2", "dots", "--recipe", "gdas", "--out", "there"], "leave --recipe out"),
         (["retrain", "darts-v2"], "add --out DIR"),
         (["retrain", "--genotype", ARCH, "dots", "--budget", "smoke", "--out", "there"], "skeleton"),
-        (["study", "depth", "genotype=dots-c1", "--out", "there"], "did you mean 'dots-c10'?"),
+        (["study", "depth", "genotypes=dots-c1", "--out", "there"], "did you mean 'dots-c10'?"),
         (["compare", "dots-c10", "dots-c1"], "did you mean 'dots-c10'?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -23,18 +23,22 @@ from topocell.config.recipe import Recipe
 from topocell.data.nasbench201 import Table, official_archs
 from topocell.errors import DataError, RecipeError, RunError
 from topocell.io import files
+from topocell.reporting.style import clipped
 from topocell.reporting.terminal import Quiet
 from topocell.runs import setup
 from topocell.runs.monitor import RunMonitor
 from topocell.runtime.provenance import environment
-from topocell.studies import STUDIES, Bench, Options, Outcome, Study, edge_ranking
+from topocell.studies import STUDIES, Bench, Options, Outcome, Study, _plots, edge_ranking, shallow_final
+from topocell.studies._cells import named_cells
 from topocell.studies._options import parse
-from topocell.studies._plots import non_dominated
+from topocell.studies._plots import Curve, non_dominated
 from topocell.studies._training import finished_search
 from topocell.studies.topology_search import PUBLISHED
 
 TINY = ["--budget", "smoke", "data.images=24", "data.test_images=10", "space.nodes=2", "search.evaluation_batches=1"]
 CELL = {"inputs": 2, "nodes": [[["skip_connect", 0], ["sep_conv_3x3", 1]], [["skip_connect", 2]]], "concat": [2, 3]}
+KEY = Genotype.from_dict({"format": 1, "space": "darts", "cells": {"normal": CELL, "reduce": CELL}}).key
+TEXT = "|nor_conv_3x3~0|+|none~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_1x1~1|skip_connect~2|"
 TABLE_FILES = ("table.csv", "table.md", "figure.png", "figure.svg", "study.json")
 REAL_TABLE = os.environ.get(setup.GROUND_TRUTH_VARIABLE, "")
 
@@ -42,7 +46,8 @@ REAL_TABLE = os.environ.get(setup.GROUND_TRUTH_VARIABLE, "")
 SMALLEST = {
     "topology-average": ["table={place}/table.csv"],
     "edge-ranking": [*TINY, "recipes=dots"],
-    "depth": [*TINY[:4], "genotype={place}/cell.json", "layers=[1,2]"],
+    "depth": [*TINY[:4], "genotypes={place}/cell.json", "layers=[1,2]"],
+    "shallow-final": [*TINY[:4], "genotypes=[{place}/cell.json, darts-v1]", "shallow.layers=2", "retrain.layers=3"],
     "wirings": [*TINY[:4], "nodes=2", "again=1"],
     "subspaces": [*TINY, "spaces=[ss3,ss4]", "depths=3", "first_also=[]", "seeds=0"],
     "edarts-ablation": [*TINY, "seeds=0"],
@@ -177,16 +182,17 @@ def test_cells_trained_before_an_interruption_are_not_trained_again(
     retrain = Once(api.retrain, at=2)
     monkeypatch.setattr(api, "retrain", retrain)
     assert main(argv) == 130
-    assert names_of(tmp_path / "a") == ["layers-1"] and not (tmp_path / "a/table.csv").exists()
+    items = [f"cell-{KEY}-layers-{n}" for n in (1, 2)]
+    assert names_of(tmp_path / "a") == items[:1] and not (tmp_path / "a/table.csv").exists()
     assert main(argv) == 0
     assert "resuming" in capsys.readouterr().out
-    assert retrain.calls == 3 and names_of(tmp_path / "a") == ["layers-1", "layers-2"]
+    assert retrain.calls == 3 and names_of(tmp_path / "a") == items
     for file in ("table.csv", "figure.svg"):
         assert (tmp_path / "a" / file).read_bytes() == (done("depth") / file).read_bytes()
 
 
 def test_an_item_goes_on_in_the_middle(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = [*TINY[2:4], "budget=smoke", f"genotype={place / 'cell.json'}", "layers=1", "retrain.epochs=3"]
+    words = [*TINY[2:4], "budget=smoke", f"genotypes={place / 'cell.json'}", "layers=1", "retrain.epochs=3"]
     studies.run("depth", words, tmp_path / "whole")
     seen: list[int] = []
 
@@ -227,10 +233,12 @@ def test_a_study_refuses_to_go_on_with_something_else(
 
 def test_a_cell_that_changed_is_another_study(place: Path, tmp_path: Path) -> None:
     cell = shutil.copy(place / "cell.json", tmp_path / "cell.json")
-    words = ["budget=smoke", *TINY[2:4], f"genotype={cell}", "layers=1"]
+    words = ["budget=smoke", *TINY[2:4], f"genotypes={cell}", "layers=1"]
     studies.run("depth", words, tmp_path / "a")
     Path(cell).write_text(Path(cell).read_text().replace("sep_conv_3x3", "sep_conv_5x5"))
-    with pytest.raises(RunError, match=r"inputs\.genotype\.cells\.normal\.nodes\.0\.1 is \['sep_conv_3x3', 1\] there"):
+    with pytest.raises(
+        RunError, match=r"inputs\.genotypes\.0\.cells\.normal\.nodes\.0\.1 is \['sep_conv_3x3', 1\] there"
+    ):
         studies.run("depth", words, tmp_path / "a")
 
 
@@ -300,15 +308,23 @@ ODD = ["compare", *TINY[:4], "--out", "new"]
 MISTAKES: list[tuple[list[str], str]] = [
     (["fly", "--out", "new"], "No such command 'fly'"),
     (["depht", "--out", "new"], "Did you mean 'depth'?"),
-    (["depth", "--out", "new"], "genotype is required; give genotype=VALUE"),
+    (["depth", "--out", "new"], "genotypes is required; give genotypes=VALUE"),
     (["depth"], "Missing option '--out'"),
-    (["depth", "genotype=absent.json", "--out", "new"], "absent.json: a genotype must be a readable file"),
-    (["depth", "genotype={place}", "--out", "new"], "genotype.json: a genotype must be a readable file"),
-    (["depth", "genotype={place}/cell.json", "layers=[0]", "--out", "new"], "layers.0: input should be greater"),
-    (["depth", "genotype={place}/cell.json", "layers=[2,2]", "--out", "new"], "'2' is named again"),
-    (["depth", "genotype={place}/cell.json", "layers=[]", "--out", "new"], "layers: "),
-    (["depth", "genotype={place}/cell.json", "layrs=[2]", "--out", "new"], "'layrs' (did you mean 'layers'?)"),
-    (["depth", "genotype={place}/cell.json", "retrain_as=dotz", "--out", "new"], "did you mean 'dots'?"),
+    (["depth", "genotypes=absent.json", "--out", "new"], "absent.json: a genotype must be a readable file"),
+    (["depth", "genotypes={place}", "--out", "new"], "genotype.json: a genotype must be a readable file"),
+    (["depth", "genotypes=[{place}/cell.json,dots-c1]", "--out", "new"], "did you mean 'dots-c10'?"),
+    (["depth", "genotypes=dots-c10,DOTS_C10", "--out", "new"], "'dots-c10' and 'DOTS_C10' are the same cell"),
+    (["depth", "genotypes=darts-v2", "retrain.layers=3", "--out", "new"], "use layers=[..]"),
+    (["depth", *TINY[:4], "genotypes=darts-v2", "retrain.max_parameters=9", "--out", "new"], "max_parameters"),
+    (["shallow-final", "genotypes=p-dart", "--out", "new"], "did you mean 'p-darts'?"),
+    (["shallow-final", "protocol=filter", "--out", "new"], "every cell is trained both ways here"),
+    (["shallow-final", "seeds=0,1", "shallow.seeds=0", "--out", "new"], "sets them for both networks"),
+    (["shallow-final", "seeds=[0,0]", "--out", "new"], "'0' is named again"),
+    (["depth", "genotypes={place}/cell.json", "layers=[0]", "--out", "new"], "layers.0: input should be greater"),
+    (["depth", "genotypes={place}/cell.json", "layers=[2,2]", "--out", "new"], "'2' is named again"),
+    (["depth", "genotypes={place}/cell.json", "layers=[]", "--out", "new"], "layers: "),
+    (["depth", "genotypes={place}/cell.json", "layrs=[2]", "--out", "new"], "'layrs' (did you mean 'layers'?)"),
+    (["depth", "genotypes={place}/cell.json", "retrain_as=dotz", "--out", "new"], "did you mean 'dots'?"),
     (["topology-average", "--out", "new"], "none is named; give table=PATH or set TOPOCELL_NASBENCH201"),
     (["topology-average", "table=absent.csv", "--out", "new"], "cannot read the table 'absent.csv'"),
     (["topology-average", "table={place}/table.csv", "column=c", "--out", "new"], "but not 'c'"),
@@ -334,7 +350,11 @@ MISTAKES: list[tuple[list[str], str]] = [
         [*ODD, "recipes=dots", "budget=paper"],
         "budget is given once, but got 'paper' and 'smoke'; leave one of them out",
     ),
-    (["depth", "genotype=2024", "--out", "new"], "but got 2024; write it in quotes, in a shell genotype='\"2024\"'"),
+    (
+        ["depth", "genotypes=2024", "--out", "new"],
+        "genotypes.0: input should be text, but got 2024; write it in quotes",
+    ),
+    (["shallow-final", "retrain_as=2024", "--out", "new"], "write it in quotes, in a shell retrain_as='\"2024\"'"),
     ([*ODD, "recipes=dots", "epochs"], "an option has the form key=value, but got 'epochs'"),
     ([*ODD, "recipes=dots", "retrain.epoch=1"], "retrain.epoch: unknown key (did you mean 'epochs'?)"),
     ([*ODD, "recipes=dots", "sedes=[0]", "recipe=dots"], "'sedes' (did you mean 'seeds'?)"),
@@ -368,7 +388,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
 
 
 def test_all_faults_of_options_at_once() -> None:
-    with pytest.raises(RecipeError, match=r"study depth: .*'a'.*'layrs'.*genotype is required"):
+    with pytest.raises(RecipeError, match=r"study depth: .*'a'.*'layrs'.*genotypes is required"):
         parse("depth", STUDIES["depth"].options, ["a", "layrs=3"])
     with pytest.raises(RecipeError, match=r"unknown study 'depht' \(did you mean 'depth'\?\)"):
         studies.run("depht", [], "new")
@@ -539,16 +559,103 @@ def test_depth_changes_the_depth_alone(done: Callable[[str], Path]) -> None:
     first, second = rows_of(done("depth"))
     assert (first["layers"], second["layers"]) == ("1", "2")
     assert int(first["parameters"]) < int(second["parameters"])
-    recipes = [(done("depth") / f"runs/layers-{n}/recipe.yaml").read_text() for n in (1, 2)]
+    recipes = [(done("depth") / f"runs/cell-{KEY}-layers-{n}/recipe.yaml").read_text() for n in (1, 2)]
     assert recipes[0].replace("layers: 1\n", "layers: 2\n") == recipes[1]
 
 
-def test_depth_of_a_run_takes_its_recipe(done: Callable[[str], Path], tmp_path: Path) -> None:
+def test_depth_of_a_run_takes_its_recipe(
+    done: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The figure has an open marker where the network is as deep as the supernet was."""
+    drawn: list[Curve] = []
+    monkeypatch.setattr(_plots, "curves", lambda lines, x, y, path: (drawn.extend(lines), path.touch()))
     run = done("compare") / "runs/random-1-seed-3"
-    studies.run("depth", [f"genotype={run}", "layers=[2]", "budget=smoke"], tmp_path / "a")
-    recipe = (tmp_path / "a/runs/layers-2/recipe.yaml").read_text()
+    studies.run("depth", [f"genotypes={run}", "layers=[3,2]", "budget=smoke"], tmp_path / "a")
+    found = Genotype.load(run / "genotype.json")
+    item = tmp_path / f"a/runs/cell-{found.key}-layers-3"
+    recipe = (item / "recipe.yaml").read_text()
     assert "name: random" in recipe and "images: 24" in recipe
-    assert Genotype.load(tmp_path / "a/runs/layers-2/genotype.json") == Genotype.load(run / "genotype.json")
+    assert Genotype.load(item / "genotype.json") == found
+    assert [(row["genotype"], row["layers"], row["search layers"]) for row in rows_of(tmp_path / "a")] == [
+        (str(run), n, "3") for n in ("3", "2")
+    ]
+    assert [(line.x, line.open) for line in drawn] == [([2, 3], [3])] * 2
+
+
+def test_depth_of_several_cells(
+    done: Callable[[str], Path], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cells and depths are added to a finished study; a published cell stands beside what its paper reports."""
+    drawn: list[list[Curve]] = []
+    monkeypatch.setattr(_plots, "curves", lambda lines, x, y, path: (drawn.append(lines), path.touch()))
+    folder = shutil.copytree(done("depth"), tmp_path / "a")
+    retrain = Once(api.retrain, at=0)
+    monkeypatch.setattr(api, "retrain", retrain)
+    words = [*TINY[2:4], "budget=smoke", f"genotypes=[{place}/cell.json, darts-v2]", "layers=[1,2,10]"]
+    studies.run("depth", words, folder)
+    rows = rows_of(folder)
+    assert retrain.calls == 4  # two of six were there
+    assert [(row["genotype"], row["layers"]) for row in rows] == [
+        (name, n) for name in (f"{place}/cell.json", "darts-v2") for n in ("1", "2", "10")
+    ]
+    assert [row["published %"] for row in rows] == [""] * 5 + ["96.98"]
+    assert [line.label for line in drawn[0]] == [clipped(f"{place}/cell.json"), "darts-v2"]
+    items = items_of(folder)
+    for row in rows:
+        item = items[f"{row['genotype'] if row['genotype'] == 'darts-v2' else f'cell-{KEY}'}-layers-{row['layers']}"]
+        assert float(row["accuracy %"]) == 100 * item["results"]["last_mean"]
+        assert int(row["parameters"]) == item["results"]["parameters"]
+
+
+def test_shallow_and_final_accuracy(done: Callable[[str], Path], place: Path) -> None:
+    folder = done("shallow-final")
+    items, rows = items_of(folder), rows_of(folder)
+    cells = (f"cell-{KEY}", "darts-v1")
+    assert names_of(folder) == [f"{cell}-{kind}" for kind in ("shallow", "final") for cell in cells]
+    for cell, row in zip(cells, rows, strict=True):
+        for kind, layers in (("shallow", 2), ("final", 3)):
+            item = items[f"{cell}-{kind}"]
+            assert float(row[f"{kind} %"]) == 100 * item["results"]["last_mean"]
+            assert int(row[f"{kind} parameters"]) == item["results"]["parameters"]
+            recipe = (folder / f"runs/{cell}-{kind}/recipe.yaml").read_text()
+            assert f"  layers: {layers}" in recipe
+    assert [row["published shallow %"] for row in rows] == ["", "90.14"]
+    assert [row["published final %"] for row in rows] == ["", "97.0"]
+
+
+def test_what_shallow_final_trains_by_default() -> None:
+    """eDARTS, Table III, and Section IV-A."""
+
+    def options(*words: str) -> Any:
+        return parse("shallow-final", STUDIES["shallow-final"].options, words)
+
+    cells = named_cells(options().genotypes)
+    table = {"darts-v1": (90.14, 97.00), "darts-v2": (91.37, 97.24), "p-darts": (92.76, 97.50)}
+    table["pc-darts-cifar"] = (93.00, 97.43)
+    assert {c.label: (shallow_final.PUBLISHED[c.label], c.published_accuracy) for c in cells} == table
+    both = options().both()
+    shallow, final = both["shallow"].retrain, both["final"].retrain
+    assert (shallow.channels, shallow.layers, shallow.epochs, shallow.seeds) == (16, 5, 100, tuple(range(10)))
+    assert (final.channels, final.layers, final.epochs, final.seeds) == (36, 20, 600, (0,))
+    assert {recipe.protocol for recipe in both.values()} == {"full"}
+    assert [recipe.retrain.seeds for recipe in options("seeds=3,4").both().values()] == [(3, 4)] * 2
+    own = options("shallow.seeds=[0]", "retrain.seeds=1,2").both().values()
+    assert [recipe.retrain.seeds for recipe in own] == [(0,), (1, 2)]
+
+
+def test_named_cells(place: Path, tmp_path: Path) -> None:
+    """A published cell keeps its name wherever it was saved, unless it was changed there."""
+    known = named_cells(["darts-v2"])[0].genotype
+    known.save(tmp_path / "same.json")
+    (tmp_path / "run").mkdir()
+    other = Genotype.from_dict({"format": 1, "space": "darts", "cells": {"normal": CELL, "reduce": CELL}})
+    Genotype(other.space, other.cells, known.origin).save(tmp_path / "run/genotype.json")
+    same, changed, text = named_cells([str(tmp_path / "same.json"), str(tmp_path / "run"), TEXT])
+    assert (same.label, same.item, same.published_accuracy, same.recipe_path) == ("darts-v2", "darts-v2", 97.24, None)
+    assert (changed.label, changed.item) == (str(tmp_path / "run"), f"cell-{KEY}")
+    assert changed.published_accuracy is None and changed.recipe_path == tmp_path / "run/recipe.yaml"
+    assert (text.label, text.item) == (text.genotype.key, f"cell-{text.genotype.key}")
+    assert named_cells(["darts-pt-s1-svhn-1"])[0].published_accuracy is None
 
 
 def test_the_front_has_the_cost_of_each_cell(done: Callable[[str], Path]) -> None:
@@ -657,6 +764,6 @@ def test_cells_with_a_known_accuracy_are_looked_up(place: Path, tmp_path: Path) 
     with pytest.raises(RecipeError, match="depth retrains cells"):
         studies.run(
             "depth",
-            [*words[:3], words[-1], "retrain_as=nb201-darts", f"genotype={tmp_path / 'found.json'}"],
+            [*words[:3], words[-1], "retrain_as=nb201-darts", f"genotypes={tmp_path / 'found.json'}"],
             tmp_path / "b",
         )

@@ -374,7 +374,7 @@ def test_scales_of_budgets(tmp_path: Path) -> None:
             ["subspaces", "search_as=dots", "seeds=0", "depths=5", "--budget", "smoke"],
             "stage 'topology-warmup' of ss1, 5 cells has layers",
         ),
-        (["depth", "genotype=x", "--workers", "2"], "--workers is for studies of independent items"),
+        (["stability", "--workers", "2"], "--workers is for studies of independent items"),
     ],
 )
 def test_mistakes(words: list[str], fault: str, tmp_path: Path, capsys: Any) -> None:
