@@ -75,7 +75,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import the tests
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    made = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
+    )
     try:
         yield made
     finally:
@@ -88,7 +90,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes of a node in /proc")
 def test_what_a_killed_node_has_left_is_done_by_another(cluster: Any, tmp_path: Path) -> None:
     """Faults come back as lines; room is that of the nodes that live; a job too large for any is refused."""
-    node = cluster.add_node(num_cpus=1)
+    node = cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1")
     cluster.wait_for_nodes()
     with pytest.raises(RunError, match="needs 2 CPUs and 0 GPUs of one node, but no node of the cluster has more"):
         RayCrew(cluster.address, None, 2, 0.0)
@@ -131,7 +133,7 @@ def collect(crew: RayCrew, count: int) -> dict[str, Any]:
 
 
 def wait_until(found: Any) -> None:
-    until = time.monotonic() + 100
+    until = time.monotonic() + 500
     while not found():
         assert time.monotonic() < until
         time.sleep(0.1)

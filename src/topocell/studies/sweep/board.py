@@ -94,6 +94,7 @@ class Board:
         left = self.left()
         title = f"{self._count()} done" + ("" if left is None else f", left {format_seconds(left)}")
         table = Table("", "done", "running", "failed", "best so far", title=title, title_justify="left")
+        labels = {arm.key: arm.label for arm in self._course.arms}
         for row, keys in self._rows().items():
             found = [self._records[key] for key in keys if key in self._records]
             running = [
@@ -101,7 +102,7 @@ class Board:
             ]
             failed = len(keys & self._failed.keys())
             table.add_row(
-                Text(one_line(row)),
+                Text(one_line(labels[row])),
                 f"{len(found)}/{len(keys)}",
                 Text(", ".join(sorted(running))),
                 Text(str(failed), style="red") if failed else "0",
