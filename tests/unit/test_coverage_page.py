@@ -9,6 +9,7 @@ from tests.helpers import coverage
 
 from topocell.cli import app
 from topocell.config.load import load_recipe, recipe_names
+from topocell.genotype.published import published_cells
 from topocell.studies import STUDIES
 from topocell.studies._options import Searches, Training, parse
 
@@ -24,6 +25,7 @@ def test_every_table_and_figure_has_its_row() -> None:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.paper}-{row.item}")
 def test_a_row_has_commands_or_a_reason(row: coverage.Row) -> None:
     assert bool(row.commands) != bool(row.missing)
+    assert set(row.also) <= set(published_cells())
     assert row.shows
 
 
