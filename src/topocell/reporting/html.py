@@ -22,6 +22,7 @@ from topocell.reporting.ground_truth import (
     ground_truth_of,
 )
 from topocell.reporting.page import inlined, template
+from topocell.reporting.report_figures import CURVES, OPTIONAL, draw_curves
 from topocell.reporting.rundirs import RANDOM_CELL
 from topocell.reporting.scores import (
     accuracy_of,
@@ -44,24 +45,6 @@ from topocell.reporting.tables import (
 )
 
 _LOG_LINES = 60
-_CURVES = (
-    ("search", "Search", "Accuracy and loss of the supernet; validation is cut from the training images."),
-    ("architecture", "Architecture", "How undecided α and β are, how sharp the relaxation is, how deep the cell."),
-    (
-        "operations",
-        "Operations",
-        "The cell that would be derived after each epoch. A rising block of skips is a collapse.",
-    ),
-    ("retrain", "Retraining", "The cell, retrained; the test split is used here and nowhere else."),
-    ("ground_truth", "True accuracy", "That of the cell that would be derived after each epoch, and of the best cell."),
-)
-_DRAW = {
-    "search": run_figures.search_curves,
-    "architecture": run_figures.architecture_curves,
-    "operations": run_figures.operation_curves,
-    "retrain": run_figures.retrain_curves,
-    "ground_truth": run_figures.ground_truth_curve,
-}
 _FILES = {
     "recipe.yaml": "the resolved recipe",
     "env.json": "versions and machine",
@@ -151,7 +134,7 @@ def write_report(run_path: Path | str) -> Path:
     log = found.text("log.txt").splitlines()
     report = path / "report.html"
     with files.guarded(report):
-        drawn = _draw_curves(path, dict.fromkeys(_DRAW, metrics) | {"ground_truth": _trajectory(results)})
+        drawn = draw_curves(path, metrics, recipe, results)
         ground_truth = ground_truth_of(results)
         cells, drawing_fault = _draw_cells(path, genotype)
         epochs = run_figures.search_epochs(metrics)
@@ -170,8 +153,9 @@ def write_report(run_path: Path | str) -> Path:
             origin=flattened(genotype.get("origin")),
             curves=[
                 (*curve, drawn[curve[0]])
-                for curve in _CURVES
+                for curve in CURVES
                 if curve[0] != ("retrain" if ground_truth else "ground_truth")
+                and (drawn[curve[0]] or curve[0] not in OPTIONAL)
             ],
             looked_up=bool(ground_truth),
             warnings=_warnings(epochs),
@@ -191,25 +175,6 @@ def write_report(run_path: Path | str) -> Path:
         )
         files.replace(report, printable(page).encode("utf-8"))
     return report
-
-
-def _trajectory(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows of the true-accuracy curve, each with the accuracy of the best cell beside its own."""
-    rows, optimum = results.get("trajectory"), ground_truth_of(results).get("optimum")
-    return [{**row, "optimum": optimum} for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-
-
-def _draw_curves(path: Path, rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, Markup | None]:
-    """Draw what there is to draw; a figure left by an earlier report goes if there is nothing for it now."""
-    drawn: dict[str, Markup | None] = {}
-    for key, title, _ in _CURVES:
-        target = path / "figures" / f"{key}.svg"
-        if _DRAW[key](rows[key], target):
-            drawn[key] = inlined(target, key, f"{title}: curves over epochs")
-        else:
-            target.unlink(missing_ok=True)
-            drawn[key] = None
-    return drawn
 
 
 def _draw_cells(path: Path, genotype: Mapping[str, Any]) -> tuple[Markup | None, str]:

@@ -46,8 +46,8 @@ class Epoch(NamedTuple):
     row: Row
 
 
-class _Line(NamedTuple):
-    """One curve: its label, its values, its colour and its dashes."""
+class Line(NamedTuple):
+    """One curve: its label, its values, its colour and its dashes; without a label it is one of many, and thin."""
 
     label: str
     values: list[float]
@@ -62,18 +62,18 @@ def search_curves(metrics: Iterable[Row], path: Path) -> bool:
     """
     epochs = search_epochs(metrics)
 
-    def pair(what: str, scale: float) -> list[_Line]:
+    def pair(what: str, scale: float) -> list[Line]:
         return [
-            _Line("training", _series(epochs, f"train_{what}", scale=scale), CYCLE[0]),
-            _Line("validation", _series(epochs, f"val_{what}", scale=scale), CYCLE[1]),
+            Line("training", _series(epochs, f"train_{what}", scale=scale), CYCLE[0]),
+            Line("validation", _series(epochs, f"val_{what}", scale=scale), CYCLE[1]),
         ]
 
     gap = [
-        _Line("soft weights", _series(epochs, "gap", "soft", scale=100), CYCLE[0]),
-        _Line("derived cell only", _series(epochs, "gap", "derived", scale=100), CYCLE[1]),
+        Line("soft weights", _series(epochs, "gap", "soft", scale=100), CYCLE[0]),
+        Line("derived cell only", _series(epochs, "gap", "derived", scale=100), CYCLE[1]),
     ]
     panels = [("Loss", "", pair("loss", 1)), ("Accuracy", "%", pair("accuracy", 100)), ("Discretisation gap", "%", gap)]
-    return _search_figure(epochs, panels, path)
+    return search_figure(epochs, panels, path)
 
 
 def architecture_curves(metrics: Iterable[Row], path: Path) -> bool:
@@ -81,23 +81,23 @@ def architecture_curves(metrics: Iterable[Row], path: Path) -> bool:
     epochs = search_epochs(metrics)
     kinds = _kinds(epochs, "alpha_entropy", "beta_entropy", "depth", "width")
 
-    def pair(first: str, second: str, names: tuple[str, str]) -> list[_Line]:
+    def pair(first: str, second: str, names: tuple[str, str]) -> list[Line]:
         return [
-            _Line(f"{name}, {kind}", _series(epochs, key, kind), CYCLE[k % len(CYCLE)], dashes)
+            Line(f"{name}, {kind}", _series(epochs, key, kind), CYCLE[k % len(CYCLE)], dashes)
             for key, name, dashes in ((first, names[0], "-"), (second, names[1], "--"))
             for k, kind in enumerate(kinds)
         ]
 
     temperatures = [
-        _Line("operations", _series(epochs, "op_temperature"), CYCLE[0]),
-        _Line("edges", _series(epochs, "edge_temperature"), CYCLE[1], "--"),
+        Line("operations", _series(epochs, "op_temperature"), CYCLE[0]),
+        Line("edges", _series(epochs, "edge_temperature"), CYCLE[1], "--"),
     ]
     panels = [
         ("Entropy", "nats", pair("alpha_entropy", "beta_entropy", ("α", "β"))),
         ("Temperature", "", temperatures),
         ("Derived cell", "", pair("depth", "width", ("depth", "width"))),
     ]
-    return _search_figure(epochs, panels, path)
+    return search_figure(epochs, panels, path)
 
 
 def operation_curves(metrics: Iterable[Row], path: Path) -> bool:
@@ -157,8 +157,8 @@ def retrain_curves(metrics: Iterable[Row], path: Path) -> bool:
             for k, seed in enumerate(sorted(seeds)):
                 shown = [seeds[seed][epoch] for epoch in sorted(seeds[seed]) if epoch >= first]
                 for split in splits:
-                    y = [_number(row, f"{split}_{what}", scale=scale) for row in shown]
-                    line = _Line(f"seed {seed}", y, CYCLE[k % len(CYCLE)], _SPLIT_DASHES[split])
+                    y = [number_at(row, f"{split}_{what}", scale=scale) for row in shown]
+                    line = Line(f"seed {seed}", y, CYCLE[k % len(CYCLE)], _SPLIT_DASHES[split])
                     if _has_values(line):
                         _plot(ax, [row["epoch"] + 1 for row in shown], line)
                         drawn = True
@@ -184,7 +184,7 @@ def ground_truth_curve(trajectory: Iterable[Row], path: Path) -> bool:
 
     Takes the rows of `trajectory` in results.json, each with the `optimum`, in place of those of metrics.jsonl.
     """
-    rows = [row for row in trajectory if math.isfinite(_number(row, "accuracy"))]
+    rows = [row for row in trajectory if math.isfinite(number_at(row, "accuracy"))]
     if not rows:
         return False
     stages = list(dict.fromkeys(str(row.get("stage")) for row in rows))
@@ -195,8 +195,8 @@ def ground_truth_curve(trajectory: Iterable[Row], path: Path) -> bool:
     with styled():
         figure, axes = _grid(1, legend_rows=1)
         numbers = [epoch.number for epoch in epochs]
-        found = _Line("derived cell", [_number(row, "accuracy") for row in rows], CYCLE[0])
-        best = _Line("best cell of the table", [_number(row, "optimum") for row in rows], MUTED, ":")
+        found = Line("derived cell", [number_at(row, "accuracy") for row in rows], CYCLE[0])
+        best = Line("best cell of the table", [number_at(row, "optimum") for row in rows], MUTED, ":")
         for line in (found, best):
             if _has_values(line):
                 _plot(axes[0], numbers, line)
@@ -224,14 +224,14 @@ def search_epochs(metrics: Iterable[Row]) -> list[Epoch]:
     ]
 
 
-def _search_figure(epochs: list[Epoch], panels: Sequence[tuple[str, str, list[_Line]]], path: Path) -> bool:
+def search_figure(epochs: list[Epoch], panels: Sequence[tuple[str, str, list[Line]]], path: Path) -> bool:
     """Draw the panels that have a finite value, side by side, over the search epochs."""
     panels = [(title, unit, [line for line in lines if _has_values(line)]) for title, unit, lines in panels]
     panels = [panel for panel in panels if panel[2]]
     if not panels:
         return False
     with styled():
-        figure, axes = _grid(len(panels), legend_rows=(1 + max(len(lines) for _, _, lines in panels)) // 2)
+        figure, axes = _grid(len(panels), legend_rows=(1 + max(_labelled(lines) for _, _, lines in panels)) // 2)
         for ax, (title, unit, lines) in zip(axes, panels):
             for line in lines:
                 _plot(ax, [e.number for e in epochs], line, [e.row["stage_index"] for e in epochs])
@@ -240,7 +240,8 @@ def _search_figure(epochs: list[Epoch], panels: Sequence[tuple[str, str, list[_L
                 ax.yaxis.set_major_locator(whole())
             _widen(ax, _LEAST_SPANS.get(title, 0.0))
             _finish_search_axes(ax, epochs)
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.42 / _PANEL[1]), ncols=2)
+            if any(line.label for line in lines):
+                ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.42 / _PANEL[1]), ncols=2)
         save(figure, path)
     return True
 
@@ -279,14 +280,16 @@ def _grid(n: int, legend_rows: int = 0, right: float = 0.0) -> "tuple[Figure, li
     return figure, axes
 
 
-def _plot(ax: "Axes", x: Sequence[int], line: _Line, stages: Sequence[int] | None = None) -> None:
+def _plot(ax: "Axes", x: Sequence[int], line: Line, stages: Sequence[int] | None = None) -> None:
     """One curve through the finite values, broken between stages; few points are marked, a lone one always."""
     points = [(a, y, s) for a, y, s in zip(x, line.values, stages or [0] * len(x)) if math.isfinite(y)]
     pieces = [[(a, y) for a, y, _ in piece] for _, piece in groupby(points, key=lambda point: point[2])]
     marker = "o" if len(points) <= 12 or min(map(len, pieces)) == 1 else ""
     for k, piece in enumerate(pieces):
-        label = clipped(line.label) if k == 0 else None
+        label = clipped(line.label) if k == 0 and line.label else None
         style: dict[str, Any] = {"color": line.colour, "linestyle": line.dashes, "label": label}
+        if not line.label:
+            style |= {"linewidth": 0.9, "alpha": 0.8}
         ax.plot(*zip(*piece), marker=marker, markersize=3.5, **style)
 
 
@@ -301,15 +304,19 @@ def _widen(ax: "Axes", least: float = 0.0) -> None:
         ax.set_ylim(low, low + least)
 
 
-def _has_values(line: _Line) -> bool:
+def _labelled(lines: Sequence[Line]) -> int:
+    return sum(bool(line.label) for line in lines)
+
+
+def _has_values(line: Line) -> bool:
     return any(map(math.isfinite, line.values))
 
 
 def _series(epochs: list[Epoch], *keys: str, scale: float = 1.0) -> list[float]:
-    return [_number(e.row, *keys, scale=scale) for e in epochs]
+    return [number_at(e.row, *keys, scale=scale) for e in epochs]
 
 
-def _number(row: Row, *keys: str, scale: float = 1.0) -> float:
+def number_at(row: Row, *keys: str, scale: float = 1.0) -> float:
     """`scale` times the number at a path of keys; nan if it is missing or no number."""
     value: Any = row
     for key in keys:
@@ -332,7 +339,7 @@ def _counts(row: Row, kind: str) -> dict[str, float]:
     """Operation counts of one cell type; empty if the row has none."""
     operations = row.get("operations")
     counts = operations.get(kind) if isinstance(operations, Mapping) else None
-    found = {str(op): _number(counts, op) for op in counts} if isinstance(counts, Mapping) else {}
+    found = {str(op): number_at(counts, op) for op in counts} if isinstance(counts, Mapping) else {}
     return {op: count for op, count in found.items() if count > 0}
 
 
