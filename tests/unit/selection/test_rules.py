@@ -329,6 +329,48 @@ def test_losers_of_an_annealing_are_still_told_apart() -> None:
     assert {op for node in pairs(arch, Rules()) for op, _ in node} == {"dil_conv_3x3"}
 
 
+#: Logits of an edge whose first candidate is none, in eighths; where a relaxation saturates is out of reach.
+EIGHTHS = st.lists(st.integers(-48, 48).map(lambda n: n / 8), min_size=4, max_size=4)
+RANKING = ("softmax", "gumbel-softmax", "gumbel-straight-through", "sigmoid", "dirichlet")
+
+
+@given(
+    st.sampled_from(RANKING),
+    st.lists(EIGHTHS, min_size=5, max_size=5),
+    st.lists(st.sets(st.integers(1, 3), min_size=1), min_size=5, max_size=5),
+    st.sampled_from([2e-5, 1e-2, 1.0, 1e3]),
+)
+def test_operations_are_compared_by_their_logits_at_any_temperature(
+    name: str, logits: list[list[float]], live: list[set[int]], temperature: float
+) -> None:
+    """Of each edge the largest logit of what may be chosen, the first of equals, whichever candidates are live."""
+    arch = ArchState(small(2, FOUR), name, init=0.0)
+    arch.op_temperature = arch.edge_temperature = temperature
+    with torch.no_grad():
+        arch.alpha["normal"].copy_(torch.tensor(logits))
+    arch.restrict({"normal": torch.tensor([[k == 0 or k in of for k in range(4)] for of in live])})
+    best = [max(sorted(of), key=lambda k: row[k]) for row, of in zip(logits, live, strict=True)]
+    assert derive(arch, Rules(edges="all")).chosen["normal"] == tuple(best)
+    relaxation, mask = arch.relaxations["normal"], arch.mask("normal")
+    assert relaxation.retained(arch.strengths("normal"), mask).nonzero()[:, 1].tolist() == best
+
+
+@given(st.lists(EIGHTHS, min_size=5, max_size=5), st.lists(EIGHTHS, min_size=5, max_size=5))
+def test_groups_retain_their_largest_logits_after_an_annealing(
+    first: list[list[float]], other: list[list[float]]
+) -> None:
+    names = ("none", "skip_connect", "max_pool_3x3", "avg_pool_3x3", *(f"sep_conv_{n}x{n}" for n in (3, 5)))
+    space = small(2, (*names, "dil_conv_3x3", "dil_conv_5x5"))
+    groups = [list(space.cells["normal"].candidates[0][:4]), list(space.cells["normal"].candidates[0][4:])]
+    arch = ArchState(space, {"name": "grouped-softmax", "groups": groups}, init=0.0)
+    arch.op_temperature = 2e-5
+    with torch.no_grad():
+        arch.alpha["normal"].copy_(torch.tensor([a + b for a, b in zip(first, other)]))
+    kept = arch.relaxations["normal"].retained(arch.strengths("normal"), arch.mask("normal"))
+    best = [(a.index(max(a)), 4 + b.index(max(b))) for a, b in zip(first, other)]
+    assert [tuple(row.nonzero().flatten().tolist()) for row in kept] == best
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_the_cell_of_dots_is_the_most_likely_of_all_by_enumeration(seed: int) -> None:
     """Of all pairs of inputs of each node and all operations but `none` that stay on their edges."""
