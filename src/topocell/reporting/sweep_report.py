@@ -37,6 +37,8 @@ _CELLS = {
     "skips": "skips",
     "search": "search seconds",
 }
+#: States of runs that have an accuracy, and so a report.
+_EVALUATED = ("retrained", "looked up")
 _CAPTION = (
     "A dot is a run; the diamond beside them is their mean, with its 95 % interval, which is cut where it leaves the "
     "picture."
@@ -79,11 +81,10 @@ def _headline(summary: Mapping[str, Any]) -> dict[str, Any]:
     words = [text for text in summary["verdicts"] if "not tested" not in text]
     if words:
         apart = [text for text in words if "not told apart" not in text]
-        return {
-            "title": "Told apart from the baseline",
-            "number": f"{len(apart)} of {len(words)}",
-            "details": [f"{sum(': better than ' in text for text in apart)} better, the others worse"] if apart else [],
-        }
+        better = sum(": better than " in text for text in apart)
+        found = [f"{better} better, {len(apart) - better} worse"] if apart else []
+        details = [*found, "by Welch's test at 5 %, corrected for all comparisons"]
+        return {"title": "Told apart from the baseline", "number": f"{len(apart)} of {len(words)}", "details": details}
     means = [row for row in summary["rows"] if row["accuracy %"] is not None]
     row = max(means, key=lambda row: row["accuracy %"], default=None)
     if row is None:
@@ -99,7 +100,7 @@ def _facts(stated: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("Rows", str(len(summary["rows"]))),
         ("Searches", str(len(runs))),
-        ("Retrained or looked up", str(sum(run["state"] == "retrained" for run in runs))),
+        ("Retrained or looked up", str(sum(run["state"] in _EVALUATED for run in runs))),
         ("Failed", str(len(summary["failed"]))),
         ("Budget", str(options["budget"])),
         ("Computing time", format_seconds(stated["seconds"])),
@@ -140,7 +141,7 @@ def _runs(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[list[str]]:
 
 def _link(run: Mapping[str, Any]) -> str:
     """The name of a run directory, which leads to its report where there is one."""
-    if run["state"] != "retrained":
+    if run["state"] not in _EVALUATED:
         return str(run["directory"])
     return Markup('<a href="{0}/report.html">{0}</a>').format(run["directory"])
 

@@ -144,7 +144,10 @@ def bars(groups: Mapping[str, Sequence[float]], y: str, path: Path) -> None:
 
 
 def dots(groups: Mapping[str, Sequence[float]], y: str, path: Path) -> None:
-    """A dot per value of a group, and beside them their mean with its 95 % interval, cut where that is far wider."""
+    """A dot per value of a group, in percent, and beside them their mean with its 95 % interval.
+
+    Intervals are cut where they are far wider than what the dots take.
+    """
     with styled():
         figure = paneled(max(1.2, 0.3 * len(groups)), 1)
         ax = figure.add_subplot()
@@ -156,7 +159,7 @@ def dots(groups: Mapping[str, Sequence[float]], y: str, path: Path) -> None:
             half = 0.0 if found.low is None else found.mean - found.low
             ax.errorbar([number + 0.2], [found.mean], [half], marker="D", markersize=6, capsize=4, color=colour)
         room = 0.6 * max(highest - lowest, 0.5)
-        ax.set_ylim(lowest - room, highest + room)
+        ax.set_ylim(lowest - room, min(highest + room, 101.0))  # they are percentages
         ax.set_xlim(-0.6, len(groups) - 0.4)
         ax.set_xticks(range(len(groups)), [clipped(name) for name in groups], rotation=20, ha="right")
         _finish(ax, "", y, legend=False)

@@ -18,7 +18,7 @@ from topocell.reporting.terminal import Quiet
 from topocell.runtime.hooks import Interrupted
 from topocell.studies.sweep.board import Board
 from topocell.studies.sweep.comparison import outcome_of, run_rows
-from topocell.studies.sweep.crew import Answer, Processes, _surroundings
+from topocell.studies.sweep.crew import Answer, Processes, _surroundings, shared_gpus
 from topocell.studies.sweep.jobs import Job, attempt
 from topocell.studies.sweep.plan import SweepPlan, read_plan
 from topocell.studies.sweep.protocols import Course
@@ -399,6 +399,7 @@ def test_gpus_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen(4, 0.5) == ["0", "0", "1", "1"] and seen(2, 0) == ["", ""]
     with pytest.raises(RunError, match="need 8 GPUs, but this machine has 4; take fewer workers"):
         seen(4, 2)
+    assert [shared_gpus(workers) for workers in (1, 4, 5, 9)] == [1.0, 1.0, 0.5, pytest.approx(1 / 3)]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7,8,9")
     assert seen(2, 2) == ["6,7", "8,9"]
 

@@ -105,8 +105,10 @@ def _runs(course: Course, arm: Arm, records: Records) -> list[dict[str, Any]]:
         checked = (first or {}).get("validation")
         whole = final or {}
         values = [100 * run["last"] for run in whole["results"].get("runs", [])] if final else []
-        if final and "ground_truth" in whole["results"]:
+        looked_up = bool(final) and "ground_truth" in whole["results"]
+        if looked_up:
             values = [whole["results"]["ground_truth"]["accuracy"]]
+        state = "looked up" if looked_up else "retrained" if final else "not chosen" if first else "not finished"
         found.append(
             {
                 "seed": seed,
@@ -116,7 +118,7 @@ def _runs(course: Course, arm: Arm, records: Records) -> list[dict[str, Any]]:
                 "accuracies": values,
                 "percentile": whole.get("percentile"),
                 "host": whole.get("host"),
-                "state": "retrained" if final else "not finished" if first is None else "not chosen",
+                "state": state,
             }
         )
     return found
@@ -139,8 +141,9 @@ def _axis(course: Course, records: Records) -> str:
 def _notes(course: Course, records: Records, failed: Mapping[str, str], tests: int) -> list[str]:
     plan = course.plan
     finals = [record for arm in course.arms for record in course.finals(arm, records).values()]
+    evaluated = "looked up" if finals and all("ground_truth" in record["results"] for record in finals) else "retrained"
     said = {
-        "all": f"Every cell is retrained; ± and n are over searches, {len(plan.seeds)} of each row.",
+        "all": f"Every cell is {evaluated}; ± and n are over searches, {len(plan.seeds)} of each row.",
         "best-by-validation": f"Of {len(plan.seeds)} searches of each row, the cell of the highest accuracy in a short "
         f"training on the search split was kept; ± and n are over its retrainings, not over searches.",
         "shallow-filter": "Cells whose mean accuracy in shallow networks, trained and validated on the search split, "

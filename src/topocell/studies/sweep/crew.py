@@ -94,6 +94,14 @@ class Processes:
             worker.join()
 
 
+def shared_gpus(workers: int) -> float:
+    """GPUs of each run where so many workers share those of this machine."""
+    import torch
+
+    count = torch.cuda.device_count()
+    return 0.0 if not count else 1.0 if workers <= count else 1.0 / -(-workers // count)
+
+
 def _surroundings(workers: int, gpus: float | None) -> Sequence[Mapping[str, str]]:
     """The variables of the environment of each worker: the GPUs that it sees.
 

@@ -104,18 +104,19 @@ class SweepPlan(Searches):
             )
         arms: list[Arm] = []
         for entry, settings in itertools.product(self.recipes, combinations):
-            recipes = {seed: self._recipe(entry, [*shared, *settings], seed) for seed in self.seeds}
+            recipe = self._recipe(entry, [*shared, *settings])
+            recipes = {seed: recipe.model_copy(update={"seed": seed}) for seed in self.seeds}
             label = " ".join([entry, *(word.replace('"', "") for word in settings)])
             arms.append(Arm(label, _key(label, [arm.key for arm in arms]), entry, settings, recipes))
         return arms
 
-    def _recipe(self, entry: str, changes: Sequence[str], seed: int) -> Recipe:
+    def _recipe(self, entry: str, changes: Sequence[str]) -> Recipe:
         """A recipe of the grid; the sweep decides whether a cell is retrained, so that its own protocol is left out."""
         words = split(entry)
         seeds = "retrain.seeds=[0,1,2,3]" if self.protocol == "best-by-validation" else "retrain.seeds=[0]"
         asked = [seeds, *words[1:], *changes]
         try:
-            return load_recipe(words[0], [*asked, "protocol=full", f"seed={seed}"], self.budget)
+            return load_recipe(words[0], [*asked, "protocol=full"], self.budget)
         except RecipeError as fault:
             where = " ".join([entry, *changes])
             raise RecipeError(f"sweep, {where}: {fault}" if changes or len(words) > 1 else f"sweep: {fault}") from None
@@ -211,4 +212,4 @@ def _flat(mapping: Mapping[Any, Any], where: str) -> Iterator[str]:
         if isinstance(value, dict) and value and "name" not in value:
             yield from _flat(value, name)
         else:
-            yield f"{name}={value if isinstance(value, str) and '..' in value else files.to_json(value)}"
+            yield f"{name}={files.to_json(value)}"

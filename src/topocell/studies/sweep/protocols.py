@@ -33,6 +33,7 @@ class Course:
         if plan.protocol != "all":
             for arm in arms:
                 search_splits(arm.any)
+        self._first_jobs = [self._first(arm, seed) for seed in plan.seeds for arm in arms]
 
     @property
     def total(self) -> int:
@@ -42,7 +43,7 @@ class Course:
 
     def due(self, records: Records, failed: Collection[str]) -> list[Job]:
         """All jobs that may begin, or were begun, when these are finished and those have failed for good."""
-        jobs = [self._first(arm, seed) for seed in self.plan.seeds for arm in self.arms]
+        jobs = [*self._first_jobs]
         if self.plan.protocol == "best-by-validation":
             for arm in self.arms:
                 keys = [arm.run_key(seed) for seed in self.plan.seeds]

@@ -58,7 +58,6 @@ class RayCrew:
 
     def _connect(self, address: str | None) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         if address is None:
             cpus = (self._workers or 1) * self._threads
@@ -94,6 +93,8 @@ class RayCrew:
     def begin(self, job: Job) -> None:
         """Give a job to the cluster."""
         environment = {key: value for key, value in os.environ.items() if key.startswith("TOPOCELL_")}
+        if not self._gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ""
         self._busy[self._task.remote(job, environment)] = job.key
 
     def wait(self, seconds: float) -> list[Answer]:

@@ -12,7 +12,7 @@ from topocell.studies._items import Bench, csv_text
 from topocell.studies._training import begin
 from topocell.studies.sweep.board import Board
 from topocell.studies.sweep.comparison import outcome_of, run_rows
-from topocell.studies.sweep.crew import Crew, Processes
+from topocell.studies.sweep.crew import Crew, Processes, shared_gpus
 from topocell.studies.sweep.plan import read_plan
 from topocell.studies.sweep.protocols import Course
 from topocell.studies.sweep.ray_crew import RayCrew
@@ -43,7 +43,7 @@ def sweep(
         budget: the same as `budget=` among the words.
         workers: runs at a time; default as many as the CPUs have room for.
         threads: that each run computes with. Results depend on it in the last digits, so it is 1 unless set.
-        gpus: of each run; default: the GPUs of this machine in turn, none in a cluster.
+        gpus: of each run; default: the GPUs of this machine in turn, none of a cluster at an address.
         ray: whether the workers are those of a Ray of this machine.
         address: of a Ray cluster whose workers they are.
 
@@ -62,7 +62,7 @@ def sweep(
         )
     arms = plan.grid()
     plan.base_of(arms[0], arms)
-    asked = plan.model_dump(mode="json")
+    asked = plan.model_dump(mode="json", exclude={"baseline"})  # what runs are compared with changes none of them
     with Bench(
         plan.protocol, "A comparison of searches", asked, out, show, growing=plan.growing, kind="sweep"
     ) as bench:
@@ -99,4 +99,6 @@ def _crew(show: Display, workers: int | None, threads: int, gpus: float | None, 
     here = workers or max(1, cores // threads)
     if here * threads > cores:
         show.say(f"warning: {here} workers with {threads} threads each share {cores} CPUs, and slow each other down")
-    return RayCrew(None, here, threads, gpus or 0.0) if ray else Processes(here, gpus)
+    if not ray:
+        return Processes(here, gpus)
+    return RayCrew(None, here, threads, shared_gpus(here) if gpus is None else gpus)
