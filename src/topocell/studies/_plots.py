@@ -228,22 +228,23 @@ def front(settings: Sequence[Front], x: str, y: str, path: Path) -> None:
         save(figure, path)
 
 
-def steps(points: Sequence[tuple[int, float]], x: str, y: str, path: Path) -> None:
-    """Every (count, value) as a point, the best and the mean of each count as lines."""
+def steps(panels: Mapping[str, Sequence[tuple[int, float]]], x: str, path: Path) -> None:
+    """Label of the y axis → every (count, value) as a point, the best and the mean of each count as lines."""
     with styled():
-        figure = paneled(1.4, 1)
-        ax = figure.add_subplot()
-        ordered = sorted(points)
-        counts, values = zip(*ordered)
-        ax.scatter(counts, values, s=16, color=MUTED, alpha=0.7, label="one wiring")
-        by_count = {
-            count: [value for _, value in group] for count, group in groupby(ordered, key=lambda point: point[0])
-        }
-        lines = {"best": [max(v) for v in by_count.values()], "mean": [sum(v) / len(v) for v in by_count.values()]}
-        for (label, line), colour in zip(lines.items(), (VERMILION, BLUE)):
-            ax.plot(list(by_count), line, color=colour, marker="o", markersize=4, label=label)
-        ax.xaxis.set_major_locator(whole())
-        _finish(ax, x, y, legend=True)
+        figure = paneled(1.4 * len(panels), 1)
+        for number, (y, points) in enumerate(panels.items(), start=1):
+            ax = figure.add_subplot(1, len(panels), number)
+            ordered = sorted(points)
+            counts, values = zip(*ordered)
+            ax.scatter(counts, values, s=16, color=MUTED, alpha=0.7, label="one wiring")
+            by_count = {
+                count: [value for _, value in group] for count, group in groupby(ordered, key=lambda point: point[0])
+            }
+            lines = {"best": [max(v) for v in by_count.values()], "mean": [sum(v) / len(v) for v in by_count.values()]}
+            for (label, line), colour in zip(lines.items(), (VERMILION, BLUE)):
+                ax.plot(list(by_count), line, color=colour, marker="o", markersize=4, label=label)
+            ax.xaxis.set_major_locator(whole())
+            _finish(ax, x, y, legend=True)
         save(figure, path)
 
 

@@ -23,14 +23,18 @@ class Views(Compared):
     """Options of `views`."""
 
     recipes: Entries = Field(
-        ("toponas-fixed-darts", "toponas-input-view"), description="the recipes, the reference first"
+        ("toponas-fixed-darts", "toponas-input-view", "darts-v2", "darts-v2 selection.edges=magnitude-outgoing"),
+        description="the recipes, the reference first",
     )
 
 
 class Joint(Compared):
     """Options of `joint`."""
 
-    recipes: Entries = Field(("toponas-fixed-darts", "toponas-joint"), description="the recipes, the reference first")
+    recipes: Entries = Field(
+        ("toponas-fixed-darts", "toponas-joint", "toponas-arbitrary-darts", "toponas-joint-arbitrary"),
+        description="the recipes, the reference first",
+    )
 
 
 def measure(bench: Bench, options: Compared) -> Outcome:

@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -14,9 +14,16 @@ from topocell.runs import setup
 from topocell.runtime.provenance import environment
 from topocell.studies import _plots
 from topocell.studies._items import Bench, Outcome
-from topocell.studies._options import Options
+from topocell.studies._options import Entries, Options
 
 Wiring = tuple[tuple[int, int], ...]
+
+
+#: The panels of the figure: name, the column of the paper, and the one that stands in for it.
+PANELS = (
+    ("CIFAR-10", "cifar10_test_200ep", "cifar10_test_12ep"),
+    ("ImageNet16-120", "imagenet16_test_200ep", "imagenet16_test_12ep"),
+)
 
 
 class TopologyAverage(Options):
@@ -25,7 +32,11 @@ class TopologyAverage(Options):
     table: str | None = Field(
         None, description=f"NAS-Bench-201 table, CSV or CSV.gz; unset: that of {setup.GROUND_TRUTH_VARIABLE}"
     )
-    column: str = Field("cifar10_test_200ep", description="column of accuracies in percent")
+    columns: Entries | None = Field(
+        None,
+        description="columns of accuracies in percent, a panel each; unset: cifar10_test_200ep and "
+        "imagenet16_test_200ep, or those after 12 epochs where the table has no others",
+    )
 
 
 def measure(bench: Bench, options: TopologyAverage) -> Outcome:
@@ -35,7 +46,7 @@ def measure(bench: Bench, options: TopologyAverage) -> Outcome:
     of four and of five edges are better than that of all six.
 
     Raises:
-        DataError: no table is named, or it cannot be read.
+        DataError: no table is named, or it cannot be read; it has none of the columns.
     """
     path = options.table or os.environ.get(setup.GROUND_TRUTH_VARIABLE)
     if not path:
@@ -44,22 +55,56 @@ def measure(bench: Bench, options: TopologyAverage) -> Outcome:
             f"{setup.GROUND_TRUTH_VARIABLE}"
         )
     table = Table.load(path)
-    values = table.values(options.column)
-    bench.begin(1, {"table": table.fingerprint}, environment("cpu", table.fingerprint, {}))
-    found = bench.item("averages", lambda: {"wirings": averages(table.archs, values.tolist())})["wirings"]
-    rows = sorted(found, key=lambda row: (-row["edges"], -row["accuracy %"]))
-    best: dict[int, float] = {}
-    for row in rows:  # the best wiring of each number of edges comes first
-        best.setdefault(row["edges"], row["accuracy %"])
-    words = ", ".join(f"{best[edges]:.2f} % with {edges}" for edges in best)
-    reached = [(row["edges"], row["accuracy %"]) for row in rows if row["output reached"]]
+    columns, missing = chosen(table.columns) if options.columns is None else (options.columns, [])
+    values = {column: table.values(column).tolist() for column in columns or (PANELS[0][1],)}
+    bench.begin(len(values), {"table": table.fingerprint}, environment("cpu", table.fingerprint, {}))
+    found = {
+        column: bench.item(f"averages-{column}", lambda own: {"wirings": averages(table.archs, own)}, own)["wirings"]
+        for column, own in values.items()
+    }
+    first = next(iter(found.values()))
+    order = sorted(range(len(first)), key=lambda i: (-first[i]["edges"], -first[i]["accuracy %"]))
+    means = {column: [of[i]["accuracy %"] for i in order] for column, of in found.items()}
+    shapes = [{key: value for key, value in first[i].items() if key != "accuracy %"} for i in order]
+    best: dict[str, dict[int, float]] = {column: {} for column in found}
+    for column, own in means.items():
+        for shape, mean in zip(shapes, own):
+            best[column][shape["edges"]] = max(mean, best[column].get(shape["edges"], mean))
+    panels = {
+        f"mean {column}, %": [(shape["edges"], mean) for shape, mean in zip(shapes, own) if shape["output reached"]]
+        for column, own in means.items()
+    }
     return Outcome(
-        rows,
-        lambda place: _plots.steps(reached, "edges of the wiring", f"mean {options.column}, %", place),
+        [shape | {f"{column} %": own[i] for column, own in means.items()} for i, shape in enumerate(shapes)],
+        lambda place: _plots.steps(panels, "edges of the wiring", place),
         len(table.archs),
         {"best mean by edges": best},
-        [f"Best wiring by its number of edges: {words}. The figure leaves out wirings that do not reach the output."],
+        [*(_in_words(column, of) for column, of in best.items()), LEFT_OUT, *missing],
     )
+
+
+LEFT_OUT = "The figure leaves out wirings that do not reach the output."
+
+
+def chosen(columns: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The columns of a table to average unless others are named, and sentences on those that it lacks."""
+    found, missing = [], []
+    for name, wanted, other in PANELS:
+        if wanted in columns:
+            found.append(wanted)
+        elif other in columns:
+            found.append(other)
+            missing.append(
+                f"The table has no column {wanted}: {other} is taken, accuracies after 12 epochs of training."
+            )
+        else:
+            missing.append(f"The table has no column of {name}: its panel is left out.")
+    return found, missing
+
+
+def _in_words(column: str, best: Mapping[int, float]) -> str:
+    words = ", ".join(f"{mean:.2f} % with {edges}" for edges, mean in best.items())
+    return f"Best wiring by its number of edges, {column}: {words}."
 
 
 def averages(archs: Sequence[str], accuracy: Sequence[float]) -> list[dict[str, Any]]:

@@ -214,7 +214,7 @@ def test_smoke_runs_on_digits_unless_told_otherwise() -> None:
     assert (other.dataset, other.root, other.resolution) == ("folder", "photos", SMOKE.resolution)
     placed = load_recipe("darts-v1", ["data.root=photos"], budget="smoke").data
     assert (placed.dataset, placed.root, placed.resolution) == ("cifar10", "photos", SMOKE.resolution)
-    kept = load_recipe("toponas-joint", budget="smoke").data
+    kept = load_recipe("toponas-fixed-darts", budget="smoke").data
     assert set(kept.splits) == {"train", "val_alpha", "val_beta"}
     assert (kept.images, kept.test_images) == (SMOKE.images, SMOKE.test_images)
 

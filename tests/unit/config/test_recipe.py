@@ -300,9 +300,12 @@ def test_toponas(name: str) -> None:
     assert only.weights.lr == COSINE
     for part in (only.alpha, only.beta):
         assert (part.lr.start, part.betas, part.weight_decay) == (3e-4, (0.5, 0.999), 1e-3)
-    assert recipe.data.splits == dict.fromkeys(("train", "val_alpha", "val_beta"), pytest.approx(1 / 3))
-    assert (only.weights_on, only.alpha_on) == ("train", "val_alpha")
-    assert only.beta_on == ("val_alpha" if name == "toponas-joint" else "val_beta")
+    if "joint" in name:  # one batch for both, and no image unused
+        assert recipe.data.splits == {"train": 0.5, "val": 0.5}
+        assert (only.weights_on, only.alpha_on, only.beta_on) == ("train", "val", "val")
+    else:
+        assert recipe.data.splits == dict.fromkeys(("train", "val_alpha", "val_beta"), pytest.approx(1 / 3))
+        assert (only.weights_on, only.alpha_on, only.beta_on) == ("train", "val_alpha", "val_beta")
     more_nodes = {"toponas-n8": 5, "toponas-n9": 6, "toponas-n11": 8}
     assert (only.level, only.mixed) == ("mixed" if name.endswith("mile") or name in more_nodes else "bilevel", 1.0)
     assert setup.build_space(recipe).cells["normal"].nodes == more_nodes.get(name, 4)
@@ -330,6 +333,7 @@ def test_stretchable(layers: int) -> None:
     assert (cell.nodes, cell.n_edges, cell.n_candidates) == (6, 27, 7)
     assert only.topology.model_dump()["sizes"] == "any-or-none"
     assert only.topology.model_dump()["scale"] == "unit"
+    assert only.topology.model_dump()["drop"] == "no-output"
     assert (only.level, only.penalty, only.epochs) == ("mixed", 10.0, 50)
 
 

@@ -28,7 +28,17 @@ from topocell.reporting.terminal import Quiet
 from topocell.runs import setup
 from topocell.runs.monitor import RunMonitor
 from topocell.runtime.provenance import environment
-from topocell.studies import STUDIES, Bench, Options, Outcome, Study, _plots, edge_ranking, shallow_final
+from topocell.studies import (
+    STUDIES,
+    Bench,
+    Options,
+    Outcome,
+    Study,
+    _plots,
+    edge_ranking,
+    shallow_final,
+    topology_average,
+)
 from topocell.studies._cells import named_cells
 from topocell.studies._options import parse
 from topocell.studies._plots import Curve, non_dominated
@@ -53,7 +63,11 @@ SMALLEST = {
     "edarts-ablation": [*TINY, "seeds=0"],
     "stability": [*TINY, "recipes=darts-v1", "epochs=[1,2]", "seeds=0"],
     "topology-search": [*TINY, "recipes=dots-over-darts", "seeds=0"],
-    "views": [*TINY, "seeds=0"],
+    "views": [
+        *TINY,
+        "seeds=0",
+        "recipes=[toponas-fixed-darts,toponas-input-view,darts-v1 selection.edges=magnitude-outgoing]",
+    ],
     "joint": [*TINY, "seeds=0"],
     "cost-front": [*TINY, "recipes=darts-v1", "weights=[0,2]", "seeds=[0,1]"],
     "compare": [*TINY, "recipes=[random, random search.channels=2]", "seeds=[0,3]"],
@@ -74,7 +88,8 @@ def place(tmp_path_factory: Any) -> Path:
     (folder / "cell.json").write_text(json.dumps(cell))
     archs = list(official_archs())
     accuracy = [planted(arch) for arch in archs]
-    Table(archs, {"cifar10_test_200ep": np.array(accuracy)}).save(folder / "table.csv")
+    columns = {"cifar10_test_200ep": np.array(accuracy), "imagenet16_test_12ep": np.array(accuracy) / 2}
+    Table(archs, columns).save(folder / "table.csv")
     return folder
 
 
@@ -327,11 +342,11 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["depth", "genotypes={place}/cell.json", "retrain_as=dotz", "--out", "new"], "did you mean 'dots'?"),
     (["topology-average", "--out", "new"], "none is named; give table=PATH or set TOPOCELL_NASBENCH201"),
     (["topology-average", "table=absent.csv", "--out", "new"], "cannot read the table 'absent.csv'"),
-    (["topology-average", "table={place}/table.csv", "column=c", "--out", "new"], "but not 'c'"),
+    (["topology-average", "table={place}/table.csv", "columns=c", "--out", "new"], "but not 'c'"),
     (["topology-average", "table={place}/table.csv", "--budget", "smoke", "--out", "new"], "unknown option 'budget'"),
     (
         ["topology-average", "retrain.epochs=1", "--out", "new"],
-        "unknown option 'retrain.epochs'; it takes table, column",
+        "unknown option 'retrain.epochs'; it takes table, columns",
     ),
     (ODD, "recipes is required"),
     ([*ODD, "recipes=dotz"], "unknown recipe 'dotz' (did you mean 'dots'?)"),
@@ -438,20 +453,43 @@ def test_averages_of_a_planted_table(place: Path, done: Callable[[str], Path]) -
         edges = int(row["edges"])
         assert int(row["architectures"]) == 4**edges
         without = "0→2" not in row["wiring"]
-        assert float(row["accuracy %"]) == pytest.approx(40 + 5 * edges + without)
+        assert float(row["cifar10_test_200ep %"]) == pytest.approx(40 + 5 * edges + without)
+        assert float(row["imagenet16_test_12ep %"]) == pytest.approx((40 + 5 * edges + without) / 2)
     by_name = {row["wiring"]: row for row in rows}
     reached = {name for name, row in by_name.items() if row["output reached"] == "True"}
     assert "0→3" in reached and "0→1 1→2 2→3" in reached
     assert not reached & {"no edge", "0→1 0→2 1→2", "1→2 1→3 2→3", "0→1 2→3"}
     summary = json.loads((done("topology-average") / "study.json").read_text())["summary"]["best mean by edges"]
-    assert summary == {"6": 70.0, **{str(k): pytest.approx(41 + 5 * k) for k in range(6)}}
+    planted_best = {6: 70.0, **{k: 41.0 + 5 * k for k in range(6)}}
+    assert summary["cifar10_test_200ep"] == {str(k): pytest.approx(v) for k, v in planted_best.items()}
+    assert summary["imagenet16_test_12ep"] == {str(k): pytest.approx(v / 2) for k, v in planted_best.items()}
+    assert (
+        "The table has no column imagenet16_test_200ep: imagenet16_test_12ep is taken, accuracies after 12 epochs of "
+        "training.\n"
+    ) in (done("topology-average") / "table.md").read_text()
+
+
+def test_a_panel_for_each_column_that_a_table_has() -> None:
+    cifar, late, early = "cifar10_test_200ep", "imagenet16_test_200ep", "imagenet16_test_12ep"
+    assert topology_average.chosen([late, cifar, early]) == ([cifar, late], [])
+    assert topology_average.chosen([cifar]) == (
+        [cifar],
+        ["The table has no column of ImageNet16-120: its panel is left out."],
+    )
+    columns, said = topology_average.chosen([cifar, early])
+    assert columns == [cifar, early] and len(said) == 1
+    assert topology_average.chosen([])[0] == []
+    options: Any = parse("topology-average", STUDIES["topology-average"].options, ["columns=c"])
+    assert options.columns == ("c",)
 
 
 @pytest.mark.skipif(not REAL_TABLE, reason=f"{setup.GROUND_TRUTH_VARIABLE} does not name the NAS-Bench-201 table")
 def test_topology_average_of_the_benchmark(tmp_path: Path) -> None:
     """TopoNAS, Figure 1, CIFAR-10 after 200 epochs."""
     studies.run("topology-average", [f"table={REAL_TABLE}"], tmp_path / "a")
-    best = json.loads((tmp_path / "a/study.json").read_text())["summary"]["best mean by edges"]
+    found = json.loads((tmp_path / "a/study.json").read_text())["summary"]["best mean by edges"]
+    assert list(found) == ["cifar10_test_200ep", "imagenet16_test_12ep"]
+    best = found["cifar10_test_200ep"]
     assert [round(best[k], 2) for k in ("6", "5", "4")] == [89.43, 89.81, 89.85]
     assert best["4"] == max(best.values())
 
@@ -748,9 +786,24 @@ def test_comparison_of_recipes(done: Callable[[str], Path]) -> None:
 
 
 def test_pairs_of_recipes(done: Callable[[str], Path]) -> None:
-    assert [row["recipe"] for row in rows_of(done("views"))] == ["toponas-fixed-darts", "toponas-input-view"]
-    assert [row["recipe"] for row in rows_of(done("joint"))] == ["toponas-fixed-darts", "toponas-joint"]
-    assert rows_of(done("joint"))[1]["published"] == load_recipe("toponas-joint").published != ""
+    """Tables 7 and 8 of TopoNAS: each of the recipes with its counterpart."""
+    assert [row["recipe"] for row in rows_of(done("views"))] == [
+        "toponas-fixed-darts",
+        "toponas-input-view",
+        "darts-v1",
+    ]
+    views: Any = parse("views", STUDIES["views"].options, [])
+    assert [(arm.any.name, arm.any.selection.edges) for arm in views.arms()] == [
+        ("toponas-fixed-darts", "topology"),
+        ("toponas-input-view", "topology"),
+        ("darts-v2", load_recipe("darts-v2").selection.edges),
+        ("darts-v2", "magnitude-outgoing"),
+    ]
+    rows = rows_of(done("joint"))
+    names = ["toponas-fixed-darts", "toponas-joint", "toponas-arbitrary-darts", "toponas-joint-arbitrary"]
+    assert [row["recipe"] for row in rows] == names
+    errors = [re.search(r"error ([\d.]+)", row["published"]) for row in rows]
+    assert [found and found[1] for found in errors] == ["2.72", "3.01", "2.67", "3.08"]
 
 
 def test_cells_with_a_known_accuracy_are_looked_up(place: Path, tmp_path: Path) -> None:
