@@ -85,6 +85,14 @@ class Training(Options):
         words = split(entry)
         return load_recipe(words[0], [*defaults, *words[1:], *self.overrides, *last], self.budget)
 
+    @property
+    def shallow_seeds(self) -> tuple[str, ...]:
+        """The default number of trainings of a shallow network: the paper's ten (eDARTS, Section IV-A), or one.
+
+        They are ten under the budget `paper`, as the recipes have them, and one under the others.
+        """
+        return () if self.budget == "paper" else ("shallow.seeds=[0]",)
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -134,6 +142,10 @@ class Searches(Training):
             Arm(name, name, recipes) if names.count(name) == 1 else Arm(entry, f"{name}-{number}", recipes)
             for number, (name, entry, recipes) in enumerate(zip(names, self.recipes, found), start=1)
         ]
+
+
+#: What an option of a study says of the trainings of each shallow network.
+TRAININGS = "each cell is trained for shallow.seeds=[..], ten under the budget paper, else one"
 
 
 def shallow_only(options: Training) -> Training:

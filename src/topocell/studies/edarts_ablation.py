@@ -9,7 +9,7 @@ from topocell.errors import RecipeError
 from topocell.runs import setup
 from topocell.studies import _plots
 from topocell.studies._items import Bench, Outcome
-from topocell.studies._options import Entries, Searches, Seeds, shallow_only
+from topocell.studies._options import TRAININGS, Entries, Searches, Seeds, shallow_only
 from topocell.studies._training import accuracies, begin, parameters, scale, spread, whole_run
 from topocell.studies._workers import Task
 from topocell.studies.subspaces import skips_of
@@ -22,7 +22,7 @@ class Ablation(Searches):
         ("darts-v2", "darts-subset", "darts-sparse", "darts-subset-sparse"),
         description="the recipes, the reference first",
     )
-    seeds: Seeds = Field(tuple(range(5)), description="seeds of the searches; shallow.seeds=[0] unless changed")
+    seeds: Seeds = Field(tuple(range(5)), description=f"seeds of the searches; {TRAININGS}")
 
     _shallow = model_validator(mode="after")(shallow_only)
 
@@ -30,13 +30,14 @@ class Ablation(Searches):
 def measure(bench: Bench, options: Ablation) -> Outcome:
     """Skip connections, shallow accuracy, size and cost of the cells that searches find, once per recipe and seed.
 
-    Skip connections are summed over the searches, as in the paper; accuracy and parameters are means, and the seconds
-    of the search are given as mean and as minimum. `times faster` compares minima with the first recipe.
+    Skip connections are summed over the searches, as in the paper. The ± is over the searches, `n`; the accuracy of a
+    cell is the mean of its `trainings`. Accuracy and parameters are means, and the seconds of the search are given as
+    mean and as minimum. `times faster` compares minima with the first recipe.
 
     Raises:
         RecipeError: a space without the two cell types of DARTS.
     """
-    arms = options.arms("shallow.seeds=[0]")
+    arms = options.arms(*options.shallow_seeds)
     recipes = {(arm.label, seed): shallow_of(recipe) for arm in arms for seed, recipe in arm.recipes.items()}
     for arm in arms:
         if (cells := setup.build_space(arm.any).cells.keys()) != {"normal", "reduce"}:
@@ -63,6 +64,7 @@ def measure(bench: Bench, options: Ablation) -> Outcome:
                 "skips reduce": skips_of(records, "reduce"),
                 "accuracy %": mean,
                 "± %": std,
+                "trainings": len(accuracies(records[0])),
                 "parameters": spread([parameters(record) or 0 for record in records])[0],
                 "search seconds": spread(seconds)[0],
                 "least seconds": min(seconds),

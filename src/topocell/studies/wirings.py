@@ -19,7 +19,7 @@ from topocell.runs import setup
 from topocell.spaces.cell import CellSpec
 from topocell.studies import _plots
 from topocell.studies._items import Bench, Outcome, Record
-from topocell.studies._options import Seeds, Training, distinct, reserved, shallow_only, split
+from topocell.studies._options import TRAININGS, Training, distinct, reserved, shallow_only, split
 from topocell.studies._training import accuracies, begin, parameters, retrained, scale, spread
 from topocell.studies._workers import Task
 from topocell.topology.assignments import wirings
@@ -50,26 +50,25 @@ class Wirings(Training):
     proxies: Annotated[tuple[str, ...], BeforeValidator(distinct)] = Field(
         (), description="smaller scales to rank all wirings at as well, each 'key=value ...', e.g. 'shallow.epochs=2'"
     )
-    seeds: Seeds = Field((0,), description="trainings of each network")
-    retrain_as: str = Field("darts-v1", description="recipe whose data and shallow evaluation to use")
+    retrain_as: str = Field("darts-v1", description=f"recipe whose data and shallow evaluation to use; {TRAININGS}")
 
     _shallow = model_validator(mode="after")(shallow_only)
 
     @model_validator(mode="after")
     def _own_changes(self) -> "Wirings":
-        reserved(self, space="use nodes=N", shallow_seeds="use seeds=[..]", seed="use seeds=[..]")
+        reserved(self, space="use nodes=N", seed="use shallow.seeds=[..]")
         return self
 
     def scale(self, *changes: str) -> Recipe:
         """The recipe by which networks are trained, with further changes. Raises RecipeError."""
-        last = [*changes, f"shallow.seeds=[{','.join(map(str, self.seeds))}]"]
-        return shallow_of(self.recipe(self.retrain_as, *SCALED[self.budget], last=last))
+        return shallow_of(self.recipe(self.retrain_as, *self.shallow_seeds, *SCALED[self.budget], last=changes))
 
 
 def measure(bench: Bench, options: Wirings) -> Outcome:
     """The test accuracy of a shallow network for every wiring of the cell: every way to give each node its inputs.
 
-    All networks have the same operations and nearly the same size, so that only the wiring differs. The best are
+    All networks have the same operations and nearly the same size, so that only the wiring differs. Each is trained `n`
+    times; accuracies are means, the ± is over the trainings. The best are
     trained again with their wiring in both cells; the best of these is the wiring to search along. Wirings that are
     the same cell under another numbering of its nodes show how much one training varies by itself. Each of `proxies`
     trains all wirings at another scale, and is compared with the ranking by Kendall's τ-b and Spearman's ρ.
@@ -89,8 +88,8 @@ def measure(bench: Bench, options: Wirings) -> Outcome:
     pools = uniform(every[0], options.reduce)  # of the inputs of the cell, as far as in_degree lets it
     alike = {w: uniform(w, options.normal) for w in every}
     cells = {w: Genotype("darts", {"normal": normal, "reduce": pools}) for w, normal in alike.items()}
-    n_again = min(options.again, len(every))
-    begin(bench, len(every) * len(recipes) + n_again, recipes, options.seeds)
+    n_again, seeds = min(options.again, len(every)), recipes["main"].retrain.seeds
+    begin(bench, len(every) * len(recipes) + n_again, recipes, seeds)
 
     main = _Ranking.of(bench, "", recipes["main"], cells)
     best = {w: Genotype("darts", dict.fromkeys(("normal", "reduce"), alike[w])) for w in main.ordered[:n_again]}
@@ -102,7 +101,7 @@ def measure(bench: Bench, options: Wirings) -> Outcome:
     return Outcome(
         [_row(rank, w, cells[w], main, again, proxies) for rank, w in enumerate(main.ordered, start=1)],
         lambda path: _draw(main.accuracy, path),
-        len(options.seeds),
+        len(seeds),
         {
             "wirings": len(every),
             "best": {"wiring": in_words(chosen), "edges": edges_of(chosen)},
@@ -207,6 +206,7 @@ def _row(
         "wiring": in_words(wiring),
         "accuracy %": main.accuracy[wiring],
         "± %": main.std[wiring],
+        "n": len(accuracies(main.records[wiring])),
         "depth": cell.depth("normal"),
         "width": cell.width("normal"),
         "parameters": parameters(main.records[wiring]),

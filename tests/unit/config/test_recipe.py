@@ -177,6 +177,7 @@ OWN_RETRAINING = {
     "edarts",
     "edarts-c100",
     "edarts-no-attention",
+    "edarts-ss3",
     "quickstart",
     "milenas",
     "milenas-200",

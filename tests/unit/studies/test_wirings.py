@@ -193,6 +193,16 @@ def test_the_ablation_changes_images_and_updates_alone(name: str, images: int, e
     assert stage.arch_every == every and stage.model_copy(update={"arch_every": "step"}) == plain
 
 
+def test_the_search_for_separable_convolutions_is_the_improved_one_in_16_cells() -> None:
+    """Section IV-F: all 14 edges; whether the cell is retrained in full is decided beforehand, over ten searches."""
+    recipe, improved = load_recipe("edarts-ss3"), load_recipe("darts-subset-sparse")
+    cell = spaces.get(recipe.space.name).cells["normal"]
+    assert cell.candidates[0] == ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5")
+    assert (cell.n_edges, recipe.search.layers) == (14, 16)
+    assert recipe.search.model_copy(update={"layers": 8}) == improved.search
+    assert (recipe.data, recipe.retrain, recipe.selection) == (improved.data, improved.retrain, improved.selection)
+
+
 # --- the study
 
 
@@ -331,10 +341,11 @@ def test_scales_of_budgets(tmp_path: Path) -> None:
         16,
         5,
         100,
-        (0,),
+        tuple(range(10)),  # Section IV-A
     )
     assert (paper.retrain.cutout, paper.retrain.auxiliary, paper.data.images) == (0, 0.0, None)
-    small = scale("budget=small", "seeds=[3,4]", "shallow.epochs=3")
+    assert scale("budget=small").retrain.seeds == scale("budget=smoke").retrain.seeds == (0,)
+    small = scale("budget=small", "shallow.seeds=[3,4]", "shallow.epochs=3")
     assert (small.retrain.channels, small.retrain.epochs, small.retrain.seeds) == (8, 3, (3, 4))
 
 
@@ -345,8 +356,7 @@ def test_scales_of_budgets(tmp_path: Path) -> None:
         (["wirings", "proxies=['retrain.epochs=1']"], "trains by shallow, not by retrain, but got retrain.epochs=1"),
         (["wirings", "retrain_as='darts-v1 retrain.epochs=1'"], "trains by shallow, not by retrain"),
         (["edarts-ablation", "recipes=['darts-v2 retrain.epochs=3']"], "trains by shallow, not by retrain"),
-        (["wirings", "shallow.seeds=[0,1]"], "shallow.seeds is set by this study"),
-        (["wirings", "proxies=['shallow.seeds=[5]']"], "shallow.seeds is set by this study"),
+        (["wirings", "seed=1"], "use shallow.seeds=[..]"),
         (["wirings", "proxies=['shallow.epochs=100']"], "'shallow.epochs=100' changes nothing of it"),
         (["wirings", "space.nodes=2"], "use nodes=N"),
         (["subspaces", "search.layers=8"], "use depths=[..]"),
@@ -409,4 +419,20 @@ def test_published_places() -> None:
     assert [depth for name, depth in options.places() if name == "ss1"] == [5, 10, 16, 20]
     recipe = options.search("ss8", 16, 21)
     assert (recipe.space.name, recipe.search.layers, recipe.search.channels, recipe.seed) == ("ss8", 16, 16, 21)
-    assert (recipe.retrain.channels, recipe.retrain.layers, recipe.retrain.seeds) == (16, 5, (0,))
+    assert (recipe.retrain.channels, recipe.retrain.layers, recipe.retrain.seeds) == (16, 5, tuple(range(10)))
+    assert recipe.data.splits == {"train": 0.05, "val": 0.05}  # the improved search
+    assert [(stage.level, stage.arch_every) for stage in recipe.search.stages] == [("unrolled", "epoch")]
+    other: Any = parse("subspaces", STUDIES["subspaces"].options, ["search_as=darts-v2", "shallow.seeds=3,4"])
+    assert other.search("ss1", 5, 20).data.splits == {"train": 0.5, "val": 0.5}
+    assert other.search("ss1", 5, 20).retrain.seeds == (3, 4)
+
+
+def test_trainings_of_the_ablation() -> None:
+    """Ten of each cell under the budget of the paper, one else (eDARTS, Section IV-A)."""
+    from topocell.studies import STUDIES
+    from topocell.studies._options import parse
+
+    for words, seeds in ([], range(10)), (["budget=small"], [0]), (["budget=small", "shallow.seeds=[1,2]"], [1, 2]):
+        options: Any = parse("edarts-ablation", STUDIES["edarts-ablation"].options, words)
+        found = [arm.any.shallow.seeds for arm in options.arms(*options.shallow_seeds)]
+        assert found == [tuple(seeds)] * 4
