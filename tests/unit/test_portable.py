@@ -32,7 +32,7 @@ import multiprocessing
 from topocell import cli
 from topocell.errors import RunError
 from topocell.runs.directory import RunDir
-from topocell.studies._workers import Task, _work
+from topocell.runtime.workers import Task, _work
 
 code = cli.main(sys.argv[1:])
 with RunDir.existing(sys.argv[-1]):

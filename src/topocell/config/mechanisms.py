@@ -223,9 +223,7 @@ class RandomCell(Mechanism):
     def fault(self, stage: StagePlan) -> str | None:
         """Return what is wrong where an architecture is learned, or the weights' step sees something else."""
         if stage.level != "weights":
-            return (
-                f"random_cell trains weights alone, but level {stage.level} learns an architecture; use level weights"
-            )
+            return f"random_cell trains weights alone, but level {stage.level} moves α and β; use level weights"
         if stage.mechanisms.perturbation is not None:
             return "random_cell and perturbation both say what the weights' step sees; leave one of them out"
         return None

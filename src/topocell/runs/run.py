@@ -232,7 +232,8 @@ class Work:
     def _computed(self, rules: Rules, moment: Moment | None) -> Derived:
         """The cell of a projection, or of trials."""
         if rules.trials:
-            trials = trials_of(self.setup, self._architecture(moment), rules, self.monitor, self._search)
+            architecture, where = self._architecture(moment), self.directory.path
+            trials = trials_of(self.setup, architecture, rules, self.monitor, self._search, where)
             with self._timed(Phase.SELECT):
                 return trials.run(self.state)
         projection = self.setup.projection(self._search(), rules, self.monitor)

@@ -1,24 +1,31 @@
 """Trials of a run: what its recipe's evaluator needs, and the evaluation by several processes."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from topocell.config.load import resolved
 from topocell.config.retrain import RetrainPlan
 from topocell.config.selection import Rules
 from topocell.config.trials import SharedWeights, Training, TrialsPlan, ZeroCost
 from topocell.data.nasbench201 import Table
 from topocell.data.splits import Dataset, split_batches
-from topocell.errors import DataError
+from topocell.errors import DataError, RecipeError
 from topocell.genotype.genotype import Genotype
 from topocell.networks.retraining import Retraining
 from topocell.networks.zero_cost import SCORES
 from topocell.nn.network import FixedNet
+from topocell.runs.directory import RunDir
 from topocell.runs.setup import Setup, execution
-from topocell.runtime.hooks import Monitor
+from topocell.runtime.hooks import Monitor, Silent
 from topocell.runtime.rng import derive as derive_seed
+from topocell.runtime.workers import Task, make_all
 from topocell.searching.loop import Search
 from topocell.selection.drawing import CellSpace
 from topocell.selection.probe import Probe
@@ -31,7 +38,7 @@ from topocell.supernet.weights import OneHotWeights
 Searched = Callable[[], Search]
 
 
-def trials_of(setup: Setup, arch: ArchState, rules: Rules, monitor: Monitor, searched: Searched) -> Trials:
+def trials_of(setup: Setup, arch: ArchState, rules: Rules, monitor: Monitor, searched: Searched, path: Path) -> Trials:
     """The trials of a run, before the first one.
 
     Args:
@@ -40,14 +47,57 @@ def trials_of(setup: Setup, arch: ArchState, rules: Rules, monitor: Monitor, sea
         rules: of the selection.
         monitor: of the run.
         searched: gives the search as it ended.
+        path: of the run directory, which other processes read.
 
     Raises:
-        RecipeError: nothing can be drawn. DataError: no such column in the table.
+        RecipeError: nothing can be drawn, or several workers would need images that no recipe names.
+        DataError: no such column in the table.
     """
     plan = setup.recipe.selection.trials
     assert plan is not None
     space, evaluator = CellSpace.of(arch, rules), evaluator_of(setup, plan, searched)
-    return Trials(space, plan, rules, evaluator, seed=setup.recipe.seed, monitor=monitor)
+    options: dict[str, Any] = {"seed": setup.recipe.seed, "monitor": monitor}
+    if plan.workers > 1:
+        if setup.recipe.data.dataset == "given":
+            raise RecipeError(
+                f"several workers read the images that the recipe names, but these were given, and "
+                f"selection.trials.workers is {plan.workers}; set it to 1"
+            )
+        options["parallel"] = partial(together, plan.workers, setup.recipe.to_yaml(), path)
+    return Trials(space, plan, rules, evaluator, **options)
+
+
+def together(
+    workers: int, recipe: str, path: Path, cells: Sequence[Derived], done: Callable[[int, float, float], None]
+) -> None:
+    """Evaluate cells by several processes of one thread each; see `topocell.selection.trials.Parallel`.
+
+    Raises as `topocell.runtime.workers.make_all`.
+    """
+    tasks = [Task(str(place), evaluated, (recipe, path, derived)) for place, derived in enumerate(cells)]
+    make_all(tasks, workers, lambda key: None, lambda key, made, _: done(int(key), made["score"], made["seconds"]))
+
+
+def evaluated(recipe: str, path: Path, derived: Derived) -> dict[str, float]:
+    """Evaluate a cell in a process of its own; what its evaluator needs is kept for the next one."""
+    evaluator, start = _evaluator(recipe, path), time.monotonic()
+    found = evaluator.score(derived, Silent(), None)
+    return {"score": found.value, "seconds": time.monotonic() - start if found.seconds is None else found.seconds}
+
+
+@functools.cache
+def _evaluator(recipe: str, path: Path) -> Evaluator:
+    setup = Setup.of(resolved(recipe))
+    plan = setup.recipe.selection.trials
+    assert plan is not None
+
+    def searched() -> Search:
+        search = setup.search()
+        with RunDir.existing(path, lock=False) as directory:
+            search.load_state_dict(directory.load_named("supernet"))
+        return search
+
+    return evaluator_of(setup, plan, searched)
 
 
 def evaluator_of(setup: Setup, plan: TrialsPlan, searched: Searched) -> Evaluator:

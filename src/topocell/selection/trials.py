@@ -5,7 +5,8 @@ and scores of untrained networks in the evaluator. The trials so far are the who
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple, Protocol
 
@@ -14,7 +15,7 @@ from torch import Generator
 from topocell.config.selection import Rules
 from topocell.config.trials import TrialsPlan
 from topocell.errors import RunError
-from topocell.runtime.hooks import Figures, Monitor, Silent
+from topocell.runtime.hooks import Figures, Interrupted, Monitor, Silent
 from topocell.runtime.rng import generator
 from topocell.selection.drawing import Cells, CellSpace, decoded, encoded
 from topocell.selection.proposers import PROPOSERS, Trial, best
@@ -55,8 +56,12 @@ class Evaluator(Protocol):
         """Compare a finalist by more than the others were."""
 
 
-#: Evaluates cells by several processes: cells with their numbers → scores and seconds in the same order.
-Parallel = Callable[[Sequence[tuple[int, Derived]]], Iterable[tuple[float, float]]]
+#: Evaluates cells by several processes; calls `done(place, score, seconds)` for each as it is made, in any order.
+Parallel = Callable[[Sequence[Derived], Callable[[int, float, float], None]], None]
+
+
+class _NoRoom(Exception):
+    """The seconds of the trials are over."""
 
 
 class Trials:
@@ -127,23 +132,44 @@ class Trials:
 
     def _try(self, proposed: Sequence[Cells]) -> None:
         """Evaluate cells, those that are known left out, as long as there is room."""
-        for cells, made in zip(proposed, self._evaluated(proposed)):
-            score, seconds = made if made is not None else (self._known[cells].score, 0.0)
-            self._add(Trial(cells, _finite(score), seconds))
+        if self._parallel is not None:
+            self._try_together(proposed, self._parallel)
+            return
+        for cells in proposed:
             if self._room() <= 0:
                 return
+            self._add(cells, *(self._again(cells) if cells in self._known else self._evaluate(cells)))
 
-    def _evaluated(self, proposed: Sequence[Cells]) -> Iterator[tuple[float | None, float] | None]:
-        """Scores and seconds in order; None for a cell that is known by then."""
-        if self._parallel is None:
-            for cells in proposed:
-                yield None if cells in self._known else self._evaluate(cells)
-            return
+    def _try_together(self, proposed: Sequence[Cells], parallel: Parallel) -> None:
+        """Evaluate cells at the same time, and enter them in their order: each as soon as those before it are there."""
         fresh = [cells for cells in dict.fromkeys(proposed) if cells not in self._known]
-        numbers = [(len(self.trials) + place, self.space.derived(cells)) for place, cells in enumerate(fresh)]
-        made = iter(self._parallel(numbers))
-        for cells in proposed:
-            yield None if cells in self._known else next(made)
+        made: dict[Cells, tuple[float, float]] = {}
+        waiting = deque(proposed)
+
+        def enter() -> None:
+            while waiting and (waiting[0] in made or waiting[0] in self._known):
+                if self._room() <= 0:
+                    raise _NoRoom
+                cells = waiting.popleft()
+                self._add(cells, *(self._again(cells) if cells in self._known else made[cells]))
+
+        def done(place: int, score: float, seconds: float) -> None:
+            made[fresh[place]] = score, seconds
+            enter()
+
+        try:
+            enter()
+            if fresh:
+                parallel([self.space.derived(cells) for cells in fresh], done)
+        except _NoRoom:
+            return
+        except Interrupted:
+            self.monitor.checkpoint(self.state_dict, due=True)
+            raise
+
+    def _again(self, cells: Cells) -> tuple[float | None, float]:
+        """Score and seconds of a cell that is known."""
+        return self._known[cells].score, 0.0
 
     def _evaluate(self, cells: Cells) -> tuple[float, float]:
         inner, start = _Inner(self), time.monotonic()
@@ -153,7 +179,8 @@ class Trials:
         found = self.evaluator.score(self.space.derived(cells), inner, None if state is None else state["state"])
         return found.value, time.monotonic() - inner.since if found.seconds is None else found.seconds
 
-    def _add(self, trial: Trial) -> None:
+    def _add(self, cells: Cells, score: float | None, seconds: float) -> None:
+        trial = Trial(cells, _finite(score), seconds)
         leads = not self.trials or trial.worth > best(self.trials).worth
         self.trials.append(trial)
         self._known.setdefault(trial.cells, trial)
@@ -162,8 +189,13 @@ class Trials:
         total = number if self.plan.number is None else self.plan.number
         self.monitor.step("select, trials", number, total, lambda: {"score": trial.worth})
         if leads and trial.score is not None:
-            self.monitor.say(f"trial {number}: the best so far, {self.plan.evaluate.name} {trial.score:.6g}")
+            self.monitor.say(f"trial {number}: the best so far, {self._words(trial.score)}")
         self.monitor.checkpoint(self.state_dict)
+
+    def _words(self, score: float) -> str:
+        """A score as it is shown."""
+        accuracy = self.plan.evaluate.name in ("training", "shared-weights")
+        return f"validation accuracy {100 * score:.2f} %" if accuracy else f"{self.plan.evaluate.name} {score:.6g}"
 
     def _winner(self) -> Trial:
         """The best trial, or the best of the finalists."""
@@ -230,7 +262,7 @@ class _Inner(Silent):
             seconds = time.monotonic() - self.since
             return {**self._trials.state_dict(), "inner": {"state": state(), "seconds": seconds}}
 
-        self._trials.monitor.checkpoint(whole)
+        self._trials.monitor.checkpoint(whole, due)
 
 
 def _finite(score: float | None) -> float | None:

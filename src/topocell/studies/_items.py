@@ -20,7 +20,7 @@ from topocell.errors import RunError
 from topocell.io import files
 from topocell.reporting.tables import format_seconds, is_number
 from topocell.reporting.terminal import Display, Quiet
-from topocell.studies._workers import Task, make_all
+from topocell.runtime.workers import Task, make_all
 
 Record = dict[str, Any]
 

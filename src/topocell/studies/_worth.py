@@ -8,11 +8,11 @@ from topocell.config.recipe import Recipe
 from topocell.data.nasbench201 import Table
 from topocell.genotype.genotype import Genotype
 from topocell.runs import setup
+from topocell.runtime.workers import Task
 from topocell.studies._items import Bench, Record
 from topocell.studies._options import Arm
 from topocell.studies._plots import Curve
 from topocell.studies._training import accuracies, retrained, scale, spread
-from topocell.studies._workers import Task
 from topocell.studies.compare import skips
 
 Rows = list[dict[str, Any]]

@@ -10,12 +10,12 @@ from pydantic import Field, model_validator
 from topocell.config.load import resolved
 from topocell.reporting.style import clipped
 from topocell.runs.directory import RunDir
+from topocell.runtime.workers import Task
 from topocell.studies import _plots
 from topocell.studies._cells import NamedCell, named_cells, refuse_ground_truth
 from topocell.studies._items import Bench, Outcome, Record
 from topocell.studies._options import Entries, Numbers, Training, reserved
 from topocell.studies._training import accuracies, begin, parameters, retrained, scale, spread
-from topocell.studies._workers import Task
 
 #: Published cell → cells of the network → test accuracy in percent on CIFAR-10 with 36 channels (TopoNAS, Table 3).
 PUBLISHED: Mapping[str, Mapping[int, float]] = {"darts-v2": {10: 96.98, 12: 96.99, 16: 97.16, 20: 97.26}}

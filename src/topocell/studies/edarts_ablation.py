@@ -7,11 +7,11 @@ from pydantic import Field, model_validator
 from topocell.config.load import shallow_of
 from topocell.errors import RecipeError
 from topocell.runs import setup
+from topocell.runtime.workers import Task
 from topocell.studies import _plots
 from topocell.studies._items import Bench, Outcome
 from topocell.studies._options import TRAININGS, Entries, Searches, Seeds, shallow_only
 from topocell.studies._training import accuracies, begin, parameters, scale, spread, whole_run
-from topocell.studies._workers import Task
 from topocell.studies.subspaces import skips_of
 
 

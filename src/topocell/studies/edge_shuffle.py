@@ -18,6 +18,7 @@ from topocell.reporting.terminal import Display
 from topocell.runs import setup
 from topocell.runtime.rng import derive as derive_seed
 from topocell.runtime.rng import generator
+from topocell.runtime.workers import Task
 from topocell.spaces.cell import CellSpec
 from topocell.studies import _plots
 from topocell.studies._items import Bench, Outcome, Record
@@ -26,7 +27,6 @@ from topocell.studies._options import Arm, Entries, Searches, distinct
 from topocell.studies._plain_networks import NETWORKS, PUBLISHED, SMALL, PlainNet, plan_of
 from topocell.studies._snapshots import expected, photographed, revived
 from topocell.studies._training import begin, spread
-from topocell.studies._workers import Task
 from topocell.studies._worth import place
 from topocell.supernet import ArchWeights, Supernet
 

@@ -14,6 +14,7 @@ from topocell.errors import RecipeError
 from topocell.reporting.terminal import Display
 from topocell.runs import setup
 from topocell.runtime.rng import generator
+from topocell.runtime.workers import Task
 from topocell.selection.probe import Ablation, without
 from topocell.selection.pruning import decide, only
 from topocell.spaces.cell import SpaceSpec
@@ -23,7 +24,6 @@ from topocell.studies._loops import Tuning
 from topocell.studies._options import Arm, Entries, Searches
 from topocell.studies._snapshots import expected, held_out, photographed, revived
 from topocell.studies._training import begin, spread
-from topocell.studies._workers import Task
 from topocell.studies._worth import Rows, place
 
 #: Cell type and index of an edge.

@@ -7,12 +7,12 @@ from pydantic import Field, model_validator
 
 from topocell.config.load import shallow_of
 from topocell.config.recipe import Recipe
+from topocell.runtime.workers import Task
 from topocell.studies import _plots
 from topocell.studies._cells import NamedCell, named_cells, refuse_ground_truth
 from topocell.studies._items import Bench, Outcome, Record
 from topocell.studies._options import Entries, Seeds, Training, reserved
 from topocell.studies._training import accuracies, begin, parameters, retrained, scale, spread
-from topocell.studies._workers import Task
 from topocell.studies.wirings import agreement, agreement_in_words
 
 #: Published cell → mean test accuracy in percent of ten shallow networks on CIFAR-10 (eDARTS, Table III).

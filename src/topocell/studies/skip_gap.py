@@ -9,13 +9,13 @@ from topocell.config.recipe import Recipe
 from topocell.errors import RecipeError
 from topocell.reporting.terminal import Display
 from topocell.runs import setup
+from topocell.runtime.workers import Task
 from topocell.spaces.cell import CellSpec, SpaceSpec
 from topocell.studies import _drawings
 from topocell.studies._items import Bench, Outcome, Record
 from topocell.studies._options import Entries, Searches, Seeds, whole_searches
 from topocell.studies._snapshots import photographed, snapshot, state_of
 from topocell.studies._training import begin
-from topocell.studies._workers import Task
 from topocell.studies._worth import Rows, place
 from topocell.studies.operation_strength import rank_correlation
 from topocell.supernet.arch_state import ArchState

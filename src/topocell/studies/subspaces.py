@@ -10,6 +10,7 @@ from topocell.config.recipe import Recipe
 from topocell.errors import RecipeError, nearest
 from topocell.genotype.genotype import Genotype
 from topocell.reporting.style import short
+from topocell.runtime.workers import Task
 from topocell.spaces.edarts import SUBSPACES
 from topocell.studies import _plots
 from topocell.studies._items import Bench, Outcome, Record
@@ -24,7 +25,6 @@ from topocell.studies._options import (
     shallow_only,
 )
 from topocell.studies._training import accuracies, begin, parameters, scale, spread, whole_run
-from topocell.studies._workers import Task
 
 #: What the convolutions of a sub-space have in common.
 FAMILIES = {"all separable": "sep_conv", "all dilated": "dil_conv"}

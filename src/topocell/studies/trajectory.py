@@ -10,12 +10,12 @@ from topocell.errors import RecipeError
 from topocell.genotype.genotype import Genotype
 from topocell.relaxation import RELAXATIONS
 from topocell.runs import setup
+from topocell.runtime.workers import Task
 from topocell.studies._courses import LookedUp, course
 from topocell.studies._items import Bench, Outcome
 from topocell.studies._options import Arm, Entries, Numbers, Seeds
 from topocell.studies._snapshots import epochs_to_see, photographed, selected, snapshot
 from topocell.studies._training import begin
-from topocell.studies._workers import Task
 from topocell.studies._worth import Found, place, valued
 
 

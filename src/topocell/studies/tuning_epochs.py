@@ -15,13 +15,13 @@ from topocell.runs.directory import RunDir
 from topocell.runs.monitor import RunHook, RunMonitor
 from topocell.runs.phases import Phase
 from topocell.runs.setup import Setup
+from topocell.runtime.workers import Task
 from topocell.selection.rules import derive
 from topocell.studies._courses import LookedUp, course
 from topocell.studies._items import Bench, Outcome, Record
 from topocell.studies._options import Arm, Entries, Seeds
 from topocell.studies._snapshots import FINISHED, expected, held_out, photographed, revived, selected
 from topocell.studies._training import begin
-from topocell.studies._workers import Task
 from topocell.studies._worth import Found, place, valued
 
 #: What decides in the two projections of `progressive-tuning`: PT, and PT-Mag.

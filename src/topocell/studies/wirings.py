@@ -16,12 +16,12 @@ from topocell.config.recipe import Recipe
 from topocell.errors import RecipeError
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.runs import setup
+from topocell.runtime.workers import Task
 from topocell.spaces.cell import CellSpec
 from topocell.studies import _plots
 from topocell.studies._items import Bench, Outcome, Record
 from topocell.studies._options import TRAININGS, Training, distinct, reserved, shallow_only, split
 from topocell.studies._training import accuracies, begin, parameters, retrained, scale, spread
-from topocell.studies._workers import Task
 from topocell.topology.assignments import wirings
 
 #: Inputs of each computed node.

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -12,7 +12,7 @@ from topocell import spaces
 from topocell.config.selection import Rules
 from topocell.config.trials import TrialsPlan
 from topocell.errors import RunError
-from topocell.runtime.hooks import Keeping, Monitor
+from topocell.runtime.hooks import Interrupted, Keeping, Monitor
 from topocell.runtime.rng import derive as derive_seed
 from topocell.runtime.rng import generator
 from topocell.selection.drawing import Cells, CellSpace
@@ -200,14 +200,44 @@ def test_several_at_once_are_the_same_trials() -> None:
     for propose in ("random", "local", EVOLUTION):
         batches: list[int] = []
 
-        def several(numbered: Sequence[tuple[int, Derived]], batches: list[int] = batches) -> Any:
-            batches.append(len(numbered))
-            return [(value(derived), 1.0) for _, derived in numbered]
+        def several(
+            cells: Sequence[Derived], done: Callable[[int, float, float], None], batches: list[int] = batches
+        ) -> None:
+            batches.append(len(cells))
+            for place in reversed(range(len(cells))):  # in another order than they are entered in
+                done(place, value(cells[place]), 1.0)
 
         one = trials(number=30, propose=propose)
         many = Trials(space(), one.plan, RULES, Given(), seed=3, parallel=several)
         assert one.run().cells == many.run().cells and one.trials == many.trials
         assert max(batches) > 1
+
+
+def test_what_is_made_past_the_seconds_is_not_entered() -> None:
+    def several(cells: Sequence[Derived], done: Callable[[int, float, float], None]) -> None:
+        for place, derived in enumerate(cells):
+            done(place, value(derived), 1.0)
+
+    one = trials(number=None, seconds=9.0)
+    many = Trials(space(), one.plan, RULES, Given(), seed=3, parallel=several)
+    one.run(), many.run()
+    assert one.trials == many.trials and sum(trial.seconds for trial in one.trials) == 9
+
+
+def test_an_interrupted_crew_leaves_what_it_has_entered() -> None:
+    def several(cells: Sequence[Derived], done: Callable[[int, float, float], None]) -> None:
+        for place in (0, 1, 3):
+            done(place, value(cells[place]), 1.0)
+        raise Interrupted(2)
+
+    keeping = Keeping()
+    run = trials(number=8)
+    broken = Trials(space(), run.plan, RULES, Given(), seed=3, parallel=several, monitor=keeping)
+    with pytest.raises(Interrupted):
+        broken.run()
+    assert len(keeping.states[-1]["trials"]) == 2
+    again = trials(number=8)
+    assert again.run(keeping.states[-1]).cells == run.run().cells and again.trials == run.trials
 
 
 def test_records_tell_every_trial() -> None:

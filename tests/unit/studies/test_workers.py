@@ -16,7 +16,7 @@ import pytest
 from topocell.cli import main
 from topocell.errors import DataError, RunError
 from topocell.runtime.hooks import Interrupted
-from topocell.studies._workers import Task, make_all
+from topocell.runtime.workers import Task, make_all
 
 VARIABLE = "TOPOCELL_OF_A_TEST"
 

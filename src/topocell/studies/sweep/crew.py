@@ -8,7 +8,7 @@ from multiprocessing import connection
 from typing import Any, Protocol
 
 from topocell.errors import RunError
-from topocell.studies._workers import Ended, Task, Worker, forking
+from topocell.runtime.workers import Ended, Task, Worker, forking
 from topocell.studies.sweep.jobs import Job, attempt
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from topocell.errors import RunError, one_line
 from topocell.registry import load_plugins
 from topocell.runtime.hooks import Interrupted
-from topocell.studies._workers import GRACE_SECONDS
+from topocell.runtime.workers import GRACE_SECONDS
 from topocell.studies.sweep.crew import Answer
 from topocell.studies.sweep.jobs import Job, attempt
 

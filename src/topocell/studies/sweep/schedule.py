@@ -6,7 +6,7 @@ from typing import Any
 
 from topocell.errors import RunError, one_line
 from topocell.runtime.hooks import Interrupted
-from topocell.studies._workers import POLL_SECONDS, stop_requests
+from topocell.runtime.workers import POLL_SECONDS, stop_requests
 from topocell.studies.sweep.board import Board
 from topocell.studies.sweep.crew import Answer, Crew
 from topocell.studies.sweep.jobs import Job
