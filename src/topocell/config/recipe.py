@@ -113,6 +113,12 @@ class Recipe(Model):
                 "selection.budget limits the cost at retrain.channels, but retrain.parameters chooses the channels of "
                 "each cell; leave one of them out"
             )
+        truth, trials = self.ground_truth.column, self.selection.trials
+        if trials is not None and trials.column == truth:
+            faults.append(
+                f"trials are decided by another column than the one that says how good the cell is, but "
+                f"selection.trials.evaluate.column and ground_truth.column both are {truth!r}; change one of them"
+            )
         faults += [*self._moment_faults(), *self._measuring_faults()]
         if faults:
             raise ValueError("\n".join(faults))

@@ -152,6 +152,11 @@ class TrialsPlan(Model):
         return self
 
     @property
+    def column(self) -> str | None:
+        """The column of a table that decides, where there is a table; None where cells are judged in another way."""
+        return getattr(self.evaluator, "column", None)
+
+    @property
     def proposer(self) -> Any:
         """The options of the proposer."""
         return PROPOSERS[self.propose.name].model_validate(self.propose.model_extra or {})

@@ -38,6 +38,7 @@ from topocell.runtime.precision import Execution
 from topocell.runtime.provenance import environment
 from topocell.searching.loop import Search
 from topocell.searching.mechanisms import has_ranking, mechanisms_of
+from topocell.selection.drawing import CellSpace
 from topocell.selection.projection import Projection
 from topocell.spaces.cell import SpaceSpec
 from topocell.spaces.costs import NetworkCosts
@@ -280,6 +281,8 @@ def load_ground_truth(recipe: Recipe, space: SpaceSpec | None = None) -> Table |
         return None
     table = Table.load(path)
     table.values(recipe.ground_truth.column)
+    if (trials := recipe.selection.trials) is not None and trials.column is not None:
+        table.values(trials.column)
     return table
 
 
@@ -313,7 +316,9 @@ def check(recipe: Recipe) -> None:
                 f"none, so that no ranking ever changes; use early_stop.skips, or leave early_stop out of stage "
                 f"{stage.name!r}"
             )
-        ArchState(space, stage.relaxation.model_dump(), stage.topology.model_dump())
+        arch = ArchState(space, stage.relaxation.model_dump(), stage.topology.model_dump())
+    if recipe.selection.trials is not None:
+        CellSpace.of(arch, recipe.selection.rules(recipe.seed))
     sizes = [plan.size(stage) for stage in plan.stages]
     for number, (stage, size) in enumerate(zip(plan.stages, sizes, strict=True)):
         if size not in sizes[:number]:

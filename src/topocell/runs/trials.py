@@ -16,7 +16,7 @@ from topocell.config.selection import Rules
 from topocell.config.trials import SharedWeights, Training, TrialsPlan, ZeroCost
 from topocell.data.nasbench201 import Table
 from topocell.data.splits import Dataset, split_batches
-from topocell.errors import DataError, RecipeError
+from topocell.errors import RecipeError
 from topocell.genotype.genotype import Genotype
 from topocell.networks.retraining import Retraining
 from topocell.networks.zero_cost import SCORES
@@ -50,8 +50,7 @@ def trials_of(setup: Setup, arch: ArchState, rules: Rules, monitor: Monitor, sea
         path: of the run directory, which other processes read.
 
     Raises:
-        RecipeError: nothing can be drawn, or several workers would need images that no recipe names.
-        DataError: no such column in the table.
+        RecipeError: several workers would need images that no recipe names.
     """
     plan = setup.recipe.selection.trials
     assert plan is not None
@@ -101,7 +100,7 @@ def _evaluator(recipe: str, path: Path) -> Evaluator:
 
 
 def evaluator_of(setup: Setup, plan: TrialsPlan, searched: Searched) -> Evaluator:
-    """What a cell is judged by. Raises DataError for a column that the table does not have."""
+    """What a cell is judged by."""
     options = plan.evaluator
     if isinstance(options, SharedWeights):
         return InSupernet(setup, options, searched())
@@ -109,7 +108,7 @@ def evaluator_of(setup: Setup, plan: TrialsPlan, searched: Searched) -> Evaluato
         return Untrained(setup, options, plan.evaluate.name)
     assert isinstance(options, Training)
     if setup.ground_truth is not None and options.column is not None:
-        return LookedUp(setup.ground_truth, options, setup.recipe.ground_truth.column, setup.space.name)
+        return LookedUp(setup.ground_truth, options, setup.space.name)
     return ShortTraining(setup, options)
 
 
@@ -118,14 +117,8 @@ class LookedUp:
 
     finalists = 0
 
-    def __init__(self, table: Table, options: Training, truth: str, space: str) -> None:
+    def __init__(self, table: Table, options: Training, space: str) -> None:
         assert options.column is not None
-        if options.column == truth:
-            raise DataError(
-                f"trials are decided by another column than the one that says how good the cell is, but both are "
-                f"{truth!r}; change selection.trials.evaluate.column or ground_truth.column"
-            )
-        table.values(options.column)
         self._table, self._options, self._space = table, options, space
 
     def score(self, derived: Derived, inner: Monitor, state: Mapping[str, Any] | None) -> Score:
