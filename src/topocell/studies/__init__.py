@@ -35,6 +35,7 @@ from topocell.studies import (
     trajectory,
     tuning_epochs,
     wirings,
+    worth_it,
 )
 from topocell.studies._items import Bench, Outcome
 from topocell.studies._options import Options, Training, parse
@@ -216,6 +217,14 @@ STUDIES = Registry[Study](
             cost_front.CostFront,
             cost_front.measure,
             "recipes=dots weights=0,0.1,1 measure=multiply_adds --budget small data.download=true --out runs/front",
+        ),
+        "worth-it": Study(
+            "true accuracy against seconds, for searches with gradients and without",
+            "",
+            worth_it.WorthIt,
+            worth_it.measure,
+            "--budget small data.download=true ground_truth.table=nasbench201.csv.gz charge=60 --out runs/worth-it",
+            parallel=True,
         ),
         "compare": Study(
             "any recipes side by side under equal seeds",

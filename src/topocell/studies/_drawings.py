@@ -1,10 +1,11 @@
 """Figures of the studies of supernets, drawn from plain numbers. Each function writes one SVG or PNG file."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from topocell.reporting.style import BLUE, CYCLE, ORANGE, clipped, save, short, styled, whole
+from topocell.reporting.style import BLUE, CYCLE, MUTED, ORANGE, clipped, save, short, styled, whole
 from topocell.studies._plots import Curve, paneled
 
 
@@ -83,4 +84,38 @@ def paths(lines: Sequence[Path2D], x: str, y: str, path: Path) -> None:
         ax.set_xlabel(x)
         ax.set_ylabel(y)
         ax.legend(loc="best")
+        save(figure, path)
+
+
+def against_seconds(
+    methods: Mapping[str, Sequence[tuple[float, float]]], lines: Mapping[int, float], x: str, y: str, path: Path
+) -> None:
+    """Searches as points over a logarithmic axis, the mean of each method larger, before bands of all cells.
+
+    Args:
+        methods: label → seconds and accuracy of each search.
+        lines: five percentages, symmetric around 50 → the accuracy that so many of all cells stay below.
+        x, y: labels of the axes.
+        path: of the file.
+    """
+    with styled():
+        figure = paneled(1.9, 1.3)
+        ax = figure.add_subplot()
+        lowest, low, middle, high, highest = (lines[share] for share in sorted(lines))
+        shares = sorted(lines)
+        ax.axhspan(
+            lowest, highest, color=MUTED, alpha=0.12, linewidth=0, label=f"{shares[4] - shares[0]} % of all cells"
+        )
+        ax.axhspan(low, high, color=MUTED, alpha=0.2, linewidth=0, label=f"{shares[3] - shares[1]} % of all cells")
+        ax.axhline(middle, color=MUTED, linewidth=1.2, linestyle="--", label="median cell")
+        for number, (label, points) in enumerate(methods.items()):
+            colour, marker = CYCLE[number % len(CYCLE)], "osD^v"[number // len(CYCLE) % 5]
+            seconds, accuracy = zip(*((max(seconds, 0.01), value) for seconds, value in points))
+            ax.scatter(seconds, accuracy, s=12, color=colour, alpha=0.45, marker=marker)
+            mean = math.exp(sum(map(math.log, seconds)) / len(seconds)), sum(accuracy) / len(accuracy)
+            ax.scatter(*mean, s=48, color=colour, marker=marker, zorder=3, label=clipped(label))
+        ax.set_xscale("log")
+        ax.set_xlabel(x)
+        ax.set_ylabel(y)
+        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7)
         save(figure, path)
