@@ -34,6 +34,7 @@ from topocell.runs.identity import naming_imports
 from topocell.runs.phases import Phase
 from topocell.runs.run import Work
 from topocell.runs.setup import Setup, execution, prepared
+from topocell.runs.trials import held_out_data, trained_in_trials
 
 
 def run(
@@ -327,6 +328,11 @@ def estimate(recipe: Recipe, display: Display | None = None) -> Estimate:
     parts, genotype = estimate_search(
         recipe.search, setup.space, setup.search_data, setup.rules, plan, costs=costs, **options
     )
+    if (trained := trained_in_trials(setup)) is not None:
+        number, short = trained
+        one = estimate_retraining(genotype, short, held_out_data(setup), **options)
+        seconds, steps = number * one.seconds, number * one.steps
+        parts.append(replace(one, name="trials", knobs=(), steps=steps, seconds=seconds, seeds=number))
     if setup.ground_truth is None:
         parts += [estimate_retraining(genotype, plan, setup.dataset, **options) for plan in recipe.trainings]
     return Estimate(str(setup.device), free, tuple(parts))

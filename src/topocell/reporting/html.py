@@ -33,6 +33,7 @@ from topocell.reporting.scores import (
     score_notes,
     score_warnings,
 )
+from topocell.reporting.selection_table import selection_table
 from topocell.reporting.style import printable
 from topocell.reporting.tables import (
     _value,
@@ -159,7 +160,7 @@ def write_report(run_path: Path | str) -> Path:
             ],
             looked_up=bool(ground_truth),
             warnings=_warnings(epochs),
-            selection=_selection(metrics),
+            selection=selection_table(metrics, _value),
             seeds=results_table(results),
             cautions=[*score_warnings(results), *_beaten(path, results)],
             classes=class_table(results),
@@ -300,13 +301,6 @@ def _ranges(numbers: list[int]) -> str:
         else:
             parts.append([number, number])
     return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in parts)
-
-
-def _selection(metrics: Iterable[Mapping[str, Any]]) -> list[list[str]]:
-    """The rows of phase "select" as a table whose columns are all their fields, the header first."""
-    rows = [{k: v for k, v in row.items() if k != "phase"} for row in metrics if row.get("phase") == "select"]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    return [columns, *([_value(row.get(column, "")) for column in columns] for row in rows)] if columns else []
 
 
 def _notes(results: Mapping[str, Any], epochs: list[run_figures.Epoch], beside: bool) -> list[str]:

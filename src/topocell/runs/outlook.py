@@ -9,6 +9,7 @@ from topocell.config.retrain import RetrainPlan
 from topocell.config.search import SearchPlan, Stage
 from topocell.config.selection import PERTURBATION, Rules
 from topocell.runs.setup import Setup
+from topocell.runs.trials import trained_in_trials
 from topocell.spaces.cell import SpaceSpec
 from topocell.spaces.operations import KNOWN_OPERATIONS
 
@@ -61,9 +62,14 @@ def parts_of(setup: Setup) -> tuple[Part, ...]:
         parts.append(Part(name, stage.epochs * batches, work, stage.name, warm, light))
     if setup.rules.project:
         parts.append(_projection(setup, sizes, _step(plan, plan.stages[-1], pixels) * live))
+    kept = sum(min(setup.rules.in_degree, cell.inputs) * cell.nodes for cell in setup.space.cells.values())
+    each = kept / len(setup.space.cells)
+    if (trained := trained_in_trials(setup)) is not None:
+        number, short = trained
+        held_out = round(sizes[plan.stages[-1].alpha_on])
+        one = _retraining(short, round(sizes[plan.stages[-1].weights_on]), held_out, pixels, each)
+        parts.append(Part("select", number * one.steps, one.work))
     if setup.ground_truth is None:
-        kept = sum(min(setup.rules.in_degree, cell.inputs) * cell.nodes for cell in setup.space.cells.values())
-        each = kept / len(setup.space.cells)
         parts += [_retraining(training, train, len(dataset.test), pixels, each) for training in recipe.trainings]
     return tuple(part for part in parts if part.steps)
 

@@ -112,6 +112,16 @@ def evaluator_of(setup: Setup, plan: TrialsPlan, searched: Searched) -> Evaluato
     return ShortTraining(setup, options)
 
 
+def trained_in_trials(setup: Setup) -> tuple[int, RetrainPlan] | None:
+    """The number of short trainings, and their settings; None where trials train nothing, or end by time alone."""
+    plan = setup.recipe.selection.trials
+    if plan is None or plan.number is None or plan.evaluate.name != "training":
+        return None
+    if setup.ground_truth is not None and plan.column is not None:
+        return None
+    return plan.number, short_plan(setup.recipe.retrain, plan.evaluator)
+
+
 class LookedUp:
     """Validation accuracies of a table, as fractions."""
 

@@ -115,6 +115,7 @@ def against_seconds(
             mean = math.exp(sum(map(math.log, seconds)) / len(seconds)), sum(accuracy) / len(accuracy)
             ax.scatter(*mean, s=48, color=colour, marker=marker, zorder=3, label=clipped(label))
         ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         ax.set_xlabel(x)
         ax.set_ylabel(y)
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7)

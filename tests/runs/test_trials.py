@@ -1,0 +1,63 @@
+"""Whole runs with trials: several processes find what one finds, and the winner is the best of what was recorded."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from topocell import Genotype, api
+from topocell.config.load import load_recipe
+from topocell.errors import RecipeError
+from topocell.runs import setup
+from topocell.runs.outlook import parts_of
+from topocell.runs.setup import Setup
+
+TINY = ["space.nodes=1", "space.candidates=[skip_connect,sep_conv_3x3]", "data.images=48", "data.test_images=10"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(setup.GROUND_TRUTH_VARIABLE, raising=False)
+        yield
+    torch.set_num_threads(before)
+
+
+def trials_of(path: Path) -> list[dict[str, Any]]:
+    records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [record for record in records if record["phase"] == "trial"]
+
+
+def test_several_processes_find_what_one_finds(tmp_path: Path) -> None:
+    """Number by number; and the number of processes is no part of the identity of a run."""
+    changes = [*TINY, "selection.trials.number=4"]
+    for name, workers in (("one", 1), ("two", 2)):
+        recipe = load_recipe("random-search", [*changes, f"selection.trials.workers={workers}"], budget="smoke")
+        api.run(recipe, tmp_path / name)
+    one, two = (trials_of(tmp_path / name) for name in ("one", "two"))
+    assert one == two and len(one) == 4
+    best = max(one, key=lambda record: record["score"])  # the first of equals
+    cells = [Genotype.load(tmp_path / name / "genotype.json") for name in ("one", "two")]
+    assert cells[0].key == cells[1].key == best["key"]
+    again = load_recipe("random-search", [*changes, "selection.trials.workers=3"], budget="smoke")
+    api.run(again, tmp_path / "two")  # finished, and the same run
+
+
+def test_images_that_were_given_stay_in_one_process(tmp_path: Path) -> None:
+    images, labels = torch.zeros(20, 1, 8, 8, dtype=torch.uint8), torch.arange(20) % 2
+    images[labels == 1] = 255
+    recipe = load_recipe("random-search", [*TINY[:2], "selection.trials.workers=2"], budget="smoke")
+    with pytest.raises(RecipeError, match=r"these were given, and selection\.trials\.workers is 2; set it to 1"):
+        api.run(recipe, tmp_path / "run", data=[(images, labels), (images, labels)])
+
+
+def test_short_trainings_are_part_of_what_is_to_come() -> None:
+    recipe = load_recipe("random-search", [*TINY, "selection.trials.number=5"], budget="smoke")
+    parts = {part.name: part for part in parts_of(Setup.of(recipe))}
+    assert parts["select"].steps == 5 * 2  # of 24 images in batches of 16, one epoch
+    assert parts["retrain"].steps == 3
