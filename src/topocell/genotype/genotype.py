@@ -76,7 +76,7 @@ class Genotype:
     def __post_init__(self) -> None:
         if not isinstance(self.space, str) or not self.space:
             raise _error("space", "must be a name", self.space)
-        _check_types(self.cells)
+        _check_types(self.cells, self.skeleton)
         object.__setattr__(self, "skeleton", _checked_skeleton(self.skeleton, self.cells))
         try:
             json.dumps(dict(self.origin), allow_nan=False)
@@ -154,7 +154,7 @@ class Genotype:
         _fields("genotype", data, ("format", "space", "cells"), ("origin", "skeleton"))
         if type(data["format"]) is not int or data["format"] != FORMAT:
             raise _error("format", f"must be {FORMAT}, the only one this version reads", data["format"])
-        _check_types(data["cells"])
+        _check_types(data["cells"], data.get("skeleton", ""))
         built = {}
         for name, cell in data["cells"].items():
             _fields(f"cells.{name}", cell, ("inputs", "nodes", "concat"))
@@ -296,10 +296,13 @@ def _fields(place: str, data: object, required: tuple[str, ...], optional: tuple
             raise _error(place, f"the fields are {', '.join(known)}{nearest(str(name)[:100], known)}", name)
 
 
-def _check_types(cells: object) -> None:
-    if not isinstance(cells, Mapping) or set(cells) not in ({"normal", "reduce"}, {"cell"}):
+def _check_types(cells: object, skeleton: object) -> None:
+    """Check which cells there are; a normal cell alone says which skeleton it is for, as DARTS' needs both."""
+    known: tuple[set[str], ...] = ({"normal", "reduce"}, {"cell"}, *([{"normal"}] if skeleton else []))
+    if not isinstance(cells, Mapping) or set(cells) not in known:
         found = list(cells) if isinstance(cells, Mapping) else cells
-        raise _error("cells", "must be an object of 'normal' and 'reduce', or of 'cell'", found)
+        alone = ", or with a skeleton of 'normal' alone" if found == ["normal"] else ""
+        raise _error("cells", f"must be an object of 'normal' and 'reduce', or of 'cell'{alone}", found)
 
 
 def _usual_skeleton(cells: Mapping[str, CellGenotype]) -> str:

@@ -256,3 +256,24 @@ class Noise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.randn_like(x[:, :, :: self.stride, :: self.stride])
+
+
+class Residual(nn.Module):
+    """An operation with a skip connection around it: op(x) + x, or op(x) + FactorizedReduce(x) where it strides.
+
+    Shapes: `(N, channels, H, W)` to `(N, channels, H / stride, W / stride)`.
+
+    Args:
+        op: the operation; it leaves its input alone.
+        channels, stride: of the operation.
+        affine: whether the batch norm of the skip connection has gain and bias.
+    """
+
+    def __init__(self, op: nn.Module, channels: int, stride: int, affine: bool) -> None:
+        super().__init__()
+        self.op = op
+        self.skip = nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.op(x) + self.skip(x)
+        return out

@@ -19,10 +19,20 @@ from topocell.nn.banks import (
     SepConvBank,
 )
 from topocell.nn.functional import normalise
-from topocell.nn.modules import Conv7x1, DilConv, FactorizedReduce, Noise, ReLUConvBN, SepConv, Zero
+from topocell.nn.modules import (
+    Conv7x1,
+    DilConv,
+    FactorizedReduce,
+    Noise,
+    ReLUConvBN,
+    Residual,
+    SepConv,
+    Zero,
+    batch_norm,
+)
 from topocell.nn.pooling import avg_pool, max_pool
 from topocell.registry import Registry
-from topocell.spaces.operations import KNOWN_OPERATIONS, Family, Operation
+from topocell.spaces.operations import KNOWN_OPERATIONS, RESIDUAL_OPERATIONS, Family, Operation
 
 #: (channels, stride, affine) → module from (N, C, H, W) to (N, C, H / stride, W / stride).
 Module = Callable[[int, int, bool], nn.Module]
@@ -126,6 +136,17 @@ def _avg_module(channels: int, stride: int, affine: bool) -> nn.Module:
     return nn.AvgPool2d(3, stride, 1, count_include_pad=False)
 
 
+def _residual(name: str, inner: Module) -> Primitive:
+    """A row of an operation with a skip connection around it. In the supernet a pool inside ends in batch norm."""
+
+    def module(channels: int, stride: int, affine: bool) -> nn.Module:
+        op, pool = inner(channels, stride, affine), KNOWN_OPERATIONS[name].family == "pool"
+        op = nn.Sequential(op, batch_norm(channels, affine)) if pool and not affine else op
+        return Residual(op, channels, stride, affine)
+
+    return _row(name, module)
+
+
 PRIMITIVES = _Primitives(
     "operation",
     {
@@ -145,6 +166,9 @@ PRIMITIVES = _Primitives(
     },
     Primitive,
 )
+
+
+PRIMITIVES |= {name: _residual(name, PRIMITIVES[inner].module) for name, inner in RESIDUAL_OPERATIONS.items()}
 
 
 def make(name: str, channels: int, stride: int, affine: bool) -> nn.Module:

@@ -7,6 +7,7 @@ from typing import Any
 
 from topocell.errors import SpaceError, nearest
 from topocell.registry import Registry
+from topocell.spaces.bench_suite import bench_suite
 from topocell.spaces.cell import CellSpec, SpaceSpec, complete_edges
 from topocell.spaces.custom import custom
 from topocell.spaces.darts import DARTS_OPERATIONS, DARTS_OPERATIONS_WITHOUT_NONE, darts
@@ -22,6 +23,7 @@ SPACES = Registry[Callable[..., SpaceSpec]](
         "darts": darts,
         "custom": custom,
         "nasbench201": nasbench201,
+        "bench-suite": bench_suite,
         "s1": s1,
         "s2": s2,
         "s3": s3,

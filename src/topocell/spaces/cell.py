@@ -150,8 +150,8 @@ class SpaceSpec:
 
     Args:
         name: name shown to users and written to genotypes.
-        cells: cell type name → CellSpec. Skeleton `"darts"` takes `normal` and `reduce`; skeleton
-            `"nasbench201"` takes one type, `cell`, with one input and stride 1.
+        cells: cell type name → CellSpec. Skeleton `"darts"` takes `normal` and `reduce`, `"uniform"` takes `normal`;
+            skeleton `"nasbench201"` takes one type, `cell`, with one input and stride 1.
         skeleton: how cells are stacked: a row of `topocell.spaces.skeletons.SKELETONS`.
         stem_multiplier: stem channels as a multiple of the cell's channels (DARTS on CIFAR: 3).
 
@@ -174,11 +174,9 @@ class SpaceSpec:
         if any(self.cells[name].stride != stride for name, stride in stacked.strides.items()) or not (
             stacked.preprocess or self.cells["cell"].inputs == 1
         ):
-            rule = (
-                "a normal cell of stride 1 and a reduce cell of stride 2"
-                if stacked.preprocess
-                else "a cell with one input and stride 1"
-            )
+            rule = "a cell with one input and stride 1"
+            if stacked.preprocess:
+                rule = f"a normal cell of stride 1{' and a reduce cell of stride 2' if stacked.reduces else ''}"
             raise SpaceError(f"skeleton {self.skeleton!r} takes {rule}")
         object.__setattr__(self, "cells", MappingProxyType(dict(self.cells)))
 

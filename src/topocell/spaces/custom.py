@@ -38,10 +38,11 @@ def custom(
     given = {"inputs": inputs, "nodes": nodes, "edges": edges, "candidates": candidates, "output": output}
     if unknown := [key for key in reduce or {} if key not in _OWN]:
         raise SpaceError(f"reduce takes {', '.join(_OWN)}, but got {unknown[0]!r}; leave it out")
-    if not stacking(skeleton).preprocess:
+    types = stacking(skeleton).strides
+    if "reduce" not in types:
         if reduce is not None:
             raise SpaceError(f"skeleton {skeleton!r} has no reduction cell; leave reduce out")
-        return SpaceSpec("custom", {"cell": _cell(given, 1)}, skeleton)
+        return SpaceSpec("custom", {name: _cell(given, 1) for name in types}, skeleton)
     return SpaceSpec("custom", {"normal": _cell(given, 1), "reduce": _cell(given | dict(reduce or {}), 2)}, skeleton)
 
 

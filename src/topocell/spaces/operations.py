@@ -37,5 +37,14 @@ KNOWN_OPERATIONS: dict[str, Operation] = {
     "nor_conv_3x3": Operation("conv 3×3", "conv"),
 }
 
-#: Those that come with the package.
+#: Those that come with the package, but for `RESIDUAL_OPERATIONS`.
 OPERATIONS: tuple[str, ...] = tuple(KNOWN_OPERATIONS)
+
+#: Operations with a skip connection around them, by those inside: `residual_sep_conv_3x3` adds its input to its output.
+RESIDUAL_OPERATIONS: dict[str, str] = {
+    f"residual_{name}": name for name, row in list(KNOWN_OPERATIONS.items())[1:8] if row.family != "skip"
+}
+KNOWN_OPERATIONS |= {
+    name: Operation(f"{KNOWN_OPERATIONS[inner].label} + id", KNOWN_OPERATIONS[inner].family)
+    for name, inner in RESIDUAL_OPERATIONS.items()
+}

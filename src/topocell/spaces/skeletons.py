@@ -5,6 +5,9 @@ the channels.
 
 Skeleton `nasbench201` (Dong and Yang, 2020): three stages of N cells with a residual block of stride 2 between them.
 `layers` = 3N + 2 counts the two blocks.
+
+Skeleton `uniform`: `layers` normal cells with the preprocess layers of DARTS and no reduction; with one layer, a single
+cell.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,16 +38,20 @@ class Stacking:
             takes the last output as it is, as in NAS-Bench-201; its cell type is `cell`, and where a slot has more
             channels than the one before, a residual block of stride 2 stands between them.
         small_layers: what budgets take for `layers`; None for that of the budget.
+        reduces: whether there are cells of type `reduce`, where there are preprocess layers.
     """
 
     layout: Callable[[int, int], list[Slot]]
     preprocess: bool = True
     small_layers: int | None = None
+    reduces: bool = True
 
     @property
     def strides(self) -> Mapping[str, int]:
         """Cell type → stride of its cell."""
-        return {"normal": 1, "reduce": 2} if self.preprocess else {"cell": 1}
+        if not self.preprocess:
+            return {"cell": 1}
+        return {"normal": 1, "reduce": 2} if self.reduces else {"normal": 1}
 
 
 def darts_layout(channels: int, layers: int) -> list[Slot]:
@@ -59,6 +66,13 @@ def darts_layout(channels: int, layers: int) -> list[Slot]:
     return slots
 
 
+def uniform_layout(channels: int, layers: int) -> list[Slot]:
+    """Slots of normal cells alike, at full resolution."""
+    if layers < 1:
+        raise SpaceError(f"a network has at least one layer, but got layers={layers}")
+    return [Slot("normal", channels, index) for index in range(layers)]
+
+
 def nasbench201_layout(channels: int, layers: int) -> list[Slot]:
     """Slots in three stages of N cells, of C, 2C and 4C channels."""
     cells, rest = divmod(layers - 2, 3)
@@ -71,7 +85,11 @@ def nasbench201_layout(channels: int, layers: int) -> list[Slot]:
 
 SKELETONS = Registry[Stacking](
     "skeleton",
-    {"darts": Stacking(darts_layout), "nasbench201": Stacking(nasbench201_layout, False, small_layers=5)},
+    {
+        "darts": Stacking(darts_layout),
+        "nasbench201": Stacking(nasbench201_layout, False, small_layers=5),
+        "uniform": Stacking(uniform_layout, small_layers=1, reduces=False),
+    },
     Stacking,
 )
 

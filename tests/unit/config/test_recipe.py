@@ -191,7 +191,7 @@ OWN_RETRAINING = {
 #: Their published figures are over searches, each retrained once.
 RETRAINED_ONCE = {"darts-pt", "darts-pt-blank", "darts-pt-mag", "darts-pt-racing", "sdarts-rs-pt"}
 RETRAINED_ONCE |= {"sgas-1", "sgas-2", "sgas-pt"}
-OWN_RETRAINING |= {name for name in NAMES if name.startswith(("nb201-", "darts-s", "robustdarts-"))}
+OWN_RETRAINING |= {name for name in NAMES if name.startswith(("nb201-", "darts-s", "robustdarts-", "bench-"))}
 OWN_RETRAINING |= {name for name in NAMES if name.startswith(("darts-pt-s", "darts-pt-blank-s"))}
 
 

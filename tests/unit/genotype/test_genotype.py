@@ -152,6 +152,11 @@ FAULTS: dict[str, tuple[list[Any], Any, str]] = {
     "space": (["space"], 7, "space: must be a name"),
     "cells list": (["cells"], [], "cells: must be an object of 'normal' and 'reduce', or of 'cell'"),
     "cell types": (["cells"], {"normal": {}}, "cells: must be an object of 'normal' and 'reduce'"),
+    "reduction alone": (
+        ["cells"],
+        {"reduce": {}},
+        "cells: must be an object of 'normal' and 'reduce', or of 'cell', but",
+    ),
     "cell": (["cells", "normal"], None, f"{NORMAL}: must be an object, but got None"),
     "field": (["cells", "normal", "node"], 1, f"{NORMAL}: the fields are .* (did you mean 'nodes'?)"),
     "top field": (["orgin"], 1, "genotype: the fields are .* (did you mean 'origin'?)"),
@@ -526,3 +531,16 @@ def test_a_skeleton_of_a_users_own_is_part_of_the_genotype(monkeypatch: pytest.M
 def test_a_skeleton_that_cannot_be(name: Any) -> None:
     with pytest.raises(GenotypeError, match=r"skeleton: must (take the cell types normal, reduce|be one of)"):
         Genotype("darts", DARTS_V2.cells, skeleton=name)
+
+
+def test_a_normal_cell_alone_names_its_skeleton() -> None:
+    cell = CellGenotype(2, ((("sep_conv_3x3", 0), ("skip_connect", 1)),), (2,))
+    alone = Genotype("mine", {"normal": cell}, skeleton="uniform")
+    assert alone.to_dict()["skeleton"] == "uniform" and Genotype.from_dict(alone.to_dict()) == alone
+    without = {key: value for key, value in alone.to_dict().items() if key != "skeleton"}
+    with pytest.raises(GenotypeError, match=r"or with a skeleton of 'normal' alone, but got \['normal'\]"):
+        Genotype.from_dict(without)
+    with pytest.raises(GenotypeError, match=r"cells: must be an object of 'normal' and 'reduce'"):
+        Genotype("mine", {"normal": cell})
+    with pytest.raises(GenotypeError, match="skeleton: must take the cell types normal"):
+        Genotype("mine", {"normal": cell}, skeleton="darts")

@@ -7,6 +7,7 @@ from topocell.errors import SpaceError
 from topocell.nn.modules import FactorizedReduce, ReLUConvBN
 from topocell.nn.primitives import PRIMITIVES, make
 from topocell.spaces import OPERATIONS
+from topocell.spaces.operations import RESIDUAL_OPERATIONS
 
 C = 8
 
@@ -16,7 +17,7 @@ def parameters(module: nn.Module) -> int:
 
 
 def test_the_table_has_every_operation_of_the_spaces() -> None:
-    assert tuple(PRIMITIVES) == OPERATIONS
+    assert tuple(PRIMITIVES) == (*OPERATIONS, *RESIDUAL_OPERATIONS)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -22,7 +22,6 @@ from tests.helpers.sweep import Case, cases, compare
 from tests.helpers.tables import BANKS, SHARED
 
 from topocell.nn.kernels import cpu
-from topocell.nn.primitives import PRIMITIVES
 from topocell.spaces import OPERATIONS
 from topocell.studies._plain_networks import SMALL
 
@@ -258,6 +257,6 @@ def test_eighteen_seeds_are_the_whole_product() -> None:
 
 def test_every_row_of_the_tables_is_a_subject_of_the_short_form() -> None:
     swept_subjects = {case.subject for case in cases("short")}
-    assert {f"operation {name}" for name in PRIMITIVES} <= swept_subjects
+    assert {f"operation {name}" for name in OPERATIONS} <= swept_subjects
     assert {f"bank {name}" for name in BANKS} | {f"map {name}" for name in SHARED} <= swept_subjects
     assert {f"cell {name}" for name in OPERATIONS} | {f"plain layer {kind}" for kind in SMALL} <= swept_subjects

@@ -65,7 +65,7 @@ def names(short: str) -> tuple[str, ...]:
 
 
 def test_the_table_names_every_space() -> None:
-    assert set(SPACES) == {"nasbench201", "custom", *DARTS_LIKE}
+    assert set(SPACES) == {"nasbench201", "custom", "bench-suite", *DARTS_LIKE}
     for name in SPACES:
         assert spaces.get(name).name == name
 

@@ -10,10 +10,11 @@ from topocell.errors import RunError
 from topocell.genotype.genotype import CellGenotype
 from topocell.networks.classifier import Classifier
 from topocell.networks.exports import plain
+from topocell.spaces.operations import RESIDUAL_OPERATIONS
 from topocell.spaces.skeletons import stacking
 
 #: Operation → an expression that makes its module from channels c and stride s, and the classes of `plain` in it.
-OPERATIONS: Mapping[str, tuple[str, tuple[type, ...]]] = {
+OPERATIONS: dict[str, tuple[str, tuple[type, ...]]] = {
     "none": ("Zero(s)", (plain.Zero,)),
     "max_pool_3x3": ("nn.MaxPool2d(3, s, 1)", ()),
     "avg_pool_3x3": ("nn.AvgPool2d(3, s, 1, count_include_pad=False)", ()),
@@ -27,6 +28,10 @@ OPERATIONS: Mapping[str, tuple[str, tuple[type, ...]]] = {
     "noise": ("Noise(s)", (plain.Noise,)),
     "nor_conv_1x1": ("ReLUConvBN(c, c, 1, s)", (plain.ReLUConvBN,)),
     "nor_conv_3x3": ("ReLUConvBN(c, c, 3, s)", (plain.ReLUConvBN,)),
+}
+OPERATIONS |= {
+    name: (f"Residual({OPERATIONS[inner][0]}, c, s)", (*OPERATIONS[inner][1], plain.FactorizedReduce, plain.Residual))
+    for name, inner in RESIDUAL_OPERATIONS.items()
 }
 
 

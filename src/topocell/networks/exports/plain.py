@@ -98,6 +98,19 @@ class Zero(nn.Module):
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 
 
+class Residual(nn.Module):
+    """An operation with a skip connection around it."""
+
+    def __init__(self, op: nn.Module, channels: int, stride: int) -> None:
+        super().__init__()
+        self.op = op
+        self.skip = nn.Identity() if stride == 1 else FactorizedReduce(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) to (N, channels, H / stride, W / stride)."""
+        return self.op(x) + self.skip(x)
+
+
 class Noise(nn.Module):
     """Normal noise, drawn anew in each call."""
 

@@ -30,8 +30,10 @@ from topocell.networks.exports.graphs import computed_by
 from topocell.networks.exports.standalone import model_name, write_standalone, write_timm
 from topocell.nn.primitives import PRIMITIVES, Primitive
 from topocell.spaces import KNOWN_OPERATIONS, SKELETONS, Slot, Stacking
-from topocell.spaces.operations import OPERATIONS as OURS
+from topocell.spaces.operations import OPERATIONS as PLAIN
+from topocell.spaces.operations import RESIDUAL_OPERATIONS
 
+OURS = (*PLAIN, *RESIDUAL_OPERATIONS)
 NASBENCH201 = Genotype.from_nasbench201(
     "|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
 )
