@@ -70,6 +70,7 @@ def expected() -> list[tuple[str, str]]:
     found = []
     for paper in papers():
         roman = any(f"Table {number}" in paper["rows"] for number in ROMAN)
+        found += [(paper["paper"], item) for item in paper["rows"] if not item.startswith(("Figure", "Table"))]
         found += [(paper["paper"], f"Figure {n}") for n in range(1, paper["figures"] + 1)]
         found += [(paper["paper"], f"Table {ROMAN[n - 1] if roman else n}") for n in range(1, paper["tables"] + 1)]
     return found

@@ -44,8 +44,11 @@ def begin(
     recipes: Mapping[str, Recipe],
     seeds: Sequence[int],
     genotypes: Sequence[Genotype] = (),
+    **inputs: Any,
 ) -> None:
     """Check the recipes, label → recipe, and the cells that each is to retrain, and begin a study that trains by them.
+
+    `inputs` are all else that its items depend on.
 
     Raises as `check`, `Bench.begin`.
     """
@@ -55,7 +58,7 @@ def begin(
     device = find_device(next(iter(recipes.values())).device)
     found = environment(device, ", ".join(data), named)
     cells = {"genotypes": [genotype.to_dict() for genotype in genotypes]} if genotypes else {}
-    bench.begin(items, {"recipes": resolved_recipes, "data": data, **cells}, found)
+    bench.begin(items, {"recipes": resolved_recipes, "data": data, **cells, **inputs}, found)
 
 
 def whole_run(recipe: Recipe, path: Path, display: Display) -> dict[str, Any]:

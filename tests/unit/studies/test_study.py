@@ -443,6 +443,30 @@ def test_help_shows_options_and_an_example_that_works(name: str, capsys: Any, mo
         assert options.arms()
 
 
+#: Studies as pages of methods write them, at the paper's scale: too long to run, so that they are only resolved.
+WRITTEN = [
+    line
+    for page in ("toponas", "stretchable", "edarts")
+    for line in (Path(__file__).parents[3] / f"docs/methods/{page}.md").read_text(encoding="utf-8").splitlines()
+    if line.startswith("topocell study ")
+]
+
+
+def test_pages_of_methods_write_studies() -> None:
+    assert len(WRITTEN) >= 15
+
+
+@pytest.mark.parametrize("line", WRITTEN, ids=lambda line: line.rsplit("/", 1)[-1])
+def test_a_written_study_resolves_every_recipe(line: str) -> None:
+    _, _, name, *words = shlex.split(line)
+    assert words[-2] == "--out" and (STUDIES[name].source or name == "compare")
+    options: Any = parse(name, STUDIES[name].options, [*words[:-2], *(["seeds=0"] if name != "depth" else [])])
+    if name != "depth":  # of a run that is not there
+        arms = options.arms()
+        assert len({arm.label for arm in arms}) == len(arms) == len(options.recipes)
+        assert all(arm.any.data.download for arm in arms)
+
+
 def test_the_list_names_every_study(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "250")
     assert main(["study", "list"]) == 0
