@@ -63,7 +63,7 @@ def measure(bench: Bench, options: WorthIt) -> Outcome:
     table, column = _table(arms)
     known = {run: _finished(Path(run), column) for run in options.runs}
     every = [(arm, seed, recipe, f"{arm.key}-seed-{seed}") for arm in arms for seed, recipe in arm.recipes.items()]
-    inputs = {"runs": {run: recipe.model_dump(mode="json") for run, recipe in known.items()}}
+    inputs: dict[str, Any] = {"runs": {run: recipe.model_dump(mode="json") for run, recipe in known.items()}}
     begin(bench, len(every) + len(known), {arm.label: arm.any for arm in arms}, options.seeds, **inputs)
     records = bench.all_trained([Task(key, whole_run, (recipe,)) for *_, recipe, key in every])
     found: dict[str, list[tuple[float, float]]] = {}
