@@ -31,13 +31,14 @@ from topocell.runs.setup import load_data
 from topocell.runtime.hooks import Interrupted
 from topocell.runtime.provenance import environment
 from topocell.selection.rules import EDGE_RULES
+from topocell.studies.sweep.plan import read_plan
 
 SIZES = ["data.images=40", "data.test_images=20", "retrain.layers=2"]
 RUN = ["run", "quickstart", "--budget", "smoke", "--quiet", "--out", "new", *SIZES]
 FOLDER = ["run", "quickstart", "--budget", "smoke", "--out", "new", "data.dataset=folder"]
 RANDOM = ["run", "random", "--budget", "smoke", "--quiet", *SIZES]
 COMMANDS = ["run", "search", "select", "retrain", "report", "draw", "spaces", "recipes list", "recipes show"]
-COMMANDS += ["recipes copy", "compare", "estimate", "predict", "export"]
+COMMANDS += ["recipes copy", "compare", "estimate", "predict", "export", "sweep"]
 
 
 def genotype(source: int) -> str:
@@ -341,6 +342,8 @@ def test_every_help_ends_with_examples_that_work(inside: Path, capsys: Any, comm
             load_recipe(words[2], [a for a in arguments if "=" in a], budget=budget)
         if command == "recipes show":
             assert main(words[1:]) == 0
+        if command == "sweep" and not words[2].endswith(".yaml"):
+            assert read_plan([a for a in words if "=" in a]).grid()
 
 
 def test_help_says_what_options_take(inside: Path, capsys: Any) -> None:

@@ -68,7 +68,7 @@ def refuse(path: str) -> dict[str, Any]:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Two nodes of one CPU each, on loopback."""
+    """Two nodes of one CPU each, on loopback (Ray takes 127.0.0.1 for something else)."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     import ray
     from ray import cloudpickle
@@ -76,7 +76,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import the tests
     made = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "node_ip_address": "127.0.0.2"}
     )
     try:
         yield made
@@ -90,7 +90,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes of a node in /proc")
 def test_what_a_killed_node_has_left_is_done_by_another(cluster: Any, tmp_path: Path) -> None:
     """Faults come back as lines; room is that of the nodes that live; a job too large for any is refused."""
-    node = cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1")
+    node = cluster.add_node(num_cpus=1, node_ip_address="127.0.0.2")
     cluster.wait_for_nodes()
     with pytest.raises(RunError, match="needs 2 CPUs and 0 GPUs of one node, but no node of the cluster has more"):
         RayCrew(cluster.address, None, 2, 0.0)

@@ -20,6 +20,13 @@ from topocell.studies.sweep.jobs import Job, attempt
 
 #: Seconds in which something must answer at an address.
 CONNECT_SECONDS = 5.0
+#: Variables by which Ray reports nothing and gives a cluster up sooner; those that are set already stay.
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_NUM_REDIS_GET_RETRIES": "2",
+}
+#: HOST:PORT and ray://HOST:PORT, HOST also a bracketed IPv6 address.
+_ADDRESS = re.compile(r"(?:ray://)?\[?([^/\]]+?)\]?:(\d{1,5})")
 
 
 class RayCrew:
@@ -57,12 +64,12 @@ class RayCrew:
             )
 
     def _connect(self, address: str | None) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         if address is None:
             cpus = (self._workers or 1) * self._threads
             options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
         else:
+            _must_be_in_the_network(address, self._ray.util.get_node_ip_address())
             options["address"] = address
         try:
             self._ray.init(**options)
@@ -140,6 +147,8 @@ def _attempt(job: Job, environment: Mapping[str, str]) -> dict[str, Any]:
 
 def _imported() -> Any:
     """The package Ray. Raises RunError where it is not installed."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
     try:
         ray: Any = importlib.import_module("ray")
         importlib.import_module("ray.exceptions")
@@ -155,13 +164,32 @@ def _must_answer(address: str) -> None:
     """Raise RunError unless something listens at an address: Ray itself would wait for long, and say much."""
     if address == "auto":
         return
-    found = re.fullmatch(r"(?:ray://)?\[?([^/\]]+?)\]?:(\d{1,5})", address)
+    found = _ADDRESS.fullmatch(address)
     if found is None or int(found[2]) > 65535:
         raise RunError(f"--address has the form HOST:PORT, ray://HOST:PORT or auto, but got {address!r}; check it")
-    try:
-        socket.create_connection((found[1], int(found[2])), timeout=CONNECT_SECONDS).close()
-    except OSError as fault:
+    if reason := _silence(found[1], int(found[2])):
         raise RunError(
-            f"a Ray cluster must answer at --address {address}, but nothing does ({fault.strerror or fault}); start "
-            f"one with: ray start --head, or leave --address out"
-        ) from None
+            f"a Ray cluster must answer at --address {address}, but nothing does ({reason}); start one with: "
+            f"ray start --head, or leave --address out"
+        )
+
+
+def _must_be_in_the_network(address: str, node: str) -> None:
+    """Raise RunError for a cluster on 127.0.0.1 alone: Ray takes that for the address of the machine, and waits."""
+    found = _ADDRESS.fullmatch(address)
+    if found is None or address.startswith("ray://") or found[1] not in ("127.0.0.1", "localhost"):
+        return
+    if reason := _silence(node, int(found[2])):
+        raise RunError(
+            f"Ray takes --address {address} for {node}:{found[2]}, but nothing answers there ({reason}); give the "
+            f"address that ray start --head has shown"
+        )
+
+
+def _silence(host: str, port: int) -> str:
+    """Why nothing answers at an address; empty where something does."""
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+    except OSError as fault:
+        return fault.strerror or str(fault)
+    return ""
