@@ -38,7 +38,7 @@ WORDS = (
         "seed=-1",
         "space.nodes=0",
         "layers=[]",
-        "genotype=x",
+        "genotypes=x",
         "table=x.csv",
         "plain",
         "things",

@@ -86,8 +86,8 @@ STEPS: dict[str, Callable[[Path], object]] = {
     "retrain x": lambda path: screen().results(api.retrain(path / "selections/x", screen())),
     "retrain, shallow": lambda path: screen().results(api.retrain(path, screen(), "shallow")),
     "report": api.report,
-    "compare": cli.compare,
-    "draw": lambda path: cli.draw(path, path / "cell.svg"),
+    "compare": lambda path: cli.compare([str(path)]),
+    "draw": lambda path: cli.draw(str(path), path / "cell.svg"),
 }
 
 

@@ -174,6 +174,7 @@ def _run(job: dict[str, Any], pipe: int) -> int:
     import torch
 
     from topocell import cli
+    from topocell.reporting import command_line
     from topocell.runs import run
     from topocell.runs.directory import RunDir
     from topocell.runs.monitor import RunMonitor
@@ -215,7 +216,7 @@ def _run(job: dict[str, Any], pipe: int) -> int:
                 tell(pipe, b"opening\n")
             yield
 
-    on_signals, cli.on_signals = cli.on_signals, listening
+    on_signals, command_line.on_signals = command_line.on_signals, listening
     append_metrics, rename = RunDir.append_metrics, os.replace
     RunMonitor.step, RunDir.append_metrics, os.replace = step, append, replace  # type: ignore[method-assign,assignment]
     run.write_report = lambda path: path / "report.html"  # type: ignore[assignment]
