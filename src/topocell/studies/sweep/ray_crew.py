@@ -124,7 +124,7 @@ class RayCrew:
                 return Answer(key, death="its worker was told to stop")
             return Answer(key, {"fault": one_line(f"{type(cause).__name__}: {cause}")[:300]})
         except faults.RayError as fault:
-            words = re.sub(r"\b[0-9a-f]{32,}\b", "…", str(fault).strip().split("\n")[0])
+            words = re.sub(r"\b[0-9a-f]{32,}\b", "…", re.split(r"\n|\. ", str(fault).strip())[0])
             return Answer(key, death=f"its worker or node was lost ({type(fault).__name__}: {one_line(words)[:120]})")
 
     def close(self) -> None:
