@@ -43,7 +43,7 @@ RUNS = {
         "space.candidates=[skip_connect,sep_conv_3x3]",
         "selection.projection.epochs=2",
     ],
-    "random-search": ["space.candidates=[skip_connect,sep_conv_3x3]", "data.images=32"],
+    "random-search": ["space.candidates=[skip_connect,sep_conv_3x3]", "selection.trials.evaluate.epochs=2"],
 }
 #: What is being done at some moment of each run; a kill must have met all of it.
 PLACES = {
