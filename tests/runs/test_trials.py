@@ -12,6 +12,7 @@ from topocell import Genotype, api
 from topocell.config.load import load_recipe
 from topocell.errors import RecipeError
 from topocell.runs import setup
+from topocell.runs.monitor import RunMonitor
 from topocell.runs.outlook import parts_of
 from topocell.runs.setup import Setup
 
@@ -61,3 +62,37 @@ def test_short_trainings_are_part_of_what_is_to_come() -> None:
     parts = {part.name: part for part in parts_of(Setup.of(recipe))}
     assert parts["select"].steps == 5 * 2  # of 24 images in batches of 16, one epoch
     assert parts["retrain"].steps == 3
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def test_a_run_that_is_killed_within_its_trials_ends_in_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at the third report of every start: within short trainings, between trials, in the retraining."""
+    monkeypatch.setenv("TOPOCELL_CHECKPOINT_SECONDS", "0")
+    recipe = load_recipe("random-search", [*TINY, "selection.trials.evaluate.epochs=2"], budget="smoke")
+    api.run(recipe, tmp_path / "whole" / "run")
+    reports, kills, step = 0, list[str](), RunMonitor.step
+
+    def killing(self: RunMonitor, phase: str, *rest: Any) -> None:
+        nonlocal reports
+        reports += 1
+        if reports == 3:
+            kills.append(phase)
+            raise Killed
+        step(self, phase, *rest)
+
+    monkeypatch.setattr(RunMonitor, "step", killing)
+    for _ in range(40):
+        reports = 0
+        try:
+            api.run(recipe, tmp_path / "killed" / "run")
+            break
+        except Killed:
+            continue
+    assert len(kills) >= 4 and {"select, trial 1/2", "retrain, seed 1/1"} <= set(kills)
+    for name in ("metrics.jsonl", "genotype.json", "results.json", "weights.safetensors"):
+        assert (tmp_path / "killed/run" / name).read_bytes() == (tmp_path / "whole/run" / name).read_bytes(), name
