@@ -51,8 +51,8 @@ def measure(bench: Bench, options: SkipOptimum) -> Outcome:
     logarithm of Eq. 18 and 19: what holds is that the skip connection weighs more where x is closer to m*.) The ± is
     over networks.
     """
-    torch_environment = environment("cpu", "", {str(i): seed for i, seed in enumerate(options.seeds)})
-    bench.begin(len(options.seeds), {}, torch_environment)
+    found = environment("cpu", "", {str(i): seed for i, seed in enumerate(options.seeds)})
+    bench.begin(len(options.seeds), {"start": START}, found)
     rows = [
         {"seed": seed, **row}
         for seed in options.seeds
@@ -62,7 +62,7 @@ def measure(bench: Bench, options: SkipOptimum) -> Outcome:
     agreeing = sum((row["minimised"] > 0.5) == (row["var skip"] < row["var conv"]) for row in rows)
     paths = [_path(seed, [row for row in rows if row["seed"] == seed]) for seed in options.seeds]
     first, last = (spread([path.y[i] for path in paths])[0] for i in (0, -1))
-    x, y = "explained variance of the feature map, %", "optimal weight of skip − conv"
+    x, y = "correlation of the last edge with the feature map", "optimal weight of skip − conv"
     return Outcome(
         rows,
         lambda path: _drawings.paths(paths, x, y, path),
@@ -98,8 +98,8 @@ def examined(options: SkipOptimum, seed: int) -> list[dict[str, Any]]:
         misses = torch.stack([variance(x - m) for x in maps])
         loss = misses.mean() if options.estimate == "every" else misses[-1]
         if step in seen:
-            explained = 100 * (1 - misses[-1].item() / 2)  # of two maps of unit variance without correlation: 0 %
-            rows += [{"step": step, "edge": e, "explained %": explained, **_row(*p, m)} for e, p in enumerate(pairs)]
+            correlation = 1 - misses[-1].item() / 2  # of two maps of unit variance: their correlation
+            rows += [{"step": step, "edge": e, "correlation": correlation, **_row(*p, m)} for e, p in enumerate(pairs)]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -151,4 +151,4 @@ def _row(x: Tensor, o: Tensor, m: Tensor) -> dict[str, float]:
 def _path(seed: int, rows: list[dict[str, Any]]) -> _drawings.Path2D:
     by_step = {row["step"]: [r for r in rows if r["step"] == row["step"]] for row in rows}
     gaps = [spread([2 * row["minimised"] - 1 for row in mine])[0] for mine in by_step.values()]
-    return _drawings.Path2D(f"seed {seed}", [mine[0]["explained %"] for mine in by_step.values()], gaps)
+    return _drawings.Path2D(f"seed {seed}", [mine[0]["correlation"] for mine in by_step.values()], gaps)

@@ -78,7 +78,7 @@ def test_the_study_and_that_gaps_grow_as_the_estimate_gets_better(tmp_path: Path
     summary = json.loads((folder / "study.json").read_text())["summary"]
     assert summary["largest difference"] < 1e-6 and summary["closer weighs more"] == 1
     assert summary["gap"][1] > summary["gap"][0] + 0.1
-    assert float(rows[3]["explained %"]) > 90 > float(rows[0]["explained %"])
+    assert float(rows[3]["correlation"]) > 0.9 > float(rows[0]["correlation"])
     assert (folder / "figure.svg").exists()
 
 

@@ -74,6 +74,7 @@ SMALLEST = {
     "trajectory": [*TINY, "recipes=darts-pt", "space.nodes=1", "epochs=2", "seeds=0"],
     "operation-strength": [*TINY, "space.candidates=[skip_connect,sep_conv_3x3]", "edges=1"],
     "skip-gap": TINY,
+    "skip-optimum": ["edges=2", "channels=2", "steps=2", "moments=1"],
     "edge-shuffle": [*TINY, "shuffles=2", "depth=2"],
     "progressive-tuning": [*TINY, "recipes=darts-pt", "space.nodes=1", "seeds=0"],
     "selection-agreement": [*TINY, "recipes=darts-pt", "space.nodes=1", "confidences=0.9", "seeds=0"],
