@@ -58,8 +58,8 @@ def measure(bench: Bench, options: SkipOptimum) -> Outcome:
         for seed in options.seeds
         for row in bench.item(f"network-seed-{seed}", lambda seed: {"rows": examined(options, seed)}, seed)["rows"]
     ]
-    worst = max(abs(row["formula"] - row["minimised"]) for row in rows)
-    agreeing = sum((row["minimised"] > 0.5) == (row["var skip"] < row["var conv"]) for row in rows)
+    worst = max(abs(row["formula %"] - row["minimised %"]) / 100 for row in rows)
+    agreeing = sum((row["minimised %"] > 50) == (row["var skip"] < row["var conv"]) for row in rows)
     paths = [_path(seed, [row for row in rows if row["seed"] == seed]) for seed in options.seeds]
     first, last = (spread([path.y[i] for path in paths])[0] for i in (0, -1))
     x, y = "correlation of the last edge with the feature map", "optimal weight of skip − conv"
@@ -145,10 +145,10 @@ def minimised(x: Tensor, o: Tensor, m: Tensor) -> float:
 def _row(x: Tensor, o: Tensor, m: Tensor) -> dict[str, float]:
     found = moments_of(x, o, m)
     named = {"var skip": found.skip, "var conv": found.conv, "cov": found.cov}
-    return {**named, "formula": optimal_skip(found), "minimised": minimised(x, o, m)}
+    return {**named, "formula %": 100 * optimal_skip(found), "minimised %": 100 * minimised(x, o, m)}
 
 
 def _path(seed: int, rows: list[dict[str, Any]]) -> _drawings.Path2D:
     by_step = {row["step"]: [r for r in rows if r["step"] == row["step"]] for row in rows}
-    gaps = [spread([2 * row["minimised"] - 1 for row in mine])[0] for mine in by_step.values()]
+    gaps = [spread([row["minimised %"] / 50 - 1 for row in mine])[0] for mine in by_step.values()]
     return _drawings.Path2D(f"seed {seed}", [mine[0]["correlation"] for mine in by_step.values()], gaps)
