@@ -27,7 +27,8 @@ from topocell.networks.evaluation import evaluate
 from topocell.networks.kept import names_of
 from topocell.nn.count import count
 from topocell.nn.network import FixedNet
-from topocell.runs import setup
+from topocell.runs import moments, setup
+from topocell.selection.rules import derive
 from topocell.spaces import CellSpec, SpaceSpec
 
 #: The smoke budget on fewer images.
@@ -54,7 +55,7 @@ SEARCH_KEYS = {
     "lr",
 }
 SEARCH_KEYS |= {"op_temperature", "edge_temperature", "penalty", "alpha_entropy", "beta_entropy", "derived"}
-SEARCH_KEYS |= {"operations", "depth", "width", "gap", "warnings", "updates_architecture"}
+SEARCH_KEYS |= {"operations", "depth", "width", "gap", "warnings", "updates_architecture", "architecture"}
 RETRAIN_KEYS = {
     "phase",
     "seed",
@@ -222,7 +223,9 @@ def test_the_metrics_tell_every_epoch(run: Run) -> None:
         assert record["edge_temperature"] == stage.edge_temperature.value(record["epoch"], stage.epochs)
         assert (record["penalty"] is not None) == (stage.penalty > 0)
         assert (record["beta_entropy"] is not None) == (stage.topology.name not in ("dense", "fixed"))
-        Genotype.from_dict({"format": 1, "space": "any", "cells": record["derived"], "origin": {}})
+        derived = Genotype.from_dict({"format": 1, "space": "any", "cells": record["derived"], "origin": {}})
+        arch = moments.architecture(record["architecture"], setup.build_space(run.recipe), stage)
+        assert derive(arch, run.recipe.selection.rules(run.recipe.seed)).cells == derived.cells  # from the logits alone
     retrained = run.metrics("retrain")
     retrain = run.recipe.retrain
     assert [(r["seed"], r["epoch"]) for r in retrained] == [
