@@ -61,7 +61,7 @@ def run(
         RunError, CheckpointError: `out` cannot be used, or what it holds is damaged.
         Interrupted: SIGINT or SIGTERM, after the state was saved.
     """
-    setup = prepared(recipe, data)
+    setup = _resuming(recipe, data, out)
     announce(before, setup, out)
     with _opened(setup, out, display, accept_data) as work:
         work.monitor.outlook.whole = True
@@ -84,7 +84,7 @@ def search(
 
     Resumes and raises as `run`.
     """
-    setup = prepared(recipe, data)
+    setup = _resuming(recipe, data, out)
     announce(before, setup, out, retrain=False)
     with _opened(setup, out, display, accept_data) as work:
         work.search()
@@ -152,6 +152,7 @@ def retrain(
             a run directory of its own, OUT/shallow.
         name: of the directory in OUT/retrainings.
         changes: `key=value` of `retrain`, `data`, `device`, `precision`, `compile`, `on_nan`; they need a name.
+            `data.root` alone says where the images are now, and resumes.
         weights_from: directory with a trained network whose weights are fine-tuned; it needs a name.
         accept_data, data, before: as for `run`.
 
@@ -164,14 +165,17 @@ def retrain(
         raise RecipeError(
             f"protocol must be one of {', '.join(PROTOCOLS)}, but got {protocol!r}{nearest(protocol, PROTOCOLS)}"
         )
-    if name is None and (changes or weights_from is not None):
+    moved = _only_moves(changes)
+    if name is None and ((changes and not moved) or weights_from is not None):
         asked = ", ".join(changes) or f"the weights of {weights_from}"
         raise RecipeError(f"a retraining with other settings has a name, but there is none for {asked}; add --as NAME")
     if name is not None and protocol not in (None, "full"):
         raise RecipeError(
             f"a retraining by name trains in full, but got the protocol {protocol!r}; leave out --as or --protocol"
         )
-    with _reopened(out, display if name is None else Quiet(), accept_data, data, _root(changes)) as work:
+    with _reopened(
+        out, display if name is None else Quiet(), accept_data, data, _root(changes), moved and name is None
+    ) as work:
         work.need_genotype()
         if name is None:
             if work.phase == Phase.RETRAIN and work.state is None and before is not None:
@@ -182,13 +186,13 @@ def retrain(
             work.display.results(results)
             return results
         begun = work.directory.retraining_path(name)
-        if (begun / "genotype.json").is_file() and not changes and weights_from is None:
+        if (begun / "genotype.json").is_file() and (moved or not changes) and weights_from is None:
             setup, path = None, begun
         else:
             origin = None if weights_from is None else Path(weights_from)
             setup, path = begin_retraining(work, name, changes, origin, before, accept_data)
     if setup is None:
-        return retrain(path, display, accept_data=accept_data, data=data, before=before)
+        return retrain(path, display, changes=changes, accept_data=accept_data, data=data, before=before)
     return _trained(setup, path, display, accept_data)
 
 
@@ -264,7 +268,7 @@ def retrain_cell(
 
     Returns what results.json holds. Raises as `retrain`.
     """
-    setup = prepared(recipe, data)
+    setup = _resuming(recipe, data, out)
     origin = None if weights_from is None else Path(weights_from)
     begin_with_cell(setup, Path(out), genotype, origin, before=before, accept_data=accept_data)
     return _trained(setup, Path(out), display, accept_data)
@@ -344,6 +348,24 @@ def _root(changes: Sequence[str]) -> str | None:
     return root if isinstance(root, str) else None
 
 
+def _only_moves(changes: Sequence[str]) -> bool:
+    """Return whether changes say where the images are now, and nothing else."""
+    return bool(changes) and all(change.partition("=")[0].strip() == "data.root" for change in changes)
+
+
+def _resuming(recipe: Recipe, data: Given | Sequence[Any] | None, out: str | Path) -> Setup:
+    """What a recipe names; where images are missing with which a run began, the fault says what to do."""
+    try:
+        return prepared(recipe, data)
+    except DataError as fault:
+        root = recipe.data.root
+        if root is None or Path(root).exists() or not (Path(out) / "recipe.yaml").is_file():
+            raise
+        raise DataError(
+            f"{fault} (were the images of {out} moved? the same command with data.root=DIR, their new place, resumes)"
+        ) from fault
+
+
 @contextmanager
 def _opened(setup: Setup, out: str | Path, display: Display | None, accept_data: bool = False) -> Iterator[Work]:
     env = setup.environment()
@@ -368,10 +390,11 @@ def _reopened(
     accept_data: bool = False,
     data: Given | Sequence[Any] | None = None,
     root: str | None = None,
+    moved: bool = False,
 ) -> Iterator[Work]:
     with RunDir.existing(out, lock=False) as found, naming_imports(out):
         recipe = resolved(found.recipe_yaml)
-    if root is not None and recipe.data.root is not None and not Path(recipe.data.root).exists():  # they were moved
+    if root is not None and recipe.data.root is not None and (moved or not Path(recipe.data.root).exists()):
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": root})})
     try:
         setup = prepared(recipe, data)

@@ -155,6 +155,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     ([*RANDOM, "--out", "things"], "things holds 'note.txt' and no recipe.yaml"),
     ([*RANDOM, "--out", "done", "seed=5"], "belongs to another recipe (first difference: key seed is 0 there and 5"),
     ([*RUN[:6], "done", *SIZES], "belongs to another recipe"),
+    ([*RANDOM, "--out", "done", "retrain.epochs=9"], "train its cell otherwise: topocell retrain done --as NAME"),
     ([*RANDOM, "--out", "plain/new"], "plain/new must be writable"),
     (["select", "dome"], "a run directory holds a recipe.yaml, but dome does not (did you mean 'done'?)"),
     (["retrain", "things"], "a run directory holds a recipe.yaml, but things does not"),
@@ -169,7 +170,13 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["draw", "forward.json", "--out", "cell.svg"], "edge from the future: node 2 takes nodes below 2, but got 4"),
     (["draw", "absent.json", "--out", "cell.svg"], "absent.json"),
     (["draw", "broken.yaml", "--out", "cell.svg"], "a genotype is a JSON file"),
-    (["draw", "begun", "--out", "cell.svg"], "begun/genotype.json"),
+    (["draw", "begun", "--out", "cell.svg"], "begun has none; its search has derived none yet: topocell run"),
+    (["draw", "things", "--out", "cell.svg"], "but things has none; name a run, or a file with a genotype"),
+    # words that are empty, as "$RUN" is where there is no such variable
+    (["predict", "done", ""], "no word of a command may be empty, but the word after 'done' is"),
+    (["draw", ""], "no word of a command may be empty, but the word after 'draw' is"),
+    (["export", "done", "--to", "onnx", "--out="], "no word of a command may be empty, but --out= is"),
+    ([""], "no word of a command may be empty, but the first word is"),
     (
         ["draw", "numbers.txt", "--out", "cell.svg"],
         "numbers.txt: read as the form 'compact', of topocell, darts, pt.darts",

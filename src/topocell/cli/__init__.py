@@ -34,10 +34,10 @@ from topocell.reporting.command_line import (
     Threads,
     Workers,
     YesOption,
+    arranged,
     displayed,
     ending,
     fail,
-    imports_first,
 )
 from topocell.runs.export_command import export
 from topocell.runs.genotype_commands import genotypes
@@ -288,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
         with ending():  # while there is something to save, `RunMonitor` listens instead
-            words = imports_first(sys.argv[1:] if argv is None else argv)
+            words = arranged(sys.argv[1:] if argv is None else argv)
             code = command.main(words, "topocell", standalone_mode=False)
     except typer.TyperException as fault:
         if type(fault).__name__ == "NoArgsIsHelpError":

@@ -87,7 +87,7 @@ def shallow_of(recipe: Recipe) -> Recipe:
 
 
 #: Settings that a further retraining of a cell may have otherwise than the run that found it.
-_RETRAINED = ("retrain", "data", "device", "precision", "compile", "on_nan")
+RETRAINED = ("retrain", "data", "device", "precision", "compile", "on_nan")
 
 
 def retrained(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
@@ -101,10 +101,10 @@ def retrained(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
         RecipeError: any fault.
     """
     for key, _ in map(_parse_override, overrides):
-        if (part := key.split(".")[0]) not in _RETRAINED:
+        if (part := key.split(".")[0]) not in RETRAINED:
             raise RecipeError(
-                f"a retraining may change {', '.join(_RETRAINED)}, but got {key!r}"
-                f"{nearest(part, _RETRAINED)}; another search is begun with topocell run"
+                f"a retraining may change {', '.join(RETRAINED)}, but got {key!r}"
+                f"{nearest(part, RETRAINED)}; another search is begun with topocell run"
             )
     return _check({**overridden(recipe.model_dump(mode="json"), overrides), "protocol": "full"}, recipe.name)
 

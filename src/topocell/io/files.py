@@ -126,6 +126,11 @@ def existing(text: str | Path) -> Path:
     return path
 
 
+def file_name(text: str) -> str:
+    """The last part of a path, of this system or of Windows; a plain name as it is."""
+    return re.split(r"[/\\]", text.rstrip("/\\"))[-1] or text
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in directory `path` durable, where the system can. Raises OSError."""
     if not hasattr(os, "O_DIRECTORY"):  # Windows opens no directories

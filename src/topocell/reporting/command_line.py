@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from topocell.errors import RecipeError
 from topocell.runtime.hooks import on_signals
 
 if TYPE_CHECKING:
@@ -114,6 +115,26 @@ Address = Annotated[
 ]
 
 
+def arranged(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line with every `--import X` before the command.
+
+    Raises:
+        RecipeError: a word is empty, such as `"$RUN"` where no variable has that name: as a path it would be the
+            current folder.
+    """
+    for number, word in enumerate(words):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            what = word or (f"the word after {words[number - 1]!r}" if number else "the first word")
+            raise RecipeError(f"no word of a command may be empty, but {what} is; name what it is, or `.`")
+    first, rest, given = list[str](), list[str](), iter(words)
+    for word in given:
+        if word == "--import":
+            first += [word, *islice(given, 1)]
+        else:
+            (first if word.startswith("--import=") else rest).append(word)
+    return [*first, *rest]
+
+
 @contextmanager
 def displayed(quiet: bool, errors: bool = False) -> "Iterator[Display]":
     """Show the work, unless `quiet`, with `errors` on the standard error; the terminal is left in order in any case."""
@@ -133,17 +154,6 @@ def show(table: "Table") -> None:
     from rich.console import Console
 
     Console(markup=False, emoji=False, highlight=False).print(table)
-
-
-def imports_first(words: Sequence[str]) -> list[str]:
-    """Move every `--import X` of a command line before the command."""
-    first, rest, given = list[str](), list[str](), iter(words)
-    for word in given:
-        if word == "--import":
-            first += [word, *islice(given, 1)]
-        else:
-            (first if word.startswith("--import=") else rest).append(word)
-    return [*first, *rest]
 
 
 class Ended(BaseException):

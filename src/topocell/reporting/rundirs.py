@@ -38,17 +38,29 @@ def genotype_of(place: str | Path, operations: Sequence[str] | None = None) -> G
         operations: of a text that numbers them, see `Genotype.from_text`.
 
     Raises:
-        GenotypeError: none of these, or no valid cell. RunError: the directory holds a link, a pipe or a device, or
-            cannot be read.
+        GenotypeError: none of these, or no valid cell. RunError: the directory holds a link, a pipe or a device, or no
+            cell, or cannot be read.
     """
     named = str(place)
     if os.path.isdir(named):
-        directory = Path(named)
-        with readable(directory):
-            files.refuse_links(directory)
-        return Genotype.load(directory / "genotype.json")
+        return Genotype.load(_of_run(Path(named)))
     if os.path.lexists(named) or (re.search(r"[/\\]|\.\w+$", named) and not re.search(r"[|(\[{]", named)):
         return Genotype.load(named, operations=operations)
     if re.search(r"[|(\[{]", named):
         return Genotype.from_text(named, operations=operations)
     return published(named).genotype
+
+
+def _of_run(place: Path) -> Path:
+    """The genotype.json of a run directory."""
+    with readable(place):
+        files.refuse_links(place)
+    found = place / "genotype.json"
+    if not found.exists():
+        searched = (place / "recipe.yaml").exists()
+        step = f"its search has derived none yet: topocell run {place}/recipe.yaml --out {place}" * searched
+        raise RunError(
+            f"a cell is in the genotype.json of a run directory, but {place} has none; "
+            f"{step or 'name a run, or a file with a genotype'}"
+        )
+    return found

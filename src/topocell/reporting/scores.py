@@ -30,8 +30,12 @@ def score_headline(results: Mapping[str, Any]) -> dict[str, str]:
         return {}
     which, title = _leading(results)
     value, _, count = accuracy_of(results, which).partition(" (")
-    details = [f"Test accuracy, last epoch: {accuracy_of(results, 'last')}"] if which != "last" else []
-    details += [_sentence(text) for text in (_interval(results), _majority(results)) if text]
+    plain = "; ".join(text for text in (_interval(results), _majority(results)) if text)
+    if which == "last":
+        details = [_sentence(plain)] if plain else []
+    else:  # the interval is that of the plain accuracy, and stands beside it alone
+        details = [_sentence(text) for text in (_majority(results, balanced=True),) if text]
+        details.append(f"Test accuracy, last epoch: {accuracy_of(results, 'last')}" + f"; {plain}" * bool(plain))
     best = accuracy_of(results, "best")
     if best != "—":
         details.append(f"Best epoch, chosen on the test split: {best}")
@@ -40,10 +44,11 @@ def score_headline(results: Mapping[str, Any]) -> dict[str, str]:
 
 def score_lines(results: Mapping[str, Any]) -> list[str]:
     """A results.json of a retraining in words, for the terminal; what leads stands first."""
-    interval, majority = _interval(results), _majority(results)
-    last = f"test accuracy, last epoch: {accuracy_of(results, 'last')}" + (f"; {interval}" if interval else "")
+    known = accuracy_of(results, "last"), _interval(results), _majority(results)
+    last = f"test accuracy, last epoch: {'; '.join(text for text in known if text)}"
     balanced = f"balanced accuracy (mean recall of the classes): {accuracy_of(results, 'balanced_accuracy')}"
-    balanced += f"; {majority}" if majority else ""
+    if majority := _majority(results, balanced=True):
+        balanced += f"; {majority}"
     lines = [last] if "—" in balanced else [last, balanced] if _leading(results)[0] == "last" else [balanced, last]
     size = f"{format_count(results.get('parameters'))} parameters, {format_count(results.get('multiply_adds'))}"
     seeds = [
@@ -159,14 +164,26 @@ def _interval(results: Mapping[str, Any]) -> str:
     return f"95 % interval for {images} test images: {format_percent(bounds[0])} to {format_percent(bounds[1])}"
 
 
-def _majority(results: Mapping[str, Any]) -> str:
-    """`the answer 'a' to every image has 88.89 %`; empty without it."""
+def majority_share(results: Mapping[str, Any], balanced: bool = False) -> float | None:
+    """The accuracy of the answer "the largest class" to every image, or its balanced accuracy; None without it."""
     found = results.get("majority_class")
-    if not isinstance(found, Mapping) or not is_number(found.get("accuracy")):
+    share = found.get("accuracy") if isinstance(found, Mapping) else None
+    if not isinstance(share, int | float) or not is_number(share):
+        return None
+    if not balanced:
+        return share
+    tested = sum(1 for entry in _classes(results) if entry.get("test_images"))
+    return (share > 0) / tested if tested else None  # all images of one class are right, and none of the others
+
+
+def _majority(results: Mapping[str, Any], balanced: bool = False) -> str:
+    """`the answer 'a' to every image has an accuracy of 88.89 %`, or a balanced one of 33.33 %; empty without it."""
+    share = majority_share(results, balanced)
+    if share is None:
         return ""
-    return (
-        f"the answer {str(found.get('class'))!r} to every image has an accuracy of {format_percent(found['accuracy'])}"
-    )
+    kind = "a balanced accuracy" if balanced else "an accuracy"
+    name = str(results["majority_class"].get("class"))
+    return f"the answer {name!r} to every image has {kind} of {format_percent(share)}"
 
 
 def _recalls(results: Mapping[str, Any]) -> list[str]:

@@ -301,8 +301,9 @@ def _weights_of(place: Path, genotype: Genotype, setup: Setup) -> tuple[bytes, s
     Raises RunError where there is none, or it is not of the size that is to be trained.
     """
     found = place / kept.FILE if place.is_dir() else place
-    if not found.is_file():
-        raise RunError(f"weights are taken from a directory with a trained network, but {place} has none; check --from")
+    if not found.is_file() or found.name != kept.FILE:
+        holds = f"is a file; name {place.parent}" if (place.parent / kept.FILE).is_file() else "has none; check --from"
+        raise RunError(f"weights are taken from a directory with a trained network, but {place} {holds}")
     file, plan, shape = kept.NetworkFile.load(found), setup.recipe.retrain, setup.dataset.shape
     classes, first = len(setup.dataset.train.classes), file.networks[0]
     channels, _ = initial_channels(genotype, plan, classes, shape)

@@ -17,6 +17,7 @@ from typing import Any, Self
 import safetensors.torch
 import torch
 
+from topocell.config.load import RETRAINED
 from topocell.errors import CheckpointError, RunError, nearest
 from topocell.io import files, plain_yaml
 from topocell.io.checkpoint import Checkpoints, load, save
@@ -42,12 +43,13 @@ _KERNELS = "kernels.json"
 
 
 class OtherRecipe(RunError):
-    """A run directory that belongs to another recipe; `difference` is the first one, in words."""
+    """A run directory that belongs to another recipe; `difference` is the first one, in words, at one of `keys`."""
 
-    def __init__(self, path: Path, difference: str) -> None:
+    def __init__(self, path: Path, difference: str, keys: Collection[str] = ()) -> None:
+        again = f", or train its cell otherwise: topocell retrain {path} --as NAME KEY=VALUE"
         super().__init__(
             f"output directory {path} belongs to another recipe (first difference: {difference}); "
-            "choose another --out or delete it"
+            f"choose another --out or delete it{again * bool(keys and set(keys) <= set(RETRAINED))}"
         )
         self.difference = difference
 
@@ -366,9 +368,12 @@ class RunDir:
         if self.recipe_yaml == recipe_yaml:
             return
         stored, given = self._stored_recipe(), plain_yaml.load(recipe_yaml)
-        difference = first_difference(*map(lasting, (stored, given)))
+        then, now = map(lasting, (stored, given))
+        difference = first_difference(then, now)
         if difference is not None:
-            raise OtherRecipe(self.path, difference)
+            both = isinstance(then, dict) and isinstance(now, dict)
+            keys = [key for key in {**then, **now} if then.get(key) != now.get(key)] if both else []
+            raise OtherRecipe(self.path, difference, keys)
         if stored != given:
             self.write_text("recipe.yaml", recipe_yaml)
 

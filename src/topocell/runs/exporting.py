@@ -115,8 +115,8 @@ def _test_images(plan: DataPlan, recipe: Recipe, model: Classifier) -> Samples:
     }
     try:
         data = load_data(recipe.model_copy(update={"data": plan.model_copy(update=few)}))
-    except DataError as fault:
-        return random_samples(model, f"the images of the run cannot be read ({fault})")
+    except DataError:  # whose message names a folder of this machine, which is nobody's business elsewhere
+        return random_samples(model, "the images of the run cannot be read (--images names others)")
     if (data.test.classes, data.shape) != (how.classes, (how.channels, *how.size)):
         return random_samples(model, "the images where those of the run were have other classes or another size")
     chosen = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))[:SAMPLES]

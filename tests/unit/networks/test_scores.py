@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from topocell.networks.scores import balanced_accuracy, class_scores, confusion_matrix, wilson_interval
-from topocell.reporting.scores import class_table, confusion_table, score_headline, score_lines, score_notes
+from topocell.reporting.scores import (
+    class_table,
+    confusion_table,
+    majority_share,
+    score_headline,
+    score_lines,
+    score_notes,
+)
 
 PAIRS = st.integers(2, 5).flatmap(
     lambda k: st.tuples(
@@ -70,10 +77,15 @@ def test_a_network_that_knows_one_class_is_called_that() -> None:
         assert words in text
     headline = score_headline(results)
     assert headline["title"].startswith("Balanced") and headline["last"] == "33.33 %"
-    assert "88.89 %" in headline["details"] and "the answer 'a'" in headline["details"].replace("The", "the")
+    balanced, plain = headline["details"].splitlines()[:2]  # each figure beside the answer's figure of its own kind
+    assert balanced == "The answer 'a' to every image has a balanced accuracy of 33.33 %"
+    assert plain == (
+        "Test accuracy, last epoch: 88.89 % (n = 1); 95 % interval for 27 test images: 71.94 % to 96.15 %; "
+        "the answer 'a' to every image has an accuracy of 88.89 %"
+    )
     lines = score_lines(results)
-    assert lines[0].startswith("balanced accuracy") and "33.33 %" in lines[0]
-    assert "71.94 % to 96.15 %" in lines[1] and "b 0.00 % of 2" in lines[2]
+    assert lines[0].startswith("balanced accuracy") and lines[0].endswith(f"33.33 % (n = 1); t{balanced[1:]}")
+    assert lines[1] == f"t{plain[1:]}" and "b 0.00 % of 2" in lines[2]
     assert sum(line.startswith("warning: ") for line in lines) == 5
     assert class_table(results)[1] == ["a", "96", "24", "100.00 %", "88.89 %"]
     assert confusion_table(results)[2] == ["b", "2", "0", "0"]
@@ -85,7 +97,23 @@ def test_equal_classes_lead_with_the_accuracy_and_without_warnings() -> None:
     confusion = torch.tensor([[40, 10], [5, 45]])
     results = {"last_mean": 0.85, "n": 1, "test_images": 100, **class_scores("ab", (images, images), [confusion])}
     assert results["warnings"] == [] and score_headline(results)["title"] == "Test accuracy, last epoch"
-    assert score_lines(results)[0].startswith("test accuracy, last epoch: 85.00 %")
+    interval = (
+        "95 % interval for 100 test images: 76.72 % to 90.69 %; "
+        "the answer 'a' to every image has an accuracy of 50.00 %"
+    )
+    assert score_lines(results)[0] == f"test accuracy, last epoch: 85.00 % (n = 1); {interval}"
+    assert score_headline(results)["details"] == interval
+    assert score_lines(results)[1].endswith("the answer 'a' to every image has a balanced accuracy of 50.00 %")
+
+
+def test_a_class_without_test_images_counts_for_no_balanced_accuracy() -> None:
+    """As in `balanced_accuracy`, of which the answer's figure has to be one."""
+    confusion = torch.tensor([[4, 0, 0], [0, 2, 0], [0, 0, 0]])
+    results = class_scores("abc", (torch.tensor([9, 5, 5]), confusion.sum(1)), [confusion])
+    always = torch.zeros_like(confusion)
+    always[:, 0] = confusion.sum(1)
+    assert majority_share(results, balanced=True) == balanced_accuracy(always) == 0.5
+    assert majority_share(results) == pytest.approx(4 / 6) and majority_share({}) is None
 
 
 @pytest.mark.parametrize(("right", "n", "told"), [(19, 54, True), (30, 54, False), (18, 54, False), (190, 540, True)])

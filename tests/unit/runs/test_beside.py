@@ -149,7 +149,7 @@ def test_a_cell_from_elsewhere_is_retrained_without_a_search(tmp_path: Path, cap
     words = ["retrain", str(text), "--budget", "smoke", "--out", str(tmp_path / "out"), *SMALL[:2]]
     assert main(words) == 0
     out = capsys.readouterr().out
-    assert "test accuracy, last epoch" in out and out.count("balanced accuracy") == 1
+    assert "test accuracy, last epoch" in out and out.count("balanced accuracy (mean recall") == 1
     results = (tmp_path / "out/results.json").read_bytes()
     assert main(words) == 0 and (tmp_path / "out/results.json").read_bytes() == results
     assert topocell.load(tmp_path / "out").file.genotype.cells == DARTS_V2.cells
@@ -169,6 +169,8 @@ def test_a_cell_from_elsewhere_is_retrained_without_a_search(tmp_path: Path, cap
         (["--as", "x", "retrain.epochs=0"], "retrain.epochs"),
         (["--as", "x/y", "retrain.epochs=2"], "a name of up to 60 letters"),
         (["--as", "x", "--from", "absent"], "has none; check --from"),
+        (["--as", "x", "--from", "RUN/weights.safetensors"], "weights.safetensors is a file; name {run}"),
+        (["--as", "x", "--from", "RUN/genotype.json"], "genotype.json is a file; name {run}"),
         (["--as", "x", "retrain.max_parameters=10"], "which is above retrain.max_parameters=10; raise the limit"),
         (["--as", "x", "retrain.max_parameters=9000", "retrain.parameters=9000"], "keep one of them"),
         (["--as", "x", "data.dataset=folder"], "data.root=DIR"),
@@ -184,7 +186,7 @@ def test_a_cell_from_elsewhere_is_retrained_without_a_search(tmp_path: Path, cap
 def test_mistakes_are_one_line_and_leave_nothing(mine: Path, capsys: Any, words: list[str], said: str) -> None:
     assert main(["retrain", str(mine), *(word.replace("RUN", str(mine)) for word in words)]) == 2
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
+    assert said.replace("{run}", str(mine)) in error and error.count("\n") == 1
     assert not (mine / "retrainings/x").exists() and not (mine / "retrainings/random-cell").exists()
 
 
@@ -273,11 +275,23 @@ def test_the_place_of_the_images_is_no_part_of_a_run(tmp_path: Path, capsys: Any
     assert main(["select", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert "does not exist" in error and "data.root=DIR --out" in error and error.count("\n") == 1
+    assert main(["run", *words, f"data.root={tmp_path / 'photos'}", "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert "moved? the same command with data.root=DIR" in error and error.count("\n") == 1
+    assert main(["run", *words[:-1], str(tmp_path / "new"), f"data.root={tmp_path / 'photos'}"]) == 2
+    assert "moved?" not in capsys.readouterr().err
     assert main(["run", *words, f"data.root={tmp_path / 'moved'}", "data.download=true", "--quiet"]) == 0
     assert main(["retrain", str(tmp_path / "run"), "--quiet"]) == 0
     shutil.move(tmp_path / "moved", tmp_path / "again")
     again = f"data.root={tmp_path / 'again'}"
     assert main(["retrain", str(tmp_path / "run"), "--as", "more", again, "retrain.epochs=2", "--quiet"]) == 0
+    place = tmp_path / "run" / "retrainings" / "more"
+    wanted = (place / "results.json").read_bytes()
+    at = tmp_path / "again"
+    for name, its_words in (("later", [str(tmp_path / "run"), "--as", "more"]), ("again", [str(place)])):
+        at = at.rename(tmp_path / name)
+        assert main(["retrain", *its_words, f"data.root={at}", "--quiet"]) == 0
+        assert str(at) in (place / "recipe.yaml").read_text() and (place / "results.json").read_bytes() == wanted
     shutil.move(tmp_path / "again", tmp_path / "moved")
     Image.new("RGB", (8, 8)).save(tmp_path / "moved" / "a" / "0.png")
     capsys.readouterr()

@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from topocell.data.splits import OF_ANYTHING
 from topocell.errors import one_line
+from topocell.io.files import file_name
 from topocell.networks.classifier import Classifier
 from topocell.networks.exports.facts import Facts
 from topocell.networks.exports.usage import usage
 from topocell.networks.scores import wilson_interval
 from topocell.nn.count import count
 from topocell.nn.kernels.cpu import instruction_set
-from topocell.reporting.scores import accuracy_of, class_table, score_warnings
+from topocell.reporting.scores import accuracy_of, class_table, majority_share, score_warnings
 from topocell.reporting.tables import format_count, format_percent, is_number
 from topocell.runtime.provenance import cpu_model
 
@@ -65,10 +67,12 @@ def card(model: Classifier, to: str, facts: Facts, check: str, latencies: Sequen
     """
     how, results = model.preprocessing, facts.results
     code, notes = usage(to, how, facts.name, model.file.imports)
-    dataset = f" of {_text(results['dataset'])}" if isinstance(results.get("dataset"), str) else ""
+    dataset = results.get("dataset")
+    named = isinstance(dataset, str) and dataset not in OF_ANYTHING  # a folder may lie anywhere: its name says nothing
+    of = f" of {_text(file_name(str(dataset)))}" if named else ""
     parts = [
         f"# {_text(facts.name)}",
-        f"A network that tells {len(model.classes):,} classes of images{dataset} apart, trained by topocell and "
+        f"A network that tells {len(model.classes):,} classes of images{of} apart, trained by topocell and "
         f"exported to `{to}`. It is a stack of cells:",
         "![The cell](cell.svg)",
         "## Use",
@@ -106,9 +110,10 @@ def _accuracy(model: Classifier, results: Mapping[str, Any]) -> list[str]:
     if isinstance(majority, Mapping) and is_number(majority.get("accuracy")):
         answer = _text(str(majority.get("class")))
         balanced = format_percent(results.get("balanced_accuracy_mean"))
+        alone, of_balanced = (majority_share(results, kind) for kind in (False, True))
         lines.append(
             f"Balanced accuracy, the mean recall of the classes: {balanced}. The answer “{answer}” to every image has "
-            f"an accuracy of {format_percent(majority['accuracy'])}."
+            f"an accuracy of {format_percent(alone)} and a balanced accuracy of {format_percent(of_balanced)}."
         )
     if isinstance(results.get("n"), int) and results["n"] > 1:
         lines.append(f"All networks that were trained of this cell, over seeds: {accuracy_of(results, 'last')}.")
@@ -152,7 +157,7 @@ def _network(model: Classifier, facts: Facts) -> list[list[str]]:
         ["cells, initial channels", f"{file.layers}, {file.channels}"],
         ["skeleton, stem, head", f"{file.genotype.skeleton}, {how.stem}, {how.head}"],
         ["seed of the training", str(model.kept.seed)],
-        ["recipe", facts.recipe or "unknown"],
+        ["recipe", file_name(facts.recipe or "unknown")],
     ]
     return [*rows, ["search", " ".join(facts.method) or "unknown"]]
 
