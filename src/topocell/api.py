@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from topocell.config.load import overridden, resolved
+from topocell.config.load import resolved
 from topocell.config.recipe import Recipe
 from topocell.config.retrain import PROTOCOLS, RetrainPlan, short_plan
 from topocell.data.given import Given
@@ -30,7 +30,7 @@ from topocell.runs.beside import (
 from topocell.runs.consent import Before, announce
 from topocell.runs.directory import RunDir
 from topocell.runs.estimate import Estimate, estimate_retraining, estimate_search, free_memory
-from topocell.runs.identity import naming_imports
+from topocell.runs.identity import named_root, naming_imports, only_moves
 from topocell.runs.phases import Phase
 from topocell.runs.run import Work
 from topocell.runs.setup import Setup, execution, prepared
@@ -165,7 +165,7 @@ def retrain(
         raise RecipeError(
             f"protocol must be one of {', '.join(PROTOCOLS)}, but got {protocol!r}{nearest(protocol, PROTOCOLS)}"
         )
-    moved = _only_moves(changes)
+    moved = only_moves(changes)
     if name is None and ((changes and not moved) or weights_from is not None):
         asked = ", ".join(changes) or f"the weights of {weights_from}"
         raise RecipeError(f"a retraining with other settings has a name, but there is none for {asked}; add --as NAME")
@@ -174,7 +174,7 @@ def retrain(
             f"a retraining by name trains in full, but got the protocol {protocol!r}; leave out --as or --protocol"
         )
     with _reopened(
-        out, display if name is None else Quiet(), accept_data, data, _root(changes), moved and name is None
+        out, display if name is None else Quiet(), accept_data, data, named_root(changes), moved and name is None
     ) as work:
         work.need_genotype()
         if name is None:
@@ -340,17 +340,6 @@ def estimate(recipe: Recipe, display: Display | None = None) -> Estimate:
     if setup.ground_truth is None:
         parts += [estimate_retraining(genotype, plan, setup.dataset, **options) for plan in recipe.trainings]
     return Estimate(str(setup.device), free, tuple(parts))
-
-
-def _root(changes: Sequence[str]) -> str | None:
-    """The place of the images that changes name, if they do."""
-    root = overridden({}, changes).get("data", {}).get("root")
-    return root if isinstance(root, str) else None
-
-
-def _only_moves(changes: Sequence[str]) -> bool:
-    """Return whether changes say where the images are now, and nothing else."""
-    return bool(changes) and all(change.partition("=")[0].strip() == "data.root" for change in changes)
 
 
 def _resuming(recipe: Recipe, data: Given | Sequence[Any] | None, out: str | Path) -> Setup:

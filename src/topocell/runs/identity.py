@@ -2,11 +2,12 @@
 
 import hashlib
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from topocell.config.load import overridden
 from topocell.errors import RecipeError, RunError
 from topocell.io import files
 from topocell.registry import imported
@@ -149,3 +150,14 @@ def _imports_of(path: Path) -> list[str]:
         return []
     named = found.get("imports") if isinstance(found, dict) else None
     return [text for text in named if isinstance(text, str)] if isinstance(named, list) else []
+
+
+def named_root(changes: Sequence[str]) -> str | None:
+    """The place of the images that changes name, if they do."""
+    root = overridden({}, changes).get("data", {}).get("root")
+    return root if isinstance(root, str) else None
+
+
+def only_moves(changes: Sequence[str]) -> bool:
+    """Return whether changes say where the images are now, and nothing else."""
+    return bool(changes) and all(change.partition("=")[0].strip() == "data.root" for change in changes)
