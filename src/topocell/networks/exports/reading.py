@@ -30,11 +30,23 @@ def stretched(path: str, size: tuple[int, int], channels: int, background: tuple
 
 
 def upright(path: str, channels: int, background: tuple[int, int, int]) -> Any:
-    """Open an image, turn it as its EXIF orientation says and lay it on the background."""
-    from PIL import Image, ImageOps
+    """Open an image, turn it as its EXIF orientation says, where that can be read, and lay it on the background.
 
+    Raises ValueError for more than 8 bits per channel: which 8 of them matter is not known.
+    """
+    from PIL import Image
+
+    turns = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"}
+    turns |= {6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}
     with Image.open(path) as opened:
-        image = ImageOps.exif_transpose(opened)
+        opened.load()
+        if opened.mode[0] in "IF":
+            raise ValueError(f"mode {opened.mode} has more than 8 bits per channel")
+        try:
+            turn = turns.get(opened.getexif().get(274, 1))
+        except Exception:
+            turn = None
+        image = opened.copy() if turn is None else opened.transpose(Image.Transpose[turn])
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, (*background, 255)), layer)

@@ -81,10 +81,16 @@ BACKGROUND = {background}
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        sys.exit("usage: python network.py photo.jpg ...")
     network = load()
     for name in sys.argv[1:]:
+        try:
+            pixels = {reader}(name, SIZE, CHANNELS, BACKGROUND)
+        except (OSError, ValueError) as fault:
+            sys.exit(f"error: {{name!r}} cannot be read as an image: {{fault}}")
         with torch.no_grad():
-            shares = network({reader}(name, SIZE, CHANNELS, BACKGROUND)[None]).softmax(1)[0]
+            shares = network(pixels[None]).softmax(1)[0]
         best = shares.argsort(descending=True)[:3].tolist()
         print(f"{{name}}: " + ", ".join(f"{{CLASSES[i]}} {{100 * shares[i]:.1f}} %" for i in best))
 """

@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 
 from topocell.data.preprocessing import Preprocessing
+from topocell.io.files import file_name
 from topocell.networks.exports.standalone import model_name
 
 #: What the blocks that read images by Pillow alone leave out.
-_TRANSPARENT = " Images with transparent pixels are to be laid on the background first, see below; this code does not."
+_TRANSPARENT = (
+    " Images with transparent pixels are to be laid on the background first, see below, and those of more than 8 bits "
+    "per channel are to be brought to 8; this code does neither."
+)
 
 
 def usage(to: str, how: Preprocessing, name: str, imports: Sequence[str]) -> tuple[str, str]:
@@ -28,7 +32,7 @@ def usage(to: str, how: Preprocessing, name: str, imports: Sequence[str]) -> tup
 
 
 def _safetensors(how: Preprocessing, name: str, imports: Sequence[str]) -> tuple[str, str]:
-    brings = f" It needs pieces of its maker: `--import` {', '.join(imports)}." if imports else ""
+    brings = f" It needs pieces of its maker: `--import` {', '.join(map(file_name, imports))}." if imports else ""
     image = '"photo.jpg"' if how.channels in (1, 3) else f"torch.zeros({how.channels}, {how.size[0]}, {how.size[1]})"
     head = "import topocell\n" if how.channels in (1, 3) else "import torch\n\nimport topocell\n"
     code = f"""{head}

@@ -156,6 +156,9 @@ def test_the_file_alone_is_a_program(made: Path, exported: Any) -> None:
     best = topocell.load(made / "photos", seed=1).predict(image)[0].probabilities
     shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in best.items())
     assert done.stdout == f"{image}: {shown}\n", done.stderr
+    for words, said in (([], "usage: python network.py photo.jpg"), (["absent.jpg"], "error: 'absent.jpg' cannot be")):
+        failed = subprocess.run([sys.executable, "network.py", *words], cwd=place, capture_output=True, text=True)
+        assert failed.returncode == 1 and failed.stderr.startswith(said) and failed.stderr.count("\n") == 1
 
 
 def test_the_text_of_an_export_is_the_same_each_time(made: Path, exported: Any, tmp_path: Path) -> None:

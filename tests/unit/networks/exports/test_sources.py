@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tests.helpers.golden_genotypes import DARTS_V2
+from tests.helpers.odd_images import ODD_RATIONAL, exif, orientation
 from tests.helpers.painted import paint
 from tests.helpers.untrained import classifier
 from torch import nn
@@ -178,12 +179,20 @@ def test_quoted_texts_are_python() -> None:
 def test_files_are_read_as_topocell_reads_them(resize: Any, channels: int, tmp_path: Path) -> None:
     paint(tmp_path, 0, 8)
     Image.fromarray(np.zeros((5, 9), np.uint8)).convert("P").save(tmp_path / "p.gif", transparency=0)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 14, 3)).astype(np.uint8))
+    for turn in (6, 7):
+        noise.save(tmp_path / f"{turn}.jpg", exif=exif(ODD_RATIONAL, orientation(turn)))
     how = Preprocessing(
         ("a", "b"), (0.5,) * channels, (0.5,) * channels, (12, 16), channels, resize, (9, 200, 30), "cifar", "plain"
     )
     found, _ = find_images(tmp_path)
     wanted = read_pictures(found, how)
     read = reading.fitted if resize == "fit" else reading.stretched
-    assert not wanted.faults and len(found) == 25
+    assert not wanted.faults and len(found) == 27
     ours: Sequence[torch.Tensor] = [read(name, how.size, channels, how.background) for name in wanted.names]
     assert torch.equal(torch.stack(list(ours)), wanted.pixels)
+    deep = tmp_path / "deep.png"
+    Image.fromarray(np.arange(100, dtype=np.uint16).reshape(10, 10)).save(deep)
+    assert "more than 8 bits" in read_pictures(find_images(deep)[0], how).faults[0]
+    with pytest.raises(ValueError, match="more than 8 bits"):
+        read(str(deep), how.size, channels, how.background)
