@@ -2,7 +2,7 @@
 
 import os
 from contextlib import suppress
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -74,14 +74,14 @@ def read_header(path: str, background: Colour) -> Header | None:
         return None
 
 
-def read_picture(path: str, mode: str, size: tuple[int, int] | None, background: Colour) -> Picture:
+def read_picture(path: str | IO[bytes], mode: str, size: tuple[int, int] | None, background: Colour) -> Picture:
     """Decode one file, turned as its EXIF orientation says: scaled to cover the size, bilinear; centre crop.
 
     The first frame of an animation or of a file with pages. EXIF data that cannot be read do not matter: the image is
     taken as it lies. Colours beneath transparent pixels are never seen.
 
     Args:
-        path: of the file.
+        path: of the file, or the file, open.
         mode: `L` for one channel, `RGB` for three.
         size: (height, width) of the result in pixels; None for that of the file.
         background: what shows through transparent pixels.
@@ -149,8 +149,8 @@ def _foreign(path: str) -> str:
     return "not an image"
 
 
-def _open(path: str) -> Image.Image:
-    if os.path.exists(path) and not os.path.isfile(path):
+def _open(path: str | IO[bytes]) -> Image.Image:
+    if isinstance(path, str) and os.path.exists(path) and not os.path.isfile(path):
         raise ValueError("neither a file nor a link to one")  # a pipe would wait for somebody to write
     return Image.open(path, formats=readable_formats()[1])
 

@@ -1,5 +1,6 @@
 """Images of any kind, as files or in memory, as the pixels that a trained network takes."""
 
+import io
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,15 +34,17 @@ def find_images(images: Any) -> tuple[list[Named], list[str]]:
     """List what a user means by images, and say what was not used.
 
     Args:
-        images: a path of a file or of a folder, which is searched with all folders below it; an image of Pillow; an
-            array (H, W), (H, W, C) or (N, H, W, C) of uint8; a tensor (C, H, W) or (N, C, H, W), uint8 or float in
-            0..1; or a sequence or an iterator of these.
+        images: a path of a file or of a folder, which is searched with all folders below it; the bytes of a file, or
+            a file that is open; an image of Pillow; an array (H, W), (H, W, C) or (N, H, W, C) of uint8; a tensor
+            (C, H, W) or (N, C, H, W), uint8 or float in 0..1; or a sequence or an iterator of these.
 
     Raises:
         DataError: no such file or folder, no image among them, or something that is none of these.
     """
     found, unused = list[Named](), Unused()
     for image in _each(images):
+        if isinstance(image, str) and not image:  # which would be the current folder
+            raise DataError("an image is named by its path, but got an empty one; name a file, or `.` for this folder")
         if isinstance(image, str | os.PathLike):
             found += _below(Path(image).expanduser(), unused)
         elif isinstance(image, Tensor | np.ndarray) and image.ndim == 4:
@@ -55,7 +58,12 @@ def find_images(images: Any) -> tuple[list[Named], list[str]]:
 
 
 def _each(images: Any) -> Iterable[Any]:
-    return images if isinstance(images, list | tuple | Iterator) else [images]
+    """The images of a sequence or an iterator; a file that is open is one image, not an iterator of lines."""
+    return images if isinstance(images, list | tuple | Iterator) and not _is_open(images) else [images]
+
+
+def _is_open(image: Any) -> bool:
+    return hasattr(image, "read") and hasattr(image, "seek")
 
 
 def _below(path: Path, unused: Unused) -> list[Named]:
@@ -117,7 +125,9 @@ def _pixels(image: Any, how: Preprocessing) -> np.ndarray:
         image = _picture(found)
     if mode is None:
         raise ValueError(f"the network takes images of {how.channels} channels: give tensors (C, H, W)")
-    if isinstance(image, str):
+    if isinstance(image, bytes | bytearray | memoryview):
+        image = io.BytesIO(image)
+    if isinstance(image, str) or _is_open(image):
         native = how.size if how.resize == "fit" else None
         return _sized(torch.from_numpy(np.array(read_picture(image, mode, native, how.background).pixels)), how)
     if isinstance(image, np.ndarray):

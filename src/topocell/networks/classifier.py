@@ -1,11 +1,14 @@
 """A trained network in use: from images, as files or in memory, to classes and probabilities."""
 
 import os
+import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, overload
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,7 @@ from topocell.errors import DataError, RunError
 from topocell.networks.kept import FILE, Kept, NetworkFile, load_weights
 from topocell.nn.kernels.cpu import ordinary
 from topocell.nn.network import FixedNet
+from topocell.runtime.devices import find_device
 
 #: Images that are in memory at once while a folder is predicted.
 BATCH_SIZE = 64
@@ -120,9 +124,10 @@ class Classifier(nn.Module):
         """Predict the classes of images.
 
         Args:
-            images: a path of a file or a folder, an image of Pillow, an array (H, W), (H, W, C) or (N, H, W, C) of
-                uint8, a tensor (C, H, W) or (N, C, H, W), uint8 or float in 0..1; or a sequence or iterator of these.
-                They may have any size: they are prepared as those of the training were.
+            images: a path of a file or a folder, the bytes of a file or a file that is open, an image of Pillow, an
+                array (H, W), (H, W, C) or (N, H, W, C) of uint8, a tensor (C, H, W) or (N, C, H, W), uint8 or float in
+                0..1; or a sequence or iterator of these. They may have any size: they are prepared as those of the
+                training were.
             batch_size: images that are read and computed at once.
             skip_unreadable: whether images that cannot be read are left out; if not, all of them are named.
 
@@ -135,9 +140,8 @@ class Classifier(nn.Module):
         found, notes = find_images(images)
         names, parts = list[str](), list[Tensor]()
         faults = list[str]()
-        device, modes = self.mean.device, {module: module.training for module in self.modules()}
-        self.eval()
-        try:
+        device = self.mean.device
+        with _evaluating(self):
             for start in range(0, len(found), batch_size):
                 pictures = read_pictures(found[start : start + batch_size], self.preprocessing)
                 names += pictures.names
@@ -152,9 +156,6 @@ class Classifier(nn.Module):
                             f"{len(self.classes)} classes; set its `classes` to the names of the outputs"
                         )
                     parts.append(logits.float().softmax(1).cpu())
-        finally:
-            for module, training in modes.items():  # each its own: frozen batch norms stay frozen
-                module.training = training
         if faults and not skip_unreadable:
             raise DataError(
                 f"{len(faults):,} of {len(found):,} images cannot be read: {some(faults, 10)}; repair them or leave "
@@ -167,6 +168,30 @@ class Classifier(nn.Module):
         notes += [f"not read: {fault}" for fault in faults]
         empty = torch.empty(0, len(self.classes))
         return Predictions(tuple(names), torch.cat(parts) if parts else empty, self.classes, tuple(notes))
+
+
+#: Networks that predict now → how many calls do, and the mode that each module had before the first.
+_predicting: WeakKeyDictionary[nn.Module, tuple[int, dict[nn.Module, bool]]] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode, until the last of the threads that ask for it is done."""
+    with _lock:
+        count, modes = _predicting.get(model) or (0, {module: module.training for module in model.modules()})
+        _predicting[model] = count + 1, modes
+        model.eval()
+    try:
+        yield
+    finally:
+        with _lock:
+            count, modes = _predicting.pop(model)
+            if count > 1:
+                _predicting[model] = count - 1, modes
+            else:
+                for module, training in modes.items():  # each its own: frozen batch norms stay frozen
+                    module.training = training
 
 
 def _check_scale(pixels: Tensor) -> None:
@@ -189,14 +214,16 @@ def load(path: str | os.PathLike[str], *, seed: int | None = None, device: str |
     Args:
         path: run directory, export directory, or the network.json in one.
         seed: of the retraining; the first without one.
-        device: where it computes.
+        device: where it computes; `auto` is the first GPU, else the CPU.
 
     Raises:
         RunError: there is no trained network, or none of that seed. CheckpointError, DataError: what is there is
-        damaged.
+        damaged. RecipeError: a device that is not there.
     """
     given = Path(path).expanduser()
     place = given.parent if given.name == FILE else given
+    meta = str(device) == "meta"
+    where = torch.device("meta") if meta else find_device(str(device))
     if not (place / FILE).is_file():
         raise RunError(_no_network(place))
     file = NetworkFile.load(place / FILE)
@@ -205,7 +232,7 @@ def load(path: str | os.PathLike[str], *, seed: int | None = None, device: str |
         net, kept = file.build(how), file.of_seed(seed)
         load_weights(net, place / kept.weights)
         model = Classifier(net, how, file, kept)
-    return model.to(torch.device(device))
+    return model.to(where)
 
 
 def _no_network(place: Path) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from topocell.errors import RunError
+from topocell.errors import RunError, one_line
 
 if TYPE_CHECKING:
     from topocell.networks.classifier import Classifier, Predictions
@@ -48,17 +48,41 @@ def predict(
     from topocell.networks.classifier import load
     from topocell.runtime.devices import find_device
 
+    if table is not None:
+        _refuse_other(table)
     model = load(network, seed=seed, device=find_device(device))
     found = model.predict([str(image) for image in images], batch_size=batch_size, skip_unreadable=skip_unreadable)
     for note in (_which(model), *found.notes):
-        typer.echo(note, err=True)
+        typer.echo(one_line(note), err=True)
     if table is None:
         for prediction in found:
             ranked = list(prediction.probabilities.items())[:SHOWN]
-            typer.echo(f"{prediction.name}: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in ranked))
+            told = ", ".join(f"{name} {100 * share:.1f} %" for name, share in ranked)
+            typer.echo(one_line(f"{prediction.name}: {told}"))
     else:
         _write(table, found)
         typer.echo(f"{len(found):,} predictions: {table}")
+
+
+#: The first columns of a table.
+_COLUMNS = ("file", "predicted", "probability")
+
+
+def _refuse_other(path: Path) -> None:
+    """Raise RunError where a file would be replaced that no `predict` has written, such as a run's own."""
+    from topocell.networks.kept import csv_text
+
+    start = csv_text([_COLUMNS]).strip().encode()
+    try:
+        with open(path, "rb") as file:
+            found = file.read(len(start))
+    except OSError:
+        return  # there is none, or writing will say what is wrong
+    if found and found != start:
+        raise RunError(
+            f"--csv replaces tables of predictions alone, but {path} holds something else; name another file, or "
+            f"delete it"
+        )
 
 
 def _write(path: Path, found: "Predictions") -> None:
@@ -71,7 +95,7 @@ def _write(path: Path, found: "Predictions") -> None:
     from topocell.networks.kept import csv_text
 
     try:
-        files.replace(path, csv_text([("file", "predicted", "probability", *found.classes), *rows]).encode())
+        files.replace(path, csv_text([(*_COLUMNS, *found.classes), *rows]).encode())
     except OSError as fault:
         raise RunError(
             f"--csv must name a file that can be written, but {path} cannot be ({files.reason(fault)}); name another"

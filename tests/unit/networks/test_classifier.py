@@ -2,10 +2,12 @@
 
 import copy
 import csv
+import io
 import json
 import pickle
 import re
 import shutil
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +77,10 @@ def test_images_in_memory_are_what_their_files_are(made: Path) -> None:
     tensors = [torch.from_numpy(array.copy()).permute(2, 0, 1) for array in arrays]
     for form in (opened, arrays, tensors, [tensor.float() / 255 for tensor in tensors]):
         assert torch.equal(model.predict(form).probabilities, wanted)
+    assert torch.equal(model.predict([file.read_bytes() for file in files]).probabilities, wanted)
+    with open(files[0], "rb") as file:
+        assert torch.equal(model.predict([file, io.BytesIO(files[1].read_bytes())]).probabilities, wanted[:2])
+    assert torch.equal(model.predict(io.BytesIO(files[0].read_bytes())).probabilities, wanted[:1])
     assert torch.equal(model.predict(iter(arrays)).probabilities, wanted)
     same = np.stack([arrays[0]] * 3)
     assert torch.equal(model.predict(same).probabilities, model.predict([arrays[0]] * 3).probabilities)
@@ -147,6 +153,32 @@ def test_a_prediction_leaves_each_module_in_its_mode(made: Path) -> None:
     assert [module.training for module in model.modules()] == modes and len(set(modes)) == 2
 
 
+def test_threads_that_predict_at_once_agree_and_leave_the_modes(made: Path) -> None:
+    """One of them may end, and restore the modes, while another one computes."""
+    model = topocell.load(made / "run").train()
+    stacks = [torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8) for _ in range(2)]
+    wanted = [model.predict(stack).probabilities for stack in stacks]
+    first, second, forward = threading.Event(), threading.Event(), model.net.forward
+
+    def slow(x: Tensor) -> Tensor:
+        if threading.current_thread().name == "late":
+            first.set()
+            assert second.wait(60)
+        return forward(x)
+
+    model.net.forward = slow
+    found = []
+    late = threading.Thread(target=lambda: found.append(model.predict(stacks[1]).probabilities), name="late")
+    late.start()
+    assert first.wait(60)
+    found.append(model.predict(stacks[0]).probabilities)
+    assert not model.training
+    second.set()
+    late.join()
+    assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1]) and model.training
+    assert all(module.training for module in model.modules())
+
+
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_batch_has_an_image(made: Path, size: int) -> None:
     with pytest.raises(DataError, match=f"batch_size must be 1 or more, but got {size}"):
@@ -190,6 +222,8 @@ def test_all_images_that_cannot_be_read_are_named_or_skipped(made: Path, tmp_pat
         (np.zeros((3, 9, 9), np.uint8), r"1 to 4 channels, but this is \(3, 9, 9\): transpose it"),
         ([], "no image|there is none"),
         ("absent.jpg", "is not; check the path"),
+        ("", "but got an empty one"),
+        (b"no image", "not an image"),
     ],
 )
 def test_what_is_no_image_is_refused(made: Path, image: Any, words: str) -> None:
@@ -264,6 +298,29 @@ def test_the_command_shows_and_writes(made: Path, tmp_path: Path, capsys: Any) -
     assert [row["file"] for row in rows] == files
     assert list(rows[0]) == ["file", "predicted", "probability", *sorted(CLASSES)]
     assert all(row["probability"] == row[row["predicted"]] for row in rows)
+    assert main(["predict", str(made / "run"), files[0], "--csv", str(table)]) == 0 and len(rows_of(table)) == 1
+    own = (made / "run" / "predictions.csv").read_bytes()
+    for other in (made / "run" / "predictions.csv", Path(files[0])):
+        capsys.readouterr()
+        assert main(["predict", str(made / "run"), files[0], "--csv", str(other)]) == 2
+        assert "--csv replaces tables of predictions alone" in capsys.readouterr().err
+    assert (made / "run" / "predictions.csv").read_bytes() == own
+
+
+def test_a_name_that_a_terminal_would_act_on_is_one_line(made: Path, tmp_path: Path, capsys: Any) -> None:
+    place = tmp_path / "two\nlines"
+    place.mkdir()
+    shutil.copy(next((made / "photos").rglob("*.bmp")), place / "red\x1b[31m.bmp")
+    assert main(["predict", str(made / "run"), str(place)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("\n") == 1 and "two lines/red\\x1b[31m.bmp: " in shown
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99", "xpu"])
+def test_a_device_that_is_not_there_is_one_line(made: Path, device: str) -> None:
+    with pytest.raises(TopocellError, match=f"a device of this machine, but got '{device}'; use auto or cpu"):
+        topocell.load(made / "run", device=device)
+    assert topocell.load(made / "run", device="meta").mean.device.type == "meta"
 
 
 def damage_json(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
