@@ -178,10 +178,11 @@ def images_below(top: Path, unused: Unused) -> list[str]:
 def _images_of(top: Path, unused: Unused) -> Iterator[str]:
     """Paths of the images below a class folder; other files are counted.
 
-    Links to folders are followed; a folder that was seen is not entered again. Raises DataError for a folder that
-    cannot be read.
+    Links to folders are followed; a folder that was seen is not entered again, and none that the class folder lies in,
+    by which the images of other classes would be taken for its own. Raises DataError for a folder that cannot be read.
     """
-    seen = set()
+    around = {parent for place in (top.absolute(), top.resolve()) for parent in place.parents}
+    seen = {(stat.st_dev, stat.st_ino) for stat in map(os.stat, around)}
     for folder, inside, names in os.walk(top, onerror=_refuse, followlinks=True):
         stat = os.stat(folder)
         if (stat.st_dev, stat.st_ino) in seen:

@@ -6,6 +6,7 @@ search and keeps nothing of the test images. `Batches` (from `augment`) makes ba
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,8 +127,11 @@ def load(
     train = _image_set(first, chosen, source.train_labels, source.train_files, source.classes, "training")
     test = _image_set(second, held_out, source.test_labels, source.test_files, source.classes, "test")
     notes = [_found(source, train, test, len(chosen), len(held_out)), *source.notes, *notes]
-    if leaked := overlap(train, test):
+    leaked, unsure = repetitions(train, test)
+    if leaked:
         notes.append(f"{leaked} of {len(test)} test images are byte-identical to a training image")
+    if unsure:
+        notes.append(f"{unsure} images of one class are byte-identical to one of another: which class is right?")
     if flip is None and entry.flip and name in OF_ANYTHING:
         notes.append("training images are mirrored at random; data.flip=false for letters, signs and medical images")
     mean, std = entry.statistics or _measure(train.images)
@@ -251,12 +255,19 @@ def fingerprint(*sets: ImageSet) -> str:
 
 def overlap(train: ImageSet, test: ImageSet) -> int:
     """Count the test images that are byte-identical to some training image, whatever their labels."""
+    return repetitions(train, test)[0]
 
-    def digests(data: ImageSet) -> list[bytes]:
-        return [hashlib.blake2b(image, digest_size=16).digest() for image in data.images.cpu().contiguous().numpy()]
 
-    seen = set(digests(train))
-    return sum(digest in seen for digest in digests(test))
+def repetitions(train: ImageSet, test: ImageSet) -> tuple[int, int]:
+    """Count the test images as `overlap` does, and all images that are byte-identical to one of another class."""
+    first, second = _digests(train), _digests(test)
+    seen, labels = set(first), [*train.labels.tolist(), *test.labels.tolist()]
+    classes = Counter(digest for digest, _ in set(zip([*first, *second], labels, strict=True)))
+    return sum(digest in seen for digest in second), sum(classes[digest] > 1 for digest in [*first, *second])
+
+
+def _digests(data: ImageSet) -> list[bytes]:
+    return [hashlib.blake2b(image, digest_size=16).digest() for image in data.images.cpu().contiguous().numpy()]
 
 
 # Splits

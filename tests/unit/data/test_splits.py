@@ -405,6 +405,38 @@ def test_overlap_counts_test_images():
     assert overlap(train, test) == 2 and overlap(test, train) == 1
 
 
+def test_images_that_have_two_classes_are_counted(tmp_path):
+    """As of a link from the folder of one class to that of another, or of a copy."""
+    for place in (tmp_path / "train", tmp_path / "test"):
+        for label, name in enumerate("abc"):
+            for i in range(3):
+                write(place / name / f"{i}.png", 10 * label + i + 50 * (place.name == "test"))
+    sentence = "images of one class are byte-identical to one of another: which class is right?"
+    assert not any(sentence in note for note in load("folder", tmp_path).notes)
+    (tmp_path / "train" / "b" / "more").symlink_to(tmp_path / "train" / "c")
+    write(tmp_path / "test" / "a" / "again.png", 0)
+    notes = load("folder", tmp_path).notes
+    assert f"6 {sentence}" in notes and "1 of 10 test images are byte-identical to a training image" in notes
+
+
+@pytest.mark.parametrize("link", ["a", "folder"])
+def test_a_link_upwards_makes_no_image_one_of_another_class(link, tmp_path):
+    root = tmp_path / "photos"
+    for label, name in enumerate("ab"):
+        for i in range(4):
+            write(root / name / f"{i}.png", 10 * label + i)
+    place = root / "a"
+    if link == "folder":  # the class folder itself is a link
+        place = place.rename(tmp_path / "elsewhere")
+        (root / "a").symlink_to(place)
+    wanted = load("folder", root)
+    (place / "up").symlink_to(root)
+    (place / "farther").symlink_to(tmp_path)
+    got = load("folder", root)
+    assert len(got.train) == 6 and got.train.labels.tolist() == wanted.train.labels.tolist()
+    assert torch.equal(got.train.images, wanted.train.images) and got.fingerprint == wanted.fingerprint
+
+
 # Faults of folders
 
 
