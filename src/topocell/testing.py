@@ -262,11 +262,11 @@ def check_skeleton(skeleton: "str | Stacking") -> None:
 _HOOKS = [name for name in vars(Mechanism) if not name.startswith("_")]
 
 
-def check_mechanism(mechanism: "str | type[Mechanism]", **options: Any) -> None:
+def check_mechanism(mechanism: "str | type[Mechanism]", level: str = "bilevel", **options: Any) -> None:
     """Check a mechanism in a search of two epochs on random images.
 
     Its records are JSON, and the search resumed from a state inside the first epoch ends with the same weights and
-    logits.
+    logits. `level` is that of the stage.
 
     Raises:
         ContractError: it breaks a rule.
@@ -276,7 +276,7 @@ def check_mechanism(mechanism: "str | type[Mechanism]", **options: Any) -> None:
         name = f"{piece.__name__}-to-be-checked"
         MECHANISMS[name] = piece
         try:
-            check_mechanism(name, **options)
+            check_mechanism(name, level, **options)
         finally:
             del MECHANISMS[name]
         return
@@ -290,7 +290,7 @@ def check_mechanism(mechanism: "str | type[Mechanism]", **options: Any) -> None:
     labels = torch.arange(40) % 2
     given = in_memory(("a", "b"), (images, labels), (images[:8], labels[:8]))
     data = search_data(load_dataset("digits", given=given), {"train": 0.5, "val": 0.5}, seed=0)
-    stage = {"epochs": 2, "mechanisms": {mechanism: options}}
+    stage = {"epochs": 2, "level": level, "mechanisms": {mechanism: options}}
     sizes = {"channels": 4, "layers": 3, "batch_size": 8, "evaluation_batches": 1}
     plan = SearchPlan.model_validate({**sizes, "stages": {"search": stage}})
     space, rules = get_space("darts", nodes=1), Rules(edges="magnitude")

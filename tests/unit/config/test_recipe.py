@@ -195,6 +195,10 @@ OWN_RETRAINING |= {name for name in NAMES if name.startswith(("nb201-", "darts-s
 OWN_RETRAINING |= {name for name in NAMES if name.startswith(("darts-pt-s", "darts-pt-blank-s"))}
 
 
+#: Random cells, and searches without gradients, in the space of TopoNAS.
+ARBITRARY = ("random-arbitrary", "random-search-arbitrary")
+
+
 @pytest.mark.parametrize("name", sorted(set(NAMES) - OWN_RETRAINING))
 def test_retraining_is_that_of_darts(name: str) -> None:
     plan = load_recipe(name).retrain
@@ -204,7 +208,7 @@ def test_retraining_is_that_of_darts(name: str) -> None:
     assert plan.channels == 36 and plan.label_smoothing == 0 and plan.test_every == 1
     expected = {"stretchable-l8": 8, "stretchable-l16": 16, "stretchable-l12": 12}
     expected["stretchable-l8-random-operations"] = 8
-    layers = expected.get(name, 12 if name.startswith("toponas") or name.endswith("-arbitrary") else 20)
+    layers = expected.get(name, 12 if name.startswith("toponas") or name in ARBITRARY else 20)
     assert plan.layers == layers
     runs = 4 if name.startswith("dots") or name == "random" else 1 if name in RETRAINED_ONCE else 10
     assert plan.seeds == tuple(range(runs))
@@ -352,7 +356,6 @@ def test_random_cells_come_from_the_space_they_are_compared_with(name: str, base
     [
         ("dots-random-operations", "dots", {"operations": "random"}),
         ("dots-random-wiring", "dots", {"edges": "random"}),
-        ("stretchable-l8-random-operations", "stretchable-l8", {"operations": "random"}),
     ],
 )
 def test_half_random_baselines_change_the_selection_alone(name: str, base: str, rules: dict[str, str]) -> None:
@@ -360,6 +363,16 @@ def test_half_random_baselines_change_the_selection_alone(name: str, base: str, 
     changed = {"selection": searched.selection.model_copy(update=rules)}
     changed |= {key: getattr(recipe, key) for key in ("name", "about", "source", "published")}
     assert recipe == searched.model_copy(update=changed)
+
+
+def test_random_operations_of_stretchable_cells_follow_the_random_search_of_darts() -> None:
+    recipe, searched = load_recipe("stretchable-l8-random-operations"), load_recipe("stretchable-l8")
+    trials = recipe.selection.trials
+    assert recipe.search == searched.search and recipe.space == searched.space
+    assert (recipe.selection.operations, recipe.selection.edges) == ("random", searched.selection.edges)
+    assert trials is not None and trials.number == 24
+    assert trials.evaluate.model_dump(exclude_unset=True) == {"name": "training", "epochs": 100}
+    assert recipe.retrain == searched.retrain.model_copy(update={"parameters": 3_300_000})
 
 
 @pytest.mark.parametrize("space", ["s1", "s2", "s3", "s4"])
@@ -432,7 +445,8 @@ def test_methods_on_nasbench201() -> None:
 
 def test_searches_on_nasbench201_have_equal_epochs_in_minutes() -> None:
     """Second order takes more passes a step, and two stages share the epochs."""
-    total = {n: sum(s.epochs for s in load_recipe(n, budget="small").search.stages) for n in NASBENCH201}
+    recipes = {n: load_recipe(n, budget="small") for n in NASBENCH201}
+    total = {n: sum(s.epochs for s in r.search.stages) for n, r in recipes.items() if r.selection.trials is None}
     assert total.pop("nb201-darts-2nd") == 10 and total.pop("nb201-random") == 0
     assert set(total.values()) == {25}
     assert all(load_recipe(n, budget="small").data.images == 5000 for n in NASBENCH201)
