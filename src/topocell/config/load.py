@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from topocell.config.budgets import BUDGETS
 from topocell.config.recipe import Budget, Recipe
-from topocell.config.reference import elsewhere, takes_list
+from topocell.config.reference import elsewhere, parse_value
 from topocell.config.search import Stage
 from topocell.errors import RecipeError, nearest
 from topocell.io import plain_yaml
@@ -247,7 +247,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
     if not sign or not key.strip():
         raise RecipeError(f"an override has the form key=value, but got {text!r}; e.g. retrain.epochs=100")
     try:
-        read = plain_yaml.load_argument(value, takes_list(key.strip()))
+        read = parse_value(key.strip(), value)
     except ValueError as fault:
         raise RecipeError(f"the value of the override {text!r} is not valid YAML: {fault}; mend it") from None
     if value.partition("#")[0].strip() and str(read).count("#") < value.count("#"):  # as of a folder "photos #2"

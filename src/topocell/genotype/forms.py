@@ -7,7 +7,7 @@ from typing import Any
 from topocell.errors import GenotypeError, nearest
 from topocell.genotype import exports, formats, namedtuples
 from topocell.genotype.exports import BENCH_PREFIX, HUB_KEY, NNI_KEY
-from topocell.genotype.texts import Call, bounded, read, shown
+from topocell.genotype.texts import Call, bounded, read, shown, unwrapped
 from topocell.spaces.operations import KNOWN_OPERATIONS
 
 #: Name of a form → what it looks like.
@@ -56,7 +56,7 @@ def recognise(text: str) -> tuple[str, Any]:
     Raises:
         GenotypeError: no form that is read, more than one genotype, or no plain data.
     """
-    text = bounded(text)
+    text = bounded(unwrapped(bounded(text)))
     try:
         return _recognised(text)
     except GenotypeError as error:
@@ -90,6 +90,11 @@ def _recognised(text: str) -> tuple[str, Any]:
         raise GenotypeError(f"{_KNOWN}, but got a dictionary of {shown(list(value))}")
     if isinstance(value, tuple) and len(value) == 2 and all(map(_is_numbers, value)):
         return "compact", value
+    if isinstance(value, tuple) and (arch := _nodes_of_nasbench201(value)):
+        return "nasbench201", arch
+    if isinstance(value, tuple) and len(value) == len(namedtuples.FIELDS):  # JSON has no names for those of a tuple
+        fields = dict(zip(namedtuples.FIELDS, value))
+        return namedtuples.kind_of(fields), fields
     raise GenotypeError(f"{_KNOWN}, but got {shown(text.strip())}")
 
 
@@ -97,6 +102,20 @@ def _is_numbers(pairs: Any) -> bool:
     return isinstance(pairs, tuple) and all(
         isinstance(pair, tuple) and len(pair) == 2 and all(type(number) is int for number in pair) for pair in pairs
     )
+
+
+def _nodes_of_nasbench201(value: tuple[Any, ...]) -> str | None:
+    """The architecture string of the nodes of a `Structure`, each a list of (operation, node); None for other lists."""
+    groups = []
+    for index, pairs in enumerate(value):
+        if not isinstance(pairs, tuple) or len(pairs) != index + 1:
+            return None
+        for place, pair in enumerate(pairs):
+            known = isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)
+            if not known or type(pair[1]) is not int or pair[1] != place:
+                return None
+        groups.append("|" + "".join(f"{name}~{source}|" for name, source in pairs))
+    return "+".join(groups) if len(groups) > 1 else None
 
 
 def checked(wanted: str | None, found: str) -> None:

@@ -7,6 +7,7 @@ and nothing may use it. In the cell type `cell` (NAS-Bench-201) a node without p
 is the last node.
 """
 
+import codecs
 import hashlib
 import json
 import os
@@ -182,6 +183,8 @@ class Genotype:
             raise GenotypeError(f"{path}: a genotype must be a readable file, but {reason}") from None
         if len(raw) > MAX_BYTES:
             raise GenotypeError(f"{path}: a genotype has at most {MAX_BYTES} bytes, but this file has more")
+        if b"\0" in raw and not raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise GenotypeError(f"{path}: a genotype is a text, but this file is none; name a genotype.json or a text")
         try:
             data = json.loads(raw)
         except (ValueError, RecursionError) as error:

@@ -18,7 +18,7 @@ from typing import Any
 
 from topocell.errors import GenotypeError
 from topocell.genotype.canonical import Pair
-from topocell.genotype.texts import MAX_NUMBER, Call, shown
+from topocell.genotype.texts import MAX_NUMBER, Call, listed, shown
 
 #: Cell type → (pairs of each node, concat).
 Cells = dict[str, tuple[list[list[Pair]], list[int]]]
@@ -103,7 +103,7 @@ def read_cells(form: str, fields: Mapping[str, Any]) -> Cells:
     """
     cells: Cells = {}
     for name in TYPES:
-        concat = fields[f"{name}_concat"]
+        concat = listed(fields[f"{name}_concat"])
         if not isinstance(concat, tuple) or not all(type(node) is int for node in concat):
             raise GenotypeError(f"{name}_concat: must be a list of node numbers, but got {shown(concat)}")
         if form == "fairdarts":

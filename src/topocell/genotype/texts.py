@@ -6,6 +6,7 @@ prefix of a log line, other lines. Every other text is a GenotypeError.
 
 import ast
 import codecs
+import json
 import re
 import reprlib
 import textwrap
@@ -25,6 +26,11 @@ _TOKEN = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|#[^\n]*|[()\[\]{
 _JSON = {"true": True, "false": False, "null": None}
 _NUMPY = {"int": int, "uint": int, "float": float, "str_": str}
 _RANGES = ("range", "np.arange", "numpy.arange")
+_MAPPINGS = ("dict", "OrderedDict", "collections.OrderedDict")
+_MAPPING = re.compile(r"(?<![\w.])(?:dict|(?:collections\.)?OrderedDict)\s*\(")
+#: What terminals, word processors and PDF files put in place of, or beside, what a program wrote.
+_DECORATION = re.compile("\x1b\\[[0-9;]*m|\ufeff")
+_TYPESET = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "\u00a0": " "})
 _LISTS = ("list", "tuple", "array", "np.array", "numpy.array")
 
 
@@ -50,11 +56,31 @@ def decoded(raw: bytes) -> str:
 
 
 def bounded(text: object) -> str:
-    """The text without a byte order mark. Raises GenotypeError where it is no text, or longer than `MAX_TEXT`."""
+    """The text without byte order mark, colours of a terminal, typeset quotes and blanks.
+
+    Raises GenotypeError where it is no text, or longer than `MAX_TEXT`.
+    """
     if not isinstance(text, str) or len(text) > MAX_TEXT:
         value = f"{len(text)}; keep the lines of one genotype" if isinstance(text, str) else shown(text)
         raise GenotypeError(f"a genotype is a text of at most {MAX_TEXT} characters, but got {value}")
-    return text.removeprefix("\ufeff")
+    return _DECORATION.sub("", text).translate(_TYPESET)
+
+
+def unwrapped(text: str) -> str:
+    """The text in a text of JSON: that of a string, or of the entry `genotype` of a mapping; any other as it is."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if isinstance(data, dict) and data.keys().isdisjoint({"normal", "format"}) and "genotype" in data:
+        data = data["genotype"]
+        return data if isinstance(data, str) else json.dumps(data)
+    return data if isinstance(data, str) else text
+
+
+def listed(value: Any) -> Any:
+    """The value of a text such as "range(2, 6)", in which a writer of JSON left a list; any other value as it is."""
+    return _parsed(value.strip()) if isinstance(value, str) and value.strip()[:1] in ("[", "(", "r") else value
 
 
 def read(text: str) -> Any:
@@ -77,6 +103,8 @@ def read(text: str) -> Any:
         return value
     if _FIELD.match(plain):
         raise GenotypeError(f"the fields of a genotype must stand in one Genotype(...), but got {shown(plain)}")
+    if mapping := _MAPPING.search(plain):
+        return _parsed(_cut(plain, mapping.start(), mapping.end() - 1, alone=True))
     begin = plain.find("{")
     if begin < 0 and (found := _LIST.match(plain)):
         begin = found.end()
@@ -97,6 +125,10 @@ def _cut(text: str, start: int, bracket: int, alone: bool = False) -> str:
     if end is None:
         raise GenotypeError(f"every bracket must be closed, but one is not in {shown(text[start:])}")
     before, after = text[:start].rpartition("\n")[2], text[end:].partition("\n")[0]
+    if before and before[-1] in "'\"`" and after.startswith(before[-1]):  # a text in quotes
+        before, after = before[:-1], after[1:]
+    if after.strip() in (",", ";", "."):  # as in a list of lines
+        after = ""
     if any(c in before for c in ";'\"#`{") or not re.fullmatch(r"|.*[\s=:]", before):
         raise GenotypeError(f"before a genotype may stand `NAME =` or a log prefix, but got {shown(before)}")
     if after.strip() and not after.lstrip().startswith("#"):
@@ -161,6 +193,11 @@ def _called(name: str, args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
     """The value of a call: of `Genotype`, of `range`, of `list`, of a scalar or an array of NumPy."""
     if name.rpartition(".")[2] == "Genotype":
         return Call(args, fields)
+    if name == "dict" and not args:
+        return fields
+    pairs = args[0] if not fields and len(args) == 1 and isinstance(args[0], tuple) else None
+    if name in _MAPPINGS and pairs is not None and all(isinstance(p, tuple) and len(p) == 2 for p in pairs):
+        return _unique([key for key, _ in pairs], [item for _, item in pairs])
     if not fields and name in _LISTS and len(args) == 1 and isinstance(args[0], tuple):
         return args[0]
     if not fields and name in _RANGES:

@@ -137,6 +137,8 @@ class Supernet(nn.Module):
     def _prepared(self, x: Tensor) -> Tensor:
         for _, cell in self._cells():
             cell.skip_dropout, cell.drop_path = self.skip_dropout, self.drop_path
+        if torch._C._are_functorch_transforms_active():  # kernels are not used then, and vmap knows no such layout
+            return x
         return x.contiguous(memory_format=torch.channels_last)
 
     def restrict(self, masks: Mapping[str, Tensor]) -> Kept:

@@ -52,6 +52,15 @@ def test_every_form_has_a_writer() -> None:
 
 # --- what may stand around a genotype ---
 
+FIELDS_OF_V2: dict[str, Any] = {
+    name: value
+    for kind in ("normal", "reduce")
+    for name, value in (
+        (kind, [pair for node in DARTS_V2.cells[kind].nodes for pair in node]),
+        (f"{kind}_concat", list(DARTS_V2.cells[kind].concat)),
+    )
+}
+
 
 @pytest.mark.parametrize(
     "text",
@@ -78,10 +87,36 @@ def test_every_form_has_a_writer() -> None:
         json.dumps({"normal": DARTS_V2.to_dict()["cells"]["normal"]["nodes"], "normal_concat": [2, 3, 4, 5]})[:-1]
         + ", "
         + json.dumps({"reduce": DARTS_V2.to_dict()["cells"]["reduce"]["nodes"], "reduce_concat": [2, 3, 4, 5]})[1:],
+        # as results of experiments are stored, and as texts are copied
+        json.dumps(list(FIELDS_OF_V2.values())),  # of a namedtuple
+        str(tuple(FIELDS_OF_V2.values())),
+        json.dumps(FIELDS_OF_V2 | {"normal_concat": "range(2, 6)", "reduce_concat": "[2, 3, 4, 5]"}),
+        json.dumps({"accuracy": 97.2, "genotype": V2}, indent=1),
+        json.dumps({"genotype": FIELDS_OF_V2}),
+        json.dumps({"genotype": DARTS_V2.to_dict()}),
+        json.dumps(V2),
+        f"OrderedDict({list(FIELDS_OF_V2.items())})",
+        f"best = dict({', '.join(f'{name}={value}' for name, value in FIELDS_OF_V2.items())})",
+        f"the cell is `{V2}`",
+        f"'{V2}',",
+        f"{V2},",
+        f"{V2};",
+        f"\x1b[32mgenotype = {V2}\x1b[0m",
+        V2.replace("'", "’").replace("’sep", "‘sep"),
+        V2.replace(", ", ",\u00a0"),
     ],
 )
 def test_what_stands_around_a_genotype(text: str) -> None:
     assert Genotype.from_text(text) == DARTS_V2
+
+
+def test_the_nodes_of_a_structure_are_its_architecture_string() -> None:
+    nodes = [[pair.rsplit("~", 1) for pair in group.strip("|").split("|")] for group in ARCH.split("+")]
+    value = tuple(tuple((name, int(source)) for name, source in group) for group in nodes)
+    for text in (str(value), f"arch = {value}", json.dumps(value)):
+        assert Genotype.from_text(text) == Genotype.from_text(ARCH)
+    with pytest.raises(GenotypeError, match="in one of the forms"):
+        Genotype.from_text(str(value[1:]))
 
 
 REFUSED = {
@@ -111,6 +146,8 @@ REFUSED = {
     "mixed": (V2.replace("('sep_conv_3x3', 0)", "('sep_conv_3x3', 0, 0.5)", 1), "a triple with a weight in normal[0]"),
     "nested and flat": (V2.replace("('sep_conv_3x3', 0)", "[('sep_conv_3x3', 0)]", 1), "a list of a pair in normal[0]"),
     "empty node": (V2.replace("('sep_conv_3x3', 0)", "[]", 1), "a list of a pair in normal[0], a pair in normal[1]"),
+    "list of four": (str([[], [2], []]), "in one of the forms"),
+    "quote on one side": (f"'{V2}", "before a genotype may stand"),
     "item": (V2.replace("('sep_conv_3x3', 0)", "('sep_conv_3x3', '0')", 1), "normal[0]: must be a pair"),
     "name": (V2.replace("dil_conv_3x3", "dil_conv"), "normal: an operation must be one of topocell's or registered"),
     "not the same": (V2.replace("dil_conv_3x3", "dil_sep_conv_3x3"), "two dilated convolutions where dil_conv_3x3 has"),
@@ -323,6 +360,13 @@ def test_files_of_windows_are_read(encoding: str, text: str, tmp_path: Path) -> 
     path = tmp_path / "cell.txt"
     path.write_bytes((codecs.BOM_UTF16_BE if encoding == "utf-16-be" else b"") + text.encode(encoding))
     assert Genotype.load(path) == DARTS_V2
+
+
+@pytest.mark.parametrize("raw", [b"\x89PNG\r\n\x1a\n\0\0", b"\x10\0\0\0\0\0\0\0{}" + bytes(30_000)])
+def test_a_file_that_is_no_text_is_said_to_be_none(raw: bytes, tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(raw)
+    with pytest.raises(GenotypeError, match=r"weights\.bin: a genotype is a text, but this file is none"):
+        Genotype.load(tmp_path / "weights.bin")
 
 
 def test_a_file_of_another_form_than_asked_for(tmp_path: Path) -> None:

@@ -350,6 +350,29 @@ def test_functions_of_a_supernet() -> None:
         torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("space", ["darts", "nasbench201"])
+def test_a_supernet_sees_one_image_at_a_time_under_vmap(space: str) -> None:
+    """Each with the statistics of its own pixels, and the gradients of each: of ours, and of plain modules."""
+    ours, theirs, arch, x, y = supernets(space, torch.channels_last)
+    fixed = {name: w.detach() for name, w in arch().items()}
+    pairs = {name: (w.ops, w.edges) for name, w in fixed.items()}
+    found = []
+    for net, weights in ((ours, fixed), (theirs, pairs)):
+
+        def loss(image: Tensor, label: Tensor, net: Any = net, weights: Any = weights) -> Tensor:
+            return F.cross_entropy(net(image[None], weights), label[None])
+
+        found.append(vmap(grad(loss))(x, y))
+    alone = []
+    for image, label in zip(x, y):
+        image = image[None].clone().requires_grad_()
+        F.cross_entropy(ours(image, fixed), label[None]).backward()
+        assert image.grad is not None
+        alone.append(image.grad[0])
+    for other in (found[1], torch.stack(alone)):
+        torch.testing.assert_close(found[0], other, rtol=1e-3, atol=1e-4)
+
+
 def test_weights_with_and_without_auxiliary_head() -> None:
     torch.manual_seed(0)
     trained = FixedNet(DARTS_V2, 4, 5, CLASSES, auxiliary=True)
