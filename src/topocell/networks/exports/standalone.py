@@ -58,9 +58,9 @@ class Classifier({network}):
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits (N, K) of pixels (N, C, H, W), uint8."""
+        """Logits (N, K) of pixels (N, C, H, W), uint8, in the precision of the weights."""
         mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (MEAN, STD))
-        return super().forward((pixels.float() / 255 - mean) / std)
+        return super().forward(((pixels.float() / 255 - mean) / std).to(next(self.parameters()).dtype))
 
 
 def load() -> Classifier:
@@ -119,21 +119,27 @@ from torch import Tensor, nn
 class {model}({network}):
     """The network as timm expects one: normalised images (N, C, H, W) to logits (N, num_classes)."""
 
-    def __init__(self, num_classes: int = {classes}, in_chans: int = CHANNELS, drop_rate: float = 0.0) -> None:
+    def __init__(
+        self, num_classes: int = {classes}, in_chans: int = CHANNELS, drop_rate: float = 0.0, global_pool: str = "avg"
+    ) -> None:
         in_channels = in_chans
         super().__init__(
 {arguments}
         )
         self.num_classes, self.drop_rate = num_classes, drop_rate
         self.head_hidden_size = self.num_features
-        self.reset_classifier(num_classes)
+        self.reset_classifier(num_classes, global_pool)
 
     def get_classifier(self) -> nn.Module:
         """The last layer."""
         return self.classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Take another last layer, with fresh weights; none for 0 classes."""
+        """Take another last layer, with fresh weights; none for 0 classes. Pooling is avg, max, or empty for none."""
+        if global_pool is not None:
+            if global_pool not in ("avg", "max", ""):
+                raise ValueError(f"global_pool is 'avg', 'max' or '', but got {{global_pool!r}}")
+            self.global_pool = global_pool
         self.num_classes = num_classes
         self.classifier = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
@@ -143,7 +149,10 @@ class {model}({network}):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits of the last cell's output; with `pre_logits` the pooled features (N, num_features)."""
-        x = F.dropout(self.head(x).mean((2, 3)), self.drop_rate, self.training)
+        x = self.head(x)
+        if self.global_pool:
+            x = x.mean((2, 3)) if self.global_pool == "avg" else x.amax((2, 3))
+        x = F.dropout(x, self.drop_rate, self.training)
         return x if pre_logits else self.classifier(x)
 
     def forward(self, x: Tensor) -> Tensor:

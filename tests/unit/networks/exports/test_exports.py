@@ -21,13 +21,14 @@ import topocell
 from topocell import api
 from topocell.cli import main
 from topocell.config.load import load_recipe
-from topocell.errors import TopocellError
+from topocell.errors import DataError, TopocellError
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.networks.exports import graphs, writing
 from topocell.networks.exports.facts import Facts, random_samples
 from topocell.networks.exports.writing import FORMATS, Format, write_export
 from topocell.networks.scores import wilson_interval
 from topocell.nn.primitives import PRIMITIVES, Primitive
+from topocell.runs import exporting
 
 NASBENCH201 = Genotype.from_nasbench201(
     "|nor_conv_3x3~0|+|none~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_1x1~2|"
@@ -189,6 +190,23 @@ def test_metadata_of_onnx_and_no_folder_of_this_machine(exported: Any) -> None:
         assert str(Path(topocell.__file__).parent).encode() not in file.read_bytes()
 
 
+def test_a_card_names_no_folder_of_this_machine(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither that of the images, also where they cannot be read, nor those of the maker's own pieces."""
+
+    def gone(recipe: Any) -> None:
+        raise DataError(f"data.root is a directory, but '{made}/photos' does not exist")
+
+    monkeypatch.setattr(exporting, "load_data", gone)
+    run = Path(shutil.copytree(made / "photos", tmp_path / "run", ignore=shutil.ignore_patterns("exports")))
+    described = json.loads((run / "network.json").read_text())
+    (run / "network.json").write_text(json.dumps(described | {"imports": ["/home/me/pieces.py"]}))
+    done = topocell.export(run, "safetensors", name="owls")
+    text = (done.path / "README.md").read_text()
+    assert "because the images of the run cannot be read (--images names others)" in text and done.difference == 0
+    assert "`--import` pieces.py" in text and "3 classes of images apart" in text
+    assert str(tmp_path) not in text and str(made) not in text and "/home" not in text
+
+
 def test_a_model_of_timm_can_get_other_classes_and_features(exported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     place = exported["photos", "timm"].path
     program = """
@@ -202,6 +220,15 @@ x = torch.randn(2, 3, 16, 16)
 assert other(x).shape == (2, 7) and torch.equal(other.stem.conv.weight, model.stem.conv.weight)
 bare = timm.create_model("topocell_photos", pretrained=True, num_classes=0).eval()
 assert bare(x).shape == (2, bare.num_features)
+maps = timm.create_model("topocell_photos", pretrained=True, num_classes=0, global_pool="").eval()
+torch.testing.assert_close(maps(x).mean((2, 3)), bare(x))
+bare.reset_classifier(0, "max")
+torch.testing.assert_close(bare(x), maps(x).amax((2, 3)))
+try:
+    bare.reset_classifier(3, "catavg")
+    raise SystemExit("a pooling that is none was ignored")
+except ValueError as fault:
+    assert "'catavg'" in str(fault)
 grey = timm.create_model("topocell_photos", pretrained=True, in_chans=1)
 assert grey(x[:, :1]).shape == (2, 3)
 """

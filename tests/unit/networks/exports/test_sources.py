@@ -73,6 +73,18 @@ def agree(model: Classifier, folder: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.float64, 1e-5), (torch.bfloat16, 0.2)])
+def test_the_file_alone_computes_in_the_precision_of_its_weights(
+    dtype: torch.dtype, apart: float, tmp_path: Path
+) -> None:
+    model = classifier(DARTS_V2, 3)
+    write_standalone(model, tmp_path, "some network")
+    found = module_of(tmp_path / "network.py")
+    pixels = pixels_for(model)
+    other = found.load().to(dtype)(pixels)
+    assert other.dtype == dtype and float((other.float() - found.load()(pixels)).abs().max()) < apart
+
+
 def both(name: str) -> Genotype:
     """Cells of one operation, at stride 1 and 2."""
     edges = (((name, 0), ("nor_conv_1x1", 1)), ((name, 2), (name, 1)))
