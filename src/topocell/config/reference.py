@@ -66,14 +66,24 @@ def explain(name: str) -> Key:
     return every[plain]
 
 
+def _kind(name: str) -> str:
+    """The kind of a key; also where only the piece that has it as an option knows."""
+    plain = _with_name(name)
+    return next((key.kind for key in _every() if key.name == plain), "text or list of what its piece knows")
+
+
+def takes_list(name: str) -> bool:
+    """Return whether a list may stand at a key."""
+    return "list of" in _kind(name)
+
+
 def parse_value(name: str, text: str) -> Any:
     """The value of a word of a command line for a key: where only a list may stand, one value is a list of one.
 
     Raises:
         ValueError: as `plain_yaml.load`.
     """
-    plain = _with_name(name)
-    kind = next((key.kind for key in _every() if key.name == plain), "text or list of what its piece knows")
+    kind = _kind(name)
     value = plain_yaml.load_argument(text, "list of" in kind)
     single = kind.startswith("list of") and isinstance(value, bool | int | float | str)
     return [value] if single else value
