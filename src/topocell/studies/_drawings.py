@@ -98,6 +98,8 @@ def against_seconds(
         x, y: labels of the axes.
         path: of the file.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     with styled():
         figure = paneled(1.9, 1.3)
         ax = figure.add_subplot()
@@ -115,7 +117,10 @@ def against_seconds(
             mean = math.exp(sum(map(math.log, seconds)) / len(seconds)), sum(accuracy) / len(accuracy)
             ax.scatter(*mean, s=48, color=colour, marker=marker, zorder=3, label=clipped(label))
         ax.set_xscale("log")
+        first, last = ax.get_xlim()
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0,) if last > 100 * first else (1.0, 2.0, 5.0)))
         ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.xaxis.set_minor_formatter(NullFormatter())  # ours would be formulas, which are not set here
         ax.set_xlabel(x)
         ax.set_ylabel(y)
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7)

@@ -13,6 +13,7 @@ from tests.helpers.studies import without_reports as _  # noqa: F401
 from topocell import api
 from topocell.cli import main
 from topocell.config.load import load_recipe
+from topocell.studies._drawings import against_seconds
 
 QUICK = ["data.images=24", "data.test_images=10", "--budget", "smoke"]
 
@@ -57,3 +58,13 @@ def test_what_has_no_true_accuracy_is_refused(place: Path, capsys: Any) -> None:
     assert main(["study", "worth-it", *words, "recipes=nb201-random", "--out", str(place / "none")]) == 2
     assert "runs that ended with a look-up of cifar10_test_200ep" in capsys.readouterr().err
     assert not (place / "none").exists()
+
+
+@pytest.mark.parametrize("most", [0.5, 9_000.0])
+def test_seconds_are_plain_numbers_in_the_figure(most: float, tmp_path: Path) -> None:
+    """Over less than a decade, too, where matplotlib writes formulas beside the ticks between."""
+    bands = {5: 70.0, 25: 80.0, 50: 85.0, 75: 90.0, 95: 93.0}
+    against_seconds({"a": [(0.2, 91.0)], "b": [(most, 92.0)]}, bands, "seconds", "accuracy, %", tmp_path / "f.svg")
+    drawn = (tmp_path / "f.svg").read_text()
+    assert "mathdefault" not in drawn
+    assert (">0.5<" in drawn) == (most == 0.5)
