@@ -14,7 +14,6 @@ from pydantic.fields import FieldInfo
 from topocell.config.recipe import Recipe
 from topocell.config.values import Choice, Curve
 from topocell.errors import RecipeError, nearest
-from topocell.io import plain_yaml
 
 #: Stands for the name of a stage.
 NAME = "NAME"
@@ -66,27 +65,10 @@ def explain(name: str) -> Key:
     return every[plain]
 
 
-def _kind(name: str) -> str:
-    """The kind of a key; also where only the piece that has it as an option knows."""
-    plain = _with_name(name)
-    return next((key.kind for key in _every() if key.name == plain), "text or list of what its piece knows")
-
-
 def takes_list(name: str) -> bool:
-    """Return whether a list may stand at a key."""
-    return "list of" in _kind(name)
-
-
-def parse_value(name: str, text: str) -> Any:
-    """The value of a word of a command line for a key: where only a list may stand, one value is a list of one.
-
-    Raises:
-        ValueError: as `plain_yaml.load`.
-    """
-    kind = _kind(name)
-    value = plain_yaml.load_argument(text, "list of" in kind)
-    single = kind.startswith("list of") and isinstance(value, bool | int | float | str)
-    return [value] if single else value
+    """Return whether a list may stand at a key; also where only the piece that has it as an option knows."""
+    plain = _with_name(name)
+    return next(("list of" in key.kind for key in _every() if key.name == plain), True)
 
 
 def elsewhere(path: Sequence[str], value: Any, stages: Sequence[str]) -> str:
@@ -134,7 +116,7 @@ def markdown() -> str:
 
 Made from the models that check recipes, by `python -m topocell.config.reference > docs/recipe-keys.md`. On the command
 line: `topocell recipes keys [PREFIX]`, `topocell recipes explain KEY`. `NAME` is the name of a stage. A list is written
-`0,1,2`, or in brackets, which some shells want in quotes: `'retrain.seeds=[0,1,2]'`; one of a single value, `0`.
+`0,1,2`, or in brackets, which some shells want in quotes: `'retrain.seeds=[0]'`.
 
 | key | value | default | meaning |
 |---|---|---|---|

@@ -656,7 +656,6 @@ def test_a_key_is_suggested_in_a_recipe_without_stages(search: str, tmp_path: Pa
     ("override", "key", "value"),
     [
         ("retrain.seeds=0,1", "seeds", (0, 1)),
-        ("retrain.seeds=7", "seeds", (7,)),
         ("retrain.seeds=[0,1]", "seeds", (0, 1)),
     ],
 )
