@@ -11,9 +11,11 @@ import torch
 from topocell import Genotype, api
 from topocell.config.load import load_recipe
 from topocell.errors import RecipeError
+from topocell.reporting.command_line import Budget
 from topocell.runs import setup
 from topocell.runs.monitor import RunMonitor
 from topocell.runs.outlook import parts_of
+from topocell.runs.recipe_commands import recipe_for
 from topocell.runs.setup import Setup
 
 TINY = ["space.nodes=1", "space.candidates=[skip_connect,sep_conv_3x3]", "data.images=48", "data.test_images=10"]
@@ -45,7 +47,8 @@ def test_several_processes_find_what_one_finds(tmp_path: Path) -> None:
     best = max(one, key=lambda record: record["score"])  # the first of equals
     cells = [Genotype.load(tmp_path / name / "genotype.json") for name in ("one", "two")]
     assert cells[0].key == cells[1].key == best["key"]
-    again = load_recipe("random-search", [*changes, "selection.trials.workers=3"], budget="smoke")
+    again = recipe_for(tmp_path / "three", "random-search", [*changes], Budget.smoke, workers=3)
+    assert again.selection.trials is not None and again.selection.trials.workers == 3
     api.run(again, tmp_path / "two")  # finished, and the same run
 
 

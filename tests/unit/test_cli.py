@@ -112,6 +112,10 @@ MISTAKES: list[tuple[list[str], str]] = [
     ([*RUN, "search.lyers=3"], "search.lyers: unknown key (did you mean 'layers'?)"),
     ([*RUN, "epochs"], "an override has the form key=value, but got 'epochs'"),
     ([*RUN, "search.layers=many"], "search.layers: input should be a valid integer"),
+    (
+        [*RUN, "--workers", "2"],
+        "--workers evaluate the cells of a search without gradients, such as random-search, but",
+    ),
     ([*RUN, "search.layers=0"], "search.layers: input should be greater than or equal to 1, but got 0"),
     ([*RUN, "retrain.drop_path=1"], "retrain.drop_path: input should be less than 1, but got 1"),
     ([*RUN, "retrain.weights.lr=-0.1"], "retrain.weights.lr: must be at least 0 and at most 1e+38, but got -0.1"),

@@ -32,6 +32,7 @@ from topocell.reporting.command_line import (
     SweepOut,
     SweepWords,
     Threads,
+    TrialWorkers,
     Workers,
     YesOption,
     arranged,
@@ -109,6 +110,7 @@ def run(
     out: Out,
     overrides: Overrides = None,
     budget: BudgetOption = Budget.paper,
+    workers: TrialWorkers = None,
     accept_data: AcceptData = False,
     yes: YesOption = False,
     quiet: QuietOption = False,
@@ -127,7 +129,8 @@ def run(
 
     with displayed(quiet) as display:
         before = None if quiet else asking(display, yes, [recipe, *(overrides or [])], budget)
-        api.run(recipe_for(out, recipe, overrides, budget), out, display, accept_data=accept_data, before=before)
+        asked = recipe_for(out, recipe, overrides, budget, workers)
+        api.run(asked, out, display, accept_data=accept_data, before=before)
 
 
 @app.command()

@@ -99,6 +99,12 @@ Workers = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="Runs at a time; default as the CPUs have room for.", show_default=False),
 ]
+TrialWorkers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", min=1, help="Processes that evaluate the cells of a search without gradients.", show_default=False
+    ),
+]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="CPUs, and threads, of each run.")]
 Gpus = Annotated[
     float | None,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from topocell.errors import RunError
+from topocell.errors import RecipeError, RunError
 from topocell.reporting.command_line import (
     Budget,
     BudgetOption,
@@ -21,13 +21,26 @@ if TYPE_CHECKING:
 recipes = typer.Typer(no_args_is_help=True, help="List, show and copy the recipes that come with topocell.")
 
 
-def recipe_for(out: Path, recipe: str, overrides: list[str] | None, budget: Budget) -> "Recipe":
-    """Return the recipe of a run; where it cannot be read, the fault says which import the run was begun with."""
+def recipe_for(
+    out: Path, recipe: str, overrides: list[str] | None, budget: Budget, workers: int | None = None
+) -> "Recipe":
+    """Return the recipe of a run; where it cannot be read, the fault says which import the run was begun with.
+
+    `workers` are those of its trials of cells. Raises RecipeError where it has none.
+    """
     from topocell.config.load import load_recipe
     from topocell.runs.identity import naming_imports
 
     with naming_imports(out):
-        return load_recipe(recipe, overrides or [], budget.value)
+        found = load_recipe(recipe, overrides or [], budget.value)
+        if workers is None:
+            return found
+        if found.selection.trials is None:
+            raise RecipeError(
+                f"--workers evaluate the cells of a search without gradients, such as random-search, but {found.name} "
+                f"has no selection.trials; leave it out"
+            )
+        return load_recipe(recipe, [*(overrides or []), f"selection.trials.workers={workers}"], budget.value)
 
 
 @recipes.command("list")
