@@ -11,14 +11,12 @@ from typing import Any, NamedTuple
 import yaml
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "reference" / "coverage.md"
-#: Command → the test that runs it in smoke mode, by what follows it.
+#: Command → the file with the test that runs it in smoke mode, and what the test is called by.
 SMOKE = {
-    "run": "tests/runs/test_runs.py, recipe {}",
-    "study": "tests/unit/studies, study {}",
-    "retrain": "tests/unit/networks",
-    "draw": "tests/unit/genotype",
-    "spaces": "tests/unit/test_cli.py",
-    "sweep": "tests/unit/sweeps",
+    "run": ("tests/runs/test_runs.py", "recipe {}"),
+    "study": ("tests/unit/studies/test_study.py", "study {}"),
+    "draw": ("tests/unit/genotype/test_published.py", ""),
+    "spaces": ("tests/unit/test_cli.py", ""),
 }
 ROMAN = ("I", "II", "III", "IV", "V")
 
@@ -79,7 +77,8 @@ def expected() -> list[tuple[str, str]]:
 def smoke(command: str) -> str:
     """Return the test that runs a command in smoke mode."""
     _, kind, *rest = shlex.split(command)
-    return SMOKE[kind].format(f"`{rest[0]}`" if rest else "")
+    place, words = SMOKE[kind]
+    return ", ".join(filter(None, (place, words.format(f"`{rest[0]}`" if rest else ""))))
 
 
 def page() -> str:

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -151,9 +151,9 @@ def test_everything_imported_at_the_top_is_a_dependency() -> None:
 HEAVY = ("jinja2", "matplotlib", "numpy", "scipy", "sklearn", "torch", "torchvision")
 
 
-def loaded(program: str) -> set[str]:
-    """Which of `HEAVY` a program has imported when it ends, in a process of its own."""
-    asked = f"{program}\nimport sys\nprint(*(name for name in {HEAVY} if name in sys.modules))"
+def loaded(program: str, names: Sequence[str] = HEAVY) -> set[str]:
+    """Which modules of these names a program has imported when it ends, in a process of its own."""
+    asked = f"{program}\nimport sys\nprint(*(name for name in {names} if name in sys.modules))"
     answer = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=600)
     return set(answer.stdout.splitlines()[-1].split())
 
@@ -174,6 +174,13 @@ def loaded(program: str) -> set[str]:
 )
 def test_heavy_libraries_are_imported_where_they_are_used(program: str) -> None:
     assert loaded(program) == set()
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["recipes", "list"]])
+def test_no_cell_is_read_where_none_is_named(words: list[str]) -> None:
+    """The published cells and what reads genotypes would add a third to the time of a command's help."""
+    program = f"from topocell import cli; assert cli.main({words}) == 0"
+    assert loaded(program, ("topocell.genotype", "topocell.config.load")) <= {"topocell.config.load"}
 
 
 def test_a_drawing_imports_what_it_needs() -> None:

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from topocell.errors import RecipeError
-from topocell.genotype.published import published_cells
 from topocell.reporting.command_line import (
     AcceptData,
     Budget,
@@ -120,6 +119,8 @@ def _check_together(
         given: option → its value, of the others.
         other_recipe, other_budget: whether the recipe, or the budget, is not the default.
     """
+    from topocell.genotype.published import published_cells
+
     words = [option for option, value in given.items() if value]
     if random_cell and words:
         raise RecipeError(
@@ -132,7 +133,7 @@ def _check_together(
     if given["--out"]:
         if beside := [option for option in words if option in ("--as", "--protocol")]:
             raise RecipeError(f"--out begins a run of its own, but got {', '.join(beside)}; leave out one of them")
-    elif given["--genotype"] or os.path.isfile(source) or (source in published_cells() and not os.path.isdir(source)):
+    elif given["--genotype"] or (not os.path.isdir(source) and (os.path.isfile(source) or source in published_cells())):
         raise RecipeError(
             f"a cell that comes from no run needs a directory of its own, but {given['--genotype'] or source} has "
             f"none; add --out DIR"

@@ -19,7 +19,7 @@ from topocell.config.selection import (
     trials_fault,
 )
 from topocell.config.values import AnyColour, Choice, Crop, Model, OnNan, name_only, one_of
-from topocell.errors import nearest
+from topocell.errors import RecipeError, nearest
 
 Budget = Literal["paper", "small", "smoke"]
 
@@ -119,10 +119,33 @@ class Recipe(Model):
                 f"trials are decided by another column than the one that says how good the cell is, but "
                 f"selection.trials.evaluate.column and ground_truth.column both are {truth!r}; change one of them"
             )
+        if trials is not None and trials.evaluate.name == "training" and (fault := self._held_out_fault()):
+            faults.append(fault)
         faults += [*self._moment_faults(), *self._measuring_faults()]
         if faults:
             raise ValueError("\n".join(faults))
         return self
+
+    def held_out(self) -> tuple[str, str]:
+        """Return the splits on which the network of a cell is trained and validated while cells are chosen.
+
+        The first feeds the weights of the last stage of the search, the second α; where all images feed one of them,
+        two different splits. Raises RecipeError where there is one only.
+        """
+        if fault := self._held_out_fault():
+            raise RecipeError(fault)
+        names, stage = list(self.data.splits), self.search.stages[-1]
+        fit = stage.weights_on if stage.weights_on in names else names[0]
+        others = [name for name in names if name != fit]
+        return fit, stage.alpha_on if stage.alpha_on in others else others[0]
+
+    def _held_out_fault(self) -> str | None:
+        if len(self.data.splits) > 1:
+            return None
+        return (
+            f"a cell is validated on images that it was not trained on, but data.splits of {self.name} has only "
+            f"{next(iter(self.data.splits))!r}; add a split, e.g. data.splits={{train: 0.5, val: 0.5}}"
+        )
 
     def _moment_faults(self) -> list[str]:
         """What is wrong with the moment of the search that the cell is derived from."""

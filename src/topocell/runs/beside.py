@@ -24,7 +24,7 @@ from topocell.config.recipe import Recipe
 from topocell.config.retrain import RetrainPlan
 from topocell.config.selection import GroundTruthPlan
 from topocell.data.preprocessing import Preprocessing
-from topocell.errors import CheckpointError, RecipeError, RunError
+from topocell.errors import CheckpointError, RunError
 from topocell.genotype.genotype import Genotype
 from topocell.networks import kept
 from topocell.networks.options import initial_channels
@@ -36,6 +36,7 @@ from topocell.runs.directory import OtherRecipe, RunDir
 from topocell.runs.phases import Phase, read_phase, save_phase
 from topocell.runs.run import Work, of_a_cell
 from topocell.runs.setup import Setup, check_network, prepared
+from topocell.runs.trials import held_out_data
 from topocell.selection.rules import derive
 from topocell.supernet.arch_state import ArchState
 
@@ -100,19 +101,17 @@ def begin_validation(work: Work, plan: RetrainPlan, seed: int | None = None) -> 
 
     Returns its setup and directory. Raises RecipeError for a recipe with one split, SpaceError as `check_network`.
     """
-    fit, held = search_splits(work.recipe)
+    fit, held = work.recipe.held_out()
     changes = {"retrain": plan, "protocol": "full", "ground_truth": GroundTruthPlan()}
     seed = work.recipe.seed if seed is None else seed
     recipe = work.recipe.model_copy(update={**changes, "seed": seed})
     like = work.setup if seed == work.recipe.seed else None
     setup = Setup.of(recipe, like=like)
-    seen, whole = setup.search_data, setup.dataset
+    whole = setup.dataset
     fingerprint = hashlib.sha256(f"{whole.fingerprint} {recipe.data.splits} {seed} {fit} {held}".encode()).hexdigest()
     dataset = dataclasses.replace(
-        whole,
+        held_out_data(setup),
         name=f"{whole.name}: trained on the split {fit!r} of the search, tested on {held!r}",
-        train=seen.get(fit),
-        test=seen.get(held),
         fingerprint=fingerprint,
     )
     setup = dataclasses.replace(setup, dataset=dataset, ground_truth=None)
@@ -120,19 +119,6 @@ def begin_validation(work: Work, plan: RetrainPlan, seed: int | None = None) -> 
     check_network(genotype, plan, dataset)
     _begin_evaluation(setup, path, genotype)
     return setup, path
-
-
-def search_splits(recipe: Recipe) -> tuple[str, str]:
-    """The splits of a search on which a cell is trained and validated. Raises RecipeError where there is one only."""
-    names, stage = list(recipe.data.splits), recipe.search.stages[-1]
-    fit = stage.weights_on if stage.weights_on in names else names[0]
-    others = [name for name in names if name != fit]
-    if not others:
-        raise RecipeError(
-            f"a cell is validated on images that it was not trained on, but data.splits of {recipe.name} has only "
-            f"{fit!r}; add a split, e.g. data.splits={{train: 0.5, val: 0.5}}"
-        )
-    return fit, stage.alpha_on if stage.alpha_on in others else others[0]
 
 
 def _begin_evaluation(setup: Setup, path: Path, genotype: Genotype, accept_data: bool = False) -> None:

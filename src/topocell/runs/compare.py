@@ -52,11 +52,8 @@ def cells_side_by_side(places: Sequence[str]) -> list[list[str]]:
 
 
 def _cell_row(place: str, genotype: Genotype) -> list[str]:
-    counts, kinds, found = (
-        [genotype.operations(kind) for kind in genotype.cells],
-        genotype.cells,
-        published_size(genotype),
-    )
+    kinds, found = genotype.cells, published_size(genotype)
+    counts = [genotype.operations(kind) for kind in kinds]
     known = published_cells().get(str(genotype.origin.get("published")))
     run = _mapping(Path(place) / "results.json") if Path(place).is_dir() else {}
     return [

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from topocell.genotype.published import published_cells
 from topocell.reporting.command_line import Budget, CellName, OperationsOption, show
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def compare(
 
     from topocell.runs.compare import cells_side_by_side, comparison
 
-    of_a_run = len(places) == 1 and places[0] not in published_cells() and not Path(places[0]).is_file()
+    of_a_run = len(places) == 1 and Path(places[0]).is_dir()
     names, *rows = zip(*(comparison(places[0]) if of_a_run else cells_side_by_side(places)))
     table = Table(*names)
     for row in rows:

@@ -66,8 +66,8 @@ def parts_of(setup: Setup) -> tuple[Part, ...]:
     each = kept / len(setup.space.cells)
     if (trained := trained_in_trials(setup)) is not None:
         number, short = trained
-        held_out = round(sizes[plan.stages[-1].alpha_on])
-        one = _retraining(short, round(sizes[plan.stages[-1].weights_on]), held_out, pixels, each)
+        fit, held = recipe.held_out()
+        one = _retraining(short, round(sizes[fit]), round(sizes[held]), pixels, each)
         parts.append(Part("select", number * one.steps, one.work))
     if setup.ground_truth is None:
         parts += [_retraining(training, train, len(dataset.test), pixels, each) for training in recipe.trainings]

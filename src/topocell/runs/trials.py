@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from topocell.config.load import resolved
-from topocell.config.retrain import RetrainPlan
+from topocell.config.retrain import RetrainPlan, short_plan
 from topocell.config.selection import Rules
 from topocell.config.trials import SharedWeights, Training, TrialsPlan, ZeroCost
 from topocell.data.nasbench201 import Table
@@ -119,7 +119,7 @@ def trained_in_trials(setup: Setup) -> tuple[int, RetrainPlan] | None:
         return None
     if setup.ground_truth is not None and plan.column is not None:
         return None
-    return plan.number, short_plan(setup.recipe.retrain, plan.evaluator)
+    return plan.number, trial_plan(setup.recipe.retrain, plan.evaluator)
 
 
 class LookedUp:
@@ -148,7 +148,7 @@ class ShortTraining:
 
     def __init__(self, setup: Setup, options: Training) -> None:
         self._setup, self._data = setup, held_out_data(setup)
-        self.plan = short_plan(setup.recipe.retrain, options)
+        self.plan = trial_plan(setup.recipe.retrain, options)
 
     def score(self, derived: Derived, inner: Monitor, state: Mapping[str, Any] | None) -> Score:
         """Train the network of the cell, or what is left of it."""
@@ -170,31 +170,23 @@ class ShortTraining:
         raise NotImplementedError
 
 
-def short_plan(retrain: RetrainPlan, options: Training) -> RetrainPlan:
-    """The settings of a short training: those of the retraining but for what is set, one seed, tested at its end."""
-    epochs = options.epochs
+def trial_plan(retrain: RetrainPlan, options: Training) -> RetrainPlan:
+    """The settings of a trial: those of a short training, with the sizes that are set and the first seed."""
     changes: dict[str, Any] = {
-        "epochs": epochs,
-        "weights": retrain.weights.model_copy(update={"lr": retrain.weights.lr.scaled(epochs / retrain.epochs)}),
         "layers": options.layers or retrain.layers,
         "batch_size": options.batch_size or retrain.batch_size,
         "seeds": retrain.seeds[:1],
-        "test_every": epochs,
-        "early_stop": None,
     }
     if options.channels is not None:
         sizes = dict.fromkeys(("parameters", "max_parameters", "max_multiply_adds"))
         changes |= {"channels": options.channels, **sizes}
-    return retrain.model_copy(update=changes)
+    return short_plan(retrain, options.epochs).model_copy(update=changes)
 
 
 def held_out_data(setup: Setup) -> Dataset:
-    """The dataset whose training and test images are the two parts of the training images that the search has.
-
-    The first is the split that feeds the weights, the second the one that feeds α, both of the last stage.
-    """
-    stage, data = setup.recipe.search.stages[-1], setup.search_data
-    return dataclasses.replace(setup.dataset, train=data.get(stage.weights_on), test=data.get(stage.alpha_on))
+    """The dataset whose training and test images are two splits of the search, see `Recipe.held_out`."""
+    fit, held = setup.recipe.held_out()
+    return dataclasses.replace(setup.dataset, train=setup.search_data.get(fit), test=setup.search_data.get(held))
 
 
 class InSupernet:

@@ -151,6 +151,12 @@ def test_a_published_cell_is_retrained_without_a_search(tmp_path: Path, capsys: 
     assert "3.53 M" in said and "2.76" in said and f"{100 * results['last_mean']:.2f}" in said
 
 
+@pytest.mark.parametrize("name", ["darts-pt-s5-3", "darts-pt-s4-svhn-2", "nasnet-a"])
+def test_a_published_cell_is_drawn(name: str, tmp_path: Path) -> None:
+    assert main(["draw", name, "--out", str(tmp_path / "cell.svg")]) == 0
+    assert (tmp_path / "cell.svg").read_text().count("<svg") == 1
+
+
 def test_lists_and_texts(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["genotypes", "list"]) == 0

@@ -16,7 +16,7 @@ from topocell.networks.zero_cost import synflow
 from topocell.nn.network import FixedNet
 from topocell.runs import setup as setups
 from topocell.runs.setup import Setup
-from topocell.runs.trials import evaluator_of, held_out_data, short_plan
+from topocell.runs.trials import evaluator_of, held_out_data, trial_plan
 from topocell.runtime.hooks import Silent
 from topocell.runtime.rng import derive as derive_seed
 from topocell.runtime.rng import generator
@@ -66,6 +66,24 @@ def test_short_training_sees_the_two_halves_of_the_training_images() -> None:
     assert score(setup, derived) == score(without, derived)
 
 
+def test_a_short_training_is_judged_by_images_that_it_has_not_seen() -> None:
+    """Also where the last stage of the search draws from all images."""
+    drawn = ["selection.operations=random", "selection.trials.number=2", "search.stages.topology.weights_on=all"]
+    setup = made("dots", *drawn)
+    assert setup.recipe.search.stages[-1].weights_on == "all"
+    data, search = held_out_data(setup), setup.search_data
+    assert setup.recipe.held_out() == ("train", "val")
+    assert torch.equal(data.train.images, search.get("train").images)
+    assert torch.equal(data.test.images, search.get("val").images)
+    one_split = [
+        "data.splits={train: 1.0}",
+        "search.stages.search.alpha_on=train",
+        "search.stages.search.beta_on=train",
+    ]
+    with pytest.raises(RecipeError, match=r"not trained on, but data\.splits of random-search has only 'train'; add a"):
+        load_recipe("random-search", one_split)
+
+
 def test_the_score_of_a_short_training_is_the_accuracy_of_the_trained_network() -> None:
     setup = made("random-search", "selection.trials.evaluate.epochs=2")
     (derived,) = cells(setup, 1)
@@ -85,14 +103,14 @@ def test_a_short_training_is_the_retraining_but_for_what_is_set() -> None:
     recipe = load_recipe("stretchable-l8-random-operations")
     plan = recipe.selection.trials
     assert plan is not None and (plan.number, plan.propose.name) == (24, "random")
-    short, whole = short_plan(recipe.retrain, plan.evaluator), recipe.retrain
+    short, whole = trial_plan(recipe.retrain, plan.evaluator), recipe.retrain
     assert (short.epochs, short.test_every, short.seeds, short.parameters) == (100, 100, (0,), 3300000)
     assert [short.weights.lr.value(e, 100) for e in (0, 99)] == pytest.approx(
         [0.025, 0.025 * (1 - torch.tensor(torch.pi * 0.99).cos().neg().item()) / 2], rel=1e-3
     )
     same = {"epochs", "test_every", "seeds", "weights"}
     assert short.model_dump(exclude=same) == whole.model_dump(exclude=same)
-    narrow = short_plan(whole, plan.evaluator.model_copy(update={"channels": 8, "layers": 4, "batch_size": 32}))
+    narrow = trial_plan(whole, plan.evaluator.model_copy(update={"channels": 8, "layers": 4, "batch_size": 32}))
     assert (narrow.channels, narrow.layers, narrow.batch_size, narrow.parameters) == (8, 4, 32, None)
 
 

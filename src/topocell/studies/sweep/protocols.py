@@ -9,7 +9,6 @@ from typing import Any
 
 from topocell.config.recipe import Recipe
 from topocell.config.retrain import RetrainPlan, short_plan
-from topocell.runs.beside import search_splits
 from topocell.studies._training import accuracies
 from topocell.studies.sweep.jobs import Job, filtered, validated, whole
 from topocell.studies.sweep.plan import Arm, SweepPlan
@@ -32,7 +31,7 @@ class Course:
         self.seed = plan.seeds[0]
         if plan.protocol != "all":
             for arm in arms:
-                search_splits(arm.any)
+                arm.any.held_out()
         self._first_jobs = [self._first(arm, seed) for seed in plan.seeds for arm in arms]
 
     @property
