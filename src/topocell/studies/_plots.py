@@ -146,23 +146,28 @@ def bars(groups: Mapping[str, Sequence[float]], y: str, path: Path) -> None:
 def dots(groups: Mapping[str, Sequence[float]], y: str, path: Path) -> None:
     """A dot per value of a group, in percent, and beside them their mean with its 95 % interval.
 
-    Intervals are cut where they are far wider than what the dots take.
+    Intervals are cut, which the label of the axis says, where they reach further beyond the dots than three times what
+    these take, as those of two values do.
     """
     with styled():
         figure = paneled(max(1.2, 0.3 * len(groups)), 1)
         ax = figure.add_subplot()
         lowest, highest = min(map(min, groups.values())), max(map(max, groups.values()))
+        span, found = max(highest - lowest, 0.5), [summary(values) for values in groups.values()]
         for number, values in enumerate(groups.values()):
-            colour, found = CYCLE[number % len(CYCLE)], summary(values)
+            colour, mean, low = CYCLE[number % len(CYCLE)], found[number].mean, found[number].low
             steps = [0.07 * (place % 3 - 1) for place in range(len(values))]  # equal ones lie side by side
             ax.scatter([number - 0.12 + step for step in steps], sorted(values), s=18, color=colour, alpha=0.6)
-            half = 0.0 if found.low is None else found.mean - found.low
-            ax.errorbar([number + 0.2], [found.mean], [half], marker="D", markersize=6, capsize=4, color=colour)
-        room = 0.6 * max(highest - lowest, 0.5)
-        ax.set_ylim(lowest - room, min(highest + room, 101.0))  # they are percentages
+            half = 0.0 if low is None else mean - low
+            ax.errorbar([number + 0.2], [mean], [half], marker="D", markersize=6, capsize=4, color=colour)
+        low = min([lowest, *(each.low for each in found if each.low is not None)])
+        high = max([highest, *(each.high for each in found if each.high is not None)])
+        cut = low < lowest - 3 * span or high > highest + 3 * span
+        bottom, top = max(low, lowest - 3 * span), min(high, highest + 3 * span)
+        ax.set_ylim(bottom - 0.2 * span, min(top + 0.2 * span, 101.0))  # they are percentages
         ax.set_xlim(-0.6, len(groups) - 0.4)
         ax.set_xticks(range(len(groups)), [clipped(name) for name in groups], rotation=20, ha="right")
-        _finish(ax, "", y, legend=False)
+        _finish(ax, "", f"{y} (intervals cut)" if cut else y, legend=False)
         save(figure, path)
 
 
