@@ -32,11 +32,14 @@ from topocell.runs.directory import RunDir
 from topocell.runs.estimate import Estimate, estimate_retraining, estimate_search, free_memory
 from topocell.runs.identity import named_root, naming_imports, only_moves
 from topocell.runs.phases import Phase
+from topocell.runs.processes import on_all_processes, opened
 from topocell.runs.run import Work
 from topocell.runs.setup import Setup, execution, prepared
 from topocell.runs.trials import held_out_data, trained_in_trials
+from topocell.runtime import distributed
 
 
+@on_all_processes
 def run(
     recipe: Recipe,
     out: str | Path,
@@ -71,6 +74,7 @@ def run(
         return work.report()
 
 
+@on_all_processes
 def search(
     recipe: Recipe,
     out: str | Path,
@@ -91,6 +95,7 @@ def search(
         return work.directory.path
 
 
+@on_all_processes
 def select(
     out: str | Path,
     display: Display | None = None,
@@ -128,6 +133,7 @@ def select(
         return work.select()
 
 
+@on_all_processes
 def retrain(
     out: str | Path,
     display: Display | None = None,
@@ -196,6 +202,7 @@ def retrain(
     return _trained(setup, path, display, accept_data)
 
 
+@on_all_processes
 def validate(
     out: str | Path, display: Display | None = None, plan: RetrainPlan | None = None, *, seed: int | None = None
 ) -> dict[str, Any]:
@@ -210,10 +217,8 @@ def validate(
             of 600), tested after the last.
         seed: see `topocell.runs.beside.begin_validation`.
 
-    Returns what results.json of OUT/validation holds; what is called test there is validation.
-
-    Raises:
-        RunError: no cell has been derived yet. RecipeError: the search has one split only. Otherwise as `run`.
+    Returns what results.json of OUT/validation holds; what is called test there is validation. Raises as `run`, and
+    RunError where no cell has been derived yet, RecipeError where the search has one split only.
     """
     with _reopened(out, Quiet()) as work:
         work.need_genotype()
@@ -222,6 +227,7 @@ def validate(
         return beside.retrain()
 
 
+@on_all_processes
 def retrain_random_cell(
     out: str | Path,
     display: Display | None = None,
@@ -244,6 +250,7 @@ def retrain_random_cell(
     return results
 
 
+@on_all_processes
 def retrain_cell(
     genotype: Genotype,
     recipe: Recipe,
@@ -268,8 +275,7 @@ def retrain_cell(
 
     Returns what results.json holds. Raises as `retrain`.
     """
-    setup = _resuming(recipe, data, out)
-    origin = None if weights_from is None else Path(weights_from)
+    setup, origin = _resuming(recipe, data, out), None if weights_from is None else Path(weights_from)
     begin_with_cell(setup, Path(out), genotype, origin, before=before, accept_data=accept_data)
     return _trained(setup, Path(out), display, accept_data)
 
@@ -345,7 +351,7 @@ def estimate(recipe: Recipe, display: Display | None = None) -> Estimate:
 def _resuming(recipe: Recipe, data: Given | Sequence[Any] | None, out: str | Path) -> Setup:
     """What a recipe names; where images are missing with which a run began, the fault says what to do."""
     try:
-        return prepared(recipe, data)
+        return distributed.together(lambda: prepared(recipe, data))
     except DataError as fault:
         root = recipe.data.root
         if root is None or Path(root).exists() or not (Path(out) / "recipe.yaml").is_file():
@@ -357,8 +363,7 @@ def _resuming(recipe: Recipe, data: Given | Sequence[Any] | None, out: str | Pat
 
 @contextmanager
 def _opened(setup: Setup, out: str | Path, display: Display | None, accept_data: bool = False) -> Iterator[Work]:
-    env = setup.environment()
-    with RunDir.open(out, setup.recipe.to_yaml(), env=env, accept_data=accept_data) as directory:
+    with opened(setup, out, accept_data) as directory:
         work = Work(setup, directory, display or Quiet())
         if work.phase != Phase.DONE:
             for note in _notes(setup, work.phase):
@@ -386,7 +391,7 @@ def _reopened(
     if root is not None and recipe.data.root is not None and (moved or not Path(recipe.data.root).exists()):
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": root})})
     try:
-        setup = prepared(recipe, data)
+        setup = distributed.together(lambda: prepared(recipe, data))
     except DataError as fault:
         raise DataError(
             f"{fault} (were the images moved? topocell run {out}/recipe.yaml data.root=DIR --out {out})"

@@ -45,6 +45,10 @@ class RunError(TopocellError):
     """A run directory that cannot be used as asked."""
 
 
+class ElsewhereError(TopocellError):
+    """A fault that another process of the same run reports; this one ends without a word."""
+
+
 def nearest(word: object, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the known name closest to `word`, or an empty string when none is close."""
     found = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)

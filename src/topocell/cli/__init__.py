@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from topocell import __version__
 from topocell.cli.retraining import retrain
-from topocell.errors import TopocellError
+from topocell.errors import ElsewhereError, TopocellError
 from topocell.networks.commands import predict
 from topocell.registry import load_plugins, place_in_plugins
 from topocell.reporting.command_line import (
@@ -300,11 +300,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = " ".join(fault.format_message().split()).replace("Value error, ", "").rstrip(".")
         context = getattr(fault, "ctx", None)
         return fail(f"{text}; see: {context.command_path if context else 'topocell'} --help")
+    except ElsewhereError:
+        return 2
     except TopocellError as fault:
         return fail(" ".join(str(fault).split()))
     except Interrupted as stop:
         name = signal.Signals(stop.signal_number).name
-        print(f"stopped by {name}; everything is saved, the same command resumes from here", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # the first of several processes says it for all
+            print(f"stopped by {name}; everything is saved, the same command resumes from here", file=sys.stderr)
         return 128 + stop.signal_number
     except Exception as fault:
         where = place_in_plugins(fault)

@@ -71,6 +71,8 @@ class Recipe(Model):
     Attributes:
         precision: a row of `topocell.runtime.precision.PRECISIONS`: `bf16` trains supernet and network under autocast.
         compile: whether the network of the retraining is compiled (on a CPU that takes minutes, and a C++ compiler).
+        sync_batch_norm: whether the batch statistics of several processes (torchrun) are those of all their images;
+            otherwise each takes those of its own share, as is usual.
         protocol: a row of `topocell.config.retrain.PROTOCOLS`: `full` trains the found cell by `retrain`,
             `shallow` by `shallow` alone, `filter` by `shallow`, and by `retrain` if its accuracy there exceeds
             `shallow.threshold`.
@@ -86,6 +88,7 @@ class Recipe(Model):
     device: str = "auto"
     precision: Annotated[str, one_of("precision")] = "fp32"
     compile: bool = False
+    sync_batch_norm: bool = False
     on_nan: OnNan = "stop"
     space: Annotated[Choice, BeforeValidator(name_only), one_of("space")]
     data: DataPlan = DataPlan()

@@ -16,6 +16,7 @@ from topocell.data.augment import Augmentation, augment, move
 from topocell.data.policies import ImagePolicy
 from topocell.data.sampling import balanced_order
 from topocell.errors import DataError
+from topocell.runtime.distributed import rank, share, world
 from topocell.runtime.rng import derive
 from topocell.runtime.rng import generator as seeded
 
@@ -91,6 +92,10 @@ class Batches:
         balanced: draw every class equally often in an epoch, see `balanced_order`, in place of a permutation.
         draw: without replacement within an `epoch`, or with `replacement` from one step to the next.
 
+    Attributes:
+        shared: whether each of several processes takes its share of every batch (see `topocell.runtime.distributed`),
+            which then has so many images that all shares are equal.
+
     Raises:
         DataError: fewer than two images, or a batch size below two.
     """
@@ -120,11 +125,12 @@ class Batches:
         self.seed, self.stream = seed, stream
         self.policy, self.draw = policy, draw
         self._labels = data.labels.cpu() if balanced else None
+        self.shared = False
         self._cached: tuple[tuple[int, int], Tensor] | None = None
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.data), self.batch_size)
-        return full + (rest > 1)
+        return full + (rest >= 2 * self._shares)
 
     @property
     def last_full(self) -> int:
@@ -137,29 +143,41 @@ class Batches:
         A pure function of its arguments, the seed and the stream. `step` may exceed `len(self)`: every
         `len(self)` steps the same epoch starts its next permutation, where a permutation lasts for an epoch.
         """
-        chosen = self.numbers(epoch, step)
+        chosen = self._numbers(epoch, step)
         pixels, labels = self.data.images.permute(0, 2, 3, 1)[chosen], self.data.labels[chosen]
         draws, images = seeded(self.seed, self.stream, "augment", epoch, step), pixels.permute(0, 3, 1, 2)
         if self.policy is not None:
             images = self.policy(images, derive(self.seed, self.stream, "policy", epoch, step))
-        return augment(images, self.mean, self.std, self.augmentation, draws), labels
+        x = augment(images, self.mean, self.std, self.augmentation, draws)
+        return (share(x), share(labels)) if self.shared else (x, labels)
 
     def numbers(self, epoch: int, step: int) -> Tensor:
         """Return the positions in the set of the images of `batch`, (B,) int64, on the device."""
+        chosen = self._numbers(epoch, step)
+        return share(chosen) if self.shared else chosen
+
+    @property
+    def _shares(self) -> int:
+        return world() if self.shared else 1
+
+    def _numbers(self, epoch: int, step: int) -> Tensor:
+        """The positions of the whole batch, of all processes."""
         turn, position = (step, 0) if self.draw == "replacement" else divmod(step, len(self))
         start = position * self.batch_size
-        return self._order(epoch, turn)[start : start + self.batch_size]
+        chosen = self._order(epoch, turn)[start : start + self.batch_size]
+        return chosen[: len(chosen) // self._shares * self._shares]
 
-    def eval_batches(self, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def eval_batches(self, limit: int | None = None, shared: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
         """The set in its own order without augmentation, every image once; at most `limit` batches.
 
-        A single image left over joins the batch before it.
+        A single image left over joins the batch before it. When `shared`, each process gets some of the batches.
         """
         n = len(self.data)
         cuts = list(range(self.batch_size, n, self.batch_size))
         if n % self.batch_size == 1:
             cuts.pop()
-        for start, stop in islice(pairwise([0, *cuts, n]), limit):
+        mine = islice(pairwise([0, *cuts, n]), limit)
+        for start, stop in islice(mine, rank(), None, world()) if shared else mine:
             images = self.data.images[start:stop]
             yield augment(images, self.mean, self.std, None, None), self.data.labels[start:stop]
 

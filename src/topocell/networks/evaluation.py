@@ -6,6 +6,7 @@ from torch import Tensor
 
 from topocell.data.batches import Batches
 from topocell.nn.network import FixedNet
+from topocell.runtime import distributed
 
 
 def correct(logits: Tensor, target: Tensor) -> Tensor:
@@ -25,22 +26,24 @@ def evaluate(net: FixedNet, batches: Batches) -> tuple[float, float]:
     """Mean cross entropy and accuracy (fraction) of a network over all batches, in evaluation mode."""
     training = net.training
     net.eval()
-    loss = correct = torch.zeros(())
-    images = 0
+    distributed.follow_first(net)
+    loss = correct = images = torch.zeros(())
     with torch.no_grad():
-        for x, y in batches.eval_batches():
+        for x, y in batches.eval_batches(shared=True):
             logits = net(x)
             loss = loss + F.cross_entropy(logits, y, reduction="sum").cpu()
             correct = correct + (logits.argmax(1) == y).sum().cpu()
-            images += len(y)
+            images = images + len(y)
     net.train(training)
-    return float(loss) / images, float(correct) / images
+    loss, correct, images = distributed.total(loss, correct, images)
+    return float(loss) / float(images), float(correct) / float(images)
 
 
 def classify(net: FixedNet, batches: Batches) -> tuple[Tensor, Tensor]:
     """The class (N,) int64 that a network predicts for each image, and its probability (N,) float32, on the CPU."""
     training = net.training
     net.eval()
+    distributed.follow_first(net)
     with torch.no_grad():
         found = [net(x).float().softmax(1).max(1) for x, _ in batches.eval_batches()]
     net.train(training)

@@ -25,6 +25,8 @@ from topocell.networks.scores import MOST_CLASSES, balanced_accuracy, class_scor
 from topocell.networks.start import AFRESH, Start, load_initial
 from topocell.nn.count import count
 from topocell.nn.network import FixedNet
+from topocell.runtime import distributed
+from topocell.runtime.distributed import fingerprint
 from topocell.runtime.epoch_loop import EpochLoop
 from topocell.runtime.epoch_meter import Seen
 from topocell.runtime.hooks import Monitor, Silent, Trained
@@ -134,6 +136,7 @@ class Retraining:
             labels, probabilities = classify(self.tested, self.test_batches)
         weights = {k: v.detach().cpu().clone() for k, v in self.tested.state_dict().items()}
         weights = {name: value for name, value in weights.items() if not name.startswith("auxiliary_head.")}
+        distributed.same(f"weights after the training with seed {seed} (as a fingerprint)", fingerprint(weights))
         self.monitor.trained(Trained(self.round, seed, weights, labels, probabilities))
         self.confusions.append(confusion_matrix(test.labels, labels, len(test.classes)))
         return {
@@ -214,6 +217,7 @@ class Retraining:
         lr = plan.weights.lr.value(0, plan.epochs)
         self.optimizer = build_optimizer(self.net.parameters(), plan.weights, lr, fused=True)
         self.batches, self.test_batches = self._batches(self._train, "retrain"), self._batches(self.data.test, "test")
+        self.batches.shared = True
         held_out = self._held_out
         self.validation_batches = None if held_out is None else self._batches(held_out, "validation")
 
@@ -279,6 +283,7 @@ class Retraining:
         if extra is not None:
             total = loss + plan.auxiliary * self._loss(extra, y)
         total.backward()
+        distributed.average(p.grad for p in self.net.parameters())
         self.loop.guard.see("the loss", total)
         if plan.weights.clip is not None:
             norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), plan.weights.clip)

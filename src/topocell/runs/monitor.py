@@ -20,6 +20,7 @@ from topocell.runs.directory import RunDir
 from topocell.runs.estimate import is_out_of_memory
 from topocell.runs.outlook import Outlook
 from topocell.runs.phases import Phase, save_phase
+from topocell.runtime import distributed
 from topocell.runtime.hooks import Figures, Interrupted, Trained, on_signals
 
 CHECKPOINT_SECONDS = 30.0
@@ -117,15 +118,16 @@ class RunMonitor:
     def checkpoint(self, state: Callable[[], dict[str, Any]], due: bool = False) -> None:
         """Save when due, when enough time has passed, or when told to stop."""
         late = time.monotonic() - self._saved >= self._between
-        if due or late or self._signal is not None:
+        stop = distributed.agreed(self._signal or 0)  # of several processes all stop at the same step
+        if due or late or stop:
             made = state()
             for hook in self._hooks if due else ():
                 hook.on_epoch_saved(made)
             self.count()
             save_phase(self.directory, self.phase, made, self.seconds)
             self._saved = time.monotonic()
-        if self._signal is not None:
-            raise Interrupted(self._signal)
+        if stop:
+            raise Interrupted(stop)
 
     def trained(self, network: Trained) -> None:
         """Keep the weights of a network, and what it predicts, in files of their own."""

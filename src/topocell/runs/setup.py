@@ -228,7 +228,7 @@ def prepared(recipe: Recipe, data: Given | Sequence[Any] | None = None, like: Se
 
 def execution(recipe: Recipe) -> Execution:
     """Return how the networks of a recipe are executed."""
-    return Execution(recipe.precision, recipe.compile)
+    return Execution(recipe.precision, recipe.compile, recipe.sync_batch_norm)
 
 
 def build_space(recipe: Recipe) -> SpaceSpec:

@@ -107,7 +107,7 @@ class EpochLoop:
 
     def record(self) -> dict[str, Any]:
         """Return the epoch, its mean loss and accuracy in training and, if there are any, the batches skipped."""
-        figures = self.meter.figures()
+        figures = self.meter.figures(everywhere=True)
         found = {"epoch": self.epoch, "train_loss": figures["loss"], "train_accuracy": figures["accuracy"]}
         return found | ({"skipped": self.guard.skipped} if self.guard.skipped else {})
 

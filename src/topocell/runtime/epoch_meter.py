@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from topocell.runtime import distributed
+
 
 @dataclass
 class Seen:
@@ -39,10 +41,13 @@ class EpochMeter:
         self._correct = self._correct + seen.correct
         self._images += seen.images
 
-    def figures(self) -> dict[str, float]:
-        """Mean `loss` and `accuracy` (fraction) so far."""
-        seen = max(self._images, 1)
-        return {"loss": float(self._loss) / seen, "accuracy": float(self._correct) / seen}
+    def figures(self, everywhere: bool = False) -> dict[str, float]:
+        """Mean `loss` and `accuracy` (fraction) so far, of this process or of all, which have to ask together then."""
+        loss, correct, images = self._loss, self._correct, torch.tensor(self._images)
+        if everywhere:
+            loss, correct, images = distributed.total(loss, correct, images)
+        seen = max(int(images), 1)
+        return {"loss": float(loss) / seen, "accuracy": float(correct) / seen}
 
     def state_dict(self) -> dict[str, Any]:
         """The sums, for a checkpoint inside an epoch."""

@@ -9,6 +9,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
+from topocell.runtime.batch_statistics import synchronised
+
 #: Name → the type that convolutions and matrix products compute in; None for that of the parameters.
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
 #: Kinds of cells that may be compiled; torch gives up on what comes after that.
@@ -33,13 +35,19 @@ class Execution:
     Args:
         precision: a row of `PRECISIONS`.
         compile: whether `prepare` compiles.
+        sync_batch_norm: whether batch norm takes the statistics of all processes, where there are several.
     """
 
     precision: str = "fp32"
     compile: bool = False
+    sync_batch_norm: bool = False
 
     def __call__(self, net: nn.Module, *inputs: Any) -> Any:
         """Return what `net` computes for `inputs`, tensors in the type of the parameters."""
+        with synchronised() if self.sync_batch_norm else nullcontext():
+            return self._called(net, *inputs)
+
+    def _called(self, net: nn.Module, *inputs: Any) -> Any:
         dtype = PRECISIONS[self.precision]
         if dtype is None:
             return net(*inputs)

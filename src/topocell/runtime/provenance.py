@@ -12,6 +12,7 @@ import torch
 
 from topocell.nn.kernels.cpu import instruction_set
 from topocell.registry import fingerprints, imported
+from topocell.runtime.distributed import world
 
 
 def environment(device: str | torch.device, data_fingerprint: str, seeds: Mapping[str, int]) -> dict[str, Any]:
@@ -27,6 +28,7 @@ def environment(device: str | torch.device, data_fingerprint: str, seeds: Mappin
         "device": str(device),
         "gpu": gpu,
         "threads": torch.get_num_threads(),
+        "processes": world(),
         "git_commit": _git_commit(),
         "command": list(sys.argv),
         "imports": imported(),

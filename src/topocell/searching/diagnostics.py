@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from topocell.config.selection import Rules
+from topocell.runtime import distributed
 from topocell.runtime.logits import Logits, to_record
 from topocell.selection.rules import cells_as_dict, derive
 from topocell.supernet import Supernet
@@ -29,7 +30,7 @@ def observe(net: Supernet, arch: ArchState, rules: Rules, batches: Iterable[tupl
         soft = arch.expected()
         hard = derived.weights(soft)
         loss = correct = masked = torch.zeros(())
-        images = 0
+        images = torch.zeros(())
         for x, y in batches:
             logits = net(x, soft)
             loss = loss + F.cross_entropy(logits, y, reduction="sum").cpu()
@@ -37,10 +38,11 @@ def observe(net: Supernet, arch: ArchState, rules: Rules, batches: Iterable[tupl
             masked = masked + (net(x, hard).argmax(1) == y).sum().cpu()
             images += len(y)
     net.train(training)
+    loss, correct, masked, images = distributed.total(loss, correct, masked, images)
     operations = {t: dict(sorted(genotype.operations(t).items())) for t in genotype.cells}
     return {
-        "val_loss": float(loss) / images,
-        "val_accuracy": float(correct) / images,
+        "val_loss": float(loss) / float(images),
+        "val_accuracy": float(correct) / float(images),
         "alpha_entropy": arch.alpha_entropy(),
         "beta_entropy": arch.beta_entropy(),
         "architecture": architecture(arch),
@@ -48,7 +50,7 @@ def observe(net: Supernet, arch: ArchState, rules: Rules, batches: Iterable[tupl
         "operations": operations,
         "depth": {t: genotype.depth(t) for t in genotype.cells},
         "width": {t: genotype.width(t) for t in genotype.cells},
-        "gap": {"soft": float(correct) / images, "derived": float(masked) / images},
+        "gap": {"soft": float(correct) / float(images), "derived": float(masked) / float(images)},
         "warnings": [*skip_warnings(operations), *derived.notes],
     }
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from topocell.registry import Registry
+from topocell.runtime import distributed
 from topocell.supernet import ArchWeights
 from topocell.supernet.learner import Batch, Learner, Perturbation, frozen
 
@@ -60,6 +61,7 @@ def _raised(learner: Learner, weights: dict[str, ArchWeights], batch: Batch) -> 
     for _ in range(STEPS):
         ops = {t: w.ops.clone().requires_grad_() for t, w in now.items()}
         slopes = torch.autograd.grad(loss(_with_ops(weights, ops)), list(ops.values()), allow_unused=True)
+        distributed.average(slopes)
         moved = {}
         for (t, at), slope in zip(ops.items(), slopes):
             step = at.detach() if slope is None else at.detach() + 2 * epsilon / STEPS * slope.sign()
@@ -67,7 +69,8 @@ def _raised(learner: Learner, weights: dict[str, ArchWeights], batch: Batch) -> 
             moved[t] = torch.minimum(torch.maximum(step, origin - epsilon), origin + epsilon)
         now = _clipped(learner, weights, moved)
     with torch.no_grad():
-        worse = loss(now) > loss(weights)
+        higher, lower = distributed.total(loss(now), loss(weights))
+        worse = higher.to(batch[0].device) > lower.to(batch[0].device)
     return {t: torch.where(worse, w.ops, weights[t].ops) for t, w in now.items()}
 
 

@@ -10,6 +10,7 @@ from topocell.config.search import Stage
 from topocell.data.augment import NO_AUGMENTATION
 from topocell.data.batches import Batches, Draw
 from topocell.data.splits import SearchData, split_batches
+from topocell.runtime import distributed
 from topocell.supernet.learner import ArchBatch, Batch
 
 
@@ -40,6 +41,7 @@ class Streams:
             self.alpha = batches(stage.alpha_on, "alpha", stage.arch_draw)
             shared = stage.beta_on == stage.alpha_on
             self.beta = self.alpha if shared else batches(stage.beta_on, "beta", stage.arch_draw)
+        self.train.shared = self.alpha.shared = self.beta.shared = True
         held_out = stage.alpha_on if stage.alpha_on in data.splits else stage.weights_on
         self.held_out = batches(held_out, "watch", "epoch", False)
 
@@ -70,8 +72,9 @@ class Streams:
         ]
 
     def evaluation(self, epoch: int, limit: int | None) -> Iterator[Batch]:
-        """The batches of `held_out`, at most `limit` of them, in the order of the epoch."""
-        return (self.held_out.batch(epoch, i) for i in range(min(limit or len(self.held_out), len(self.held_out))))
+        """The batches of `held_out`, at most `limit` of them, in the order of the epoch; each process has some."""
+        n = min(limit or len(self.held_out), len(self.held_out))
+        return (self.held_out.batch(epoch, i) for i in range(distributed.rank(), n, distributed.world()))
 
     def _of_architecture(self, step: int) -> int:
         """The step of the batch of α and β: with one update an epoch their first."""

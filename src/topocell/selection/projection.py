@@ -91,6 +91,7 @@ class Projection:
 
         self._train = batches(stage.weights_on, "weights", "epoch")
         self._alpha = batches(stage.alpha_on, "alpha", stage.arch_draw)
+        self._train.shared = self._alpha.shared = True
         self.decider = decider(
             learner,
             data,

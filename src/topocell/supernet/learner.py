@@ -12,6 +12,7 @@ from torch.optim import Adam, Optimizer
 
 from topocell.config.search import ArchOptimizer, WeightOptimizer
 from topocell.io.checkpoint import restore_optimizer
+from topocell.runtime import distributed
 from topocell.runtime.epoch_meter import Seen
 from topocell.runtime.losses import Loss
 from topocell.runtime.nan_guard import Group, Stateful, total_norm
@@ -120,6 +121,7 @@ class Learner:
         logits = self.logits(batch[0], fixed)
         loss = self.loss(logits, batch[1])
         loss.backward()
+        distributed.average(p.grad for p in self.net.parameters())
         self._apply_weights(loss)
         return seen_of(loss, logits, batch)
 
@@ -148,7 +150,9 @@ class Learner:
                 loss = self.penalised(loss, update)
             if not loss.requires_grad:  # nothing that is still open leads to the output
                 return zeros_for_none([None] * len(parameters), parameters)
-            return zeros_for_none(torch.autograd.grad(loss, parameters, allow_unused=True), parameters)
+            gradient = zeros_for_none(torch.autograd.grad(loss, parameters, allow_unused=True), parameters)
+            distributed.average(gradient)
+            return gradient
 
     def penalised(self, loss: Tensor, update: ArchBatch) -> Tensor:
         """`loss` (0-dim) plus the penalties of the logits that `update` moves."""

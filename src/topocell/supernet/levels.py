@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from topocell.registry import Registry
+from topocell.runtime import distributed
 from topocell.supernet.learner import ArchBatch, Batch, Learner, Seen, seen_of, zeros_for_none
 
 Updates = Sequence[ArchBatch]
@@ -34,6 +35,7 @@ def single(learner: Learner, train: Batch, updates: Updates) -> Seen:
     logits = learner.logits(train[0], learner.arch())
     loss = learner.loss(logits, train[1])
     gradient = torch.autograd.grad(learner.penalised(loss, update), [*network, *parameters], allow_unused=True)
+    distributed.average(gradient)
     for parameter, grad in zip(network, gradient):
         parameter.grad = grad
     learner._apply_weights(loss)
@@ -90,6 +92,7 @@ def unrolled_gradient(learner: Learner, train: Batch, update: ArchBatch) -> list
     fixed = {t: w.detach() for t, w in learner.arch().items()}
     loss = learner.loss(learner.logits(train[0], fixed), train[1])
     gradient = zeros_for_none(torch.autograd.grad(loss, network, allow_unused=True), network)
+    distributed.average(gradient)
     try:
         with torch.no_grad():
             for p, g in zip(network, gradient):
@@ -102,6 +105,7 @@ def unrolled_gradient(learner: Learner, train: Batch, update: ArchBatch) -> list
         loss = learner.loss(learner.logits(update.batch[0], learner.arch()), update.batch[1])
         loss = learner.penalised(loss, update)
         found = torch.autograd.grad(loss, [*parameters, *network], allow_unused=True)
+        distributed.average(found)
         outer = zeros_for_none(found[: len(parameters)], parameters)
         direction = zeros_for_none(found[len(parameters) :], network)
         epsilon = 0.01 / torch.linalg.vector_norm(torch.stack([d.norm() for d in direction])).clamp(min=1e-12)

@@ -7,7 +7,8 @@ times slower.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -119,7 +120,7 @@ def ordinary(*tensors: Tensor) -> bool:
     differentiation, `torch.jit.trace` and `make_fx`, and where autocast would change a type. PyTorch's own functions,
     which know all of these, compute the same then.
     """
-    if not all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors):
+    if _left_out or not all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors):
         return False
     if torch.jit.is_tracing() or forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
         return False
@@ -130,6 +131,19 @@ def ordinary(*tensors: Tensor) -> bool:
         return False
     device, dtype = kinds.pop()
     return device == "meta" or not torch.is_autocast_enabled(device) or dtype == torch.get_autocast_dtype(device)
+
+
+_left_out: list[bool] = []
+
+
+@contextmanager
+def left_out() -> Iterator[None]:
+    """Let PyTorch's own functions compute what is inside, forward passes and those backward."""
+    _left_out.append(True)
+    try:
+        yield
+    finally:
+        _left_out.pop()
 
 
 def augmenter(like: Tensor) -> Augmenter | None:

@@ -1,0 +1,113 @@
+"""A run of several processes (torchrun): the first one writes the run directory, the others work in copies of it."""
+
+import hashlib
+import inspect
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import torch
+
+from topocell.config.recipe import Recipe
+from topocell.errors import ElsewhereError, RecipeError, TopocellError
+from topocell.runs.directory import RunDir
+from topocell.runs.setup import Setup
+from topocell.runtime import distributed
+
+Asked = ParamSpec("Asked")
+Result = TypeVar("Result")
+
+
+def on_all_processes(act: Callable[Asked, Result]) -> Callable[Asked, Result]:
+    """Let a function with a run directory `out` be called in every process that torchrun has started.
+
+    The first process has the directory and shows the work. The others have a copy in a temporary folder, which they
+    read what the run has left from, and which is dropped at the end: `out` must be on a file system that all of them
+    see. Nobody is asked before a long run.
+    """
+    signature = inspect.signature(act)
+
+    @wraps(act)
+    def acting(*args: Asked.args, **named: Asked.kwargs) -> Result:
+        if not distributed.asked_for() or distributed.world() > 1:
+            return act(*args, **named)
+        bound = signature.bind(*args, **named)
+        with distributed.joined():
+            try:
+                with _directory(Path(bound.arguments["out"])) as path:
+                    bound.arguments["out"] = path
+                    bound.arguments.pop("before", None)
+                    if distributed.rank() > 0:
+                        bound.arguments.pop("display", None)
+                    return act(*bound.args, **bound.kwargs)
+            except TopocellError as fault:
+                if isinstance(fault, ElsewhereError) or distributed.reported(str(fault)):
+                    raise
+                raise ElsewhereError(str(fault)) from fault
+
+    return acting
+
+
+@contextmanager
+def _directory(out: Path) -> Iterator[Path]:
+    states = sorted((out / "checkpoints").glob("*.ckpt"))
+    distributed.same(f"checkpoints in {out}", [(state.name, state.stat().st_size) for state in states])
+    if distributed.rank() == 0:
+        distributed.wait()  # until the others have their copies
+        yield out
+        return
+    with tempfile.TemporaryDirectory(prefix="topocell-") as folder:
+        mine = Path(folder) / (out.absolute().name or "run")
+        if out.is_dir():
+            shutil.copytree(out, mine, ignore=shutil.ignore_patterns("*.lock", ".lock", "*.tmp"))
+        distributed.wait()
+        yield mine
+
+
+def check_processes(setup: Setup, data: str) -> None:
+    """Check that all processes have the same recipe, images and versions, and that each batch can be shared out.
+
+    Args:
+        setup: what the recipe names.
+        data: fingerprint of its images.
+
+    Raises:
+        RecipeError: a batch size that does not divide, or shares of one image.
+        RunError: the processes differ.
+    """
+    n = distributed.world()
+    if n == 1:
+        return
+    for key, size in _batch_sizes(setup.recipe).items():
+        if size % n or size < 2 * n:
+            raise RecipeError(
+                f"every process takes an equal share of a batch, of 2 images or more, but {key} is {size} and there "
+                f"are {n} processes; set it to {max(2, round(size / n)) * n}"
+            )
+    code = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.parent.rglob("*.py")):
+        code.update(file.read_bytes())
+    distributed.same("version of torch", str(torch.__version__))
+    distributed.same("code of topocell (as a fingerprint)", code.hexdigest()[:12])
+    distributed.same("recipe", setup.recipe.to_yaml())
+    distributed.same("images (as a fingerprint)", data)
+
+
+def opened(setup: Setup, out: str | Path, accept_data: bool) -> RunDir:
+    """Open the run directory of a setup in every process, or in none (see `RunDir.open`)."""
+    env = setup.environment()
+    check_processes(setup, env["data_fingerprint"])
+    return distributed.together(lambda: RunDir.open(out, setup.recipe.to_yaml(), env=env, accept_data=accept_data))
+
+
+def _batch_sizes(recipe: Recipe) -> dict[str, int]:
+    plan = recipe.search
+    sizes = {
+        f"search.stages.{stage.name}.batch_size" if stage.batch_size else "search.batch_size": plan.batch(stage)
+        for stage in plan.stages
+    }
+    return sizes | {f"{key}.batch_size": training.batch_size for key, training in recipe.named_trainings.items()}

@@ -1,0 +1,233 @@
+"""Several processes that train one network, on `torch.distributed`; started by torchrun, one for each GPU.
+
+Every process holds the network, the architecture and their optimizers, and takes its share of the images of each batch;
+gradients are averaged before anything moves, so that all of them stay the same. Where there is one process, all of this
+does nothing.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from topocell.errors import ElsewhereError, RunError, TopocellError
+
+Made = TypeVar("Made")
+
+#: Bytes of gradients that travel together.
+BUCKET = 25 * 2**20
+
+_store: list[dist.Store] = []
+
+
+def rank() -> int:
+    """The number of this process, 0-based; 0 where it is alone."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes train together; 1 where this one is alone."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def asked_for() -> bool:
+    """Return whether torchrun, or a cluster with its variables, has started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and "MASTER_ADDR" in os.environ
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Be one of the processes that the environment names (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT).
+
+    On GPUs each process takes the one of its LOCAL_RANK. Gradients travel by NCCL on GPUs and by Gloo on CPUs, what is
+    agreed on by Gloo. Without these variables nothing happens.
+
+    Raises:
+        RunError: the others cannot be reached; inside, that another one has ended.
+    """
+    if not asked_for():
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        store, number, count = next(dist.rendezvous("env://", timeout=timedelta(minutes=5)))
+        dist.init_process_group(backend, store=store, rank=number, world_size=count)
+    except (RuntimeError, ValueError) as fault:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT', '')}"
+        raise RunError(
+            f"the processes of a run find each other at MASTER_ADDR:MASTER_PORT, but nothing answers as needed at "
+            f"{place} ({next(iter(str(fault).splitlines()), '')}); start them with torchrun"
+        ) from fault
+    _store[:] = [store]
+    try:
+        yield
+    finally:
+        _store.clear()
+        dist.destroy_process_group()
+
+
+def reported(text: str) -> bool:
+    """Return whether this process is the one to print a fault: the first, or one whose fault the first has not."""
+    if not _store:
+        return True
+    _store[0].set(f"fault {rank()}", text)
+    if rank() == 0:
+        return True
+    try:
+        _store[0].wait(["fault 0"], timedelta(seconds=3))
+        return _store[0].get("fault 0").decode() != text
+    except RuntimeError:  # the first has none, or has ended
+        return True
+
+
+@contextmanager
+def reaching() -> Iterator[None]:
+    """Say in one line that another process has ended, where a collective operation inside finds out."""
+    try:
+        yield
+    except RuntimeError as fault:
+        raise RunError(
+            "all processes of a run go on together, but another one has ended; what is in the run directory is kept, "
+            "the same command resumes from the last checkpoint"
+        ) from fault
+
+
+def together(make: Callable[[], Made]) -> Made:
+    """Return what `make` gives, in every process, or raise in every process: its fault where it failed.
+
+    Raises:
+        ElsewhereError: it failed in another process, which is to report it.
+    """
+    if world() == 1:
+        return make()
+    fault: TopocellError | None = None
+    try:
+        made = make()
+    except TopocellError as raised:
+        fault = raised
+    failed = _gathered(None if fault is None else str(fault))
+    if fault is not None:
+        if failed.index(str(fault)) < rank():  # the first one with this fault reports it
+            raise ElsewhereError(str(fault)) from fault
+        raise fault
+    if any(text is not None for text in failed):
+        raise ElsewhereError("another process failed")
+    return made
+
+
+def agreed(asked: int) -> int:
+    """Return the largest of what the processes ask for, so that all do the same."""
+    if world() == 1:
+        return asked
+    found = torch.tensor(asked)
+    with reaching():
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found)
+
+
+def same(what: str, value: Any) -> None:
+    """Check that all processes have an equal `value`, which `what` names.
+
+    Raises:
+        RunError: they have not, in every process.
+    """
+    if world() == 1:
+        return
+    values = _gathered(value)
+    other = next((number for number, found in enumerate(values) if found != values[0]), None)
+    if other is not None:
+        raise RunError(
+            f"all processes of a run need the same {what}, but process 0 has {_short(values[0])} and process {other} "
+            f"{_short(values[other])}; give all of them the same"
+        )
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Return a hash of named tensors, of which one bit more or less makes another."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        values = tensors[name].detach().cpu()
+        digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
+        digest.update(values.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _short(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def wait() -> None:
+    """Wait for all processes."""
+    if world() > 1:
+        with reaching():
+            dist.barrier()
+
+
+def share(batch: Tensor) -> Tensor:
+    """Return this process's images of a batch (B, ...): every `world`-th, from its own number on."""
+    return batch[rank() :: world()] if world() > 1 else batch
+
+
+def average(gradients: Iterable[Tensor | None]) -> None:
+    """Replace each gradient by its mean over the processes; in buckets, the next of which is packed meanwhile."""
+    found = [gradient for gradient in gradients if gradient is not None] if world() > 1 else []
+    pending: list[tuple[Any, Tensor, list[Tensor]]] = []
+    with reaching():
+        for bucket in _buckets(found):
+            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+            pending.append((dist.all_reduce(flat, async_op=True), flat, bucket))
+        for work, flat, bucket in pending:
+            work.wait()
+            flat /= world()
+            for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+
+def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Gradients of one type each, of about `BUCKET` bytes."""
+    bucket: list[Tensor] = []
+    size = 0
+    for gradient in gradients:
+        more = gradient.numel() * gradient.element_size()
+        if bucket and (size + more > BUCKET or gradient.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(gradient)
+        size += more
+    if bucket:
+        yield bucket
+
+
+def total(*sums: Tensor) -> tuple[Tensor, ...]:
+    """Return the sums (0-dim) over all processes."""
+    if world() == 1:
+        return sums
+    flat = torch.stack([value.detach().double().cpu() for value in sums])
+    with reaching():
+        dist.all_reduce(flat)
+    return tuple(part.to(value.dtype) for part, value in zip(flat.unbind(), sums, strict=True))
+
+
+def follow_first(net: nn.Module) -> None:
+    """Take over the buffers of the first process, such as running statistics, which each keeps of its own images."""
+    if world() == 1:
+        return
+    with reaching():
+        for buffer in net.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def _gathered(value: Any) -> list[Any]:
+    found: list[Any] = [None] * world()
+    with reaching():
+        dist.all_gather_object(found, value)
+    return found
