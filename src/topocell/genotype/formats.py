@@ -48,7 +48,7 @@ def find_nasbench201(text: str) -> str | None:
                 f"an architecture string must be whole and without blanks, but after {reprlib.repr(match[0])} comes "
                 f"{reprlib.repr(after)}; restore it"
             )
-    if len(found) > 1:
+    if len({match[0] for match in found}) > 1:
         raise GenotypeError(f"a text must hold one genotype, but has {len(found)} architecture strings; keep one")
     return found[0][0] if found else None
 

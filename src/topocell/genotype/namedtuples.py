@@ -13,6 +13,7 @@ A triple of two integers is read in one way only: its first number is a node, th
 first node, thus 0 or 1.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,7 +50,21 @@ def fields_of(value: Call | Mapping[str, Any]) -> dict[str, Any]:
     names = [*FIELDS[: len(args)], *(name for name in named if name not in NONE_FIELDS or named[name] is not None)]
     if len(args) > len(FIELDS) or sorted(names) != sorted(FIELDS):
         raise GenotypeError(f"a Genotype has the fields {', '.join(FIELDS)}, but got {shown(names)}")
-    return {**dict(zip(FIELDS, args)), **{name: named[name] for name in names[len(args) :]}}
+    found = {**dict(zip(FIELDS, args)), **{name: named[name] for name in names[len(args) :]}}
+    return {name: _with_integers(value, name.endswith("_concat")) for name, value in found.items()}
+
+
+def _with_integers(value: Any, number: bool = False) -> Any:
+    """A cell or a concat in which nodes are integers that a tool wrote as `2.0` or `'2'`.
+
+    Of a triple they stay as they are: a float there is a weight.
+    """
+    if isinstance(value, tuple):
+        pair = len(value) == 2 and isinstance(value[0], str) and not number
+        return tuple(_with_integers(item, number or (pair and i == 1)) for i, item in enumerate(value))
+    if number and type(value) is float and value.is_integer():
+        return int(value)
+    return int(value) if number and isinstance(value, str) and re.fullmatch("[0-9]{1,3}", value) else value
 
 
 def kind_of(fields: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ prefix of a log line, other lines. Every other text is a GenotypeError.
 
 import ast
 import codecs
+import html
 import json
 import re
 import reprlib
@@ -31,7 +32,11 @@ _MAPPING = re.compile(r"(?<![\w.])(?:dict|(?:collections\.)?OrderedDict)\s*\(")
 #: What terminals, word processors and PDF files put in place of, or beside, what a program wrote.
 _DECORATION = re.compile("\x1b\\[[0-9;]*m|\ufeff")
 _TYPESET = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "\u00a0": " "})
-_LISTS = ("list", "tuple", "array", "np.array", "numpy.array")
+_LISTS = ("list", "tuple")
+_ARRAYS = ("array", "np.array", "numpy.array", "tensor", "torch.tensor")
+#: What arrays and tensors print beside their values.
+_OF_ARRAYS = ("dtype", "device", "requires_grad")
+_GRADIENT = re.compile(r",\s*grad_fn=<\w*>")
 
 
 class Call(NamedTuple):
@@ -56,14 +61,14 @@ def decoded(raw: bytes) -> str:
 
 
 def bounded(text: object) -> str:
-    """The text without byte order mark, colours of a terminal, typeset quotes and blanks.
+    """The text without byte order mark, colours of a terminal, typeset quotes and blanks, escapes of HTML.
 
     Raises GenotypeError where it is no text, or longer than `MAX_TEXT`.
     """
     if not isinstance(text, str) or len(text) > MAX_TEXT:
         value = f"{len(text)}; keep the lines of one genotype" if isinstance(text, str) else shown(text)
         raise GenotypeError(f"a genotype is a text of at most {MAX_TEXT} characters, but got {value}")
-    return _DECORATION.sub("", text).translate(_TYPESET)
+    return html.unescape(_DECORATION.sub("", text)).translate(_TYPESET)
 
 
 def unwrapped(text: str) -> str:
@@ -86,18 +91,19 @@ def listed(value: Any) -> Any:
 def read(text: str) -> Any:
     """The value in a text; None where there is none that could be a genotype.
 
-    Lists, tuples and arrays become tuples, `range(..)` too; `np.int64(3)` becomes 3; `true`, `false`, `null` are those
-    of JSON.
+    Lists, tuples, arrays and tensors become tuples, `range(..)` too; `np.int64(3)` and `tensor(3)` become 3; `true`,
+    `false`, `null` are those of JSON. The same value twice is one.
 
     Raises:
         GenotypeError: the text is too long, has two values, or one that is no plain data.
     """
     lines = bounded(text).expandtabs().split("\n")
     plain = textwrap.dedent("\n".join(line for line in lines if not line.lstrip().startswith("#")))
+    plain = _GRADIENT.sub("", plain)
     if calls := list(_CALL.finditer(plain)):
-        if len(calls) > 1:
+        value, *others = (_parsed(_cut(plain, call.start(), call.end() - 1)) for call in calls)
+        if any(other != value for other in others):
             raise GenotypeError(f"a text must hold one genotype, but has {len(calls)} calls of Genotype; keep one")
-        value = _parsed(_cut(plain, calls[0].start(), calls[0].end() - 1))
         if isinstance(value, Call) and value.args and "namedtuple" in plain:
             raise GenotypeError("fields must be given by name where the text defines Genotype, but are by position")
         return value
@@ -133,9 +139,10 @@ def _cut(text: str, start: int, bracket: int, alone: bool = False) -> str:
         raise GenotypeError(f"before a genotype may stand `NAME =` or a log prefix, but got {shown(before)}")
     if after.strip() and not after.lstrip().startswith("#"):
         raise GenotypeError(f"nothing may follow a genotype on its line, but got {shown(after)}")
-    if alone and re.search(r"[\[({]", text[end:]):
+    piece = text[start:end]
+    if alone and re.search(r"[\[({]", text[end:].replace(piece, "")):
         raise GenotypeError(f"a text must hold one genotype, but got {shown(text[end:].strip())} after it")
-    return text[start:end]
+    return piece
 
 
 def _parsed(piece: str) -> Any:
@@ -165,9 +172,11 @@ def _value(node: ast.expr, depth: int) -> Any:
             names = [_value(key, depth + 1) if key is not None else None for key in keys]
             return _unique(names, [_value(item, depth + 1) for item in items])
         case ast.Call(func=function, args=arguments, keywords=keywords):
+            name = _dotted(function)
             args = tuple(_value(argument, depth + 1) for argument in arguments)
-            by_name = [_value(keyword.value, depth + 1) for keyword in keywords]
-            return _called(_dotted(function), args, _unique([keyword.arg for keyword in keywords], by_name))
+            named = [word for word in keywords if name not in _ARRAYS or word.arg not in _OF_ARRAYS]
+            by_name = [_value(keyword.value, depth + 1) for keyword in named]
+            return _called(name, args, _unique([keyword.arg for keyword in named], by_name))
     raise GenotypeError(f"a genotype must be plain data, but has something to compute ({type(node).__name__})")
 
 
@@ -190,7 +199,7 @@ def _dotted(function: ast.expr) -> str:
 
 
 def _called(name: str, args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
-    """The value of a call: of `Genotype`, of `range`, of `list`, of a scalar or an array of NumPy."""
+    """The value of a call: of `Genotype`, of `range`, of `list`, of a scalar or an array of NumPy, of a tensor."""
     if name.rpartition(".")[2] == "Genotype":
         return Call(args, fields)
     if name == "dict" and not args:
@@ -198,7 +207,8 @@ def _called(name: str, args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
     pairs = args[0] if not fields and len(args) == 1 and isinstance(args[0], tuple) else None
     if name in _MAPPINGS and pairs is not None and all(isinstance(p, tuple) and len(p) == 2 for p in pairs):
         return _unique([key for key, _ in pairs], [item for _, item in pairs])
-    if not fields and name in _LISTS and len(args) == 1 and isinstance(args[0], tuple):
+    kinds = {**dict.fromkeys(_LISTS, (tuple,)), **dict.fromkeys(_ARRAYS, (tuple, int, float))}
+    if not fields and len(args) == 1 and type(args[0]) in kinds.get(name, ()):
         return args[0]
     if not fields and name in _RANGES:
         if 1 <= len(args) <= 3 and all(type(a) is int and abs(a) <= MAX_NUMBER for a in args) and args[2:] != (0,):

@@ -104,6 +104,15 @@ FIELDS_OF_V2: dict[str, Any] = {
         f"\x1b[32mgenotype = {V2}\x1b[0m",
         V2.replace("'", "’").replace("’sep", "‘sep"),
         V2.replace(", ", ",\u00a0"),
+        # numbers of other kinds, and a log that says it twice
+        V2.replace("', 0)", "', tensor(0))").replace("', 1)", "', tensor(1, device='cuda:0', dtype=torch.int64))"),
+        V2.replace("', 0)", "', '0')").replace("', 1)", "', 1.0)"),
+        V2.replace("range(2, 6)", "tensor([2, 3, 4, 5])", 1).replace("range(2, 6)", "array([2., 3., 4., 5.])"),
+        json.dumps(FIELDS_OF_V2 | {"normal_concat": ["2", "3", "4", "5"]}),
+        V2.replace("'", "&#39;"),
+        json.dumps(FIELDS_OF_V2).replace('"', "&quot;"),
+        f"epoch 1 genotype = {V2}\nvalid 0.9\nbest: {V2.replace('range(2, 6)', '[2, 3, 4, 5]')}\n",
+        f"{json.dumps(FIELDS_OF_V2)}\n{json.dumps(FIELDS_OF_V2)}",
     ],
 )
 def test_what_stands_around_a_genotype(text: str) -> None:
@@ -115,6 +124,8 @@ def test_the_nodes_of_a_structure_are_its_architecture_string() -> None:
     value = tuple(tuple((name, int(source)) for name, source in group) for group in nodes)
     for text in (str(value), f"arch = {value}", json.dumps(value)):
         assert Genotype.from_text(text) == Genotype.from_text(ARCH)
+    for text in (f"first {ARCH}\nagain {ARCH}", ARCH.replace("|", "&#124;")):
+        assert Genotype.from_text(text) == Genotype.from_text(ARCH)
     with pytest.raises(GenotypeError, match="in one of the forms"):
         Genotype.from_text(str(value[1:]))
 
@@ -123,7 +134,10 @@ REFUSED = {
     # what: text, part of the message
     "nothing": ("", "in one of the forms topocell, darts, pt.darts, gdas, fairdarts"),
     "words": ("hello", "but got 'hello'"),
-    "two": (f"{V2}\n{V2}", "must hold one genotype, but has 2 calls of Genotype"),
+    "two": (
+        f"{V2}\n{V2}\n{V2.replace('skip_connect', 'noise')}",
+        "must hold one genotype, but has 3 calls of Genotype",
+    ),
     "in a list": (f"[{V2}]", "before a genotype may stand"),
     "in a call": (f"print({V2})", "before a genotype may stand"),
     "replaced": (f"{V2}._replace(normal=[])", "nothing may follow a genotype on its line, but got '._replace("),
@@ -148,7 +162,9 @@ REFUSED = {
     "empty node": (V2.replace("('sep_conv_3x3', 0)", "[]", 1), "a list of a pair in normal[0], a pair in normal[1]"),
     "list of four": (str([[], [2], []]), "in one of the forms"),
     "quote on one side": (f"'{V2}", "before a genotype may stand"),
-    "item": (V2.replace("('sep_conv_3x3', 0)", "('sep_conv_3x3', '0')", 1), "normal[0]: must be a pair"),
+    "item": (V2.replace("('sep_conv_3x3', 0)", "('sep_conv_3x3', '-0')", 1), "normal[0]: must be a pair"),
+    "half": (V2.replace("('sep_conv_3x3', 0)", "('sep_conv_3x3', 0.5)", 1), "normal[0]: must be a pair"),
+    "tensor of two": (V2.replace("', 0)", "', tensor([0, 1]))", 1), "normal[0]: must be a pair"),
     "name": (V2.replace("dil_conv_3x3", "dil_conv"), "normal: an operation must be one of topocell's or registered"),
     "not the same": (V2.replace("dil_conv_3x3", "dil_sep_conv_3x3"), "two dilated convolutions where dil_conv_3x3 has"),
     "numbers": ("[[(0, 5), (1, 0)], [(0, 5), (1, 0)]]", "read as the form 'compact', of topocell, darts"),
@@ -169,7 +185,7 @@ REFUSED = {
     "TransNAS-Bench-101": ("64-41414-1_02_333", "it looks like a cell of TransNAS-Bench-101 in numbers"),
     "NATS-Bench": ("64:32:16:8:48", "it looks like the sizes of NATS-Bench, which are no cell"),
     "ENAS": ("0\n1 0\n2 1 0\n", "it looks like numbers without the names of operations, as of ENAS and NAO"),
-    "arch strings": ("a |none~0|\nb |none~0|", "has 2 architecture strings"),
+    "arch strings": ("a |none~0|\nb |noise~0|", "has 2 architecture strings"),
     "dictionary": ("{'a': 1}", "but got a dictionary of ['a']"),
     "two dictionaries": ("{'normal_n2_p0': []} {'a': 1}", "nothing may follow"),
     "key twice": ("{'normal_n2_p0': 'maxpool', 'normal_n2_p0': 'avgpool'}", "each once, but got 'normal_n2_p0'"),
@@ -205,6 +221,8 @@ def triples(normal: str, concat: str = "range(2, 6)") -> str:
 def test_the_published_text_of_gdas() -> None:
     weighted = re.sub(r"\('(\w+)', (\d)\)", r"('\1', \2, 0.13017432391643524)", GDAS_V1.to_darts())
     assert Genotype.from_text(weighted, "gdas") == GDAS_V1
+    for weight in ("0.5", "tensor(0.1302, grad_fn=<SelectBackward0>)", "tensor(0.1, device='cuda:0')"):
+        assert Genotype.from_text(weighted.replace("0.13017432391643524", weight), "gdas") == GDAS_V1
     later = weighted.replace("sep_conv_", "dua_sepc_").replace("dil_conv_", "dil_sepc_")
     assert Genotype.from_text(later, "gdas") == GDAS_V1
 
