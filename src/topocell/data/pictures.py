@@ -49,6 +49,11 @@ def find_images(images: Any) -> tuple[list[Named], list[str]]:
             found += _below(Path(image).expanduser(), unused)
         elif isinstance(image, Tensor | np.ndarray) and image.ndim == 4:
             found += [Named(str(len(found) + i), one) for i, one in enumerate(image)]
+        elif _holds_images(image):
+            raise DataError(
+                f"a prediction takes images alone, but got {type(image).__name__}; without labels that is "
+                f"[image for image, label in dataset] of a dataset, and the images of one batch of a loader"
+            )
         else:
             found.append(Named(str(len(found)), image))
     if not found:
@@ -64,6 +69,13 @@ def _each(images: Any) -> Iterable[Any]:
 
 def _is_open(image: Any) -> bool:
     return hasattr(image, "read") and hasattr(image, "seek")
+
+
+def _holds_images(image: Any) -> bool:
+    """Return whether something is no image, but a dataset, a loader, or a pair of image and label of one."""
+    if isinstance(image, Tensor | np.ndarray | Image.Image | bytes | bytearray | memoryview) or _is_open(image):
+        return False
+    return hasattr(image, "__iter__") or hasattr(image, "__getitem__")
 
 
 def _below(path: Path, unused: Unused) -> list[Named]:

@@ -1,5 +1,6 @@
 """The commands for a trained network: predict."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,11 +96,22 @@ def _write(path: Path, found: "Predictions") -> None:
     from topocell.networks.kept import csv_text
 
     try:
-        files.replace(path, csv_text([(*_COLUMNS, *found.classes), *rows]).encode())
+        files.replace(path, csv_text([(*_COLUMNS, *_columns_of(found.classes)), *rows]).encode())
     except OSError as fault:
         raise RunError(
             f"--csv must name a file that can be written, but {path} cannot be ({files.reason(fault)}); name another"
         ) from None
+
+
+def _columns_of(classes: Sequence[str]) -> list[str]:
+    """The columns of the classes: their names, of a class called like one of the first columns `class NAME`."""
+    taken, columns = {*_COLUMNS, *classes}, list[str]()
+    for name in classes:
+        column = name
+        while name in _COLUMNS and column in taken:
+            column = f"class {column}"
+        columns.append(column)
+    return columns
 
 
 def _which(model: "Classifier") -> str:

@@ -27,6 +27,7 @@ from topocell.config.load import load_recipe
 from topocell.data.pictures import find_images, read_pictures
 from topocell.data.preprocessing import Preprocessing
 from topocell.errors import DataError, RunError, TopocellError
+from topocell.networks import commands
 from topocell.runs.setup import load_data
 
 RECIPE = [
@@ -232,6 +233,17 @@ def test_what_is_no_image_is_refused(made: Path, image: Any, words: str) -> None
     assert "\n" not in str(fault.value)
 
 
+def test_what_has_labels_is_told_how_to_be_given(made: Path) -> None:
+    model, images = topocell.load(made / "run"), torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
+    dataset = torch.utils.data.TensorDataset(images, torch.arange(4))
+    loader = torch.utils.data.DataLoader(dataset, 2)
+    for given in (dataset, loader, iter(loader), [dataset[0]], [{"image": images[0], "label": 1}]):
+        with pytest.raises(DataError, match=r"takes images alone, but got .*\[image for image, label in dataset\]"):
+            model.predict(given)
+    assert len(model.predict([image for image, label in dataset])) == 4
+    assert [len(model.predict(batch)) for batch, _ in loader] == [2, 2]
+
+
 def how(resize: Any, size: tuple[int, int], channels: int = 3) -> Preprocessing:
     numbers = (0.5,) * channels
     return Preprocessing(("a", "b"), numbers, numbers, size, channels, resize, (255, 255, 255), "cifar", "plain")
@@ -305,6 +317,12 @@ def test_the_command_shows_and_writes(made: Path, tmp_path: Path, capsys: Any) -
         assert main(["predict", str(made / "run"), files[0], "--csv", str(other)]) == 2
         assert "--csv replaces tables of predictions alone" in capsys.readouterr().err
     assert (made / "run" / "predictions.csv").read_bytes() == own
+
+
+def test_a_class_called_like_a_column_has_a_column_of_its_own() -> None:
+    assert commands._columns_of(["file", "owl", "class file", "probability"]) == [
+        *("class class file", "owl", "class file", "class probability")
+    ]
 
 
 def test_a_name_that_a_terminal_would_act_on_is_one_line(made: Path, tmp_path: Path, capsys: Any) -> None:
