@@ -198,6 +198,8 @@ def _check_scale(pixels: Tensor) -> None:
     """Warn of floats in 0..1, and of normalised ones: the answer to them would be that to a black image."""
     if pixels.device.type == "meta" or not pixels.numel():
         return
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        return
     low, high = (float(bound) for bound in pixels.detach().aminmax())
     if low < 0 or 0 < high <= 1:
         warnings.warn(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from topocell.errors import SpaceError
+from topocell.errors import SpaceError, TopocellError
 from topocell.nn.modules import FactorizedReduce, ReLUConvBN, batch_norm
 from topocell.spaces.skeletons import Slot, layout, stacking
 
@@ -213,3 +213,10 @@ class Skeleton(nn.Module):
     def classify(self, features: Tensor) -> Tensor:
         """Logits `(N, classes)` of the last cell's output."""
         return self.classifier(self.head(features).mean((2, 3)))
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Say to `torch.jit.script` that it is not for these networks."""
+        raise TopocellError(
+            "torch.jit.script, which PyTorch has deprecated, does not read networks of cells; use torch.export, "
+            "torch.compile or torch.jit.trace"
+        )

@@ -239,6 +239,12 @@ class Head(nn.Module):
         """Logits (N, K) of the last cell's output (N, channels, h, w)."""
         return self.classifier(self.head(features).mean((2, 3)))
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise NotImplementedError(
+            "torch.jit.script, which PyTorch has deprecated, does not read networks of cells; use torch.export, "
+            "torch.compile or torch.jit.trace"
+        )
+
 
 class TwoInputNetwork(Head):
     """Stacked cells that take the outputs of the two cells before them; cells called `reduce` halve the resolution.
@@ -266,7 +272,9 @@ class TwoInputNetwork(Head):
     ) -> None:
         super().__init__(slots[-1][1] * len(cells[slots[-1][0]]["concat"]), classes, norm)
         self.stem, self.cells = stem, nn.ModuleList()
+        self.reductions: list[int] = []
         before = last = width
+        step = 8 if shrunk else 1
         for kind, channels in slots:
             first = None
             if cells[kind]["inputs"] == 2:
@@ -275,12 +283,19 @@ class TwoInputNetwork(Head):
             self.cells.append(PlacedCell(cell, first, ReLUConvBN(last, channels)))
             shrunk = kind == "reduce"
             before, last = last, channels * len(cells[kind]["concat"])
+            step *= cells[kind]["stride"]
+            self.reductions.append(step)
 
-    def features(self, x: Tensor) -> Tensor:
-        """The last cell's output (N, channels, h, w) of normalised images (N, C, H, W)."""
+    def features(self, x: Tensor, outputs: list[Tensor] | None = None) -> Tensor:
+        """The last cell's output (N, channels, h, w) of normalised images (N, C, H, W).
+
+        That of cell i has 1 / reductions[i] of the height and width; all are appended to `outputs`.
+        """
         before, last = self.stem(x)
         for cell in self.cells:
             before, last = last, cell(before, last)
+            if outputs is not None:
+                outputs.append(last)
         return last
 
     def forward(self, x: Tensor) -> Tensor:
@@ -306,21 +321,30 @@ class OneInputNetwork(Head):
         super().__init__(slots[-1][1] * len(cells[slots[-1][0]]["concat"]), classes, norm)
         self.stem, self.cells, self.blocks = stem, nn.ModuleList(), nn.ModuleList()
         self.block_before: dict[int, int] = {}
-        last, narrow = width, slots[0][1]
+        self.reductions: list[int] = []
+        last, narrow, step = width, slots[0][1], 1
         for index, (kind, channels) in enumerate(slots):
             if channels > narrow:
                 self.block_before[index] = len(self.blocks)
                 self.blocks.append(ResidualBlock(last, channels))
+                step *= 2
             self.cells.append(PlacedCell(Cell(cells[kind], channels, operations)))
             narrow, last = channels, channels * len(cells[kind]["concat"])
+            step *= cells[kind]["stride"]
+            self.reductions.append(step)
 
-    def features(self, x: Tensor) -> Tensor:
-        """The last cell's output (N, channels, h, w) of normalised images (N, C, H, W)."""
+    def features(self, x: Tensor, outputs: list[Tensor] | None = None) -> Tensor:
+        """The last cell's output (N, channels, h, w) of normalised images (N, C, H, W).
+
+        That of cell i has 1 / reductions[i] of the height and width; all are appended to `outputs`.
+        """
         x = self.stem(x)[1]
         for index, cell in enumerate(self.cells):
             if index in self.block_before:
                 x = self.blocks[self.block_before[index]](x)
             x = cell(x, x)
+            if outputs is not None:
+                outputs.append(x)
         return x
 
     def forward(self, x: Tensor) -> Tensor:

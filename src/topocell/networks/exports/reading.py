@@ -1,8 +1,9 @@
-"""How an image file becomes pixels where topocell is not installed: functions that exports copy.
+"""How an image file becomes pixels where topocell is not installed, and what is no pixels: functions for exports.
 
 They say of a file what `topocell.data.pictures.read_pictures` says of it, and need Pillow.
 """
 
+import warnings
 from typing import Any
 
 import torch
@@ -57,3 +58,23 @@ def pixels_of(image: Any, channels: int) -> Tensor:
     """(C, H, W), uint8, of an image of Pillow."""
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(image.height, image.width, channels).permute(2, 0, 1).contiguous()
+
+
+def check_scale(pixels: Tensor) -> None:
+    """Warn of floats in 0..1, and of normalised ones: the answer to them would be that to a black image."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(pixels) is not Tensor:
+        return
+    if not pixels.is_floating_point() or pixels.device.type == "meta" or not pixels.numel():
+        return
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        return
+    try:
+        low, high = (float(bound) for bound in pixels.detach().aminmax())
+    except RuntimeError:  # inside a transform of torch.func there are no values
+        return
+    if low < 0 or 0 < high <= 1:
+        warnings.warn(
+            f"this network takes pixels in 0..255 and normalises them itself, but these are floats from {low:g} to "
+            f"{high:g}; give pixels, such as 255 times floats in 0..1",
+            stacklevel=5,  # that of the call
+        )

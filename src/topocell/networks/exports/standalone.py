@@ -35,10 +35,13 @@ _STANDALONE = '''"""{title}. It needs PyTorch, and Pillow to read files of image
     model = load()
     logits = model(pixels)             pixels (N, {channels}, {height}, {width}), uint8; logits (N, {classes})
 
+Pixels of another type, such as floats for a gradient, are in 0..255 as well; what is not is warned of.
+
 The weights are in network.pt, beside this file.
 """
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +59,16 @@ class Classifier({network}):
         super().__init__(
 {arguments}
         )
+        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (N, K) of pixels (N, C, H, W), uint8, in the precision of the weights."""
-        mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (MEAN, STD))
-        return super().forward(((pixels.float() / 255 - mean) / std).to(next(self.parameters()).dtype))
+        check_scale(pixels)
+        return super().forward(((pixels.float() / 255 - self.mean) / self.std).to(self.mean.dtype))
+
+
+{check}
 
 
 def load() -> Classifier:
@@ -129,6 +137,11 @@ class {model}({network}):
         self.num_classes, self.drop_rate = num_classes, drop_rate
         self.head_hidden_size = self.num_features
         self.reset_classifier(num_classes, global_pool)
+        self.ends = [i for i, r in enumerate(self.reductions) if r not in self.reductions[i + 1 :]]
+        widths = [channels * len(CELLS[kind]["concat"]) for kind, channels in SLOTS]
+        self.feature_info = [
+            {{"num_chs": widths[i], "reduction": self.reductions[i], "module": f"cells.{{i}}"}} for i in self.ends
+        ]
 
     def get_classifier(self) -> nn.Module:
         """The last layer."""
@@ -146,6 +159,30 @@ class {model}({network}):
     def forward_features(self, x: Tensor) -> Tensor:
         """The last cell's output (N, num_features, h, w)."""
         return self.features(x)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """The last cell's output, and a list of those of the last cell of each resolution, or of some of these."""
+        if norm or output_fmt != "NCHW":
+            raise ValueError(f"intermediates are NCHW without norm, but got {{output_fmt!r}} with norm={{norm}}")
+        taken = range(len(self.ends)) if indices is None else indices  # a number is that of the last ones
+        taken = range(len(self.ends) - taken, len(self.ends)) if isinstance(taken, int) else taken
+        outputs: list[Tensor] = []
+        x = self.features(x, outputs)
+        intermediates = [outputs[self.ends[i]] for i in taken]
+        return intermediates if intermediates_only else (x, intermediates)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """There is none."""
+        if enable:
+            raise NotImplementedError("this model has no gradient checkpointing; use torch.utils.checkpoint")
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits of the last cell's output; with `pre_logits` the pooled features (N, num_features)."""
@@ -184,7 +221,10 @@ default_cfgs = generate_default_cfgs(
 @register_model
 def {name}(pretrained: bool = False, **options: Any) -> {model}:
     """{title}."""
-    return build_model_with_cfg({model}, "{name}", pretrained, **options)
+    levels: dict[str, Any] = {{"feature_cls": "getter"}}
+    if options.get("features_only"):
+        levels["out_indices"] = tuple(range(len({model}().feature_info)))
+    return build_model_with_cfg({model}, "{name}", pretrained, feature_cfg=levels, **options)
 '''
 
 
@@ -201,6 +241,7 @@ def write_standalone(model: Classifier, folder: Path, name: str) -> Compute:
         height=how.size[0],
         width=how.size[1],
         classes=len(how.classes),
+        check=source_of(reading.check_scale),
     )
     if how.channels in (1, 3):
         reader = reading.fitted if how.resize == "fit" else reading.stretched

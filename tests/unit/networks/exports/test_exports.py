@@ -229,6 +229,15 @@ try:
     raise SystemExit("a pooling that is none was ignored")
 except ValueError as fault:
     assert "'catavg'" in str(fault)
+levels = timm.create_model("topocell_photos", pretrained=True, features_only=True).eval()
+found, info = levels(x), levels.feature_info
+sizes = [(c, 16 // r, 16 // r) for c, r in zip(info.channels(), info.reduction())]
+assert [tuple(map.shape[1:]) for map in found] == sizes
+assert info.reduction() == [1, 2, 4] and torch.equal(found[-1], maps(x))
+last, (two, three) = maps.forward_intermediates(x, indices=2)
+assert torch.equal(two, found[1]) and torch.equal(last, three)
+(one,) = timm.create_model("topocell_photos", pretrained=True, features_only=True, out_indices=[-2]).eval()(x)
+assert torch.equal(one, two)
 grey = timm.create_model("topocell_photos", pretrained=True, in_chans=1)
 assert grey(x[:, :1]).shape == (2, 3)
 """

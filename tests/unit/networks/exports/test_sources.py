@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +23,7 @@ from torch import nn
 
 from topocell.data.pictures import find_images, read_pictures
 from topocell.data.preprocessing import Preprocessing
-from topocell.errors import RunError
+from topocell.errors import RunError, TopocellError
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.networks.classifier import Classifier
 from topocell.networks.exports import reading
@@ -83,6 +84,31 @@ def test_the_file_alone_computes_in_the_precision_of_its_weights(
     pixels = pixels_for(model)
     other = found.load().to(dtype)(pixels)
     assert other.dtype == dtype and float((other.float() - found.load()(pixels)).abs().max()) < apart
+
+
+def test_floats_that_are_no_pixels_are_warned_of(tmp_path: Path) -> None:
+    """As `topocell.load` warns of them; what transforms networks does not see the values."""
+    model = classifier(DARTS_V2, 3)
+    write_standalone(model, tmp_path, "some network")
+    alone, pixels = module_of(tmp_path / "network.py").load(), pixels_for(model)
+    for scaled in ((pixels / 255 - 0.5) / 0.2, pixels / 255):
+        with pytest.warns(UserWarning, match="takes pixels in 0..255") as said:
+            scaled_logits = alone(scaled)
+        assert said[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wanted = alone(pixels)
+        assert torch.equal(alone(pixels.float()), wanted)
+        for other in (torch.vmap(alone)((pixels / 255)[:, None])[:, 0], torch.fx.symbolic_trace(alone)(pixels / 255)):
+            torch.testing.assert_close(other, scaled_logits)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_scripting_is_refused_in_one_line(alone: bool, tmp_path: Path) -> None:
+    model = classifier(DARTS_V2, 3)
+    write_standalone(model, tmp_path, "some network")
+    with pytest.raises((TopocellError, NotImplementedError), match=r"use torch.export, torch.compile or torch.jit"):
+        torch.jit.script(module_of(tmp_path / "network.py").load() if alone else model)
 
 
 def both(name: str) -> Genotype:
