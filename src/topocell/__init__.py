@@ -1,8 +1,8 @@
 """topocell: differentiable architecture search in which the topology of a cell is learned.
 
-The steps of a run are `run`, `search`, `select` and `retrain`; `load_recipe` reads what they need, `load` the trained
-network that they end with, and `export` writes it for other programs. The parts can be used alone: `spaces`,
-`Supernet`, `ArchState`, `topology`, `Genotype`, `FixedNet`.
+The steps of a run are `run`, `search`, `select` and `retrain`; `load_recipe` reads what they need, `Run` what they
+leave, `load` the trained network that they end with, and `export` writes it for other programs. The parts can be used
+alone: `spaces`, `Supernet`, `ArchState`, `topology`, `Genotype`, `FixedNet`.
 """
 
 from importlib import import_module
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from topocell.nn.network import FixedNet
     from topocell.registry import register
     from topocell.runs.exporting import export
+    from topocell.runs.reading import Run
     from topocell.spaces import CellSpec, SpaceSpec
     from topocell.supernet import ArchWeights, Supernet
     from topocell.supernet.arch_state import ArchState
@@ -33,6 +34,7 @@ _HOMES = {
     "FixedNet": "nn.network",
     "Genotype": "genotype.genotype",
     "Recipe": "config.recipe",
+    "Run": "runs.reading",
     "SpaceSpec": "spaces",
     "Supernet": "supernet",
     "count": "nn.count",
@@ -54,6 +56,7 @@ __all__ = [
     "FixedNet",
     "Genotype",
     "Recipe",
+    "Run",
     "SpaceSpec",
     "Supernet",
     "count",

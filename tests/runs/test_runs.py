@@ -133,7 +133,7 @@ def contents(path: Path) -> dict[str, bytes]:
 def lasting(path: Path) -> dict[str, bytes]:
     """Files that depend on the recipe alone, not on when and by which command it was run."""
     names = ("recipe.yaml", "metrics.jsonl", "genotype.json", "results.json", "weights.safetensors")
-    names += ("preprocessing.json", "network.json", "predictions.csv")
+    names += ("preprocessing.json", "network.json", "predictions.csv", "history.npz")
     return {name: (path / name).read_bytes() for name in names}
 
 
@@ -184,6 +184,8 @@ def test_the_run_directory_holds_everything(run: Run) -> None:
     top = {"recipe.yaml", "env.json", "metrics.jsonl", "timings.json", "results.json", "genotype.json"}
     top |= {"preprocessing.json", "report.html", "log.txt", *names_of(run.recipe.retrain.seeds)}
     found = contents(run.path)
+    searched = sum(stage.epochs for stage in run.recipe.search.stages) > 0
+    top |= {"history.npz"} if searched else set()
     assert top == {name for name in found if "/" not in name}
     assert all(found[name] for name in found)
     assert resolved((run.path / "recipe.yaml").read_text()) == run.recipe

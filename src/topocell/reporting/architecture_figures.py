@@ -12,7 +12,8 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from topocell.reporting.run_figures import Epoch, Line, Row, search_epochs, search_figure
+from topocell.reporting.epochs import Epoch, Row, search_epochs
+from topocell.reporting.run_figures import Line, search_figure
 from topocell.reporting.style import CYCLE, FAINT, INK, MUTED, blank, clipped, family, save, short, styled
 
 if TYPE_CHECKING:

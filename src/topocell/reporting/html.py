@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 from topocell.errors import GenotypeError, RunError
 from topocell.io import files, plain_yaml
-from topocell.reporting import run_figures
 from topocell.reporting.cells import draw_text
+from topocell.reporting.epochs import Epoch, search_epochs
 from topocell.reporting.ground_truth import (
     ground_truth_facts,
     ground_truth_headline,
@@ -138,7 +138,7 @@ def write_report(run_path: Path | str) -> Path:
         drawn = draw_curves(path, metrics, recipe, results)
         ground_truth = ground_truth_of(results)
         cells, drawing_fault = _draw_cells(path, genotype)
-        epochs = run_figures.search_epochs(metrics)
+        epochs = search_epochs(metrics)
         page = template("report.html").render(
             name=str(recipe.get("name") or path.resolve().name),
             run=path.resolve().name,
@@ -250,7 +250,7 @@ def _thousands(value: object) -> str:
 
 def _progress(
     recipe: Mapping[str, Any],
-    epochs: list[run_figures.Epoch],
+    epochs: list[Epoch],
     genotype: Mapping[str, Any],
     metrics: Iterable[Mapping[str, Any]],
     results: Mapping[str, Any],
@@ -282,7 +282,7 @@ def _of(done: int, total: int | None) -> str:
     return f"{done} of {total} epochs" if total is not None else f"{done} epochs" if done else "not begun"
 
 
-def _warnings(epochs: list[run_figures.Epoch]) -> list[tuple[str, str, str]]:
+def _warnings(epochs: list[Epoch]) -> list[tuple[str, str, str]]:
     """List each different warning of the diagnostics with its stage and its epochs: (text, stage, epochs)."""
     when: dict[tuple[str, str], list[int]] = {}
     for epoch in epochs:
@@ -303,7 +303,7 @@ def _ranges(numbers: list[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in parts)
 
 
-def _notes(results: Mapping[str, Any], epochs: list[run_figures.Epoch], beside: bool) -> list[str]:
+def _notes(results: Mapping[str, Any], epochs: list[Epoch], beside: bool) -> list[str]:
     """Notes that a reader must know to trust the numbers as far as they go, and no further."""
     ground_truth = ground_truth_of(results)
     notes = ground_truth_notes(ground_truth) if ground_truth else score_notes(results)

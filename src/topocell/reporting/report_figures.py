@@ -7,9 +7,9 @@ from typing import Any
 from markupsafe import Markup
 
 from topocell.reporting import architecture_figures, run_figures
+from topocell.reporting.epochs import Row
 from topocell.reporting.ground_truth import ground_truth_of
 from topocell.reporting.page import inlined
-from topocell.reporting.run_figures import Row
 
 #: Key, title and caption, in the order of the page.
 CURVES = (

@@ -12,6 +12,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from topocell.reporting.epochs import Epoch, Row, number_at, retrain_epochs, search_epochs
 from topocell.reporting.style import (
     CYCLE,
     FAMILIES,
@@ -25,25 +26,15 @@ from topocell.reporting.style import (
     text_width,
     whole,
 )
-from topocell.reporting.tables import is_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Row = Mapping[str, Any]
 _PANEL = (4.3, 2.1)  # inches: width with its labels, height of the axes alone
 _LEGEND_COLUMNS = 8
 _LEAST_SPANS = {"Entropy": 0.05, "Derived cell": 2.0}  # of the y axis, by the title of the panel
 _SPLIT_DASHES: dict[str, Literal[":", "-"]] = {"train": ":", "test": "-"}
-
-
-class Epoch(NamedTuple):
-    """One search epoch: its number through all stages, its stage's name, and its row."""
-
-    number: int
-    stage: str
-    row: Row
 
 
 class Line(NamedTuple):
@@ -139,11 +130,8 @@ def retrain_curves(metrics: Iterable[Row], path: Path) -> bool:
     """
     from matplotlib.lines import Line2D
 
-    seeds: dict[int, dict[int, Row]] = {}
-    for row in metrics:
-        if row.get("phase") == "retrain" and _is_index(row.get("seed")) and _is_index(row.get("epoch")):
-            seeds.setdefault(row["seed"], {})[row["epoch"]] = row
-    last = max((epoch for rows in seeds.values() for epoch in rows), default=0)
+    seeds = retrain_epochs(metrics)
+    last = max((row["epoch"] for rows in seeds.values() for row in rows), default=0)
     panels: list[tuple[str, str, float, tuple[str, ...], int]] = [
         ("Loss", "loss", 1.0, ("train", "test"), 0),
         ("Accuracy, %", "accuracy", 100.0, ("train", "test"), 0),
@@ -154,11 +142,11 @@ def retrain_curves(metrics: Iterable[Row], path: Path) -> bool:
     with styled():
         figure, axes = _grid(len(panels), legend_rows=math.ceil((len(seeds) + 2) / _LEGEND_COLUMNS))
         for ax, (title, what, scale, splits, first) in zip(axes, panels):
-            for k, seed in enumerate(sorted(seeds)):
-                shown = [seeds[seed][epoch] for epoch in sorted(seeds[seed]) if epoch >= first]
+            for k, rows in enumerate(seeds.values()):
+                shown = [row for row in rows if row["epoch"] >= first]
                 for split in splits:
                     y = [number_at(row, f"{split}_{what}", scale=scale) for row in shown]
-                    line = Line(f"seed {seed}", y, CYCLE[k % len(CYCLE)], _SPLIT_DASHES[split])
+                    line = Line(f"seed {rows[0]['seed']}", y, CYCLE[k % len(CYCLE)], _SPLIT_DASHES[split])
                     if _has_values(line):
                         _plot(ax, [row["epoch"] + 1 for row in shown], line)
                         drawn = True
@@ -169,7 +157,7 @@ def retrain_curves(metrics: Iterable[Row], path: Path) -> bool:
             _widen(ax)
         if not drawn:
             return False
-        keys = [Line2D([], [], color=CYCLE[k % len(CYCLE)], label=f"seed {s}") for k, s in enumerate(sorted(seeds))]
+        keys = [Line2D([], [], color=CYCLE[k % len(CYCLE)], label=f"seed {s}") for k, s in enumerate(seeds)]
         keys += [
             Line2D([], [], color=MUTED, linestyle=dashes, label="training" if split == "train" else split)
             for split, dashes in _SPLIT_DASHES.items()
@@ -206,22 +194,6 @@ def ground_truth_curve(trajectory: Iterable[Row], path: Path) -> bool:
         axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.42 / _PANEL[1]), ncols=2)
         save(figure, path)
     return True
-
-
-def search_epochs(metrics: Iterable[Row]) -> list[Epoch]:
-    """The search rows in order of stage and epoch, numbered from 1 through all stages."""
-    found: dict[tuple[int, int], Row] = {}
-    for row in metrics:
-        if row.get("phase") == "search" and _is_index(row.get("stage_index")) and _is_index(row.get("epoch")):
-            found[row["stage_index"], row["epoch"]] = row
-    last: dict[int, int] = {}
-    for stage, epoch in found:
-        last[stage] = max(last.get(stage, 0), epoch)
-    before = {stage: sum(last[s] + 1 for s in last if s < stage) for stage in last}
-    return [
-        Epoch(before[stage] + epoch + 1, str(found[stage, epoch].get("stage", stage)), found[stage, epoch])
-        for stage, epoch in sorted(found)
-    ]
 
 
 def search_figure(epochs: list[Epoch], panels: Sequence[tuple[str, str, list[Line]]], path: Path) -> bool:
@@ -314,19 +286,6 @@ def _has_values(line: Line) -> bool:
 
 def _series(epochs: list[Epoch], *keys: str, scale: float = 1.0) -> list[float]:
     return [number_at(e.row, *keys, scale=scale) for e in epochs]
-
-
-def number_at(row: Row, *keys: str, scale: float = 1.0) -> float:
-    """`scale` times the number at a path of keys; nan if it is missing or no number."""
-    value: Any = row
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return scale * value if is_number(value) else math.nan
-
-
-def _is_index(value: object) -> bool:
-    """Return whether a value is the number of an epoch, a stage or a seed that a figure can show."""
-    return is_number(value) and isinstance(value, int) and value >= 0
 
 
 def _kinds(epochs: list[Epoch], *keys: str) -> list[str]:

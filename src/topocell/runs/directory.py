@@ -1,7 +1,7 @@
 """The run directory: all that one run leaves behind, safe against kills, full disks and second processes.
 
-    recipe.yaml  env.json  kernels.json  metrics.jsonl  timings.json  log.txt  results.json
-    checkpoints/NNNNNN.ckpt, NAME.ckpt    genotype.json  weights.safetensors  preprocessing.json  report.html  figures/
+    recipe.yaml  env.json  kernels.json  metrics.jsonl  history.npz  timings.json  log.txt  results.json
+    checkpoints/NNNNNN.ckpt, NAME.ckpt    genotype.json  weights.safetensors  preprocessing.json  report.html
 
 Whole files are replaced atomically; metrics.jsonl and log.txt grow by whole lines.
 """
@@ -153,14 +153,6 @@ class RunDir:
     @property
     def report_path(self) -> Path:
         return self.path / "report.html"
-
-    @property
-    def figures(self) -> Path:
-        """Directory for figures, made when it is missing. Raises RunError."""
-        folder = self.path / "figures"
-        with files.guarded(folder):
-            folder.mkdir(exist_ok=True)
-        return folder
 
     def selection_path(self, name: str) -> Path:
         """Return the path of a selection by name, a run directory itself. Raises RunError for a name that is none."""

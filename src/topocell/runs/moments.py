@@ -12,7 +12,7 @@ from topocell.config.recipe import Recipe
 from topocell.config.search import Stage
 from topocell.config.selection import Rules
 from topocell.errors import RunError, SpaceError
-from topocell.reporting.run_figures import Epoch, search_epochs
+from topocell.reporting.epochs import Epoch, search_epochs
 from topocell.runtime.logits import from_record
 from topocell.spaces.cell import SpaceSpec
 from topocell.supernet.arch_state import ArchState

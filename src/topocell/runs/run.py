@@ -17,6 +17,7 @@ from topocell.networks import kept
 from topocell.networks.start import Start
 from topocell.registry import imported
 from topocell.reporting.ground_truth import ground_truth_of
+from topocell.reporting.history import history
 from topocell.reporting.html import write_report
 from topocell.reporting.tables import is_number
 from topocell.reporting.terminal import Display
@@ -72,6 +73,9 @@ class Work:
                     self.monitor.say(line)
             search = self.setup.search(self._rules(), self.monitor)
             search.run(self.state)
+        seen = history(self.directory.metrics(), self.recipe.model_dump(mode="json"))
+        if len(seen.epoch):
+            self.directory.write_bytes("history.npz", seen.to_npz())
         self.directory.save_named("supernet", search.state_dict())
         self._enter(Phase.SELECT)
 

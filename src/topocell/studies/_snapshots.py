@@ -10,7 +10,7 @@ from topocell.config.search import Stage
 from topocell.data.splits import split_batches
 from topocell.errors import RecipeError
 from topocell.genotype.genotype import Genotype
-from topocell.reporting.run_figures import search_epochs
+from topocell.reporting.epochs import search_epochs
 from topocell.reporting.terminal import Display
 from topocell.runs.beside import prepare_selection
 from topocell.runs.directory import RunDir

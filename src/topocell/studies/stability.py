@@ -8,7 +8,7 @@ from pydantic import Field
 from topocell.config.recipe import Recipe
 from topocell.errors import RecipeError
 from topocell.genotype.genotype import Genotype
-from topocell.reporting.run_figures import search_epochs
+from topocell.reporting.epochs import search_epochs
 from topocell.reporting.terminal import Display
 from topocell.runs import setup
 from topocell.studies import _plots

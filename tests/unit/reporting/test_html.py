@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from topocell.errors import RunError
 from topocell.reporting import run_figures
+from topocell.reporting.epochs import search_epochs
 from topocell.reporting.html import write_report
 from topocell.reporting.tables import (
     format_accuracy,
@@ -349,7 +350,7 @@ def test_stages_are_marked_only_when_there_are_several(name, tmp_path):
 
 def test_epochs_count_through_stages_and_a_repeated_epoch_replaces_the_earlier_one():
     rows = [search_row("a", 0, 0), search_row("a", 0, 1), search_row("b", 1, 0), search_row("b", 1, 0, lr=0.5)]
-    epochs = run_figures.search_epochs([rows[2], rows[0], rows[1], rows[3], retrain_row(0, 0)])
+    epochs = search_epochs([rows[2], rows[0], rows[1], rows[3], retrain_row(0, 0)])
     assert [(e.number, e.stage) for e in epochs] == [(1, "a"), (2, "a"), (3, "b")]
     assert epochs[2].row["lr"] == 0.5
 

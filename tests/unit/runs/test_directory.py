@@ -728,8 +728,6 @@ def test_a_log_entry_is_one_line_with_the_time(run: RunDir) -> None:
 
 def test_places_of_files(run: RunDir) -> None:
     assert run.report_path == run.path / "report.html"
-    assert run.figures == run.path / "figures"
-    assert run.figures.is_dir()
 
 
 def test_the_environment_can_be_stored_and_says_where_it_ran(
