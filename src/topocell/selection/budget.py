@@ -106,7 +106,7 @@ def choosable(arch: ArchState, cell_type: str, rules: Rules) -> Tensor:
 def _cell(arch: ArchState, rules: Rules, cell_type: str, scores: Scores, costs: CellCosts) -> Cell:
     cell, inputs = arch.space.cells[cell_type], arch.space.cells[cell_type].inputs
     table, live = costs.table(cell), scores.allowed.any(1).tolist()
-    groups, may_drop = _groups(arch, rules, cell_type, scores, live)
+    groups, may_drop = edge_sets(arch, rules, cell_type, scores, live)
     last = 1 << (cell.nodes - 1)
     needed = sum({1 << (cell.edges[e][1] - inputs) for group in groups for chosen, _ in group for e in chosen})
     final = sum(1 << (node - inputs) for node in ends_of(cell))
@@ -186,8 +186,21 @@ def _nothing() -> Options:
     return Options(np.zeros(1), np.zeros(1), np.array([-1]))
 
 
-def _groups(arch: ArchState, rules: Rules, cell_type: str, scores: Scores, live: Sequence[bool]) -> tuple[Groups, bool]:
-    """The sets of live edges of each group with their scores, and whether nodes may be left without an input."""
+def edge_sets(
+    arch: ArchState, rules: Rules, cell_type: str, scores: Scores, live: Sequence[bool]
+) -> tuple[Groups, bool]:
+    """Return the sets of live edges of each group with their scores, and whether nodes may be left without an input.
+
+    Args:
+        arch: the searched state.
+        rules: of the selection.
+        cell_type: whose edges.
+        scores: of that cell type.
+        live: per edge, whether it has a candidate.
+
+    Raises:
+        RecipeError: a topology of a user's own.
+    """
     cell, topology = arch.space.cells[cell_type], arch.topologies[cell_type]
     beta = arch.beta[cell_type].detach().cpu().double()
     incoming = [[e for e in cell.incoming(node) if live[e]] for node in cell.computed]

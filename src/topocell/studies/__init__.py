@@ -30,6 +30,7 @@ from topocell.studies import (
     skip_optimum,
     stability,
     subspaces,
+    supernet_ranking,
     topology_average,
     topology_search,
     trajectory,
@@ -210,6 +211,14 @@ STUDIES = Registry[Study](
             selection_agreement.SelectionAgreement,
             selection_agreement.measure,
             "runs=runs/darts-pt,runs/nb201-pt --out runs/agreement",
+        ),
+        "supernet-ranking": Study(
+            "what searches know: rankings of cells by architecture and supernet against true accuracy",
+            "",
+            supernet_ranking.SupernetRanking,
+            supernet_ranking.measure,
+            "runs=runs/sweep --out runs/ranking",
+            parallel=True,
         ),
         "cost-front": Study(
             "accuracy against cost under several weights of the penalty on cost",

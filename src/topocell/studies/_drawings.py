@@ -4,9 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from topocell.reporting.style import BLUE, CYCLE, MUTED, ORANGE, clipped, save, short, styled, whole
+from topocell.reporting.style import BLUE, CYCLE, MUTED, ORANGE, VERMILION, clipped, save, short, styled, whole
 from topocell.studies._plots import Curve, paneled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,27 @@ class Path2D:
     label: str
     x: Sequence[float]
     y: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One recipe of `rankings`.
+
+    Args:
+        title: its name.
+        supernet: accuracy in percent of each cell in the supernet of one search; None where it was not measured.
+        weights: what the architecture of that search says of each cell; None where it learns nothing.
+        truth: true accuracies in percent.
+        derived: that of the cell which the search derives.
+        taus: `weights`, `supernet` → Kendall's τ with the truth, of every search.
+    """
+
+    title: str
+    supernet: Sequence[float] | None
+    weights: Sequence[float] | None
+    truth: Sequence[float]
+    derived: float
+    taus: Mapping[str, Sequence[float | None]]
 
 
 def bands(panels: Mapping[str, Sequence[Curve]], x: str, y: str, path: Path) -> None:
@@ -125,3 +150,57 @@ def against_seconds(
         ax.set_ylabel(y)
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7)
         save(figure, path)
+
+
+def rankings(panels: Sequence[Ranked], baseline: float | None, x: str, y: str, path: Path) -> None:
+    """τ of every search by recipe, and below them true accuracy over that in the supernet for the first search of each.
+
+    Args:
+        panels: of the recipes.
+        baseline: τ of the number of parameters, a line.
+        x, y: labels of the axes of the lower panels; where a supernet was not measured, x is what the weights say.
+        path: of the file.
+    """
+    columns = min(len(panels), 5)
+    rows = -(-len(panels) // columns)
+    with styled():
+        figure = paneled(max(1.2, 0.78 * columns), 1.15 + 0.85 * rows)
+        grid = figure.add_gridspec(1 + rows, columns, height_ratios=[1.35, *[1.0] * rows])
+        _taus(figure.add_subplot(grid[0, :]), panels, baseline)
+        # The worst cells would squeeze all others together.
+        truth = sorted(value for panel in panels for value in panel.truth)
+        low, high = truth[len(truth) // 20], max(truth[-1], *(panel.derived for panel in panels))
+        low -= 0.08 * (high - low)
+        for number, panel in enumerate(panels):
+            ax = figure.add_subplot(grid[1 + number // columns, number % columns])
+            across = panel.supernet or panel.weights or [0.0] * len(panel.truth)
+            colours = {"c": panel.weights, "cmap": "cividis"} if panel.weights else {"color": MUTED}
+            inside = [max(value, low) for value in panel.truth]
+            ax.scatter(across, inside, s=9, **colours)
+            ax.axhline(max(panel.derived, low), color=VERMILION, linewidth=1.0, linestyle="--")
+            ax.set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))
+            ax.set_title(clipped(panel.title, 30), fontsize=8)
+            ax.set_xlabel(x if panel.supernet else "weights, log-probability", fontsize=7)
+            if number % columns == 0:
+                ax.set_ylabel(f"{y} (axis cut)" if truth[0] < low else y, fontsize=7)
+            ax.tick_params(labelsize=7)
+        save(figure, path)
+
+
+def _taus(ax: "Axes", panels: Sequence[Ranked], baseline: float | None) -> None:
+    for place, (name, colour, label) in enumerate((("weights", BLUE, "α and β"), ("supernet", VERMILION, "supernet"))):
+        shown = False
+        for at, panel in enumerate(panels):
+            values = [tau for tau in panel.taus[name] if tau is not None]
+            if values:
+                x = at + 0.3 * (place - 0.5)
+                ax.scatter([x] * len(values), values, s=12, color=colour, alpha=0.5, label=None if shown else label)
+                ax.plot([x - 0.12, x + 0.12], [sum(values) / len(values)] * 2, color=colour, linewidth=2.2)
+                shown = True
+    ax.axhline(0.0, color=MUTED, linewidth=0.8)
+    if baseline is not None:
+        ax.axhline(baseline, color=MUTED, linestyle="--", linewidth=1.2, label="number of parameters")
+    names = [clipped(panel.title.removeprefix("nb201-"), 26) for panel in panels]
+    ax.set_xticks(range(len(panels)), names, rotation=20, ha="right", fontsize=8)
+    ax.set_ylabel("Kendall's τ with true accuracy")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -12,6 +12,8 @@ from scipy import stats
 ALPHA = 0.05
 #: Resamples of the bootstrap, drawn from one seed: the same values give the same result.
 RESAMPLES = 10_000
+#: Of the bootstrap of a rank correlation, which looks at all pairs of what is ranked.
+RANK_RESAMPLES = 2_000
 #: Pairs below which a bootstrap is too sure of itself to be shown.
 LEAST_PAIRS = 4
 
@@ -107,6 +109,55 @@ def _bootstrap(changes: np.ndarray) -> dict[str, float] | None:
     beyond = int((np.abs(null) >= abs(mean) * (1 - 1e-12)).sum())
     low, high = map(float, result.confidence_interval)
     return {"paired_low": low, "paired_high": high, "paired_p": (beyond + 1) / (RESAMPLES + 1)}
+
+
+@dataclass(frozen=True)
+class RankCorrelation:
+    """Kendall's τ-b, the mean of several.
+
+    Attributes:
+        each: τ of each pair of rankings; None where one side has no order.
+        mean: of those that there are; None without any.
+        low, high: its 95 % interval, for other things of the kind that were ranked; None as before.
+    """
+
+    each: tuple[float | None, ...]
+    mean: float | None
+    low: float | None = None
+    high: float | None = None
+
+    def in_words(self) -> str:
+        """`0.31 (95 % 0.20 to 0.42)`; `undefined` without an order."""
+        if self.mean is None:
+            return "undefined"
+        return f"{self.mean:.2f} (95 % {self.low:.2f} to {self.high:.2f})"
+
+
+def rank_correlation(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> RankCorrelation:
+    """Kendall's τ-b of pairs of rankings of the same n things, with an interval of the mean.
+
+    The interval is a percentile bootstrap over the things: a resample draws n of them with replacement, the same for
+    all pairs. With c the number of times that each was drawn and A, B the signs of the differences of both sides,
+    τ = cᵀ(A∘B)c / √(cᵀ|A|c · cᵀ|B|c), which is τ-b of the resample, whose repetitions are ties.
+
+    Args:
+        pairs: of values (n,), each.
+    """
+    each = [float(stats.kendalltau(x, y).statistic) for x, y in pairs]
+    shown = tuple(None if math.isnan(tau) else tau for tau in each)
+    known = [place for place, tau in enumerate(each) if not math.isnan(tau)]
+    if not known:
+        return RankCorrelation(shown, None)
+    n = len(pairs[0][0])
+    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RANK_RESAMPLES).astype(float)
+    taus = []
+    for place in known:
+        a, b = (np.sign(np.subtract.outer(values, values)) for values in map(np.asarray, pairs[place]))
+        agreement, untied_a, untied_b = (((counts @ m) * counts).sum(1) for m in (a * b, np.abs(a), np.abs(b)))
+        untied = np.sqrt(untied_a * untied_b)
+        taus.append(np.divide(agreement, untied, out=np.full(len(untied), np.nan), where=untied > 0))
+    low, high = np.nanpercentile(np.mean(taus, axis=0), [2.5, 97.5])
+    return RankCorrelation(shown, float(np.mean([each[place] for place in known])), float(low), float(high))
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:

@@ -15,6 +15,7 @@ from topocell.studies._statistics import (
     format_p,
     holm,
     interval_text,
+    rank_correlation,
     summary,
     verdict,
 )
@@ -158,3 +159,33 @@ def test_figures_as_text() -> None:
     assert [format_p(p) for p in (None, 0.0004, 0.0312, 0.25, 1.0)] == ["—", "< 0.001", "0.031", "0.25", "1.00"]
     assert interval_text(1.0, 2.346) == "1.00 to 2.35" and interval_text(None, 2.0) is None
     assert Comparison(1.0).p is None
+
+
+def test_tau_is_that_of_scipy_and_its_interval_that_of_scipys_resamples() -> None:
+    draw = np.random.default_rng(3)
+    x = draw.integers(0, 12, 40).astype(float)  # with ties
+    y = x + draw.normal(0, 4, 40).round()
+    found = rank_correlation([(x.tolist(), y.tolist()), ([1.0] * 40, y.tolist())])
+    tau = float(stats.kendalltau(x, y).statistic)
+    assert found.each == (tau, None) and found.mean == tau
+    places = [draw.integers(0, 40, 40) for _ in range(600)]
+    resampled = [stats.kendalltau(x[at], y[at]).statistic for at in places]
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    assert found.low == pytest.approx(low, abs=0.03) and found.high == pytest.approx(high, abs=0.03)
+
+
+def test_one_resample_gives_the_tau_of_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a single resample both ends of the interval are its τ-b."""
+    monkeypatch.setattr("topocell.studies._statistics.RANK_RESAMPLES", 1)
+    x, y = [3.0, 1.0, 2.0, 2.0, 5.0, 4.0], [1.0, 1.0, 3.0, 2.0, 4.0, 6.0]
+    counts = np.random.default_rng(0).multinomial(6, np.full(6, 1 / 6), size=1)[0]
+    at = np.repeat(np.arange(6), counts)
+    found = rank_correlation([(x, y)])
+    assert found.low == found.high == pytest.approx(stats.kendalltau(np.array(x)[at], np.array(y)[at]).statistic)
+
+
+def test_rankings_without_an_order_have_no_tau() -> None:
+    found = rank_correlation([([1.0, 1.0, 1.0], [1.0, 2.0, 3.0])])
+    assert found.each == (None,) and found.mean is found.low is found.high is None and found.in_words() == "undefined"
+    perfect = rank_correlation([([1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 5.0, 9.0])])
+    assert perfect.mean == perfect.low == perfect.high == 1.0

@@ -85,6 +85,12 @@ SMALLEST = {
         "charge=2.5",
         "seeds=[0,1]",
     ],
+    "supernet-ranking": [
+        *TINY[:4],
+        "recipes=[nb201-darts, nb201-subsets-incoming]",
+        "ground_truth.table={place}/table.csv",
+        "cells=4",
+    ],
     "tuning-epochs": [*TINY, "recipes=darts-pt", "space.nodes=1", "tune_epochs=[0,1]", "seeds=0"],
 }
 
