@@ -17,6 +17,7 @@ from topocell.data import splits
 from topocell.errors import RecipeError
 from topocell.io import plain_yaml
 from topocell.runs import setup
+from topocell.runs.image_checks import check_images
 from topocell.studies import STUDIES
 from topocell.studies._options import parse
 
@@ -50,7 +51,7 @@ def ready(recipe: Recipe) -> bool:
     if recipe.data.dataset in ("digits", "folder"):
         dataset = setup.load_data(recipe)
         splits.search_data(dataset, recipe.data.splits, recipe.seed)
-        setup.check_images(recipe, setup.build_space(recipe), dataset)
+        check_images(recipe, setup.build_space(recipe), dataset)
     return False
 
 

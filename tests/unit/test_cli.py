@@ -139,6 +139,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     ([*RUN, "data.resolution=9"], "multiple of 4"),
     ([*RUN, "data.splits={train: 0.9, val: 0.9}"], "sum to at most 1"),
     ([*RUN, "retrain.stem=imagenet"], "divisible by 32"),
+    ([*RUN, "search.stem=imagenet"], "divisible by 32"),
     ([*RUN, "device=cuda:77"], "device must name a device of this machine, but got 'cuda:77'"),
     ([*RUN, "device=meta"], "device must name a device of this machine, but got 'meta'"),
     (FOLDER, "needs data.root=DIR"),

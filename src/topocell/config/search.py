@@ -211,6 +211,7 @@ class SearchPlan(Model):
 
     Attributes:
         partial: K of PC-DARTS: 1/K of the channels pass through the operations.
+        stem: `imagenet` brings images to an eighth of their size before the first cell; `cifar` leaves them.
         memory: `low` keeps less for the backward pass and computes it again there.
         loss: a row of `topocell.runtime.losses.LOSSES`, of every update of weights and architecture. Evaluation and
             selection measure cross entropy and accuracy.
@@ -221,6 +222,7 @@ class SearchPlan(Model):
     layers: Layers = 8
     batch_size: BatchSize = 64
     head: Literal["plain", "bn-relu"] = "plain"
+    stem: Literal["cifar", "imagenet"] = "cifar"
     partial: int = Field(1, ge=1)
     evaluation_batches: int | None = Field(16, ge=1)
     memory: Literal["standard", "low"] = "standard"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from topocell.errors import SpaceError, TopocellError
 from topocell.nn.modules import FactorizedReduce, ReLUConvBN, batch_norm
-from topocell.spaces.skeletons import Slot, layout, stacking
+from topocell.spaces.skeletons import Slot, check_resolution, layout, resolution_divisor, stacking
 
 Context = Callable[["Slot"], tuple]
 #: Outputs of the cell before the last and of the last cell, each `(N, channels, h, w)`.
@@ -174,8 +174,7 @@ class Skeleton(nn.Module):
             self.head.add_module("bn", batch_norm(c1, True, batch_statistics))
             self.head.add_module("relu", nn.ReLU())
         self.classifier = nn.Linear(c1, classes)
-        halvings = len(self.blocks) + sum(slot.cell_type == "reduce" for slot in self.slots)
-        self.divisor = 2**halvings * (8 if stem == "imagenet" else 1)
+        self.divisor = resolution_divisor(skeleton, self.slots, stem)
 
     def forward(self, x: Tensor, context: Context = _no_context) -> Tensor:
         """Logits `(N, classes)` of images `(N, in_channels, H, W)`; `context(slot)` goes to its cell."""
@@ -196,11 +195,8 @@ class Skeleton(nn.Module):
     def begin(self, x: Tensor) -> States:
         """Return the inputs of the first cell for images `(N, in_channels, H, W)`."""
         height, width = x.shape[-2], x.shape[-1]
-        if isinstance(height, int) and isinstance(width, int) and (height % self.divisor or width % self.divisor):
-            raise SpaceError(
-                f"height and width must be divisible by {self.divisor} for this network, but got "
-                f"{height}x{width}; resize or pad the images"
-            )
+        if isinstance(height, int) and isinstance(width, int):
+            check_resolution(self.divisor, height, width)
         states: States = self.stem(x)
         return states
 

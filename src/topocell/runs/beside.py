@@ -33,9 +33,10 @@ from topocell.nn.network import FixedNet
 from topocell.reporting.rundirs import RANDOM_CELL, readable
 from topocell.runs.consent import Before, announce
 from topocell.runs.directory import OtherRecipe, RunDir
+from topocell.runs.image_checks import check_network
 from topocell.runs.phases import Phase, read_phase, save_phase
 from topocell.runs.run import Work, of_a_cell
-from topocell.runs.setup import Setup, check_network, prepared
+from topocell.runs.setup import Setup, prepared
 from topocell.runs.trials import held_out_data
 from topocell.selection.rules import derive
 from topocell.supernet.arch_state import ArchState

@@ -126,7 +126,12 @@ def _kept(stage: Stage, space: SpaceSpec) -> float:
 def _step(plan: SearchPlan, stage: Stage, pixels: int) -> float:
     """Work of one operation in all layers, for the images of a step."""
     size = plan.size(stage)
-    return plan.batch(stage) * pixels * size["channels"] ** GROWTH * size["layers"] / size["partial"]
+    return plan.batch(stage) * _seen(pixels, plan.stem) * size["channels"] ** GROWTH * size["layers"] / size["partial"]
+
+
+def _seen(pixels: int, stem: str) -> float:
+    """Pixels of an image that the first cell sees."""
+    return pixels / 64 if stem == "imagenet" else pixels
 
 
 def _projection(setup: Setup, sizes: dict[str, float], step: float) -> Part:
@@ -151,8 +156,7 @@ def _rounds(space: SpaceSpec, rules: Rules) -> int:
 
 def _retraining(plan: RetrainPlan, images: int, test_images: int, pixels: int, operations: float) -> Part:
     steps = len(plan.seeds) * plan.epochs * _batches(images, plan.batch_size)
-    seen = pixels / 64 if plan.stem == "imagenet" else pixels
-    work = plan.batch_size * seen * plan.channels**GROWTH * plan.layers * operations
+    work = plan.batch_size * _seen(pixels, plan.stem) * plan.channels**GROWTH * plan.layers * operations
     return Part("retrain", steps, work * (1 + test_images / (3 * images * plan.test_every)))
 
 

@@ -10,26 +10,24 @@ import torch
 from topocell import spaces, testing
 from topocell.config.cost import CostBudget, CostPlan
 from topocell.config.recipe import Recipe
-from topocell.config.retrain import RetrainPlan
 from topocell.config.search import Stage
 from topocell.config.selection import ProjectionPlan, Rules
 from topocell.data import splits as datasets
 from topocell.data.given import Given, given_source
 from topocell.data.nasbench201 import Table, holds
-from topocell.data.policies import check_channels
 from topocell.data.preprocessing import Preprocessing
 from topocell.data.readers import Source
 from topocell.data.splits import Dataset, SearchData, search_data
-from topocell.data.stratify import held_out, split_notes
+from topocell.data.stratify import split_notes
 from topocell.errors import RecipeError, SpaceError
-from topocell.genotype.genotype import CellGenotype, Genotype
+from topocell.genotype.genotype import Genotype
 from topocell.io.colours import rgb
-from topocell.networks.options import check_training, image_policy, initial_channels
+from topocell.networks.options import check_training
 from topocell.networks.retraining import Retraining
 from topocell.networks.start import AFRESH, Start
-from topocell.nn.network import FixedNet
 from topocell.registry import is_foreign, known
 from topocell.runs.costs import check_reachable, costs_for, costs_of_cell, network_size
+from topocell.runs.image_checks import check_images
 from topocell.runtime.devices import find_device
 from topocell.runtime.hooks import Monitor
 from topocell.runtime.losses import check_loss_options
@@ -46,8 +44,6 @@ from topocell.spaces.skeletons import least_layers, unplaced
 from topocell.supernet import Supernet
 from topocell.supernet.arch_state import ArchState
 
-#: Parameters from which a network is checked without its storage, which takes PyTorch seconds to prepare for.
-LARGE = 50_000_000
 #: Environment variable that names a table of NAS-Bench-201.
 GROUND_TRUTH_VARIABLE = "TOPOCELL_NASBENCH201"
 
@@ -324,7 +320,7 @@ def check(recipe: Recipe) -> None:
         if size not in sizes[:number]:
             _check_depth(space, stage, size["layers"])
             with torch.device("meta"):
-                Supernet(space, classes=2, head=plan.head, memory=plan.memory, **size)
+                Supernet(space, classes=2, head=plan.head, stem=plan.stem, memory=plan.memory, **size)
 
 
 def _check_depth(space: SpaceSpec, stage: Stage, layers: int) -> None:
@@ -370,29 +366,3 @@ def _check_contracts(recipe: Recipe, space: SpaceSpec) -> None:
 def _offered(space: SpaceSpec) -> set[str]:
     """The operations that any edge of a space offers."""
     return {op for cell in space.cells.values() for candidates in cell.candidates for op in candidates}
-
-
-def check_images(recipe: Recipe, space: SpaceSpec, dataset: Dataset) -> None:
-    """Raise SpaceError for images that a network of the retraining cannot take, before the search begins."""
-    cells = {}
-    for name, cell in space.cells.items():
-        cells[name] = CellGenotype(cell.inputs, ((("skip_connect", 0),),) * cell.nodes, (cell.computed[-1],))
-    for plan in recipe.trainings:
-        check_channels(image_policy(plan), dataset.shape[0])
-        if plan.early_stop is not None:
-            held_out(dataset.train.labels, plan.early_stop.fraction, recipe.seed)
-        check_network(Genotype("any", cells, skeleton=space.skeleton), plan, dataset)
-
-
-def check_network(genotype: Genotype, plan: RetrainPlan, dataset: Dataset) -> None:
-    """Raise SpaceError for images that the network of a cell cannot take, and for a limit that no width meets."""
-    initial_channels(genotype, plan, len(dataset.train.classes), dataset.shape)
-    classes, channels = len(dataset.train.classes), dataset.shape[0]
-    sizes = plan.channels, plan.layers, classes, channels, plan.stem
-    options: dict[str, Any] = {"auxiliary": plan.auxiliary > 0, "head": plan.head}
-    with torch.device("meta"):
-        net = FixedNet(genotype, *sizes, **options)
-    large = sum(parameter.numel() for parameter in net.parameters()) > LARGE
-    with torch.no_grad(), torch.device("meta" if large else "cpu"):
-        net = FixedNet(genotype, *sizes, **options)
-        net(torch.zeros(2, *dataset.shape))

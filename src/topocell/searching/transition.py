@@ -96,6 +96,7 @@ class Builder:
             classes=self._classes,
             in_channels=self._in_channels,
             head=self._plan.head,
+            stem=self._plan.stem,
             memory=self._plan.memory,
             **self._plan.size(stage),
         )

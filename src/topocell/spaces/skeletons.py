@@ -10,8 +10,9 @@ Skeleton `uniform`: `layers` normal cells with the preprocess layers of DARTS an
 cell.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from topocell.errors import SpaceError, nearest
 from topocell.registry import Registry
@@ -110,6 +111,30 @@ def layout(skeleton: str, channels: int, layers: int) -> list[Slot]:
     if channels < 1:
         raise SpaceError(f"a network has at least one channel, but got channels={channels}")
     return stacking(skeleton).layout(channels, layers)
+
+
+def resolution_divisor(skeleton: str, slots: Sequence[Slot], stem: str) -> int:
+    """Return of which number height and width of the images are multiples, for cells that halve them evenly.
+
+    Args:
+        skeleton: its name.
+        slots: of the network.
+        stem: `imagenet` divides them by 8 before the cells, `cifar` by none.
+    """
+    if stacking(skeleton).preprocess:
+        halvings = sum(slot.cell_type == "reduce" for slot in slots)
+    else:
+        halvings = sum(after.channels > before.channels for before, after in pairwise(slots))
+    return 2**halvings * (8 if stem == "imagenet" else 1)
+
+
+def check_resolution(divisor: int, height: int, width: int) -> None:
+    """Raise SpaceError for images whose height or width is no multiple of a `resolution_divisor`."""
+    if height % divisor or width % divisor:
+        raise SpaceError(
+            f"height and width must be divisible by {divisor} for this network, but got {height}x{width}; resize or "
+            f"pad the images"
+        )
 
 
 def unplaced(skeleton: str, layers: int) -> list[str]:

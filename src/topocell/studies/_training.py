@@ -12,6 +12,7 @@ from topocell.genotype.genotype import Genotype
 from topocell.reporting.terminal import Display
 from topocell.runs import setup
 from topocell.runs.directory import RunDir
+from topocell.runs.image_checks import check_network
 from topocell.runs.phases import Phase, save_phase
 from topocell.runtime.devices import find_device
 from topocell.runtime.provenance import environment
@@ -34,7 +35,7 @@ def check(recipes: Iterable[Recipe], genotypes: Sequence[Genotype] = ()) -> dict
         key = f"{recipe.data!r} {recipe.seed}"
         loaded[key] = setup.prepared(recipe, like=loaded.get(key))
         for genotype in genotypes:
-            setup.check_network(genotype, recipe.retrain, loaded[key].dataset)
+            check_network(genotype, recipe.retrain, loaded[key].dataset)
     return {each.dataset.fingerprint: each.dataset.name for each in loaded.values()}
 
 

@@ -37,6 +37,8 @@ class Supernet(nn.Module):
         classes: width of the output.
         in_channels: channels of the images.
         head: `"plain"`, or `"bn-relu"` (GDAS, DOTS: batch norm and ReLU before pooling).
+        stem: `"cifar"`, or `"imagenet"` (images at an eighth of their size; as wide as the other, 3C, as PC-DARTS and
+            DOTS search).
         partial: K of PC-DARTS: 1/K of the channels pass through the operations.
         memory: `"standard"`, or `"low"`: keep less for backward and compute it again there.
 
@@ -60,6 +62,7 @@ class Supernet(nn.Module):
         in_channels: int = 3,
         *,
         head: str = "plain",
+        stem: str = "cifar",
         partial: int = 1,
         memory: str = "standard",
     ) -> None:
@@ -79,6 +82,7 @@ class Supernet(nn.Module):
             classes=classes,
             in_channels=in_channels,
             stem_multiplier=space.stem_multiplier,
+            stem=stem,
             affine=False,
             batch_statistics=True,
             head=head,

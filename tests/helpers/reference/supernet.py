@@ -3,7 +3,8 @@
 The engine is tested against this file, so all that it takes from the package is the description of the space.
 The state dict keys are the per-edge layout that `Supernet.per_edge_state_dict()` speaks:
 
-    stem.conv.weight, stem.bn.{weight,bias}, classifier.{weight,bias}, head.bn.{weight,bias} (bn-relu head)
+    stem.conv.weight, stem.bn.{weight,bias} (ImageNet stem: conv1 to conv3, bn1 to bn3), classifier.{weight,bias},
+    head.bn.{weight,bias} (bn-relu head)
     cells.{c}.preprocess{0,1}.{conv | conv1, conv2}.weight        (DARTS skeleton)
     cells.{c}.edges.{e}.{op}.{part}.weight
     blocks.{i}.{conv_a,conv_b}.{conv,bn}.*, blocks.{i}.shortcut.weight      (NAS-Bench-201 skeleton)
@@ -12,6 +13,7 @@ The state dict keys are the per-edge layout that `Supernet.per_edge_state_dict()
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -260,6 +262,21 @@ class ConvBn(nn.Module):
         return self.bn(self.conv(x))
 
 
+class ThreeHalvings(nn.Module):
+    """The ImageNet stem: 3 x 3 convs of stride 2 to c/2, c and c channels, each with BN; ReLU between them."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        widths = (c_in, c_out // 2, c_out, c_out)
+        self.conv1, self.conv2, self.conv3 = (nn.Conv2d(a, b, 3, 2, 1, bias=False) for a, b in pairwise(widths))
+        self.bn1, self.bn2, self.bn3 = (batch_norm(width, affine=True) for width in widths[1:])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        half = self.bn1(self.conv1(x))
+        quarter = self.bn2(self.conv2(torch.relu(half)))
+        return quarter, self.bn3(self.conv3(torch.relu(quarter)))
+
+
 class BnRelu(nn.Module):
     """The end of NAS-Bench-201 and DOTS networks: BN with affine terms, ReLU."""
 
@@ -306,6 +323,7 @@ class ReferenceSupernet(nn.Module):
         in_channels: channels of the images.
         head: "plain", or "bn-relu" for BN and ReLU before pooling (DOTS); NAS-Bench-201 always has these.
         partial: K of PC-DARTS; 1 for all channels.
+        stem: "cifar", or "imagenet" for three halvings, after which the first cell follows a reduction (DARTS only).
 
     Raises:
         SpaceError: partial does not divide channels, another head, or layers that NAS-Bench-201 cannot have.
@@ -320,6 +338,7 @@ class ReferenceSupernet(nn.Module):
         in_channels: int = 3,
         head: str = "plain",
         partial: int = 1,
+        stem: str = "cifar",
     ) -> None:
         super().__init__()
         if channels % partial:
@@ -327,7 +346,8 @@ class ReferenceSupernet(nn.Module):
         if head not in ("plain", "bn-relu"):
             raise SpaceError(f"head is 'plain' or 'bn-relu', but got {head!r}")
         self.skeleton = space.skeleton
-        self.stem = ConvBn(in_channels, space.stem_multiplier * channels)
+        self.halved = stem == "imagenet"
+        self.stem = (ThreeHalvings if self.halved else ConvBn)(in_channels, space.stem_multiplier * channels)
         self.cells = nn.ModuleList()
         if space.skeleton == "darts":
             width = self._stack_darts(space, channels, layers, partial)
@@ -340,7 +360,7 @@ class ReferenceSupernet(nn.Module):
     def _stack_darts(self, space: SpaceSpec, channels: int, layers: int, partial: int) -> int:
         self.types = ["reduce" if i in (layers // 3, 2 * layers // 3) else "normal" for i in range(layers)]
         c_before = c_previous = space.stem_multiplier * channels
-        after_reduction = False
+        after_reduction = self.halved
         for kind in self.types:
             spec = space.cells[kind]
             if kind == "reduce":
@@ -364,7 +384,7 @@ class ReferenceSupernet(nn.Module):
     def forward(self, x: Tensor, weights: Mapping[str, Any]) -> Tensor:
         x = self.stem(x)
         if self.skeleton == "darts":
-            before = previous = x
+            before, previous = x if self.halved else (x, x)
             for kind, cell in zip(self.types, self.cells):
                 before, previous = previous, cell((before, previous), *as_pair(weights[kind]))
             x = previous

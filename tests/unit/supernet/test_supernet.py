@@ -124,6 +124,11 @@ def test_options_of_the_network(options: dict[str, Any], dtype: torch.dtype) -> 
     check(darts(candidates=MIX), channels=8, dtype=dtype, **options)
 
 
+def test_the_imagenet_stem() -> None:
+    """Three halvings before the first cell, which reduces the first of its inputs: what PC-DARTS and DOTS search in."""
+    check(darts(candidates=MIX), 4, stem="imagenet", head="bn-relu", x=random(4, 3, 64, 32))
+
+
 @pytest.mark.parametrize("partial", [1, 2])
 @both_precisions
 def test_nasbench201(partial: int, dtype: torch.dtype) -> None:
