@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from topocell import spaces
+from topocell.config.data import DataPlan
 from topocell.config.mechanisms import EarlyStop, Progressive
-from topocell.config.recipe import DataPlan, Recipe
+from topocell.config.recipe import Recipe
 from topocell.config.retrain import RetrainPlan
 from topocell.config.search import ArchOptimizer, SearchPlan, Stage
 from topocell.config.selection import PERTURBATION, ProjectionPlan

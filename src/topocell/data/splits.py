@@ -321,13 +321,15 @@ class SearchData:
         return self.splits[name]
 
 
-def search_data(dataset: Dataset, fractions: Mapping[str, float], seed: int) -> SearchData:
-    """Return what a search may see of `dataset`: its training images split as by `split`, and no test images.
+def search_data(
+    dataset: Dataset, fractions: Mapping[str, float], seed: int, class_balanced: bool = False
+) -> SearchData:
+    """Return what a search may see of `dataset`: its training images split by `split_indices`, and no test images.
 
     Raises:
         DataError: as `split`.
     """
-    order = split_indices(dataset.train.labels.cpu(), fractions, seed)
+    order = split_indices(dataset.train.labels.cpu(), fractions, seed, class_balanced)
     return SearchData(
         {name: dataset.train.subset(indices) for name, indices in order.items()},
         order,

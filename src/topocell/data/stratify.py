@@ -14,7 +14,9 @@ from topocell.runtime.rng import generator
 RESERVED = {"test": "the search never sees the test split", "all": "'all' is the union of the splits"}
 
 
-def split_indices(labels: Tensor, fractions: Mapping[str, float], seed: int) -> dict[str, Tensor]:
+def split_indices(
+    labels: Tensor, fractions: Mapping[str, float], seed: int, class_balanced: bool = False
+) -> dict[str, Tensor]:
     """Which images belong to each split, in shuffled order: one seeded shuffle, mended where a class is missing.
 
     A split has floor(fraction · N) images (thirds of 50,000 are 16,666 each; a product within 1e-6 of an integer
@@ -24,10 +26,15 @@ def split_indices(labels: Tensor, fractions: Mapping[str, float], seed: int) -> 
     from what no split uses, or from the split that has most of the class. A split that is smaller than the number of
     these classes has as many of them as it can.
 
+    With `class_balanced` the fractions are of each class: of a class of n images a split has floor(fraction · n), those
+    classes with the largest remainders one more until the split has floor(fraction · N) images, and one of each class
+    that has as many images as there are splits.
+
     Args:
         labels: (N,) int64.
         fractions: of each split, above 0, summing to at most 1.
         seed: of the shuffle.
+        class_balanced: whether the fractions are of each class.
 
     Returns:
         Name of the split → indices (M,) int64.
@@ -37,6 +44,8 @@ def split_indices(labels: Tensor, fractions: Mapping[str, float], seed: int) -> 
     """
     sizes = _sizes(len(labels), fractions)
     order = torch.randperm(len(labels), generator=generator(seed, "split"))
+    if class_balanced:
+        return _of_each_class(labels, order, fractions, sizes)
     parts = list(order.split([*sizes.values(), len(labels) - sum(sizes.values())]))
     if len(labels):
         _mend(parts, labels)
@@ -95,6 +104,34 @@ def _sizes(n: int, fractions: Mapping[str, float]) -> dict[str, int]:
     return sizes
 
 
+def _of_each_class(
+    labels: Tensor, order: Tensor, fractions: Mapping[str, float], sizes: Mapping[str, int]
+) -> dict[str, Tensor]:
+    """Cut a shuffle into splits that have their fraction of every class, each in the order of the shuffle."""
+    counts = labels.bincount()
+    least = (counts >= len(sizes)).long()
+    exact = {name: counts.double() * share for name, share in fractions.items()}
+    taken = {name: torch.maximum((part + 1e-6).long(), least) for name, part in exact.items()}
+    left = counts - torch.stack(list(taken.values())).sum(0)
+    for label in (left < 0).nonzero().flatten().tolist():  # one of each small class, at the expense of the largest part
+        largest = max(taken, key=lambda name: int(taken[name][label]))
+        taken[largest][label] += left[label]
+        left[label] = 0
+    for name, size in sizes.items():
+        more = size - int(taken[name].sum())
+        for label in (exact[name] - taken[name]).argsort(descending=True, stable=True).tolist():
+            if more > 0 and left[label] > 0:
+                taken[name][label] += 1
+                left[label] -= 1
+                more -= 1
+    ends = torch.stack(list(taken.values())).cumsum(0)  # (splits, classes): places among the images of a class
+    place = torch.empty_like(order)
+    grouped = order[labels[order].argsort(stable=True)]
+    place[grouped] = torch.arange(len(order)) - (counts.cumsum(0) - counts)[labels[grouped]]
+    part = (place[None] >= ends[:, labels]).sum(0)[order]
+    return {name: order[part == number] for number, name in enumerate(taken)}
+
+
 def _mend(parts: list[Tensor], labels: Tensor) -> None:
     """Exchange images, in place, until every class that can be in all parts but the last, the rest, is there."""
     classes = int(labels.max()) + 1
@@ -116,7 +153,9 @@ def _mend(parts: list[Tensor], labels: Tensor) -> None:
             counts[part, kind] += change
 
 
-def split_notes(labels: Tensor, classes: Sequence[str], fractions: Mapping[str, float], seed: int) -> list[str]:
+def split_notes(
+    labels: Tensor, classes: Sequence[str], fractions: Mapping[str, float], seed: int, class_balanced: bool = False
+) -> list[str]:
     """A warning where a class is in some splits of the search only; none otherwise.
 
     Raises:
@@ -124,7 +163,7 @@ def split_notes(labels: Tensor, classes: Sequence[str], fractions: Mapping[str, 
     """
     sizes = labels.bincount(minlength=len(classes)).tolist()
     lacking = []
-    for name, indices in split_indices(labels, fractions, seed).items():
+    for name, indices in split_indices(labels, fractions, seed, class_balanced).items():
         counts = labels[indices].bincount(minlength=len(classes)).tolist()
         missing = [f"{label} ({size:,})" for label, size, count in zip(classes, sizes, counts) if size and not count]
         if missing:

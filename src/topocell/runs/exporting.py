@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from topocell.config.data import DataPlan
 from topocell.config.load import resolved
-from topocell.config.recipe import DataPlan, Recipe
+from topocell.config.recipe import Recipe
 from topocell.data.pictures import find_images, read_pictures
 from topocell.errors import DataError
 from topocell.networks.classifier import Classifier, load

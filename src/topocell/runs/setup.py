@@ -125,13 +125,14 @@ class Setup:
     @property
     def search_data(self) -> SearchData:
         """The training images, cut into the splits of the search."""
-        return search_data(self.dataset, self.recipe.data.splits, self.recipe.seed)
+        plan = self.recipe.data
+        return search_data(self.dataset, plan.splits, self.recipe.seed, plan.class_balanced)
 
     @property
     def split_notes(self) -> list[str]:
         """A warning where some split of the search lacks a class."""
         train, plan = self.dataset.train, self.recipe.data
-        return split_notes(train.labels, train.classes, plan.splits, self.recipe.seed)
+        return split_notes(train.labels, train.classes, plan.splits, self.recipe.seed, plan.class_balanced)
 
     @property
     def depth_notes(self) -> list[str]:

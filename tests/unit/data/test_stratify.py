@@ -123,3 +123,51 @@ def test_a_split_too_small_for_all_classes_has_as_many_as_it_can():
     assert len(parts["val"]) == 4 and len(labels[parts["val"]].unique()) == 4
     (note,) = split_notes(labels, [f"c{i}" for i in range(10)], {"train": 0.9, "val": 0.04}, 0)
     assert "val lacks" in note and "and 3 more" in note
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 60), min_size=1, max_size=8),
+    shares=st.lists(st.floats(0.05, 1.0), min_size=1, max_size=3),
+    total=st.floats(0.1, 1.0),
+    seed=st.integers(0, 2**40),
+)
+def test_class_balanced_splits_have_their_fraction_of_each_class(sizes, shares, total, seed):
+    fractions = {f"part {i}": share / sum(shares) * total for i, share in enumerate(shares)}
+    labels = labels_of(sizes)
+    assume(min(fractions.values()) * len(labels) >= 2.1)
+    parts = split_indices(labels, fractions, seed, class_balanced=True)
+    placed = torch.cat(list(parts.values()))
+    assert len(placed.unique()) == len(placed)
+    for name, indices in parts.items():
+        share, counts = fractions[name], labels[indices].bincount(minlength=len(sizes)).tolist()
+        for count, size in zip(counts, sizes, strict=True):
+            able = size >= len(fractions)
+            whole = [math.floor(each * size + 1e-6) for each in fractions.values()]
+            crowded = able and sum(max(each, 1) for each in whole) > size
+            assert math.floor(share * size + 1e-6) <= count + len(fractions) * crowded
+            assert count <= max(math.floor(share * size + 1e-6) + 1, able)
+            assert count or not able
+        if all(share * size >= 1 or size == 0 for size in sizes):
+            assert len(indices) <= math.floor(share * len(labels) + 1e-6)
+
+
+def test_a_small_class_is_in_each_class_balanced_split():
+    labels = labels_of([3, 40])
+    parts = split_indices(labels, {"a": 0.9, "b": 0.05, "c": 0.05}, 0, class_balanced=True)
+    assert [labels[indices].bincount().tolist() for indices in parts.values()] == [[1, 36], [1, 2], [1, 2]]
+
+
+def test_class_balanced_splits_are_the_published_subsets_of_imagenet():
+    sizes = [1300] * 20 + [732, 1000, 1049]  # the classes of ILSVRC2012 have 732 to 1,300 images
+    labels = labels_of(sizes)
+    parts = split_indices(labels, {"train": 0.1, "val": 0.025}, 0, class_balanced=True)
+    counts = {name: labels[indices].bincount().tolist() for name, indices in parts.items()}
+    assert counts["train"] == [130] * 20 + [73, 100, 105] and set(counts["val"][:20]) == {32, 33}
+    assert len(parts["val"]) == math.floor(0.025 * sum(sizes))
+    thirds = split_indices(labels, dict.fromkeys(("a", "b", "c"), 0.01), 0, class_balanced=True)
+    assert all(labels[indices].bincount().tolist()[:20] == [13] * 20 for indices in thirds.values())
+    again = split_indices(labels, {"train": 0.1, "val": 0.025}, 0, class_balanced=True)
+    other = split_indices(labels, {"train": 0.1, "val": 0.025}, 1, class_balanced=True)
+    assert torch.equal(parts["train"], again["train"]) and not torch.equal(parts["train"], other["train"])
+    assert parts["train"].sort().values.tolist() != parts["train"].tolist()
