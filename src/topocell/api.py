@@ -16,7 +16,6 @@ from topocell.config.retrain import PROTOCOLS, RetrainPlan, short_plan
 from topocell.data.given import Given
 from topocell.errors import DataError, RecipeError, nearest
 from topocell.genotype.genotype import Genotype
-from topocell.reporting.html import write_report
 from topocell.reporting.scores import random_cell_words
 from topocell.reporting.terminal import Display, Quiet
 from topocell.runs.beside import (
@@ -33,6 +32,7 @@ from topocell.runs.estimate import Estimate, estimate_retraining, estimate_searc
 from topocell.runs.identity import named_root, naming_imports, only_moves
 from topocell.runs.phases import Phase
 from topocell.runs.processes import on_all_processes, opened
+from topocell.runs.reports import write_report
 from topocell.runs.run import Work
 from topocell.runs.setup import Setup, execution, prepared
 from topocell.runs.trials import held_out_data, trained_in_trials

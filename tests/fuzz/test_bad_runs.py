@@ -28,7 +28,7 @@ SIZES = ["space.nodes=1", "data.images=40", "data.test_images=20", "search.layer
 #: What is spoilt; a pattern stands for all that it matches.
 NAMES = (
     *("recipe.yaml", "env.json", "metrics.jsonl", "genotype.json", "results.json", "timings.json", "log.txt", ".lock"),
-    *("checkpoints", "checkpoints/supernet.ckpt", "checkpoints/000001.ckpt", "weights.safetensors", "figures"),
+    *("checkpoints", "checkpoints/supernet.ckpt", "checkpoints/000001.ckpt", "weights.safetensors"),
     *("preprocessing.json", "checkpoints/[0-9]*.ckpt", "selections", "selections/x", "shallow", "shallow/recipe.yaml"),
     *(f"selections/x/{name}" for name in ("recipe.yaml", "genotype.json", "results.json", "metrics.jsonl")),
     *("selections/x/checkpoints/supernet.ckpt", "shallow/genotype.json", "shallow/results.json"),
@@ -306,9 +306,7 @@ def test_hostile_states(begun: dict[str, Path], tmp_path: Path, nothing_is_train
 # --- links
 
 
-@pytest.mark.parametrize(
-    "name", [".lock", "metrics.jsonl", "log.txt", "checkpoints", "figures", "report.html", "selections"]
-)
+@pytest.mark.parametrize("name", [".lock", "metrics.jsonl", "log.txt", "checkpoints", "report.html", "selections"])
 @pytest.mark.parametrize("step", ["run", "retrain", "report"])
 def test_links_in_a_run_directory_are_not_followed(name: str, step: str, sound: Path, tmp_path: Path) -> None:
     path, outside = tmp_path / "run", tmp_path / "outside"
@@ -317,7 +315,7 @@ def test_links_in_a_run_directory_are_not_followed(name: str, step: str, sound: 
     (outside / "search.svg").write_text("precious")
     place = path / name
     shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
-    place.symlink_to(outside if name in ("checkpoints", "figures", "selections") else outside / "search.svg")
+    place.symlink_to(outside if name in ("checkpoints", "selections") else outside / "search.svg")
     with pytest.raises(RunError, match=f"{name} is a link; put"):
         STEPS[step](path)
     assert contents(outside) == {"search.svg": b"precious"}

@@ -123,8 +123,10 @@ def test_commands_run(command: str, finished: Path, tmp_path: Path, monkeypatch:
         shutil.copytree("photos", "new")
         shutil.copy("photos/cat/0.png", "new/IMG_0001.jpg")
     shutil.copy(ROOT / "examples/darts_v2.txt", ".")
-    if words[0] in ("select", "compare", "retrain", "report", "predict", "export") and words[1].startswith("runs/"):
-        shutil.copytree(finished, words[1])
+    if words[0] in ("select", "compare", "retrain", "report", "predict", "export"):
+        named = words[1:] if words[0] in ("compare", "report") else words[1:2]
+        for word in (word for word in named if word.startswith("runs/")):
+            shutil.copytree(finished, word)
     assert main(words) == 0
 
 

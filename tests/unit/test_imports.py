@@ -185,7 +185,7 @@ def test_no_cell_is_read_where_none_is_named(words: list[str]) -> None:
 
 def test_a_drawing_imports_what_it_needs() -> None:
     """And the test above would see it."""
-    assert "matplotlib" in loaded("import topocell.reporting.cell_drawing")
+    assert "matplotlib" in loaded("from topocell.reporting.style import blank; blank(1, 1)")
 
 
 def test_nothing_is_evaluated() -> None:

@@ -47,7 +47,15 @@ def test_the_wheel_has_every_file_of_the_sources(archives: Path) -> None:
         packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
         assert not sources - packed
         assert not [name for name in packed if not name.startswith("topocell/") or "__pycache__" in name]
-        for name in ("py.typed", "reporting/report.html", "nn/kernels/cpu/kernels.c", "topology/wirings.yaml"):
+        for name in (
+            "py.typed",
+            "reporting/report.html",
+            "reporting/report.js",
+            "reporting/vendor/LICENSE",
+            "reporting/vendor/d3.min.js",
+            "nn/kernels/cpu/kernels.c",
+            "topology/wirings.yaml",
+        ):
             assert wheel.read(f"topocell/{name}") == (ROOT / "src" / "topocell" / name).read_bytes()
         recipes = [name for name in packed if name.startswith("topocell/config/recipes/")]
         assert len(recipes) > 80

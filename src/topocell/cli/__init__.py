@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from topocell import __version__
+from topocell.cli.reports import report
 from topocell.cli.retraining import retrain
 from topocell.errors import ElsewhereError, TopocellError
 from topocell.networks.commands import predict
@@ -214,17 +215,7 @@ def select(
 app.command()(retrain)
 
 
-@app.command()
-def report(run_path: RunPath) -> None:
-    """Write report.html, one self-contained file, from the present contents of a run directory.
-
-    Example:
-
-        topocell report runs/demo
-    """
-    from topocell import api
-
-    typer.echo(str(api.report(run_path)))
+app.command()(report)
 
 
 @app.command()

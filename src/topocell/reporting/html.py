@@ -1,19 +1,23 @@
 """The report of a run: one self-contained HTML file, written from whatever the run directory holds so far.
 
-The page needs no network and runs no scripts: figures are inline SVG, styles are inline, and every string that came
-from a file is escaped. Equal run directories give equal reports.
+The page needs no network: its style, its data and the scripts that draw its charts stand in it, and its policy lets
+nothing else in. Every string that came from a file is escaped. Equal run directories give equal reports.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
-from topocell.errors import GenotypeError, RunError
-from topocell.io import files, plain_yaml
-from topocell.reporting.cells import draw_text
+from topocell.errors import GenotypeError, RunError, TopocellError
+from topocell.genotype.genotype import Genotype
+from topocell.io import files
+from topocell.reporting import architecture_series, series
+from topocell.reporting.cell_shapes import cell_drawing, cell_heading, families_of
+from topocell.reporting.cell_svg import svg
+from topocell.reporting.cells import ShownCell, draw_text, shown_cells
+from topocell.reporting.collapse import signs
 from topocell.reporting.epochs import Epoch, search_epochs
 from topocell.reporting.ground_truth import (
     ground_truth_facts,
@@ -21,8 +25,10 @@ from topocell.reporting.ground_truth import (
     ground_truth_notes,
     ground_truth_of,
 )
-from topocell.reporting.page import inlined, template
-from topocell.reporting.report_figures import CURVES, OPTIONAL, draw_curves
+from topocell.reporting.page import rendered
+from topocell.reporting.replay import decisions, replay
+from topocell.reporting.run_figures import write_figures
+from topocell.reporting.run_files import RunFiles
 from topocell.reporting.rundirs import RANDOM_CELL
 from topocell.reporting.scores import (
     accuracy_of,
@@ -34,15 +40,15 @@ from topocell.reporting.scores import (
     score_warnings,
 )
 from topocell.reporting.selection_table import selection_table
-from topocell.reporting.style import printable
+from topocell.reporting.setting import SettingOf, unknown
+from topocell.reporting.style import FAMILIES, Family
 from topocell.reporting.tables import (
-    _value,
     flattened,
     format_count,
-    format_percent,
     format_seconds,
     is_number,
     results_table,
+    value_text,
 )
 
 _LOG_LINES = 60
@@ -50,6 +56,7 @@ _FILES = {
     "recipe.yaml": "the resolved recipe",
     "env.json": "versions and machine",
     "metrics.jsonl": "figures of every epoch",
+    "history.npz": "logits and weights of the architecture after every search epoch, for topocell.Run or numpy.load",
     "genotype.json": "the derived cell",
     "results.json": "test accuracy by seed and class or true accuracy",
     "network.json": "the trained networks, for topocell.load and topocell predict",
@@ -61,141 +68,162 @@ _FILES = {
 }
 
 
-class _Files:
-    """The files of a run directory, each read once and leniently; `states` says of each what was found."""
+def write_report(run_path: Path | str, setting_of: SettingOf = unknown) -> Path:
+    """Write `report.html` of a run directory, finished or not, and return its path.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.texts: dict[str, str] = {}
-        self.states: dict[str, str] = {}
-
-    def text(self, name: str) -> str:
-        """A file's text; empty if it is not there."""
-        if name not in self.texts:
-            self.texts[name], self.states[name] = "", "present"
-            try:
-                self.texts[name] = (self.path / name).read_bytes().decode("utf-8", errors="replace")
-            except FileNotFoundError:
-                self.states[name] = "missing"
-            except OSError as fault:
-                self.states[name] = f"unreadable: {files.reason(fault)}"
-        return self.texts[name]
-
-    def state(self, name: str) -> str:
-        """What was found of a file, also of one that was not read."""
-        return self.states.get(name) or ("present" if (self.path / name).is_file() else "missing")
-
-    def mapping(self, name: str) -> dict[str, Any]:
-        """The mapping that a JSON or YAML file holds; empty if there is none."""
-        text = self.text(name)
-        try:
-            read = plain_yaml.load if name.endswith(".yaml") else files.from_json
-            value = read(text) if text else {}
-        except ValueError as fault:
-            self.states[name] = f"damaged: {' '.join(str(fault).split())}"
-            return {}
-        if not isinstance(value, dict):
-            self.states[name] = f"damaged: it holds a {type(value).__name__} in place of a mapping"
-            return {}
-        return value
-
-    def rows(self, name: str) -> list[dict[str, Any]]:
-        """Parse a file of JSON objects, one per line; torn or damaged lines are counted and skipped."""
-        rows, damaged = [], 0
-        for line in self.text(name).split("\n"):
-            try:
-                row = files.from_json(line) if line.strip() else None
-            except ValueError:
-                row = line
-            if isinstance(row, dict):
-                rows.append(row)
-            elif row is not None:
-                damaged += 1
-        if damaged:
-            self.states[name] = f"present, {damaged} damaged line{'s' * (damaged != 1)} left out"
-        return rows
-
-
-def write_report(run_path: Path | str) -> Path:
-    """Write `report.html` and `figures/*.svg` of a run directory, finished or not, and return the report's path.
+    Args:
+        run_path: of the directory.
+        setting_of: what the page says of the setting.
 
     Raises:
-        RunError: there is no such directory, it holds a link, a pipe or a device, or the files cannot be written.
+        RunError: there is no such directory, it holds a link, a pipe or a device, or the file cannot be written.
     """
+    found = _opened(run_path)
+    report = found.path / "report.html"
+    with files.guarded(report):
+        files.replace(report, _page(found, setting_of).encode("utf-8"))
+    return report
+
+
+def write_run_figures(run_path: Path | str, folder: Path) -> list[Path]:
+    """Draw the curves of a run directory and its cells as SVG files into a folder, and return their paths.
+
+    Raises as `write_report`.
+    """
+    from topocell.reporting.cell_drawing import draw_genotype
+
+    found = _opened(run_path)
+    metrics, recipe, results = found.rows("metrics.jsonl"), found.mapping("recipe.yaml"), found.mapping("results.json")
+    drawn = write_figures(metrics, recipe, _trajectory(results), folder)
+    if genotype := found.mapping("genotype.json"):
+        draw_genotype(genotype, folder / "cells.svg")
+        drawn.append(folder / "cells.svg")
+    return drawn
+
+
+def _opened(run_path: Path | str) -> RunFiles:
     path = Path(run_path)
     if not os.path.isdir(path):
         raise RunError(f"a report is written from a run directory, but {str(path)!r} is none; check the path")
     with files.guarded(path):
-        files.refuse_links(path, "figures", "shallow", "retrainings")
-    found = _Files(path)
+        files.refuse_links(path, "shallow", "retrainings")
+    return RunFiles(path)
+
+
+def _page(found: RunFiles, setting_of: SettingOf) -> str:
+    path = found.path
     recipe, env, results, timings, genotype = (
         found.mapping(name) for name in ("recipe.yaml", "env.json", "results.json", "timings.json", "genotype.json")
     )
-    metrics = found.rows("metrics.jsonl")
-    log = found.text("log.txt").splitlines()
-    report = path / "report.html"
-    with files.guarded(report):
-        drawn = draw_curves(path, metrics, recipe, results)
-        ground_truth = ground_truth_of(results)
-        cells, drawing_fault = _draw_cells(path, genotype)
-        epochs = search_epochs(metrics)
-        page = template("report.html").render(
-            name=str(recipe.get("name") or path.resolve().name),
-            run=path.resolve().name,
-            dataset=str(results.get("dataset") or _part(recipe, "data").get("dataset") or ""),
-            finished=bool(_headline(results)),
-            progress=_progress(recipe, epochs, genotype, metrics, results),
-            headline=_headline(results),
-            facts=[*_facts(results), *_beside(path)],
-            cells=cells,
-            cell_texts=[] if drawing_fault or not genotype else _cell_texts(genotype),
-            drawing_fault=drawing_fault,
-            genotype=found.text("genotype.json"),
-            origin=flattened(genotype.get("origin")),
-            curves=[
-                (*curve, drawn[curve[0]])
-                for curve in CURVES
-                if curve[0] != ("retrain" if ground_truth else "ground_truth")
-                and (drawn[curve[0]] or curve[0] not in OPTIONAL)
-            ],
-            looked_up=bool(ground_truth),
-            warnings=_warnings(epochs),
-            selection=selection_table(metrics, _value),
-            seeds=results_table(results),
-            cautions=[*score_warnings(results), *_beaten(path, results)],
-            classes=class_table(results),
-            confusion=confusion_table(results),
-            timings=[(phase, format_seconds(seconds)) for phase, seconds in timings.items()],
-            total=format_seconds(sum(s for s in timings.values() if is_number(s))),
-            recipe=found.text("recipe.yaml"),
-            versions=flattened(env),
-            notes=_notes(results, epochs, bool(_beside(path))),
-            files=[(name, what, found.state(name)) for name, what in _FILES.items()],
-            log=log[-_LOG_LINES:],
-            log_lines=len(log),
-        )
-        files.replace(report, printable(page).encode("utf-8"))
-    return report
+    metrics, log = found.rows("metrics.jsonl"), found.text("log.txt").splitlines()
+    cells, drawing_fault = _cells(genotype)
+    epochs, headline = search_epochs(metrics), _headline(results)
+    looked_up, beside = bool(ground_truth_of(results)), _beside(path)
+    figures, data = _charts(metrics, recipe, results)
+    setting = setting_of(recipe, results)
+    return rendered(
+        "report.html",
+        data,
+        name=str(recipe.get("name") or path.resolve().name),
+        about=str(recipe.get("about") or ""),
+        run=path.resolve().name,
+        dataset=str(results.get("dataset") or _part(recipe, "data").get("dataset") or ""),
+        stamp=setting.stamp,
+        stamp_words=setting.words,
+        finished=bool(headline),
+        progress=_progress(recipe, epochs, genotype, metrics, results),
+        headline=headline,
+        facts=[*_facts(results), *beside],
+        cells=[(cell.kind, cell_heading(cell), svg(cell_drawing(cell), cell_heading(cell))) for cell in cells],
+        legend=families_of(cells),
+        cell_texts=[(cell.kind, draw_text(genotype, cell.kind)) for cell in cells],
+        drawing_fault=drawing_fault,
+        genotype=found.text("genotype.json"),
+        one_line=_one_line(genotype),
+        origin=flattened(genotype.get("origin")),
+        setting=setting.table,
+        figures=figures,
+        stages=[(s.number, s.name, _ranges(list(range(s.first, s.last + 1)))) for s in series.stages_of(epochs)],
+        replayed=data["replay"] is not None,
+        signs=signs(epochs),
+        retained=_retained(metrics, recipe),
+        decided=bool(data["decisions"]),
+        looked_up=looked_up,
+        warnings=_warnings(epochs),
+        selection=selection_table(metrics, value_text),
+        seeds=results_table(results),
+        cautions=[*score_warnings(results), *_beaten(path, results)],
+        classes=class_table(results),
+        confusion=confusion_table(results),
+        timings=[(phase, format_seconds(seconds)) for phase, seconds in timings.items()],
+        total=format_seconds(sum(s for s in timings.values() if is_number(s))),
+        recipe=found.text("recipe.yaml"),
+        versions=_versions(env),
+        notes=_notes(results, bool(beside)),
+        files=[(name, what, found.state(name)) for name, what in _FILES.items()],
+        log=log[-_LOG_LINES:],
+        log_lines=len(log),
+    )
 
 
-def _draw_cells(path: Path, genotype: Mapping[str, Any]) -> tuple[Markup | None, str]:
-    """The drawing of the cells, or None and the reason why a genotype cannot be drawn."""
-    from topocell.reporting.cell_drawing import draw_genotype
+def _charts(
+    metrics: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], results: Mapping[str, Any]
+) -> tuple[set[str], dict[str, Any]]:
+    """The names of the figures that have something to draw, and the data of the page."""
+    seen = architecture_series.seen_of(metrics, recipe)
+    panels = {
+        "search": series.search_panels(metrics),
+        "architecture": series.architecture_panels(metrics),
+        "weights": architecture_series.weight_panels(seen),
+        "annealing": architecture_series.annealing_panels(seen),
+        "operations": series.operation_panels(metrics),
+        "retrain": [] if ground_truth_of(results) else series.retrain_panels(metrics),
+        "ground_truth": series.ground_truth_panels(_trajectory(results)),
+    }
+    drawn = {name: [panel.to_dict() for panel in of] for name, of in panels.items() if of}
+    families = {key: row.label for key, row in FAMILIES.items()}
+    data = {"figures": drawn, "replay": replay(seen), "decisions": decisions(metrics), "families": families}
+    return set(drawn), data
 
-    target = path / "figures" / "cells.svg"
+
+def _trajectory(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The rows of the true-accuracy curve, each with the accuracy of the best cell beside its own."""
+    rows, optimum = results.get("trajectory"), ground_truth_of(results).get("optimum")
+    return [{**row, "optimum": optimum} for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _cells(genotype: Mapping[str, Any]) -> tuple[list[ShownCell], str]:
+    """The cells, or none and the reason why they cannot be drawn."""
     try:
-        if genotype:
-            draw_genotype(genotype, target)
-            return inlined(target, "cells", "The derived cells as graphs"), ""
+        return (shown_cells(genotype) if genotype else []), ""
     except GenotypeError as fault:
-        target.unlink(missing_ok=True)
-        return None, str(fault)
-    target.unlink(missing_ok=True)
-    return None, ""
+        return [], str(fault)
 
 
-def _cell_texts(genotype: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(str(kind), draw_text(genotype, kind)) for kind in genotype["cells"]]
+def _one_line(genotype: Mapping[str, Any]) -> str:
+    """The cell in one line, in the text form that other tools read; empty where it has none."""
+    try:
+        read = Genotype.from_dict(genotype)
+        return read.to_nasbench201() if "cell" in read.cells else read.to_darts()
+    except (TopocellError, TypeError, ValueError, LookupError, AttributeError):
+        return ""
+
+
+def _retained(
+    metrics: Iterable[Mapping[str, Any]], recipe: Mapping[str, Any]
+) -> list[tuple[str, list[str], list[tuple[str, list[tuple[str, Family]]]]]]:
+    """Tables of what edges retain: cell type, edges, and for each group its name and operation of each edge."""
+    kept = architecture_series.retained(metrics, recipe)
+    if kept is None:
+        return []
+    return [
+        (
+            kind,
+            kept.arrows[kind],
+            [(f"{kept.heads} {n}", series.labelled(row)) for n, row in enumerate(kept.rows(kind), start=1)],
+        )
+        for kind in kept.names
+    ]
 
 
 def _part(recipe: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -234,13 +262,13 @@ def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _beside(path: Path) -> list[tuple[str, str]]:
     """Return the accuracies of the shallow evaluation and of a random cell retrained alike, if there were any."""
     places = (("Shallow evaluation", "shallow"), ("Random cell, retrained alike", f"retrainings/{RANDOM_CELL}"))
-    found = [(title, accuracy_of(_Files(path / place).mapping("results.json"), "last")) for title, place in places]
+    found = [(title, accuracy_of(RunFiles(path / place).mapping("results.json"), "last")) for title, place in places]
     return [(title, accuracy) for title, accuracy in found if accuracy != "—"]
 
 
 def _beaten(path: Path, results: Mapping[str, Any]) -> list[str]:
     """Say so where a random cell, retrained alike, is as good as that of the run or better."""
-    words = random_cell_words(results, _Files(path / "retrainings" / RANDOM_CELL).mapping("results.json"))
+    words = random_cell_words(results, RunFiles(path / "retrainings" / RANDOM_CELL).mapping("results.json"))
     return [words] if "no better" in words else []
 
 
@@ -303,7 +331,14 @@ def _ranges(numbers: list[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in parts)
 
 
-def _notes(results: Mapping[str, Any], epochs: list[Epoch], beside: bool) -> list[str]:
+def _versions(env: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Versions and machine as rows; the command as it can be typed again."""
+    command = env.get("command")
+    typed = {"command": shlex.join(map(str, command))} if isinstance(command, list) else {}
+    return flattened({key: value for key, value in {**env, **typed}.items() if value not in (None, [], {})})
+
+
+def _notes(results: Mapping[str, Any], beside: bool) -> list[str]:
     """Notes that a reader must know to trust the numbers as far as they go, and no further."""
     ground_truth = ground_truth_of(results)
     notes = ground_truth_notes(ground_truth) if ground_truth else score_notes(results)
@@ -311,13 +346,5 @@ def _notes(results: Mapping[str, Any], epochs: list[Epoch], beside: bool) -> lis
         notes.append(
             "Whether the search was worth its time shows beside a random cell, retrained alike: topocell retrain RUN "
             "--random-cell."
-        )
-    gaps = [(e, e.row["gap"]) for e in epochs if isinstance(e.row.get("gap"), dict)]
-    if gaps and all(is_number(gaps[-1][1].get(key)) for key in ("soft", "derived")):
-        epoch, gap = gaps[-1]
-        notes.append(
-            f"After search epoch {epoch.number} the supernet reached {format_percent(gap['soft'])} on the validation "
-            f"split with its soft weights and {format_percent(gap['derived'])} masked to the derived cell. The wider "
-            "this gap, the less the supernet says about the cell."
         )
     return notes

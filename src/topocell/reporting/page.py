@@ -1,37 +1,80 @@
-"""Self-contained HTML pages: templates in which every string is escaped, one style sheet, figures as inline SVG."""
+"""Self-contained HTML pages: templates in which every string is escaped, with style, data and scripts in the file.
 
-import re
+The policy of a page admits the scripts that it holds, by their hashes, and nothing from anywhere else.
+"""
+
+import base64
+import hashlib
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from topocell.io import files
+from topocell.reporting.cell_shapes import COLOURS
+from topocell.reporting.style import printable
 
-def template(name: str) -> Any:
-    """Return the template of that name beside this file."""
+_HERE = Path(__file__).parent
+#: In the order in which they need each other; the first two are libraries, see vendor/LICENSE.
+SCRIPTS = ("vendor/d3.min.js", "vendor/plot.umd.min.js", "charts.js", "report.js")
+
+
+class Script(NamedTuple):
+    """A script of a page, and its hash as a policy names it."""
+
+    text: Markup
+    hash: str
+
+
+def rendered(page: str, data: Any, **values: Any) -> str:
+    """Return a page.
+
+    Args:
+        page: the template beside this file.
+        data: what its charts are drawn from, as JSON; None for a page without charts.
+        values: of the template.
+    """
+    scripts = [_script(name) for name in SCRIPTS] if data is not None else []
+    return str(
+        printable(
+            _template(page).render(
+                scripts=[script.text for script in scripts],
+                policy=_policy([script.hash for script in scripts]),
+                data=_json(data),
+                roles=list(COLOURS),
+                **values,
+            )
+        )
+    )
+
+
+def _policy(hashes: list[str]) -> str:
+    allowed = " ".join(f"'sha256-{found}'" for found in hashes) or "'none'"
+    own = f"default-src 'none'; style-src 'unsafe-inline'; script-src {allowed}"
+    return f"{own}; base-uri 'none'; form-action 'none'"
+
+
+def _json(data: Any) -> Markup:
+    """Data for a script element, which no text in it can end."""
+    text = files.to_json(data)
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return Markup(text)  # nosec B704: see above
+
+
+@cache
+def _script(name: str) -> Script:
+    text = printable((_HERE / name).read_text(encoding="utf-8"))
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return Script(Markup(text), base64.b64encode(digest).decode("ascii"))  # nosec B704: a file of ours
+
+
+@cache
+def _template(name: str) -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    folder = FileSystemLoader(Path(__file__).parent)
     environment = Environment(
-        loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template(name)
-
-
-def inlined(path: Path, prefix: str, label: str) -> Markup:
-    """One of our own SVG files as an element of the page: ids made unique, size left to the style sheet."""
-    text = path.read_text(encoding="utf-8")
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
-    head, body = text.split(">", 1)
-    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', head)
-    size = [float(x) for x in box.groups()] if box else [600.0, 400.0]
-    opening = Markup('<svg viewBox="0 0 {} {}" style="--w: {}px" role="img" aria-label="{}"').format(
-        f"{size[0]:g}", f"{size[1]:g}", round(size[0] * 4 / 3), label
-    )
-    # The file is ours and matplotlib escapes every text in it.
-    return (
-        opening
-        + Markup(' xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">')
-        + Markup(body)  # nosec B704: see above
-    )

@@ -1,6 +1,5 @@
 """Shared style of all drawings: operation labels, colour-blind-safe colours, fonts, reproducible files."""
 
-import functools
 import io
 import re
 from collections.abc import Iterator
@@ -17,11 +16,17 @@ if TYPE_CHECKING:  # matplotlib takes a second to import: it is, where something
 
 
 class Family(NamedTuple):
-    """A family of operations: its name in legends, its line colour, and a light tint for fills."""
+    """A family of operations.
 
+    `label` is its name in legends, `colour` and `dashes` (points of ink and gap; none for a solid line) are those of
+    its lines, which differ in both, `tint` is a light colour for fills.
+    """
+
+    key: str
     label: str
     colour: str
     tint: str
+    dashes: tuple[float, ...] = ()
 
 
 INK = "#1f2933"  # text and outlines
@@ -32,12 +37,15 @@ BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE = "#0072b2", "#d55e00", "#009e73", "
 CYCLE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, INK, MUTED)
 
 FAMILIES: dict[str, Family] = {
-    "sep_conv": Family("separable conv", BLUE, "#e3f0f9"),
-    "dil_conv": Family("dilated conv", VERMILION, "#fcebdf"),
-    "conv": Family("convolution", "#8a6d00", "#faf3d4"),
-    "pool": Family("pooling", GREEN, "#e0f4ee"),
-    "skip": Family("skip", PURPLE, "#f7e6f0"),
-    "other": Family("other", "#5f6b7a", "#eef1f4"),
+    row.key: row
+    for row in (
+        Family("sep_conv", "separable conv", BLUE, "#e3f0f9"),
+        Family("dil_conv", "dilated conv", VERMILION, "#fcebdf", (6, 2)),
+        Family("conv", "convolution", "#8a6d00", "#faf3d4"),
+        Family("pool", "pooling", GREEN, "#e0f4ee", (1.5, 1.5)),
+        Family("skip", "skip", PURPLE, "#f7e6f0", (6, 2, 1.5, 2)),
+        Family("other", "other", "#5f6b7a", "#eef1f4", (3, 3)),
+    )
 }
 
 _RC: dict[Any, Any] = {
@@ -90,17 +98,6 @@ def clipped(text: str, length: int = 24) -> str:
     """A printable text that fits a label: at most `length` characters, the last one an ellipsis if it was cut."""
     text = printable(text)
     return text if len(text) <= length else text[: length - 1] + "…"
-
-
-@functools.cache
-def text_width(text: str, size: float, bold: bool = False) -> float:
-    """Width of one line of text in inches; `size` in points."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath
-
-    font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
-    # Trailing blanks have no outline, so the extent is taken from the outline of the visible text alone.
-    return float(TextPath((0, 0), text, size=size, prop=font).get_extents().width) / 72 if text.strip() else 0.0
 
 
 def blank(width: float, height: float, **options: Any) -> "Figure":

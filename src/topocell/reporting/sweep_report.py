@@ -1,4 +1,4 @@
-"""The report of a sweep: one self-contained HTML file, written from its sweep.json and its figure."""
+"""The report of a sweep: one self-contained HTML file, written from its sweep.json."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 from markupsafe import Markup
 
 from topocell.io import files
-from topocell.reporting.page import inlined, template
-from topocell.reporting.style import printable
+from topocell.reporting.page import rendered
+from topocell.reporting.setting import SMOKE_STAMP
 from topocell.reporting.tables import flattened, format_count, format_seconds, is_number
 
 #: The tables: heading → key of a row of sweep.json, and how it is shown.
@@ -39,10 +39,7 @@ _CELLS = {
 }
 #: States of runs that have an accuracy, and so a report.
 _EVALUATED = ("retrained", "looked up")
-_CAPTION = (
-    "A dot is a run; the diamond beside them is their mean, with its 95 % interval, which is cut where it leaves the "
-    "picture."
-)
+_CAPTION = "A dot is a run; the diamond below them is their mean, with its 95 % interval (Student's t)."
 
 
 def write_sweep_report(path: Path) -> Path:
@@ -54,15 +51,19 @@ def write_sweep_report(path: Path) -> Path:
     report = path / "report.html"
     with files.guarded(report):
         stated = files.from_json((path / "sweep.json").read_bytes())
-        summary, figure = stated["summary"], path / "figure.svg"
-        page = template("sweep.html").render(
+        summary = stated["summary"]
+        dots, smoke = _dots(summary), stated["options"].get("budget") == "smoke"
+        page = rendered(
+            "sweep.html",
+            {"figures": {}, "dots": {"accuracy": dots}, "decisions": [], "replay": None},
             name=path.resolve().name,
             about=f"Protocol {summary['protocol']} · seeds {', '.join(map(str, stated['options']['seeds']))}",
+            stamp=SMOKE_STAMP if smoke else ("", ""),
             headline=_headline(summary),
             facts=_facts(stated),
             failed=list(summary["failed"].items()),
             verdicts=summary["verdicts"],
-            figure=inlined(figure, "accuracy", "Accuracies of all runs, with means") if figure.is_file() else None,
+            drawn=any(row["values"] for row in dots["rows"]),
             caption=_CAPTION,
             accuracy=_table(summary["rows"], _ACCURACY),
             against=_table([row for row in summary["rows"] if row["baseline"] is not None], _AGAINST),
@@ -72,8 +73,20 @@ def write_sweep_report(path: Path) -> Path:
             plan=flattened(stated["options"]),
             versions=flattened(stated["environment"]),
         )
-        files.replace(report, printable(page).encode("utf-8"))
+        files.replace(report, page.encode("utf-8"))
     return report
+
+
+def _dots(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The accuracies of the rows, with mean and interval, as the page draws them."""
+    rows = []
+    for row in summary["rows"]:
+        label = row["recipe"]
+        low, high = summary["intervals"][label]
+        own = {"values": summary["accuracies"][label], "mean": row["accuracy %"], "low": low, "high": high}
+        rows.append({"label": label} | own)
+    looked_up = any(run["state"] == "looked up" for of in summary["runs"].values() for run in of)
+    return {"rows": rows, "label": "true accuracy, %" if looked_up else "test accuracy, %"}
 
 
 def _headline(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,11 +89,11 @@ def _spread(results: Mapping[str, Any], which: str) -> str:
 def flattened(value: object, prefix: str = "") -> list[tuple[str, str]]:
     """A nested mapping as rows of dotted name and value."""
     if not isinstance(value, dict):
-        return [(prefix, _value(value))] if prefix else []
+        return [(prefix, value_text(value))] if prefix else []
     return [row for key, item in value.items() for row in flattened(item, f"{prefix}.{key}" if prefix else str(key))]
 
 
-def _value(value: object) -> str:
+def value_text(value: object) -> str:
     """A value for a table cell: the shortest readable form of a number, words for null and for booleans."""
     if value is None:
         return "none"

@@ -33,7 +33,7 @@ from topocell.runs.identity import (
 from topocell.runs.records import Records
 
 #: Directories in which a run writes.
-_FOLDERS = ("checkpoints", "figures", "selections", "shallow", "validation", "retrainings")
+_FOLDERS = ("checkpoints", "selections", "shallow", "validation", "retrainings")
 #: What only a run with a checkpoint has.
 _LEFT = ("genotype.json", "results.json", "checkpoints/supernet.ckpt")
 #: Entry of a named checkpoint that tells its recipe.

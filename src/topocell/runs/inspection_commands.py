@@ -18,25 +18,51 @@ if TYPE_CHECKING:
 def compare(
     places: Annotated[
         list[str],
-        typer.Argument(metavar="RUN|CELL...", help="A run, or cells: runs, published names, files, texts."),
+        typer.Argument(
+            metavar="RUN|SWEEP|CELL...", help="A run; several runs and sweeps; or cells: published names, files, texts."
+        ),
     ],
 ) -> None:
-    """Compare the selections of a run and the accuracy of their cells, or several cells, side by side.
+    """Compare the selections of a run, several runs, or several cells, side by side.
+
+    Of several runs and sweeps a first table has a row for each recipe, with mean and deviation over the searches that
+    differ in their seeds alone; `topocell report` shows the same as a page, with curves and cells.
 
     Examples:
 
         topocell compare runs/dots
 
+        topocell compare runs/dots runs/darts runs/sweep
+
         topocell compare darts-v2 dots-c10 runs/dots
     """
-    from rich.table import Table
-
+    from topocell.reporting.comparison import comparison_table, groups_of, read_runs
     from topocell.runs.compare import cells_side_by_side, comparison
 
-    of_a_run = len(places) == 1 and Path(places[0]).is_dir()
-    names, *rows = zip(*(comparison(places[0]) if of_a_run else cells_side_by_side(places)))
-    table = Table(*names)
-    for row in rows:
+    if len(places) == 1 and (Path(places[0]) / "recipe.yaml").is_file():
+        _show_columns(comparison(places[0]))
+        return
+    if all(Path(place).is_dir() for place in places):
+        runs = read_runs(places)
+        _show_columns(comparison_table(groups_of(runs)))
+        places = [_shown_path(run.path) for run in runs if (run.path / "genotype.json").is_file()]
+    if places:
+        _show_columns(cells_side_by_side(places))
+
+
+def _shown_path(path: Path) -> str:
+    """The path as it is shortest: from here, if it is below."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) and path != here else str(path)
+
+
+def _show_columns(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows as the columns of a table: few things, and much about each."""
+    from rich.table import Table
+
+    head, *others = zip(*rows)
+    table = Table(*head)
+    for row in others:
         table.add_row(*row)
     show(table)
 

@@ -18,7 +18,6 @@ from topocell.networks.start import Start
 from topocell.registry import imported
 from topocell.reporting.ground_truth import ground_truth_of
 from topocell.reporting.history import history
-from topocell.reporting.html import write_report
 from topocell.reporting.tables import is_number
 from topocell.reporting.terminal import Display
 from topocell.runs.costs import cost_line
@@ -28,6 +27,7 @@ from topocell.runs.moments import Moment, moment_of
 from topocell.runs.monitor import RunHook, RunMonitor, fitting
 from topocell.runs.outlook import Outlook, few_steps, parts_of
 from topocell.runs.phases import Phase, read_phase, save_phase
+from topocell.runs.reports import write_report
 from topocell.runs.setup import Setup
 from topocell.runs.trials import trials_of
 from topocell.searching.loop import Search

@@ -73,7 +73,7 @@ def bands(panels: Mapping[str, Sequence[Curve]], x: str, y: str, path: Path) -> 
 
 
 def twins(panels: Sequence[Twin], path: Path) -> None:
-    """Weight and strength of the operations of an edge as bars side by side with axes of their own, four in a row."""
+    """Weight (bars, from zero) and strength (points) of operations of an edge, on axes of their own, four in a row."""
     with styled():
         columns = min(len(panels), 4)
         rows = -(-len(panels) // columns)
@@ -83,10 +83,10 @@ def twins(panels: Sequence[Twin], path: Path) -> None:
             right = left.twinx()
             at = range(len(panel.names))
             left.bar([i - 0.2 for i in at], panel.weight, width=0.38, color=BLUE)
-            right.bar([i + 0.2 for i in at], panel.strength, width=0.38, color=ORANGE)
+            right.plot([i + 0.2 for i in at], panel.strength, "D", color=ORANGE, markersize=5)
             low, high = min(panel.strength), max(panel.strength)
             room = max(high - low, 0.5)
-            right.set_ylim(max(0.0, low - room), high + 0.3 * room)  # differences are small, so the axis is cut
+            right.set_ylim(max(0.0, low - 0.3 * room), high + 0.3 * room)  # of points, which need no zero
             left.set_xticks(at, [short(name) for name in panel.names], rotation=45, ha="right", fontsize=7)
             left.set_title(clipped(panel.title, 36), fontsize=8)
             left.set_ylabel("weight", color=BLUE)

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from topocell.errors import RunError
 from topocell.io import files
+from topocell.reporting.setting import SMOKE_STAMP
 from topocell.reporting.tables import format_seconds, is_number
 from topocell.reporting.terminal import Display, Quiet
 from topocell.runtime.workers import Task, make_all
@@ -264,6 +265,7 @@ class Bench:
         parts = [
             f"# {self.study if self.kind == 'study' else f'{self.kind} {self.study}'}",
             self.about,
+            *([f"**{SMOKE_STAMP[0]}.** {SMOKE_STAMP[1]}"] if self.options.get("budget") == "smoke" else []),
             _markdown(outcome.rows),
             *outcome.notes,
             f"Options: {options}.",

@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 
 from topocell.errors import GenotypeError
 from topocell.genotype.genotype import Genotype
-from topocell.reporting.cell_drawing import _Panel, draw_genotype
+from topocell.reporting.cell_drawing import draw_genotype
+from topocell.reporting.cell_shapes import Panel
 from topocell.reporting.cells import draw_text, shown_cells
 from topocell.reporting.layout import Box, place
-from topocell.reporting.run_figures import architecture_curves, retrain_curves
-from topocell.reporting.style import family, short
+from topocell.reporting.run_figures import panels_figure
+from topocell.reporting.series import Panel as Curves
+from topocell.reporting.series import architecture_panels, retrain_panels
+from topocell.reporting.style import family, save, short, styled
 from topocell.spaces import OPERATIONS
 
 SEP, SKIP, POOL, DIL = "sep_conv_3x3", "skip_connect", "max_pool_3x3", "dil_conv_5x5"
@@ -75,8 +78,8 @@ def test_svg_shows_every_node_and_operation_once(genotype, tmp_path):
 
 def test_dropped_nodes_are_dashed_and_named(tmp_path):
     draw_genotype(STRETCHED, tmp_path / "cells.svg")
-    groups = {g.get("id"): g for g in ET.parse(tmp_path / "cells.svg").iter("{http://www.w3.org/2000/svg}g")}
-    dashed = {k for k in range(2, 6) if "stroke-dasharray" in next(iter(groups[f"normal-node-{k}"])).get("style")}
+    discs = {disc.get("id"): disc for disc in ET.parse(tmp_path / "cells.svg").iter()}
+    dashed = {k for k in range(2, 6) if discs[f"normal-node-{k}"].get("stroke-dasharray")}
     assert dashed == {3, 5}
     assert "dropped" in texts(tmp_path / "cells.svg")
 
@@ -253,7 +256,7 @@ def test_crossings_are_removed_where_they_can_be():
 )
 def test_no_line_leaves_its_panel(sources):
     nodes = [[[SKIP, source] for source in node] for node in sources]
-    panel = _Panel(shown_cells({"cells": {"normal": cell(nodes)}})[0])
+    panel = Panel(shown_cells({"cells": {"normal": cell(nodes)}})[0])
     heights = [y for route in panel.routes for _, _, y in route]
     low = min(box.y - box.height / 2 for box in panel.boxes)
     high = max(box.y + box.height / 2 for box in panel.boxes)
@@ -271,8 +274,10 @@ def test_nine_complete_nodes_can_be_drawn(tmp_path: Path):
 # --- axes of curves
 
 
-def ticks(path):
-    """The numbers that an SVG file shows, as written."""
+def ticks(panels: list[Curves], path: Path):
+    """The numbers that a figure shows, as written."""
+    with styled():
+        save(panels_figure(panels, []), path)
     return [text for text in texts(path) if re.fullmatch(r"[−\d].*", text)]
 
 
@@ -284,20 +289,20 @@ def search_row(epoch, entropy, depth):
 
 def test_rounding_noise_of_an_entropy_is_no_rise(tmp_path):
     """No offset, no more than two decimals: what differs in the seventh is drawn flat."""
-    architecture_curves([search_row(e, 1.609437 + 1e-7 * e, None) for e in range(3)], tmp_path / "a.svg")
-    shown = [text for text in ticks(tmp_path / "a.svg") if "." in text]
+    panels = architecture_panels([search_row(e, 1.609437 + 1e-7 * e, None) for e in range(3)])
+    shown = [text for text in ticks(panels, tmp_path / "a.svg") if "." in text]
     assert "1.61" in shown and all(re.fullmatch(r"1\.\d\d", text) for text in shown)
 
 
 @pytest.mark.parametrize(("depths", "expected"), [([2, 2], "123"), ([0, 0], "01"), ([2, 3], "23")])
 def test_depths_are_whole_numbers(depths, expected, tmp_path):
-    architecture_curves([search_row(e, None, depth) for e, depth in enumerate(depths)], tmp_path / "a.svg")
-    assert ticks(tmp_path / "a.svg") == ["1", "2", *expected]  # epochs, then depths
+    panels = architecture_panels([search_row(e, None, depth) for e, depth in enumerate(depths)])
+    assert ticks(panels, tmp_path / "a.svg") == ["1", "2", *expected]  # epochs, then depths
 
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_epochs_of_retraining_are_whole_numbers(n, tmp_path):
     rows = [{"phase": "retrain", "seed": 0, "epoch": e, "train_loss": 0.5 + e, "test_loss": 0.6} for e in range(n)]
-    retrain_curves(rows, tmp_path / "a.svg")
-    assert [text for text in ticks(tmp_path / "a.svg") if "." not in text][:n] == ["1", "2"][:n]
-    assert not {"0.95", "1.05", "1.2", "1.25", "1.5"} & set(ticks(tmp_path / "a.svg")[: n + 1])
+    shown = ticks(retrain_panels(rows), tmp_path / "a.svg")
+    assert [text for text in shown if "." not in text][:n] == ["1", "2"][:n]
+    assert not {"0.95", "1.05", "1.2", "1.25", "1.5"} & set(shown[: n + 1])

@@ -1,5 +1,7 @@
 """The report: honest numbers, nothing unescaped, finished or unfinished, the same bytes for the same run."""
 
+import base64
+import hashlib
 import json
 import math
 import re
@@ -12,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from topocell.errors import RunError
-from topocell.reporting import run_figures
+from topocell.reporting import series
 from topocell.reporting.epochs import search_epochs
-from topocell.reporting.html import write_report
+from topocell.reporting.html import write_report, write_run_figures
+from topocell.reporting.page import SCRIPTS
 from topocell.reporting.tables import (
     format_accuracy,
     format_count,
@@ -36,12 +39,12 @@ GENOTYPE = {
     "origin": {"recipe": "dots", "seed": 7, "run": "demo"},
 }
 CURVES = {
-    "search": run_figures.search_curves,
-    "architecture": run_figures.architecture_curves,
-    "operations": run_figures.operation_curves,
-    "retrain": run_figures.retrain_curves,
+    "search": series.search_panels,
+    "architecture": series.architecture_panels,
+    "operations": series.operation_panels,
+    "retrain": series.retrain_panels,
 }
-VOID = {"meta", "br", "path", "use"}
+VOID = {"meta", "br", "path", "use", "input", "rect"}
 
 
 def search_row(stage, index, epoch, **changes):
@@ -125,10 +128,18 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.words, self.open = [], [], []
+        self.tags, self.words, self.scripts, self.open = [], [], [], []
         self.feed(text)
         self.close()
         self.text = re.sub(r"\s+", " ", " ".join(self.words))
+        self.data = json.loads(self.scripts[0]) if self.scripts else {}
+
+    @property
+    def figures(self):
+        """The names of the figures that the page has a place and data for."""
+        placed = {attrs["data-figure"] for _, attrs in self.tags if "data-figure" in attrs}
+        assert placed == set(self.data["figures"])
+        return placed
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
@@ -143,7 +154,9 @@ class Page(HTMLParser):
             assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open[-1:] != ["style"]:
+        if self.open[-1:] == ["script"]:
+            self.scripts.append(data)
+        elif self.open[-1:] != ["style"]:
             self.words.append(data)
 
 
@@ -189,16 +202,15 @@ def test_a_finished_run_shows_everything(finished):
     assert "line 39 " not in page.text
     assert json.dumps(GENOTYPE) in "".join(page.words)
     assert RECIPE in "".join(page.words)
-    assert sorted(p.name for p in (finished.parent / "figures").iterdir()) == sorted(
-        [*(f"{c}.svg" for c in CURVES), "cells.svg"]
-    )
+    assert page.figures == set(CURVES)
+    assert sum(attrs.get("class") == "cell" for _, attrs in page.tags) == 2
 
 
-def test_the_page_is_self_contained_and_runs_nothing(finished):
+def test_the_page_is_self_contained_and_runs_what_it_holds_alone(finished):
     page = read(finished)
     tags = {tag for tag, _ in page.tags}
-    assert not tags & {"script", "link", "img", "iframe", "object", "embed", "form", "base"}
-    assert sum(tag == "svg" for tag, _ in page.tags) == 5
+    assert not tags & {"link", "img", "iframe", "object", "embed", "form", "base"}
+    assert finished.stat().st_size < 6_000_000
     identifiers = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(identifiers) == len(set(identifiers))
     for _, attrs in page.tags:
@@ -210,7 +222,12 @@ def test_the_page_is_self_contained_and_runs_nothing(finished):
             for target in re.findall(r"url\(#([^)]*)\)", value or ""):
                 assert target in identifiers
     policy = next(a for t, a in page.tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy")
-    assert policy["content"].startswith("default-src 'none'")
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in page.scripts[1:]]
+    assert len(hashes) == len(SCRIPTS)
+    allowed = " ".join(f"'sha256-{found}'" for found in hashes)
+    assert policy["content"] == (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src {allowed}; base-uri 'none'; form-action 'none'"
+    )
 
 
 def test_equal_runs_give_equal_bytes(finished, tmp_path):
@@ -237,12 +254,14 @@ def test_hostile_strings_are_shown_and_not_run(tmp_path):
         log_txt=evil,
     )
     page = read(write_report(run))
-    assert not {tag for tag, _ in page.tags} & {"script", "img"}
+    assert "img" not in {tag for tag, _ in page.tags}
+    assert sum(tag == "script" for tag, _ in page.tags) == len(SCRIPTS) + 1
+    assert page.data["figures"]["operations"][0]["title"].startswith("Operations, </pre></svg>")
     assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
     assert page.text.count("<script>alert('x')</script>") >= 12
     assert "{{ 7*7 }}" in page.text
     assert "\x07" not in (tmp_path / "demo/report.html").read_text()
-    for figure in (run / "figures").iterdir():
+    for figure in write_run_figures(run, tmp_path / "figures"):
         ET.parse(figure)
 
 
@@ -257,8 +276,9 @@ def test_any_file_may_be_alone(there, tmp_path):
     assert ("unfinished" in page.text) == ("results.json" in missing)
     assert ("No cell has been derived yet." in page.text) == ("genotype.json" in missing)
     assert ("no test accuracy yet" in page.text) == ("results.json" in missing)
-    assert (run / "figures/cells.svg").exists() == ("genotype.json" not in missing)
-    assert (run / "figures/search.svg").exists() == ("metrics.jsonl" not in missing)
+    assert any(attrs.get("class") == "cell" for _, attrs in page.tags) == ("genotype.json" not in missing)
+    assert ("search" in page.figures) == ("metrics.jsonl" not in missing)
+    assert not (run / "figures").exists()
 
 
 def test_an_unfinished_run_says_how_far_it_came(tmp_path):
@@ -302,12 +322,14 @@ def test_one_seed_is_given_without_a_spread(tmp_path):
     assert "mean of" not in page.text
 
 
-def test_figures_of_an_earlier_report_go_when_their_data_is_gone(tmp_path):
+def test_figures_are_valid_reproducible_svg(tmp_path):
     run = make_run(tmp_path / "demo")
-    write_report(run)
-    (run / "metrics.jsonl").unlink()
-    write_report(run)
-    assert [p.name for p in (run / "figures").iterdir()] == ["cells.svg"]
+    first, second = (write_run_figures(run, tmp_path / name) for name in "ab")
+    assert {path.stem for path in first} == {*CURVES, "cells"}
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert all(ET.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg" for path in first)
+    text = (tmp_path / "a/search.svg").read_text()
+    assert ">Stages: 1 operations · 2 topology<" in text and ">Discretisation gap, points<" in text
 
 
 def test_no_run_directory_is_an_error_in_one_line(tmp_path):
@@ -326,26 +348,51 @@ def test_no_run_directory_is_an_error_in_one_line(tmp_path):
         [{**search_row("s", 0, 0), "epoch": "x"}, retrain_row("y", 0)],
     ],
 )
-def test_nothing_is_drawn_from_nothing(name, rows, tmp_path):
-    assert CURVES[name](rows, tmp_path / "figures/x.svg") is False
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("name", CURVES)
-def test_curves_are_valid_reproducible_svg(name, tmp_path):
-    paths = [tmp_path / "a.svg", tmp_path / "b.svg"]
-    assert [CURVES[name](METRICS, path) for path in paths] == [True, True]
-    assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert ET.parse(paths[0]).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+def test_nothing_is_drawn_from_nothing(name, rows):
+    assert CURVES[name](rows) == []
 
 
 @pytest.mark.parametrize("name", ["search", "architecture", "operations"])
-def test_stages_are_marked_only_when_there_are_several(name, tmp_path):
-    rows = [search_row(stage, k, e) for k, stage in enumerate(("one", "two", "three")) for e in range(5)]
-    CURVES[name](rows, tmp_path / "three.svg")
-    CURVES[name](rows[:5], tmp_path / "one.svg")
-    assert all(f">{stage}<" in (tmp_path / "three.svg").read_text() for stage in ("one", "two", "three"))
-    assert ">one<" not in (tmp_path / "one.svg").read_text()
+def test_stages_are_marked_only_when_there_are_several(name):
+    """Also a stage of a single epoch."""
+    rows = [
+        search_row(stage, k, e) for k, (stage, n) in enumerate((("one", 5), ("two", 1), ("three", 5))) for e in range(n)
+    ]
+    assert {tuple(panel.starts) for panel in CURVES[name](rows)} == {(1, 6, 7)}
+    assert {tuple(panel.starts) for panel in CURVES[name](rows[:5])} == {()}
+    found = series.stages_of(search_epochs(rows))
+    assert [(s.number, s.name, s.first, s.last) for s in found] == [
+        (1, "one", 1, 5),
+        (2, "two", 6, 6),
+        (3, "three", 7, 11),
+    ]
+
+
+def test_the_gap_is_that_of_soft_weights_and_derived_cell():
+    (gap,) = [panel for panel in series.search_panels(METRICS) if panel.title == "Discretisation gap"]
+    (line,) = gap.lines
+    assert line.values == pytest.approx([43.21 - 12.34] * 5) and gap.unit == "points" and gap.rule == 0.0
+
+
+def test_seeds_are_drawn_as_their_mean_and_a_band_of_one_deviation():
+    rows = [retrain_row(s, e, test_accuracy=0.5 + 0.1 * s) for s in range(3) for e in range(3 - (s == 2))]
+    (line,) = [
+        line
+        for panel in series.retrain_panels(rows)
+        for line in panel.lines
+        if (panel.title, line.label) == ("Accuracy", "test")
+    ]
+    assert line.values == pytest.approx([60.0, 60.0, 55.0])
+    assert line.low == pytest.approx([50.0, 50.0, 55.0 - 50**0.5]) and line.high == pytest.approx(
+        [70.0, 70.0, 55.0 + 50**0.5]
+    )
+    (alone,) = [
+        line
+        for panel in series.retrain_panels(rows[:3])
+        for line in panel.lines
+        if (panel.title, line.label) == ("Loss", "test")
+    ]
+    assert alone.low == () and alone.values == pytest.approx([1.1] * 3)
 
 
 def test_epochs_count_through_stages_and_a_repeated_epoch_replaces_the_earlier_one():
@@ -355,11 +402,12 @@ def test_epochs_count_through_stages_and_a_repeated_epoch_replaces_the_earlier_o
     assert epochs[2].row["lr"] == 0.5
 
 
-def test_test_accuracy_of_the_last_half_gets_its_own_panel_from_ten_epochs_on(tmp_path):
+def test_test_accuracy_of_the_last_half_gets_its_own_panel_from_ten_epochs_on():
     for n in (9, 10):
-        run_figures.retrain_curves([retrain_row(0, e) for e in range(n)], tmp_path / f"{n}.svg")
-    assert "last half" not in (tmp_path / "9.svg").read_text()
-    assert "last half" in (tmp_path / "10.svg").read_text()
+        panels = series.retrain_panels([retrain_row(0, e) for e in range(n)])
+        assert [panel.epochs for panel in panels if "last half" in panel.title] == (
+            [[6, 7, 8, 9, 10]] if n == 10 else []
+        )
 
 
 @pytest.mark.parametrize(
@@ -439,21 +487,21 @@ def looked_up(path, **changes):
 
 
 def test_a_run_that_ends_in_a_table_shows_the_true_accuracy_and_no_retraining(tmp_path):
-    page, run = looked_up(tmp_path / "demo")
+    page, _ = looked_up(tmp_path / "demo")
     assert "True accuracy 93.21 % 1.17 points below the best cell (94.37 %)" in page.text
     assert "Regret 1.17 points Best cell 94.37 % Column cifar10_test_200ep" in page.text
     assert ARCH in page.text and "nothing was retrained" in page.text
-    for absent in ("Retraining", "Accuracy per seed", "unfinished", "retraining only", "not yet", "Best epoch"):
+    assert page.figures == {"search", "architecture", "operations", "ground_truth"}
+    for absent in ("Accuracy per seed", "unfinished", "retraining only", "not yet", "Best epoch"):
         assert absent not in page.text
-    assert (run / "figures/ground_truth.svg").is_file() and not (run / "figures/retrain.svg").exists()
-    drawn = (run / "figures/ground_truth.svg").read_text()
-    assert "derived cell" in drawn and "best cell of the table" in drawn
+    (panel,) = page.data["figures"]["ground_truth"]
+    assert [line["label"] for line in panel["lines"]] == ["derived cell", "best cell of the table"]
 
 
 def test_a_run_that_was_retrained_shows_no_table(tmp_path):
     page = read(write_report(make_run(tmp_path / "demo")))
     assert "True accuracy" not in page.text and "Retraining" in page.text
-    assert not (tmp_path / "demo/figures/ground_truth.svg").exists()
+    assert "ground_truth" not in page.figures
 
 
 @pytest.mark.parametrize("value", [None, "high", float("nan"), True, [1]])
@@ -465,17 +513,15 @@ def test_a_true_accuracy_that_is_no_number_is_none(tmp_path, value):
 
 
 @pytest.mark.parametrize("rows", [[], [{"epoch": 0}], [{"accuracy": None}, {"accuracy": "93"}]])
-def test_a_trajectory_without_numbers_is_not_drawn(tmp_path, rows):
-    assert not run_figures.ground_truth_curve(rows, tmp_path / "ground_truth.svg")
-    assert not (tmp_path / "ground_truth.svg").exists()
+def test_a_trajectory_without_numbers_is_not_drawn(rows):
+    assert series.ground_truth_panels(rows) == []
 
 
-def test_the_trajectory_names_its_stages(tmp_path):
+def test_the_trajectory_has_its_stages_and_the_best_cell():
     rows = [
         {"stage": stage, "epoch": e, "accuracy": 80.0 + e, "optimum": 94.4}
         for stage in ("operations", "edges")
         for e in range(6)
     ]
-    assert run_figures.ground_truth_curve(rows, tmp_path / "ground_truth.svg")
-    text = (tmp_path / "ground_truth.svg").read_text()
-    assert "operations" in text and "edges" in text and "best cell of the table" in text
+    (panel,) = series.ground_truth_panels(rows)
+    assert panel.starts == [1, 7] and panel.lines[1].values == [94.4] * 12

@@ -41,6 +41,7 @@ def outcome_of(course: Course, records: Records, failed: Mapping[str, str], work
         "protocol": plan.protocol,
         "workers": workers,
         "accuracies": {label: list(of.values()) for label, of in values.items()},
+        "intervals": {label: _interval(list(of.values())) for label, of in values.items()},
         "rows": rows,
         "verdicts": sentences,
         "runs": runs,
@@ -54,6 +55,12 @@ def outcome_of(course: Course, records: Records, failed: Mapping[str, str], work
             _plots.dots(shown, _axis(course, records), path)
 
     return Outcome(rows, draw, len(plan.seeds), details, notes)
+
+
+def _interval(values: list[float]) -> list[float | None]:
+    """The 95 % interval of the mean; None where there is none."""
+    found = summary(values) if values else None
+    return [found.low, found.high] if found else [None, None]
 
 
 def _row(course: Course, arm: Arm, records: Records, values: Mapping[int, float]) -> dict[str, Any]:

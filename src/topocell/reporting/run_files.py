@@ -1,0 +1,61 @@
+"""The files of a run directory as a report reads them: leniently, whatever is missing or damaged."""
+
+from pathlib import Path
+from typing import Any
+
+from topocell.io import files, plain_yaml
+
+
+class RunFiles:
+    """The files of a run directory, each read once and leniently; `states` says of each what was found."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.texts: dict[str, str] = {}
+        self.states: dict[str, str] = {}
+
+    def text(self, name: str) -> str:
+        """A file's text; empty if it is not there."""
+        if name not in self.texts:
+            self.texts[name], self.states[name] = "", "present"
+            try:
+                self.texts[name] = (self.path / name).read_bytes().decode("utf-8", errors="replace")
+            except FileNotFoundError:
+                self.states[name] = "missing"
+            except OSError as fault:
+                self.states[name] = f"unreadable: {files.reason(fault)}"
+        return self.texts[name]
+
+    def state(self, name: str) -> str:
+        """What was found of a file, also of one that was not read."""
+        return self.states.get(name) or ("present" if (self.path / name).is_file() else "missing")
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        """The mapping that a JSON or YAML file holds; empty if there is none."""
+        text = self.text(name)
+        try:
+            read = plain_yaml.load if name.endswith(".yaml") else files.from_json
+            value = read(text) if text else {}
+        except ValueError as fault:
+            self.states[name] = f"damaged: {' '.join(str(fault).split())}"
+            return {}
+        if not isinstance(value, dict):
+            self.states[name] = f"damaged: it holds a {type(value).__name__} in place of a mapping"
+            return {}
+        return value
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """Parse a file of JSON objects, one per line; torn or damaged lines are counted and skipped."""
+        rows, damaged = [], 0
+        for line in self.text(name).split("\n"):
+            try:
+                row = files.from_json(line) if line.strip() else None
+            except ValueError:
+                row = line
+            if isinstance(row, dict):
+                rows.append(row)
+            elif row is not None:
+                damaged += 1
+        if damaged:
+            self.states[name] = f"present, {damaged} damaged line{'s' * (damaged != 1)} left out"
+        return rows

@@ -1,0 +1,125 @@
+"""Runs side by side: groups by recipe, means and deviations in closed form, a page that holds what it shows."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.unit.reporting.test_html import METRICS, PARTS, Page, results
+
+from topocell.cli import main
+from topocell.errors import RunError
+from topocell.reporting.comparison import (
+    comparison_table,
+    differences_table,
+    groups_of,
+    read_runs,
+)
+from topocell.runs.reports import write_comparison
+
+RECIPE = yaml.safe_load(PARTS["recipe.yaml"])
+
+
+def make(path: Path, seed: int, lasts: list[float], **changes: Any) -> Path:
+    """A finished run of a seed with the accuracies of its networks."""
+    path.mkdir(parents=True)
+    recipe = {**RECIPE, "seed": seed, **changes}
+    found = results(len(lasts))
+    for run, last in zip(found["runs"], lasts, strict=True):
+        run["last"] = last
+    found["last_mean"] = statistics.mean(lasts)
+    for name, text in PARTS.items():
+        (path / name).write_text(text)
+    (path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (path / "results.json").write_text(json.dumps(found))
+    return path
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    """Two seeds of dots and one of another setting; of the latter with two networks."""
+    return [
+        make(tmp_path / "a", 0, [0.90, 0.92]),
+        make(tmp_path / "b", 1, [0.80]),
+        make(tmp_path / "wide", 0, [0.5, 0.6], retrain={"epochs": 9}),
+    ]
+
+
+def test_runs_that_differ_in_their_seeds_alone_are_a_group(runs: list[Path]) -> None:
+    """± of several searches is over them, of one over its networks."""
+    first, wide = groups_of(read_runs([*runs, runs[0]]))
+    assert [run.path.name for run in first.runs] == ["a", "b"] and [run.path.name for run in wide.runs] == ["wide"]
+    assert (first.label, wide.label) == ("dots retrain.epochs=3", "dots retrain.epochs=9")
+    assert first.values == pytest.approx([91.0, 80.0]) and wide.values == pytest.approx([50.0, 60.0])
+    assert first.spread == pytest.approx(11 / 2**0.5) and wide.spread == pytest.approx(10 / 2**0.5)
+    head, *rows = comparison_table([first, wide])
+    table = [dict(zip(head, row, strict=True)) for row in rows]
+    assert [(row["searches"], row["accuracy"], row["± is over"]) for row in table] == [
+        ("2", "85.50 ± 7.78 %", "2 searches"),
+        ("1", "55.00 ± 7.07 %", "2 retrainings"),
+    ]
+    assert table[0]["parameters"] == "3.35 M" and table[0]["skips"] == "2" and table[0]["search time"] == "1 h 02 min"
+    assert differences_table([first, wide]) == [["setting", first.label, wide.label], ["retrain.epochs", "3", "9"]]
+    assert differences_table([first]) == []
+
+
+def test_more_seeds_make_the_same_row_surer(runs: list[Path], tmp_path: Path) -> None:
+    more = make(tmp_path / "c", 2, [0.85])
+    (group,) = groups_of(read_runs([*runs[:2], more]))
+    assert len(group.values) == 3 and group.spread == pytest.approx(statistics.stdev([91.0, 80.0, 85.0]))
+
+
+def test_a_sweep_is_its_runs_and_an_unfinished_run_has_no_accuracy(tmp_path: Path) -> None:
+    make(tmp_path / "sweep/runs/x", 0, [0.9])
+    (make(tmp_path / "sweep/runs/y", 1, [0.9]) / "results.json").unlink()
+    (group,) = groups_of(read_runs([tmp_path / "sweep"]))
+    assert [run.path.name for run in group.runs] == ["x", "y"] and group.values == [90.0] and group.spread is None
+    with pytest.raises(RunError, match=r"is neither a run directory, .*, nor a sweep"):
+        read_runs([tmp_path])
+
+
+def test_the_page_shows_table_curves_cells_and_leads_to_the_reports(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (runs[0] / "report.html").write_text("x")
+    out = tmp_path / "pages/side.html"
+    assert main(["report", *map(str, runs), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.split() == [str(out)]
+    page = Page(out.read_text())
+    assert page.open == [] and page.figures == {"search", "retrain"}
+    for words in ("3 runs, 2 recipes or settings", "85.50 ± 7.78 %", "55.00 ± 7.07 %", "retrain.epochs 3 9"):
+        assert words in page.text
+    links = [attrs["href"] for tag, attrs in page.tags if tag == "a"]
+    assert links == ["../a/report.html"]
+    assert sum(attrs.get("class") == "cell" for _, attrs in page.tags) == 6
+    dots, wide = page.data["dots"]["accuracy"]["rows"]
+    assert dots["values"] == pytest.approx([91.0, 80.0]) and wide["mean"] == pytest.approx(55.0)
+    (accuracy,) = [panel for panel in page.data["figures"]["retrain"] if panel["title"].startswith("Test accuracy")]
+    assert [line["label"] for line in accuracy["lines"]] == ["dots retrain.epochs=3", "dots retrain.epochs=9"]
+    tested = [row["test_accuracy"] for row in METRICS if row["phase"] == "retrain" and row["epoch"] == 2]
+    assert accuracy["lines"][1]["values"][2] == pytest.approx(100 * statistics.mean(tested))
+    before = out.read_bytes()
+    assert write_comparison(runs, out).read_bytes() == before
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    evil = "</script><script>alert(1)</script>"
+    run = make(tmp_path / "a", 0, [0.9], name=evil)
+    page = Page(write_comparison([run, make(tmp_path / "b", 1, [0.9])], tmp_path / "side.html").read_text())
+    assert page.open == [] and evil in page.text and sum(tag == "script" for tag, _ in page.tags) == 5
+
+
+def test_the_command_compares_in_the_terminal_what_the_page_shows(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", *map(str, runs)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "85.50 ± 7.78 %" in shown and "2 searches" in shown and "multiply-adds" in shown
+    assert main(["report", *map(str, runs), "--figures", str(tmp_path / "figures")]) == 2
+    assert "figures are drawn of one run" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "none"), str(runs[0]), "--out", str(tmp_path / "x.html")]) == 2
+    assert "is neither a run directory" in capsys.readouterr().err and not (tmp_path / "x.html").exists()
+    assert main(["report", str(runs[0]), "--figures", str(tmp_path / "figures")]) == 0
+    assert str(tmp_path / "figures/retrain.svg") in capsys.readouterr().out
