@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from topocell.errors import GenotypeError, nearest
 from topocell.genotype import exports, formats, namedtuples
 from topocell.genotype.exports import BENCH_PREFIX, HUB_KEY, NNI_KEY
-from topocell.genotype.texts import Call, bounded, read, shown, unwrapped
+from topocell.genotype.texts import Call, bounded, read, shown, unescaped, unwrapped
 from topocell.spaces.operations import KNOWN_OPERATIONS
 
 #: Name of a form → what it looks like.
@@ -60,18 +61,23 @@ def recognise(text: str) -> tuple[str, Any]:
     try:
         return _recognised(text)
     except GenotypeError as error:
+        if (other := unescaped(text)) != text:
+            with suppress(GenotypeError):
+                return _recognised(other)
         known = (kind for hint, kind in _FOREIGN if re.search(hint, text))
         seen = next((f"; it looks like {kind}: write it as one of the forms" for kind in known), "")
         raise GenotypeError(f"{error}{seen}") from None
 
 
 def _recognised(text: str) -> tuple[str, Any]:
-    if text.strip().startswith("|"):
+    if re.match(r"\s*\|\S", text):  # and no row of a table
         return "nasbench201", text
     try:
         if arch := formats.find_nasbench201(text):
             return "nasbench201", arch
         value = read(text)
+        if isinstance(value, Call) and not value.args and "cells" in value.fields:  # as ours is printed
+            return "topocell", {"format": 1, **value.fields}
         if isinstance(value, Call) or (isinstance(value, dict) and "normal" in value and "format" not in value):
             fields = namedtuples.fields_of(value)
             return namedtuples.kind_of(fields), fields

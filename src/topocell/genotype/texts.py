@@ -15,23 +15,29 @@ import warnings
 from typing import Any, NamedTuple
 
 from topocell.errors import GenotypeError
+from topocell.io import plain_yaml
 
 MAX_TEXT = 20_000
 MAX_NUMBER = 1_000
 MAX_DEPTH = 8
 
-_CALL = re.compile(r"(?<![\w.])(?:[A-Za-z_]\w*\.)*Genotype\s*\(")
+#: Not the beginning of a class of that name, nor the word before a bracket in a sentence.
+_CALL = re.compile(r"(?<![\w.])(?<!class )(?:[A-Za-z_]\w*\.)*Genotype\s*\((?=\s*(?:#.*\n\s*)*(?:[\[(]|\w+\s*=))")
 _FIELD = re.compile(r"\s*(?:normal|reduce)(?:_concat)?\s*[=:]")
 _LIST = re.compile(r"\s*(?:[A-Za-z_][\w.]*\s*[=:]\s*)?(?=[\[(])")
 _TOKEN = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|#[^\n]*|[()\[\]{}]""")
 _JSON = {"true": True, "false": False, "null": None}
 _NUMPY = {"int": int, "uint": int, "float": float, "str_": str}
-_RANGES = ("range", "np.arange", "numpy.arange")
+_RANGES = ("range", "np.arange", "numpy.arange", "torch.arange")
 _MAPPINGS = ("dict", "OrderedDict", "collections.OrderedDict")
 _MAPPING = re.compile(r"(?<![\w.])(?:dict|(?:collections\.)?OrderedDict)\s*\(")
 #: What terminals, word processors and PDF files put in place of, or beside, what a program wrote.
-_DECORATION = re.compile("\x1b\\[[0-9;]*m|\ufeff")
-_TYPESET = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "\u00a0": " "})
+_DECORATION = re.compile("\x1b\\[[0-9;]*m|[\u00ad\u200b-\u200d\u2060\ufeff]")
+_BLANK = re.compile(r"[^\S \t\r\n]")
+_TYPESET = str.maketrans({"‘": "'", "’": "'", "′": "'", "“": '"', "”": '"', "″": '"'})
+#: Keys of a mapping in YAML that holds a genotype.
+_IN_YAML = re.compile(r"^(?:format|normal|genotype)\s*:", re.MULTILINE)
+_ESCAPE = re.compile(r"""\\([_|~'"])""")
 _LISTS = ("list", "tuple")
 _ARRAYS = ("array", "np.array", "numpy.array", "tensor", "torch.tensor")
 #: What arrays and tensors print beside their values.
@@ -68,19 +74,41 @@ def bounded(text: object) -> str:
     if not isinstance(text, str) or len(text) > MAX_TEXT:
         value = f"{len(text)}; keep the lines of one genotype" if isinstance(text, str) else shown(text)
         raise GenotypeError(f"a genotype is a text of at most {MAX_TEXT} characters, but got {value}")
-    return html.unescape(_DECORATION.sub("", text)).translate(_TYPESET)
+    return _BLANK.sub(" ", html.unescape(_DECORATION.sub("", text)).translate(_TYPESET))
+
+
+def unescaped(text: str) -> str:
+    """The text without the backslashes that Markdown, LaTeX and strings in strings put before `_`, `|` and quotes."""
+    return _ESCAPE.sub(r"\1", text)
 
 
 def unwrapped(text: str) -> str:
-    """The text in a text of JSON: that of a string, or of the entry `genotype` of a mapping; any other as it is."""
+    """The text in a text of JSON: that of a string, or of the entry `genotype` of a mapping; any other as it is.
+
+    What is a mapping in YAML becomes JSON.
+    """
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):
-        return text
+        data = _in_yaml(text)
+        if data is None:
+            return text
+        text = json.dumps(data)
     if isinstance(data, dict) and data.keys().isdisjoint({"normal", "format"}) and "genotype" in data:
         data = data["genotype"]
         return data if isinstance(data, str) else json.dumps(data)
     return data if isinstance(data, str) else text
+
+
+def _in_yaml(text: str) -> Any:
+    """The mapping of a text in YAML that could hold a genotype; None for all others."""
+    if not _IN_YAML.search(text):
+        return None
+    try:
+        data = plain_yaml.load(text.replace("!!python/tuple", ""))
+        return data if isinstance(data, dict) and not {"format", "normal", "genotype"}.isdisjoint(data) else None
+    except ValueError:
+        return None
 
 
 def listed(value: Any) -> Any:
@@ -131,8 +159,9 @@ def _cut(text: str, start: int, bracket: int, alone: bool = False) -> str:
     if end is None:
         raise GenotypeError(f"every bracket must be closed, but one is not in {shown(text[start:])}")
     before, after = text[:start].rpartition("\n")[2], text[end:].partition("\n")[0]
-    if before and before[-1] in "'\"`" and after.startswith(before[-1]):  # a text in quotes
-        before, after = before[:-1], after[1:]
+    for _ in range(3):
+        if before and before[-1] in "'\"`" and after.startswith(before[-1]):  # a text in quotes, or bytes
+            before, after = before[:-1].removesuffix("b"), after[1:]
     if after.strip() in (",", ";", "."):  # as in a list of lines
         after = ""
     if any(c in before for c in ";'\"#`{") or not re.fullmatch(r"|.*[\s=:]", before):
@@ -202,7 +231,7 @@ def _called(name: str, args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
     """The value of a call: of `Genotype`, of `range`, of `list`, of a scalar or an array of NumPy, of a tensor."""
     if name.rpartition(".")[2] == "Genotype":
         return Call(args, fields)
-    if name == "dict" and not args:
+    if name in ("dict", "CellGenotype") and not args:
         return fields
     pairs = args[0] if not fields and len(args) == 1 and isinstance(args[0], tuple) else None
     if name in _MAPPINGS and pairs is not None and all(isinstance(p, tuple) and len(p) == 2 for p in pairs):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.helpers.forms import FORMS_OF_TEXTS, HUB, MUTABLES, ORDER, cells_for, in_form, mutations
@@ -113,6 +114,22 @@ FIELDS_OF_V2: dict[str, Any] = {
         json.dumps(FIELDS_OF_V2).replace('"', "&quot;"),
         f"epoch 1 genotype = {V2}\nvalid 0.9\nbest: {V2.replace('range(2, 6)', '[2, 3, 4, 5]')}\n",
         f"{json.dumps(FIELDS_OF_V2)}\n{json.dumps(FIELDS_OF_V2)}",
+        # as topocell prints it, YAML, escapes, more blanks, and the word in a sentence
+        repr(DARTS_V2),
+        f"best = {DARTS_V2}",
+        yaml.safe_dump(DARTS_V2.to_dict()),
+        yaml.safe_dump(json.loads(json.dumps(FIELDS_OF_V2))),
+        yaml.dump(FIELDS_OF_V2),
+        yaml.safe_dump({"epochs": 50, "genotype": V2}, width=60),
+        V2.replace("_", "\\_"),
+        "'" + V2.replace("'", "\\'") + "'",
+        repr(V2.encode()),
+        f'"""{V2}"""',
+        V2.replace(", ", ",\u202f").replace("(", "(\u200b"),
+        V2.replace("'", "′"),
+        V2.replace("range(2, 6)", "torch.arange(2, 6)"),
+        f"class Genotype(NamedTuple):\n    normal: list\n\nV2 = {V2}\n",
+        f"The Genotype (of the second search) is\n{V2}",
     ],
 )
 def test_what_stands_around_a_genotype(text: str) -> None:
@@ -124,7 +141,8 @@ def test_the_nodes_of_a_structure_are_its_architecture_string() -> None:
     value = tuple(tuple((name, int(source)) for name, source in group) for group in nodes)
     for text in (str(value), f"arch = {value}", json.dumps(value)):
         assert Genotype.from_text(text) == Genotype.from_text(ARCH)
-    for text in (f"first {ARCH}\nagain {ARCH}", ARCH.replace("|", "&#124;")):
+    texts = f"first {ARCH}\nagain {ARCH}", ARCH.replace("|", "&#124;"), ARCH.replace("|", "\\|").replace("_", "\\_")
+    for text in (*texts, f"| 1 | `{ARCH}` | 93 |", repr(Genotype.from_text(ARCH))):
         assert Genotype.from_text(text) == Genotype.from_text(ARCH)
     with pytest.raises(GenotypeError, match="in one of the forms"):
         Genotype.from_text(str(value[1:]))
@@ -175,7 +193,10 @@ REFUSED = {
     "arch string with blanks": (f"arch: {ARCH.replace('+', ' + ')}", "must be whole and without blanks"),
     "fields alone": (f"{V2[9:-1]}", "must stand in one Genotype(...), but got"),
     "fields in lines": (V2[9:-1].replace("], ", "]\n"), "must stand in one Genotype(...), but got"),
-    "fields in yaml": ("normal:\n- - sep_conv_3x3\n  - 0\n", "must stand in one Genotype(...)"),
+    "fields in yaml": ("normal:\n- - sep_conv_3x3\n  - 0\n", "has the fields normal, normal_concat, reduce"),
+    "yaml with types": ("normal: !!python/object:os.system []\n", "must stand in one Genotype(...)"),
+    "yaml of aliases": ("normal: &a [1]\n" + "".join(f"{c}: &{c} [{', '.join('*a' * 9)}]\n" for c in "bc"), "Genotype"),
+    "printed in part": (repr(DARTS_V2).replace("space='darts', ", ""), "the fields format, space, cells are required"),
     "list of two": (V2.replace("range(2, 6)", "list([2], [3])", 1), "has the call 'list(...)'"),
     "long arange": (V2.replace("range(2, 6)", "np.arange(2, 1e9)", 1), "but got np.arange(2, 1000000000.0)"),
     "log": ("\n".join([V2] * 60), "keep the lines of one genotype"),
