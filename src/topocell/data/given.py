@@ -5,10 +5,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from topocell.data.image_file import upright
 from topocell.data.readers import Source, in_memory
 from topocell.errors import DataError
+
+#: What transparent pixels of PIL images are laid on.
+WHITE = (255, 255, 255)
 
 
 class Given(NamedTuple):
@@ -16,7 +21,8 @@ class Given(NamedTuple):
 
     Args:
         train, test: (images, labels), or a dataset of `torch.utils.data` with items (image, label). Images are uint8,
-            or floats in 0..1, (N, C, H, W); those of a dataset may be PIL images. Labels are integers from 0.
+            or floats in 0..1, (N, C, H, W); those of a dataset may be PIL images, which become what files of them
+            would be, transparent pixels laid on white. Labels are integers from 0.
         classes: names of the classes; default the numbers.
     """
 
@@ -50,8 +56,8 @@ def given_source(given: Given | Sequence[Any]) -> Source:
 
 def _tensors(part: Any, name: str) -> tuple[Tensor, Tensor]:
     """Images (N, C, H, W) uint8 and labels (N,) int64."""
-    if isinstance(part, tuple | list) and len(part) == 2:
-        images, labels = (torch.as_tensor(value) for value in part)
+    if isinstance(part, tuple | list) and len(part) == 2 and not all(isinstance(one, tuple | list) for one in part):
+        images, labels = torch.as_tensor(part[0]), _numbers(part[1], name)
     elif hasattr(part, "__getitem__") and hasattr(part, "__len__"):
         items = [part[i] for i in range(len(part))]
         if not items or not all(isinstance(item, tuple | list) and len(item) >= 2 for item in items):
@@ -62,13 +68,18 @@ def _tensors(part: Any, name: str) -> tuple[Tensor, Tensor]:
         shapes = sorted({tuple(picture.shape) for picture in pictures})
         if len(shapes) > 1:
             raise DataError(f"images of a dataset have one shape, but those of {name} have {shapes[:3]}; resize them")
-        images, labels = torch.stack(pictures), torch.tensor([int(item[1]) for item in items])
+        images, labels = torch.stack(pictures), _numbers([item[1] for item in items], name)
     else:
         raise DataError(f"{name} is (images, labels) or a dataset, but got {type(part).__name__}; see Given")
     if images.dim() != 4 or len(images) != len(labels) or labels.dim() != 1 or not len(labels):
         raise DataError(
             f"images are (N, C, H, W) and labels (N,), but those of {name} are {tuple(images.shape)} and "
             f"{tuple(labels.shape)}; change them"
+        )
+    if images.shape[1] > 4 >= images.shape[3]:
+        raise DataError(
+            f"images are (N, C, H, W), but those of {name} are {tuple(images.shape)}, which looks like (N, H, W, C); "
+            f"permute them (0, 3, 1, 2)"
         )
     if images.dtype != torch.uint8:
         low, high = (float(bound) for bound in images.float().aminmax())
@@ -81,9 +92,26 @@ def _tensors(part: Any, name: str) -> tuple[Tensor, Tensor]:
     return images.contiguous(), labels.long()
 
 
+def _numbers(labels: Any, name: str) -> Tensor:
+    """Labels as a tensor. Raises DataError where they are no integers, which would be cut or could not be read."""
+    try:
+        found = torch.as_tensor(labels)
+        if not (found.is_floating_point() or found.is_complex()) or bool((found == found.trunc()).all()):
+            return found
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    first = labels[0] if len(labels) else labels
+    raise DataError(f"labels are integers from 0, but those of {name} begin with {first!r}; number the classes")
+
+
 def _picture(image: Any) -> Tensor:
-    """(C, H, W) of a tensor, or of what numpy can read as (H, W) or (H, W, C)."""
+    """(C, H, W) of a tensor, an image of Pillow, or of what numpy can read as (H, W) or (H, W, C)."""
     if isinstance(image, Tensor):
         return image
+    if isinstance(image, Image.Image):
+        try:
+            image, _ = upright(image, "L" if image.mode in ("1", "L") else "RGB", WHITE)
+        except (OSError, ValueError) as fault:
+            raise DataError(f"images of a dataset must be read as 8 bits, but one cannot be: {fault}") from None
     pixels = torch.from_numpy(np.array(image))
     return pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)

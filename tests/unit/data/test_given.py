@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 import topocell
 from topocell.cli import main
 from topocell.data.given import Given, given_source
+from topocell.data.image_file import pixels_of, upright
 from topocell.data.image_folder import Decoding
 from topocell.errors import DataError
 
@@ -56,6 +57,19 @@ def test_all_forms_give_the_same_pixels(given: Any) -> None:
     assert torch.equal(source.train_labels, TRAIN[1]) and len(source.classes) == 3
 
 
+@pytest.mark.parametrize("mode", ["P", "CMYK", "YCbCr", "RGBA", "1", "LA"])
+def test_images_of_pillow_are_what_their_files_would_be(mode: str) -> None:
+    """The numbers of a palette, say, are no pixels. Two items are a dataset, too."""
+    drawn = [Image.fromarray(image.permute(1, 2, 0).numpy()).convert(mode) for image in TRAIN[0][:2]]
+    if "A" in mode:
+        drawn[0].putalpha(90)
+    train, _, _ = given_source(([(drawn[0], 0), (drawn[1], 1)],) * 2).pixels(
+        torch.arange(2), torch.arange(2), Decoding()
+    )
+    wanted = [upright(image, "L" if mode == "1" else "RGB", (255, 255, 255))[0] for image in drawn]
+    assert torch.equal(train.images, torch.stack([torch.from_numpy(pixels_of(image).copy()) for image in wanted]))
+
+
 def test_a_run_on_given_images_is_continued_with_them_and_not_without(tmp_path: Path, capsys: Any) -> None:
     recipe, out = topocell.load_recipe("darts-v1", budget="smoke"), tmp_path / "run"
     topocell.search(recipe, out, data=(TRAIN, TEST))
@@ -80,6 +94,16 @@ def test_a_run_on_given_images_is_continued_with_them_and_not_without(tmp_path: 
         (((TRAIN[0].float() - 128, TRAIN[1]), TEST), "floats in 0..1 before any normalisation"),
         ((TRAIN, [TEST[0][0], TEST[0][1], TEST[0][2]]), "a dataset has items (image, label)"),
         ((TRAIN, TEST, ("a",)), "labels lie in 0..0"),
+        (((TRAIN[0].permute(0, 2, 3, 1), TRAIN[1]), TEST), "looks like (N, H, W, C); permute them"),
+        (([(image.permute(1, 2, 0), 0) for image in TRAIN[0]], TEST), "looks like (N, H, W, C)"),
+        (
+            ((TRAIN[0], TRAIN[1] + 0.5), TEST),
+            "labels are integers from 0, but those of train begin with tensor(0.5000)",
+        ),
+        (((TRAIN[0], ["cat", "dog"] * 24), TEST), "begin with 'cat'; number the classes"),
+        (([(image, "cat") for image in TRAIN[0]], TEST), "begin with 'cat'; number the classes"),
+        (([(image, torch.eye(3)[0]) for image in TRAIN[0]], TEST), "labels are integers from 0"),
+        (([(Image.new("I;16", (8, 8)), 0)] * 3, TEST), "mode I;16 has more than 8 bits"),
     ],
 )
 def test_what_is_no_dataset_is_one_line(given: Any, words: str) -> None:
