@@ -223,11 +223,16 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def restore(parts: Sequence[Part], computed: Sequence[Tensor]) -> None:
-    """Give parts the outputs that they computed, from z and statistics of each stage of each part."""
+    """Give parts the outputs that they computed, from z and statistics of each stage of each part.
+
+    They are laid out as kernels read them, whatever hooks on saved tensors have made of them.
+    """
     start = 0
     for part in parts:
         end = start + 2 * part.stages
-        part.outputs = [Output(*pair) for pair in zip(computed[start:end:2], computed[start + 1 : end : 2])]
+        layout = torch.contiguous_format if part.layout == Layout.APART else torch.channels_last
+        pairs = zip(computed[start:end:2], computed[start + 1 : end : 2])
+        part.outputs = [Output(z.contiguous(memory_format=layout), found.contiguous()) for z, found in pairs]
         start = end
 
 

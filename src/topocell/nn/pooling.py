@@ -85,6 +85,7 @@ class _MaxPool(torch.autograd.Function):
         if needs_graph(grads):
             return _spread(grads[0], which, ctx.shape.stride, ctx.size), None
         grad, d_x = _gradients(ctx, grads)
+        which = which.contiguous(memory_format=torch.channels_last)  # hooks on saved tensors may have changed that
         ctx.compiled.max_pool_backward(ctx.shape, which, grad, d_x)
         return d_x, None
 

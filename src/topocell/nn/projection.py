@@ -102,7 +102,7 @@ class _Projected(torch.autograd.Function):
     @staticmethod
     @in_own_types
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        x, z, statistics, *given = ctx.saved_tensors
+        x, z, statistics, *given = (t if t is None else t.float() for t in ctx.saved_tensors)
         if needs_graph(grads[:1]):
             stride = ctx.stride
             return with_graph(
@@ -112,7 +112,9 @@ class _Projected(torch.autograd.Function):
                 grads[:1],
             )
         gain, bias, weights = _contiguous(given)
-        grad = grads[0].contiguous(memory_format=torch.channels_last)
+        # Hooks on saved tensors may have changed the layout.
+        x, z, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, z, grads[0]))
+        statistics = statistics.contiguous()
         compiled, sums = required(z.shape[1]), torch.empty_like(statistics)
         compiled.gradient_sums(_shape(z), addresses([grad]), _ends(z, statistics, gain, bias), [sums], [None])
         needs_x, _, needs_gain, needs_bias, *learns = ctx.needs_input_grad

@@ -85,7 +85,7 @@ class _Separable(torch.autograd.Function):
     @in_own_types
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         plan: Plan = ctx.plan
-        kept = Kept.of(plan, ctx.with_maps, ctx.saved_tensors)
+        kept = Kept.of(plan, ctx.with_maps, [t.float() for t in ctx.saved_tensors])  # which hooks may have made half
         if needs_graph(grads[: len(plan.based)]):
             return _with_graph(plan, kept, ctx.needs_input_grad, grads[: len(plan.based)])
         x, tensors, computed = channels_last(kept.x), kept.tensors, kept.outputs

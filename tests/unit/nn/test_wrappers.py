@@ -232,6 +232,12 @@ def saved_elsewhere(net: Any, x: Tensor, y: Tensor) -> Found:
         return step(net, x, y)
 
 
+def saved_in_another_layout(net: Any, x: Tensor, y: Tensor) -> Found:
+    """As hooks that keep tensors in pinned memory, in files or compressed give them back."""
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach().contiguous(), lambda t: t):
+        return step(net, x, y)
+
+
 def anomaly_detection(net: Any, x: Tensor, y: Tensor) -> Found:
     with torch.autograd.detect_anomaly(check_nan=True):
         return step(net, x, y)
@@ -258,6 +264,7 @@ WRAPPERS: dict[str, tuple[Wrapper, dict[str, float]]] = {
     **{f.__name__: (f, EXACT) for f in (weight_norm, pruned, averaged, traced, of_functions, per_sample)},
     **{f.__name__: (f, EXACT) for f in (forward_mode, dual_numbers, copied, doubled, other_weights, meta, symbolic)},
     **{f.__name__: (f, EXACT) for f in (exported, compiled, checkpointed, saved_elsewhere, anomaly_detection)},
+    "saved_in_another_layout": (saved_in_another_layout, EXACT),
     **{f.__name__: (f, EXACT) for f in (counted, profiled, inference)},
     **{f.__name__: (f, LOOSE) for f in (autocast, halved, in_bfloat16)},
 }
@@ -282,6 +289,22 @@ def supernets(space: str, layout: torch.memory_format) -> tuple[Any, Any, ArchSt
     ours = Supernet(spec, 4, layers, CLASSES)
     ours.load_per_edge_state_dict(theirs.state_dict())
     return ours, theirs, ArchState(spec, init=1.0), *images(layout)
+
+
+@pytest.mark.parametrize("space", ["darts", "nasbench201"])
+@pytest.mark.parametrize("memory", ["standard", "low"])
+def test_a_supernet_whose_saved_tensors_come_back_in_another_layout(space: str, memory: str) -> None:
+    ours, _, arch, x, y = supernets(space, torch.channels_last)
+    net = Supernet(ours.space, 4, 5, CLASSES, memory=memory)
+    net.load_state_dict(ours.state_dict())
+    wanted, found = [*arch.alpha.values(), *net.parameters()], []
+    for pack in (lambda t: t, lambda t: t.detach().contiguous()):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            loss = F.cross_entropy(net(x, arch()), y)
+        found.append(torch.autograd.grad(loss, wanted, allow_unused=True))
+    for a, b in zip(*found):
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def weights_of(arch: ArchState) -> dict[str, tuple[Tensor, Tensor]]:
