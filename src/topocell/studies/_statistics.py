@@ -133,7 +133,13 @@ class RankCorrelation:
         return f"{self.mean:.2f} (95 % {self.low:.2f} to {self.high:.2f})"
 
 
-def rank_correlation(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> RankCorrelation:
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Kendall's τ-b; None where one side has no order."""
+    tau = float(stats.kendalltau(x, y).statistic)
+    return None if math.isnan(tau) else tau
+
+
+def rank_correlations(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> RankCorrelation:
     """Kendall's τ-b of pairs of rankings of the same n things, with an interval of the mean.
 
     The interval is a percentile bootstrap over the things: a resample draws n of them with replacement, the same for
@@ -143,11 +149,10 @@ def rank_correlation(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -
     Args:
         pairs: of values (n,), each.
     """
-    each = [float(stats.kendalltau(x, y).statistic) for x, y in pairs]
-    shown = tuple(None if math.isnan(tau) else tau for tau in each)
-    known = [place for place, tau in enumerate(each) if not math.isnan(tau)]
+    each = tuple(rank_correlation(x, y) for x, y in pairs)
+    known = {place: tau for place, tau in enumerate(each) if tau is not None}
     if not known:
-        return RankCorrelation(shown, None)
+        return RankCorrelation(each, None)
     n = len(pairs[0][0])
     counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RANK_RESAMPLES).astype(float)
     taus = []
@@ -157,7 +162,7 @@ def rank_correlation(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -
         untied = np.sqrt(untied_a * untied_b)
         taus.append(np.divide(agreement, untied, out=np.full(len(untied), np.nan), where=untied > 0))
     low, high = np.nanpercentile(np.mean(taus, axis=0), [2.5, 97.5])
-    return RankCorrelation(shown, float(np.mean([each[place] for place in known])), float(low), float(high))
+    return RankCorrelation(each, float(np.mean(list(known.values()))), float(low), float(high))
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:

@@ -1,6 +1,5 @@
 """DARTS-PT, Figures 1, 2 and 7: agreement of α with the strength of an operation in its supernet."""
 
-import math
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -23,6 +22,7 @@ from topocell.studies._items import Bench, Outcome, Record
 from topocell.studies._loops import Tuning
 from topocell.studies._options import Arm, Entries, Searches
 from topocell.studies._snapshots import expected, held_out, photographed, revived
+from topocell.studies._statistics import rank_correlation
 from topocell.studies._training import begin, spread
 from topocell.studies._worth import Rows, place
 
@@ -107,14 +107,6 @@ def strength(recipe: Recipe, searched: Path, where: Place, candidate: int, path:
     record["at once"] = probe(expected(learner), 0).accuracy
     Tuning(setup.Setup.of(recipe), search).run()
     return record | {"tuned": probe(expected(learner), 0).accuracy}
-
-
-def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Kendall's τ-b; None where one side has no order."""
-    from scipy.stats import kendalltau
-
-    tau = float(kendalltau(x, y).statistic)
-    return None if math.isnan(tau) else tau
 
 
 def _edges(arm: Arm, n: int | None, seed: int) -> list[Place]:

@@ -15,9 +15,9 @@ from topocell.studies import _drawings
 from topocell.studies._items import Bench, Outcome, Record
 from topocell.studies._options import Entries, Searches, Seeds, whole_searches
 from topocell.studies._snapshots import photographed, snapshot, state_of
+from topocell.studies._statistics import rank_correlation
 from topocell.studies._training import begin
 from topocell.studies._worth import Rows, place
-from topocell.studies.operation_strength import rank_correlation
 from topocell.supernet.arch_state import ArchState
 
 

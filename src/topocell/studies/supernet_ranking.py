@@ -1,7 +1,7 @@
 """What a search knows of its cells: rankings by its architecture and by its supernet against true accuracy."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -15,13 +15,14 @@ from topocell.errors import RecipeError, RunError
 from topocell.genotype.genotype import Genotype
 from topocell.runs import setup
 from topocell.runtime.workers import Task
+from topocell.selection.cell_scores import chosen_operations
 from topocell.spaces.skeletons import stacking
 from topocell.studies import _drawings
 from topocell.studies._cell_rankings import drawn, ranked, searched_cell
 from topocell.studies._items import Bench, Outcome, Record
 from topocell.studies._options import Entries, Searches, distinct
 from topocell.studies._snapshots import FINISHED
-from topocell.studies._statistics import RankCorrelation, interval_text, rank_correlation
+from topocell.studies._statistics import RankCorrelation, interval_text, rank_correlation, rank_correlations
 from topocell.studies._training import begin, spread
 
 
@@ -93,32 +94,59 @@ def measure(bench: Bench, options: SupernetRanking) -> Outcome:
         args = (method.recipes[seed], path, [cell.to_dict() for cell in cells], options.images)
         tasks[method.keys[seed]] = Task(f"{method.keys[seed]}-ranking", ranked, args)
     records = bench.all_trained(list(tasks.values()))
-    truth = [_true(table, column, cell) for cell in cells]
-    size = rank_correlation([(sizes := _parameters(first.any, cells), truth)])
-    found = [_Found.of(m, [records[tasks[m.keys[s]].key] for s in m.recipes], truth, table, column) for m in methods]
+    truth = _Truth.of(table, column, cells)
+    better = truth.favoured([truth.values])
+    size = rank_correlations([(sizes := _parameters(first.any, cells), truth.values)])
+    found = [_Found.of(m, [records[tasks[m.keys[s]].key] for s in m.recipes], truth) for m in methods]
     return Outcome(
         [each.row() for each in found],
         lambda path: _drawings.rankings(
             [each.panel() for each in found], size.mean, "accuracy in the supernet, %", f"{column}, %", path
         ),
         min(len(method.recipes) for method in methods),
-        {"cells": [cell.key for cell in cells], "true accuracy": truth, "parameters": _summary(size)}
-        | {"recipes": {each.label: each.summary() for each in found}},
+        {"cells": [cell.key for cell in cells], "true accuracy": truth.values, "parameters": _summary(size)}
+        | {"operations": better, "recipes": {each.label: each.summary() for each in found}},
         [
             f"{len(cells)} cells, drawn as random search does with {first.label}; true accuracies are those of the "
-            f"column {column}: {min(truth):.2f} to {max(truth):.2f} %, mean {spread(truth)[0]:.2f} %.",
+            f"column {column}: {min(truth.values):.2f} to {max(truth.values):.2f} %, mean "
+            f"{spread(truth.values)[0]:.2f} %. Intervals are over cells, for these searches.",
+            f"True accuracy {_extremes(better)}; these are τ with the number of such operations in the cell.",
             f"The number of parameters, for which nothing is searched, has τ {size.in_words()}; the cell of most "
-            f"parameters has {truth[_best(sizes)]:.2f} %.",
+            f"parameters has {truth.values[_best(sizes)]:.2f} %.",
             *(each.in_words() for each in found),
         ],
     )
 
 
 @dataclass(frozen=True)
+class _Truth:
+    """True accuracies in percent of the cells that are ranked, and how often each has each operation."""
+
+    table: Table
+    column: str
+    values: list[float]
+    counts: dict[str, list[int]]
+
+    @classmethod
+    def of(cls, table: Table, column: str, cells: Sequence[Genotype]) -> "_Truth":
+        """Look the cells up."""
+        chosen = [[op for own in cell.cells.values() for op in chosen_operations(own).values()] for cell in cells]
+        counts = {op: [ops.count(op) for ops in chosen] for op in sorted({op for ops in chosen for op in ops})}
+        return cls(table, column, [table.lookup(cell).accuracy[column] for cell in cells], counts)
+
+    def favoured(self, rankings: Sequence[Sequence[float]]) -> dict[str, float]:
+        """Operation → mean τ of its number with each ranking of the cells, where there is an order."""
+        taus = {op: [rank_correlation(number, values) for values in rankings] for op, number in self.counts.items()}
+        known = {op: [tau for tau in of if tau is not None] for op, of in taus.items()}
+        return {op: spread(of)[0] for op, of in known.items() if of}
+
+
+@dataclass(frozen=True)
 class _Found:
     """What the searches of one recipe know; τ with the true accuracy unless it says otherwise.
 
-    `weights` is that of α and β together, `alpha` and `beta` are those of each alone.
+    `weights` is that of α and β together, `alpha` and `beta` are those of each alone; `favoured` is that of the number
+    of each operation with the accuracy in the supernet, and `favoured_by_weights` with what α and β say.
     """
 
     label: str
@@ -134,19 +162,21 @@ class _Found:
     best: list[float]
     favourite: list[float]
     entropy: dict[str, list[float]]
+    favoured: dict[str, float]
+    favoured_by_weights: dict[str, float]
     seen: bool
     cloud: _drawings.Ranked
 
     @classmethod
-    def of(
-        cls, method: _Method, records: Sequence[Record], truth: Sequence[float], table: Table, column: str
-    ) -> "_Found":
+    def of(cls, method: _Method, records: Sequence[Record], known: _Truth) -> "_Found":
         """Correlate the records of the searches of a recipe with the truth."""
+        truth = known.values
         pairs = [(_weights(record), record["supernet"]) for record in records]
         weights = [of for of, _ in pairs if of is not None]
         supernets = [of for _, of in pairs if of is not None]
         half = [i for i, value in enumerate(truth) if value >= sorted(truth)[len(truth) // 2]]
-        derived = [_true(table, column, Genotype.from_dict(record["derived"])) for record in records]
+        cells = [known.table.lookup(Genotype.from_dict(record["derived"])) for record in records]
+        derived = [cell.accuracy[known.column] for cell in cells]
         entropy = {
             name: [record[f"{name}_entropy"] for record in records if record[f"{name}_entropy"] is not None]
             for name in ("alpha", "beta")
@@ -154,17 +184,19 @@ class _Found:
         return cls(
             method.label,
             len(records),
-            rank_correlation([(w, truth) for w in weights]),
-            rank_correlation([(r["operations"], truth) for r in records if r["operations"] is not None]),
-            rank_correlation([(r["wiring"], truth) for r in records if r["wiring"] is not None]),
-            rank_correlation([(s, truth) for s in supernets]),
-            rank_correlation([([s[i] for i in half], [truth[i] for i in half]) for s in supernets]),
-            rank_correlation([(w, s) for w, s in pairs if w is not None and s is not None]),
+            rank_correlations([(w, truth) for w in weights]),
+            rank_correlations([(r["operations"], truth) for r in records if r["operations"] is not None]),
+            rank_correlations([(r["wiring"], truth) for r in records if r["wiring"] is not None]),
+            rank_correlations([(s, truth) for s in supernets]),
+            rank_correlations([([s[i] for i in half], [truth[i] for i in half]) for s in supernets]),
+            rank_correlations([(w, s) for w, s in pairs if w is not None and s is not None]),
             derived,
             [100 * sum(value < own for value in truth) / len(truth) for own in derived],
             [truth[_best(s)] for s in supernets],
             [truth[_best(w)] for w in weights],
             entropy,
+            known.favoured(supernets),
+            known.favoured(weights),
             any(record["seen"] for record in records),
             _cloud(records[0], truth, derived[0]),
         )
@@ -195,7 +227,8 @@ class _Found:
         names = ("weights", "alpha", "beta", "supernet", "better_half", "between")
         taus = {name.replace("_", " "): _summary(getattr(self, name)) for name in names}
         cells = {"derived": self.derived, "beats": self.beats, "weights' best": self.favourite}
-        return {**taus, **cells, "supernet's best": self.best, "entropy": self.entropy}
+        liked = {"by supernet": self.favoured, "by weights": self.favoured_by_weights}
+        return {**taus, **cells, "supernet's best": self.best, "entropy": self.entropy, "favoured": liked}
 
     def panel(self) -> _drawings.Ranked:
         """The figure's panel, of the first search, and τ of all of them."""
@@ -212,6 +245,7 @@ class _Found:
         else:
             seen = ", on images that its weights have seen" if self.seen else ""
             parts.append(f"its supernet with τ {self.supernet.in_words()}{_told(self.supernet)}{seen}")
+            parts.append(f"the supernet {_extremes(self.favoured)}")
         moved = [
             f"{symbol} ended at {100 * spread(values)[0]:.0f} % of the entropy of equal logits"
             for symbol, values in zip("αβ", self.entropy.values())
@@ -284,11 +318,6 @@ def _ground_truth(methods: Sequence[_Method]) -> tuple[Table, str]:
     return table, next(iter(columns))
 
 
-def _true(table: Table, column: str, cell: Genotype) -> float:
-    """True accuracy in percent."""
-    return table.lookup(cell).accuracy[column]
-
-
 def _parameters(recipe: Recipe, cells: Sequence[Genotype]) -> list[float]:
     """Parameters of the network of each cell at the size of the retraining."""
     costs = setup.Setup.of(recipe).costs(CostPlan(measure="parameters", weight=0.0))
@@ -317,6 +346,14 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
+
+
+def _extremes(taus: Mapping[str, float]) -> str:
+    """What is favoured most and least, in words."""
+    if not taus:
+        return "tells no cells apart"
+    most, least = max(taus, key=lambda op: taus[op]), min(taus, key=lambda op: taus[op])
+    return f"favours {most} most ({taus[most]:+.2f}) and {least} least ({taus[least]:+.2f})"
 
 
 def _told(found: RankCorrelation) -> str:

@@ -16,6 +16,7 @@ from topocell.studies._statistics import (
     holm,
     interval_text,
     rank_correlation,
+    rank_correlations,
     summary,
     verdict,
 )
@@ -165,7 +166,7 @@ def test_tau_is_that_of_scipy_and_its_interval_that_of_scipys_resamples() -> Non
     draw = np.random.default_rng(3)
     x = draw.integers(0, 12, 40).astype(float)  # with ties
     y = x + draw.normal(0, 4, 40).round()
-    found = rank_correlation([(x.tolist(), y.tolist()), ([1.0] * 40, y.tolist())])
+    found = rank_correlations([(x.tolist(), y.tolist()), ([1.0] * 40, y.tolist())])
     tau = float(stats.kendalltau(x, y).statistic)
     assert found.each == (tau, None) and found.mean == tau
     places = [draw.integers(0, 40, 40) for _ in range(600)]
@@ -180,12 +181,13 @@ def test_one_resample_gives_the_tau_of_scipy(monkeypatch: pytest.MonkeyPatch) ->
     x, y = [3.0, 1.0, 2.0, 2.0, 5.0, 4.0], [1.0, 1.0, 3.0, 2.0, 4.0, 6.0]
     counts = np.random.default_rng(0).multinomial(6, np.full(6, 1 / 6), size=1)[0]
     at = np.repeat(np.arange(6), counts)
-    found = rank_correlation([(x, y)])
+    found = rank_correlations([(x, y)])
     assert found.low == found.high == pytest.approx(stats.kendalltau(np.array(x)[at], np.array(y)[at]).statistic)
 
 
 def test_rankings_without_an_order_have_no_tau() -> None:
-    found = rank_correlation([([1.0, 1.0, 1.0], [1.0, 2.0, 3.0])])
+    found = rank_correlations([([1.0, 1.0, 1.0], [1.0, 2.0, 3.0])])
     assert found.each == (None,) and found.mean is found.low is found.high is None and found.in_words() == "undefined"
-    perfect = rank_correlation([([1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 5.0, 9.0])])
+    perfect = rank_correlations([([1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 5.0, 9.0])])
+    assert rank_correlation([1, 2, 3], [1, 1, 1]) is None and rank_correlation([1, 2, 3], [4, 5, 6]) == 1
     assert perfect.mean == perfect.low == perfect.high == 1.0

@@ -88,6 +88,15 @@ def test_the_table_has_means_over_runs_and_grows_with_them(place: Path, done: Pa
     assert float(row["supernet's best %"]) == pytest.approx(sum(best) / 2)
     beats = sum(100 * sum(value < own for value in truth) / 6 for own in derived) / 2
     assert float(row["derived beats %"]) == pytest.approx(beats)
+    summary = json.loads((done / "study.json").read_text())["summary"]
+    pools = [
+        sum(op == "avg_pool_3x3" for node in cell.cells["cell"].nodes for op, _ in node)
+        for cell in drawn([load_recipe("nb201-darts", [], "smoke")], 6)
+    ]
+    of = [kendalltau(pools, record["supernet"]).statistic for record in records.values()]
+    favoured = summary["recipes"]["nb201-darts"]["favoured"]["by supernet"]
+    assert favoured["avg_pool_3x3"] == pytest.approx(sum(of) / 2)
+    assert summary["operations"]["avg_pool_3x3"] == pytest.approx(kendalltau(pools, truth).statistic)
 
 
 def test_operations_are_ranked_as_they_stood_before_they_were_decided(place: Path) -> None:
