@@ -17,15 +17,20 @@ class Constants:
     """Arrays as tensors on the device of the logits, floats in their dtype, integers as long; converted once."""
 
     def __init__(self, **arrays: np.ndarray) -> None:
-        self._arrays = arrays
+        # As tensors, since what traces a network does not know arrays.
+        self._arrays = {name: torch.tensor(array, device="cpu") for name, array in arrays.items()}
         self._converted: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
 
     def get(self, name: str, like: Tensor) -> Tensor:
         """The array of that name beside `like`. The tensor is shared: do not change it in place."""
-        kind = self._arrays[name].dtype.kind
-        dtype = {"f": like.dtype, "i": torch.long, "b": torch.bool}[kind]
+        array = self._arrays[name]
+        dtype = like.dtype if array.is_floating_point() else torch.bool if array.dtype == torch.bool else torch.long
         key = (name, like.device, dtype)
-        if key not in self._converted:
-            with torch.inference_mode(False):  # autograd refuses tensors that were made in inference mode
-                self._converted[key] = torch.tensor(self._arrays[name], device=like.device, dtype=dtype)
-        return self._converted[key]
+        if (known := self._converted.get(key)) is not None:
+            return known
+        with torch.inference_mode(False):  # autograd refuses tensors that were made in inference mode
+            made = array.to(like.device, dtype, copy=True)
+        traced = torch.jit.is_tracing() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        if type(made) is Tensor and not traced:
+            self._converted[key] = made  # else it is of a trace, or of a transform, and means nothing after that
+        return made

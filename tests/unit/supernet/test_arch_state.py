@@ -1,5 +1,6 @@
 """The architecture state: logits in, two tensors per cell type out, and what a checkpoint must keep."""
 
+import copy
 import io
 import math
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from topocell import spaces
 from topocell.errors import RecipeError
@@ -399,3 +400,30 @@ def test_unknown_choices_are_refused_by_name() -> None:
         state(None, "softmax", {"name": "subset"})
     with pytest.raises(RecipeError, match="topology 'subsets' has no option 'size'"):
         state(None, "softmax", {"name": "subsets", "size": 2})
+
+
+class Seen(nn.Module):
+    """What a supernet sees, as one tensor."""
+
+    def __init__(self, arch: ArchState) -> None:
+        super().__init__()
+        self.arch = arch
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.cat([(w.ops * w.edges[:, None]).flatten() for w in self.arch().values()]).sum()
+
+
+@pytest.mark.parametrize("topology", ["dense", {"name": "subsets", "view": "target", "sizes": 2}])
+@pytest.mark.parametrize("strict", [None, False, True], ids=["trace", "export", "strict export"])
+def test_a_state_that_was_traced_or_exported_is_as_before(strict: bool | None, topology: Any) -> None:
+    """No tensor of a trace stays behind in it."""
+    torch.manual_seed(0)
+    net, x = Seen(ArchState(spaces.get("darts", nodes=3), "softmax", topology, init=1.0)), torch.ones(2)
+    wanted = copy.deepcopy(net)(x).detach()
+    if strict is None:
+        other: Any = torch.jit.trace(net, x)  # and once more, to compare
+    else:
+        other = torch.export.export(net, (x,), strict=strict).module()
+    assert type(net(x)) is Tensor
+    torch.testing.assert_close(net(x).detach(), wanted)
+    torch.testing.assert_close(other(x), wanted)
