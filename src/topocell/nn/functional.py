@@ -17,8 +17,11 @@ def normalise(x: Tensor, weight: Tensor | None = None) -> Tensor:
     """Batch norm with the statistics of this batch and an optional per-channel `weight`, without bias.
 
     An operation of the supernet ends in batch norm without affine terms, then a multiplication with the weight
-    of the architecture: giving that weight to batch norm saves the multiplication and what it would keep.
+    of the architecture: giving that weight to batch norm saves the multiplication and what it would keep. Not inside
+    transforms of `torch.func`: second derivatives of the library's batch norm with a weight are wrong there (2.14).
     """
+    if weight is not None and torch._C._are_functorch_transforms_active():
+        return normalise(x) * weight[:, None, None]
     return F.batch_norm(x, None, None, weight, None, training=True, eps=BN_EPS)
 
 
