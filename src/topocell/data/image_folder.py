@@ -63,7 +63,7 @@ class Decoded(NamedTuple):
 def decode_cached(root: Path, paths: Sequence[str], decoding: Decoding) -> Decoded:
     """Decode image files, or take them from TOPOCELL_CACHE (default ~/.cache/topocell), which may be deleted.
 
-    The cache goes by path, size and time of each file, the resolution and the background.
+    The cache goes by path, size and times of each file, the resolution and the background.
 
     Raises:
         DataError: images that cannot be read, unless they are to be skipped; too many for the memory.
@@ -95,7 +95,9 @@ def _key(root: Path, paths: Sequence[str], decoding: Decoding) -> str:
     key = hashlib.sha256(os.fsencode(f"3 {root.resolve()} {decoding.resolution} {decoding.background}"))
     for path in paths:
         stat = os.stat(path) if os.path.exists(path) else None
-        key.update(os.fsencode(f"{path[len(str(root)) :]}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n"))
+        # Also the time of the last change of the entry: files that change places, or are edited, may keep the other.
+        told = stat and (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        key.update(os.fsencode(f"{path[len(str(root)) :]}\0{told}\n"))
     return key.hexdigest()[:32]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tests.helpers.odd_images import READABLE, UNREADABLE, encoded
 
@@ -187,6 +188,21 @@ def test_folders_beside_those_of_a_split_are_counted(tmp_path):
     assert "files not used: 1 of another type (.txt 1), 4 images outside the class folders" in got.notes
     put(tree(tmp_path, ("test",)), "test/cat/9.png")  # val/ is then said not to be used
     assert any(note.endswith("(.txt 1), 4 images outside the class folders") for note in load("folder", tmp_path).notes)
+
+
+def test_files_that_change_places_are_read_again(tmp_path):
+    """Bitmaps of one size that were unpacked with one time: nothing but their places has changed."""
+    tree(tmp_path)
+    files = [tmp_path / label / "0.bmp" for label in ("cat", "dog")]
+    for value, file in enumerate(files):
+        Image.new("RGB", (16, 16), (value,) * 3).save(file)
+        os.utime(file, (1e9, 1e9))
+    before = load("folder", tmp_path).train.images
+    files[0].rename(tmp_path / "aside")
+    files[1].rename(files[0])
+    (tmp_path / "aside").rename(files[1])
+    after = load("folder", tmp_path).train.images
+    assert not torch.equal(after, before) and torch.equal(after.sort(0).values, before.sort(0).values)
 
 
 def test_a_tree_one_folder_too_deep_says_what_to_move(tmp_path):
