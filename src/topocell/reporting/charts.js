@@ -161,8 +161,8 @@ function heatMap(cell, n, width) {
   const squares = cell.edges.flatMap((edge, e) =>
     operations.map((operation, k) => ({ edge, operation, value: cell.weights[n][e][k], kept: kept.has(`${e} ${k}`), least: cell.least, most: cell.most, fill: ink("heat") })));
   if (gates) {
-    const most = Math.max(...gates);
-    cell.edges.forEach((edge, e) => squares.push({ edge, operation: "edge", value: gates[e], kept: edges.has(e), least: 0, most, fill: ink("gate") }));
+    const [least, most] = d3.extent(cell.gates.filter((of) => of).flat());
+    cell.edges.forEach((edge, e) => squares.push({ edge, operation: "edge", value: gates[e], kept: edges.has(e), least: most - least > 1e-6 ? least : 0, most, fill: ink("gate") }));
   }
   const there = squares.filter((square) => square.value !== null);
   const room = (width - 52) / columns.length;

@@ -38,7 +38,7 @@ def _skips(epochs: Sequence[Epoch], kind: str) -> Sign | None:
     most = max(100 * of / all_of for all_of, of in shares)
     bad = 2 * skips >= whole and skips > 0
     words = (
-        "Half of the operations or more are skip connections: the cell has collapsed."
+        "Half of the operations or more are skip connections: this is how searches collapse."
         if bad
         else f"Skip connections made up {most:.0f} % at most, at any epoch; a collapse is half or more."
     )

@@ -6,13 +6,13 @@ from typing import Any
 from topocell.errors import GenotypeError
 from topocell.io import files
 from topocell.reporting.architecture_series import Seen
-from topocell.reporting.cell_shapes import cell_drawing
+from topocell.reporting.cell_shapes import CELL_NAMES, cell_drawing
 from topocell.reporting.cell_svg import svg
 from topocell.reporting.cells import shown_cells
 from topocell.reporting.epochs import Row
 from topocell.reporting.history import Relaxed
 from topocell.reporting.series import shortened
-from topocell.reporting.style import clipped, family, short
+from topocell.reporting.style import clipped, family, printable, short
 from topocell.reporting.tables import is_number
 
 #: Most numbers of a replay, and most epochs; of longer searches every second, third.. epoch is shown, and the last.
@@ -77,6 +77,7 @@ def _cell(epochs: Sequence[tuple[Row, Relaxed]], kind: str, drawings: Drawings) 
     live = [at.weights[at.live] for _, at in epochs if at.live.any()]
     least, most = (float(end(map(end, live))) if live else 0.0 for end in (min, max))
     return {
+        "title": CELL_NAMES.get(kind, printable(kind)),
         "edges": [f"{source}→{node}" for source, node in first.edges],
         "operations": [{"label": short(op), "family": family(op).key} for op in names],
         "least": shortened(least),

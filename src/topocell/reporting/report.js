@@ -100,14 +100,14 @@
     slider.max = String(search.epochs.length - 1);
     slider.value = slider.max;
     place.hidden = false;
-    const parts = Object.entries(search.cells).map(([kind, cell]) => {
+    const parts = Object.values(search.cells).map((cell) => {
       const drawing = element("div", { class: "scroll drawing" });
-      const shades = `From light to dark: ${shown(cell.least)} to ${shown(cell.most)}, the least and the largest weight of this search.`;
+      const shades = `From faint to strong: ${shown(cell.least)} to ${shown(cell.most)}, the least and the largest weight of this search.`;
       const heat = element("div"), bars = element("div", { class: "bars" });
       const whole = element("div", {},
-        element("figure", { class: "cell" }, element("figcaption", {}, `Cell, ${kind}`), drawing),
-        element("div", { class: "heat" }, element("h4", {}, `Weights, ${kind}`), heat, element("p", { class: "quiet" }, shades)));
-      const choices = element("div", { class: "choices" }, element("h4", {}, `Sets of edges of each node, ${kind}`), bars);
+        element("figure", { class: "cell" }, element("figcaption", {}, cell.title), drawing),
+        element("div", { class: "heat" }, element("h4", {}, `Weights · ${cell.title}`), heat, element("p", { class: "quiet" }, shades)));
+      const choices = element("div", { class: "choices" }, element("h4", {}, `Sets of edges of each node · ${cell.title}`), bars);
       if (cell.groups.some((groups) => groups.length)) whole.append(choices);
       return { cell, drawing, heat, bars, choices, whole };
     });
@@ -131,6 +131,7 @@
         choices.hidden = !cell.groups[n].length;
         const columns = Math.max(1, Math.floor((width + 16) / (216 + 16)));
         const narrow = Math.floor((width - 16 * (columns - 1)) / columns);
+        bars.style.gridTemplateColumns = `repeat(${columns}, ${narrow}px)`;
         bars.replaceChildren(...cell.groups[n].map((group) => element("div", {}, element("h5", {}, group.more > 0 ? `${group.title}: the most likely of ${group.more + group.choices.length}` : group.title), choiceBars(group, narrow))));
       }
       hints();

@@ -17,7 +17,7 @@ from topocell.reporting.style import FAMILIES, Family, clipped, family, short
 CYCLE_SIZE = 8
 DASHES = ("solid", "dashed", "dotted", "dashdot")
 #: Least span of an axis by the title of its panel, so that rounding noise looks flat.
-_LEAST_SPANS = {"Entropy": 0.05, "Derived cell": 2.0}
+_LEAST_SPANS = {"Entropy": 0.05, "Temperature": 1.0, "Derived cell": 2.0}
 
 
 class Line(NamedTuple):
