@@ -115,7 +115,10 @@
     const parser = new DOMParser();
     const drawings = search.drawings.map((text) => document.importNode(parser.parseFromString(text, "image/svg+xml").documentElement, true));
     /** The height that the tallest drawing takes in a card, so that the page stays still while the cells change. */
-    const tallest = (width) => Math.max(0, ...drawings.map(({ viewBox: { baseVal: box } }) => box.height * Math.min(1, Math.max(width / box.width, 0.72))));
+    const tallest = (cell, width) => d3.max(new Set(cell.drawing.filter((n) => n !== null)), (n) => {
+      const box = drawings[n].viewBox.baseVal;
+      return box.height * Math.min(1, Math.max(width / box.width, 0.72));
+    }) || 0;
 
     const show = () => {
       const n = Number(slider.value), { number, stage } = search.epochs[n];
@@ -125,7 +128,7 @@
       const two = parts.length > 1, width = two ? cardWidth(480) : Math.min(cardWidth(10000), 640);
       for (const { cell, drawing, heat, bars, choices } of parts) {
         const drawn = cell.drawing[n] === null ? "no drawing" : drawings[cell.drawing[n]].cloneNode(true);
-        drawing.style.minHeight = `${Math.ceil(tallest(width))}px`;
+        drawing.style.minHeight = `${Math.ceil(tallest(cell, width))}px`;
         drawing.replaceChildren(drawn);
         heat.replaceChildren(heatMap(cell, n, width));
         choices.hidden = !cell.groups[n].length;
