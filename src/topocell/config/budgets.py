@@ -5,7 +5,7 @@ They take a checked recipe, and return one that is to be checked again. A recipe
 """
 
 import math
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -169,6 +169,7 @@ def _scaled_search(search: SearchPlan, limits: Limits, layers: int) -> SearchPla
         channels=_least(search.channels, channels),
         layers=_least(search.layers, layers),
         batch_size=_least(search.batch_size, limits.batch_size),
+        micro_batch=_scaled_micro(search.micro_batch, [search.batch(stage) for stage in search.stages], limits),
         evaluation_batches=_least(search.evaluation_batches, limits.evaluation_batches),
         stages=tuple(_scaled_stage(stage, limits, factor, channels, layers) for stage in search.stages),
     )
@@ -221,6 +222,12 @@ def _scaled_epoch(recipe: Recipe, limits: Limits) -> int | None:
 
 def _factor(search: SearchPlan, limits: Limits) -> float:
     return min(1.0, limits.epochs / max(sum(stage.epochs for stage in search.stages), 1))
+
+
+def _scaled_micro(size: int | None, batches: Sequence[int], limits: Limits) -> int | None:
+    """Half of a batch, where batches were in parts before; it divides all of them still."""
+    common = math.gcd(*(min(batch, limits.batch_size) for batch in batches))
+    return None if size is None or common % 2 or common < 4 else common // 2
 
 
 def _faster(optimizer: ArchOptimizer, factor: float, share: float) -> ArchOptimizer:
@@ -276,6 +283,7 @@ def _scaled_training(plan: RetrainPlan, limits: Limits, channels: int, layers: i
         layers=_least(plan.layers, layers),
         epochs=_least(plan.epochs, epochs),
         batch_size=_least(plan.batch_size, limits.batch_size),
+        micro_batch=_scaled_micro(plan.micro_batch, [plan.batch_size], limits),
         test_every=limits.test_every,
         seeds=plan.seeds[: limits.seeds] if given else tuple(range(limits.seeds)),
     )

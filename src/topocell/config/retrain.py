@@ -5,7 +5,18 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from topocell.config.search import LossChoice, WeightOptimizer
-from topocell.config.values import BatchSize, Channels, Choice, Curve, Layers, Model, NonNegative, name_only
+from topocell.config.values import (
+    Amount,
+    BatchSize,
+    Channels,
+    Choice,
+    Curve,
+    Layers,
+    Model,
+    NonNegative,
+    micro_batch_fault,
+    name_only,
+)
 
 
 class Policy(Model):
@@ -47,8 +58,13 @@ class RetrainPlan(Model):
     """Settings of the training of a genotype's network (DARTS on CIFAR: 36 channels, 20 cells, 600 epochs).
 
     Attributes:
-        parameters: choose the channels that come closest to this number of parameters, instead of `channels`.
+        parameters: choose the channels that come closest to this number of parameters (3500000, or 3.5M), instead of
+            `channels`.
         max_parameters, max_multiply_adds: choose the most channels whose network has no more, instead of `channels`.
+            The limit of ImageNet's mobile setting is max_multiply_adds=600M, at 224×224.
+        micro_batch: images that are computed at once, where the batch does not fit into memory: the gradients are
+            summed over the batch (`topocell.runtime.micro_batches`); it divides the batch. Batch norm has the
+            statistics of each micro batch, as on several GPUs. null: the whole batch.
         drop_path: probability at the end of training; it grows linearly from 0.
         auxiliary: weight of the auxiliary head's loss; 0 for none.
         cutout: side of the square that is blanked, in pixels; 0 for none.
@@ -60,6 +76,8 @@ class RetrainPlan(Model):
         cutmix: α of cutmix: a rectangle of each image comes from another one (Yun et al. 2019); 0 for none. With mixup
             too, each batch gets one of the two at random.
         sampling: `balanced` draws every class equally often in an epoch, images of rare classes several times.
+        top_k: measure too how often the class is among the k most probable ones, in every test: 5 on ImageNet; null:
+            not at all.
         loss: a row of `topocell.runtime.losses.LOSSES`. Tests measure cross entropy and accuracy.
         label_smoothing: of the loss.
         class_weights: `balanced` weighs the loss of an image by 1 / frequency of its class, 1 in the mean.
@@ -70,12 +88,13 @@ class RetrainPlan(Model):
     """
 
     channels: Channels = 36
-    parameters: Annotated[int, Field(ge=1)] | None = None
-    max_parameters: Annotated[int, Field(ge=1)] | None = None
-    max_multiply_adds: Annotated[int, Field(ge=1)] | None = None
+    parameters: Amount | None = None
+    max_parameters: Amount | None = None
+    max_multiply_adds: Amount | None = None
     layers: Layers = 20
     epochs: int = Field(600, ge=1)
     batch_size: BatchSize = 96
+    micro_batch: BatchSize | None = None
     weights: WeightOptimizer = WeightOptimizer(lr=Curve(shape="cosine", start=0.025, end=0.0))
     drop_path: float = Field(0.2, ge=0, lt=1)
     auxiliary: float = Field(0.4, ge=0)
@@ -88,6 +107,7 @@ class RetrainPlan(Model):
     mixup: NonNegative = 0.0
     cutmix: NonNegative = 0.0
     sampling: Literal["natural", "balanced"] = "natural"
+    top_k: Annotated[int, Field(ge=2)] | None = None
     loss: LossChoice = Choice(name="cross_entropy")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     class_weights: Literal["none", "balanced"] = "none"
@@ -104,6 +124,12 @@ class RetrainPlan(Model):
             raise ValueError(
                 f"seeds are different, each being a training of its own, but got {list(self.seeds)}; name each once"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _micro_batches_fit(self) -> "RetrainPlan":
+        if fault := micro_batch_fault(self.batch_size, self.micro_batch):
+            raise ValueError(fault)
         return self
 
     @model_validator(mode="after")

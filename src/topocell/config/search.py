@@ -18,6 +18,7 @@ from topocell.config.values import (
     NonNegative,
     Positive,
     Temperature,
+    micro_batch_fault,
     name_only,
     one_of,
 )
@@ -212,6 +213,9 @@ class SearchPlan(Model):
     Attributes:
         partial: K of PC-DARTS: 1/K of the channels pass through the operations.
         stem: `imagenet` brings images to an eighth of their size before the first cell; `cifar` leaves them.
+        micro_batch: images that are computed at once, in every update, where the batch does not fit into memory: the
+            gradients are summed over the batch (`topocell.runtime.micro_batches`); it divides the batch. Batch norm
+            has the statistics of each micro batch. null: the whole batch.
         memory: `low` keeps less for the backward pass and computes it again there.
         loss: a row of `topocell.runtime.losses.LOSSES`, of every update of weights and architecture. Evaluation and
             selection measure cross entropy and accuracy.
@@ -221,6 +225,7 @@ class SearchPlan(Model):
     channels: Channels = 16
     layers: Layers = 8
     batch_size: BatchSize = 64
+    micro_batch: BatchSize | None = None
     head: Literal["plain", "bn-relu"] = "plain"
     stem: Literal["cifar", "imagenet"] = "cifar"
     partial: int = Field(1, ge=1)
@@ -264,6 +269,18 @@ class SearchPlan(Model):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"every stage has its own name, but got {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _micro_batches_fit(self) -> "SearchPlan":
+        for stage in self.stages:
+            if fault := micro_batch_fault(self.batch(stage), self.micro_batch):
+                raise ValueError(f"{fault} (stage {stage.name})")
+            if stage.level == "unrolled" and self.micro_batch is not None:
+                raise ValueError(
+                    f"level unrolled looks ahead on a whole batch, but micro_batch is {self.micro_batch} and stage "
+                    f"{stage.name} unrolled; leave micro_batch out, lower batch_size, or use level bilevel"
+                )
         return self
 
     @model_validator(mode="after")

@@ -1,6 +1,8 @@
 """Kinds of values that recipes are made of."""
 
 import math
+import re
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -18,6 +20,29 @@ Layers = Annotated[int, Field(ge=1, le=128)]
 
 
 BatchSize = Annotated[int, Field(ge=2, le=65536)]
+
+
+def micro_batch_fault(batch: int, micro_batch: int | None) -> str | None:
+    """Return what is wrong with a number of images that are computed at once; None where nothing is."""
+    if micro_batch is None or batch % micro_batch == 0:
+        return None
+    fitting = [size for size in range(micro_batch, 1, -1) if batch % size == 0]
+    use = f"use {fitting[0]}" if fitting else "leave it out"
+    return f"micro_batch divides the batch, but got micro_batch={micro_batch} for batch_size={batch}; {use}"
+
+
+def _in_full(value: Any) -> Any:
+    """The number that is meant by 5.3M, 600M or 50k; anything else as it is."""
+    if not isinstance(value, str) or value.strip().isdigit():
+        return value
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kM])", value.strip())
+    if match is None:
+        raise ValueError(f"parameters and multiply-adds are a number with k or M behind it, but got {value!r}")
+    return round(Fraction(match[1]) * {"k": 1000, "M": 1000000}[match[2]])
+
+
+#: Number of parameters or multiply-adds, as 600000000 or 600M.
+Amount = Annotated[int, BeforeValidator(_in_full), Field(ge=1)]
 
 
 Positive = Annotated[float, Field(gt=0)]
@@ -48,6 +73,9 @@ class Curve(Model):
     With `per: step` the value changes at every step, not at every epoch: the same curve, in which the E · S steps of
     the stage stand for the E epochs.
 
+    With `ramp` R, the value of the curve is multiplied by (e + 1) / R in the first R epochs, the curve running over all
+    of them (P-DARTS, PC-DARTS and DOTS on ImageNet).
+
     A warm-up of W epochs comes before: at epoch e < W the value is start · (s + (1 − s) e / W), s = `warmup_start`;
     then the curve runs over the E − W epochs that are left (Goyal et al. 2017, §2.2). Milestones and `every` count from
     the first epoch, warm-up included.
@@ -63,6 +91,7 @@ class Curve(Model):
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     warmup: Annotated[int, Field(ge=0)] = 0
     warmup_start: Annotated[float, Field(ge=0, le=1)] = 0.01
+    ramp: Annotated[int, Field(ge=0)] = 0
     per: Literal["epoch", "step"] = "epoch"
 
     @model_validator(mode="after")
@@ -88,8 +117,20 @@ class Curve(Model):
             raise ValueError(f"milestones rise from epoch to epoch, but got {list(self.milestones)}; sort them")
         return self
 
+    @model_validator(mode="after")
+    def _one_beginning(self) -> "Curve":
+        if self.ramp and self.warmup:
+            raise ValueError(
+                f"a curve begins with a warm-up or with a ramp, but got warmup={self.warmup} and ramp={self.ramp}; "
+                f"leave one of them out"
+            )
+        return self
+
     def value(self, epoch: int, epochs: int) -> float:
         """The value at 0-based `epoch` of a stage of `epochs` epochs."""
+        return self._value(epoch, epochs) * (min((epoch + 1) / self.ramp, 1.0) if self.ramp else 1.0)
+
+    def _value(self, epoch: int, epochs: int) -> float:
         if epoch < self.warmup:
             return self.start * (self.warmup_start + (1 - self.warmup_start) * epoch / self.warmup)
         if self.shape == "step":
@@ -120,8 +161,8 @@ class Curve(Model):
         """Return the curve for a stage of `share` of the epochs: warm-up and steps come earlier in proportion."""
         milestones = tuple(sorted({max(1, round(at * share)) for at in self.milestones}))
         every = None if self.every is None else max(1, round(self.every * share))
-        warmup = round(self.warmup * share)
-        return self.model_copy(update={"milestones": milestones, "every": every, "warmup": warmup})
+        lengths = {"warmup": round(self.warmup * share), "ramp": round(self.ramp * share)}
+        return self.model_copy(update={"milestones": milestones, "every": every, **lengths})
 
     @property
     def largest(self) -> float:

@@ -1,5 +1,7 @@
 """Evaluation of a network on a set of images: loss and accuracy, predicted classes."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,21 +24,44 @@ def correct(logits: Tensor, target: Tensor) -> Tensor:
     return target.gather(1, predicted[:, None]).sum()
 
 
-def evaluate(net: FixedNet, batches: Batches) -> tuple[float, float]:
-    """Mean cross entropy and accuracy (fraction) of a network over all batches, in evaluation mode."""
+class Measured(NamedTuple):
+    """What a network reaches on a set of images.
+
+    Args:
+        loss: mean cross entropy.
+        accuracy: a fraction.
+        top_k: fraction of the images whose class is among the k most probable ones; None where no k is asked for.
+    """
+
+    loss: float
+    accuracy: float
+    top_k: float | None = None
+
+
+def evaluate(net: FixedNet, batches: Batches, top_k: int | None = None) -> Measured:
+    """Evaluate a network over all batches, in evaluation mode.
+
+    Args:
+        net: of K classes.
+        batches: of images and labels.
+        top_k: k of the second accuracy, at most K.
+    """
     training = net.training
     net.eval()
     distributed.follow_first(net)
-    loss = correct = images = torch.zeros(())
+    loss = correct = among = images = torch.zeros(())
     with torch.no_grad():
         for x, y in batches.eval_batches(shared=True):
             logits = net(x)
             loss = loss + F.cross_entropy(logits, y, reduction="sum").cpu()
             correct = correct + (logits.argmax(1) == y).sum().cpu()
+            if top_k is not None:
+                among = among + (logits.topk(top_k, 1).indices == y[:, None]).any(1).sum().cpu()
             images = images + len(y)
     net.train(training)
-    loss, correct, images = distributed.total(loss, correct, images)
-    return float(loss) / float(images), float(correct) / float(images)
+    loss, correct, among, images = distributed.total(loss, correct, among, images)
+    top = None if top_k is None else float(among) / float(images)
+    return Measured(float(loss) / float(images), float(correct) / float(images), top)
 
 
 def classify(net: FixedNet, batches: Batches) -> tuple[Tensor, Tensor]:

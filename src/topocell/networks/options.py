@@ -1,6 +1,7 @@
 """What the settings of a training stand for: its images, how they are changed and mixed, its loss."""
 
 import torch
+from torch import Tensor
 
 from topocell.config.retrain import RetrainPlan
 from topocell.data.batches import ImageSet
@@ -41,15 +42,20 @@ def training_images(plan: RetrainPlan, train: ImageSet, seed: int) -> tuple[Imag
     return train.subset(stay), train.subset(apart)
 
 
+def class_weights(plan: RetrainPlan, train: ImageSet, device: torch.device) -> Tensor | None:
+    """Return the weight of each class (K,) in the loss of labels; None where all weigh the same."""
+    if plan.class_weights == "none":
+        return None
+    return balanced_weights(train.labels.cpu(), len(train.classes)).to(device)
+
+
 def training_loss(plan: RetrainPlan, train: ImageSet, device: torch.device) -> Loss:
     """Return the loss of a training on these images, with smoothing and weights of classes.
 
     Raises:
         RecipeError: as `build_loss`.
     """
-    weight = None
-    if plan.class_weights == "balanced":
-        weight = balanced_weights(train.labels.cpu(), len(train.classes)).to(device)
+    weight = class_weights(plan, train, device)
     return build_loss(plan.loss, label_smoothing=plan.label_smoothing, weight=weight)
 
 

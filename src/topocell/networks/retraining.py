@@ -4,7 +4,6 @@ Accuracy is reported of the last epoch, or with early stopping of the one that i
 beside it and never alone, because choosing it uses the test split.
 """
 
-import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,9 +18,16 @@ from topocell.genotype.genotype import Genotype
 from topocell.io.checkpoint import places, restore_optimizer
 from topocell.networks.averaging import AveragedNet
 from topocell.networks.early_stopping import BestEpoch
-from topocell.networks.evaluation import classify, correct, evaluate
-from topocell.networks.options import image_policy, initial_channels, mixing, training_images, training_loss
-from topocell.networks.scores import MOST_CLASSES, balanced_accuracy, class_scores, confusion_matrix
+from topocell.networks.evaluation import Measured, classify, correct, evaluate
+from topocell.networks.options import (
+    class_weights,
+    image_policy,
+    initial_channels,
+    mixing,
+    training_images,
+    training_loss,
+)
+from topocell.networks.scores import MOST_CLASSES, balanced_accuracy, class_scores, confusion_matrix, over_seeds
 from topocell.networks.start import AFRESH, Start, load_initial
 from topocell.nn.count import count
 from topocell.nn.network import FixedNet
@@ -30,6 +36,7 @@ from topocell.runtime.distributed import fingerprint
 from topocell.runtime.epoch_loop import EpochLoop
 from topocell.runtime.epoch_meter import Seen
 from topocell.runtime.hooks import Monitor, Silent, Trained
+from topocell.runtime.micro_batches import micro_batches, seen_together
 from topocell.runtime.nan_guard import Group, Place, Stateful, total_norm
 from topocell.runtime.optimizers import build_optimizer
 from topocell.runtime.precision import PLAIN, Execution
@@ -76,7 +83,7 @@ class Retraining:
         self.round = 0
         self.runs: list[dict[str, Any]] = []
         self.confusions: list[Tensor] = []
-        self.tests: list[float] = []
+        self.tests: list[Measured] = []
         self.channels, self._chosen = initial_channels(genotype, plan, len(data.train.classes), data.shape)
         base = data.augmentation
         self._augmentation = Augmentation(
@@ -84,6 +91,7 @@ class Retraining:
         )
         self._train, self._held_out = training_images(plan, data.train, derive_seed(seed, "retrain"))
         self._loss, self._mixing = training_loss(plan, self._train, self.device), mixing(plan)
+        self._class_weights = class_weights(plan, self._train, self.device)
         self.loop = EpochLoop(self, seed=seed, device=self.device, monitor=self.monitor, on_nan=on_nan)
 
     def run(self, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -131,7 +139,8 @@ class Retraining:
         """Hand over the network of this seed; returns its entry in results.json."""
         every, kept = self._tested_epochs()[: len(self.tests)], self._keep_best()
         every += [kept["kept_epoch"]] if kept else []
-        seed, best, test = self.plan.seeds[self.round], max(self.tests), self.data.test
+        accuracies = [tested.accuracy for tested in self.tests]
+        seed, best, test = self.plan.seeds[self.round], max(accuracies), self.data.test
         with self.execution.plain():
             labels, probabilities = classify(self.tested, self.test_batches)
         weights = {k: v.detach().cpu().clone() for k, v in self.tested.state_dict().items()}
@@ -141,9 +150,10 @@ class Retraining:
         self.confusions.append(confusion_matrix(test.labels, labels, len(test.classes)))
         return {
             "seed": seed,
-            "last": self.tests[-1],
+            "last": accuracies[-1],
             "best": best,
-            "best_epoch": every[self.tests.index(best)],
+            "best_epoch": every[accuracies.index(best)],
+            **({} if self.tests[-1].top_k is None else {"top_k": self.tests[-1].top_k}),
             **kept,
             "balanced": balanced_accuracy(self.confusions[-1]),
         }
@@ -159,7 +169,7 @@ class Retraining:
             return {}
         self.tested.load_state_dict(self.best.weights)
         with self.execution.plain():
-            self.tests.append(evaluate(self.tested, self.test_batches)[1])
+            self.tests.append(evaluate(self.tested, self.test_batches, self.plan.top_k))
         return self.best.results()
 
     def results(self) -> dict[str, Any]:
@@ -169,7 +179,7 @@ class Retraining:
         """
         with self.execution.plain():
             size = count(self.net, self.data.shape)
-        last, best = ([run[key] for run in self.runs] for key in ("last", "best"))
+        measured = ["top_k"] if self.plan.top_k is not None else []
         classes, (train, test) = self.data.train.classes, (self.data.train, self.data.test)
         images = tuple(part.labels.bincount(minlength=len(classes)) for part in (train, test))
         shown = [of.tolist() if len(classes) <= MOST_CLASSES else None for of in self.confusions]
@@ -187,11 +197,8 @@ class Retraining:
             "epochs": self.plan.epochs,
             **({"initial_weights": self.start.source} if self.start.source else {}),
             "runs": runs,
-            "last_mean": statistics.fmean(last),
-            "last_std": statistics.stdev(last) if len(last) > 1 else None,
-            "best_mean": statistics.fmean(best),
-            "best_std": statistics.stdev(best) if len(best) > 1 else None,
-            "n": len(last),
+            **over_seeds(self.runs, "last", "best", *measured),
+            **({"k": self.plan.top_k} if measured else {}),
             **class_scores(classes, images, self.confusions),
         }
 
@@ -225,7 +232,7 @@ class Retraining:
         train = stream == "retrain"
         return Batches(
             images,
-            self.plan.batch_size,
+            self.plan.batch_size if train else self.plan.micro_batch or self.plan.batch_size,
             mean=self.data.mean,
             std=self.data.std,
             augmentation=self._augmentation if train else None,
@@ -276,38 +283,42 @@ class Retraining:
     def _update(self, x: Tensor, y: Tensor) -> Seen:
         plan = self.plan
         self.optimizer.zero_grad(set_to_none=True)
-        out = self.execution(self.net, x)
-        logits, extra = out if isinstance(out, tuple) else (out, None)
-        loss = self._loss(logits, y)
-        total = loss
-        if extra is not None:
-            total = loss + plan.auxiliary * self._loss(extra, y)
-        total.backward()
+        seen, totals = [], []
+        for (images, target), share in micro_batches((x, y), plan.micro_batch, self._class_weights):
+            out = self.execution(self.net, images)
+            logits, extra = out if isinstance(out, tuple) else (out, None)
+            loss = total = share * self._loss(logits, target)
+            if extra is not None:
+                total = loss + plan.auxiliary * (share * self._loss(extra, target))
+            total.backward()
+            totals.append(total.detach())
+            seen.append(Seen(loss.detach(), correct(logits.detach(), target), len(target)))
         distributed.average(p.grad for p in self.net.parameters())
-        self.loop.guard.see("the loss", total)
+        self.loop.guard.see("the loss", sum(totals[1:], totals[0]))
         if plan.weights.clip is not None:
             norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), plan.weights.clip)
         else:
             norm = total_norm(p.grad for p in self.net.parameters())
         self.loop.guard.see("the gradient norm of the weights", norm)
         self.optimizer.step()
-        return Seen(loss.detach(), correct(logits.detach(), y), len(y))
+        return seen_together(seen)
 
     def on_epoch_end(self) -> bool:
         """Test where a test is due, and record the epoch."""
-        test_loss = test_accuracy = None
+        test: Measured | None = None
         if self.loop.epoch in self._tested_epochs():
             with self.execution.plain():
-                test_loss, test_accuracy = evaluate(self.tested, self.test_batches)
-            self.tests.append(test_accuracy)
+                test = evaluate(self.tested, self.test_batches, self.plan.top_k)
+            self.tests.append(test)
         stops, validation = self._validate()
         self.monitor.metrics(
             {
                 "phase": "retrain",
                 "seed": self.plan.seeds[self.round],
                 **self.loop.record(),
-                "test_loss": test_loss,
-                "test_accuracy": test_accuracy,
+                "test_loss": None if test is None else test.loss,
+                "test_accuracy": None if test is None else test.accuracy,
+                **({} if self.plan.top_k is None else {"test_top_k_accuracy": None if test is None else test.top_k}),
                 **validation,
                 "lr": self.optimizer.param_groups[0]["lr"],
                 "drop_path": self.net.drop_path,
@@ -320,7 +331,7 @@ class Retraining:
         if self.best is None or self.validation_batches is None:
             return False, {}
         with self.execution.plain():
-            loss, accuracy = evaluate(self.tested, self.validation_batches)
+            loss, accuracy, _ = evaluate(self.tested, self.validation_batches)
         stops = self.best.add(self.loop.epoch, accuracy, self.tested)
         return stops, {"val_loss": loss, "val_accuracy": accuracy}
 
@@ -349,7 +360,7 @@ class Retraining:
         return {
             "round": self.round,
             "runs": self.runs,
-            "tests": self.tests,
+            "tests": [list(tested) for tested in self.tests],
             "confusions": self.confusions,
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -361,7 +372,7 @@ class Retraining:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a `state_dict` of a retraining of the same genotype, plan, data and seed."""
         (self.round,) = places(state["round"])
-        self.runs, self.tests = list(state["runs"]), list(state["tests"])
+        self.runs, self.tests = list(state["runs"]), [Measured(*tested) for tested in state["tests"]]
         self.confusions = [torch.as_tensor(confusion) for confusion in state["confusions"]]
         self._begin()
         self.net.load_state_dict(state["net"])

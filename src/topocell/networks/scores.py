@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +35,16 @@ def wilson_interval(share: float, n: int, level: float = 0.95) -> tuple[float, f
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def over_seeds(runs: Sequence[Mapping[str, Any]], *keys: str) -> dict[str, Any]:
+    """Mean and standard deviation (n − 1; null of a single run) of what each run has under `keys`, and n."""
+    found: dict[str, Any] = {}
+    for key in keys:
+        values = [run[key] for run in runs]
+        found[f"{key}_mean"] = statistics.fmean(values)
+        found[f"{key}_std"] = statistics.stdev(values) if len(values) > 1 else None
+    return {**found, "n": len(runs)}
 
 
 def class_scores(classes: Sequence[str], images: Sequence[Tensor], confusions: Sequence[Tensor]) -> dict[str, Any]:

@@ -37,6 +37,20 @@ def published_size(genotype: Genotype) -> "Count":
         return count(FixedNet(genotype, channels, layers, 10), (3, 32, 32))
 
 
+#: Initial channels and layers of the networks that papers evaluate in the mobile setting of ImageNet.
+MOBILE_SIZE = (48, 14)
+
+
+def mobile_size(genotype: Genotype) -> "Count":
+    """Return the size of the network of a cell in the mobile setting of ImageNet: 224×224 images, 1,000 classes.
+
+    Nothing is computed. Raises SpaceError where its skeleton has no such network (NAS-Bench-201).
+    """
+    channels, layers = MOBILE_SIZE
+    with torch.device("meta"):
+        return count(FixedNet(genotype, channels, layers, 1000, stem="imagenet"), (3, 224, 224))
+
+
 def count(net: nn.Module, input_size: tuple[int, int, int], include: Include = "convolutions") -> Count:
     """Parameters and multiply-adds of a network, without its auxiliary head.
 

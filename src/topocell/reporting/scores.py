@@ -36,6 +36,8 @@ def score_headline(results: Mapping[str, Any]) -> dict[str, str]:
     else:  # the interval is that of the plain accuracy, and stands beside it alone
         details = [_sentence(text) for text in (_majority(results, balanced=True),) if text]
         details.append(f"Test accuracy, last epoch: {accuracy_of(results, 'last')}" + f"; {plain}" * bool(plain))
+    if top := _top_k(results):
+        details.append(_sentence(top))
     best = accuracy_of(results, "best")
     if best != "—":
         details.append(f"Best epoch, chosen on the test split: {best}")
@@ -58,12 +60,19 @@ def score_lines(results: Mapping[str, Any]) -> list[str]:
     ]
     return [
         *lines,
+        *filter(None, [_top_k(results)]),
         *([f"by seed: {', '.join(seeds)}"] if len(seeds) > 1 else []),
         *_recalls(results),
         f"test accuracy, best epoch: {accuracy_of(results, 'best')} (chosen on the test split)",
         f"{results.get('dataset', '—')}: {size} multiply-adds",
         *(f"warning: {text}" for text in score_warnings(results)),
     ]
+
+
+def _top_k(results: Mapping[str, Any]) -> str:
+    """How often the class is among the k most probable ones, in words; empty where it was not measured."""
+    top = accuracy_of(results, "top_k")
+    return "" if top == "—" else f"top-{results.get('k', 'k')} accuracy, last epoch: {top}"
 
 
 def score_warnings(results: Mapping[str, Any]) -> list[str]:

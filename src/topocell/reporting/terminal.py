@@ -107,6 +107,10 @@ class Logged:
             self._log(line)
 
 
+#: Accuracies in the record of an epoch, with their names in its line.
+_MEASURED = (("val_accuracy", "validation"), ("test_accuracy", "test"), ("test_top_k_accuracy", "test, top k"))
+
+
 def _epoch_lines(record: Mapping[str, Any]) -> list[str]:
     """An epoch and its warnings; decisions and trials come with words of their own."""
     if record.get("phase") in ("select", "trial"):
@@ -120,7 +124,7 @@ def epoch_line(record: Mapping[str, Any]) -> str:
     if record.get("phase") == "retrain":
         where = f"retrain seed {record['seed']} epoch {record['epoch'] + 1}"
     parts = [f"loss {record['train_loss']:.3f}", f"accuracy {100 * record['train_accuracy']:.1f} %"]
-    for key, name in (("val_accuracy", "validation"), ("test_accuracy", "test")):
+    for key, name in _MEASURED:
         if record.get(key) is not None:
             parts.append(f"{name} {100 * record[key]:.1f} %")
     if gap := record.get("gap"):

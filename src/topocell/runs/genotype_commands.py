@@ -55,7 +55,7 @@ def genotypes_show(
     import json
 
     from topocell.genotype.published import published_cells
-    from topocell.nn.count import PUBLISHED_SIZES, published_size
+    from topocell.nn.count import MOBILE_SIZE, PUBLISHED_SIZES, mobile_size, published_size
     from topocell.reporting.rundirs import genotype_of
 
     genotype = genotype_of(cell)
@@ -71,4 +71,10 @@ def genotypes_show(
             f"{found.parameters:,} parameters, {found.multiply_adds:,} multiply-adds with {channels} channels and "
             f"{layers} layers, 32 × 32 images, 10 classes, without auxiliary head; key {genotype.key}"
         )
+        if "cell" not in genotype.cells:
+            found, (channels, layers) = mobile_size(genotype), MOBILE_SIZE
+            typer.echo(
+                f"{found.parameters:,} parameters, {found.multiply_adds:,} multiply-adds with {channels} channels and "
+                f"{layers} layers on ImageNet, 224 × 224 images, 1,000 classes"
+            )
     typer.echo(text)

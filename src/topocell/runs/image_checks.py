@@ -9,6 +9,7 @@ from topocell.config.retrain import RetrainPlan
 from topocell.data.policies import check_channels
 from topocell.data.splits import Dataset
 from topocell.data.stratify import held_out
+from topocell.errors import RecipeError
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.networks.options import image_policy, initial_channels
 from topocell.nn.network import FixedNet
@@ -35,8 +36,18 @@ def check_images(recipe: Recipe, space: SpaceSpec, dataset: Dataset) -> None:
         check_network(Genotype("any", cells, skeleton=space.skeleton), plan, dataset)
 
 
+def check_classes(plan: RetrainPlan, dataset: Dataset) -> None:
+    """Raise RecipeError for a `top_k` that every answer would meet."""
+    if plan.top_k is not None and plan.top_k >= (classes := len(dataset.train.classes)):
+        raise RecipeError(
+            f"top_k is below the number of classes, but got retrain.top_k={plan.top_k} for the {classes} classes of "
+            f"{dataset.name}; " + (f"use 2 to {classes - 1}, or null" if classes > 2 else "use retrain.top_k=null")
+        )
+
+
 def check_network(genotype: Genotype, plan: RetrainPlan, dataset: Dataset) -> None:
     """Raise SpaceError for images that the network of a cell cannot take, and for a limit that no width meets."""
+    check_classes(plan, dataset)
     initial_channels(genotype, plan, len(dataset.train.classes), dataset.shape)
     classes, channels = len(dataset.train.classes), dataset.shape[0]
     sizes = plan.channels, plan.layers, classes, channels, plan.stem

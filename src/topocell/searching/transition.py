@@ -121,6 +121,7 @@ class Builder:
             alpha_penalty=stage.alpha_penalty,
             arch_clip=stage.arch_clip,
             execution=self._execution,
+            micro_batch=self._plan.micro_batch,
             see=self._see,
         )
 

@@ -15,13 +15,15 @@ from topocell.io.checkpoint import restore_optimizer
 from topocell.runtime import distributed
 from topocell.runtime.epoch_meter import Seen
 from topocell.runtime.losses import Loss
+from topocell.runtime.micro_batches import Batch, micro_batches, seen_together
 from topocell.runtime.nan_guard import Group, Stateful, total_norm
 from topocell.runtime.optimizers import build_optimizer
 from topocell.runtime.precision import PLAIN, Execution
 from topocell.supernet import ArchWeights, Supernet
 from topocell.supernet.arch_state import ArchState
 
-Batch = tuple[Tensor, Tensor]
+#: Loss (0-dim), logits (N, classes) and batch of one pass.
+Passed = tuple[Tensor, Tensor, Batch]
 
 
 @dataclass
@@ -48,6 +50,8 @@ class Learner:
             of `topocell.searching.perturbation.PERTURBATIONS`. Architecture updates see the architecture as it is.
         epsilon: size of the perturbation.
         execution: how the network is called.
+        micro_batch: images that are computed at once, of every loss on a batch (`topocell.runtime.micro_batches`); None
+            for all of them.
         cost: penalty (0-dim) on what the cell is expected to cost, part of every loss of α and β, or None.
         after_alpha: called with the architecture after every update of α, without gradients.
         see: receives every loss and gradient norm (0-dim) with its name before it moves anything; what it raises ends
@@ -68,6 +72,7 @@ class Learner:
     perturb: "Perturbation | None" = None
     epsilon: float = 0.0
     execution: Execution = PLAIN
+    micro_batch: int | None = None
     cost: Callable[[ArchState], Tensor] | None = None
     after_alpha: list[Callable[[ArchState], None]] = field(default_factory=list)
     see: Callable[[str, Tensor], None] | None = None
@@ -118,12 +123,15 @@ class Learner:
         if self.perturb is not None:
             fixed = self.perturb(self, fixed, batch)
         self.weights_optimizer.zero_grad(set_to_none=True)
-        logits = self.logits(batch[0], fixed)
-        loss = self.loss(logits, batch[1])
-        loss.backward()
+        seen = []
+        for piece, share in micro_batches(batch, self.micro_batch):
+            logits = self.logits(piece[0], fixed)
+            loss = share * self.loss(logits, piece[1])
+            loss.backward()
+            seen.append(seen_of(loss, logits, piece))
         distributed.average(p.grad for p in self.net.parameters())
-        self._apply_weights(loss)
-        return seen_of(loss, logits, batch)
+        self._apply_weights((whole := seen_together(seen)).loss)
+        return whole
 
     def _apply_weights(self, loss: Tensor) -> None:
         if self.see is not None:
@@ -143,16 +151,46 @@ class Learner:
 
     def arch_gradient(self, update: ArchBatch, penalised: bool = True) -> list[Tensor]:
         """Gradient of the loss on one batch in the logits of `update`, the network frozen."""
-        parameters = self.arch_parameters(update.alpha, update.beta)
         with frozen(self.net.parameters()):
-            loss = self.loss(self.logits(update.batch[0], self.arch()), update.batch[1])
-            if penalised:
-                loss = self.penalised(loss, update)
-            if not loss.requires_grad:  # nothing that is still open leads to the output
-                return zeros_for_none([None] * len(parameters), parameters)
-            gradient = zeros_for_none(torch.autograd.grad(loss, parameters, allow_unused=True), parameters)
-            distributed.average(gradient)
-            return gradient
+            parameters = self.arch_parameters(update.alpha, update.beta)
+            gradient, _ = self.gradient(update.batch, parameters, update if penalised else None)
+        return zeros_for_none(gradient, parameters)
+
+    def gradient(
+        self, batch: Batch, parameters: Sequence[Tensor], update: ArchBatch | None
+    ) -> tuple[list[Tensor | None], list[Passed]]:
+        """Gradient of the loss under the architecture as it is, with the penalties of `update`, and the passes it took.
+
+        One architecture holds for all micro batches, so that a relaxation draws once. What does not lead to the output
+        has no gradient.
+        """
+        weights, pieces = self.arch(), micro_batches(batch, self.micro_batch)
+        gradient: list[Tensor | None] = [None] * len(parameters)
+        passes: list[Passed] = []
+        for left, (piece, share) in zip(reversed(range(len(pieces))), pieces, strict=True):
+            found, passed = self._passed(piece, share, weights, parameters, None if passes else update, left > 0)
+            gradient = [b if a is None else a if b is None else a + b for a, b in zip(gradient, found, strict=True)]
+            passes.append(passed)
+        distributed.average(gradient)
+        return gradient, passes
+
+    def _passed(
+        self,
+        piece: Batch,
+        share: float | Tensor,
+        weights: Mapping[str, ArchWeights],
+        parameters: Sequence[Tensor],
+        update: ArchBatch | None,
+        again: bool,
+    ) -> tuple[Sequence[Tensor | None], Passed]:
+        """One pass of `gradient`; of its graph that of the weights is left, if they are used `again`."""
+        logits = self.logits(piece[0], weights)
+        loss = share * self.loss(logits, piece[1])
+        whole = loss if update is None else self.penalised(loss, update)
+        found: Sequence[Tensor | None] = [None] * len(parameters)
+        if whole.requires_grad:  # something that is still open leads to the output
+            found = torch.autograd.grad(whole, parameters, allow_unused=True, retain_graph=again)
+        return found, (loss.detach(), logits.detach(), piece)
 
     def penalised(self, loss: Tensor, update: ArchBatch) -> Tensor:
         """`loss` (0-dim) plus the penalties of the logits that `update` moves."""

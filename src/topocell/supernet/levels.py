@@ -11,6 +11,7 @@ from torch import Tensor
 
 from topocell.registry import Registry
 from topocell.runtime import distributed
+from topocell.runtime.micro_batches import seen_together
 from topocell.supernet.learner import ArchBatch, Batch, Learner, Seen, seen_of, zeros_for_none
 
 Updates = Sequence[ArchBatch]
@@ -32,15 +33,13 @@ def single(learner: Learner, train: Batch, updates: Updates) -> Seen:
     update = ArchBatch(train, any(u.alpha for u in updates), any(u.beta for u in updates))
     parameters = learner.arch_parameters(update.alpha, update.beta)
     network = list(learner.net.parameters())
-    logits = learner.logits(train[0], learner.arch())
-    loss = learner.loss(logits, train[1])
-    gradient = torch.autograd.grad(learner.penalised(loss, update), [*network, *parameters], allow_unused=True)
-    distributed.average(gradient)
+    gradient, passes = learner.gradient(train, [*network, *parameters], update)
+    seen = seen_together([seen_of(*one) for one in passes])
     for parameter, grad in zip(network, gradient):
         parameter.grad = grad
-    learner._apply_weights(loss)
+    learner._apply_weights(seen.loss)
     learner.apply_arch(update, zeros_for_none(gradient[len(network) :], parameters))
-    return seen_of(loss, logits, train)
+    return seen
 
 
 def bilevel(learner: Learner, train: Batch, updates: Updates) -> Seen:

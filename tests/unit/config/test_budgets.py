@@ -22,7 +22,7 @@ NASBENCH201_LAYERS = 5
 LIMITS = {"small": SMALL, "smoke": SMOKE}
 #: What a stage says about its method, as opposed to its size.
 METHOD = ("level", "relaxation", "topology", "init", "weights_on", "alpha_on", "beta_on", "arch_every", "penalty")
-METHOD += ("mixed", "shrink", "shrink_none", "reset", "weights", "op_temperature", "edge_temperature")
+METHOD += ("mixed", "shrink", "shrink_none", "reset", "op_temperature", "edge_temperature")
 METHOD += ("draw", "arch_draw")
 
 
@@ -79,6 +79,8 @@ def test_sizes_are_capped_and_the_method_stays(name: str, budget: str) -> None:
     assert retrain.test_every == limits.test_every and retrain.seeds == published.retrain.seeds[: limits.seeds]
     for mine, theirs in zip(search.stages, published.search.stages, strict=True):
         assert all(getattr(mine, key) == getattr(theirs, key) for key in METHOD)
+        curve = theirs.weights.lr.scaled(mine.epochs / max(theirs.epochs, 1))
+        assert mine.weights == theirs.weights.model_copy(update={"lr": curve})
         assert mine.layers is None if theirs.layers is None else mine.layers == min(theirs.layers, layers)
         assert mine.channels is None
         for part in ("alpha", "beta"):
@@ -258,6 +260,15 @@ def test_a_recipe_refines_a_budget(tmp_path: Path) -> None:
     assert (published.search.channels, published.search.stages[-1].epochs) == (16, 20)
     assert load_recipe(path, budget="small").search.channels == SMALL.channels
     assert load_recipe(path, ["search.channels=10"], budget="smoke").search.channels == 10
+
+
+@pytest.mark.parametrize(("budget", "wanted"), [("paper", (32, 128)), ("small", (32, 32)), ("smoke", (8, 8))])
+def test_what_is_summed_over_micro_batches_still_is(tmp_path: Path, budget: str, wanted: tuple[int, int]) -> None:
+    search = "{batch_size: 256, micro_batch: 32, stages: {topology: {batch_size: 512}}}"
+    text = f"extends: dots\nname: mine\nsearch: {search}\nretrain: {{batch_size: 1024, micro_batch: 128}}\n"
+    recipe = load_recipe(recipe_file(tmp_path, text), budget=budget)
+    assert (recipe.search.micro_batch, recipe.retrain.micro_batch) == wanted
+    assert load_recipe("dots", budget=budget).retrain.micro_batch is None
 
 
 def test_learning_rates_of_the_architecture_move_further_in_fewer_steps() -> None:

@@ -1,5 +1,7 @@
 """Curves: each schedule is the one of torch where torch has it, alone and after a warm-up."""
 
+from collections.abc import Callable
+from math import cos, pi
 from typing import Any
 
 import pytest
@@ -79,6 +81,22 @@ def test_milestones_count_from_the_first_epoch_whatever_the_warm_up() -> None:
     assert values(start=0.2, shape="step", milestones=[3, 8], warmup=2)[2:] == plain[2:]
 
 
+@pytest.mark.parametrize(("shape", "decay"), [("linear", lambda t: 1 - t), ("cosine", lambda t: (1 + cos(pi * t)) / 2)])
+def test_a_ramp_multiplies_the_curve_below(shape: str, decay: Callable[[float], float]) -> None:
+    """The rates of P-DARTS and PC-DARTS on ImageNet: lr(e) (e + 1) / 5 in the first five epochs."""
+    found = values(shape=shape, start=0.5, end=0.0, ramp=5)
+    assert found == pytest.approx([0.5 * decay(e / EPOCHS) * min((e + 1) / 5, 1) for e in range(EPOCHS)])
+    assert Curve(start=1.0, ramp=5).scaled(0.2).ramp == 1
+    per_step = Curve(start=1.0, ramp=2, per="step")
+    assert [per_step.at(e, 4, s, 2) for e in range(3) for s in range(2)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_a_factor_in_every_epoch_is_a_step_of_every_epoch() -> None:
+    """The rate of DARTS on ImageNet: 0.1, times 0.97 in each epoch."""
+    found = values(shape="step", start=0.1, every=1, factor=0.97)
+    assert found == pytest.approx(of_torch(lambda o: lr_scheduler.ExponentialLR(o, gamma=0.97), 0.1))
+
+
 def test_a_warm_up_from_nothing_begins_with_nothing() -> None:
     assert values(start=1.0, warmup=4, warmup_start=0.0)[:6] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
 
@@ -104,6 +122,7 @@ def test_a_budget_moves_steps_forward_in_proportion(share: float) -> None:
         ({"shape": "step", "start": 1, "milestones": [5, 3]}, r"rise from epoch to epoch, but got \[5, 3\]; sort them"),
         ({"shape": "step", "start": 1, "milestones": [3, 3]}, "rise from epoch to epoch"),
         ({"shape": "step", "start": 1, "every": 3, "factor": 0}, "greater than 0"),
+        ({"start": 1, "warmup": 2, "ramp": 3}, "with a warm-up or with a ramp, but got warmup=2 and ramp=3"),
         ({"start": 1, "warmup": -1}, "greater than or equal to 0"),
         ({"start": 1, "warmup": 2, "warmup_start": 1.5}, "less than or equal to 1"),
     ],

@@ -21,10 +21,12 @@ from topocell.errors import RunError, SpaceError
 from topocell.genotype.genotype import Genotype
 from topocell.io import checkpoint
 from topocell.networks import retraining
-from topocell.networks.evaluation import evaluate
+from topocell.networks.evaluation import Measured, evaluate
+from topocell.networks.options import initial_channels
 from topocell.networks.retraining import Retraining
 from topocell.nn.count import channels_for, count
 from topocell.nn.network import FixedNet
+from topocell.reporting.scores import score_headline, score_lines
 from topocell.runtime.hooks import Interrupted, Silent, Trained
 
 SMALL = Genotype.from_dict(
@@ -195,9 +197,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], list[An
     def script(accuracies: list[float]) -> list[Any]:
         coming, tested = iter(accuracies), []
 
-        def test(net: FixedNet, batches: Batches) -> tuple[float, float]:
+        def test(net: FixedNet, batches: Batches, top_k: int | None = None) -> Measured:
             tested.append(net)
-            return 1.5, next(coming)
+            return Measured(1.5, next(coming))
 
         monkeypatch.setattr(retraining, "evaluate", test)
         return tested
@@ -315,7 +317,7 @@ def test_evaluation_takes_every_image_once_in_evaluation_mode(digits: splits.Dat
     modes = {name: module.training for name, module in net.named_modules()}
     losses = []
     for size in (7, 13, 40):
-        losses.append(evaluate(net, batches_of_test_images(digits, size)))
+        losses.append(evaluate(net, batches_of_test_images(digits, size), 3))
     assert {name: module.training for name, module in net.named_modules()} == modes
     net.eval()
     with torch.no_grad():
@@ -323,7 +325,9 @@ def test_evaluation_takes_every_image_once_in_evaluation_mode(digits: splits.Dat
     assert isinstance(logits, Tensor)
     by_hand = -torch.log_softmax(logits, 1)[torch.arange(40), digits.test.labels].mean()
     right = (logits.argmax(1) == digits.test.labels).float().mean()
-    for loss, accuracy in losses:
+    among = (logits.topk(3, 1).indices == digits.test.labels[:, None]).any(1).float().mean()
+    for loss, accuracy, top_k in losses:
+        assert top_k == pytest.approx(float(among)) and accuracy <= float(among)
         assert loss == pytest.approx(float(by_hand), rel=1e-5)
         assert accuracy == pytest.approx(float(right))
 
@@ -359,6 +363,19 @@ def test_channels_can_be_chosen_by_a_number_of_parameters(digits: splits.Dataset
 def test_published_networks_are_found_by_their_number_of_parameters(digits: splits.Dataset) -> None:
     """DARTS_V2 has 36 channels at 3.35 M parameters (3 image channels; 1 here)."""
     assert Retraining(DARTS_V2, RetrainPlan(parameters=3_349_342), digits).channels == 36
+
+
+@pytest.mark.parametrize(("written", "meant"), [("600M", 600_000_000), ("5.3M", 5_300_000), ("0.1k", 100), (7, 7)])
+def test_limits_are_written_in_full_or_in_short(written: Any, meant: int) -> None:
+    assert plan(max_multiply_adds=written).max_multiply_adds == meant == plan(parameters=written).parameters
+
+
+def test_the_widest_network_of_the_mobile_setting() -> None:
+    """DARTS_V2 has 529.9 M with 48 channels; papers that count more (574 M) have 48 as the most below 600 M."""
+    mobile = RetrainPlan(max_multiply_adds="600M", layers=14, stem="imagenet")  # type: ignore[arg-type]
+    found, (words,) = initial_channels(DARTS_V2, mobile, 1000, (3, 224, 224))
+    assert found == 50
+    assert words.startswith("retrain.channels=50, the most within retrain.max_multiply_adds=600000000: ")
 
 
 def one_step(digits: splits.Dataset, **options: Any) -> dict[str, Tensor]:
@@ -411,6 +428,75 @@ def test_a_network_learns(digits: splits.Dataset) -> None:
     trained(plan(epochs=8, drop_path=0.0, test_every=8), digits, recorder)
     assert recorder.records[-1]["train_accuracy"] > 0.35
     assert recorder.records[-1]["test_accuracy"] > 0.2
+
+
+def test_top_k_counts_the_classes_among_the_most_probable(digits: splits.Dataset) -> None:
+    recorder = Recorder()
+    done = trained(plan(top_k=3, seeds=[0, 1]), digits, recorder)
+    results = done.results()
+    x, y = next(iter(batches_of_test_images(digits, 40).eval_batches()))
+    with torch.no_grad():
+        ranks = (done.net.eval()(x) > done.net(x).gather(1, y[:, None])).sum(1)  # classes that are more probable
+    among = float((ranks < 3).double().mean())
+    assert results["runs"][1]["top_k"] == recorder.records[-1]["test_top_k_accuracy"] == pytest.approx(among)
+    assert results["runs"][1]["last"] < among < 1
+    assert results["k"] == 3
+    assert results["top_k_mean"] == statistics.fmean(run["top_k"] for run in results["runs"])
+    assert results["top_k_std"] == statistics.stdev(run["top_k"] for run in results["runs"])
+    assert any(line.startswith("top-3 accuracy, last epoch: ") and "n = 2" in line for line in score_lines(results))
+    assert any(line.startswith("Top-3 accuracy") for line in score_headline(results)["details"].splitlines())
+    plain = trained(plan(epochs=1), digits).results()
+    assert "k" not in plain and "top_k" not in plain["runs"][0]
+    assert not any("top-" in line for line in score_lines(plain))
+
+
+def small_step(digits: splits.Dataset, **options: Any) -> dict[str, Tensor]:
+    """Weights after one step on 16 images in float64, with batch norms that have fixed statistics."""
+    descent = {"lr": 0.5, "momentum": 0.9, "clip": 0.05}
+    subject = Retraining(SMALL, plan(epochs=1, drop_path=0.0, auxiliary=0.4, weights=descent, **options), digits)
+    subject._begin()
+    subject.net.double().train()
+    for module in subject.net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    if subject._class_weights is not None:  # those of the loss are the same tensor
+        subject._class_weights.data = subject._class_weights.double()
+        subject._loss.keywords["weight"].data = subject._class_weights  # type: ignore[attr-defined]
+    x, y = subject.batches.batch(0, 0)
+    if subject._mixing is not None:
+        x, y = subject._mixing(x, y, 10, torch.Generator().manual_seed(0))
+    seen = subject._update(x.double(), y if y.dim() == 1 else y.double())
+    return {"loss": seen.loss, "correct": seen.correct, **subject.net.state_dict()}
+
+
+@pytest.mark.parametrize("micro_batch", [8, 2])
+@pytest.mark.parametrize(
+    "options", [{}, {"class_weights": "balanced", "label_smoothing": 0.1}, {"mixup": 1.0}], ids=str
+)
+def test_micro_batches_give_the_step_of_the_whole_batch(
+    options: dict[str, Any], micro_batch: int, digits: splits.Dataset
+) -> None:
+    """Where no batch norm looks at all images together; else each micro batch has its own statistics."""
+    few = replace(digits, train=digits.train.subset(digits.train.labels.argsort()[:50]))  # classes of other sizes
+    whole, parts = (small_step(few, **options, **more) for more in ({}, {"micro_batch": micro_batch}))
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name].double(), value.double(), rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_a_training_in_micro_batches_sees_every_image_once(digits: splits.Dataset) -> None:
+    seen, recorder = [], Recorder()
+    odd = replace(digits, train=digits.train.subset(torch.arange(41)))  # 16, 16 and 9 images
+
+    class Counting(Retraining):
+        def _begin(self) -> None:
+            super()._begin()
+            self.net.register_forward_pre_hook(lambda _, x: seen.append((len(x[0]), self.net.training)))
+
+    Counting(SMALL, plan(epochs=1, micro_batch=4), odd, monitor=recorder).run()
+    assert [size for size, training in seen if training] == [4] * 8 + [4, 5]
+    assert {size for size, training in seen if not training} == {4, 1}  # those to test; one image to count
+    assert 0 <= recorder.records[0]["train_accuracy"] <= 1
 
 
 # --- errors

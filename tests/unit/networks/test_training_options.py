@@ -25,7 +25,7 @@ from topocell.errors import RecipeError
 from topocell.io import checkpoint
 from topocell.networks import retraining
 from topocell.networks.early_stopping import BestEpoch
-from topocell.networks.evaluation import evaluate
+from topocell.networks.evaluation import Measured, evaluate
 from topocell.networks.retraining import Retraining
 from topocell.runs.setup import check, prepared
 from topocell.runtime.losses import balanced_weights
@@ -155,7 +155,7 @@ def test_the_average_is_that_of_torch(digits: splits.Dataset) -> None:
             assert torch.equal(value, done.net.state_dict()[name])
         else:
             assert torch.equal(value, expected[name]), name
-    assert done.tests[-1] == evaluate(done.tested, done.test_batches)[1]
+    assert done.tests[-1] == evaluate(done.tested, done.test_batches)
     assert done.tested is not done.net
     plain = trained(plan(), digits)
     assert_identical(done.net.state_dict(), plain.net.state_dict())  # it does not touch the training
@@ -201,8 +201,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], None]:
     def script(accuracies: list[float]) -> None:
         coming, tests = iter(accuracies), iter(range(1, 100))
 
-        def test(net: Any, batches: Any) -> tuple[float, float]:
-            return 1.5, next(coming) if batches.stream == "validation" else next(tests) / 100
+        def test(net: Any, batches: Any, top_k: int | None = None) -> Measured:
+            return Measured(1.5, next(coming) if batches.stream == "validation" else next(tests) / 100)
 
         monkeypatch.setattr(retraining, "evaluate", test)
 

@@ -267,6 +267,27 @@ def test_there_is_free_memory() -> None:
     assert estimate.free_memory(torch.device("meta")) is None
 
 
+def test_memory_is_that_of_a_micro_batch_and_time_that_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The images of the batch that wait are ready, as float32; the rest exists for those that are computed."""
+    recipe = load_recipe("darts-v1", ["data.dataset=digits", "data.images=32", "data.test_images=10"], "smoke")
+    plan = recipe.retrain.model_copy(update={"batch_size": 32, "micro_batch": 4})
+    tried: list[int] = []
+
+    def peak(probe: Any, size: int, device: torch.device) -> int:
+        tried.append(size)
+        return 1000 * size
+
+    monkeypatch.setattr("topocell.runs.estimate.probe._peak", peak)
+    monkeypatch.setattr("topocell.runs.estimate.probe.Stopwatch.usual", lambda self, epoch: 1.0)
+    dataset = setup.load_data(recipe)
+    part = estimate_retraining(DARTS_V2, plan, dataset)
+    assert part.memory is not None and max(tried) == part.memory.batch == 4
+    waiting = 4 * 8 * 8 * 28
+    assert part.memory.data == dataset.train.images.nbytes + dataset.test.images.nbytes + waiting
+    assert part.step_seconds == 32 / part.memory.trial(None)  # a probe of four images, which takes a second here
+    assert part.knobs[0] == Knob("retrain.micro_batch", 4)
+
+
 # --- what will not fit
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -99,6 +100,48 @@ def test_without_updates_every_level_is_a_step_of_the_weights(level: str) -> Non
     assert all(p.grad is None for p in subject.arch.parameters())
     for a, b in zip(copies(plain), copies(subject)):
         assert same(a, b)
+
+
+class Mixture(nn.Module):
+    """A network of two layers whose outputs are weighted; nothing in it looks at several images together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(64, 3) for _ in range(2))
+        self.idle = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor, weights: dict[str, ArchWeights]) -> Tensor:
+        shares = sum((w.ops * w.edges.unsqueeze(1)).square().sum(0) for w in weights.values())
+        return sum(share * layer(x.flatten(1)).tanh() for share, layer in zip(shares, self.layers))
+
+
+@pytest.mark.parametrize("relaxation", ["softmax", "gumbel-softmax"])
+@pytest.mark.parametrize("level", [name for name in LEVELS if name != "unrolled"])
+def test_micro_batches_give_the_updates_of_the_whole_batch(level: str, relaxation: str) -> None:
+    """Of four images in parts of 4, 3 + 1 (joined), and 2: weights, α, β and what was seen; penalties count once."""
+    ends = []
+    for size in (None, 3, 2):
+        subject = learner()
+        torch.manual_seed(1)
+        net = Mixture().double()
+        arch = ArchState(SPACE, relaxation, {"name": "subsets", "view": "source", "sizes": "any"}, init=0.5).double()
+        optimizers = SGD(net.parameters(), lr=0.5, momentum=0.9, weight_decay=0.1), Adam(arch.alpha.values())
+        subject = replace(
+            subject,
+            net=net,  # type: ignore[arg-type]
+            arch=arch,
+            weights_optimizer=optimizers[0],
+            alpha_optimizer=optimizers[1],
+            beta_optimizer=Adam(arch.beta.values()),
+            micro_batch=size,
+        )
+        torch.manual_seed(2)  # of the samples
+        seen = LEVELS[level](subject, batch(0), [ArchBatch(batch(1), True, True)])
+        ends.append([seen.loss, seen.correct, *(t for group in copies(subject) for t in group)])
+        assert seen.images == 4 and net.idle.item() == 1  # what has no gradient does not decay
+    for other in ends[1:]:
+        for first, second in zip(ends[0], other, strict=True):
+            torch.testing.assert_close(second.double(), first.double(), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("level", LEVELS)

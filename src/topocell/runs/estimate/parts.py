@@ -1,5 +1,6 @@
 """The parts of a run, each with its steps, its time and its memory."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -148,13 +149,15 @@ def estimate_search(
         if begin(name) is False:
             continue
         probe, lean = (partial(searched, of, index) for of in (plan, plan.model_copy(update=LOW)))
-        sizes = min(plan.batch(stage), len(data.get(stage.weights_on))), images, device, free
+        batch = min(plan.batch(stage), len(data.get(stage.weights_on)))
+        once = min(plan.micro_batch or batch, batch)
+        sizes = once, images + 2 * _waiting(data.shape, batch - once), device, free
         with probing(name, device, stage_knobs(plan, stage)):
             memory = None if work is not None else measure_memory(probe, *sizes)
             stopwatch, factor = (
-                measure_quickly(probe, sizes[0], (work or {})[stage.name], device)
+                measure_quickly(probe, batch, (work or {})[stage.name], device)
                 if memory is None
-                else measure_time(probe, memory, device, free)
+                else measure_time(probe, memory, device, free, batch)
             )
             part = _stage_part(plan, stage, data, memory, stopwatch, factor)
             if memory is not None and not memory.fits(free) and measure_memory(lean, *sizes).fits(free):
@@ -169,6 +172,7 @@ def estimate_search(
         if rules.project:
             if not memories:
                 size = min(plan.batch(plan.stages[last]), len(data.get(plan.stages[last].weights_on)))
+                size = min(plan.micro_batch or size, size)
                 memories = [measure_memory(partial(searched, plan, last), size, images, device, free)]
             tried = [memory.trial(free) for memory in memories if memory.trial(free) < memory.batch]
             batch = min(tried, default=plan.batch(plan.stages[last]))
@@ -198,6 +202,11 @@ def _kinds(stage: Stage) -> tuple[bool, bool]:
     """Return whether a stage has steps of the weights only, and steps of its level."""
     learning = stage.level != "weights" and stage.epochs > stage.warmup
     return not learning or stage.warmup > 0 or stage.arch_every == "epoch", learning
+
+
+def _waiting(shape: tuple[int, int, int], images: int) -> int:
+    """Bytes of the images (C, H, W) of a batch that are ready, while others are computed."""
+    return 4 * math.prod(shape) * images
 
 
 def _first(data: SearchData, stage: Stage, images: int) -> SearchData:
@@ -231,8 +240,9 @@ def _stage_part(
 def stage_knobs(plan: SearchPlan, stage: Stage) -> tuple[Knob, ...]:
     """Return the settings that the memory of a stage depends on."""
     size, own = plan.size(stage), f"search.stages.{stage.name}"
+    batch = Knob(f"{own if stage.batch_size else 'search'}.batch_size", plan.batch(stage))
     return (
-        Knob(f"{own if stage.batch_size else 'search'}.batch_size", plan.batch(stage)),
+        batch if plan.micro_batch is None else Knob("search.micro_batch", plan.micro_batch),
         Knob(f"{own if stage.channels else 'search'}.channels", size["channels"], 2 * size["partial"]),
         Knob(f"{own if stage.layers else 'search'}.layers", size["layers"]),
     )
@@ -341,8 +351,9 @@ def estimate_retraining(
     with probing("retraining", device, retrain_knobs(plan)):
         size = min(plan.batch_size, len(data.train))
         if work is None:
-            memory = measure_memory(plain, size, images, device, free)
-            stopwatch, factor = measure_time(partial(trained, execution), memory, device, free)
+            once = min(plan.micro_batch or size, size)
+            memory = measure_memory(plain, once, images + _waiting(data.shape, size - once), device, free)
+            stopwatch, factor = measure_time(partial(trained, execution), memory, device, free, size)
         else:
             memory = None
             stopwatch, factor = measure_quickly(plain, size, work, device)
@@ -359,7 +370,10 @@ def retrain_knobs(plan: RetrainPlan) -> tuple[Knob, ...]:
     size = Knob("retrain.channels", plan.channels, 2)
     if plan.parameters is not None:
         size = Knob("retrain.parameters", plan.parameters)
-    return Knob("retrain.batch_size", plan.batch_size), size, Knob("retrain.layers", plan.layers)
+    batch = Knob("retrain.batch_size", plan.batch_size)
+    if plan.micro_batch is not None:
+        batch = Knob("retrain.micro_batch", plan.micro_batch)
+    return batch, size, Knob("retrain.layers", plan.layers)
 
 
 def _steps(images: int, batch: int) -> int:

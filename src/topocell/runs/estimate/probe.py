@@ -132,13 +132,23 @@ def _peak(probe: Probe, batch: int, device: torch.device) -> int:
     return alive.peak
 
 
-def measure_time(probe: Probe, memory: Memory, device: torch.device, free: int | None) -> tuple[Stopwatch, float]:
-    """A stopwatch after a probe, and how much longer a step will take: once, or more where a part of it was tried."""
+def measure_time(
+    probe: Probe, memory: Memory, device: torch.device, free: int | None, whole: int
+) -> tuple[Stopwatch, float]:
+    """A stopwatch after a probe, and how much longer a step will take: once, or more where a part of it was tried.
+
+    Args:
+        probe: the work.
+        memory: that it needs, for the images that are computed at once.
+        device: that of the probe.
+        free: bytes that are left there.
+        whole: images of a step, which are more in micro batches.
+    """
     batch = memory.trial(free)
     with tempfile.TemporaryDirectory() as folder:
         stopwatch = Stopwatch(device, Path(folder))
         probe(batch, STEPS + 1, stopwatch)
-    return stopwatch, memory.batch / batch
+    return stopwatch, whole / batch
 
 
 def measure_quickly(probe: Probe, batch: int, work: float, device: torch.device) -> tuple[Stopwatch, float]:
