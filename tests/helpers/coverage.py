@@ -15,6 +15,7 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "reference" / "coverage.md
 SMOKE = {
     "run": ("tests/runs/test_runs.py", "recipe {}"),
     "study": ("tests/unit/studies/test_study.py", "study {}"),
+    "retrain": ("tests/runs/test_imagenet.py", ""),
     "draw": ("tests/unit/genotype/test_published.py", ""),
     "spaces": ("tests/unit/test_cli.py", ""),
 }
