@@ -102,9 +102,8 @@ class _Projected(torch.autograd.Function):
     @staticmethod
     @in_own_types
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        x, z, statistics = (t.float() for t in saved[:3])
-        given = [t if t is None else t.float() for t in saved[3:]]
+        saved: list[Any] = [t if t is None else t.float() for t in ctx.saved_tensors]
+        x, z, statistics, *given = saved
         if needs_graph(grads[:1]):
             stride = ctx.stride
             return with_graph(
