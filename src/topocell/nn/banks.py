@@ -6,6 +6,7 @@ A bank takes the source node once and returns the weighted outputs of all its ed
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,18 @@ class Bank(nn.Module):
             nn.init.kaiming_uniform_(piece, a=5**0.5)
         self.register_parameter(name, nn.Parameter(weight))
         self._stacked.append(name)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Take what `to` and its like do to tensors: to stacked weights as to those of convolutions side by side.
+
+        Channels last is a layout of four dimensions.
+        """
+
+        def apply(tensor: Tensor) -> Tensor:
+            stacked = tensor.dim() == 5
+            return fn(tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2]) if stacked else fn(tensor)
+
+        return super()._apply(apply, recurse)
 
     def tensors(self) -> list[Tensor]:
         """Return the tensors that `forward` takes for all edges, parametrized ones included."""

@@ -362,6 +362,24 @@ def test_weights_of_another_type_are_refused_or_computed_and_never_misread(dtype
         torch.testing.assert_close(out.float(), ours(x, arch()), rtol=0.1, atol=0.1)
 
 
+@pytest.mark.parametrize("space", ["darts", "nasbench201"])
+def test_a_supernet_is_moved_as_other_networks_are(space: str) -> None:
+    ours, _, arch, x, y = supernets(space, torch.channels_last)
+    wanted = torch.autograd.grad(F.cross_entropy(ours(x, arch()), y), [*ours.parameters()], allow_unused=True)
+    values = {name: p.clone() for name, p in ours.state_dict().items()}
+    moved = ours.to(memory_format=torch.channels_last)
+    for name, value in moved.state_dict().items():
+        assert torch.equal(value, values[name])
+    found = torch.autograd.grad(F.cross_entropy(moved(x, arch()), y), [*moved.parameters()], allow_unused=True)
+    for a, b in zip(found, wanted):
+        if b is not None:
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert all(p.dtype == torch.float64 and p.is_shared() for p in moved.double().share_memory().parameters())
+    assert {name: p.shape for name, p in moved.to("meta").state_dict().items()} == {
+        n: p.shape for n, p in values.items()
+    }
+
+
 def test_functions_of_a_supernet() -> None:
     ours, _, arch, x, y = supernets("darts", torch.channels_last)
     fixed = {name: w.detach() for name, w in arch().items()}
