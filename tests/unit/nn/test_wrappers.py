@@ -30,7 +30,7 @@ from tests.helpers.twins import (
     step,
 )
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp, vmap
+from torch.func import functional_call, grad, hessian, jvp, vmap
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim.swa_utils import AveragedModel, update_bn
 from torch.utils.checkpoint import checkpoint
@@ -38,6 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from topocell import ArchState, Supernet, spaces
 from topocell.genotype.genotype import Genotype
+from topocell.nn.functional import normalise
 from topocell.nn.kernels.cpu import kernels
 from topocell.nn.network import FixedNet
 
@@ -305,6 +306,18 @@ def test_a_supernet_whose_saved_tensors_come_back_in_another_layout(space: str, 
     for a, b in zip(*found):
         if a is not None:
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_second_derivatives_by_torch_func_of_a_batch_norm_that_weighs() -> None:
+    """How the ends of operations in a supernet are computed; its Hessian in α is of such."""
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 3, 4, 5, 5, generator=draw, dtype=torch.float64)
+
+    def loss(weight: Tensor) -> Tensor:
+        return (normalise((x * weight.mean()).tanh(), weight).tanh() * y).sum()
+
+    weight = torch.rand(4, generator=draw, dtype=torch.float64)
+    torch.testing.assert_close(hessian(loss)(weight), torch.autograd.functional.hessian(loss, weight))
 
 
 def weights_of(arch: ArchState) -> dict[str, tuple[Tensor, Tensor]]:
