@@ -281,6 +281,12 @@ class SearchPlan(Model):
                     f"level unrolled looks ahead on a whole batch, but micro_batch is {self.micro_batch} and stage "
                     f"{stage.name} unrolled; leave micro_batch out, lower batch_size, or use level bilevel"
                 )
+            perturbation = stage.mechanisms.perturbation
+            if self.micro_batch is not None and perturbation is not None and perturbation.kind == "adversarial":
+                raise ValueError(
+                    f"an adversarial perturbation is found on a whole batch, but micro_batch is {self.micro_batch} and "
+                    f"stage {stage.name} has one; leave micro_batch out and lower batch_size, or use kind uniform"
+                )
         return self
 
     @model_validator(mode="after")

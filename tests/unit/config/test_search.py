@@ -213,6 +213,14 @@ def test_stages_that_cannot_be(options: dict[str, Any], message: str) -> None:
         ({"stages": [stage(), stage()]}, "every stage has its own name, but got .'operations', 'operations'."),
         ({"stages": [stage()], "batch_size": 1}, "greater than or equal to 2"),
         ({"stages": [stage()], "head": "bn"}, "'plain' or 'bn-relu'"),
+        ({"stages": [stage()], "stem": "small"}, "'cifar' or 'imagenet'"),
+        ({"stages": [stage()], "batch_size": 14, "micro_batch": 6}, "batch_size=14; use 2 .stage operations"),
+        ({"stages": [stage(batch_size=9)], "micro_batch": 2}, "micro_batch=2 for batch_size=9; leave it out"),
+        ({"stages": [stage(level="unrolled")], "micro_batch": 8}, "level unrolled looks ahead on a whole batch"),
+        (
+            {"stages": [stage(mechanisms={"perturbation": {"kind": "adversarial"}})], "micro_batch": 8},
+            "an adversarial perturbation is found on a whole batch, but micro_batch is 8 and stage operations has one",
+        ),
     ],
 )
 def test_plans_that_cannot_be(options: dict[str, Any], message: str) -> None:
