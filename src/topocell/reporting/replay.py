@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from topocell.errors import GenotypeError
 from topocell.io import files
 from topocell.reporting.architecture_series import Seen
@@ -115,14 +117,16 @@ def _kept(row: Row, kind: str, at: Relaxed) -> dict[int, str]:
 
 def _groups(at: Relaxed, kept: Mapping[int, str]) -> Iterator[dict[str, Any]]:
     """The most likely sets of edges of each node, where the topology is a distribution over them."""
-    for group in getattr(at.topology, "groups", ()):
+    from topocell.topology import Subsets
+
+    for group in at.topology.groups if isinstance(at.topology, Subsets) else ():
         p = at.probabilities[group.slice]
         if len(p) < 2:
             continue
-        chosen = [e in kept for e in group.edges]
-        rows = [[bool(on) for on in choice] for choice in group.choices.tolist()]
-        order = sorted(range(len(p)), key=lambda c: (-p[c], c))[:CHOICES]
-        order += [c for c, row in enumerate(rows) if row == chosen and c not in order]
+        rows = group.choices.numpy()
+        chosen = (rows == [e in kept for e in group.edges]).all(1)
+        order = np.argsort(-p, kind="stable")[:CHOICES].tolist()
+        order += [c for c in np.flatnonzero(chosen).tolist() if c not in order]
         into = at.topology.view == "target"
         ends = [str(at.edges[e][0 if into else 1]) for e in group.edges]
         yield {
@@ -132,7 +136,7 @@ def _groups(at: Relaxed, kept: Mapping[int, str]) -> Iterator[dict[str, Any]]:
                 {
                     "label": ", ".join(end for end, on in zip(ends, rows[c]) if on) or "none",
                     "p": shortened(float(f"{p[c]:.3g}")),
-                    "chosen": rows[c] == chosen,
+                    "chosen": bool(chosen[c]),
                 }
                 for c in order
             ],
