@@ -43,6 +43,17 @@ def imports(path: Path) -> Iterator[str]:
                 yield full if full in MODULES else node.module
 
 
+def top_of(path: Path) -> list[str]:
+    """Full names of the modules that a file imports when it is imported itself."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    top = [alias.name for node in body if isinstance(node, ast.Import) for alias in node.names]
+    for node in body:
+        if isinstance(node, ast.ImportFrom):
+            full = [f"{node.module}.{alias.name}" for alias in node.names]
+            top += [name if name in MODULES else node.module or "" for name in full]
+    return top
+
+
 def part_of(module: str) -> str:
     words = module.split(".")
     return words[1] if len(words) > 1 else "__init__"
@@ -135,16 +146,23 @@ def test_the_search_cannot_reach_the_test_images() -> None:
 
 
 def test_everything_imported_at_the_top_is_a_dependency() -> None:
-    """Optional packages are imported where they are used."""
+    """Optional packages are imported where they are used; Triton comes with PyTorch, but not everywhere: see below."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {re.split(r"[^\w-]", line)[0].lower() for line in project["dependencies"]}
-    called = {"yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit-learn", "markupsafe": "jinja2"}
+    called = {"yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit-learn", "markupsafe": "jinja2", "triton": "torch"}
     for path in FILES:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        top = {a.name for n in tree.body if isinstance(n, ast.Import) for a in n.names}
-        top |= {n.module or "" for n in tree.body if isinstance(n, ast.ImportFrom)}
+        top = top_of(path)
         names = {name.split(".")[0] for name in top} - {"topocell"} - sys.stdlib_module_names
         assert {called.get(name, name) for name in names} <= declared, path
+
+
+def test_triton_is_imported_where_kernels_are_launched_alone() -> None:
+    names = {module: set(top_of(path)) for module, path in MODULES.items()}
+    found = {module for module, top in names.items() if "triton" in {name.split(".")[0] for name in top}}
+    while more := {module for module, top in names.items() if top & found} - found:
+        found |= more
+    kernels = ("topocell.nn.kernels.gpu.", "topocell.nn.fused_gpu")
+    assert found and all(module.startswith(kernels) for module in found)
 
 
 #: Libraries that take long to import and that few commands need.

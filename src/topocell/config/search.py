@@ -217,6 +217,8 @@ class SearchPlan(Model):
             gradients are summed over the batch (`topocell.runtime.micro_batches`); it divides the batch. Batch norm
             has the statistics of each micro batch. null: the whole batch.
         memory: `low` keeps less for the backward pass and computes it again there.
+        kernels: of the supernet: `fused` takes the compiled ones wherever there are some, `plain` PyTorch's own
+            functions, `auto` what is faster on a CPU, and the fused ones on a GPU once they have been checked there.
         loss: a row of `topocell.runtime.losses.LOSSES`, of every update of weights and architecture. Evaluation and
             selection measure cross entropy and accuracy.
         cost: penalty on the expected cost of the cell, or none.
@@ -231,6 +233,7 @@ class SearchPlan(Model):
     partial: int = Field(1, ge=1)
     evaluation_batches: int | None = Field(16, ge=1)
     memory: Literal["standard", "low"] = "standard"
+    kernels: Literal["auto", "fused", "plain"] = "auto"
     loss: LossChoice = Choice(name="cross_entropy")
     cost: CostPlan | None = None
     stages: tuple[Stage, ...] = Field(min_length=1)

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from topocell.nn.fused_check import on_gpu
 from topocell.nn.fused_library import by_library
 from topocell.nn.fused_plan import Chain, Plan
 from topocell.nn.kernels.choice import IMAGES, LIBRARY, fastest, waves
@@ -15,14 +16,17 @@ from topocell.nn.kernels.cpu import (
 from topocell.nn.separable import separable, usable
 
 
-def width(x: Tensor, of: Chain, stride: int, affine: bool = False) -> int | None:
-    """The width of vector with which a chain on maps like `x` (N, C, H, W) is fastest; None: by the library.
+def chosen(x: Tensor, of: Chain, stride: int, affine: bool = False) -> Chain | None:
+    """A chain with the width of vector with which it is fastest on maps like `x` (N, C, H, W); None: by the library.
 
-    `of` may be any of its kind: neither the edges nor their weights matter.
+    `of` may be any of its kind: neither the edges nor their weights matter. On a GPU kernels are taken wherever there
+    are some: not for batch norms that are affine.
     """
     channels, *size = x.shape[1:]
     if not usable(x, channels, of.kernel):
         return None
+    if on_gpu(x, channels):
+        return None if affine else of
     edges = 1 if affine else 2
     of_kind = of._replace(slots=tuple(range(edges)), scales=() if affine else tuple(range(edges)))
     what = f"{of.stages} × {of.kernel}×{of.kernel} dilation {of.dilation} stride {stride}"
@@ -33,7 +37,7 @@ def width(x: Tensor, of: Chain, stride: int, affine: bool = False) -> int | None
     }
     ways[LIBRARY] = partial(_trial, of_kind, stride, affine, channels, size, library=True)
     found = fastest(what, ways)
-    return None if found == LIBRARY else int(found)
+    return None if found == LIBRARY else of._replace(lanes=int(found))
 
 
 def _trial(

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from topocell.nn.functional import BN_EPS, convolve, depthwise_separable, normalise
-from topocell.nn.fused_plan import Chain, Plan
+from topocell.nn.functional import BN_EPS, convolve, depthwise_separable, normalise, with_graph
+from topocell.nn.fused_plan import Chain, Kept, Plan, size_of
+from topocell.nn.kernels.cpu import new_map
 
 
 def by_library(
@@ -47,6 +49,24 @@ def by_library(
         for slot, position in zip(pool.slots, pool.scales):
             add(slot, value * weights[position])
     return [value for value in sums if value is not None]
+
+
+def with_history(plan: Plan, kept: Kept, needed: Sequence[bool], grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """Return what the backward pass of a step returns, as a graph of operations that can be differentiated again.
+
+    `needed` and the result are for `x`, the plan, the weights of the cell, and the tensors of `Given` in order.
+    """
+    # Outputs are linear in maps that were not kept and in bases: any values will do.
+    anything = torch.zeros_like(new_map(kept.x, size_of(kept.x, plan.stride)))
+    maps = kept.maps or [anything.clone().requires_grad_() for _ in range(len(plan.mix) - plan.identity)]
+    bases = [anything.clone().requires_grad_() for based in plan.based if based]
+    first, last = len(maps), len(maps) + len(bases)
+
+    def compute(x: Tensor, _: None, weights: Tensor, *given: Tensor) -> list[Tensor]:
+        return by_library(x, plan, weights, given[:first], given[first:last], given[last:])
+
+    tensors = *kept.tensors, *kept.filters, *kept.pools
+    return with_graph(compute, (kept.x, None, kept.weights, *maps, *bases, *tensors), needed, grads)
 
 
 def _chain(active: Tensor, plan: Plan, chain: Chain, weights: Tensor, tensors: Sequence[Tensor]) -> Tensor:

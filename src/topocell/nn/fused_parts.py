@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from topocell.nn.functional import convolve, convolve_backward
-from topocell.nn.fused_plan import Chain, Edges, Output, Plan, Stage
+from topocell.nn.fused_plan import Chain, Edges, Output, Plan, Stage, size_of
 from topocell.nn.kernels.cpu import (
     Addresses,
     EndGradients,
@@ -42,8 +42,7 @@ class Call(NamedTuple):
 
     def size(self) -> tuple[int, int, int, int]:
         """Shape of the outputs."""
-        n, c, height, width = self.x.shape
-        return n, c, (height - 1) // self.plan.stride + 1, (width - 1) // self.plan.stride + 1
+        return size_of(self.x, self.plan.stride)
 
     def shape(self, part: Of | None = None, stage: int = 0) -> Shape:
         """Of a stage of a chain, of which only the first has a stride; else as far as the end of a part asks."""

@@ -75,6 +75,23 @@ class Stage(NamedTuple):
     bias: Tensor | None
 
 
+class Given(NamedTuple):
+    """Tensors of a fused step beside its input: maps, bases, those of chains and of dense convolutions, and pools."""
+
+    maps: Sequence[Tensor]
+    bases: Sequence[Tensor]
+    tensors: Sequence[Tensor]
+    filters: Sequence[Tensor]
+    pools: Sequence[Tensor]
+
+    @classmethod
+    def of(cls, plan: Plan, given: Sequence[Tensor]) -> "Given":
+        """All of them, one after the other, as a step of autograd takes them."""
+        maps, pools = len(plan.mix) - plan.identity, len(given) - len(plan.pools)
+        bases, filters = maps + sum(plan.based), pools - len(plan.dense)
+        return cls(given[:maps], given[maps:bases], given[bases:filters], given[filters:pools], given[pools:])
+
+
 class Kept(NamedTuple):
     """What a fused step keeps for its backward pass, as autograd saves it: one tensor after the other.
 
@@ -107,6 +124,12 @@ class Kept(NamedTuple):
         sizes = 2, plan.per_stage * stages, len(plan.dense), len(plan.pools), maps
         bounds = [*accumulate(sizes), len(saved)]
         return cls(saved[0], saved[1], *(saved[start:end] for start, end in pairwise(bounds)))
+
+
+def size_of(x: Tensor, stride: int) -> tuple[int, int, int, int]:
+    """Shape of the outputs of a step on `x` (N, C, H, W)."""
+    n, c, height, width = x.shape
+    return n, c, (height - 1) // stride + 1, (width - 1) // stride + 1
 
 
 class Output(NamedTuple):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from topocell.nn.functional import BN_EPS, depthwise, subsample
-from topocell.nn.fused_choice import width
+from topocell.nn.fused_choice import chosen
 from topocell.nn.fused_plan import Chain, Plan
 from topocell.nn.kernels.cpu import ordinary
 from topocell.nn.projection import faster, projected
@@ -192,15 +192,15 @@ class _Chain(nn.Module):
         stages, convs, norms = self._modules_of_stages()
         possible = _by_kernels(x, convs, norms, self._built, self._stride)
         if possible and x.is_contiguous(memory_format=torch.channels_last):
-            lanes = width(x, self._chain, self._stride, affine=True)
-            if lanes is not None:
-                return self._compiled(x, stages, lanes)
+            chain = chosen(x, self._chain, self._stride, affine=True)
+            if chain is not None:
+                return self._compiled(x, stages, chain)
         for dw, pw, bn in stages:
             x = bn(pw(dw(F.relu(x))))
         return x
 
-    def _compiled(self, x: Tensor, stages: Sequence[tuple[Any, ...]], lanes: int) -> Tensor:
-        plan = Plan((self._chain._replace(lanes=lanes),), self._stride, affine=True)
+    def _compiled(self, x: Tensor, stages: Sequence[tuple[Any, ...]], chain: Chain) -> Tensor:
+        plan = Plan((chain,), self._stride, affine=True)
         tensors = [t for dw, pw, bn in stages for t in (dw.weight, pw.weight, bn.weight[None], bn.bias[None])]
         (out,), statistics = separable(x, plan, tensors)
         count = out.numel() // out.shape[1]

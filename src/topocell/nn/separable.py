@@ -1,5 +1,7 @@
 """Operations of the supernet by compiled kernels: all that read one feature map, in one step of autograd.
 
+This is the step of CPUs, beside which `topocell.nn.fused_gpu` has that of GPUs.
+
 A chain is one or two stages of (batch norm,) ReLU, depthwise convolution, 1×1 convolution; it ends in batch norm, and
 the ends of chains with the same output are added up, together with weighted maps that come ready (pools, identities)
 and what the output held before. Of a stage only the output of its 1×1 convolution is kept for
@@ -14,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from topocell.nn.functional import in_own_types, needs_graph, with_graph
-from topocell.nn.fused_library import by_library
+from topocell.nn.functional import in_own_types, needs_graph
+from topocell.nn.fused_check import on_gpu
+from topocell.nn.fused_library import with_history
 from topocell.nn.fused_parts import Call, channels_last, parts_of, restore
-from topocell.nn.fused_plan import Kept, Plan
+from topocell.nn.fused_plan import Given, Kept, Plan
 from topocell.nn.kernels.cpu import (
     SIZES,
     Ends,
@@ -30,7 +33,7 @@ from topocell.nn.kernels.cpu import (
 
 def usable(x: Tensor, channels: int, kernel: int = 3) -> bool:
     """Return whether there are compiled kernels for so many channels of maps like `x`."""
-    return kernel in SIZES and kernels(channels, x) is not None
+    return kernel in SIZES and (on_gpu(x, channels) or kernels(channels, x) is not None)
 
 
 def separable(
@@ -48,9 +51,13 @@ def separable(
     convolution its weights (M, C, C, k, k); then for each pool its map (N, C, h, w). Without `affine`, the end of a
     chain, dense convolutions, pools and the `maps` (N, C, h, w) are weighted by entries of `weights`, a vector. `bases`
     are added to the outputs that have one. The statistics are the mean and variance (2, M, C) before each batch norm of
-    the chains, in order.
+    the chains, in order; of a GPU's kernels there are none.
     """
     weights = x.new_zeros(0) if weights is None else weights
+    if not plan.affine and on_gpu(x, x.shape[1]):
+        from topocell.nn.fused_gpu import fused
+
+        return fused(x, plan, tensors, weights, maps, bases), []
     *found, statistics = _Separable.apply(x, plan, weights, *maps, *bases, *tensors)
     return tuple(found), statistics
 
@@ -59,7 +66,7 @@ class _Separable(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, plan: Plan, weights: Tensor, *given: Tensor) -> tuple[Any, ...]:
         call = Call(plan, channels_last(x), weights.tolist())
-        given_maps, bases, tensors, given_filters, given_pools = _cut(plan, given)
+        given_maps, bases, tensors, given_filters, given_pools = Given.of(plan, given)
         filters, pools = [w.contiguous() for w in given_filters], [channels_last(p) for p in given_pools]
         maps, starts = [channels_last(m) for m in given_maps], iter([channels_last(b) for b in bases])
         outputs = [new_map(x, call.size()) for _ in plan.based]
@@ -87,7 +94,7 @@ class _Separable(torch.autograd.Function):
         plan: Plan = ctx.plan
         kept = Kept.of(plan, ctx.with_maps, [t.float() for t in ctx.saved_tensors])  # which hooks may have made half
         if needs_graph(grads[: len(plan.based)]):
-            return _with_graph(plan, kept, ctx.needs_input_grad, grads[: len(plan.based)])
+            return with_history(plan, kept, ctx.needs_input_grad, grads[: len(plan.based)])
         x, tensors, computed = channels_last(kept.x), kept.tensors, kept.outputs
         filters, pools = [w.contiguous() for w in kept.filters], [channels_last(p) for p in kept.pools]
         maps = [channels_last(m) for m in kept.maps]
@@ -134,28 +141,6 @@ class _Separable(torch.autograd.Function):
             call.kernels().relu_backward(x, d_active, d_x)
         d_weights = x.new_tensor(d_values) if needs_weights else None
         return d_x if needs_x else None, None, d_weights, *found
-
-
-def _cut(plan: Plan, given: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
-    """Maps, bases, the tensors of the chains, the weights of the dense convolutions, and pools."""
-    maps, pools = len(plan.mix) - plan.identity, len(given) - len(plan.pools)
-    bases, filters = maps + sum(plan.based), pools - len(plan.dense)
-    return given[:maps], given[maps:bases], given[bases:filters], given[filters:pools], given[pools:]
-
-
-def _with_graph(plan: Plan, kept: Kept, needed: Sequence[bool], grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-    """Return what `backward` returns, as a graph of operations that can be differentiated again."""
-    # Outputs are linear in maps that were not kept and in bases: any values will do.
-    anything = torch.zeros_like(new_map(kept.x, Call(plan, kept.x, []).size()))
-    maps = kept.maps or [anything.clone().requires_grad_() for _ in range(len(plan.mix) - plan.identity)]
-    bases = [anything.clone().requires_grad_() for based in plan.based if based]
-    first, last = len(maps), len(maps) + len(bases)
-
-    def compute(x: Tensor, _: None, weights: Tensor, *given: Tensor) -> list[Tensor]:
-        return by_library(x, plan, weights, given[:first], given[first:last], given[last:])
-
-    tensors = *kept.tensors, *kept.filters, *kept.pools
-    return with_graph(compute, (kept.x, None, kept.weights, *maps, *bases, *tensors), needed, grads)
 
 
 def _collect(d_values: list[float], positions: Sequence[int], gradients: Iterable[float]) -> None:

@@ -27,7 +27,7 @@ _BUILT_FOR = ("classes", "image_shape")
 _VERSIONS = ("topocell", "torch", "torchvision", "numpy")
 
 
-_MACHINE = (*_VERSIONS, "platform", "cpu", "instruction_set", "device", "gpu", "threads", "processes")
+_MACHINE = (*_VERSIONS, "platform", "cpu", "instruction_set", "device", "gpu", "gpu_kernels", "threads", "processes")
 
 
 def lasting(recipe: Any) -> Any:

@@ -321,7 +321,8 @@ def check(recipe: Recipe) -> None:
         if size not in sizes[:number]:
             _check_depth(space, stage, size["layers"])
             with torch.device("meta"):
-                Supernet(space, classes=2, head=plan.head, stem=plan.stem, memory=plan.memory, **size)
+                fixed = {"head": plan.head, "stem": plan.stem, "memory": plan.memory, "kernels": plan.kernels}
+                Supernet(space, classes=2, **fixed, **size)
 
 
 def _check_depth(space: SpaceSpec, stage: Stage, layers: int) -> None:

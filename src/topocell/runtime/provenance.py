@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from topocell.nn.fused_check import found
 from topocell.nn.kernels.cpu import instruction_set
 from topocell.registry import fingerprints, imported
 from topocell.runtime.distributed import world
@@ -27,6 +28,7 @@ def environment(device: str | torch.device, data_fingerprint: str, seeds: Mappin
         "instruction_set": instruction_set().name,
         "device": str(device),
         "gpu": gpu,
+        "gpu_kernels": found(torch.device(device)),
         "threads": torch.get_num_threads(),
         "processes": world(),
         "git_commit": _git_commit(),

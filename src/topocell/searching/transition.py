@@ -98,6 +98,7 @@ class Builder:
             head=self._plan.head,
             stem=self._plan.stem,
             memory=self._plan.memory,
+            kernels=self._plan.kernels,
             **self._plan.size(stage),
         )
         draw = generator(self._seed, "architecture", stage.name)

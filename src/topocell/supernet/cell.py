@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from topocell.errors import SpaceError
 from topocell.nn.banks import Bank, ChainBank, ConvBank
 from topocell.nn.functional import shuffle_channels
-from topocell.nn.fused_choice import width
+from topocell.nn.fused_choice import chosen
 from topocell.nn.fused_plan import Chain, Edges, Plan
 from topocell.nn.kernels.cpu import ordinary
 from topocell.nn.modules import has_hooks, values_per_channel
@@ -215,8 +215,8 @@ class SuperCell(nn.Module):
         Returns the tasks that are left for the library.
         """
         chains = [t for t in tasks if isinstance(t.bank, ChainBank) and t.bank.stride == stride]
-        lanes = [width(x, _chain(t, t.edges), stride) for t in chains]
-        chains, lanes = [t for t, n in zip(chains, lanes) if n], [n for n in lanes if n]
+        ways = [chosen(x, _chain(t, t.edges), stride) for t in chains]
+        chains, lanes = [t for t, way in zip(chains, ways) if way], [way.lanes for way in ways if way]
         dense = [t for t in tasks if isinstance(t.bank, ConvBank) and t.bank.stride == stride]
         ready = [s for s in ready if s.stride == stride]
         pooled: dict[tuple[str, int, int], list[_Shared]] = defaultdict(list)

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from topocell.errors import CheckpointError, SpaceError
+from topocell.errors import CheckpointError, SpaceError, nearest
+from topocell.nn.kernels.mode import KERNELS, using
 from topocell.nn.skeleton import Context, Skeleton, States
 from topocell.spaces.cell import SpaceSpec
 from topocell.spaces.skeletons import Slot
@@ -41,6 +42,7 @@ class Supernet(nn.Module):
             DOTS search).
         partial: K of PC-DARTS: 1/K of the channels pass through the operations.
         memory: `"standard"`, or `"low"`: keep less for backward and compute it again there.
+        kernels: `"auto"`, `"fused"` or `"plain"`: see `topocell.nn.kernels.mode`.
 
     Attributes:
         skip_dropout: probability with which an element of a skip connection's output is dropped in training
@@ -50,7 +52,7 @@ class Supernet(nn.Module):
             kernels step aside.
 
     Raises:
-        SpaceError: if space, channels and layers do not fit together.
+        SpaceError: if space, channels and layers do not fit together; `kernels` that there are not.
     """
 
     def __init__(
@@ -65,9 +67,12 @@ class Supernet(nn.Module):
         stem: str = "cifar",
         partial: int = 1,
         memory: str = "standard",
+        kernels: str = "auto",
     ) -> None:
         super().__init__()
-        self.space = space
+        if kernels not in KERNELS:
+            raise SpaceError(f"kernels is one of {', '.join(KERNELS)}, but got {kernels!r}{nearest(kernels, KERNELS)}")
+        self.space, self.kernels = space, kernels
         self.skip_dropout = self.drop_path = 0.0
 
         def make_cell(slot: Slot) -> SuperCell:
@@ -99,23 +104,26 @@ class Supernet(nn.Module):
         Raises:
             SpaceError: a cell type without weights, or weights of another shape than its cell.
         """
-        logits: Tensor = self.skeleton(self._prepared(x), self._seen(weights))
+        with using(self.kernels):
+            logits: Tensor = self.skeleton(self._prepared(x), self._seen(weights))
         return logits
 
     def prefix(self, x: Tensor, weights: Mapping[str, ArchWeights], cell_type: str) -> States:
         """Return the inputs of the first cell of a type: the outputs of the two cells before it, each (N, C, H, W)."""
         seen = self._seen(weights)
         s0, s1 = self.skeleton.begin(self._prepared(x))
-        for index in range(self._first(cell_type)):
-            s0, s1 = self.skeleton.advance(index, s0, s1, seen)
+        with using(self.kernels):
+            for index in range(self._first(cell_type)):
+                s0, s1 = self.skeleton.advance(index, s0, s1, seen)
         return s0, s1
 
     def suffix(self, states: States, weights: Mapping[str, ArchWeights], cell_type: str) -> Tensor:
         """Logits (N, classes) from what `prefix` has left; together they are `forward`."""
         seen = self._seen(weights)
         s0, s1 = states
-        for index in range(self._first(cell_type), len(self.slots)):
-            s0, s1 = self.skeleton.advance(index, s0, s1, seen)
+        with using(self.kernels):
+            for index in range(self._first(cell_type), len(self.slots)):
+                s0, s1 = self.skeleton.advance(index, s0, s1, seen)
         return self.skeleton.classify(s1)
 
     def _seen(self, weights: Mapping[str, ArchWeights]) -> Context:

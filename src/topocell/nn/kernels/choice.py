@@ -2,7 +2,7 @@
 
 A decision is kept in the cache folder, where the first process to measure decides for all, and in the run whose numbers
 rest on it (`Record`), whose own decisions come first: other kernels round differently, so a run that is resumed takes
-the same ones again. TOPOCELL_NATIVE=1 takes the kernels without measuring, TOPOCELL_NATIVE=0 never takes them.
+the same ones again. Where `fused` kernels are asked for nothing is measured (`topocell.nn.kernels.mode`).
 """
 
 import contextlib
@@ -20,6 +20,7 @@ import torch
 
 from topocell.io.cache import cache_folder
 from topocell.nn.kernels.cpu import build_key, instruction_set
+from topocell.nn.kernels.mode import mode
 
 #: The way of PyTorch's own functions; the others are widths of vector.
 LIBRARY = "library"
@@ -75,7 +76,7 @@ def fastest(what: str, ways: Ways) -> str:
             taken where measuring is not wanted.
     """
     first = next(iter(ways))
-    if os.environ.get("TOPOCELL_NATIVE") == "1":
+    if mode() == "fused":
         return first
     question = f"{instruction_set().name}, {torch.get_num_threads()} threads: {what}"
     if question not in _known:
@@ -84,6 +85,17 @@ def fastest(what: str, ways: Ways) -> str:
     for record in _records:
         record.add(question, _known[question])
     return _known[question]
+
+
+def recall(question: str) -> str | None:
+    """What the runs that are followed have decided, None where nothing."""
+    return next((record.found[question] for record in _records if question in record.found), None)
+
+
+def note(question: str, way: str) -> None:
+    """Write a decision that was made elsewhere down in the runs that are followed."""
+    for record in _records:
+        record.add(question, way)
 
 
 def waves(*shape: int) -> torch.Tensor:

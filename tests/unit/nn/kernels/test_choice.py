@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from topocell.errors import RunError
-from topocell.nn.fused_choice import width
+from topocell.nn.fused_choice import chosen
 from topocell.nn.fused_plan import Chain
 from topocell.nn.kernels import choice
 from topocell.nn.kernels.choice import LIBRARY, Record, fastest, follow, leave
@@ -102,8 +102,8 @@ def test_measuring_is_not_seen_by_the_caller() -> None:
     before = torch.get_rng_state()
     with torch.no_grad():
         chain = Chain(3, 1, 2, (0,), (0,))
-        found = [width(x, chain, 1), width(x, chain, 2), width(x, chain, 1, affine=True)]
-        assert all(lanes in (None, 4, 8, 16) for lanes in found)
+        found = [chosen(x, chain, 1), chosen(x, chain, 2), chosen(x, chain, 1, affine=True)]
+        assert all(way is None or way.lanes in (4, 8, 16) for way in found)
         assert faster(x, [4], 1, affine=True) in (True, False)
     assert torch.equal(torch.get_rng_state(), before)
     if instruction_set().lanes:

@@ -1,12 +1,11 @@
 """Compiled kernels for CPUs: of the supernet's operations (kernels.c) and the data path (images.c).
 
 The C files are compiled on first use by the C compiler of the machine, for the instructions of its processor
-(`isa`), in a few seconds, and kept in the cache folder (`build`). Where there is no compiler, or TOPOCELL_NATIVE=0,
-`kernels` and `augmenter` return None and PyTorch's own functions do the work: the same numbers up to rounding, several
-times slower.
+(`isa`), in a few seconds, and kept in the cache folder (`build`). Where there is no compiler, or none are wanted
+(`topocell.nn.kernels.mode`), `kernels` and `augmenter` return None and PyTorch's own functions do the work: the same
+numbers up to rounding, several times slower.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -35,6 +34,7 @@ from topocell.nn.kernels.cpu.calls import (
     threads_for,
 )
 from topocell.nn.kernels.cpu.isa import InstructionSet, instruction_set, offered
+from topocell.nn.kernels.mode import mode
 
 __all__ = [
     "SIZES",
@@ -153,4 +153,4 @@ def augmenter(like: Tensor) -> Augmenter | None:
 
 
 def _wanted(like: Tensor) -> bool:
-    return like.device.type == "cpu" and os.environ.get("TOPOCELL_NATIVE") != "0"
+    return like.device.type == "cpu" and mode() != "plain"
