@@ -28,20 +28,24 @@ class FixedCell(nn.Module):
             (NAS-Bench-201) is zero.
         channels: channels C of every node; the output has `C * len(cell.concat)`.
         stride: stride of the edges that leave an input node, 2 in a reduction cell.
+
+    Attributes:
+        edges, names: source and target of each of the `operations`, and its name.
+        concat: nodes of the output.
     """
 
     def __init__(self, cell: CellGenotype, channels: int, stride: int) -> None:
         super().__init__()
         self.out_channels = channels * len(cell.concat)
         numbered = list(enumerate(cell.nodes, cell.inputs))
-        self._edges = [(source, node) for node, pairs in numbered for _, source in pairs]
-        self._concat = cell.concat
-        used = {source for source, _ in self._edges}.union(cell.concat)
+        self.edges = [(source, node) for node, pairs in numbered for _, source in pairs]
+        self.names = [name for pairs in cell.nodes for name, _ in pairs]
+        self.concat = cell.concat
+        used = {source for source, _ in self.edges}.union(cell.concat)
         self._zeros = [node for node, pairs in numbered if not pairs and node in used]
-        names = [name for pairs in cell.nodes for name, _ in pairs]
         self.operations = nn.ModuleList(
             make(name, channels, stride if source < cell.inputs else 1, affine=True)
-            for name, (source, _) in zip(names, self._edges)
+            for name, (source, _) in zip(self.names, self.edges)
         )
 
     def forward(self, states: list[Tensor], drop_path: float | Tensor | None = None) -> Tensor:
@@ -49,12 +53,12 @@ class FixedCell(nn.Module):
         values = dict(enumerate(states))
         for node in self._zeros:
             values[node] = torch.zeros_like(states[0])
-        for operation, (source, node) in zip(self.operations, self._edges):
+        for operation, (source, node) in zip(self.operations, self.edges):
             value = operation(values[source])
             if drop_path is not None and not isinstance(operation, nn.Identity):
                 value = drop_samples(value, drop_path)
             values[node] = values[node] + value if node in values else value
-        return torch.cat([values[node] for node in self._concat], dim=1)
+        return torch.cat([values[node] for node in self.concat], dim=1)
 
 
 class AuxiliaryHead(nn.Module):
@@ -113,6 +117,9 @@ class FixedNet(Skeleton):
             ramp it.
         head: `"plain"`, or `"bn-relu"` for batch norm and ReLU before pooling (always in skeleton nasbench201).
 
+    Attributes:
+        tap: index of the cell whose output an auxiliary head reads.
+
     Raises:
         SpaceError: an argument out of its range; in `forward`, images whose resolution cannot be halved.
     """
@@ -157,10 +164,10 @@ class FixedNet(Skeleton):
         )
         self.genotype = genotype
         self.drop_path = drop_path
-        self._tap = 2 * layers // 3
+        self.tap = 2 * layers // 3
         self.auxiliary_head: AuxiliaryHead | None = None
         if auxiliary:
-            tapped = self.slots[self._tap]
+            tapped = self.slots[self.tap]
             width = tapped.channels * len(genotype.cells[tapped.cell_type].concat)
             self.auxiliary_head = AuxiliaryHead(width, classes, last_norm=stem == "cifar")
         self.register_load_state_dict_pre_hook(_without_auxiliary_head)
@@ -170,7 +177,7 @@ class FixedNet(Skeleton):
         drop_path = None
         if self.training and self.drop_path > 0:  # a tensor: compiled code is the same for all probabilities
             drop_path = torch.full((), self.drop_path, device=x.device)
-        features, tapped = self.features(x, lambda slot: (drop_path,), tap=self._tap)
+        features, tapped = self.features(x, lambda slot: (drop_path,), tap=self.tap)
         logits = self.classify(features)
         if self.training and self.auxiliary_head is not None and tapped is not None:
             return logits, self.auxiliary_head(tapped)

@@ -22,11 +22,11 @@ States = tuple[Tensor, Tensor]
 
 
 class CifarStem(nn.Module):
-    """3×3 convolution and batch norm, no ReLU; both cell inputs are its output `(N, c_out, H, W)`."""
+    """3×3 convolution and batch norm, no ReLU; both cell inputs are its output `(N, c_out, H / stride, W / stride)`."""
 
-    def __init__(self, c_in: int, c_out: int, batch_statistics: bool) -> None:
+    def __init__(self, c_in: int, c_out: int, batch_statistics: bool, stride: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)
+        self.conv = nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False)
         self.bn = batch_norm(c_out, True, batch_statistics)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,8 +101,8 @@ class Skeleton(nn.Module):
         in_channels: channels of the images.
         stem_multiplier: stem channels as a multiple of C, with preprocess layers only (DARTS: 3 with the CIFAR stem,
             1 with the ImageNet stem). NAS-Bench-201's stem has C channels.
-        stem: `"cifar"` keeps the resolution; `"imagenet"` divides it by 8 before the cells, and the first
-            cell is treated as following a reduction. With preprocess layers only.
+        stem: `"cifar"` keeps the resolution, or divides it by the skeleton's `stem_stride`; `"imagenet"` divides it by
+            8 before the cells, and the first cell is treated as following a reduction. With preprocess layers only.
         affine: whether the batch norm of preprocess layers has weights: yes in fixed networks, no in
             supernets. All other layers of the skeleton have them always.
         batch_statistics: whether batch norm uses the batch's statistics in evaluation too (supernets).
@@ -111,6 +111,7 @@ class Skeleton(nn.Module):
 
     Attributes:
         slots: the list of `Slot`.
+        block_before: index of a cell → index of the residual block before it.
         divisor: of which height and width of the images have to be multiples.
         stem, cells, blocks, head, classifier: submodules in order; `cells[c].preprocess0`, `.preprocess1` and
             `.cell`; `blocks` holds residual blocks; `head.bn` exists for bn-relu.
@@ -147,11 +148,14 @@ class Skeleton(nn.Module):
             raise SpaceError(f"skeleton {skeleton!r} has the stem 'cifar', but got {stem!r}")
         self.slots = layout(skeleton, channels, layers)
         width = channels * (stem_multiplier if preprocess else 1)
-        stem_class = CifarStem if stem == "cifar" else ImageNetStem
-        self.stem = stem_class(in_channels, width, batch_statistics)
+        self.stem: nn.Module
+        if stem == "cifar":
+            self.stem = CifarStem(in_channels, width, batch_statistics, stacking(skeleton).stem_stride)
+        else:
+            self.stem = ImageNetStem(in_channels, width, batch_statistics)
         self.cells = nn.ModuleList()
         self.blocks = nn.ModuleList()
-        self._block_before: dict[int, int] = {}  # cell index → index in blocks
+        self.block_before: dict[int, int] = {}
         c0 = c1 = width
         shrunk = stem == "imagenet"  # whether s0 has twice the resolution of s1
         for slot in self.slots:
@@ -164,7 +168,7 @@ class Skeleton(nn.Module):
                     preprocess0 = layer(c0, slot.channels, affine, batch_statistics=batch_statistics)
                 preprocess1 = ReLUConvBN(c1, slot.channels, affine, batch_statistics=batch_statistics)
             elif slot.channels > self.slots[max(slot.index - 1, 0)].channels:
-                self._block_before[slot.index] = len(self.blocks)
+                self.block_before[slot.index] = len(self.blocks)
                 self.blocks.append(ResidualBlock(c1, slot.channels, batch_statistics))
             self.cells.append(PlacedCell(cell, preprocess0, preprocess1))
             shrunk = slot.cell_type == "reduce"
@@ -202,8 +206,8 @@ class Skeleton(nn.Module):
 
     def advance(self, index: int, s0: Tensor, s1: Tensor, context: Context = _no_context) -> States:
         """Return the inputs of the cell after `index`, from those of that cell: the outputs of the two cells before."""
-        if index in self._block_before:
-            s1 = self.blocks[self._block_before[index]](s1)
+        if index in self.block_before:
+            s1 = self.blocks[self.block_before[index]](s1)
         return s1, self.cells[index](s0, s1, *context(self.slots[index]))
 
     def classify(self, features: Tensor) -> Tensor:

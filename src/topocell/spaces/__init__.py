@@ -16,6 +16,7 @@ from topocell.spaces.nasbench201 import NASBENCH201_OPERATIONS, NASBENCH201_OPER
 from topocell.spaces.operations import KNOWN_OPERATIONS, OPERATIONS
 from topocell.spaces.robustdarts import s1, s2, s3, s4
 from topocell.spaces.skeletons import SKELETONS, Slot, Stacking
+from topocell.spaces.topology_bench import topology_bench
 
 SPACES = Registry[Callable[..., SpaceSpec]](
     "space",
@@ -24,6 +25,7 @@ SPACES = Registry[Callable[..., SpaceSpec]](
         "custom": custom,
         "nasbench201": nasbench201,
         "bench-suite": bench_suite,
+        "topology-bench": topology_bench,
         "s1": s1,
         "s2": s2,
         "s3": s3,

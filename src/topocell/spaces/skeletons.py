@@ -7,7 +7,7 @@ Skeleton `nasbench201` (Dong and Yang, 2020): three stages of N cells with a res
 `layers` = 3N + 2 counts the two blocks.
 
 Skeleton `uniform`: `layers` normal cells with the preprocess layers of DARTS and no reduction; with one layer, a single
-cell.
+cell. Skeleton `uniform-half`: the same at half the resolution, which its stem makes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,12 +40,14 @@ class Stacking:
             channels than the one before, a residual block of stride 2 stands between them.
         small_layers: what budgets take for `layers`; None for that of the budget.
         reduces: whether there are cells of type `reduce`, where there are preprocess layers.
+        stem_stride: stride of the CIFAR stem.
     """
 
     layout: Callable[[int, int], list[Slot]]
     preprocess: bool = True
     small_layers: int | None = None
     reduces: bool = True
+    stem_stride: int = 1
 
     @property
     def strides(self) -> Mapping[str, int]:
@@ -90,6 +92,7 @@ SKELETONS = Registry[Stacking](
         "darts": Stacking(darts_layout),
         "nasbench201": Stacking(nasbench201_layout, False, small_layers=5),
         "uniform": Stacking(uniform_layout, small_layers=1, reduces=False),
+        "uniform-half": Stacking(uniform_layout, small_layers=1, reduces=False, stem_stride=2),
     },
     Stacking,
 )
@@ -119,13 +122,13 @@ def resolution_divisor(skeleton: str, slots: Sequence[Slot], stem: str) -> int:
     Args:
         skeleton: its name.
         slots: of the network.
-        stem: `imagenet` divides them by 8 before the cells, `cifar` by none.
+        stem: `imagenet` divides them by 8 before the cells, `cifar` by its stride in the skeleton.
     """
     if stacking(skeleton).preprocess:
         halvings = sum(slot.cell_type == "reduce" for slot in slots)
     else:
         halvings = sum(after.channels > before.channels for before, after in pairwise(slots))
-    return 2**halvings * (8 if stem == "imagenet" else 1)
+    return 2**halvings * (8 if stem == "imagenet" else stacking(skeleton).stem_stride)
 
 
 def check_resolution(divisor: int, height: int, width: int) -> None:

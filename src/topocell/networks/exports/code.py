@@ -91,11 +91,12 @@ def arguments(model: Classifier) -> dict[str, str]:
     how, skeleton = model.preprocessing, stacking(model.file.genotype.skeleton)
     width = model.file.channels * (3 if skeleton.preprocess and how.stem == "cifar" else 1)
     stem = "CifarStem" if how.stem == "cifar" else "ImageNetStem"
+    step = f", {skeleton.stem_stride}" if how.stem == "cifar" and skeleton.stem_stride > 1 else ""
     return {
         "cells": "CELLS",
         "slots": "SLOTS",
         "operations": "OPERATIONS",
-        "stem": f"{stem}(in_channels, {width})",
+        "stem": f"{stem}(in_channels, {width}{step})",
         "width": str(width),
         **({"shrunk": str(how.stem == "imagenet")} if skeleton.preprocess else {}),
         "norm": str(how.head == "bn-relu" or not skeleton.preprocess),

@@ -173,13 +173,13 @@ class PlacedCell(nn.Module):
 class CifarStem(nn.Module):
     """3×3 convolution and batch norm; both inputs of the first cell are its output."""
 
-    def __init__(self, c_in: int, c_out: int) -> None:
+    def __init__(self, c_in: int, c_out: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)
+        self.conv = nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(c_out)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, c_in, H, W) to twice (N, c_out, H, W)."""
+        """(N, c_in, H, W) to twice (N, c_out, H / stride, W / stride)."""
         x = self.bn(self.conv(x))
         return x, x
 

@@ -39,6 +39,11 @@ OURS = (*PLAIN, *RESIDUAL_OPERATIONS)
 NASBENCH201 = Genotype.from_nasbench201(
     "|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
 )
+HALF = Genotype(
+    "topology-bench",
+    {"normal": CellGenotype(2, ((("skip_connect", 0),), (("sep_conv_3x3", 2), ("skip_connect", 1))), (2, 3))},
+    skeleton="uniform-half",
+)
 EMPTY = Genotype.from_nasbench201("|none~0|+|none~0|none~1|+|none~0|none~1|nor_conv_3x3~2|")
 
 
@@ -138,6 +143,7 @@ def test_each_operation_alone(name: str, tmp_path: Path) -> None:
         (NASBENCH201, {}),
         (NASBENCH201, {"layers": 8, "images": (1, 8, 12)}),
         (EMPTY, {}),
+        (HALF, {}),
     ],
 )
 def test_each_skeleton_stem_and_head(genotype: Genotype, options: dict[str, Any], tmp_path: Path) -> None:
