@@ -10,21 +10,17 @@ Accuracies are in percent, regrets in percentage points, as in the benchmark's o
 """
 
 import csv
-import gzip
-import hashlib
 import importlib
 import io
 import itertools
-import math
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from topocell.errors import DataError, GenotypeError, nearest
+from topocell.data.accuracy_table import AccuracyTable, as_percent, table_text, unreadable
+from topocell.errors import DataError, GenotypeError
 from topocell.genotype.genotype import Genotype
 from topocell.io import files
 from topocell.spaces.cell import SpaceSpec
@@ -44,36 +40,13 @@ OFFICIAL_COLUMNS: Mapping[str, tuple[str, int, str]] = {
 }
 _CELL = nasbench201().cells["cell"]
 N_NODES, N_EDGES = _CELL.nodes, _CELL.n_edges
-#: Of a table, unpacked; nine columns take 3 million.
-MAX_BYTES = 64_000_000
 N_CELLS = len(NASBENCH201_OPERATIONS) ** N_EDGES
 
 
-@dataclass(frozen=True)
-class GroundTruth:
-    """A row of the table: the official number and string of a cell, and per column its accuracy in percent."""
+class Table(AccuracyTable):
+    """The accuracies of all 15,625 cells, in the order of their official numbers; see `AccuracyTable`."""
 
-    index: int
-    arch: str
-    accuracy: Mapping[str, float]
-
-
-class Table:
-    """The accuracies of all 15,625 cells; every question is answered in well under a millisecond.
-
-    Args:
-        archs: official architecture strings, in the order of their official numbers.
-        accuracies: column → accuracies in percent (15625,), in the same order.
-
-    Attributes:
-        archs, columns: the strings, and the names of the columns.
-    """
-
-    def __init__(self, archs: Sequence[str], accuracies: Mapping[str, np.ndarray]) -> None:
-        self.archs = list(archs)
-        self.columns = tuple(accuracies)
-        self._accuracies = dict(accuracies)
-        self._index = {arch: index for index, arch in enumerate(self.archs)}
+    title = "NAS-Bench-201"
 
     @classmethod
     def load(cls, path: str | Path) -> "Table":
@@ -91,40 +64,10 @@ class Table:
         try:
             path = files.existing(path)
         except OSError as fault:
-            raise _unreadable(path, files.reason(fault)) from None
+            raise unreadable(path, files.reason(fault)) from None
         if path.is_dir() or path.suffix == ".pbz2":
             return _official(path)
-        return _parse(path, _text(path))
-
-    def save(self, path: str | Path) -> None:
-        """Write the CSV file that `load` reads; compressed if the name ends in .gz. Raises RunError."""
-        path = Path(path)
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["index", "arch", *self.columns])
-        values = [self._accuracies[column].tolist() for column in self.columns]
-        for index, arch in enumerate(self.archs):
-            writer.writerow([index, arch, *(column[index] for column in values)])
-        raw = out.getvalue().encode()
-        with files.guarded(path):
-            files.replace(path, gzip.compress(raw, mtime=0) if path.suffix == ".gz" else raw)
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 over the strings, the columns and their accuracies."""
-        digest = hashlib.sha256("\n".join([*self.archs, *self.columns]).encode())
-        for values in self._accuracies.values():
-            digest.update(values.astype("<f8").tobytes())
-        return digest.hexdigest()
-
-    def values(self, column: str) -> np.ndarray:
-        """The accuracies of a column (15625,), in percent, in the order of `archs`. Raises DataError."""
-        if column not in self._accuracies:
-            raise DataError(
-                f"the table has the columns {', '.join(self.columns)}, but not {column!r}"
-                f"{nearest(column, self.columns)}; name one of them"
-            )
-        return self._accuracies[column]
+        return _parse(path, table_text(path))
 
     def arch(self, cell: Genotype | str) -> str:
         """The official string of a genotype, or of a string with its operations in another order.
@@ -146,20 +89,6 @@ class Table:
             )
         return arch
 
-    def lookup(self, cell: Genotype | str) -> GroundTruth:
-        """Look up a cell: all that the table has on it. Raises DataError as `arch`."""
-        arch = self.arch(cell)
-        index = self._index[arch]
-        return GroundTruth(index, arch, {name: float(values[index]) for name, values in self._accuracies.items()})
-
-    def optimum(self, column: str) -> GroundTruth:
-        """The best cell by a column; the first of several. Raises DataError as `values`."""
-        return self.lookup(self.archs[int(np.argmax(self.values(column)))])
-
-    def regret(self, cell: Genotype | str, column: str) -> float:
-        """Return by how many percentage points a cell stays below the best by a column. Raises DataError."""
-        return self.optimum(column).accuracy[column] - self.lookup(cell).accuracy[column]
-
 
 def holds(space: SpaceSpec) -> bool:
     """Return whether every cell that can be derived in a space is in the tables: NAS-Bench-201 or a part of it."""
@@ -169,62 +98,11 @@ def holds(space: SpaceSpec) -> bool:
     return {op for ops in cell.candidates for op in ops} <= set(NASBENCH201_OPERATIONS)
 
 
-def ground_truth_results(
-    table: Table, column: str, genotype: Genotype, records: Iterable[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Return the content of results.json of a run that ends with a look-up.
-
-    Args:
-        table: the true accuracies.
-        column: of the table.
-        genotype: the derived cell.
-        records: the rows of metrics.jsonl; those of the search say which cell each epoch would have derived.
-
-    Returns `ground_truth` with the column, the cell's string, its accuracy, its regret and the accuracy of the best
-    cell, and `trajectory` with the stage, the epoch (from 0 in each stage), the string and the accuracy of each
-    epoch's cell.
-    """
-    found = table.lookup(genotype)
-    trajectory = []
-    for record in records:
-        if record.get("phase") == "search":
-            then = {"format": 1, "space": genotype.space, "cells": record.get("derived")}
-            cell = table.lookup(Genotype.from_dict(then))
-            where = {"stage": record.get("stage"), "epoch": record.get("epoch")}
-            trajectory.append({**where, "arch": cell.arch, "accuracy": cell.accuracy[column]})
-    ground_truth = {
-        "column": column,
-        "accuracy": found.accuracy[column],
-        "regret": table.regret(genotype, column),
-        "optimum": table.optimum(column).accuracy[column],
-        "arch": found.arch,
-    }
-    return {"ground_truth": ground_truth, "trajectory": trajectory}
-
-
 def official_archs() -> Iterator[str]:
     """The strings of all 15,625 cells, in an order of our own (the official numbers follow no rule)."""
     for ops in itertools.product(NASBENCH201_OPERATIONS, repeat=N_EDGES):
         a, b, c, d, e, f = ops
         yield f"|{a}~0|+|{b}~0|{c}~1|+|{d}~0|{e}~1|{f}~2|"
-
-
-def _text(path: Path) -> str:
-    """The text of a file, unpacked if it is gzip."""
-    try:
-        with path.open("rb") as file:
-            packed = file.peek(2)[:2] == b"\x1f\x8b"
-            unpacked: Any = gzip.GzipFile(fileobj=file) if packed else file
-            raw = unpacked.read(MAX_BYTES + 1)
-        if len(raw) > MAX_BYTES:
-            raise _unreadable(path, f"it has more than {MAX_BYTES} bytes")
-        return raw.decode("utf-8")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as fault:
-        raise _unreadable(path, getattr(fault, "strerror", None) or "it is damaged") from None
-
-
-def _unreadable(path: str | Path, reason: str) -> DataError:
-    return DataError(f"cannot read the table {str(path)[:200]!r}: {reason}; check the path")
 
 
 def _parse(path: Path, text: str) -> Table:
@@ -260,11 +138,8 @@ def _parse(path: Path, text: str) -> Table:
 
 
 def _percent(path: Path, where: str, column: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 100:
+    value = as_percent(text)
+    if value is None:
         raise _fault(path, f"{where}, column {column}: an accuracy is a number from 0 to 100, but got {text[:40]!r}")
     return value
 

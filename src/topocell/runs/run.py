@@ -10,7 +10,7 @@ from topocell.config.load import reselected
 from topocell.config.recipe import Recipe
 from topocell.config.selection import Rules
 from topocell.data import preprocessing
-from topocell.data.nasbench201 import ground_truth_results
+from topocell.data.accuracy_table import ground_truth_results
 from topocell.errors import GenotypeError, RecipeError, RunError
 from topocell.genotype.genotype import Genotype
 from topocell.networks import kept

@@ -13,8 +13,9 @@ from topocell.config.recipe import Recipe
 from topocell.config.search import Stage
 from topocell.config.selection import ProjectionPlan, Rules
 from topocell.data import splits as datasets
+from topocell.data.accuracy_table import AccuracyTable
+from topocell.data.benchmarks import BENCHMARKS, NASBENCH201
 from topocell.data.given import Given, given_source
-from topocell.data.nasbench201 import Table, holds
 from topocell.data.preprocessing import Preprocessing
 from topocell.data.readers import Source
 from topocell.data.splits import Dataset, SearchData, search_data
@@ -45,7 +46,7 @@ from topocell.supernet import Supernet
 from topocell.supernet.arch_state import ArchState
 
 #: Environment variable that names a table of NAS-Bench-201.
-GROUND_TRUTH_VARIABLE = "TOPOCELL_NASBENCH201"
+GROUND_TRUTH_VARIABLE = NASBENCH201
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Setup:
     recipe: Recipe
     space: SpaceSpec
     dataset: Dataset
-    ground_truth: Table | None
+    ground_truth: AccuracyTable | None
     device: torch.device
     _costs: dict[tuple[str, int], NetworkCosts] = field(default_factory=dict, repr=False, compare=False)
 
@@ -258,25 +259,26 @@ def load_data(recipe: Recipe, given: Source | None = None) -> Dataset:
     )
 
 
-def load_ground_truth(recipe: Recipe, space: SpaceSpec | None = None) -> Table | None:
+def load_ground_truth(recipe: Recipe, space: SpaceSpec | None = None) -> AccuracyTable | None:
     """Load the table in which the found cell is looked up in place of retraining; None if the cell is retrained.
 
-    It is the one that `ground_truth.table` names, or the environment variable TOPOCELL_NASBENCH201 where the table
-    holds the cells of the recipe's space, `space` if that is built already.
+    It is the one that `ground_truth.table` names, or the environment variable of the benchmark that holds the cells of
+    the recipe's space, `space` if that is built already: TOPOCELL_NASBENCH201 or TOPOCELL_TOPOLOGY_BENCH.
 
     Raises:
         RecipeError: `ground_truth.table` does not hold the cells of the space. DataError: no such table or column.
     """
     space, named = space or build_space(recipe), recipe.ground_truth.table
-    if named is not None and not holds(space):
+    benchmark = next((found for found in BENCHMARKS if found.holds(space)), None)
+    if named is not None and benchmark is None:
         raise RecipeError(
-            f"ground_truth.table holds the cells of space nasbench201 (3 nodes), but the space is {space.name!r}; "
-            f"leave ground_truth.table out, or set space=nasbench201"
+            f"ground_truth.table holds the cells of space nasbench201 (3 nodes) or topology-bench, but the space is "
+            f"{space.name!r}; leave ground_truth.table out, or set space=nasbench201"
         )
-    path = named or os.environ.get(GROUND_TRUTH_VARIABLE)
-    if not path or not holds(space):
+    path = named or (os.environ.get(benchmark.variable) if benchmark else None)
+    if not path or benchmark is None:
         return None
-    table = Table.load(path)
+    table = benchmark.load(path)
     table.values(recipe.ground_truth.column)
     if (trials := recipe.selection.trials) is not None and trials.column is not None:
         table.values(trials.column)

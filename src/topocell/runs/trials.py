@@ -14,7 +14,7 @@ from topocell.config.load import resolved
 from topocell.config.retrain import RetrainPlan, short_plan
 from topocell.config.selection import Rules
 from topocell.config.trials import SharedWeights, Training, TrialsPlan, ZeroCost
-from topocell.data.nasbench201 import Table
+from topocell.data.accuracy_table import AccuracyTable
 from topocell.data.splits import Dataset, split_batches
 from topocell.errors import RecipeError
 from topocell.genotype.genotype import Genotype
@@ -127,7 +127,7 @@ class LookedUp:
 
     finalists = 0
 
-    def __init__(self, table: Table, options: Training, space: str) -> None:
+    def __init__(self, table: AccuracyTable, options: Training, space: str) -> None:
         assert options.column is not None
         self._table, self._options, self._space = table, options, space
 

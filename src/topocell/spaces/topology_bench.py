@@ -1,4 +1,4 @@
-"""The space of our own table of true accuracies: small enough to train every cell, with any number of inputs per node."""
+"""The space of our own table of true accuracies: small enough to train every cell, with any in-degree of nodes."""
 
 from topocell.spaces.cell import CellSpec, SpaceSpec, complete_edges
 

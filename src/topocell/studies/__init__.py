@@ -32,6 +32,7 @@ from topocell.studies import (
     subspaces,
     supernet_ranking,
     topology_average,
+    topology_bench,
     topology_search,
     trajectory,
     tuning_epochs,
@@ -74,6 +75,14 @@ STUDIES = Registry[Study](
             topology_average.TopologyAverage,
             topology_average.measure,
             "table=nasbench201.csv.gz --out runs/wirings",
+        ),
+        "topology-bench": Study(
+            "true accuracies of every cell of a small space with any number of inputs per node",
+            "",
+            topology_bench.TopologyBench,
+            topology_bench.measure,
+            "data.download=true --workers 2 --out runs/topology-bench",
+            parallel=True,
         ),
         "edge-ranking": Study(
             "agreement of searched weights of edge pairs with stand-alone accuracy",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from topocell.config.recipe import Recipe
-from topocell.data.nasbench201 import Table
+from topocell.data.accuracy_table import AccuracyTable
 from topocell.genotype.genotype import Genotype
 from topocell.runs import setup
 from topocell.runtime.workers import Task
@@ -71,7 +71,9 @@ def valued(bench: Bench, found: Sequence[Found], columns: Sequence[str] = ()) ->
     return rows, f"Accuracies are those of the {words} of the NAS-Bench-201 table."
 
 
-def _worth(one: Found, column: str, table: Table | None, records: Mapping[str, Record]) -> tuple[float, float | None]:
+def _worth(
+    one: Found, column: str, table: AccuracyTable | None, records: Mapping[str, Record]
+) -> tuple[float, float | None]:
     """Accuracy of a cell and, with a table, its regret, both in percent."""
     if table is None:
         return spread(accuracies(records[one.item]))[0], None

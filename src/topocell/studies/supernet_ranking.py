@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 
 from topocell.config.cost import CostPlan
 from topocell.config.recipe import Recipe
-from topocell.data.nasbench201 import Table
+from topocell.data.accuracy_table import AccuracyTable
 from topocell.errors import RecipeError, RunError
 from topocell.genotype.genotype import Genotype
 from topocell.runs import setup
@@ -122,13 +122,13 @@ def measure(bench: Bench, options: SupernetRanking) -> Outcome:
 class _Truth:
     """True accuracies in percent of the cells that are ranked, and how often each has each operation."""
 
-    table: Table
+    table: AccuracyTable
     column: str
     values: list[float]
     counts: dict[str, list[int]]
 
     @classmethod
-    def of(cls, table: Table, column: str, cells: Sequence[Genotype]) -> "_Truth":
+    def of(cls, table: AccuracyTable, column: str, cells: Sequence[Genotype]) -> "_Truth":
         """Look the cells up."""
         chosen = [[op for own in cell.cells.values() for op in chosen_operations(own).values()] for cell in cells]
         counts = {op: [ops.count(op) for ops in chosen] for op in sorted({op for ops in chosen for op in ops})}
@@ -297,7 +297,7 @@ def _finished(entry: Path) -> list[Path]:
     return sorted(ended, key=lambda run: (run.name.rpartition("-")[0], len(run.name), run.name))
 
 
-def _ground_truth(methods: Sequence[_Method]) -> tuple[Table, str]:
+def _ground_truth(methods: Sequence[_Method]) -> tuple[AccuracyTable, str]:
     """The table of true accuracies and its column. Raises RecipeError."""
     columns = {method.any.ground_truth.column: method.label for method in methods}
     if len(columns) > 1:

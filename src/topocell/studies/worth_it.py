@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 from topocell.config.load import resolved
 from topocell.config.recipe import Recipe
 from topocell.config.values import NonNegative
-from topocell.data.nasbench201 import Table
+from topocell.data.accuracy_table import AccuracyTable
 from topocell.errors import RecipeError, RunError
 from topocell.reporting.ground_truth import ground_truth_of
 from topocell.runs import setup
@@ -89,7 +89,7 @@ def measure(bench: Bench, options: WorthIt) -> Outcome:
     )
 
 
-def _table(arms: list[Arm]) -> tuple[Table, str]:
+def _table(arms: list[Arm]) -> tuple[AccuracyTable, str]:
     """The table of the recipes, and its column. Raises RecipeError."""
     table, column = None, arms[0].any.ground_truth.column
     for arm in arms:
