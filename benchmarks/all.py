@@ -20,7 +20,12 @@ LIMITS: Mapping[str, Mapping[str, str]] = {
 }
 #: What is measured for the narrowest set, which is the fallback of old machines.
 FEW = (("kernels",), ("supernet", "--only", "darts"), ("fixed_network",))
-ALL = (("kernels",), ("data_path",), *(("supernet", "--only", n) for n in ("darts", "dots", "nasbench201", "s2")))
+ALL = (
+    ("kernels",),
+    ("data_path",),
+    ("stream",),
+    *(("supernet", "--only", n) for n in ("darts", "dots", "nasbench201", "s2")),
+)
 MORE = (("supernet", "--only", "variants"), ("supernet", "--only", "growth"), ("fixed_network",))
 
 

@@ -323,7 +323,7 @@ def estimate(recipe: Recipe, display: Display | None = None) -> Estimate:
         RecipeError, SpaceError, DataError: what the recipe asks for cannot be.
         RunError: memory runs out in a probe.
     """
-    setup, shows = prepared(recipe), display or Quiet()
+    setup, shows = prepared(recipe, checked=False), display or Quiet()
     for note in _notes(setup):
         shows.say(note)
     free = free_memory(setup.device)

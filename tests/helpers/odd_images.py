@@ -3,7 +3,7 @@
 import io
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
@@ -123,7 +123,7 @@ UNREADABLE: dict[str, tuple[str, Callable[[], bytes], str]] = {
 
 
 def _noise() -> Image.Image:
-    pixels: Sequence[int] = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     return Image.fromarray(np.asarray(pixels, np.uint8))
 
 

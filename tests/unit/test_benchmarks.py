@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 from benchmarks import all as every
-from benchmarks import data_path, fixed_network, gpu, measure, supernet
+from benchmarks import data_path, fixed_network, gpu, measure, stream, supernet
 from benchmarks import kernels as kernels_benchmark
 from benchmarks.supernet import OURS, PUBLISHED, Ours, Published
+from tests.helpers.image_tree import make_tree
 from torch import nn
 
 from topocell import spaces
 from topocell.data.augment import augment
+from topocell.data.stream import close_streams
 from topocell.nn.kernels.cpu import instruction_set, kernels, offered
 from topocell.nn.kernels.cpu.isa import NONE
 from topocell.runtime.memory import DispatcherCalls, LiveBytes, SavedBytes
@@ -279,3 +281,23 @@ def test_the_gpu_benchmark_says_what_differs_and_what_fails(tmp_path: Path, monk
     out = tmp_path / "out.md"
     assert gpu.main(["--device", "cpu", "--parts", "recipes,lost", "--out", str(out)]) == 1
     assert "RecipeError" in out.read_text() and "KeyError" in out.read_text()
+
+
+def test_streamed_images_are_compared_with_a_folder_of_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOPOCELL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(stream, "SIZES", ((40, 30), (30, 40)))
+    out = tmp_path / "RESULTS.md"
+    stream.main(
+        ["--images", "48", "--batch", "8", "--side", "16", "--workers", "1", "--repetitions", "1", "--out", str(out)]
+    )
+    text = out.read_text()
+    assert text.count("(bar ≥ 1: ") == text.count("(bar ≥ 3: ") == 2 and "| crop, flip and colour jitter |" in text
+    make_tree(tmp_path / "tree", stream.CLASSES, 2, 1, sizes=stream.SIZES)
+    theirs = stream.theirs(tmp_path / "tree", 4, 16, 1, False)
+    ours = stream.ours(tmp_path / "tree", 4, 16, 1, False, None)
+    assert [Path(path).name for path, _ in theirs.dataset.samples] == [Path(name).name for name in ours.data.names]
+    x, mine = torch.stack([theirs.dataset[i][0] for i in range(4)]), ours.batch(0, 0)[0]
+    close_streams()
+    assert x.shape == mine.shape and x.dtype == mine.dtype and abs(float(x.mean()) - float(mine.mean())) < 1

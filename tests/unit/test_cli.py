@@ -171,6 +171,23 @@ MISTAKES: list[tuple[list[str], str]] = [
     ([*FOLDER, "data.root=torn", "data.background=wite"], "but got 'wite' (did you mean 'white'?)"),
     ([*FOLDER, "data.root=torn", "data.unreadable=skip", "data.crop=16"], "data.crop is below the side of the images"),
     ([*RUN, "data.flip=sideways"], "data.flip: input should be a valid boolean"),
+    ([*RUN, "data.store=stream"], "images are streamed from files of their own, but those of 'digits' have none"),
+    ([*RUN, "data.store=memory", "data.cache=256"], "cache is of streamed images, but store is memory and cache 256"),
+    ([*RUN, "data.cache_root=copies"], "cache_root is the folder of the cache, but got 'copies' and no cache"),
+    ([*RUN, "data.unreadable_share=0.1"], "unreadable_share is a limit of unreadable=skip, but unreadable is refuse"),
+    ([*RUN, "data.crop_scale=[0.5,0.1]"], "crop_scale is (smallest, largest) share, but got [0.5, 0.1]"),
+    ([*FOLDER, "data.root=torn", "data.store=stream", "data.workers=0"], "dog/3.png (not an image)"),
+    (
+        [
+            *FOLDER,
+            "data.root=torn",
+            "data.store=stream",
+            "data.workers=0",
+            "data.unreadable=skip",
+            "data.unreadable_share=0.001",
+        ],
+        "data.unreadable_share is 0.001 of the images, but 1 of",
+    ),
     # directories
     ([*RANDOM, "--out", "plain"], "--out must name a directory, but plain is a file"),
     ([*RANDOM, "--out", "things"], "things holds 'note.txt' and no recipe.yaml"),

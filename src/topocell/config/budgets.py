@@ -103,7 +103,10 @@ def small(recipe: Recipe, overridden: Set[str]) -> Recipe:
 
 
 #: Datasets that are read from files, which may be large, or not there.
-FROM_FILES = ("cifar10", "cifar100", "svhn", "imagenet", "imagenet16-120", "folder")
+FROM_FILES = (
+    *("cifar10", "cifar100", "svhn", "imagenet", "imagenet16-120", "folder"),
+    *("imagenet16", "imagenet32", "imagenet64"),
+)
 
 
 def smoke(recipe: Recipe, overridden: Set[str]) -> Recipe:
@@ -115,7 +118,8 @@ def smoke(recipe: Recipe, overridden: Set[str]) -> Recipe:
     named = any(key == "data" or key.startswith(("data.dataset", "data.root")) for key in overridden)
     if named or recipe.data.dataset not in FROM_FILES:
         return recipe
-    return _with(recipe, data=_with(recipe.data, dataset="digits", root=None, download=False, resolution=None))
+    small = {"root": None, "download": False, "resolution": None, "store": "auto", "cache": None, "cache_root": None}
+    return _with(recipe, data=_with(recipe.data, dataset="digits", **small))
 
 
 #: Budget → what it makes of a recipe, given the keys that the user overrides.

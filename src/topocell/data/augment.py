@@ -26,6 +26,10 @@ class Augmentation:
         translation: share of its height and width by which it is moved at most, to fractions of a pixel, each by
             itself, below 1; 0: not at all.
         cutout_probability: that an image has the square, above 0.
+        scale: smallest and largest share of its area that a random part of an image has, which is scaled to the size;
+            None: no such part. Of streamed images, when they are read; not of a batch.
+        jitter: by how much brightness, contrast, saturation and hue change at most, see `ColourJitter`; None: not at
+            all. Before anything here is done to a batch.
 
     Raises:
         DataError: a number that is negative or too large.
@@ -39,6 +43,8 @@ class Augmentation:
     shear: float = 0.0
     translation: float = 0.0
     cutout_probability: float = 1.0
+    scale: tuple[float, float] | None = None
+    jitter: tuple[float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("padding", "cutout"):

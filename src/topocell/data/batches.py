@@ -4,16 +4,16 @@ Every draw is a function of (seed, stream, epoch, step), so a resumed run contin
 it would have seen, and a batch can be asked for without the ones before it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
-from typing import Literal
+from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from topocell.data.augment import Augmentation, augment, move
-from topocell.data.policies import ImagePolicy
+from topocell.data.policies import ColourJitter, ImagePolicy
 from topocell.data.sampling import balanced_order
 from topocell.errors import DataError
 from topocell.runtime.distributed import rank, share, world
@@ -24,9 +24,66 @@ from topocell.runtime.rng import generator as seeded
 Draw = Literal["epoch", "replacement"]
 
 
+class Images(Protocol):
+    """Labelled images, wherever their pixels are: labels (N,) int64, class names, and where each image is, if known."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Return the label of each image, (N,) int64."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return what each image is called: its file, or its number in the set."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return (C, H, W) of an image in a batch."""
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of all pixels that are kept in memory."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def subset(self, indices: Tensor) -> Self:
+        """Return the images at `indices` (M,) int64, in that order."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Return the images of several parts of one set, one after the other."""
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        """Return images without augmentation, (M, C, H, W) uint8."""
+
+    def feed(self, batches: "Batches") -> "Feed":
+        """Return what gives batches their pixels."""
+
+
+class Feed(Protocol):
+    """Where batches take their pixels from."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Return the label of each image, (N,) int64, on the device where they are kept."""
+
+    def drawn(self, epoch: int, step: int) -> Tensor:
+        """Return the images of a step, (B, C, H, W) uint8 on the device, with what is changed image by image."""
+
+    def in_order(self, bounds: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
+        """Yield the images from each first to before each last position, (B, C, H, W) uint8, as they are."""
+
+    def remaining(self, augmentation: Augmentation | None) -> Augmentation | None:
+        """Return what of an augmentation is left to be done to a whole batch."""
+
+
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Labelled images: `images` (N, C, H, W) uint8, `labels` (N,) int64 in 0..len(classes)-1, class names.
+    """Labelled images in memory: `images` (N, C, H, W) uint8, `labels` (N,) int64 in 0..len(classes)-1, class names.
 
     `files` says where each image is; it is empty for images that have no file of their own.
 
@@ -65,14 +122,74 @@ class ImageSet:
         """What each image is called: its file, or its number in the set."""
         return self.files or tuple(map(str, range(len(self))))
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pixels."""
+        return self.images.nbytes
+
+    @classmethod
+    def joined(cls, parts: Sequence["ImageSet"]) -> "ImageSet":
+        """The images of several parts of one set, one after the other."""
+        images, labels = torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts])
+        return ImageSet(images, labels, parts[0].classes, tuple(file for p in parts for file in p.files))
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        """Images (M, C, H, W) uint8."""
+        return self.images[indices]
+
+    def feed(self, batches: "Batches") -> "Kept":
+        """The images, kept once on the device of the batches."""
+        return Kept(self.to(batches.device), batches)
+
     def to(self, device: torch.device | str) -> "ImageSet":
         """The same set on the device, its images in channels_last memory format."""
         images = self.images.contiguous(memory_format=torch.channels_last)
         return ImageSet(move(images, device), move(self.labels, device), self.classes, self.files)
 
 
+class Kept:
+    """Images that are kept once on the device, as uint8.
+
+    Args:
+        data: on the device.
+        batches: whose images are asked for.
+    """
+
+    def __init__(self, data: ImageSet, batches: "Batches") -> None:
+        self._data, self._batches = data, batches
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels (N,), on the device."""
+        return self._data.labels
+
+    def drawn(self, epoch: int, step: int) -> Tensor:
+        """The images of a step, with other colours and shapes where there is a policy or a jitter."""
+        of = self._batches
+        images = self._data.images.permute(0, 2, 3, 1)[of.numbers(epoch, step)].permute(0, 3, 1, 2)
+        if of.policy is not None:
+            images = of.policy(images, derive(of.seed, of.stream, "policy", epoch, step))
+        if of.augmentation is not None and of.augmentation.jitter is not None:
+            images = ColourJitter(*of.augmentation.jitter)(images, derive(of.seed, of.stream, "jitter", epoch, step))
+        return images
+
+    def in_order(self, bounds: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
+        """The images between bounds."""
+        return (self._data.images[start:stop] for start, stop in bounds)
+
+    def remaining(self, augmentation: Augmentation | None) -> Augmentation | None:
+        """All of it."""
+        return augmentation
+
+
 class Batches:
-    """Batches of a set that is kept once on the device as uint8; stateless but for a cached permutation.
+    """Batches of a set; stateless but for a cached permutation, and for what reads ahead where images are streamed.
 
     A batch larger than the set is lowered to the set. An epoch is ceil(N / batch_size) batches: a permutation
     of the set, split in order. A last batch of a single image is left out, because batch norm needs two. With
@@ -82,11 +199,11 @@ class Batches:
     (all batches of the supernet phase).
 
     Args:
-        data: N images, N >= 2.
+        data: N images, N >= 2, kept once on the device as uint8 if they are in memory.
         batch_size: images per batch, at least 2.
         mean, std: per channel, see `augment`.
         augmentation: of `batch`; None for normalisation only.
-        device: where the images are kept and augmented.
+        device: where the batches are made.
         seed, stream: what the draws depend on; two `Batches` with the same stream draw the same order.
         policy: changes of colour and shape before the augmentation, of `batch`; None for none.
         balanced: draw every class equally often in an epoch, see `balanced_order`, in place of a permutation.
@@ -102,7 +219,7 @@ class Batches:
 
     def __init__(
         self,
-        data: ImageSet,
+        data: Images,
         batch_size: int,
         *,
         mean: tuple[float, ...],
@@ -119,14 +236,16 @@ class Batches:
             raise DataError(f"batch_size is 2 or more (batch norm needs two images), but got {batch_size}; raise it")
         if len(data) < 2:
             raise DataError(f"batches need 2 images or more, but the set for {stream!r} has 1; use more images")
-        self.data = data.to(device)
+        self.data, self.device = data, torch.device(device)
         self.batch_size = min(batch_size, len(data))
         self.mean, self.std, self.augmentation = mean, std, augmentation
         self.seed, self.stream = seed, stream
         self.policy, self.draw = policy, draw
+        self.balanced = balanced
         self._labels = data.labels.cpu() if balanced else None
         self.shared = False
-        self._cached: tuple[tuple[int, int], Tensor] | None = None
+        self._orders: dict[tuple[int, int], Tensor] = {}
+        self._feed = data.feed(self)
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.data), self.batch_size)
@@ -143,29 +262,31 @@ class Batches:
         A pure function of its arguments, the seed and the stream. `step` may exceed `len(self)`: every
         `len(self)` steps the same epoch starts its next permutation, where a permutation lasts for an epoch.
         """
-        chosen = self._numbers(epoch, step)
-        pixels, labels = self.data.images.permute(0, 2, 3, 1)[chosen], self.data.labels[chosen]
-        draws, images = seeded(self.seed, self.stream, "augment", epoch, step), pixels.permute(0, 3, 1, 2)
-        if self.policy is not None:
-            images = self.policy(images, derive(self.seed, self.stream, "policy", epoch, step))
-        x = augment(images, self.mean, self.std, self.augmentation, draws)
-        return (share(x), share(labels)) if self.shared else (x, labels)
+        whole, left = self.whole(epoch, step), self._feed.remaining(self.augmentation)
+        labels, draws = self._feed.labels[whole], seeded(self.seed, self.stream, "augment", epoch, step)
+        x = augment(self._feed.drawn(epoch, step), self.mean, self.std, left, draws)
+        x = share(x) if self.shared and len(x) == len(whole) else x
+        return x, move(share(labels) if self.shared else labels, self.device)
 
     def numbers(self, epoch: int, step: int) -> Tensor:
-        """Return the positions in the set of the images of `batch`, (B,) int64, on the device."""
-        chosen = self._numbers(epoch, step)
-        return share(chosen) if self.shared else chosen
+        """Return the positions in the set of the images of `batch`, (B,) int64, where the labels are kept."""
+        whole = self.whole(epoch, step)
+        return share(whole) if self.shared else whole
+
+    def whole(self, epoch: int, step: int) -> Tensor:
+        """Return the positions of the whole batch, of all processes."""
+        turn, start = self.place(step)
+        chosen = self.order(epoch, turn)[start : start + self.batch_size]
+        return chosen[: len(chosen) // self._shares * self._shares]
+
+    def place(self, step: int) -> tuple[int, int]:
+        """Return which permutation of the epoch a step takes its images from, and from which place on."""
+        turn, position = (step, 0) if self.draw == "replacement" else divmod(step, len(self))
+        return turn, position * self.batch_size
 
     @property
     def _shares(self) -> int:
         return world() if self.shared else 1
-
-    def _numbers(self, epoch: int, step: int) -> Tensor:
-        """The positions of the whole batch, of all processes."""
-        turn, position = (step, 0) if self.draw == "replacement" else divmod(step, len(self))
-        start = position * self.batch_size
-        chosen = self._order(epoch, turn)[start : start + self.batch_size]
-        return chosen[: len(chosen) // self._shares * self._shares]
 
     def eval_batches(self, limit: int | None = None, shared: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
         """The set in its own order without augmentation, every image once; at most `limit` batches.
@@ -176,16 +297,22 @@ class Batches:
         cuts = list(range(self.batch_size, n, self.batch_size))
         if n % self.batch_size == 1:
             cuts.pop()
-        mine = islice(pairwise([0, *cuts, n]), limit)
-        for start, stop in islice(mine, rank(), None, world()) if shared else mine:
-            images = self.data.images[start:stop]
-            yield augment(images, self.mean, self.std, None, None), self.data.labels[start:stop]
+        bounds, labels = list(islice(pairwise([0, *cuts, n]), limit)), self._feed.labels
+        bounds = bounds[rank() :: world()] if shared else bounds
+        for (start, stop), images in zip(bounds, self._feed.in_order(bounds), strict=True):
+            yield augment(images, self.mean, self.std, None, None), move(labels[start:stop], self.device)
 
-    def _order(self, epoch: int, turn: int) -> Tensor:
-        """The permutation (N,) of that epoch and turn, on the device."""
-        if self._cached is None or self._cached[0] != (epoch, turn):
+    def order(self, epoch: int, turn: int) -> Tensor:
+        """Return the permutation (N,) of that epoch and turn, where the labels are kept.
+
+        A function of (seed, stream, epoch, turn) alone. What several processes draw together is a batch of it too, of
+        which each takes every so manieth image: no image twice, and none left out.
+        """
+        if (epoch, turn) not in self._orders:
             draws = seeded(self.seed, self.stream, "order", epoch, turn)
             n, labels = len(self.data), self._labels
             order = torch.randperm(n, generator=draws) if labels is None else balanced_order(labels, draws)
-            self._cached = (epoch, turn), move(order, self.data.images.device)
-        return self._cached[1]
+            while len(self._orders) > 1:  # two are in use where one reads ahead into the next epoch
+                del self._orders[next(iter(self._orders))]
+            self._orders[epoch, turn] = move(order, self._feed.labels.device)
+        return self._orders[epoch, turn]

@@ -24,6 +24,13 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+#: Those after which height and width have changed places.
+SIDEWAYS = (
+    *(Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE),
+    *(Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270),
+)
+#: Longer side over shorter beyond which the middle of an image is cut out before it is scaled.
+_LONG = 16
 
 
 class Header(NamedTuple):
@@ -67,7 +74,7 @@ class Fault(NamedTuple):
 def read_header(path: str, background: Colour) -> Header | None:
     """Size and colour of an image file, without decoding it; None if unreadable, which decoding will report."""
     try:
-        with _open(path) as image:
+        with open_image(path) as image:
             seen = not image.has_transparency_data or len(set(background)) == 1
             return Header(image.size, image.mode in ("1", "L") and seen)
     except Exception:
@@ -89,7 +96,7 @@ def read_picture(path: str | IO[bytes], mode: str, size: tuple[int, int] | None,
     Raises:
         Exception: whatever a decoder makes of a damaged file; `fault_of` puts it in words.
     """
-    with _open(path) as image:
+    with open_image(path) as image:
         picture, transparent = upright(image, mode, background)
         film = _is_film(image)  # which looks for further frames, and may leave another one in its place
     return Picture(pixels_of(picture if size is None else fit(picture, size)), transparent, film)
@@ -105,7 +112,7 @@ def upright(image: Image.Image, mode: str, background: Colour) -> tuple[Image.Im
     if 0 in image.size:
         raise ValueError("it has no pixels")
     image.load()
-    turn, transparent = _turn(image), False
+    turn, transparent = turn_of(image), False
     picture = image if turn is None else image.transpose(turn)
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
@@ -119,6 +126,29 @@ def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Scale an image so that it covers (height, width), bilinear, and cut off alike what is too much on two sides."""
     wanted = size[::-1]
     return image if image.size == wanted else ImageOps.fit(image, wanted, Image.Resampling.BILINEAR)
+
+
+def centred(image: Image.Image, side: int) -> Image.Image:
+    """The middle of an image: its shorter side scaled to 8/7 of `side` (256 for 224), bilinear, then a square cut out.
+
+    As torchvision's `Resize` and `CenterCrop` do it.
+    """
+    if max(image.size) > _LONG * min(image.size):
+        image = _middle(image, (min(image.width, _LONG * image.height), min(image.height, _LONG * image.width)))
+    return _middle(shrunk(image, round(side * 8 / 7)), (side, side))
+
+
+def shrunk(image: Image.Image, shorter: int) -> Image.Image:
+    """An image whose shorter side is scaled to that many pixels, bilinear."""
+    width, height = image.size
+    wanted = (shorter, shorter * height // width) if width <= height else (shorter * width // height, shorter)
+    return image if image.size == wanted else image.resize(wanted, Image.Resampling.BILINEAR)
+
+
+def _middle(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The middle of an image, (width, height) pixels of it."""
+    left, top = round((image.width - size[0]) / 2), round((image.height - size[1]) / 2)
+    return image.crop((left, top, left + size[0], top + size[1]))
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:
@@ -149,14 +179,15 @@ def _foreign(path: str) -> str:
     return "not an image"
 
 
-def _open(path: str | IO[bytes]) -> Image.Image:
+def open_image(path: str | IO[bytes]) -> Image.Image:
+    """Open an image file without decoding it. Raises as `read_picture`."""
     if isinstance(path, str) and os.path.exists(path) and not os.path.isfile(path):
         raise ValueError("neither a file nor a link to one")  # a pipe would wait for somebody to write
     return Image.open(path, formats=readable_formats()[1])
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """How a loaded image is turned upright; None if it is, or if its EXIF data cannot be read.
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """How an image is turned upright; None if it is, or if its EXIF data cannot be read.
 
     Pillow's own `exif_transpose` writes all EXIF data again, and fails for one odd entry among them.
     """

@@ -39,11 +39,13 @@ class Decoding:
         resolution: side in pixels; None: the multiple of 4 nearest to the median shorter side, from 8 to 224.
         background: what shows through transparent pixels.
         unreadable: whether images that cannot be read are a fault, or are left out.
+        share: of them at most that may be left out; None: any.
     """
 
     resolution: int | None = None
     background: Colour = (255, 255, 255)
     unreadable: Unreadable = "refuse"
+    share: float | None = None
 
 
 class Decoded(NamedTuple):
@@ -71,10 +73,10 @@ def decode_cached(root: Path, paths: Sequence[str], decoding: Decoding) -> Decod
     folder = cache_folder()
     cache = folder / f"folder-{_key(root, paths, decoding)}.safetensors"
     if (known := _cached(cache)) is not None:
-        _refuse_faults(root, paths, known.faults, decoding)
+        refuse_faults(named(root, paths, known.faults), len(paths), decoding)
         return known
     decoded, lasting = _decode(paths, decoding)
-    _refuse_faults(root, paths, decoded.faults, decoding)
+    refuse_faults(named(root, paths, decoded.faults), len(paths), decoding)
     if not lasting:
         return decoded
     partial = cache.with_suffix(f".{os.getpid()}.partial")
@@ -120,13 +122,25 @@ def _digest(pixels: Tensor, said: str) -> str:
     return digest.hexdigest()
 
 
-def _refuse_faults(root: Path, paths: Sequence[str], faults: list[tuple[int, str]], decoding: Decoding) -> None:
-    """Raises DataError for images that cannot be read, unless they are to be skipped."""
-    if faults and decoding.unreadable == "refuse":
+def refuse_faults(faults: Sequence[str], count: int, decoding: Decoding) -> None:
+    """Raise DataError for images that cannot be read, unless they, or so many of them, are to be skipped.
+
+    Args:
+        faults: each of them with its reason.
+        count: of all images.
+        decoding: says whether they may be skipped.
+    """
+    if not faults or (
+        decoding.unreadable == "skip" and len(faults) <= (1 if decoding.share is None else decoding.share) * count
+    ):
+        return
+    found = f"{len(faults):,} of {count:,} images cannot be read"
+    if decoding.unreadable == "skip":
         raise DataError(
-            f"{len(faults):,} of {len(paths):,} images cannot be read: {some(named(root, paths, faults), 10)}; repair "
-            f"or delete them, or leave them out with data.unreadable=skip"
+            f"data.unreadable_share is {decoding.share:g} of the images, but {found}, {len(faults) / count:.2g}: "
+            f"{some(faults, 10)}; repair or delete them, or raise it"
         )
+    raise DataError(f"{found}: {some(faults, 10)}; repair or delete them, or leave them out with data.unreadable=skip")
 
 
 def named(root: Path, paths: Sequence[str], faults: Sequence[tuple[int, str]]) -> list[str]:
@@ -203,9 +217,14 @@ def _notes(pictures: Sequence[Picture], background: Colour) -> list[str]:
 
 def check_memory(needed: int, size: tuple[int, int]) -> None:
     """Raise DataError for images of that size that need so many bytes and more than half the memory."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    memory = memory_of_machine()
     if needed > memory / 2:
         raise DataError(
             f"decoded images fit into half the memory, {memory / 2e9:.1f} GB, but these need "
             f"{needed / 1e9:.1f} GB at {size[0]}x{size[1]}; lower data.resolution or data.images"
         )
+
+
+def memory_of_machine() -> float:
+    """Return the bytes of memory of the machine; infinite where it does not say."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf

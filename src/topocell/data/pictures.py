@@ -15,7 +15,7 @@ from torch import Tensor
 
 from topocell.data.augment import resize
 from topocell.data.folder_listing import Unused, images_below
-from topocell.data.image_file import Fault, fault_of, fit, pixels_of, read_picture, upright
+from topocell.data.image_file import Fault, centred, fault_of, fit, pixels_of, read_picture, upright
 from topocell.data.preprocessing import Preprocessing
 from topocell.errors import DataError
 
@@ -178,6 +178,8 @@ def _sized(pixels: Tensor, how: Preprocessing) -> np.ndarray:
     """The pixels (C, H, W) in the size of the network."""
     if len(pixels) != how.channels:
         raise ValueError(f"the network takes images of {how.channels} channels, but this has {len(pixels)}")
+    if how.resize == "centre" and how.channels in _MODES:
+        return pixels_of(centred(_picture(pixels), how.size[0]))
     if pixels.shape[-2:] == how.size:
         return pixels.numpy()
     if how.resize == "fit" and how.channels in _MODES:

@@ -1,7 +1,7 @@
-"""Random changes of colour and shape from torchvision, drawn for each image: RandAugment and TrivialAugment."""
+"""Random changes of colour and shape from torchvision, drawn for each image: RandAugment, TrivialAugment, jitter."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -27,18 +27,50 @@ class ImagePolicy:
     operations: int = 2
 
     def __call__(self, images: Tensor, seed: int) -> Tensor:
-        """Return the changed images, (N, C, H, W) uint8.
+        """Return the changed images, see `changed`."""
+        return changed(images, _policy(self), seed)
 
-        torchvision draws from torch's own generator: it is seeded here, and restored.
+    def of_one(self, image: Any) -> Any:
+        """Return a changed image, a tensor (C, H, W) or one of Pillow; the draws are from torch's own generator."""
+        return _policy(self)(image)
 
-        Args:
-            images: (N, C, H, W) uint8, C 1 or 3.
-            seed: of the draws.
-        """
-        transform = _transform(self)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            return torch.stack([transform(image) for image in images])
+
+@dataclass(frozen=True)
+class ColourJitter:
+    """Changes of brightness, contrast, saturation and hue in random order, with draws of its own for each image.
+
+    Args:
+        brightness, contrast, saturation: factors between 1 - x and 1 + x, not below 0.
+        hue: shift between -x and x of the whole circle, at most 0.5.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+    def __call__(self, images: Tensor, seed: int) -> Tensor:
+        """Return the changed images, see `changed`."""
+        return changed(images, _jitter(self), seed)
+
+    def of_one(self, image: Any) -> Any:
+        """Return a changed image, as `ImagePolicy.of_one`."""
+        return _jitter(self)(image)
+
+
+def changed(images: Tensor, transform: Callable[[Any], Any], seed: int) -> Tensor:
+    """Return images with random changes of torchvision, one after the other, (N, C, H, W) uint8.
+
+    torchvision draws from torch's own generator: it is seeded here, and restored.
+
+    Args:
+        images: (N, C, H, W) uint8, C 1 or 3.
+        transform: the changes.
+        seed: of the draws.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return torch.stack([transform(image) for image in images])
 
 
 def check_channels(policy: ImagePolicy | None, channels: int) -> None:
@@ -51,13 +83,21 @@ def check_channels(policy: ImagePolicy | None, channels: int) -> None:
 
 
 @lru_cache(maxsize=8)
-def _transform(policy: ImagePolicy) -> Callable[[Tensor], Tensor]:
+def _jitter(jitter: ColourJitter) -> Callable[[Any], Any]:
+    from torchvision.transforms import v2
+
+    transform: Callable[[Any], Any] = v2.ColorJitter(**asdict(jitter))
+    return transform
+
+
+@lru_cache(maxsize=8)
+def _policy(policy: ImagePolicy) -> Callable[[Any], Any]:
     from torchvision.transforms import InterpolationMode, v2
 
     options: dict[str, Any] = {"interpolation": InterpolationMode.NEAREST}
     if policy.name == "randaugment":
         options |= {"num_ops": policy.operations, "magnitude": policy.magnitude}
-        transform: Callable[[Tensor], Tensor] = v2.RandAugment(**options)
+        transform: Callable[[Any], Any] = v2.RandAugment(**options)
     else:
         transform = v2.TrivialAugmentWide(**options)
     return transform

@@ -18,8 +18,9 @@ MAX_BYTES = 50_000_000
 
 #: How an image gets another size. `fit`: turned upright by its EXIF orientation, laid on the background, scaled so
 #: that it covers the size, what is too much cut off on both sides alike. `stretch`: height and width each by itself.
-#: Both are bilinear, with antialiasing where images shrink.
-Resize = Literal["fit", "stretch"]
+#: `centre`: turned and laid on the background too, its shorter side scaled to 8/7 of the size, 256 for 224, and the
+#: middle taken. All are bilinear, with antialiasing where images shrink.
+Resize = Literal["fit", "stretch", "centre"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Preprocessing:
             ("mean has one number per channel", self.mean, len(self.mean) == self.channels),
             ("std has one number per channel", self.std, len(self.std) == self.channels),
             (f"resize is one of {', '.join(get_args(Resize))}", self.resize, self.resize in get_args(Resize)),
+            ("size is square where resize is centre", self.size, self.resize != "centre" or len({*self.size}) == 1),
             ("stem and head are names", (self.stem, self.head), _all((self.stem, self.head), str)),
         )
         for rule, value, holds in checks:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from http.client import HTTPException
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from topocell.data import downsampled
+from topocell.data import downsampled, ilsvrc
 from topocell.data.augment import resize
 from topocell.data.folder_listing import beside, class_folders, images, is_image, listing, some
 from topocell.data.image_folder import Decoding, check_memory, decode_cached, named
@@ -61,6 +61,7 @@ class Source:
         notes: sentences for the report.
         resize: how images got their size, see `topocell.data.preprocessing.Resize`.
         train_files, test_files: where each image is, below the folder of the set; empty for images of one large file.
+        root: that folder; None for images of one large file.
     """
 
     classes: tuple[str, ...]
@@ -71,6 +72,7 @@ class Source:
     resize: Resize = "stretch"
     train_files: tuple[str, ...] = ()
     test_files: tuple[str, ...] = ()
+    root: Path | None = None
 
 
 def _last_fifth(labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -269,49 +271,70 @@ def _in_files(
         paths = [train[0][i] for i in chosen.tolist()] + [test[0][i] for i in held_out.tolist()]
         decoded, faults, notes = decode_cached(root, paths, decoding)
         if faults:
+            names = named(root, paths, faults)
             labels = torch.cat([train[1][chosen], test[1][held_out]])
-            lost = Counter(classes[int(labels[place])] for place, _ in faults)
-            by_class = some([f"{name} {count:,}" for name, count in lost.most_common()], 10)
-            notes = [*notes, f"{images(len(faults))} cannot be read and left out: {by_class}"]
-            notes.append(f"left out: {some(named(root, paths, faults), 10)}")
+            notes = [*notes, *left_out(names, [classes[int(labels[place])] for place, _ in faults])]
         read = torch.ones(len(paths), dtype=torch.bool)
         read[[place for place, _ in faults]] = False
         chosen, held_out = chosen[read[: len(chosen)]], held_out[read[len(chosen) :]]
         return Part(decoded[: len(chosen)], chosen), Part(decoded[len(chosen) :], held_out), notes
 
-    names = [tuple(os.path.relpath(path, root) for path in paths) for paths in (train[0], test[0])]
-    return Source(classes, train[1], test[1], pixels, notes, "fit", *names)
+    first, second = (tuple(os.path.relpath(path, root) for path in paths) for paths in (train[0], test[0]))
+    return Source(classes, train[1], test[1], pixels, notes, "fit", first, second, root)
+
+
+def left_out(named: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Say which images cannot be read and are left out, with their reasons, and how many of each class."""
+    by_class = some([f"{name} {count:,}" for name, count in Counter(classes).most_common()], 10)
+    return [f"{images(len(named))} cannot be read and left out: {by_class}", f"left out: {some(named, 10)}"]
+
+
+def check_classes(kept: Tensor, chosen: Tensor, classes: Sequence[str], name: str) -> None:
+    """Raise DataError where a class has lost all images that were chosen of a part of that name; labels (N,)."""
+    left = set(kept.tolist()) if len(kept) < len(chosen) else set(chosen.tolist())
+    if lost := [classes[label] for label in chosen.unique().tolist() if label not in left]:
+        raise DataError(
+            f"every class keeps a {name} image that can be read, but {some(lost)} {'have' if lost[1:] else 'has'} "
+            f"none left; repair or delete the files, or delete the folder of the class"
+        )
 
 
 def _read_imagenet(root: Path | None, download: bool) -> Source:
-    """ILSVRC 2012 by torchvision, which unpacks its archives once; val/ is the test set. It has to be fetched by hand.
+    """ILSVRC 2012 as a tree (`topocell.data.ilsvrc`), or in archives, which torchvision unpacks once.
 
-    A class is called by its WordNet number and first name, as `crane` is a bird and a machine.
+    val/ is the test set. It has to be fetched by hand.
     """
     from torchvision.datasets import ImageNet
 
     place = root or Path("data")
+    if ilsvrc.is_tree(place):
+        tree = ilsvrc.read_tree(place)
+        return _in_files(place, tree.classes, tree.train, tree.val, tree.notes)
     try:
         train, test = (ImageNet(str(place), split=part) for part in ("train", "val"))
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"imagenet needs ILSVRC2012_devkit_t12.tar.gz and the archives of train and val, or what torchvision has "
-            f"made of them, but {str(place)!r} lacks some or they are damaged ({' '.join(str(error).split())}); name "
-            f"their place with data.root=DIR"
+            f"imagenet needs train/WNID/* and val/, or ILSVRC2012_devkit_t12.tar.gz and the archives of both, but "
+            f"{str(place)!r} lacks some or they are damaged ({' '.join(str(error).split())}); name their place with "
+            f"data.root=DIR"
         ) from error
     files, held_out = (([path for path, _ in part.samples], torch.tensor(part.targets)) for part in (train, test))
     classes = tuple(f"{wnid} {names[0]}" for wnid, names in zip(train.wnids, train.classes))
     return _in_files(place, classes, files, held_out, ("val/ is used as the test set",))
 
 
-def _read_imagenet16(root: Path | None, download: bool) -> Source:
-    """ImageNet16-120 of NAS-Bench-201 from the files of ImageNet at 16×16; val_data is the test set.
+def _downsampled(name: str, side: int, kept: int) -> Callable[[Path | None, bool], Source]:
+    """A reader of the first classes of ImageNet at some size (`topocell.data.downsampled`); val_data is the test set.
 
-    A class is called by its number there, 1 to 120. The files have to be fetched by hand.
+    A class is called by its number there, from 1. The files have to be fetched by hand.
     """
-    train, test = downsampled.read(root or Path("data"))
-    classes = tuple(str(number) for number in range(1, downsampled.CLASSES + 1))
-    return in_memory(classes, train, test, ("val_data is used as the test set",))
+
+    def read(root: Path | None, download: bool) -> Source:
+        train, test = downsampled.read(name, root or Path("data"), side, kept)
+        classes = tuple(str(number) for number in range(1, kept + 1))
+        return in_memory(classes, train, test, ("val_data is used as the test set",))
+
+    return read
 
 
 def _read_given(root: Path | None, download: bool) -> Source:
@@ -346,7 +369,8 @@ DATASETS = Registry[Entry](
         "cifar100": Entry(_torchvision("CIFAR100"), CIFAR100_STATISTICS),
         "svhn": Entry(_torchvision("SVHN"), SVHN_STATISTICS),
         "imagenet": Entry(_read_imagenet, IMAGENET_STATISTICS),
-        "imagenet16-120": Entry(_read_imagenet16, IMAGENET16_STATISTICS),
+        "imagenet16-120": Entry(_downsampled("imagenet16-120", 16, 120), IMAGENET16_STATISTICS),
+        **{f"imagenet{side}": Entry(_downsampled(f"imagenet{side}", side, 1000), None) for side in (16, 32, 64)},
         "folder": Entry(_read_folder, None),
         "given": Entry(_read_given, None),
     },

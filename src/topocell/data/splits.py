@@ -4,23 +4,23 @@
 search and keeps nothing of the test images. `Batches` (from `augment`) makes batches of either.
 """
 
-import hashlib
-import math
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from topocell.data.augment import Augmentation
-from topocell.data.batches import Batches, Draw, ImageSet
+from topocell.data.batches import Batches, Draw, Images, ImageSet
+from topocell.data.fingerprints import fingerprint, measure, overlap, repetitions
 from topocell.data.folder_listing import some
+from topocell.data.from_files import IN_MEMORY, Streaming, is_streamed, streamed
 from topocell.data.image_folder import Decoding, Unreadable
 from topocell.data.preprocessing import Resize
-from topocell.data.readers import CIFAR10_STATISTICS, DATASETS, Entry, Part, Source, Statistics
+from topocell.data.readers import CIFAR10_STATISTICS, DATASETS, Entry, Part, Source, check_classes
 from topocell.data.stratify import RESERVED, split_indices
+from topocell.data.stream import StreamedSet
 from topocell.errors import DataError, TopocellError, nearest
 from topocell.io.colours import Colour
 from topocell.io.files import existing, reason
@@ -57,8 +57,8 @@ class Dataset:
     """
 
     name: str
-    train: ImageSet
-    test: ImageSet
+    train: Images
+    test: Images
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: Augmentation
@@ -70,8 +70,7 @@ class Dataset:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
-        _, channels, height, width = self.train.images.shape
-        return channels, height, width
+        return self.train.shape
 
 
 def load(
@@ -84,8 +83,11 @@ def load(
     test_images: int | None = None,
     background: Colour = (255, 255, 255),
     unreadable: Unreadable = "refuse",
+    unreadable_share: float | None = None,
     flip: bool | None = None,
     crop: bool | int | None = None,
+    jitter: tuple[float, float, float, float] | None = None,
+    streaming: Streaming = IN_MEMORY,
     seed: int = 0,
     given: Source | None = None,
 ) -> Dataset:
@@ -109,6 +111,8 @@ def load(
         flip: whether training images are mirrored at random; None: as the row of the dataset says.
         crop: pixels of padding for random crops of training images, or whether there are any; None: as the row of the
             dataset says.
+        jitter: changes of colour of training images, see `topocell.data.policies.ColourJitter`; None: none.
+        streaming: whether images stay in their files, and how they are read.
         seed: of the choice of those images.
         given: what is taken in place of what the reader of the dataset would find.
 
@@ -123,21 +127,33 @@ def load(
     source = _read(name, entry, root, download) if given is None else given
     chosen = _balanced(source.train_labels, images, "images", len(source.classes), seed)
     held_out = _balanced(source.test_labels, test_images, "test_images", len(source.classes), seed)
-    first, second, notes = source.pixels(chosen, held_out, Decoding(resolution, background, unreadable))
-    train = _image_set(first, chosen, source.train_labels, source.train_files, source.classes, "training")
-    test = _image_set(second, held_out, source.test_labels, source.test_files, source.classes, "test")
+    decoding = Decoding(resolution, background, unreadable, unreadable_share)
+    chosen_of = {"training": chosen, "test": held_out}
+    if is_streamed(name, source, chosen_of, resolution, streaming):
+        found = streamed(source, chosen_of, decoding, streaming, entry.statistics)
+        train: Images = found.train
+        test: Images = found.test
+        mean, std, digest, notes, (leaked, unsure) = found[2:]
+    else:
+        first, second, notes = source.pixels(chosen, held_out, decoding)
+        train = _image_set(first, chosen, source.train_labels, source.train_files, source.classes, "training")
+        test = _image_set(second, held_out, source.test_labels, source.test_files, source.classes, "test")
+        mean, std = entry.statistics or measure(train.images)
+        digest, (leaked, unsure) = fingerprint(train, test), repetitions(train, test)
     notes = [_found(source, train, test, len(chosen), len(held_out)), *source.notes, *notes]
-    leaked, unsure = repetitions(train, test)
     if leaked:
         notes.append(f"{leaked} of {len(test)} test images are byte-identical to a training image")
     if unsure:
         notes.append(f"{unsure} images of one class are byte-identical to one of another: which class is right?")
     if flip is None and entry.flip and name in OF_ANYTHING:
         notes.append("training images are mirrored at random; data.flip=false for letters, signs and medical images")
-    mean, std = entry.statistics or _measure(train.images)
-    augmentation = _augmentation(entry, train.images.shape[-1], flip, crop)
-    digest = fingerprint(train, test)
-    return Dataset(name, train, test, mean, std, augmentation, digest, tuple(notes), source.resize, background)
+    augmentation = replace(_augmentation(entry, train.shape[-1], flip, crop), jitter=jitter)
+    resize: Resize = source.resize
+    if isinstance(train, StreamedSet):
+        resize = "centre"
+        if crop is None or crop is True:
+            augmentation = replace(augmentation, padding=0, scale=streaming.crop_scale if entry.crop or crop else None)
+    return Dataset(name, train, test, mean, std, augmentation, digest, tuple(notes), resize, background)
 
 
 def _read(name: str, entry: Entry, root: str | Path | None, download: bool) -> Source:
@@ -169,13 +185,7 @@ def _image_set(
 ) -> ImageSet:
     """The images of a part with their labels. Raises DataError where a class has lost all that were chosen."""
     kept = labels[part.indices]
-    if len(kept) < len(chosen):
-        left = set(kept.tolist())
-        if lost := [classes[label] for label in labels[chosen].unique().tolist() if label not in left]:
-            raise DataError(
-                f"every class keeps a {name} image that can be read, but {some(lost)} {'have' if lost[1:] else 'has'} "
-                f"none left; repair or delete the files, or delete the folder of the class"
-            )
+    check_classes(kept, labels[chosen], classes, name)
     return ImageSet(part.images, kept, classes, tuple(files[i] for i in part.indices.tolist()) if files else ())
 
 
@@ -192,9 +202,9 @@ def _augmentation(entry: Entry, side: int, flip: bool | None, crop: bool | int |
     return Augmentation(padding=padding, flip=entry.flip if flip is None else flip)
 
 
-def _found(source: Source, train: ImageSet, test: ImageSet, chosen: int, held_out: int) -> str:
+def _found(source: Source, train: Images, test: Images, chosen: int, held_out: int) -> str:
     """Describe the set and how much of it was chosen: `2 classes (maple, oak), 22 + 6 images, 3 x 16 x 16`."""
-    shape = " x ".join(map(str, train.images.shape[1:]))
+    shape = " x ".join(map(str, train.shape))
     text = f"{len(train.classes)} classes ({some(list(train.classes))}), {len(train):,} + {len(test):,} images, {shape}"
     in_training = "training", chosen, len(source.train_labels), "images"
     in_test = "test", held_out, len(source.test_labels), "test_images"
@@ -230,50 +240,10 @@ def _balanced(labels: Tensor, count: int | None, option: str, classes: int, seed
     return by_class[turn.argsort(stable=True)[:count]].sort().values
 
 
-def _measure(images: Tensor) -> Statistics:
-    """Mean and standard deviation per channel of uint8 images, on the scale 0..1; std at least 1/255."""
-    value = torch.arange(256, dtype=torch.float64) / 255
-    mean, std = [], []
-    for channel in range(images.shape[1]):
-        share = images[:, channel].flatten().bincount(minlength=256).double()
-        share /= share.sum()
-        centre = float((share * value).sum())
-        mean.append(centre)
-        std.append(max(math.sqrt(float((share * (value - centre) ** 2).sum())), 1 / 255))
-    return tuple(mean), tuple(std)
-
-
-def fingerprint(*sets: ImageSet) -> str:
-    """sha256 over the shapes, pixels, labels and class names of the sets."""
-    digest = hashlib.sha256()
-    for data in sets:
-        digest.update(repr((tuple(data.images.shape), data.classes)).encode())
-        for tensor in (data.images, data.labels):
-            digest.update(tensor.cpu().contiguous().numpy().data)
-    return digest.hexdigest()
-
-
-def overlap(train: ImageSet, test: ImageSet) -> int:
-    """Count the test images that are byte-identical to some training image, whatever their labels."""
-    return repetitions(train, test)[0]
-
-
-def repetitions(train: ImageSet, test: ImageSet) -> tuple[int, int]:
-    """Count the test images as `overlap` does, and all images that are byte-identical to one of another class."""
-    first, second = _digests(train), _digests(test)
-    seen, labels = set(first), [*train.labels.tolist(), *test.labels.tolist()]
-    classes = Counter(digest for digest, _ in set(zip([*first, *second], labels, strict=True)))
-    return sum(digest in seen for digest in second), sum(classes[digest] > 1 for digest in [*first, *second])
-
-
-def _digests(data: ImageSet) -> list[bytes]:
-    return [hashlib.blake2b(image, digest_size=16).digest() for image in data.images.cpu().contiguous().numpy()]
-
-
 # Splits
 
 
-def split(train: ImageSet, fractions: Mapping[str, float], seed: int) -> dict[str, ImageSet]:
+def split(train: Images, fractions: Mapping[str, float], seed: int) -> dict[str, Images]:
     """Cut a set into disjoint parts after one seeded shuffle, in which `split_indices` mends missing classes.
 
     A part stays in shuffled order, so that batches taken in order mix the classes. DARTS halves by index without a
@@ -292,7 +262,7 @@ class SearchData:
     `order[name]` holds where the images of a split stood in the training set; `fingerprint` is the dataset's.
     """
 
-    splits: Mapping[str, ImageSet]
+    splits: Mapping[str, Images]
     order: Mapping[str, Tensor]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -301,7 +271,7 @@ class SearchData:
     shape: tuple[int, int, int]
     fingerprint: str
 
-    def get(self, name: str) -> ImageSet:
+    def get(self, name: str) -> Images:
         """The split of that name; `"all"` is the union of the splits in the order of the training set.
 
         Raises:
@@ -311,9 +281,7 @@ class SearchData:
             raise DataError(f"{RESERVED['test']}, but it was asked for; use one of {', '.join(self.splits)}, all")
         if name == "all":
             parts = [self.splits[part] for part in self.order]
-            images, labels = torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts])
-            files = tuple(file for p in parts for file in p.files)
-            whole = ImageSet(images, labels, self.classes, files)
+            whole = type(parts[0]).joined(parts)
             return whole.subset(torch.cat(list(self.order.values())).argsort())
         if name not in self.splits:
             known = [*self.splits, "all"]

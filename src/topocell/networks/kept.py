@@ -18,7 +18,7 @@ from typing import Any
 import safetensors.torch
 from safetensors import SafetensorError
 
-from topocell.data.batches import ImageSet
+from topocell.data.batches import Images
 from topocell.data.preprocessing import Preprocessing
 from topocell.errors import CheckpointError, RunError, TopocellError
 from topocell.genotype.genotype import Genotype
@@ -160,7 +160,7 @@ def load_weights(net: FixedNet, path: Path) -> None:
         raise CheckpointError(f"{path} must hold the weights of {path.parent / FILE}, but does not ({why})") from None
 
 
-def predictions_csv(test: ImageSet, network: Trained) -> str:
+def predictions_csv(test: Images, network: Trained) -> str:
     """Return predictions.csv: the columns `COLUMNS`, one line for each test image."""
     labels = (test.labels.tolist(), network.labels.tolist())
     told = zip(test.names, *labels, network.probabilities.tolist(), strict=True)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from topocell.config.retrain import RetrainPlan
-from topocell.data.batches import ImageSet
+from topocell.data.batches import Images
 from topocell.data.mixing import Mixing
 from topocell.data.policies import ImagePolicy
 from topocell.data.stratify import held_out
@@ -25,7 +25,7 @@ def mixing(plan: RetrainPlan) -> Mixing | None:
     return Mixing(plan.mixup, plan.cutmix) if plan.mixup or plan.cutmix else None
 
 
-def training_images(plan: RetrainPlan, train: ImageSet, seed: int) -> tuple[ImageSet, ImageSet | None]:
+def training_images(plan: RetrainPlan, train: Images, seed: int) -> tuple[Images, Images | None]:
     """Return the images to train on, and those that early stopping holds out of them; None without.
 
     Args:
@@ -42,14 +42,14 @@ def training_images(plan: RetrainPlan, train: ImageSet, seed: int) -> tuple[Imag
     return train.subset(stay), train.subset(apart)
 
 
-def class_weights(plan: RetrainPlan, train: ImageSet, device: torch.device) -> Tensor | None:
+def class_weights(plan: RetrainPlan, train: Images, device: torch.device) -> Tensor | None:
     """Return the weight of each class (K,) in the loss of labels; None where all weigh the same."""
     if plan.class_weights == "none":
         return None
     return balanced_weights(train.labels.cpu(), len(train.classes)).to(device)
 
 
-def training_loss(plan: RetrainPlan, train: ImageSet, device: torch.device) -> Loss:
+def training_loss(plan: RetrainPlan, train: Images, device: torch.device) -> Loss:
     """Return the loss of a training on these images, with smoothing and weights of classes.
 
     Raises:

@@ -5,6 +5,7 @@ beside it and never alone, because choosing it uses the test split.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from topocell.config.retrain import RetrainPlan
 from topocell.config.values import OnNan
-from topocell.data.splits import Augmentation, Batches, Dataset, ImageSet
+from topocell.data.batches import Batches, Images
+from topocell.data.splits import Dataset
 from topocell.errors import RunError
 from topocell.genotype.genotype import Genotype
 from topocell.io.checkpoint import places, restore_optimizer
@@ -85,10 +87,8 @@ class Retraining:
         self.confusions: list[Tensor] = []
         self.tests: list[Measured] = []
         self.channels, self._chosen = initial_channels(genotype, plan, len(data.train.classes), data.shape)
-        base = data.augmentation
-        self._augmentation = Augmentation(
-            base.padding, base.flip, plan.cutout, plan.rotation, plan.scaling, plan.shear, plan.translation
-        )
+        changes = {name: getattr(plan, name) for name in ("cutout", "rotation", "scaling", "shear", "translation")}
+        self._augmentation = replace(data.augmentation, **changes)
         self._train, self._held_out = training_images(plan, data.train, derive_seed(seed, "retrain"))
         self._loss, self._mixing = training_loss(plan, self._train, self.device), mixing(plan)
         self._class_weights = class_weights(plan, self._train, self.device)
@@ -228,7 +228,7 @@ class Retraining:
         held_out = self._held_out
         self.validation_batches = None if held_out is None else self._batches(held_out, "validation")
 
-    def _batches(self, images: ImageSet, stream: str) -> Batches:
+    def _batches(self, images: Images, stream: str) -> Batches:
         train = stream == "retrain"
         return Batches(
             images,

@@ -121,7 +121,7 @@ def _test_images(plan: DataPlan, recipe: Recipe, model: Classifier) -> Samples:
     if (data.test.classes, data.shape) != (how.classes, (how.channels, *how.size)):
         return random_samples(model, "the images where those of the run were have other classes or another size")
     chosen = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))[:SAMPLES]
-    return Samples(data.test.images[chosen], f"{len(chosen)} test images of the run", True)
+    return Samples(data.test.pixels(chosen), f"{len(chosen)} test images of the run", True)
 
 
 def _at_most(limit: int | None, count: int) -> int:

@@ -15,6 +15,9 @@ from topocell.registry import imported
 #: Keys of a recipe that may change while a run lasts: they choose the reaction to faults, not what is computed.
 _MAY_CHANGE = ("on_nan",)
 
+#: Keys of `data` that say where images are, and who reads them, and not what they are.
+_PLACES = ("root", "download", "cache_root", "workers")
+
 
 #: What a run rests on besides its recipe, by the key of its fingerprint in env.json.
 _FINGERPRINTS = {"data_fingerprint": "the data", "ground_truth_fingerprint": "the table of true accuracies"}
@@ -36,7 +39,7 @@ def lasting(recipe: Any) -> Any:
         return recipe
     kept = {k: v for k, v in recipe.items() if k not in _MAY_CHANGE}
     if isinstance(kept.get("data"), dict):  # images are told by their fingerprint, not by their place
-        kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("root", "download")}
+        kept["data"] = {k: v for k, v in kept["data"].items() if k not in _PLACES}
     selection = kept.get("selection")
     if isinstance(selection, dict) and isinstance(trials := selection.get("trials"), dict):
         kept["selection"] = selection | {"trials": {k: v for k, v in trials.items() if k != "workers"}}

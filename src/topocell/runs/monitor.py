@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from topocell.data.batches import ImageSet
+from topocell.data.batches import Images
 from topocell.errors import CheckpointError, RunError, SpaceError
 from topocell.networks.kept import predictions_csv, predictions_name, weights_name
 from topocell.reporting.terminal import Display, Logged
@@ -63,7 +63,7 @@ class RunMonitor:
         directory: RunDir,
         display: Display,
         hooks: Sequence[RunHook] = (),
-        test: ImageSet | None = None,
+        test: Images | None = None,
         outlook: Outlook | None = None,
     ) -> None:
         self.directory, self._hooks, self._test, self.outlook = directory, tuple(hooks), test, outlook or Outlook(())

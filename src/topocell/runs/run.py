@@ -11,6 +11,7 @@ from topocell.config.recipe import Recipe
 from topocell.config.selection import Rules
 from topocell.data import preprocessing
 from topocell.data.accuracy_table import ground_truth_results
+from topocell.data.stream import close_streams
 from topocell.errors import GenotypeError, RecipeError, RunError
 from topocell.genotype.genotype import Genotype
 from topocell.networks import kept
@@ -304,6 +305,7 @@ class Work:
                 raise
             raise RunError(out_of_memory(phase, str(self.setup.device), knobs(self.recipe, phase))) from fault
         finally:
+            close_streams()
             self.monitor.count()
             self.directory.write_json("timings.json", self.monitor.seconds)
 

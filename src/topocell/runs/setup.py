@@ -12,23 +12,21 @@ from topocell.config.cost import CostBudget, CostPlan
 from topocell.config.recipe import Recipe
 from topocell.config.search import Stage
 from topocell.config.selection import ProjectionPlan, Rules
-from topocell.data import splits as datasets
 from topocell.data.accuracy_table import AccuracyTable
 from topocell.data.benchmarks import BENCHMARKS, NASBENCH201
 from topocell.data.given import Given, given_source
 from topocell.data.preprocessing import Preprocessing
-from topocell.data.readers import Source
 from topocell.data.splits import Dataset, SearchData, search_data
 from topocell.data.stratify import split_notes
 from topocell.errors import RecipeError, SpaceError
 from topocell.genotype.genotype import Genotype
-from topocell.io.colours import rgb
 from topocell.networks.options import check_training
 from topocell.networks.retraining import Retraining
 from topocell.networks.start import AFRESH, Start
 from topocell.registry import is_foreign, known
 from topocell.runs.costs import check_reachable, costs_for, costs_of_cell, network_size
 from topocell.runs.image_checks import check_images
+from topocell.runs.images import load_data
 from topocell.runtime.devices import find_device
 from topocell.runtime.hooks import Monitor
 from topocell.runtime.losses import check_loss_options
@@ -69,13 +67,20 @@ class Setup:
     _costs: dict[tuple[str, int], NetworkCosts] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, recipe: Recipe, data: Given | Sequence[Any] | None = None, like: "Setup | None" = None) -> "Setup":
+    def of(
+        cls,
+        recipe: Recipe,
+        data: Given | Sequence[Any] | None = None,
+        like: "Setup | None" = None,
+        checked: bool = True,
+    ) -> "Setup":
         """Build what a recipe names.
 
         Args:
             recipe: checked by `check`.
             data: images in place of what it names, see `topocell.data.given.Given`; its dataset is then called `given`.
             like: a setup of the same data and seed, whose images are taken.
+            checked: see `topocell.data.from_files.Streaming`.
 
         Raises:
             RecipeError, SpaceError, DataError: what the recipe asks for cannot be.
@@ -86,7 +91,7 @@ class Setup:
         if given is not None:
             plan = recipe.data.model_copy(update={"dataset": "given", "root": None})
             recipe = recipe.model_copy(update={"data": plan})
-        dataset = load_data(recipe, given) if like is None else like.dataset
+        dataset = load_data(recipe, given, checked) if like is None else like.dataset
         return cls(recipe, space, dataset, ground_truth, find_device(recipe.device))
 
     @property
@@ -205,19 +210,21 @@ class Setup:
         return {**options, "execution": execution(recipe)}
 
 
-def prepared(recipe: Recipe, data: Given | Sequence[Any] | None = None, like: Setup | None = None) -> Setup:
+def prepared(
+    recipe: Recipe, data: Given | Sequence[Any] | None = None, like: Setup | None = None, checked: bool = True
+) -> Setup:
     """Check a recipe and build what it names, so that faults show before anything starts.
 
     Args:
         recipe: from `topocell.load_recipe`.
         data: images in place of what it names, see `Setup.of`.
-        like: see `Setup.of`.
+        like, checked: see `Setup.of`.
 
     Raises:
         RecipeError, SpaceError, DataError: what the recipe asks for cannot be.
     """
     check(recipe)
-    setup = Setup.of(recipe, data, like)
+    setup = Setup.of(recipe, data, like, checked)
     if setup.ground_truth is None:
         check_images(recipe, setup.space, setup.dataset)
     check_reachable(recipe, setup.space, setup.rules, setup.penalised)
@@ -238,25 +245,6 @@ def build_space(recipe: Recipe) -> SpaceSpec:
     except (TypeError, ValueError) as fault:
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())
         raise SpaceError(f"space {name!r} cannot be built with {given}: {fault}; see: topocell spaces") from fault
-
-
-def load_data(recipe: Recipe, given: Source | None = None) -> Dataset:
-    """The dataset of a recipe, of what is given in place of what it names. Raises DataError."""
-    plan = recipe.data
-    return datasets.load(
-        plan.dataset,
-        plan.root,
-        download=plan.download,
-        resolution=plan.resolution,
-        images=plan.images,
-        test_images=plan.test_images,
-        background=rgb(plan.background),
-        unreadable=plan.unreadable,
-        flip=plan.flip,
-        crop=plan.crop,
-        seed=recipe.seed,
-        given=given,
-    )
 
 
 def load_ground_truth(recipe: Recipe, space: SpaceSpec | None = None) -> AccuracyTable | None:
@@ -323,7 +311,12 @@ def check(recipe: Recipe) -> None:
         if size not in sizes[:number]:
             _check_depth(space, stage, size["layers"])
             with torch.device("meta"):
-                fixed = {"head": plan.head, "stem": plan.stem, "memory": plan.memory, "kernels": plan.kernels}
+                fixed: dict[str, Any] = {
+                    "head": plan.head,
+                    "stem": plan.stem,
+                    "memory": plan.memory,
+                    "kernels": plan.kernels,
+                }
                 Supernet(space, classes=2, **fixed, **size)
 
 

@@ -27,7 +27,7 @@ POLL_SECONDS = 0.5
 GRACE_SECONDS = 120.0
 
 #: Imported before the first worker starts, where workers are forked.
-PRELOAD = ["topocell.studies", "topocell.cli"]
+PRELOAD = ["topocell.studies", "topocell.cli", "topocell.data.stream"]
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _work(pipe: connection.Connection, environment: Mapping[str, str]) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     os.environ.clear()
     os.environ.update(environment)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     load_plugins()
     with suppress(EOFError, BrokenPipeError, Interrupted, KeyboardInterrupt):
@@ -225,7 +225,7 @@ def _work(pipe: connection.Connection, environment: Mapping[str, str]) -> None:
             pipe.send(made)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process as soon as the one that started it is gone: what it was at is safe on the disk."""
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -87,7 +87,7 @@ class SideBySide:
         self.decider, self.ablations, self.draw = decider, ablations, draw
         probe = decider.need_probe()
         sizes = probe.n_batches, probe.images
-        self.race = Race(len(ablations), keep, decider.metric, *sizes, decider.racing, probe.batches.data.images.device)
+        self.race = Race(len(ablations), keep, decider.metric, *sizes, decider.racing, probe.batches.device)
 
     def run(self, weights: Mapping[str, ArchWeights]) -> Decided:
         race, probe = self.race, self.decider.need_probe()

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from topocell.config.load import resolved
 from topocell.config.recipe import Recipe
-from topocell.data.batches import Batches, ImageSet
+from topocell.data.batches import Batches, Images
 from topocell.data.topology_bench import N_CELLS, different_cells
 from topocell.data.topology_bench import TopologyBench as Table
 from topocell.genotype.genotype import Genotype
@@ -112,7 +112,7 @@ def trained_cell(recipe: str, cell: Mapping[str, Any], seed: int, path: Path, di
     net = FixedNet(genotype, plan.channels, plan.layers, len(data.train.classes), data.shape[0], plan.stem)
     net = net.to(device).to(memory_format=torch.channels_last)
 
-    def batches(images: ImageSet, size: int, trains: bool) -> Batches:
+    def batches(images: Images, size: int, trains: bool) -> Batches:
         changed, stream = (data.augmentation, "train") if trains else (None, "test")
         how: dict[str, Any] = {"mean": data.mean, "std": data.std, "augmentation": changed, "stream": stream}
         return Batches(images, size, **how, device=device, seed=own)

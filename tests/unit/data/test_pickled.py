@@ -131,6 +131,49 @@ def test_imagenet16_120_keeps_the_first_120_classes(tmp_path):
     assert len(load("imagenet16-120", tmp_path, images=120, test_images=120).train) == 120
 
 
+@pytest.mark.parametrize("side", [16, 32, 64])
+def test_downsampled_imagenet_has_all_classes_pickled_or_as_arrays(tmp_path, side):
+    pixels = miniature(tmp_path, side=side)
+    for name in (*downsampled.TRAIN[::2], downsampled.VAL):  # as in the archives ..._npz.zip
+        (tmp_path / name).unlink()
+        data, labels = pixels[name]
+        np.savez(tmp_path / f"{name}.npz", data=data, labels=labels, mean=np.zeros(3 * side * side))
+    got = load(f"imagenet{side}", tmp_path)
+    assert (len(got.train), len(got.test), got.shape) == (1220, 122, (3, side, side))
+    assert len(got.train.classes) == 1000 and got.train.classes[-1] == "1000"
+    data, labels = pixels[downsampled.VAL]
+    assert torch.equal(got.test.images, torch.from_numpy(data.reshape(-1, 3, side, side)))
+    assert got.test.labels.tolist() == (labels - 1).tolist()
+    for number, (name, (_, labels)) in enumerate(list(pixels.items())[:-1]):
+        assert got.train.labels[122 * number : 122 * number + 122].tolist() == (labels - 1).tolist(), name
+
+
+@pytest.mark.parametrize(
+    ("arrays", "rule"),
+    [
+        ({"data": np.zeros((2, 768), np.uint8)}, "a dict with an array `data`"),
+        ({"data": np.zeros((2, 768), np.float32), "labels": [1, 2]}, "`data` is uint8 in the order of C"),
+        ({"data": np.zeros((2, 768), np.uint8), "labels": [1.0, 2.0]}, "labels are whole numbers"),
+        ({"data": np.array([Hostile(), Hostile()]), "labels": [1, 2]}, "it is damaged, or no file of numbers alone"),
+        (None, "it is damaged"),
+    ],
+)
+def test_other_arrays_are_refused(tmp_path, monkeypatch, arrays, rule):
+    monkeypatch.chdir(tmp_path)
+    miniature(tmp_path)
+    (tmp_path / downsampled.VAL).unlink()
+    path = tmp_path / f"{downsampled.VAL}.npz"
+    if arrays is None:
+        path.write_bytes(b"PK damaged")
+    else:
+        np.savez(path, **arrays)
+    with pytest.raises(
+        DataError, match=rf"val_data\.npz' is no file of ImageNet at 16x16: .*{rule}.*; fetch it again$"
+    ):
+        load("imagenet16", tmp_path)
+    assert not (tmp_path / "hacked").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "rule"),
     [

@@ -199,7 +199,9 @@ def test_imagenet_in_torchvisions_files(tmp_path):
 
 def test_imagenet_without_its_files_says_which(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"ILSVRC2012_devkit_t12\.tar\.gz .*'data' lacks some .*data\.root=DIR$"):
+    with pytest.raises(
+        DataError, match=r"train/WNID/\* .*ILSVRC2012_devkit_t12\.tar\.gz .*'data' lacks some .*data\.root=DIR$"
+    ):
         load("imagenet")
 
 

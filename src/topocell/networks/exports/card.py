@@ -135,6 +135,7 @@ def _images(model: Classifier) -> list[list[str]]:
     how = model.preprocessing
     rules = {
         "fit": "turned upright by EXIF, scaled to cover the size (bilinear, antialiased), cut off alike on both sides",
+        "centre": "turned upright by EXIF, shorter side scaled to 8/7 of the size (bilinear, antialiased), cut off",
         "stretch": "height and width each scaled to the size (bilinear, antialiased)",
     }
     return [

@@ -21,6 +21,23 @@ def fitted(path: str, size: tuple[int, int], channels: int, background: tuple[in
     return pixels_of(image, channels)
 
 
+def centred(path: str, size: tuple[int, int], channels: int, background: tuple[int, int, int]) -> Tensor:
+    """Pixels (C, H, W), uint8, of the middle of an image file whose shorter side is scaled to 8/7 of the size."""
+    from PIL import Image
+
+    def middle(image: Any, width: int, height: int) -> Any:
+        left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+        return image.crop((left, top, left + width, top + height))
+
+    image, side = upright(path, channels, background), size[0]
+    image = middle(image, min(image.width, 16 * image.height), min(image.height, 16 * image.width))
+    shorter, scaled = min(image.size), round(side * 8 / 7)
+    wanted = scaled * image.width // shorter, scaled * image.height // shorter
+    if image.size != wanted:
+        image = image.resize(wanted, Image.Resampling.BILINEAR)
+    return pixels_of(middle(image, side, side), channels)
+
+
 def stretched(path: str, size: tuple[int, int], channels: int, background: tuple[int, int, int]) -> Tensor:
     """Pixels (C, H, W), uint8, of an image file, height and width each brought to the size."""
     pixels = pixels_of(upright(path, channels, background), channels)
@@ -78,3 +95,7 @@ def check_scale(pixels: Tensor) -> None:
             f"{high:g}; give pixels, such as 255 times floats in 0..1",
             stacklevel=5,  # that of the call
         )
+
+
+#: How an image gets its size, see `topocell.data.preprocessing.Resize` → the function that does it.
+READERS = {"fit": fitted, "stretch": stretched, "centre": centred}

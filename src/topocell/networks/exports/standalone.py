@@ -206,7 +206,7 @@ default_cfgs = generate_default_cfgs(
             "mean": MEAN,
             "std": STD,
             "interpolation": "bilinear",
-            "crop_pct": 1.0,
+            "crop_pct": {share},
             "crop_mode": {crop},
             "pool_size": None,
             "first_conv": {first},
@@ -244,7 +244,7 @@ def write_standalone(model: Classifier, folder: Path, name: str) -> Compute:
         check=source_of(reading.check_scale),
     )
     if how.channels in (1, 3):
-        reader = reading.fitted if how.resize == "fit" else reading.stretched
+        reader = reading.READERS[how.resize]
         text += _READING.format(
             background=how.background,
             functions="\n\n\n".join(source_of(each) for each in (reader, reading.upright, reading.pixels_of)),
@@ -270,7 +270,8 @@ def write_timm(model: Classifier, folder: Path, name: str) -> Compute:
         network=network,
         arguments=_arguments(model, "max(num_classes, 1)"),
         classes=len(how.classes),
-        crop=quoted("center" if how.resize == "fit" else "squash"),
+        share="0.875" if how.resize == "centre" else "1.0",
+        crop=quoted("squash" if how.resize == "stretch" else "center"),
         first=quoted("stem.conv" if how.stem == "cifar" else "stem.conv1"),
     )
     files.replace(folder / f"{called}.py", text.encode())

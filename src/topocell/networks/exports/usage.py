@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from topocell.data.preprocessing import Preprocessing
 from topocell.io.files import file_name
+from topocell.networks.exports.reading import READERS
 from topocell.networks.exports.standalone import model_name
 
 #: What the blocks that read images by Pillow alone leave out.
@@ -65,7 +66,7 @@ print(classes[int(logits[0].argmax())])
 
 def _standalone(how: Preprocessing, name: str, imports: Sequence[str]) -> tuple[str, str]:
     if how.channels in (1, 3):
-        reader = "fitted" if how.resize == "fit" else "stretched"
+        reader = READERS[how.resize].__name__
         constants = "BACKGROUND, CHANNELS, CLASSES, SIZE"
         image, names = f'{reader}("photo.jpg", SIZE, CHANNELS, BACKGROUND)[None]', f"{constants}, {reader}, load"
     else:
@@ -144,7 +145,14 @@ def _pixels(how: Preprocessing) -> str:
         return f"pixels = np.zeros((1, {how.channels}, {height}, {width}), np.uint8)"
     mode, order = ("L", "[None, None]") if how.channels == 1 else ("RGB", ".transpose(2, 0, 1)[None]")
     size = f"({width}, {height}), Image.Resampling.BILINEAR"
-    sized = f"ImageOps.fit(image, {size})" if how.resize == "fit" else f"image.resize({size})"
+    sized = {
+        "fit": f"image = ImageOps.fit(image, {size})",
+        "stretch": f"image = image.resize({size})",
+        "centre": f"""side = min(image.size)
+image = image.resize([{round(width * 8 / 7)} * length // side for length in image.size], Image.Resampling.BILINEAR)
+left, top = round((image.width - {width}) / 2), round((image.height - {height}) / 2)
+image = image.crop((left, top, left + {width}, top + {height}))""",
+    }[how.resize]
     return f"""image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("{mode}")
-image = {sized}
+{sized}
 pixels = np.array(image){order}"""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from topocell.data.stream import close_streams
 from topocell.errors import RunError
 
 #: Part of the free memory that a plan may ask for.
@@ -88,13 +89,15 @@ def out_of_memory(what: str, device: str, knobs: Sequence[Knob], probe: bool = F
 
 @contextmanager
 def probing(what: str, device: torch.device, knobs: Sequence[Knob]) -> Iterator[None]:
-    """Raise RunError where memory runs out."""
+    """Raise RunError where memory runs out; what reads images has ended afterwards."""
     try:
         yield
     except (RuntimeError, MemoryError) as fault:
         if not is_out_of_memory(fault):
             raise
         raise RunError(out_of_memory(what, str(device), knobs, probe=True)) from fault
+    finally:
+        close_streams()
 
 
 def is_out_of_memory(fault: BaseException) -> bool:

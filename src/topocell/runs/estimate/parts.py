@@ -11,7 +11,7 @@ import torch
 from topocell.config.retrain import RetrainPlan
 from topocell.config.search import SearchPlan, Stage
 from topocell.config.selection import PERTURBATION, ProjectionPlan, Rules
-from topocell.data.batches import ImageSet
+from topocell.data.batches import Images
 from topocell.data.splits import Dataset, SearchData, split_batches
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.networks.retraining import Retraining
@@ -131,7 +131,7 @@ def estimate_search(
         RunError: memory runs out in a probe.
     """
     device, parts = torch.device(device), []
-    images = 2 * sum(split.images.nbytes for split in data.splits.values())
+    images = 2 * sum(split.nbytes for split in data.splits.values())
     options: dict[str, Any] = {"seed": seed, "device": device, "costs": costs}
 
     def searched(of: SearchPlan, index: int, batch: int, steps: int, stopwatch: Stopwatch) -> Search:
@@ -216,7 +216,7 @@ def _first(data: SearchData, stage: Stage, images: int) -> SearchData:
     return replace(data, splits=splits, order={name: data.order[name][: len(s)] for name, s in splits.items()})
 
 
-def _head(images: ImageSet, count: int) -> ImageSet:
+def _head(images: Images, count: int) -> Images:
     return images.subset(torch.arange(min(max(count, 2), len(images))))
 
 
@@ -346,7 +346,7 @@ def estimate_retraining(
         stopwatch.parameters = sum(parameter.numel() for parameter in training.net.parameters())
         return training
 
-    images = data.train.images.nbytes + data.test.images.nbytes
+    images = data.train.nbytes + data.test.nbytes
     plain = partial(trained, replace(execution, compile=False))  # compiled code hides its tensors
     with probing("retraining", device, retrain_knobs(plan)):
         size = min(plan.batch_size, len(data.train))

@@ -218,20 +218,22 @@ def test_quoted_texts_are_python() -> None:
     assert [quoted(text) for text in ("a", 'ü"', "\n")] == ['"a"', '"ü\\""', '"\\n"']
 
 
-@pytest.mark.parametrize("resize", ["fit", "stretch"])
+@pytest.mark.parametrize(("resize", "size"), [("fit", (12, 16)), ("stretch", (12, 16)), ("centre", (12, 12))])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_files_are_read_as_topocell_reads_them(resize: Any, channels: int, tmp_path: Path) -> None:
+def test_files_are_read_as_topocell_reads_them(
+    resize: Any, size: tuple[int, int], channels: int, tmp_path: Path
+) -> None:
     paint(tmp_path, 0, 8)
     Image.fromarray(np.zeros((5, 9), np.uint8)).convert("P").save(tmp_path / "p.gif", transparency=0)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 14, 3)).astype(np.uint8))
     for turn in (6, 7):
         noise.save(tmp_path / f"{turn}.jpg", exif=exif(ODD_RATIONAL, orientation(turn)))
     how = Preprocessing(
-        ("a", "b"), (0.5,) * channels, (0.5,) * channels, (12, 16), channels, resize, (9, 200, 30), "cifar", "plain"
+        ("a", "b"), (0.5,) * channels, (0.5,) * channels, size, channels, resize, (9, 200, 30), "cifar", "plain"
     )
     found, _ = find_images(tmp_path)
     wanted = read_pictures(found, how)
-    read = reading.fitted if resize == "fit" else reading.stretched
+    read = reading.READERS[resize]
     assert not wanted.faults and len(found) == 27
     ours: Sequence[torch.Tensor] = [read(name, how.size, channels, how.background) for name in wanted.names]
     assert torch.equal(torch.stack(list(ours)), wanted.pixels)

@@ -1,0 +1,41 @@
+"""The images that a recipe names."""
+
+from typing import Any
+
+from topocell.config.recipe import Recipe
+from topocell.data.from_files import Streaming
+from topocell.data.readers import Source
+from topocell.data.splits import Dataset, load
+from topocell.io.colours import rgb
+
+#: Keys of `data` that are arguments of `load`, and fields of `Streaming`.
+_LOADED = (
+    "download",
+    "resolution",
+    "images",
+    "test_images",
+    "unreadable",
+    "unreadable_share",
+    "flip",
+    "crop",
+    "jitter",
+)
+_STREAMED = ("store", "workers", "cache", "cache_root", "crop_scale")
+
+
+def load_data(recipe: Recipe, given: Source | None = None, checked: bool = True) -> Dataset:
+    """Return the dataset of a recipe, or of what is given in place of what it names.
+
+    Args:
+        recipe: of the run.
+        given: in place of what the reader of the dataset would find.
+        checked: see `topocell.data.from_files.Streaming`.
+
+    Raises:
+        DataError: as `topocell.data.splits.load`.
+    """
+    plan = recipe.data
+    options: dict[str, Any] = {name: getattr(plan, name) for name in _LOADED}
+    streaming = Streaming(**{name: getattr(plan, name) for name in _STREAMED}, checked=checked)
+    options |= {"background": rgb(plan.background), "streaming": streaming, "seed": recipe.seed, "given": given}
+    return load(plan.dataset, plan.root, **options)
