@@ -108,6 +108,7 @@ def load(
         background: red, green and blue of what transparent images are laid on.
         unreadable: `refuse` images that cannot be read, or `skip` them; every class must keep an image in training
             and test set.
+        unreadable_share: with `skip`, the largest share of images that may be left out; None for any.
         flip: whether training images are mirrored at random; None: as the row of the dataset says.
         crop: pixels of padding for random crops of training images, or whether there are any; None: as the row of the
             dataset says.

@@ -311,13 +311,8 @@ def check(recipe: Recipe) -> None:
         if size not in sizes[:number]:
             _check_depth(space, stage, size["layers"])
             with torch.device("meta"):
-                fixed: dict[str, Any] = {
-                    "head": plan.head,
-                    "stem": plan.stem,
-                    "memory": plan.memory,
-                    "kernels": plan.kernels,
-                }
-                Supernet(space, classes=2, **fixed, **size)
+                fixed: dict[str, Any] = {"head": plan.head, "stem": plan.stem, "memory": plan.memory, **size}
+                Supernet(space, classes=2, kernels=plan.kernels, **fixed)
 
 
 def _check_depth(space: SpaceSpec, stage: Stage, layers: int) -> None:
