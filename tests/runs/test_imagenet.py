@@ -47,6 +47,7 @@ def test_the_training_of_the_mobile_setting(name: str) -> None:
     assert (plan.stem, plan.top_k, plan.seeds) == ("imagenet", 5, (0,))
     data = recipe.data
     assert (data.dataset, data.resolution, data.crop) == ("imagenet", 224, None)
+    assert (data.store, data.crop_scale, data.jitter) == ("stream", (0.08, 1.0), (0.4, 0.4, 0.4, 0.2))
 
 
 def test_dots_on_imagenet() -> None:

@@ -92,7 +92,7 @@ def is_streamed(
                 f"and data.cache=null, or dataset folder or imagenet"
             )
         return False
-    if streaming.store == "memory" or streaming.cache is not None or streaming.store == "stream":
+    if streaming.store != "auto" or streaming.cache is not None:
         return streaming.store != "memory"
     count, half = sum(map(len, chosen.values())), memory_of_machine() / 2
     if 3 * count * (resolution or STREAMED) ** 2 <= half:

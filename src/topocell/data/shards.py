@@ -182,25 +182,32 @@ class Shards:
                 self.folder.mkdir(parents=True, exist_ok=True)
         else:
             self._check_settings()
-        if not self.folder.is_dir():
-            return list(self._read(names, progress))
-        with filelock.FileLock(self.folder / ".lock"):  # a second run waits, and finds what the first one has read
-            known = self._known(names)
-            missing = [name for name in names if name not in known]
-            if self.side is not None and missing and not known and self._copied_before():
-                raise DataError(
-                    f"data.cache_root holds copies of the images of data.root, but {str(self.folder)!r} has those of "
-                    f"others: none of {images(len(names))} is there; name another folder, or delete that one"
-                )
-            known |= {found.record.name: found for found in self._read(missing, progress)}
+        known = self._known(names)
+        if any(name not in known for name in names):
+            try:
+                with filelock.FileLock(self.folder / ".lock"):  # of two runs one waits, and finds what the other read
+                    known = self._completed(names, progress)
+            except (OSError, NotImplementedError) as fault:  # a folder that is not ours to write to
+                if self.side is not None:
+                    raise self._unwritable(fault) from None
+                known |= {f.record.name: f for f in self._read([n for n in names if n not in known], progress)}
         return [known[name] for name in names]
+
+    def _completed(self, names: Sequence[str], progress: Callable[[int, int], object]) -> dict[str, Found]:
+        """What is known of files, after those were read that nothing was known of."""
+        known = self._known(names)
+        missing = [name for name in names if name not in known]
+        if self.side is not None and missing and not known and self._copied_before():
+            raise DataError(
+                f"data.cache_root holds copies of the images of data.root, but {str(self.folder)!r} has those of "
+                f"others: none of {images(len(names))} is there; name another folder, or delete that one"
+            )
+        return known | {found.record.name: found for found in self._read(missing, progress)}
 
     def _check_settings(self) -> None:
         """Write the settings of a new cache. Raises DataError where those of one that is there are others."""
-        path, mine = (
-            self.folder / "cache.txt",
-            f"topocell cache {FORMAT}, shorter side {self.side}, {self.background}\n",
-        )
+        path = self.folder / "cache.txt"
+        mine = f"topocell cache {FORMAT}, shorter side {self.side}, {self.background}\n"
         try:
             if path.exists():
                 there = path.read_text(encoding="utf-8", errors="replace")
@@ -215,9 +222,10 @@ class Shards:
         except OSError as fault:
             raise self._unwritable(fault) from None
 
-    def _unwritable(self, fault: OSError) -> DataError:
+    def _unwritable(self, fault: Exception) -> DataError:
+        why = reason(fault) if isinstance(fault, OSError) else fault
         return DataError(
-            f"copies of images are written to {str(self.folder)!r}, but that fails ({reason(fault)}); make room, or "
+            f"copies of images are written to {str(self.folder)!r}, but that fails ({why}); make room, or "
             f"name another folder with data.cache_root=DIR or TOPOCELL_CACHE"
         )
 

@@ -154,9 +154,27 @@ def test_an_image_does_not_depend_on_its_batch(tree):
     assert torch.equal(together, larger.batch(0, 0)[0])
     assert torch.equal(torch.cat([of.numbers(0, s) for s in range(len(of))]), larger.numbers(0, 0))
     assert not torch.equal(of.batch(0, 0)[0], of.batch(1, 0)[0]) and not torch.equal(of.order(0, 0), other.order(0, 0))
-    # what two processes draw together is one batch: each takes every second image
-    whole = of.numbers(1, 0).tolist()
-    assert sorted(whole[0::2] + whole[1::2]) == sorted(whole)
+
+
+@pytest.mark.parametrize("cutout", [0, 8])
+def test_processes_read_their_shares_of_one_batch(tree, monkeypatch, cutout):
+    data = opened(tree)
+    whole = batches(data, augmentation=replace(data.augmentation, cutout=cutout))
+    read, parts = [], []
+    counted = stream.view_of_file
+    monkeypatch.setattr(stream, "view_of_file", lambda *given: (read.append(given), counted(*given))[1])
+    for rank in range(2):
+        monkeypatch.setattr("topocell.runtime.distributed.rank", lambda rank=rank: rank)
+        monkeypatch.setattr("topocell.runtime.distributed.world", lambda: 2)
+        monkeypatch.setattr("topocell.data.batches.world", lambda: 2)
+        mine = batches(data, augmentation=replace(data.augmentation, cutout=cutout))
+        mine.shared = True
+        parts.append((*mine.batch(0, 1), mine.numbers(0, 1)))
+    assert len(read) == (8 if cutout else 4)  # squares are drawn for a whole batch
+    x, y = whole.batch(0, 1)
+    for rank, (images, labels, numbers) in enumerate(parts):
+        assert torch.equal(images, x[rank::2]) and torch.equal(labels, y[rank::2])
+        assert torch.equal(numbers, whole.numbers(0, 1)[rank::2])
 
 
 def test_an_image_that_comes_twice_is_drawn_twice(tmp_path):
@@ -435,6 +453,10 @@ def test_records_of_files_are_kept_without_copies_too(tree, monkeypatch):
     monkeypatch.undo()
     listed.write_bytes(b"damaged")
     assert opened(tree).fingerprint == first.fingerprint
+    monkeypatch.setattr(shards.filelock, "FileLock", lambda *_: (_ for _ in ()).throw(PermissionError(13, "closed")))
+    assert opened(tree).fingerprint == first.fingerprint  # what is known is used, and the rest is read
+    with pytest.raises(DataError, match=r"copies of images are written to .*, but that fails \("):
+        opened(tree, cache=32)
     monkeypatch.setenv("TOPOCELL_CACHE", "/proc/none")  # where nothing can be written
     assert opened(tree).fingerprint == first.fingerprint
 
