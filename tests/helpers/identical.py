@@ -9,7 +9,7 @@ from torch import Tensor
 from topocell.io import checkpoint
 
 #: What a finished run leaves and another one of the same recipe must repeat.
-LASTING = ("recipe.yaml", "genotype.json", "metrics.jsonl", "results.json", "weights.safetensors")
+LASTING: tuple[str, ...] = ("recipe.yaml", "genotype.json", "metrics.jsonl", "results.json", "weights.safetensors")
 LASTING += ("preprocessing.json", "network.json", "predictions.csv")
 
 
@@ -21,7 +21,7 @@ def flat(state: Any, name: str = "state") -> dict[str, Any]:
         items = [(str(index), value) for index, value in enumerate(state)]
     else:
         if isinstance(state, Tensor):
-            return {name: (str(state.dtype), tuple(state.shape), state.contiguous().numpy().tobytes())}
+            return {name: (str(state.dtype), tuple(state.shape), state.detach().cpu().contiguous().numpy().tobytes())}
         return {name: state}
     found: dict[str, Any] = {}
     for key, value in items:

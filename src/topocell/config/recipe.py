@@ -19,17 +19,29 @@ from topocell.config.selection import (
     threshold_fault,
     trials_fault,
 )
-from topocell.config.values import Choice, Model, OnNan, name_only, one_of
+from topocell.config.values import Capture, Choice, Model, OnNan, name_only, one_of
 from topocell.errors import RecipeError, nearest
 
 Budget = Literal["paper", "small", "smoke"]
+
+
+class RuntimePlan(Model):
+    """How steps are carried out; results do not depend on it, and it may be changed while a run lasts.
+
+    Attributes:
+        capture: `auto`: on a GPU each kind of step is recorded once, as a CUDA graph, and replayed from then on, where
+            it can be; `off`: every kernel is launched from Python, which takes several times longer.
+    """
+
+    capture: Capture = "auto"
 
 
 class Recipe(Model):
     """All settings of a run, checked. Made by `load_recipe`.
 
     Attributes:
-        precision: a row of `topocell.runtime.precision.PRECISIONS`: `bf16` trains supernet and network under autocast.
+        precision: a row of `topocell.runtime.precision.PRECISIONS`: `bf16` trains supernet and network under autocast,
+            `tf32` lets a GPU round what it multiplies to 10 bits.
         compile: whether the network of the retraining is compiled (on a CPU that takes minutes, and a C++ compiler).
         sync_batch_norm: whether the batch statistics of several processes (torchrun) are those of all their images;
             otherwise each takes those of its own share, as is usual.
@@ -50,6 +62,7 @@ class Recipe(Model):
     compile: bool = False
     sync_batch_norm: bool = False
     on_nan: OnNan = "stop"
+    runtime: RuntimePlan = RuntimePlan()
     space: Annotated[Choice, BeforeValidator(name_only), one_of("space")]
     data: DataPlan = DataPlan()
     search: SearchPlan

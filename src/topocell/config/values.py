@@ -261,3 +261,7 @@ Crop = Annotated[bool | int | None, BeforeValidator(_pixels_or_not)]
 #: the batch leaves no trace. `rollback`: weights, architecture and optimizers go back to the start of the epoch, which
 #: resumes behind the batch, so that what led to the fault is skipped too (as for PaLM, Chowdhery et al. 2022, §5.1).
 OnNan = Literal["stop", "skip", "rollback"]
+
+
+#: Whether steps are recorded as graphs where they can be, see `topocell.runtime.capture`.
+Capture = Literal["auto", "off"]

@@ -100,6 +100,9 @@ def places(*numbers: Any) -> list[int]:
     return list(numbers)
 
 
+#: Settings of an optimizer that say how it updates, not by how much.
+_HOW = ("fused", "foreach", "capturable")
+
 #: Entries in the state of an optimizer that are means over a dimension → that dimension.
 FACTORED = {"row_var": -1, "col_var": -2}
 
@@ -108,9 +111,16 @@ def restore_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """Let an optimizer resume from its `state_dict`. Raises ValueError where that is of parameters of other shapes.
 
     What an optimizer keeps has the shape of its parameter; the means of Adafactor have 1 in place of a size. Compiled
-    optimizers do not look, and write beyond a tensor that is too small.
+    optimizers do not look, and write beyond a tensor that is too small. How it updates stays as it was built, whatever
+    device the state comes from; a learning rate that is a tensor keeps its place, from which recorded steps read it.
     """
-    optimizer.load_state_dict(state)
+    own = [{key: group[key] for key in _HOW if key in group} for group in optimizer.param_groups]
+    groups = [{**saved, **how} for saved, how in zip(state["param_groups"], own, strict=True)]
+    rates = [group["lr"] for group in optimizer.param_groups]
+    optimizer.load_state_dict({**state, "param_groups": groups})
+    for group, rate in zip(optimizer.param_groups, rates):
+        loaded = float(group["lr"])
+        group["lr"] = rate.fill_(loaded) if isinstance(rate, Tensor) else loaded
     for parameter, kept in optimizer.state.items():
         for name, value in kept.items():
             if not isinstance(value, Tensor) or not value.dim():

@@ -49,14 +49,15 @@ def evaluate(net: FixedNet, batches: Batches, top_k: int | None = None) -> Measu
     training = net.training
     net.eval()
     distributed.follow_first(net)
-    loss = correct = among = images = torch.zeros(())
+    loss = correct = among = torch.zeros((), device=next(net.parameters()).device)  # read once, at the end
+    images = torch.zeros(())
     with torch.no_grad():
         for x, y in batches.eval_batches(shared=True):
             logits = net(x)
-            loss = loss + F.cross_entropy(logits, y, reduction="sum").cpu()
-            correct = correct + (logits.argmax(1) == y).sum().cpu()
+            loss = loss + F.cross_entropy(logits, y, reduction="sum")
+            correct = correct + (logits.argmax(1) == y).sum()
             if top_k is not None:
-                among = among + (logits.topk(top_k, 1).indices == y[:, None]).any(1).sum().cpu()
+                among = among + (logits.topk(top_k, 1).indices == y[:, None]).any(1).sum()
             images = images + len(y)
     net.train(training)
     loss, correct, among, images = distributed.total(loss, correct, among, images)

@@ -34,13 +34,14 @@ from topocell.networks.start import AFRESH, Start, load_initial
 from topocell.nn.count import count
 from topocell.nn.network import FixedNet
 from topocell.runtime import distributed
+from topocell.runtime.capture import Steps, take
 from topocell.runtime.distributed import fingerprint
 from topocell.runtime.epoch_loop import EpochLoop
 from topocell.runtime.epoch_meter import Seen
 from topocell.runtime.hooks import Monitor, Silent, Trained
 from topocell.runtime.micro_batches import micro_batches, seen_together
 from topocell.runtime.nan_guard import Group, Place, Stateful, total_norm
-from topocell.runtime.optimizers import build_optimizer
+from topocell.runtime.optimizers import build_optimizer, can_hold, rate_of, set_rate
 from topocell.runtime.precision import PLAIN, Execution
 from topocell.runtime.rng import derive as derive_seed
 from topocell.runtime.rng import generator
@@ -82,6 +83,8 @@ class Retraining:
         self.genotype, self.plan, self.data, self.seed = genotype, plan, data, seed
         self.device, self.monitor = torch.device(device), monitor or Silent()
         self.execution, self.start = execution, start
+        self.recorder = execution.recorder(self.device) if on_nan == "stop" else None
+        self._held = execution.holds(self.device)
         self.round = 0
         self.runs: list[dict[str, Any]] = []
         self.confusions: list[Tensor] = []
@@ -222,7 +225,10 @@ class Retraining:
         self.best = None if plan.early_stop is None else BestEpoch(plan.early_stop.patience)
         self.execution.prepare(self.net.cells)
         lr = plan.weights.lr.value(0, plan.epochs)
-        self.optimizer = build_optimizer(self.net.parameters(), plan.weights, lr, fused=True)
+        if self._held:
+            self.net.held_drop_path = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.optimizer = build_optimizer(self.net.parameters(), plan.weights, lr, fused=True, held=self._held)
+        self.steps = Steps(self.recorder if can_hold(type(self.optimizer)) else None, self.monitor.say)
         self.batches, self.test_batches = self._batches(self._train, "retrain"), self._batches(self.data.test, "test")
         self.batches.shared = True
         held_out = self._held_out
@@ -250,12 +256,14 @@ class Retraining:
         plan, epoch = self.plan, self.loop.epoch
         self._set_rate()
         self.net.drop_path = plan.drop_path * epoch / plan.epochs
+        if self.net.held_drop_path is not None:
+            self.net.held_drop_path.fill_(self.net.drop_path)
         self.net.train()
         return len(self.batches)
 
     def _set_rate(self) -> None:
         at = self.loop.epoch, self.plan.epochs, self.loop.step, len(self.batches)
-        self.optimizer.param_groups[0]["lr"] = self.plan.weights.lr.at(*at)
+        set_rate(self.optimizer, self.plan.weights.lr.at(*at))
 
     def stream(self) -> tuple[str | int, ...]:
         """The random stream of the steps."""
@@ -269,7 +277,10 @@ class Retraining:
         if self._mixing is not None:
             draws = generator(self.batches.seed, "retrain", "mixing", epoch, step)
             x, y = self._mixing(x, y, len(self.data.train.classes), draws)
-        seen = self._update(x, y)
+        if self.steps.records:
+            seen = take(self.steps, self.loop.guard, (), self.net.drop_path > 0, self._update, (x, y))
+        else:
+            seen = self._update(x, y)
         if self.average is not None:
             self.average.update_parameters(self.net)
         return seen
@@ -320,7 +331,7 @@ class Retraining:
                 "test_accuracy": None if test is None else test.accuracy,
                 **({} if self.plan.top_k is None else {"test_top_k_accuracy": None if test is None else test.top_k}),
                 **validation,
-                "lr": self.optimizer.param_groups[0]["lr"],
+                "lr": rate_of(self.optimizer),
                 "drop_path": self.net.drop_path,
             }
         )
@@ -344,7 +355,7 @@ class Retraining:
         """Return where a step of this epoch happened, for the explanation of a fault."""
         epoch = self.loop.epoch
         numbers, images = self.batches.numbers(epoch, step), self.batches.batch(epoch, step)[0]
-        rate = self.optimizer.param_groups[0]["lr"]
+        rate = rate_of(self.optimizer)
         return Place(
             f"retraining with seed {self.plan.seeds[self.round]}, epoch {epoch}, step {step}",
             [Group("the weights", list(self.net.parameters()), "retrain.weights.lr", rate)],

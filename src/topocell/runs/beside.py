@@ -254,7 +254,10 @@ def _must_begin_with(directory: RunDir, initial: tuple[bytes, str] | None) -> No
 def _earlier(work: Work, setup: Setup) -> list[Mapping[str, Any]]:
     """Entries of results.json of the first seeds of a setup, where the run has trained them in the same way."""
     mine, seeds = work.recipe.retrain, setup.recipe.retrain.seeds
-    alike = setup.recipe.model_copy(update={"retrain": mine, "on_nan": work.recipe.on_nan}) == work.recipe
+    alike = (
+        setup.recipe.model_copy(update={"retrain": mine, "on_nan": work.recipe.on_nan, "runtime": work.recipe.runtime})
+        == work.recipe
+    )
     if work.phase != Phase.DONE or not alike or setup.recipe.retrain.model_copy(update={"seeds": mine.seeds}) != mine:
         return []
     known = {run["seed"]: run for run in work.directory.read_json("results.json").get("runs", [])}

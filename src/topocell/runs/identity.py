@@ -12,8 +12,8 @@ from topocell.errors import RecipeError, RunError
 from topocell.io import files
 from topocell.registry import imported
 
-#: Keys of a recipe that may change while a run lasts: they choose the reaction to faults, not what is computed.
-_MAY_CHANGE = ("on_nan",)
+#: Keys of a recipe that may change while a run lasts: they choose the reaction to faults, or how what is computed.
+_MAY_CHANGE = ("on_nan", "runtime")
 
 #: Keys of `data` that say where images are, and who reads them, and not what they are.
 _PLACES = ("root", "download", "cache_root", "workers")

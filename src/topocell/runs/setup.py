@@ -92,6 +92,7 @@ class Setup:
             plan = recipe.data.model_copy(update={"dataset": "given", "root": None})
             recipe = recipe.model_copy(update={"data": plan})
         dataset = load_data(recipe, given, checked) if like is None else like.dataset
+        execution(recipe).set_up()
         return cls(recipe, space, dataset, ground_truth, find_device(recipe.device))
 
     @property
@@ -233,7 +234,7 @@ def prepared(
 
 def execution(recipe: Recipe) -> Execution:
     """Return how the networks of a recipe are executed."""
-    return Execution(recipe.precision, recipe.compile, recipe.sync_batch_norm)
+    return Execution(recipe.precision, recipe.compile, recipe.sync_batch_norm, recipe.runtime.capture)
 
 
 def build_space(recipe: Recipe) -> SpaceSpec:

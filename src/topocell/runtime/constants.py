@@ -7,9 +7,9 @@ from torch import Tensor
 from topocell.errors import RecipeError
 
 
-def check_temperature(temperature: float) -> None:
-    """Raise a RecipeError unless the temperature is positive."""
-    if not temperature > 0:
+def check_temperature(temperature: float | Tensor) -> None:
+    """Raise a RecipeError unless the temperature is positive; one on a device was checked when it was a number."""
+    if not isinstance(temperature, Tensor) and not temperature > 0:
         raise RecipeError(f"a temperature is greater than 0, but got {temperature}; anneal to a small value")
 
 

@@ -28,10 +28,11 @@ class Logits(NamedTuple):
 def to_record(logits: Logits) -> dict[str, Any]:
     """Return the record of a cell. Logits are written as the shortest numbers that give the same float32."""
     sizes = [len(names) for names in logits.cell.candidates]
+    alpha = logits.alpha.detach().cpu()  # one transfer, not one for each edge
     one = len(set(logits.cell.candidates)) == 1
     names = [list(of_edge) for of_edge in logits.cell.candidates]
     record: dict[str, Any] = {
-        "alpha": [_numbers(row[:size]) for row, size in zip(logits.alpha, sizes)],
+        "alpha": [_numbers(row[:size]) for row, size in zip(alpha, sizes)],
         "beta": _numbers(logits.beta),
         "candidates": names[0] if one else names,
     }

@@ -2,13 +2,14 @@
 
 The values that are checked are computed anyway: the loss, and the gradient norm that clipping needs (a pass over the
 gradients where nothing is clipped). On a CPU every value is read before the update that it would spoil. On other
-devices reading means waiting for the device: with `stop`, values are collected there and read every `READ_EVERY` steps
-and before a state is saved; with `skip` and `rollback` they are read at each step.
+devices reading means waiting for the device: with `stop`, values are collected there and read at the end of an epoch,
+before a state is saved, and when there are `READ_EVERY` of them; with `skip` and `rollback` they are read at each step.
 """
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -18,8 +19,8 @@ from torch import Tensor, nn
 from topocell.config.values import OnNan
 from topocell.errors import RunError
 
-#: Steps between two reads of values that are collected on a device.
-READ_EVERY = 50
+#: Values that are collected on a device at most before they are read.
+READ_EVERY = 500
 
 #: At most this share of the batches of an epoch is skipped, and one at least.
 MOST = 0.1
@@ -101,7 +102,8 @@ class Guard:
     ) -> None:
         self._on_nan, self._parts, self._place, self._say = on_nan, parts, place, say
         self._reads_at_once = on_nan != "stop" or device.type == "cpu"
-        self._collected: list[tuple[int, str, Tensor]] = []
+        self._collected: list[tuple[int, tuple[str, ...], Tensor]] = []
+        self._gathered: list[tuple[str, Tensor]] | None = None
         self._number = 0
         self._start: dict[str, Any] | None = None
         self.skipped = 0
@@ -143,10 +145,25 @@ class Guard:
 
     def see(self, what: str, value: Tensor) -> None:
         """`value` (0-dim) must be finite; `what` names it, such as "the loss". Raises NotFinite inside `step`."""
-        if not self._reads_at_once:
-            self._collected.append((self._number, what, value.detach()))
+        if self._gathered is not None:
+            self._gathered.append((what, value.detach()))
+        elif not self._reads_at_once:
+            self.collect((what,), value.detach().float().view(1))
         elif not math.isfinite(number := float(value.detach())):
             raise NotFinite(what, number)
+
+    @contextmanager
+    def gathering(self) -> Iterator[list[tuple[str, Tensor]]]:
+        """List what is seen inside, with its names, in place of checking it: for steps that are recorded."""
+        self._gathered = []
+        try:
+            yield self._gathered
+        finally:
+            self._gathered = None
+
+    def collect(self, names: tuple[str, ...], values: Tensor) -> None:
+        """Let `values` (len(names),) of the step in progress be read later; they are not to be overwritten."""
+        self._collected.append((self._number, names, values))
 
     def check(self) -> None:
         """Check the values that were collected, and the parameters.
@@ -176,8 +193,8 @@ class Guard:
         collected, self._collected = self._collected, []
         if not collected:
             return
-        values = torch.stack([value.float() for _, _, value in collected]).tolist()
-        for (number, what, _), value in zip(collected, values):
+        seen = [(number, what) for number, names, _ in collected for what in names]
+        for (number, what), value in zip(seen, torch.cat([values for _, _, values in collected]).tolist(), strict=True):
             if not math.isfinite(value):
                 raise RunError(f"{_explained(what, value, self._place(number))}; {_STOPPED}")
 

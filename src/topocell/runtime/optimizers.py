@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn, optim
+from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 
 from topocell.config.search import WeightOptimizer
@@ -35,8 +35,58 @@ _RESERVED = ("params", "lr", "weight_decay", "maximize", "foreach", "fused", "ca
 _OF_SGD = ("momentum", "nesterov")
 
 
+def can_hold(kind: type[Optimizer]) -> bool:
+    """Return whether updates of an optimizer read its learning rate and their number from tensors on a device."""
+    return kind in FUSED
+
+
+def held_options(kind: type[Optimizer], lr: float, device: torch.device) -> dict[str, Any]:
+    """Return the arguments of an optimizer whose updates can be recorded: nothing that changes is a number of Python.
+
+    Args:
+        kind: one that `can_hold`.
+        lr: learning rate at first.
+        device: of the parameters.
+    """
+    capturable = kind is not optim.SGD and device.type == "cuda"
+    return {
+        "lr": torch.full((), lr, dtype=torch.float32, device=device),
+        **({"fused": True} if device.type in FUSED_DEVICES else {}),
+        **({"capturable": True} if capturable else {}),
+    }
+
+
+def begin_held(optimizer: Optimizer) -> None:
+    """Make beforehand what updates would make on first use, so that all of them are alike.
+
+    A momentum of zero gives the first update that torch takes without one; updates in one pass over memory know none
+    that is missing for some of the weights.
+    """
+    optimizer._warned_capturable_if_run_uncaptured = True  # the first steps are not recorded
+    for group in optimizer.param_groups if isinstance(optimizer, optim.SGD) else ():
+        if group["momentum"] and not group["dampening"]:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def set_rate(optimizer: Optimizer, value: float) -> None:
+    """Set the learning rate, in place where it is a tensor."""
+    (group,) = optimizer.param_groups
+    if not isinstance(group["lr"], Tensor):
+        group["lr"] = value
+    elif group.get("rate") != value:
+        group["lr"].fill_(value)
+        group["rate"] = value
+
+
+def rate_of(optimizer: Optimizer) -> float:
+    """Return the learning rate that was set last."""
+    (group,) = optimizer.param_groups
+    return float(group.get("rate", group["lr"]) if isinstance(group["lr"], Tensor) else group["lr"])
+
+
 def build_optimizer(
-    parameters: Iterable[nn.Parameter], plan: WeightOptimizer, lr: float, fused: bool = False
+    parameters: Iterable[nn.Parameter], plan: WeightOptimizer, lr: float, fused: bool = False, held: bool = False
 ) -> Optimizer:
     """Return the optimizer of these weights that a recipe names.
 
@@ -45,6 +95,7 @@ def build_optimizer(
         plan: name and options.
         lr: learning rate at the first epoch.
         fused: update all weights in one pass over memory where torch can.
+        held: whether the learning rate is to be a tensor on the device of the weights, where the optimizer `can_hold`.
 
     Raises:
         RecipeError: an option that is unknown, or that the optimizer refuses.
@@ -70,6 +121,8 @@ def build_optimizer(
     weights = list(parameters)
     if fused and kind in FUSED and {p.device.type for p in weights} <= set(FUSED_DEVICES):
         given["fused"] = True
+    if held and can_hold(kind):
+        given |= held_options(kind, lr, weights[0].device)
     try:
         built: Optimizer = kind(weights, **{"lr": lr, **given})
     except Exception as fault:  # an option of another type or range, or whatever the user's code raises
@@ -77,6 +130,8 @@ def build_optimizer(
         raise RecipeError(
             f"optimizer {name!r} does not take {reprlib.repr(given)}: {words}{place_in_plugins(fault)}; change it"
         ) from fault
+    if held and can_hold(kind):
+        begin_held(built)
     return built
 
 

@@ -1,4 +1,4 @@
-"""Execution of a network: its precision, compiled or not. The parameters are float32 either way."""
+"""Execution of a network: its precision, compiled or not, recorded or not. The parameters are float32 either way."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -9,10 +9,13 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
+from topocell.config.values import Capture
+from topocell.runtime import distributed
 from topocell.runtime.batch_statistics import synchronised
+from topocell.runtime.capture import Recorder, recorder_for
 
 #: Name → the type that convolutions and matrix products compute in; None for that of the parameters.
-PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
+PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "tf32": None, "bf16": torch.bfloat16}
 #: Kinds of cells that may be compiled; torch gives up on what comes after that.
 KINDS = 64
 
@@ -32,15 +35,38 @@ class Execution:
     without weights in bfloat16.) Weights are copied here and not by autocast alone, so that operators of our own, which
     autocast does not know, see one type. It saves time on GPUs, and on CPUs with instructions for it.
 
+    With `tf32`, convolutions and matrix products of a GPU round their inputs to 10 bits of mantissa; a CPU knows no
+    such type. It holds for all of the process.
+
     Args:
         precision: a row of `PRECISIONS`.
         compile: whether `prepare` compiles.
         sync_batch_norm: whether batch norm takes the statistics of all processes, where there are several.
+        capture: `auto` to record steps where they can be, see `topocell.runtime.capture`; `off`.
     """
 
     precision: str = "fp32"
     compile: bool = False
     sync_batch_norm: bool = False
+    capture: Capture = "auto"
+
+    def recorder(self, device: torch.device) -> Recorder | None:
+        """Return what records steps on a device; None where they are taken as they are, as with several processes."""
+        return recorder_for(device, self.capture) if distributed.world() == 1 else None
+
+    def holds(self, device: torch.device) -> bool:
+        """Return whether steps on a device read what follows a schedule from tensors, see `topocell.nn.scheduled`."""
+        return device.type == "cuda" or self.recorder(device) is not None
+
+    def set_up(self) -> None:
+        """Set what holds for all of the process.
+
+        That is whether a GPU may round to TF32, and that its library may not choose algorithms that add up in any
+        order, since a run that is resumed computes the same.
+        """
+        allowed = self.precision == "tf32"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+        torch.backends.cudnn.deterministic = True
 
     def __call__(self, net: nn.Module, *inputs: Any) -> Any:
         """Return what `net` computes for `inputs`, tensors in the type of the parameters."""

@@ -128,10 +128,10 @@ class ExpectedCost:
         """Return the probabilities (E, K) of operations, each edge's summing to 1 or 0, and (E,) of edges."""
         alpha, beta = arch.alpha[cell_type].double(), arch.beta[cell_type].double()
         mask = arch.mask(cell_type) & self._constants[cell_type].get("choosable", alpha)
-        ops = arch.relaxations[cell_type].expected(alpha, mask, arch.op_temperature)
+        ops = arch.relaxations[cell_type].expected(alpha, mask, arch.now("op_temperature"))
         ops = ops / ops.sum(1, keepdim=True).clamp(min=torch.finfo(ops.dtype).tiny)
         topology = arch.topologies[cell_type]
-        edges = topology.edge_probabilities(beta, arch.edge_temperature)
+        edges = topology.edge_probabilities(beta, arch.now("edge_temperature"))
         if not topology.learned:
             edges = edges * self._share(cell_type, mask.any(1))
         return ArchWeights(ops, edges)
@@ -164,6 +164,8 @@ class CostPenalty(Mechanism):
         rules: how the cell is derived.
         costs: of the networks of the space, in the measure of the plan.
     """
+
+    recordable = True
 
     def __init__(self, plan: CostPlan, stage: Stage, space: SpaceSpec, rules: Rules, costs: NetworkCosts) -> None:
         self._plan, self._stage, self._first, self._rules = plan, stage, space, rules

@@ -29,13 +29,13 @@ def observe(net: Supernet, arch: ArchState, rules: Rules, batches: Iterable[tupl
     with torch.no_grad():
         soft = arch.expected()
         hard = derived.weights(soft)
-        loss = correct = masked = torch.zeros(())
+        loss = correct = masked = torch.zeros((), device=next(net.parameters()).device)  # read once, at the end
         images = torch.zeros(())
         for x, y in batches:
             logits = net(x, soft)
-            loss = loss + F.cross_entropy(logits, y, reduction="sum").cpu()
-            correct = correct + (logits.argmax(1) == y).sum().cpu()
-            masked = masked + (net(x, hard).argmax(1) == y).sum().cpu()
+            loss = loss + F.cross_entropy(logits, y, reduction="sum")
+            correct = correct + (logits.argmax(1) == y).sum()
+            masked = masked + (net(x, hard).argmax(1) == y).sum()
             images += len(y)
     net.train(training)
     loss, correct, masked, images = distributed.total(loss, correct, masked, images)

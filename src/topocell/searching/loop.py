@@ -17,6 +17,7 @@ from topocell.config.values import OnNan
 from topocell.data.splits import SearchData
 from topocell.io.checkpoint import places
 from topocell.runtime import distributed
+from topocell.runtime.capture import Steps
 from topocell.runtime.distributed import fingerprint
 from topocell.runtime.epoch_loop import EpochLoop
 from topocell.runtime.epoch_meter import Seen
@@ -34,6 +35,7 @@ from topocell.spaces.cell import SpaceSpec
 from topocell.spaces.costs import NetworkCosts
 from topocell.supernet.learner import Learner
 from topocell.supernet.levels import LEVELS, weights_only
+from topocell.supernet.recording import can_record, level_step
 
 
 class Search:
@@ -59,6 +61,7 @@ class Search:
 
     learner: Learner
     streams: Streams
+    steps: Steps
 
     def __init__(
         self,
@@ -79,6 +82,7 @@ class Search:
         self.number = 0
         self.loop = EpochLoop(self, seed=seed, device=self.device, monitor=self.monitor, on_nan=on_nan)
         self.build = Builder(plan, data, seed, self.device, execution, self.loop.guard.see)
+        self.recorder = execution.recorder(self.device) if on_nan == "stop" else None
         self.mechanisms: dict[str, Mechanism] = {}
         self.always = cost_penalty(plan, space, self.rules, costs)
 
@@ -117,6 +121,8 @@ class Search:
         self.mechanisms = {**mechanisms_of(stage), **self.always}
         for mechanism in self.mechanisms.values():
             mechanism.on_stage_start(self)
+        learner.recordable = all(mechanism.recordable for mechanism in self.mechanisms.values())
+        self.steps = Steps(self.recorder if can_record(learner) else None, self.monitor.say)
 
     # An epoch, as the loop calls it -------------------------------------------------------------------------
 
@@ -136,9 +142,10 @@ class Search:
         epoch, step, has_beta = self.loop.epoch, self.loop.step, self.learner.beta_optimizer is not None
         set_schedules(self.learner, self.stage, epoch, step, len(self.streams.train), within=True)
         batch = self.streams.train.batch(epoch, step)
-        if not updates_architecture(self.stage, epoch):
-            return weights_only(self.learner, batch, [])
-        return LEVELS[self.stage.level](self.learner, batch, self.streams.updates(epoch, step, has_beta))
+        moves = updates_architecture(self.stage, epoch)
+        level = LEVELS[self.stage.level] if moves else weights_only
+        updates = self.streams.updates(epoch, step, has_beta) if moves else []
+        return level_step(self.steps, self.loop.guard, level, self.learner, batch, updates)
 
     def on_step_end(self, steps: int) -> None:
         """Report the step."""

@@ -59,6 +59,9 @@ class Mechanism:
     are reproducible: torch's generator is seeded before each.
     """
 
+    #: Whether steps can be recorded on a GPU with it: what it changes within an epoch is in tensors, in place.
+    recordable = False
+
     def on_stage_start(self, search: Running) -> None:
         """Prepare for the stage, or for what is left of it: the learner is complete."""
 
@@ -94,6 +97,8 @@ class Attention(Mechanism):
         constants: operation → constant, on every edge that offers the operation.
     """
 
+    recordable = True
+
     def __init__(self, constants: Mapping[str, float]) -> None:
         self._constants = constants
 
@@ -114,6 +119,8 @@ class Attention(Mechanism):
 class AuxiliarySkip(Mechanism):
     """Adds a weight to skip connections in the supernet (DARTS−). `weight` is a curve over the epochs."""
 
+    recordable = True
+
     def __init__(self, weight: Curve) -> None:
         self._weight = weight
 
@@ -125,6 +132,8 @@ class AuxiliarySkip(Mechanism):
 class SkipDropout(Mechanism):
     """Drops elements of what skip connections put out (P-DARTS). `rate` is a curve over the epochs."""
 
+    recordable = True
+
     def __init__(self, rate: Curve) -> None:
         self._rate = rate
 
@@ -135,6 +144,8 @@ class SkipDropout(Mechanism):
 
 class DropPath(Mechanism):
     """Drops edges for single images in training (RobustDARTS, SNAS). `rate` is a curve over the epochs."""
+
+    recordable = True
 
     def __init__(self, rate: Curve) -> None:
         self._rate = rate
@@ -152,6 +163,8 @@ class Cutout(Mechanism):
         size: side of the square in pixels.
     """
 
+    recordable = True
+
     def __init__(self, probability: Curve, size: int) -> None:
         self._probability, self._size = probability, size
 
@@ -168,6 +181,8 @@ class Perturbation(Mechanism):
         epsilon: size of the perturbation over the epochs.
     """
 
+    recordable = True
+
     def __init__(self, kind: str, epsilon: Curve) -> None:
         self._kind, self._epsilon = kind, epsilon
 
@@ -182,6 +197,8 @@ class Perturbation(Mechanism):
 
 class Progressive(Mechanism):
     """Decides one edge of each cell type after another (SGAS). Options: `topocell.config.mechanisms.Progressive`."""
+
+    recordable = True
 
     progress: Progress
 
@@ -253,6 +270,8 @@ class EarlyStop(Mechanism):
         first: the first 0-based epoch after which it may end.
     """
 
+    recordable = True
+
     def __init__(self, skips: int | None = None, stable: int | None = None, first: int = 0) -> None:
         self.skips, self.stable, self.first = skips, stable, first
         self._rankings: dict[str, Tensor] = {}
@@ -301,7 +320,10 @@ class RandomCell(Mechanism):
 
         def draw(learner: Learner, weights: dict[str, ArchWeights], batch: Batch) -> dict[str, ArchWeights]:
             seed = int(torch.randint(2**62, ()))  # of the stream of the step
-            return space.weights(space.random(torch.Generator().manual_seed(seed)), weights)
+            cells = space.random(torch.Generator().manual_seed(seed))
+            if learner.net.masked:  # weights on the host say which operations to run; nothing is masked
+                weights = {t: ArchWeights(*(torch.empty(part.shape) for part in w)) for t, w in weights.items()}
+            return space.weights(cells, weights)
 
         search.learner.perturb = draw
 

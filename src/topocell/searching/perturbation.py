@@ -52,7 +52,7 @@ PERTURBATIONS = Registry[Perturbation](
 
 def _raised(learner: Learner, weights: dict[str, ArchWeights], batch: Batch) -> dict[str, Tensor]:
     """Operation weights (E, K) per cell type under which the loss on `batch` is at least that under `weights`."""
-    epsilon = learner.epsilon
+    epsilon = learner.now("epsilon")
 
     def loss(at: dict[str, ArchWeights]) -> Tensor:
         return learner.loss(learner.logits(batch[0], at), batch[1])
@@ -76,7 +76,8 @@ def _raised(learner: Learner, weights: dict[str, ArchWeights], batch: Batch) -> 
 
 def _noisy(learner: Learner, weights: Mapping[str, ArchWeights]) -> dict[str, Tensor]:
     """A uniform point of the ε-ball around the operation weights of each cell type."""
-    return {t: w.ops + learner.epsilon * (2 * torch.rand_like(w.ops) - 1) for t, w in weights.items()}
+    epsilon = learner.now("epsilon")
+    return {t: w.ops + epsilon * (2 * torch.rand_like(w.ops) - 1) for t, w in weights.items()}
 
 
 def _clipped(learner: Learner, weights: Mapping[str, ArchWeights], ops: Mapping[str, Tensor]) -> dict[str, ArchWeights]:

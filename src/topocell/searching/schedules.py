@@ -6,6 +6,7 @@ from typing import Any
 
 from topocell.config.search import Stage
 from topocell.config.values import Curve
+from topocell.runtime.optimizers import rate_of, set_rate
 from topocell.supernet.learner import Learner
 
 
@@ -36,7 +37,7 @@ def _curves(learner: Learner, stage: Stage) -> Iterator[tuple[Curve, Callable[[f
     rates = [(learner.weights_optimizer, stage.weights.lr), (learner.alpha_optimizer, stage.alpha.lr)]
     for optimizer, curve in [*rates, (learner.beta_optimizer, stage.beta.lr)]:
         if optimizer is not None:
-            yield curve, partial(optimizer.param_groups[0].__setitem__, "lr")
+            yield curve, partial(set_rate, optimizer)
 
 
 def scheduled(learner: Learner, stage: Stage, epoch: int) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def scheduled(learner: Learner, stage: Stage, epoch: int) -> dict[str, Any]:
     arch = learner.arch
     return {
         "updates_architecture": updates_architecture(stage, epoch),
-        "lr": learner.weights_optimizer.param_groups[0]["lr"],
+        "lr": rate_of(learner.weights_optimizer),
         "op_temperature": arch.op_temperature,
         "edge_temperature": arch.edge_temperature,
         "penalty": float(arch.penalty().detach()) if stage.penalty else None,

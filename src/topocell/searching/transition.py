@@ -17,6 +17,7 @@ from topocell.spaces.cell import CellSpec, SpaceSpec
 from topocell.supernet import Supernet
 from topocell.supernet.arch_state import ArchState
 from topocell.supernet.learner import Learner, adam, weight_optimizer
+from topocell.supernet.recording import hold_on
 
 
 class Builder:
@@ -36,6 +37,7 @@ class Builder:
         execution: Execution,
         see: Callable[[str, Tensor], None],
     ) -> None:
+        self._held = execution.holds(device)
         self._plan, self._seed, self._device, self._execution, self._see = plan, seed, device, execution, see
         self._classes, self._in_channels = len(data.classes), data.shape[0]
 
@@ -105,16 +107,19 @@ class Builder:
         choices = stage.relaxation.model_dump(), stage.topology.model_dump()
         arch = ArchState(space, *choices, init=stage.init, generator=draw)
         net.restrict({t: arch.mask(t) for t in space.cells})
-        return net.to(self._device), arch.to(self._device)
+        net, arch = net.to(self._device), arch.to(self._device)
+        if self._held:
+            hold_on(self._device, net, arch)
+        return net, arch
 
     def _learner(self, stage: Stage, space: SpaceSpec, net: Supernet, arch: ArchState) -> Learner:
         beta = [b for b in arch.beta.values() if b.numel()]
-        return Learner(
+        learner = Learner(
             net,
             arch,
             weight_optimizer(net, stage.weights),
-            adam(arch.alpha.values(), stage.alpha),
-            adam(beta, stage.beta) if beta else None,
+            adam([*arch.alpha.values()], stage.alpha, self._held),
+            adam(beta, stage.beta, self._held) if beta else None,
             stage.weights.clip,
             stage.penalty,
             stage.mixed,
@@ -125,6 +130,9 @@ class Builder:
             micro_batch=self._plan.micro_batch,
             see=self._see,
         )
+        if self._held:
+            hold_on(self._device, learner)
+        return learner
 
 
 def shrink(stage: Stage, space: SpaceSpec, arch: ArchState) -> tuple[SpaceSpec, dict[str, Tensor]]:

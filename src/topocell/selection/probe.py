@@ -1,7 +1,8 @@
 """Accuracy drop of a supernet without one of its parts: the measure of selection by perturbation (DARTS-PT)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -9,12 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from topocell.data.batches import Batches
+from topocell.runtime.capture import Steps
 from topocell.runtime.rng import derive as derive_seed
 from topocell.supernet import ArchWeights, Branches
 from topocell.supernet.learner import Learner
 
 #: A metric of the supernet → 1 if a larger value is worse, −1 if a smaller one is.
 METRICS: dict[str, float] = {"accuracy": -1.0, "loss": 1.0}
+
+
+#: (images, labels, weights of cell types) → loss and correctness.
+Measure = Callable[[Tensor, Tensor, Sequence[Mapping[str, ArchWeights]]], tuple[Tensor, Tensor]]
 
 
 class Ablation(NamedTuple):
@@ -63,6 +69,8 @@ class Probe:
         self.n_batches = min(limit or len(batches), len(batches))
         self.images = min(self.n_batches * batches.batch_size, len(batches.data))
         self._branches = Branches(learner.net)
+        device = next(learner.net.parameters()).device
+        self._steps = Steps(learner.execution.recorder(device) if learner.held else None)
 
     @torch.no_grad()
     def __call__(self, weights: Mapping[str, ArchWeights], draw: int) -> Measured:
@@ -70,9 +78,9 @@ class Probe:
         losses, correct, images = [], [], 0
         for step in range(self.n_batches):
             x, y = self._batch(draw, step)
-            logits = self.learner.logits(x, weights)
-            losses.append(F.cross_entropy(logits, y, reduction="sum").double())
-            correct.append((logits.argmax(1) == y).sum())
+            loss, right = self._taken("apart", self._together, x, y, [weights])
+            losses.append(loss)
+            correct.append(right)
             images += len(y)
         return Measured(float(torch.stack(losses).sum()) / images, int(torch.stack(correct).sum()) / images, images)
 
@@ -92,9 +100,34 @@ class Probe:
         x, y = self._batch(draw, step)
         (cell_type,) = {ablation.cell_type for ablation in ablations}
         branches = [without(weights, ablation) for ablation in ablations]
-        logits: Tensor = self.learner.execution(self._branches, x, branches, cell_type)
-        loss = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(ablations)), reduction="none")
-        return loss.view(len(ablations), -1), logits.argmax(2) == y
+        loss, right = self._taken(cell_type, partial(self._branched, cell_type), x, y, branches)
+        return loss, right
+
+    def _together(self, x: Tensor, y: Tensor, given: Sequence[Mapping[str, ArchWeights]]) -> tuple[Tensor, Tensor]:
+        """Loss (0-dim, float64) and correct answers (0-dim), summed over a batch, under the one of `given`."""
+        logits = self.learner.logits(x, given[0])
+        return F.cross_entropy(logits, y, reduction="sum").double(), (logits.argmax(1) == y).sum()
+
+    def _branched(
+        self, cell_type: str, x: Tensor, y: Tensor, given: Sequence[Mapping[str, ArchWeights]]
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and correctness, each (len(given), N), under each of the weights, which differ in one cell type."""
+        logits: Tensor = self.learner.execution(self._branches, x, given, cell_type)
+        loss = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(given)), reduction="none")
+        return loss.view(len(given), -1), logits.argmax(2) == y
+
+    def _taken(
+        self, kind: str, of: Measure, x: Tensor, y: Tensor, given: Sequence[Mapping[str, ArchWeights]]
+    ) -> tuple[Tensor, Tensor]:
+        """What `of` measures, in one call where it was recorded before with as many weights of the same candidates."""
+
+        def act(x: Tensor, y: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+            left = iter(tensors)
+            return of(x, y, [{t: type(w)(next(left), next(left)) for t, w in weights.items()} for weights in given])
+
+        inputs = x, y, *(tensor for weights in given for w in weights.values() for tensor in w)
+        loss, right = self._steps(self.learner.net.structure(), (kind, len(given)), act, inputs)
+        return loss.clone(), right.clone()
 
     def _batch(self, draw: int, step: int) -> tuple[Tensor, Tensor]:
         """Draw images and labels of a batch, and seed the operations for it."""

@@ -22,6 +22,7 @@ from topocell.config.values import Curve, OnNan
 from topocell.data.batches import Batches, Draw
 from topocell.data.splits import SearchData, split_batches
 from topocell.io.checkpoint import places
+from topocell.runtime.capture import Steps
 from topocell.runtime.epoch_loop import EpochLoop
 from topocell.runtime.epoch_meter import Seen
 from topocell.runtime.hooks import Figures, Monitor, Silent
@@ -34,6 +35,7 @@ from topocell.selection.rules import OPERATION_RULES
 from topocell.spaces.cell import CellSpec
 from topocell.supernet.learner import ArchBatch, Learner, weight_optimizer
 from topocell.supernet.levels import bilevel
+from topocell.supernet.recording import can_record, level_step
 
 
 class Projection:
@@ -76,6 +78,9 @@ class Projection:
         learner.epsilon = plan.epsilon
         self.loop = EpochLoop(self, seed=seed, device=self.device, monitor=self.monitor, on_nan=on_nan)
         learner.see = self.loop.guard.see
+        recorder = learner.execution.recorder(self.device)
+        recordable = on_nan == "stop" and learner.held and can_record(learner)
+        self.steps = Steps(recorder if recordable else None, self.monitor.say)
         if rules.operations != PERTURBATION:
             self._decide_operations()
         cells, edges = learner.arch.space.cells, rules.edges == PERTURBATION
@@ -240,7 +245,7 @@ class Projection:
         at, updates = (self.loop.epoch, self.loop.step), []
         if self._learns_architecture():
             updates = [ArchBatch(self._alpha.batch(*at), True, self.learner.beta_optimizer is not None)]
-        return bilevel(self.learner, self._train.batch(*at), updates)
+        return level_step(self.steps, self.loop.guard, bilevel, self.learner, self._train.batch(*at), updates)
 
     def on_step_end(self, steps: int) -> None:
         """Report the step."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from topocell import relaxation as relaxations
 from topocell import topology as topologies
+from topocell.nn.scheduled import Scheduled, current
 from topocell.runtime.constants import Constants
 from topocell.spaces.cell import SpaceSpec
 from topocell.supernet.weights import ArchWeights, OneHotWeights
@@ -49,6 +50,10 @@ class ArchState(nn.Module):
         RecipeError: unknown relaxation or topology, or options that it does not take.
     """
 
+    op_temperature = Scheduled(1.0)
+    edge_temperature = Scheduled(1.0)
+    auxiliary_skip = Scheduled()
+
     def __init__(
         self,
         space: SpaceSpec,
@@ -80,8 +85,6 @@ class ArchState(nn.Module):
             t: Constants(skips=relaxations.candidate_table(cell, {"skip_connect": 1.0}, 0.0))
             for t, cell in space.cells.items()
         }
-        self.op_temperature = self.edge_temperature = 1.0
-        self.auxiliary_skip = 0.0
 
     def forward(self) -> dict[str, ArchWeights]:
         """`ArchWeights` of every cell type; a new sample on each call where the relaxation samples."""
@@ -94,7 +97,7 @@ class ArchState(nn.Module):
     def expected(self) -> dict[str, ArchWeights]:
         """`ArchWeights` of every cell type without sampling and auxiliary skips, to evaluate the supernet under."""
         return {
-            t: ArchWeights(relax.expected(self.alpha[t], self.mask(t), self.op_temperature), self.edges(t))
+            t: ArchWeights(relax.expected(self.alpha[t], self.mask(t), self.now("op_temperature")), self.edges(t))
             for t, relax in self.relaxations.items()
         }
 
@@ -130,6 +133,10 @@ class ArchState(nn.Module):
         for name in SCHEDULED:
             setattr(self, name, state[name])
 
+    def now(self, name: str) -> Any:
+        """Return one of the scheduled values as arithmetic takes it: a float, or a tensor (0-dim) on a device."""
+        return current(self, name)
+
     def mask(self, cell_type: str) -> Tensor:
         """(E, K) bool: the candidates that are live."""
         mask: Tensor = getattr(self, f"mask_{cell_type}")
@@ -138,14 +145,14 @@ class ArchState(nn.Module):
     def ops(self, cell_type: str) -> Tensor:
         """(E, K) operation weights as the supernet sees them; exactly zero where a candidate is not live."""
         alpha, mask = self.alpha[cell_type], self.mask(cell_type)
-        weights = self.relaxations[cell_type].weights(alpha, mask, self.op_temperature)
+        weights = self.relaxations[cell_type].weights(alpha, mask, self.now("op_temperature"))
         if self.auxiliary_skip:
-            weights = weights + self.auxiliary_skip * self._skips[cell_type].get("skips", weights) * mask
+            weights = weights + self.now("auxiliary_skip") * self._skips[cell_type].get("skips", weights) * mask
         return weights
 
     def edges(self, cell_type: str) -> Tensor:
         """(E,) edge weights."""
-        return self.topologies[cell_type].weights(self.beta[cell_type], self.edge_temperature)
+        return self.topologies[cell_type].weights(self.beta[cell_type], self.now("edge_temperature"))
 
     def penalty(self) -> Tensor:
         """Validity penalty r(β), summed over the cell types (TopoNAS Eq. 14)."""

@@ -23,6 +23,7 @@ from topocell.nn.modules import has_hooks, values_per_channel
 from topocell.nn.primitives import PRIMITIVES
 from topocell.nn.separable import separable, usable
 from topocell.spaces.cell import CellSpec
+from topocell.supernet.device_draws import dropped, masked
 from topocell.supernet.weights import ArchWeights, OneHotWeights
 
 Kept = list[tuple[nn.Parameter, Tensor]]
@@ -86,6 +87,10 @@ class SuperCell(nn.Module):
     skip_dropout = 0.0
     #: Probability with which an edge is dropped for an image in training, all that passes along it (RobustDARTS).
     drop_path = 0.0
+    #: The same two as a step reads them: tensors (0-dim) where they are held on a device.
+    rates: tuple[float | Tensor, float | Tensor] | None = None
+    #: Whether candidates that were not drawn are computed too and then masked: which ones they are is never read.
+    masked = False
 
     def __init__(
         self,
@@ -121,6 +126,7 @@ class SuperCell(nn.Module):
                     position = e * spec.n_candidates + spec.candidates[e].index(op)
                     self._shared.append(_Shared(source, op, stride, e, position))
         self.register_buffer("mask", torch.tensor(live), persistent=False)
+        self.live = tuple(on for row in live for on in row)
         self._bypassed = [any(row) for row in live]  # partial channels: does anything pass along the edge?
         self._index()
 
@@ -150,12 +156,21 @@ class SuperCell(nn.Module):
         """`states`: one (N, C, H, W) per input node → (N, width·C, H/stride, W/stride)."""
         spec, part = self.spec, self.channels // self.partial
         joint = (weights.ops * weights.edges.unsqueeze(1)).flatten().to(states[0].dtype)
-        drawn = (weights.ops != 0).flatten().tolist() if isinstance(weights, OneHotWeights) else None
+        drawn, others = None, None
+        on_host = weights.ops.device != states[0].device
+        if on_host:
+            joint = joint.to(states[0].device, non_blocking=True)
+        if isinstance(weights, OneHotWeights) and self.masked and not on_host:
+            joint, others = masked(joint, weights.ops, self.mask)
+        elif isinstance(weights, OneHotWeights):
+            drawn = (weights.ops != 0).flatten().tolist()
         passed = self._passed(states[0])
         nodes, sums, by_kernels = list(states), Sums(), passed is None and self._ordinary(states[0])
         for source in range(spec.inputs + spec.nodes):
             if source >= spec.inputs:
                 total = sums.pop(source, None)
+                if others is not None and joint.requires_grad:
+                    total = self._with_others(source, total, nodes, others, passed)
                 if drawn is not None and joint.requires_grad:
                     total = self._with_zeros(source, total, nodes, joint, drawn, passed)
                 nodes.append(self._finish(source, total, nodes, weights, passed))
@@ -175,7 +190,7 @@ class SuperCell(nn.Module):
         """(E, N, 1, 1, 1): 0 where an edge is dropped for an image, else 1 / keep, drawn anew; None where none is."""
         if not (self.training and self.drop_path):
             return None
-        keep = 1.0 - self.drop_path
+        keep = 1.0 - (self.drop_path if self.rates is None else self.rates[1])
         kept = torch.rand(self.spec.n_edges, len(x), device=x.device) < keep
         return (kept.to(x.dtype) / keep)[:, :, None, None, None]
 
@@ -282,12 +297,22 @@ class SuperCell(nn.Module):
     def _maps(self, x: Tensor, ready: list[_Shared]) -> dict[tuple[str, int, int], Tensor]:
         """Results of operations without weights, each computed once."""
         found: dict[tuple[str, int, int], Tensor] = {}
+        rate = self.skip_dropout if self.rates is None else self.rates[0]
         for shared in ready:
             key = self._key(shared)
             if key not in found:
                 value = _map(shared.op, x, shared.stride, self.spec.pool_norm)
-                found[key] = value if key[2] < 0 else F.dropout(value, self.skip_dropout)
+                found[key] = value if key[2] < 0 else dropped(value, rate)
         return found
+
+    def _with_others(
+        self, node: int, total: Tensor | None, nodes: list[Tensor], others: Tensor, passed: Tensor | None
+    ) -> Tensor:
+        """Adds what `masked` has set apart, as `_with_zeros` does."""
+        total, edges = self._nothing(node, nodes) if total is None else total, self.spec.incoming(node)
+        for e in edges:
+            total = total + (others[e] if passed is None else others[e] * passed[e])
+        return total
 
     def _with_zeros(
         self,
@@ -299,7 +324,7 @@ class SuperCell(nn.Module):
         passed: Tensor | None,
     ) -> Tensor:
         """Adds the weights, all zero, of the candidates that were not drawn, which thereby keep their gradient."""
-        live, k = self.mask.flatten().tolist(), self.spec.n_candidates
+        live, k = self.live, self.spec.n_candidates
         others = [
             position
             for e in self.spec.incoming(node)
@@ -357,6 +382,7 @@ class SuperCell(nn.Module):
         self.banks, self._bank_ops = banks, ops
         self._shared = [s for s in self._shared if mask.flatten()[s.position]]
         self.mask, self._bypassed = mask, mask.any(1).tolist()
+        self.live = tuple(mask.flatten().tolist())
         self._index()
         return sliced
 

@@ -12,12 +12,13 @@ from torch.optim import Adam, Optimizer
 
 from topocell.config.search import ArchOptimizer, WeightOptimizer
 from topocell.io.checkpoint import restore_optimizer
+from topocell.nn.scheduled import Scheduled, current, is_held
 from topocell.runtime import distributed
 from topocell.runtime.epoch_meter import Seen
 from topocell.runtime.losses import Loss
 from topocell.runtime.micro_batches import Batch, micro_batches, seen_together
 from topocell.runtime.nan_guard import Group, Stateful, total_norm
-from topocell.runtime.optimizers import build_optimizer
+from topocell.runtime.optimizers import begin_held, build_optimizer, held_options, rate_of
 from topocell.runtime.precision import PLAIN, Execution
 from topocell.supernet import ArchWeights, Supernet
 from topocell.supernet.arch_state import ArchState
@@ -56,6 +57,7 @@ class Learner:
         after_alpha: called with the architecture after every update of α, without gradients.
         see: receives every loss and gradient norm (0-dim) with its name before it moves anything; what it raises ends
             the step. Default nobody.
+        recordable: whether nothing that changes in a step is a number of Python, see `topocell.runtime.capture`.
     """
 
     net: Supernet
@@ -70,12 +72,22 @@ class Learner:
     alpha_penalty: float = 0.0
     arch_clip: float | None = None
     perturb: "Perturbation | None" = None
-    epsilon: float = 0.0
+    epsilon: float = Scheduled()  # type: ignore[assignment]
     execution: Execution = PLAIN
     micro_batch: int | None = None
     cost: Callable[[ArchState], Tensor] | None = None
     after_alpha: list[Callable[[ArchState], None]] = field(default_factory=list)
     see: Callable[[str, Tensor], None] | None = None
+    recordable: bool = True
+
+    @property
+    def held(self) -> bool:
+        """Whether its steps read what follows a schedule from the device, see `topocell.nn.scheduled`."""
+        return is_held(self.net)
+
+    def now(self, name: str) -> Any:
+        """Return one of its scheduled values as arithmetic takes it: a float, or a tensor (0-dim) on a device."""
+        return current(self, name)
 
     @property
     def parts(self) -> dict[str, Stateful]:
@@ -109,8 +121,8 @@ class Learner:
         ]
         if self.beta_optimizer is not None:
             moved.append(("beta", "the logits of beta", self.beta_optimizer))
-        settings = [(keys[name], words, optimizer.param_groups[0]) for name, words, optimizer in moved]
-        return [Group(words, group["params"], key, group["lr"]) for key, words, group in settings]
+        settings = [(keys[name], words, optimizer) for name, words, optimizer in moved]
+        return [Group(words, of.param_groups[0]["params"], key, rate_of(of)) for key, words, of in settings]
 
     def logits(self, x: Tensor, weights: Mapping[str, ArchWeights]) -> Tensor:
         """Return the logits (N, classes) for images (N, C, H, W) under the weights of each cell type."""
@@ -251,12 +263,17 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 def weight_optimizer(net: nn.Module, options: WeightOptimizer) -> Optimizer:
     """Optimizer of the weights of a supernet, at the start of its learning-rate curve. Raises RecipeError."""
-    return build_optimizer(net.parameters(), options, options.lr.value(0, 1))
+    return build_optimizer(net.parameters(), options, options.lr.value(0, 1), held=is_held(net))
 
 
-def adam(logits: Iterable[nn.Parameter], options: ArchOptimizer) -> Adam:
-    """Adam of α or β, at the start of its learning-rate curve."""
-    return Adam(logits, lr=options.lr.value(0, 1), betas=options.betas, weight_decay=options.weight_decay)
+def adam(logits: Sequence[nn.Parameter], options: ArchOptimizer, held: bool = False) -> Adam:
+    """Adam of α or β, at the start of its learning-rate curve; `held` as for `build_optimizer`."""
+    lr = options.lr.value(0, 1)
+    how = held_options(Adam, lr, logits[0].device) if held else {"lr": lr}
+    built = Adam(logits, betas=options.betas, weight_decay=options.weight_decay, **how)
+    if held:
+        begin_held(built)
+    return built
 
 
 def zeros_for_none(gradient: Sequence[Tensor | None], of: Sequence[Tensor]) -> list[Tensor]:

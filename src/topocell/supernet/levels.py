@@ -12,6 +12,7 @@ from torch import Tensor
 from topocell.registry import Registry
 from topocell.runtime import distributed
 from topocell.runtime.micro_batches import seen_together
+from topocell.runtime.same_draws import SameDraws
 from topocell.supernet.learner import ArchBatch, Batch, Learner, Seen, seen_of, zeros_for_none
 
 Updates = Sequence[ArchBatch]
@@ -86,7 +87,7 @@ def unrolled_gradient(learner: Learner, train: Batch, update: ArchBatch) -> list
     """
     network = [p for p in learner.net.parameters() if p.requires_grad]
     group = learner.weights_optimizer.param_groups[0]
-    xi = group["lr"]
+    xi = group["lr"]  # a number, or a tensor that a recorded step reads
     saved = [p.detach().clone() for p in network]
     fixed = {t: w.detach() for t, w in learner.arch().items()}
     loss = learner.loss(learner.logits(train[0], fixed), train[1])
@@ -99,7 +100,10 @@ def unrolled_gradient(learner: Learner, train: Batch, update: ArchBatch) -> list
                 buffer = learner.weights_optimizer.state.get(p, {}).get("momentum_buffer")
                 if buffer is not None:
                     step = step.add(buffer, alpha=group["momentum"])
-                p.sub_(step, alpha=xi)
+                if isinstance(xi, Tensor):
+                    p.sub_(step * xi)
+                else:
+                    p.sub_(step, alpha=xi)
         parameters = learner.arch_parameters(update.alpha, update.beta)
         loss = learner.loss(learner.logits(update.batch[0], learner.arch()), update.batch[1])
         loss = learner.penalised(loss, update)
@@ -109,13 +113,12 @@ def unrolled_gradient(learner: Learner, train: Batch, update: ArchBatch) -> list
         direction = zeros_for_none(found[len(parameters) :], network)
         epsilon = 0.01 / torch.linalg.vector_norm(torch.stack([d.norm() for d in direction])).clamp(min=1e-12)
         at_train = ArchBatch(train, update.alpha, update.beta)
-        ends = []
-        device = parameters[0].device
+        ends, draws = [], SameDraws(parameters[0].device)
         for sign in (1.0, -1.0):
             with torch.no_grad():
                 for p, w, d in zip(network, saved, direction):
                     p.copy_(w + sign * epsilon * d)
-            with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=sign > 0):
+            with draws:
                 ends.append(learner.arch_gradient(at_train, penalised=False))
     finally:
         with torch.no_grad():

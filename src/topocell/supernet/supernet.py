@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from topocell.errors import CheckpointError, SpaceError, nearest
 from topocell.nn.kernels.mode import KERNELS, using
+from topocell.nn.scheduled import Scheduled, current, is_held
 from topocell.nn.skeleton import Context, Skeleton, States
+from topocell.runtime.same_draws import SameDraws
 from topocell.spaces.cell import SpaceSpec
 from topocell.spaces.skeletons import Slot
 from topocell.supernet.cell import Kept, SuperCell
@@ -51,9 +53,16 @@ class Supernet(nn.Module):
             along it; what is kept is divided by 1 - drop_path (RobustDARTS, SNAS); 0 at first. Above 0 the compiled
             kernels step aside.
 
+        masked: whether candidates that a one-hot sample leaves out are computed too and masked, so that nobody has to
+            wait for the sample; where it is not, only what was drawn runs.
+
     Raises:
         SpaceError: if space, channels and layers do not fit together; `kernels` that there are not.
     """
+
+    skip_dropout = Scheduled()
+    drop_path = Scheduled()
+    masked = False
 
     def __init__(
         self,
@@ -73,7 +82,6 @@ class Supernet(nn.Module):
         if kernels not in KERNELS:
             raise SpaceError(f"kernels is one of {', '.join(KERNELS)}, but got {kernels!r}{nearest(kernels, KERNELS)}")
         self.space, self.kernels = space, kernels
-        self.skip_dropout = self.drop_path = 0.0
 
         def make_cell(slot: Slot) -> SuperCell:
             return SuperCell(space.cells[slot.cell_type], slot.channels, partial=partial, low_memory=memory == "low")
@@ -147,8 +155,10 @@ class Supernet(nn.Module):
         return next((slot.index for slot in self.slots if slot.cell_type == cell_type), len(self.slots))
 
     def _prepared(self, x: Tensor) -> Tensor:
+        rates = (current(self, "skip_dropout"), current(self, "drop_path")) if is_held(self) else None
         for _, cell in self._cells():
             cell.skip_dropout, cell.drop_path = self.skip_dropout, self.drop_path
+            cell.rates, cell.masked = rates, self.masked
         if torch._C._are_functorch_transforms_active():  # kernels are not used then, and vmap knows no such layout
             return x
         return x.contiguous(memory_format=torch.channels_last)
@@ -164,6 +174,10 @@ class Supernet(nn.Module):
             if slot.cell_type in masks:
                 kept += cell.restrict(masks[slot.cell_type])
         return kept
+
+    def structure(self) -> tuple[tuple[str, tuple[bool, ...]], ...]:
+        """Return the type and the live candidates (E·K) of every cell: what a recorded step depends on."""
+        return tuple((slot.cell_type, cell.live) for slot, cell in self._cells())
 
     def masks(self) -> dict[str, Tensor]:
         """(E, K) bool per cell type: the candidates that are live."""
@@ -237,8 +251,8 @@ class Branches(nn.Module):
     def forward(self, x: Tensor, branches: Sequence[Mapping[str, ArchWeights]], cell_type: str) -> Tensor:
         """Logits (branches, N, classes) of images `x` (N, in_channels, H, W)."""
         states = self.net.prefix(x, branches[0], cell_type)
-        logits = []
+        logits, draws = [], SameDraws(x.device)
         for weights in branches:
-            with torch.random.fork_rng([x.device] if x.is_cuda else []):
+            with draws:
                 logits.append(self.net.suffix(states, weights, cell_type))
         return torch.stack(logits)

@@ -1,0 +1,58 @@
+"""Numbers that follow a schedule, as a step on a device reads them.
+
+A step that waits for no device, and that may be recorded and replayed, never takes a number from Python that changes
+from one step to the next. Such a number is a `Scheduled` attribute: a float, also a tensor on the device once `hold`
+was called. Branches (is anything dropped at all?) read the float, arithmetic takes what `current` returns.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_TENSORS = "_scheduled_tensors"
+
+
+class Scheduled:
+    """A float attribute of an object, of which `hold` keeps a tensor beside it; `default` until it is set."""
+
+    def __init__(self, default: float = 0.0) -> None:
+        self.default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._key = f"_{name}"
+
+    def __get__(self, instance: Any, owner: type | None = None) -> float:
+        if instance is None:
+            return self.default
+        value: float = getattr(instance, self._key, self.default)
+        return value
+
+    def __set__(self, instance: Any, value: float) -> None:
+        before = self.__get__(instance)
+        instance.__dict__[self._key] = value
+        if is_held(instance) and value != before:
+            getattr(instance, _TENSORS)[self._key].fill_(value)
+
+
+def hold(instance: Any, device: torch.device) -> None:
+    """Keep every scheduled number of an object as a float64 tensor (0-dim) on the device too, always up to date.
+
+    Beside tensors of more dimensions it counts as a number: results keep their type.
+    """
+    found = {key: row for kind in type(instance).__mro__ for key, row in vars(kind).items() if type(row) is Scheduled}
+    instance.__dict__[_TENSORS] = {
+        row._key: torch.full((), getattr(instance, name), dtype=torch.float64, device=device)
+        for name, row in found.items()
+    }
+
+
+def is_held(instance: Any) -> bool:
+    """Return whether `hold` was called for the object: its steps are to read tensors."""
+    return getattr(instance, _TENSORS, None) is not None
+
+
+def current(instance: Any, name: str) -> float | Tensor:
+    """Return a scheduled number as arithmetic takes it: a tensor (0-dim) where it is held, else a float."""
+    found: float | Tensor = getattr(instance, _TENSORS)[f"_{name}"] if is_held(instance) else getattr(instance, name)
+    return found

@@ -1,0 +1,70 @@
+"""Retraining by recorded steps, in the manner of `tests/unit/searching/test_recorded_steps.py`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from tests.helpers.golden_genotypes import DARTS_V2
+from tests.helpers.identical import assert_identical
+from tests.helpers.tape import OneDevice, Recorded, Tape, Unrecordable
+
+from topocell.config.retrain import RetrainPlan
+from topocell.data import splits
+from topocell.data.splits import ImageSet
+from topocell.networks.retraining import Retraining
+from topocell.runtime.hooks import Keeping
+
+BY_STEP = {"shape": "cosine", "start": 0.05, "end": 0.0, "per": "step"}
+PLANS: dict[str, tuple[Mapping[str, Any], str]] = {
+    "cutout, drop path, auxiliary head, average": (
+        {"drop_path": 0.5, "auxiliary": 0.4, "cutout": 4, "ema": 0.9, "weights": {"lr": BY_STEP}},
+        "fp32",
+    ),
+    "mixed images, class weights, bf16": (
+        {"auxiliary": 0, "mixup": 0.2, "cutmix": 1.0, "class_weights": "balanced", "label_smoothing": 0.1},
+        "bf16",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_replayed_retraining_is_the_retraining(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOPOCELL_NATIVE", "0")
+    options, precision = PLANS[name]
+    plan = RetrainPlan.model_validate(
+        {"channels": 4, "layers": 2, "epochs": 3, "batch_size": 20, "weights": {"lr": 0.05}, "test_every": 3} | options
+    )
+    data = splits.load("digits", images=60, test_images=10)
+
+    def trained(recorder: Any, state: Any = None) -> tuple[Any, Keeping, dict[str, Any]]:
+        monitor = Keeping()
+        made = Retraining(DARTS_V2, plan, data, monitor=monitor, execution=Recorded(precision, given=recorder))
+        return made.run(state), monitor, made.state_dict()
+
+    tape = Tape()
+    results, replayed, state = trained(tape)
+    called, plain, expected = trained(Unrecordable())
+    assert tape.recorded and tape.replays >= 4, "nothing was replayed"
+    assert results == called and replayed.records == plain.records
+    assert_identical(state, expected)
+    resumed, _, again = trained(Tape(), replayed.states[4])
+    assert resumed == called
+    assert_identical(again, expected)
+
+
+def test_all_of_a_step_is_on_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageSet, "__post_init__", lambda self: None)
+    monkeypatch.setattr("topocell.runtime.optimizers.held_options", lambda kind, lr, device: {"lr": lr})
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: None)
+    options = {"auxiliary": 0.4, "cutout": 4, "mixup": 0.2, "class_weights": "balanced", "drop_path": 0.5}
+    plan = RetrainPlan.model_validate({"channels": 4, "layers": 2, "epochs": 2, "batch_size": 20} | options)
+    data = splits.load("digits", images=60, test_images=10)
+    training = Retraining(DARTS_V2, plan, data, device="meta", execution=Recorded(given=Unrecordable()))
+    training._begin()
+    with OneDevice():
+        training.loop.epoch = 1
+        training.begin_epoch()
+        seen = training.train_step()
+        training.loop.meter.add(seen)
+    assert seen.loss.device.type == seen.correct.device.type == "meta"
