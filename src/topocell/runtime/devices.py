@@ -1,8 +1,23 @@
 """Devices by name."""
 
+import re
+
 import torch
 
 from topocell.errors import RecipeError
+
+#: What torch says of a GPU that it cannot use → what that means, and what to do.
+REASONS = {
+    "driver on your system is too old": (
+        "its driver{version} is too old for this PyTorch, which needs one for CUDA {cuda}; update the driver, or "
+        "install a PyTorch built for an older CUDA"
+    ),
+    "no NVIDIA driver": "no NVIDIA driver is found",
+    "No CUDA GPUs are available": "no NVIDIA card is found",
+    "not compiled with CUDA": "this PyTorch, {torch}, is built without CUDA; install one that is built with it",
+    "no kernel image": "this PyTorch, {torch}, has no code for the card; install one that has",
+    "out of memory": "its memory is full; end what else runs there",
+}
 
 
 def find_device(name: str) -> torch.device:
@@ -11,7 +26,20 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise RecipeError(f"device must name a device of this machine, but got {name!r}; use auto or cpu") from None
+        (torch.zeros(1, device=device) + 1).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as fault:
+        reason = _reason(" ".join(str(fault).split()))
+        raise RecipeError(
+            f"device must name a device of this machine, but got {name!r}{reason}; use auto or cpu"
+        ) from None
     return device
+
+
+def _reason(said: str) -> str:
+    """What torch said, in words for the user: empty where it says nothing of a GPU."""
+    words = next((reason for key, reason in REASONS.items() if key in said), None)
+    if words is None:
+        return ""
+    found = re.search(r"found version (\d+)", said)
+    version = f" (for CUDA {int(found[1]) // 1000}.{int(found[1]) % 1000 // 10})" if found else ""
+    return f": {words.format(version=version, cuda=torch.version.cuda, torch=torch.__version__)}"

@@ -2,7 +2,6 @@
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ import torch
 
 from topocell.io import checkpoint
 from topocell.runs.estimate.memory import TRIED, Memory
+from topocell.runs.estimate.meters import meter_for
 from topocell.runtime.hooks import Figures, Silent
-from topocell.runtime.memory import LiveBytes
 
 #: Steps of a probe that are timed; one more comes before them and is not.
 STEPS = 3
@@ -25,14 +24,15 @@ class Stopwatch(Silent):
 
     Attributes:
         parameters: of the network that was trained, which the probe sets.
+        lap: returns the seconds since it was called last; on a GPU when all work is done.
     """
 
     def __init__(self, device: torch.device, folder: Path | None = None) -> None:
-        self._device, self._folder, self.parameters = device, folder, 0
+        self._folder, self.parameters = folder, 0
         self._steps: list[list[float]] = [[]]
         self._ends: list[float] = []
         self._saves: list[float] = []
-        self._last = time.perf_counter()
+        self.lap = meter_for(device).lap
 
     def usual(self, epoch: int) -> float:
         """Median seconds of a step of an epoch, its first one apart."""
@@ -57,13 +57,6 @@ class Stopwatch(Silent):
     @property
     def _epochs(self) -> list[list[float]]:
         return [steps for steps in self._steps if steps]
-
-    def lap(self) -> float:
-        """Seconds since the last lap; on a GPU when all work is done."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        before, self._last = self._last, time.perf_counter()
-        return self._last - before
 
     def step(self, phase: str, done: int, total: int, figures: Figures) -> None:
         """The end of a step."""
@@ -122,14 +115,7 @@ def _straight(sizes: Sequence[int], peaks: Sequence[int], start: int) -> bool:
 
 
 def _peak(probe: Probe, batch: int, device: torch.device) -> int:
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        probe(batch, 2, Stopwatch(device))
-        return torch.cuda.max_memory_allocated(device) - before
-    with LiveBytes() as alive:
-        probe(batch, 2, Stopwatch(device))
-    return alive.peak
+    return meter_for(device).peak(lambda: probe(batch, 2, Stopwatch(device)))
 
 
 def measure_time(
