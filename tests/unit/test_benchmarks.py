@@ -1,6 +1,7 @@
 """The benchmarks on tiny sizes: what they count is right, what they compare is the same, and where results go."""
 
 import re
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from benchmarks import all as every
-from benchmarks import data_path, fixed_network, gpu, measure, stream, supernet
+from benchmarks import data_path, fixed_network, gpu, gpu_checks, gpu_steps, measure, stream, supernet
 from benchmarks import kernels as kernels_benchmark
 from benchmarks.supernet import OURS, PUBLISHED, Ours, Published
 from tests.helpers.image_tree import make_tree
@@ -264,23 +265,99 @@ def test_every_set_has_its_limits_and_its_benchmarks() -> None:
 # --- what a GPU has to show, tried on a CPU
 
 
-def test_the_gpu_benchmark_compares_steps_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "CASES", {"tiny": TINY})
-    monkeypatch.setattr(gpu, "RECIPES", {"random": ("space.nodes=1", "data.images=20", "data.test_images=10")})
-    out = tmp_path / "out.md"
-    assert gpu.main(["--device", "cpu", "--repetitions", "1", "--out", str(out)]) == 0
-    text = out.read_text()
-    assert (
-        text.count("| equal |") == 6 and text.count("x faster") == 3 and re.search(r"\| random \| [\d.]+ \| 0\.", text)
-    )
+CPU = torch.device("cpu")
 
 
-def test_the_gpu_benchmark_says_what_differs_and_what_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "differ" in gpu.difference(spaces.get("s2"), torch.device("cpu"), torch.float32, 1e-12)
-    monkeypatch.setattr(gpu, "RECIPES", {"absent": ()})
-    out = tmp_path / "out.md"
-    assert gpu.main(["--device", "cpu", "--parts", "recipes,lost", "--out", str(out)]) == 1
-    assert "RecipeError" in out.read_text() and "KeyError" in out.read_text()
+def gpu_items(*names: str) -> list[gpu.Item]:
+    return [gpu.own("b" if name.startswith("steps") else "a", name, 60) for name in names]
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Items are done without processes of their own; commands of topocell do nothing but take too long."""
+    commands: list[list[str]] = []
+
+    def called(command: Any, limit: float, grace: float) -> tuple[int | None, float, str]:
+        commands.append([*command])
+        if "topocell" in command:
+            return None, limit, ""
+        try:
+            return gpu.main(command[3:]), 1.0, ""
+        except Exception as fault:
+            return 1, 1.0, f"Traceback\n{type(fault).__name__}: {fault}"
+
+    monkeypatch.setattr(gpu, "called", called)
+    monkeypatch.setenv("TOPOCELL_NATIVE", "0")
+    return commands
+
+
+def test_the_gpu_benchmark_notes_all_that_it_did_and_did_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_this_process: list[list[str]]
+) -> None:
+    monkeypatch.setattr(gpu_steps, "SEARCHES", {"tiny": (TINY, "softmax")})
+    monkeypatch.setattr(gpu_steps, "tiny", lambda case: case)
+    every = [*gpu_items("captured:gdas", "recipe:absent", "steps:tiny"), gpu.fused("cpu")]
+    every += [*gpu.searches("cpu", False, None, {"edarts": 1.0}, tmp_path)]
+    every += [gpu.known("nb201-dots", 0, "cpu", True, None, Path("table.csv"), tmp_path)]
+    monkeypatch.setattr(gpu, "items", lambda *_: every)
+    options = ["--device", "cpu", "--minutes", "30", "--out", str(tmp_path)]
+    assert gpu.main(options) == 1
+    status = {name: record["status"] for name, record in gpu.Results(tmp_path).records.items()}
+    assert status == {
+        "captured:gdas": "done",
+        "recipe:absent": "failed",
+        "steps:tiny": "done",
+        "fused kernels": "cannot",
+        "edarts": "cannot",
+        "nb201-dots, seed 0": "unfinished",
+    }
+    report = (tmp_path / "report.md").read_text()
+    assert "| captured | gdas | equal, bit by bit |" in report and report.count("| tiny | ours") == 4
+    for line in ("recipe:absent: failed, .*RecipeError", "edarts: cannot, needs training images", "seed 0: unfinished"):
+        assert re.search(line, report.partition("## Not done")[2])
+    begun = len(in_this_process)
+    gpu.main(options)
+    words = "recipe:absent", "nb201-dots"
+    again = [next(word for word in command if word in words) for command in in_this_process[begun:]]
+    assert again == ["recipe:absent", "nb201-dots"]  # what is done stays
+
+
+def test_the_gpu_benchmark_keeps_to_its_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "items", lambda *_: gpu_items("engine"))
+    assert gpu.main(["--device", "cpu", "--minutes", "0.1", "--out", str(tmp_path)]) == 0
+    assert "engine: not reached" in (tmp_path / "report.md").read_text()
+    script = "echo begun; trap 'echo saved; kill $!; exit 0' TERM; sleep 60 & wait"
+    code, seconds, said = gpu.called(["sh", "-c", script], 0.5, 5)
+    assert code is None and seconds < 5 and said == "begun\nsaved\n"
+    assert gpu.called(["sh", "-c", "exit 3"], 5, 5)[0] == 3
+
+
+def test_the_gpu_benchmark_asks_for_a_gpu(tmp_path: Path, capsys: Any) -> None:
+    if not torch.cuda.is_available():
+        assert gpu.main(["--out", str(tmp_path)]) == 2
+        assert "no GPU is found; use --device cpu" in capsys.readouterr().err
+
+
+def test_the_gpu_benchmark_finds_the_images_of_a_zip(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "given.zip", "w") as archive:
+        for split in ("train", "test"):
+            archive.writestr(f"cifar10/{split}/a/1.jpg", b"")
+    assert gpu.unpacked(tmp_path / "given.zip", tmp_path) == tmp_path / "images/cifar10"
+    assert gpu.unpacked(tmp_path, tmp_path) == tmp_path and gpu.unpacked(None, tmp_path) is None
+
+
+def test_every_item_of_the_gpu_benchmark_has_a_name_of_its_own(tmp_path: Path) -> None:
+    every = list(gpu.items("cuda", False, tmp_path, tmp_path / "table", tmp_path))
+    assert len({item.name for item in every}) == len(every) > 100
+    assert all(item.limit >= gpu.LEAST for item in every if not item.lacks)
+
+
+def test_the_gpu_checks_say_what_differs(in_this_process: list[list[str]]) -> None:
+    assert "differ" in gpu_checks.difference(spaces.get("s2"), CPU, torch.float32, 1e-12)
+    assert gpu_checks.difference(spaces.get("s2"), CPU, torch.float64, 1e-9) == "equal"
+    draws = iter(range(9))
+    (found,) = [gpu_checks._compared("mine", lambda how: {"state": next(draws)}, CPU)]
+    assert not found.fine and found.found.startswith("called steps differ among themselves")
 
 
 def test_streamed_images_are_compared_with_a_folder_of_the_same(
