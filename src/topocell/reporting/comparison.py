@@ -24,12 +24,17 @@ from topocell.reporting.run_files import RunFiles
 from topocell.reporting.rundirs import readable
 from topocell.reporting.scores import accuracy_of
 from topocell.reporting.series import DASHES, Line, Panel, spread_line
-from topocell.reporting.setting import SettingOf, unknown
+from topocell.reporting.setting import SMOKE_STAMP, SettingOf, unknown
 from topocell.reporting.style import clipped
 from topocell.reporting.tables import flattened, format_count, format_seconds, is_number
 
 #: Settings that runs of one group may differ in.
 _OWN = ("seed", "device", "about", "source", "published", "on_nan")
+#: What stands for stamps of one title with different words, of a reduced setting and of a smoke budget.
+_SEVERAL = (
+    "Each in its own way, which its report tells. Accuracies and the order of methods may be others at full size.",
+    SMOKE_STAMP[1],
+)
 #: Most runs whose cells a page shows, and most settings in the name of a group.
 MOST_CELLS, MOST_NAMED = 8, 3
 
@@ -255,11 +260,8 @@ def _stamps(runs: Sequence[FinishedRun], setting_of: SettingOf) -> list[tuple[st
         title, words, _ = setting_of(run.recipe, run.results)
         if title:
             found.setdefault(title, []).append(words)
-    several = (
-        "Each in its own way, which its report tells. Accuracies and the order of methods may be others at full size."
-    )
     return [
-        (f"{title} ({len(of)} of {len(runs)} runs)", of[0] if len(set(of)) == 1 else several)
+        (f"{title} ({len(of)} of {len(runs)} runs)", of[0] if len(set(of)) == 1 else _SEVERAL[title == SMOKE_STAMP[0]])
         for title, of in found.items()
     ]
 

@@ -104,6 +104,14 @@ def test_the_page_shows_table_curves_cells_and_leads_to_the_reports(
     assert write_comparison(runs, out).read_bytes() == before
 
 
+def test_runs_that_are_too_small_are_stamped(tmp_path: Path) -> None:
+    """Once for all of a kind, also where their words differ."""
+    small = [make(tmp_path / str(n), 0, [0.9], retrain={"epochs": 1}, data={"images": n}) for n in (48, 96)]
+    page = Page(write_comparison(small, tmp_path / "side.html").read_text())
+    assert page.text.count("Smoke budget (2 of 2 runs)") == 1
+    assert "This shows that every step works, and says nothing about the method." in page.text
+
+
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script>"
     run = make(tmp_path / "a", 0, [0.9], name=evil)
