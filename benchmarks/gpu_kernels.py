@@ -4,7 +4,7 @@
     python -m benchmarks.gpu_kernels --sm 90 --channels 16      # some of them
 
 A node of a cell is computed forward and backward, but instead of being launched each kernel is compiled with the
-arguments that it would have had, for each card that is asked for. Writes a table to docs/reference/gpu-kernels.md.
+arguments that it would have had, for each card that is asked for. Prints each variant; a table goes to --out.
 """
 
 import argparse
@@ -32,7 +32,6 @@ CARDS = (80, 90, 100)
 CHANNELS = (4, 16, 32, 36, 64, 128)
 OPERATIONS = ((3, 1, 2), (5, 1, 2), (7, 1, 2), (3, 2, 1), (5, 2, 1))
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-PAGE = Path(__file__).parent.parent / "docs/reference/gpu-kernels.md"
 
 _SIGNS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int32: "*i32", torch.int8: "*i8"}
 
@@ -185,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sm", type=int, nargs="+", default=CARDS)
     parser.add_argument("--channels", type=int, nargs="+", default=CHANNELS)
     parser.add_argument("--types", nargs="+", choices=TYPES, default=list(TYPES))
-    parser.add_argument("--out", type=Path, default=PAGE)
+    parser.add_argument("--out", type=Path, help="file for a table of the largest of each kernel")
     options = parser.parse_args(arguments)
     cases = [(c, kind, stride) for c in options.channels for kind in options.types for stride in (1, 2)]
     lines = []
@@ -201,9 +200,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for (name, kind, channels), found in sorted(worst.items()):
         largest = [max(usage[i] for usage in found) for i in range(3)]
         lines.append(f"| `{name}` | {kind} | {channels or ''} | {len(found)} | {' | '.join(map(str, largest))} |")
+    if options.out is None:
+        return
     cards = ", ".join(f"sm_{card}" for card in options.sm)
     options.out.write_text(
-        "<!-- made by: python -m benchmarks.gpu_kernels -->\n# Variants of the GPU kernels\n\n"
+        "# Variants of the GPU kernels\n\n"
         f"Triton {triton.__version__}, {cards}; {time.strftime('%Y-%m-%d')}. The largest of all variants of a kernel:\n"
         "registers of a thread, bytes of its stack (spilled registers), bytes of shared memory of a program.\n\n"
         "| kernel | type | channels | variants | registers | stack | shared |\n|---|---|---|---|---|---|---|\n"

@@ -19,7 +19,7 @@ CHUNKS = 64
 
 
 class Tiles(NamedTuple):
-    """Sizes that a kernel is compiled for; see docs/reference/gpu-kernels.md for what they were chosen from.
+    """Sizes that a kernel is compiled for; see docs/gpu-kernels.md for what they were chosen from.
 
     Attributes:
         filled: channels, filled up to a power of two.
