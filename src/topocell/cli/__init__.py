@@ -44,7 +44,7 @@ from topocell.reporting.command_line import (
 from topocell.runs.export_command import export
 from topocell.runs.genotype_commands import genotypes
 from topocell.runs.inspection_commands import asking, compare, draw
-from topocell.runs.recipe_commands import list_spaces, recipe_for, recipes
+from topocell.runs.recipe_commands import list_spaces, list_tables, recipe_for, recipes
 from topocell.runtime.hooks import Interrupted
 
 # What a command needs is imported when it runs: help, and lists of recipes, come without PyTorch.
@@ -275,6 +275,7 @@ app.command()(export)
 app.command()(compare)
 app.command()(draw)
 app.command("spaces")(list_spaces)
+app.command("tables")(list_tables)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

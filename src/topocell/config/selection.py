@@ -270,12 +270,13 @@ class SelectionPlan(Model):
 
 
 class GroundTruthPlan(Model):
-    """The table in which the true accuracy of the found cell is looked up, in place of retraining it (NAS-Bench-201).
+    """The table in which the true accuracy of the found cell is looked up, in place of retraining it.
 
     Attributes:
-        table: a file that `topocell.data.nasbench201.Table.load` reads; default the one that the environment variable
-            TOPOCELL_NASBENCH201 names. Without either the cell is retrained.
-        column: of the table.
+        table: a file of NAS-Bench-201 or of space topology-bench, see `topocell tables`; default the one that the
+            environment variable TOPOCELL_NASBENCH201 or TOPOCELL_TOPOLOGY_BENCH names. Without one the cell is
+            retrained.
+        column: of the table; in space topology-bench `test`.
     """
 
     table: str | None = None

@@ -173,3 +173,21 @@ def list_spaces() -> None:
             )
             table.add_row(name, cell_type, str(cell.nodes), str(cell.n_edges), ", ".join(candidates), cell.output)
     show(table)
+
+
+def list_tables() -> None:
+    """List the tables of true accuracies that runs can end in, and those that this environment names."""
+    import os
+
+    from rich.table import Table
+
+    from topocell.data.benchmarks import BENCHMARKS
+
+    table = Table("space", "cells", "columns", "here", "where it comes from")
+    for found in BENCHMARKS:
+        here, path = f"no; set {found.variable}", os.environ.get(found.variable)
+        if path:
+            rows = len(found.load(path).archs)
+            here = path if rows == found.cells else f"{path}: {rows} of {found.cells}"
+        table.add_row(found.space, str(found.cells), found.columns, here, found.source)
+    show(table)

@@ -195,6 +195,7 @@ OWN_RETRAINING = {
 RETRAINED_ONCE = {"darts-pt", "darts-pt-blank", "darts-pt-mag", "darts-pt-racing", "sdarts-rs-pt"}
 RETRAINED_ONCE |= {"sgas-1", "sgas-2", "sgas-pt"}
 OWN_RETRAINING |= {name for name in NAMES if name.startswith(("nb201-", "darts-s", "robustdarts-", "bench-"))}
+OWN_RETRAINING |= {name for name in NAMES if name.startswith("topobench-")}
 OWN_RETRAINING |= {name for name in NAMES if name.startswith(("darts-pt-s", "darts-pt-blank-s"))}
 OWN_RETRAINING |= {name for name in NAMES if "imagenet" in name}  # see tests/runs/test_imagenet.py
 

@@ -55,6 +55,7 @@ REAL_TABLE = os.environ.get(setup.GROUND_TRUTH_VARIABLE, "")
 #: The smallest form of every study; {place} is a directory with `cell.json` and `table.csv`.
 SMALLEST = {
     "topology-average": ["table={place}/table.csv"],
+    "topology-bench": [*TINY[:4], "cells=2", "seeds=[0,1]"],
     "edge-ranking": [*TINY, "recipes=dots"],
     "depth": [*TINY[:4], "genotypes={place}/cell.json", "layers=[1,2]"],
     "shallow-final": [*TINY[:4], "genotypes=[{place}/cell.json, darts-v1]", "shallow.layers=2", "retrain.layers=3"],
