@@ -92,7 +92,7 @@ SKELETONS = Registry[Stacking](
         "darts": Stacking(darts_layout),
         "nasbench201": Stacking(nasbench201_layout, False, small_layers=5),
         "uniform": Stacking(uniform_layout, small_layers=1, reduces=False),
-        "uniform-half": Stacking(uniform_layout, small_layers=1, reduces=False, stem_stride=2),
+        "uniform-half": Stacking(uniform_layout, small_layers=3, reduces=False, stem_stride=2),
     },
     Stacking,
 )
