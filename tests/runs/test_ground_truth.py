@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.helpers.made_up import COLUMNS, accuracy, made_up_table
 
@@ -12,9 +13,11 @@ from topocell import Genotype, api
 from topocell.cli import main
 from topocell.config.load import load_recipe
 from topocell.config.recipe import Recipe
+from topocell.data.topology_bench import N_CELLS, TopologyBench, different_cells
 from topocell.errors import DataError, RecipeError
 from topocell.reporting.terminal import result_lines
 from topocell.runs import setup
+from topocell.runs.directory import RunDir
 from topocell.runtime.hooks import Interrupted
 
 QUICK = ["data.images=24", "data.test_images=10"]
@@ -176,3 +179,26 @@ def test_a_wrong_table_is_told_before_the_search(
     with pytest.raises(DataError, match=message):
         api.run(smoke("nb201-random", override), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_cells_of_any_in_degree_are_looked_up_in_their_own_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr("topocell.runs.run.write_report", lambda path: path / "report.html")
+    values = np.linspace(30, 50, N_CELLS).round(4)
+    columns = {"test": values, "val": values[::-1].copy(), "test_0": values, "val_0": values[::-1].copy()}
+    table = TopologyBench(list(different_cells()), columns, [1000] * N_CELLS)
+    table.save(tmp_path / "bench.csv.gz")
+    named = f"ground_truth.table={tmp_path / 'bench.csv.gz'}"
+    api.run(smoke("topobench-subsets-incoming", named), tmp_path / "run")
+    found, genotype = read(tmp_path / "run"), Genotype.load(tmp_path / "run/genotype.json")
+    assert found["ground_truth"]["accuracy"] == table.lookup(genotype).accuracy["test"]
+    assert found["ground_truth"]["regret"] == pytest.approx(table.regret(genotype, "test"))
+    assert found["trajectory"][-1]["arch"] == table.arch(genotype)
+    api.run(smoke("topobench-random-search", named, "selection.trials.number=3"), tmp_path / "trials")
+    tried = [row["score"] for row in RunDir.existing(tmp_path / "trials", lock=False).metrics() if "score" in row]
+    best = Genotype.load(tmp_path / "trials/genotype.json")
+    assert max(tried) == pytest.approx(table.lookup(best).accuracy["val"] / 100)
+    monkeypatch.setenv("TOPOCELL_TOPOLOGY_BENCH", str(tmp_path / "bench.csv.gz"))
+    assert main(["tables"]) == 0
+    assert "850" in capsys.readouterr().out

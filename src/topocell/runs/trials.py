@@ -17,7 +17,6 @@ from topocell.config.trials import SharedWeights, Training, TrialsPlan, ZeroCost
 from topocell.data.accuracy_table import AccuracyTable
 from topocell.data.splits import Dataset, split_batches
 from topocell.errors import RecipeError
-from topocell.genotype.genotype import Genotype
 from topocell.networks.retraining import Retraining
 from topocell.networks.zero_cost import SCORES
 from topocell.nn.network import FixedNet
@@ -31,6 +30,7 @@ from topocell.selection.drawing import CellSpace
 from topocell.selection.probe import Probe
 from topocell.selection.rules import Derived
 from topocell.selection.trials import Evaluator, Score, Trials
+from topocell.spaces.cell import SpaceSpec
 from topocell.supernet.arch_state import ArchState
 from topocell.supernet.weights import OneHotWeights
 
@@ -108,7 +108,7 @@ def evaluator_of(setup: Setup, plan: TrialsPlan, searched: Searched) -> Evaluato
         return Untrained(setup, options, plan.evaluate.name)
     assert isinstance(options, Training)
     if setup.ground_truth is not None and options.column is not None:
-        return LookedUp(setup.ground_truth, options, setup.space.name)
+        return LookedUp(setup.ground_truth, options, setup.space)
     return ShortTraining(setup, options)
 
 
@@ -127,13 +127,13 @@ class LookedUp:
 
     finalists = 0
 
-    def __init__(self, table: AccuracyTable, options: Training, space: str) -> None:
+    def __init__(self, table: AccuracyTable, options: Training, space: SpaceSpec) -> None:
         assert options.column is not None
         self._table, self._options, self._space = table, options, space
 
     def score(self, derived: Derived, inner: Monitor, state: Mapping[str, Any] | None) -> Score:
         """Look the cell up."""
-        found = self._table.lookup(Genotype(self._space, derived.cells)).accuracy[self._options.column or ""]
+        found = self._table.lookup(derived.genotype(self._space)).accuracy[self._options.column or ""]
         return Score(found / 100, self._options.charge)
 
     def final(self, derived: Derived) -> Score:
