@@ -19,12 +19,12 @@ def command(root: Path, workers: int, out: Path) -> list[str]:
 
 def test_a_killed_run_ends_in_the_same_bits_with_any_workers(forked: Forked, tmp_path: Path) -> None:
     special = make_tree(tmp_path / "tree", classes=4, train=8, odd=True, broken=True, flat="LOC_val_solution.csv")
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole, broken = tmp_path / "whole/run", tmp_path / "broken/run"
     assert forked(command(tmp_path / "tree", 0, whole)) == (0, ""), forked.errors.read_text()
     for workers, count, place in (
         (0, 2, "search 1/3 operations"),
         (1, 8, "search 2/3 topology-warmup"),
-        (0, 10, "retrain, seed 1/1"),
+        (0, 12, "retrain, seed 1/1"),
     ):
         code, where = forked(command(tmp_path / "tree", workers, broken), "0", event="step", count=count)
         assert (code, where) == (-signal.SIGKILL, place), forked.errors.read_text()
