@@ -259,7 +259,7 @@ def check_skeleton(skeleton: "str | Stacking") -> None:
 
 
 #: What a search calls.
-_HOOKS = [name for name in vars(Mechanism) if not name.startswith("_")]
+_HOOKS = [name for name, of in vars(Mechanism).items() if callable(of) and not name.startswith("_")]
 
 
 def check_mechanism(mechanism: "str | type[Mechanism]", level: str = "bilevel", **options: Any) -> None:

@@ -68,7 +68,7 @@ def test_places_without_a_table(path: str, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_what_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("topocell.data.nasbench201.MAX_BYTES", 100_000)
+    monkeypatch.setattr("topocell.data.accuracy_table.MAX_BYTES", 100_000)
     packed = io.BytesIO()
     with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=1) as file:
         file.write(bytes(10_000_000))

@@ -38,7 +38,7 @@ RUN = ["run", "quickstart", "--budget", "smoke", "--quiet", "--out", "new", *SIZ
 FOLDER = ["run", "quickstart", "--budget", "smoke", "--out", "new", "data.dataset=folder"]
 RANDOM = ["run", "random", "--budget", "smoke", "--quiet", *SIZES]
 COMMANDS = ["run", "search", "select", "retrain", "report", "draw", "spaces", "recipes list", "recipes show"]
-COMMANDS += ["recipes copy", "compare", "estimate", "predict", "export", "sweep"]
+COMMANDS += ["recipes copy", "compare", "estimate", "predict", "export", "sweep", "tables"]
 
 
 def genotype(source: int) -> str:
@@ -374,7 +374,7 @@ def test_the_list_of_commands_is_complete(inside: Path, capsys: Any) -> None:
     assert registered | {"recipes"} == names
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("spaces", "recipes list")])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("spaces", "tables", "recipes list")])
 def test_every_help_ends_with_examples_that_work(inside: Path, capsys: Any, command: str) -> None:
     text = help_of(command, capsys)
     examples = examples_of(text)

@@ -172,7 +172,7 @@ class Kept:
     def drawn(self, epoch: int, step: int) -> Tensor:
         """The images of a step, with other colours and shapes where there is a policy or a jitter."""
         of = self._batches
-        images = self._data.images.permute(0, 2, 3, 1)[of.numbers(epoch, step)].permute(0, 3, 1, 2)
+        images = self._data.images.permute(0, 2, 3, 1)[of.whole(epoch, step)].permute(0, 3, 1, 2)
         if of.policy is not None:
             images = of.policy(images, derive(of.seed, of.stream, "policy", epoch, step))
         if of.augmentation is not None and of.augmentation.jitter is not None:

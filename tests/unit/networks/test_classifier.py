@@ -336,7 +336,7 @@ def test_a_name_that_a_terminal_would_act_on_is_one_line(made: Path, tmp_path: P
 
 @pytest.mark.parametrize("device", ["foo", "cuda:99", "xpu"])
 def test_a_device_that_is_not_there_is_one_line(made: Path, device: str) -> None:
-    with pytest.raises(TopocellError, match=f"a device of this machine, but got '{device}'; use auto or cpu"):
+    with pytest.raises(TopocellError, match=f"a device of this machine, but got '{device}'(: [^;]*)?; use auto or cpu"):
         topocell.load(made / "run", device=device)
     assert topocell.load(made / "run", device="meta").mean.device.type == "meta"
 

@@ -88,7 +88,7 @@ def test_the_time_is_made_of_its_parts(found: tuple[Recipe, Estimate]) -> None:
 
 def test_a_stopwatch_leaves_out_the_first_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     clock = iter([0.0, 10.0, 11.0, 12.0, 15.0, 15.5, 20.0, 22.0, 24.0, 24.5, 24.75])
-    monkeypatch.setattr("topocell.runs.estimate.probe.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("topocell.runs.estimate.meters.time.perf_counter", lambda: next(clock))
     watch = Stopwatch(CPU, tmp_path)
     for _ in range(3):
         watch.step("search", 0, 0, dict)

@@ -87,7 +87,7 @@ def test_memory_is_the_peak_of_the_allocator_and_time_that_of_events(card: Calla
     mine = card(10**10)
     memory = measure_memory(probe_of(mine), 96, 7 * MEGA, GPU, 10**10)
     assert memory.per_image == pytest.approx(3 * MEGA) and memory.peak == pytest.approx((50 + 3 * 96 + 7) * MEGA)
-    stopwatch, factor = measure_time(probe_of(mine), memory, GPU, 10**10)
+    stopwatch, factor = measure_time(probe_of(mine), memory, GPU, 10**10, 96)
     assert factor == 1 and stopwatch.usual(-1) == pytest.approx(0.106) and stopwatch.once == pytest.approx(0.5)
 
 
