@@ -42,15 +42,17 @@ def batch_norm(
 ) -> Tensor:
     """`torch.nn.functional.batch_norm` of x (N, C, ...) with the statistics of all processes in training.
 
-    All of them have equally many images. The mean is taken first, then the squares around it, as one process does.
+    All of them have equally many images. The mean is taken first, then the squares around it, as one process does, in
+    float32 at least.
     """
     if not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
     over = [d for d in range(x.dim()) if d != 1]
     shape = [1, -1] + [1] * (x.dim() - 2)
     n = x.numel() // x.shape[1] * world()
-    mean = _Total.apply(x.sum(over)) / n
-    centred = x - mean.view(shape)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    mean = _Total.apply(wide.sum(over)) / n
+    centred = wide - mean.view(shape)
     variance = _Total.apply(centred.square().sum(over)) / n
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
@@ -58,7 +60,7 @@ def batch_norm(
             running_var.lerp_((variance * n / max(n - 1, 1)).to(running_var.dtype), momentum)
     scale = (variance + eps).rsqrt()
     out = centred * (scale if weight is None else scale * weight).view(shape)
-    return out if bias is None else out + bias.view(shape)
+    return (out if bias is None else out + bias.view(shape)).to(x.dtype)
 
 
 class _Everywhere(TorchFunctionMode):
