@@ -49,13 +49,12 @@ def class_weights(plan: RetrainPlan, train: Images, device: torch.device) -> Ten
     return balanced_weights(train.labels.cpu(), len(train.classes)).to(device)
 
 
-def training_loss(plan: RetrainPlan, train: Images, device: torch.device) -> Loss:
-    """Return the loss of a training on these images, with smoothing and weights of classes.
+def training_loss(plan: RetrainPlan, weight: Tensor | None) -> Loss:
+    """Return the loss of a training, with smoothing and what `class_weights` returns.
 
     Raises:
         RecipeError: as `build_loss`.
     """
-    weight = class_weights(plan, train, device)
     return build_loss(plan.loss, label_smoothing=plan.label_smoothing, weight=weight)
 
 

@@ -33,9 +33,9 @@ from topocell.networks.scores import MOST_CLASSES, balanced_accuracy, class_scor
 from topocell.networks.start import AFRESH, Start, load_initial
 from topocell.nn.count import count
 from topocell.nn.network import FixedNet
+from topocell.nn.scheduled import hold
 from topocell.runtime import distributed
 from topocell.runtime.capture import Steps, take
-from topocell.runtime.distributed import fingerprint
 from topocell.runtime.epoch_loop import EpochLoop
 from topocell.runtime.epoch_meter import Seen
 from topocell.runtime.hooks import Monitor, Silent, Trained
@@ -93,8 +93,8 @@ class Retraining:
         changes = {name: getattr(plan, name) for name in ("cutout", "rotation", "scaling", "shear", "translation")}
         self._augmentation = replace(data.augmentation, **changes)
         self._train, self._held_out = training_images(plan, data.train, derive_seed(seed, "retrain"))
-        self._loss, self._mixing = training_loss(plan, self._train, self.device), mixing(plan)
         self._class_weights = class_weights(plan, self._train, self.device)
+        self._loss, self._mixing = training_loss(plan, self._class_weights), mixing(plan)
         self.loop = EpochLoop(self, seed=seed, device=self.device, monitor=self.monitor, on_nan=on_nan)
 
     def run(self, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class Retraining:
             labels, probabilities = classify(self.tested, self.test_batches)
         weights = {k: v.detach().cpu().clone() for k, v in self.tested.state_dict().items()}
         weights = {name: value for name, value in weights.items() if not name.startswith("auxiliary_head.")}
-        distributed.same(f"weights after the training with seed {seed} (as a fingerprint)", fingerprint(weights))
+        distributed.same_tensors(f"weights after the training with seed {seed}", weights)
         self.monitor.trained(Trained(self.round, seed, weights, labels, probabilities))
         self.confusions.append(confusion_matrix(test.labels, labels, len(test.classes)))
         return {
@@ -226,7 +226,7 @@ class Retraining:
         self.execution.prepare(self.net.cells)
         lr = plan.weights.lr.value(0, plan.epochs)
         if self._held:
-            self.net.held_drop_path = torch.zeros((), dtype=torch.float64, device=self.device)
+            hold(self.net, self.device)
         self.optimizer = build_optimizer(self.net.parameters(), plan.weights, lr, fused=True, held=self._held)
         self.steps = Steps(self.recorder if can_hold(type(self.optimizer)) else None, self.monitor.say)
         self.batches, self.test_batches = self._batches(self._train, "retrain"), self._batches(self.data.test, "test")
@@ -256,8 +256,6 @@ class Retraining:
         plan, epoch = self.plan, self.loop.epoch
         self._set_rate()
         self.net.drop_path = plan.drop_path * epoch / plan.epochs
-        if self.net.held_drop_path is not None:
-            self.net.held_drop_path.fill_(self.net.drop_path)
         self.net.train()
         return len(self.batches)
 

@@ -34,7 +34,7 @@ def on_gpu(x: Tensor, channels: int) -> bool:
 
 
 def found(device: torch.device) -> str | None:
-    """What was found about Triton kernels on a device, for env.json; None on a CPU."""
+    """What was found about Triton kernels on a device in the present mode, that of a search; None on a CPU."""
     if device.type != "cuda":
         return None
     if mode() != "plain":

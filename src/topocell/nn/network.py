@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from topocell.errors import SpaceError
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.nn.primitives import make
+from topocell.nn.scheduled import Scheduled, current
 from topocell.nn.skeleton import Skeleton
 from topocell.spaces.skeletons import Slot, stacking
 
@@ -124,8 +125,7 @@ class FixedNet(Skeleton):
         SpaceError: an argument out of its range; in `forward`, images whose resolution cannot be halved.
     """
 
-    #: The same probability (0-dim) on the device, where steps may be recorded, see `topocell.runtime.capture`.
-    held_drop_path: Tensor | None = None
+    drop_path = Scheduled()
 
     def __init__(
         self,
@@ -179,8 +179,8 @@ class FixedNet(Skeleton):
         """Logits `(N, classes)` of images `(N, in_channels, H, W)`; with `auxiliary` in training, both."""
         drop_path = None
         if self.training and self.drop_path > 0:  # a tensor: compiled code is the same for all probabilities
-            held = self.held_drop_path
-            drop_path = torch.full((), self.drop_path, device=x.device) if held is None else held
+            now = current(self, "drop_path")
+            drop_path = now if isinstance(now, Tensor) else torch.full((), now, device=x.device)
         features, tapped = self.features(x, lambda slot: (drop_path,), tap=self.tap)
         logits = self.classify(features)
         if self.training and self.auxiliary_head is not None and tapped is not None:

@@ -118,8 +118,9 @@ class RunMonitor:
     def checkpoint(self, state: Callable[[], dict[str, Any]], due: bool = False) -> None:
         """Save when due, when enough time has passed, or when told to stop."""
         late = time.monotonic() - self._saved >= self._between
-        stop = distributed.agreed(self._signal or 0)  # of several processes all stop at the same step
-        if due or late or stop:
+        agreed = distributed.agreed(2 * (self._signal or 0) + late)  # several processes save and stop at one step
+        stop = agreed // 2
+        if due or agreed:
             made = state()
             for hook in self._hooks if due else ():
                 hook.on_epoch_saved(made)

@@ -23,6 +23,7 @@ from topocell.genotype.genotype import Genotype
 from topocell.networks.options import check_training
 from topocell.networks.retraining import Retraining
 from topocell.networks.start import AFRESH, Start
+from topocell.nn.kernels.mode import using
 from topocell.registry import is_foreign, known
 from topocell.runs.costs import check_reachable, costs_for, costs_of_cell, network_size
 from topocell.runs.image_checks import check_images
@@ -198,7 +199,8 @@ class Setup:
     def environment(self) -> dict[str, Any]:
         """Return the contents of env.json."""
         seeds = {"run": self.recipe.seed, **{f"retrain {i}": s for i, s in enumerate(self.recipe.retrain.seeds)}}
-        found = environment(self.device, self.dataset.fingerprint, seeds)
+        with using(self.recipe.search.kernels):
+            found = environment(self.device, self.dataset.fingerprint, seeds)
         found |= {"classes": len(self.dataset.train.classes), "image_shape": list(self.dataset.shape)}
         return (
             found if self.ground_truth is None else {**found, "ground_truth_fingerprint": self.ground_truth.fingerprint}

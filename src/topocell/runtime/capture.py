@@ -96,6 +96,8 @@ class Steps:
         self._recorder, self._say = recorder, say
         self._kinds: dict[Hashable, _Recorded | None] = {}
         self._structure: Hashable = None
+        if recorder is not None:
+            recorder.forget()  # of steps before these, whose graphs may be gone
 
     @property
     def records(self) -> bool:

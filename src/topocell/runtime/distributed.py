@@ -113,7 +113,7 @@ def together(make: Callable[[], Made]) -> Made:
         made = make()
     except TopocellError as raised:
         fault = raised
-    failed = _gathered(None if fault is None else str(fault))
+    failed = gathered(None if fault is None else str(fault))
     if fault is not None:
         if failed.index(str(fault)) < rank():  # the first one with this fault reports it
             raise ElsewhereError(str(fault)) from fault
@@ -141,7 +141,7 @@ def same(what: str, value: Any) -> None:
     """
     if world() == 1:
         return
-    values = _gathered(value)
+    values = gathered(value)
     other = next((number for number, found in enumerate(values) if found != values[0]), None)
     if other is not None:
         raise RunError(
@@ -150,14 +150,16 @@ def same(what: str, value: Any) -> None:
         )
 
 
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Return a hash of named tensors, of which one bit more or less makes another."""
+def same_tensors(what: str, tensors: Mapping[str, Tensor]) -> None:
+    """Check, by a hash, that all processes have the same bits in what are named tensors. Raises as `same`."""
+    if world() == 1:
+        return
     digest = hashlib.sha256()
     for name in sorted(tensors):
         values = tensors[name].detach().cpu()
         digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
         digest.update(values.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    same(f"{what} (as a fingerprint)", digest.hexdigest()[:16])
 
 
 def _short(value: Any) -> str:
@@ -226,7 +228,8 @@ def follow_first(net: nn.Module) -> None:
             dist.broadcast(buffer, 0)
 
 
-def _gathered(value: Any) -> list[Any]:
+def gathered(value: Any) -> list[Any]:
+    """Return the values of all processes, by their numbers."""
     found: list[Any] = [None] * world()
     with reaching():
         dist.all_gather_object(found, value)

@@ -50,10 +50,16 @@ class EpochMeter:
         return {"loss": float(loss) / seen, "accuracy": float(correct) / seen}
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums, for a checkpoint inside an epoch."""
-        return {"loss": self._loss, "correct": self._correct, "images": self._images}
+        """The sums, for a checkpoint inside an epoch: of all processes, which ask together, where there are several."""
+        mine = {"loss": self._loss, "correct": self._correct, "images": self._images}
+        return mine if distributed.world() == 1 else {"processes": distributed.gathered(mine)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The sums of `state_dict`."""
-        self._loss, self._correct = state["loss"].to(self._device), state["correct"].to(self._device)
-        self._images = state["images"]
+        """The sums of `state_dict`; with another number of processes the first one has those of all."""
+        sums = state.get("processes", [state])
+        if len(sums) != distributed.world():
+            whole = {name: sum(each[name] for each in sums) for name in ("loss", "correct", "images")}
+            sums = [whole, *[{name: 0 * value for name, value in whole.items()}] * (distributed.world() - 1)]
+        mine = sums[distributed.rank()]
+        self._loss, self._correct = mine["loss"].to(self._device), mine["correct"].to(self._device)
+        self._images = mine["images"]

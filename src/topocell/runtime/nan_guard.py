@@ -3,7 +3,7 @@
 The values that are checked are computed anyway: the loss, and the gradient norm that clipping needs (a pass over the
 gradients where nothing is clipped). On a CPU every value is read before the update that it would spoil. On other
 devices reading means waiting for the device: with `stop`, values are collected there and read at the end of an epoch,
-before a state is saved, and when there are `READ_EVERY` of them; with `skip` and `rollback` they are read at each step.
+before a state is saved, and when there are `READ_EVERY` entries; with `skip` and `rollback` they are read at each step.
 """
 
 import copy
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from topocell.config.values import OnNan
 from topocell.errors import RunError
 
-#: Values that are collected on a device at most before they are read.
+#: Entries (values, or all those of a recorded step) that are collected on a device at most before they are read.
 READ_EVERY = 500
 
 #: At most this share of the batches of an epoch is skipped, and one at least.

@@ -24,14 +24,13 @@ def level_step(steps: Steps, guard: Guard, level: Level, learner: Learner, train
         return level(learner, train, updates)
     moved = tuple((update.alpha, update.beta) for update in updates)
     net, arch = learner.net, learner.arch
-    switches = net.drop_path > 0, net.skip_dropout > 0, arch.auxiliary_skip > 0
 
     def act(*given: Tensor) -> Seen:
         first, *others = zip(given[::2], given[1::2], strict=True)
         return level(learner, first, [ArchBatch(batch, *both) for batch, both in zip(others, moved, strict=True)])
 
     inputs = *train, *(tensor for update in updates for tensor in update.batch)
-    return take(steps, guard, net.structure(), (level, moved, switches), act, inputs)
+    return take(steps, guard, net.structure(), (level, moved, arch.auxiliary_skip > 0), act, inputs)
 
 
 def hold_on(device: torch.device, *parts: Supernet | ArchState | Learner) -> None:

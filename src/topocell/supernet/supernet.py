@@ -1,6 +1,6 @@
 """The supernet: a skeleton of `SuperCell`s, and the exchange of its weights with the per-edge layout."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -175,9 +175,10 @@ class Supernet(nn.Module):
                 kept += cell.restrict(masks[slot.cell_type])
         return kept
 
-    def structure(self) -> tuple[tuple[str, tuple[bool, ...]], ...]:
-        """Return the type and the live candidates (E·K) of every cell: what a recorded step depends on."""
-        return tuple((slot.cell_type, cell.live) for slot, cell in self._cells())
+    def structure(self) -> tuple[Hashable, ...]:
+        """Return what a recorded step depends on: type and live candidates (E·K) of all cells, and what is dropped."""
+        cells = ((slot.cell_type, cell.live) for slot, cell in self._cells())
+        return self.drop_path > 0, self.skip_dropout > 0, *cells
 
     def masks(self) -> dict[str, Tensor]:
         """(E, K) bool per cell type: the candidates that are live."""

@@ -93,7 +93,13 @@ def words(device: torch.device) -> str:
     if device not in _found:
         return "not used"
     fault = _found[device]
-    return f"triton {importlib.metadata.version('triton')}, checked" if fault is None else f"{LEFT}{fault}"
+    return f"triton {_version()}, checked" if fault is None else f"{LEFT}{fault}"
+
+
+@cache
+def _version() -> str:
+    """Of Triton; read once, since `usable` is asked at every call."""
+    return importlib.metadata.version("triton")
 
 
 def current(device: torch.device) -> AbstractContextManager[object]:
