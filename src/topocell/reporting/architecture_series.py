@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
+from topocell.reporting import series
 from topocell.reporting.epochs import Epoch, Row, search_epochs
 from topocell.reporting.history import Relaxations, Relaxed
-from topocell.reporting.series import Line, Panel, dashes_of, search_panel
+from topocell.reporting.series import Line, Panel, cycle, dashes_of, search_panel
 from topocell.reporting.style import clipped, family, short
 
 
@@ -40,6 +41,26 @@ def seen_of(metrics: Iterable[Row], recipe: Mapping[str, Any]) -> Seen:
         except Exception:  # whatever damaged rows raise
             found.append({})
     return Seen(epochs, found)
+
+
+def run_panels(metrics: Sequence[Row], seen: Seen, trajectory: Iterable[Row]) -> dict[str, list[Panel]]:
+    """Return the panels of a run by the names of their figures; of those that have something to draw.
+
+    Args:
+        metrics: rows of the run.
+        seen: see `seen_of`.
+        trajectory: see `topocell.reporting.series.ground_truth_panels`.
+    """
+    panels = {
+        "search": series.search_panels(metrics),
+        "architecture": series.architecture_panels(metrics),
+        "weights": weight_panels(seen),
+        "annealing": annealing_panels(seen),
+        "operations": series.operation_panels(metrics),
+        "retrain": series.retrain_panels(metrics),
+        "ground_truth": series.ground_truth_panels(trajectory),
+    }
+    return {name: of for name, of in panels.items() if of}
 
 
 def operations_at(relaxed: Relaxed) -> list[dict[str, float]]:
@@ -79,7 +100,7 @@ def annealing_panels(seen: Seen) -> list[Panel]:
         largest = [[_largest(found, e) for found in at] for e in range(size)]
         gates = [[_gate(found, e) for found in at] for e in range(size)]
         for what, values in (("Largest operation weight", largest), ("Edge weight", gates)):
-            lines = [Line("", of_edge, f"c{k % 8}") for of_edge in values]
+            lines = [Line("", of_edge, cycle(k)) for of_edge in values]
             panels += search_panel(seen.epochs, f"{what}, {clipped(kind)}", "", lines)
     return panels
 

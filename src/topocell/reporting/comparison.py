@@ -4,12 +4,14 @@ Runs of one recipe that differ in their seeds alone are a group: its ± is over 
 surer with every run that is named with the others. All is read leniently, as a report reads it.
 """
 
+import functools
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from topocell.errors import GenotypeError, RunError
 from topocell.genotype.genotype import Genotype
@@ -23,7 +25,7 @@ from topocell.reporting.page import rendered
 from topocell.reporting.run_files import RunFiles
 from topocell.reporting.rundirs import readable
 from topocell.reporting.scores import accuracy_of
-from topocell.reporting.series import DASHES, Line, Panel, spread_line
+from topocell.reporting.series import DASHES, Line, Panel, cycle, spread_line
 from topocell.reporting.setting import SMOKE_STAMP, SettingOf, unknown
 from topocell.reporting.style import clipped
 from topocell.reporting.tables import flattened, format_count, format_seconds, is_number
@@ -64,7 +66,7 @@ class FinishedRun:
         """Their mean; None without any."""
         return statistics.fmean(self.accuracies) if self.accuracies else None
 
-    @property
+    @functools.cached_property
     def cells(self) -> list[ShownCell]:
         """The cells; none where they cannot be drawn."""
         try:
@@ -220,37 +222,39 @@ def _page(groups: Sequence[Group], out: Path, setting_of: SettingOf) -> str:
     }
     truths = [bool(ground_truth_of(run.results)) for run in runs]
     label = "true accuracy, %" if all(truths) else "accuracy, %" if any(truths) else "test accuracy, %"
-    dots = {"rows": [_dots(group) for group in groups], "label": label}
-    drawn = (
-        [(group, run) for group in groups for run in group.runs]
-        if len(runs) <= MOST_CELLS
-        else [(g, g.runs[0]) for g in groups]
-    )
+    dots = {"rows": [_dots(group, name) for group, name in zip(groups, _names(groups))], "label": label}
+    shown = [(group, run) for group in groups for run in (group.runs if len(runs) <= MOST_CELLS else group.runs[:1])]
+    drawn = [(group, run) for group, run in shown if run.cells][: 2 * MOST_CELLS]
     return rendered(
         "comparison.html",
-        {"figures": figures, "dots": {"accuracy": dots}, "decisions": [], "replay": None},
+        {"figures": figures, "dots": {"accuracy": dots}},
         name="Comparison",
         about=f"{len(runs)} runs, {len(groups)} recipes or settings",
         stamps=_stamps(runs, setting_of),
         table=comparison_table(groups),
         figures=set(figures),
         drawn=any(group.values for group in groups),
-        cells=[
-            (clipped(group.label, 120), run.path.name, _drawn(run))
-            for group, run in drawn[: 2 * MOST_CELLS]
-            if run.cells
-        ],
+        cells=[(clipped(group.label, 120), run.path.name, _drawn(run)) for group, run in drawn],
         legend=families_of(cell for _, run in drawn for cell in run.cells),
         differences=differences_table(groups),
         runs=[_run_row(group, run, out) for group in groups for run in group.runs],
     )
 
 
-def _dots(group: Group) -> dict[str, Any]:
+def _names(groups: Sequence[Group]) -> list[str]:
+    """Short labels for charts, in which equal ones would be one row: those that clipping makes equal bear numbers."""
+    short = [clipped(group.label, 40) for group in groups]
+    return [
+        f"{clipped(name, 36)} ({short[: k + 1].count(name)})" if short.count(name) > 1 else name
+        for k, name in enumerate(short)
+    ]
+
+
+def _dots(group: Group, name: str) -> dict[str, Any]:
     values, spread = group.values, group.spread
     mean = statistics.fmean(values) if values else None
     ends = (mean - spread, mean + spread) if mean is not None and spread is not None else (None, None)
-    return {"label": clipped(group.label, 40), "values": values, "mean": mean, "low": ends[0], "high": ends[1]}
+    return {"label": name, "values": values, "mean": mean, "low": ends[0], "high": ends[1]}
 
 
 def _stamps(runs: Sequence[FinishedRun], setting_of: SettingOf) -> list[tuple[str, str]]:
@@ -273,7 +277,7 @@ def _drawn(run: FinishedRun) -> list[tuple[str, Any]]:
 def _run_row(group: Group, run: FinishedRun, out: Path) -> tuple[str, str, list[str]]:
     """The directory of a run, the place of its report from the page (empty without one), and cells of a table."""
     report = run.path / "report.html"
-    place = os.path.relpath(report, out.absolute().parent).replace(os.sep, "/") if report.is_file() else ""
+    place = quote(os.path.relpath(report, out.absolute().parent).replace(os.sep, "/")) if report.is_file() else ""
     truth = ground_truth_of(run.results)
     accuracy = f"{truth['accuracy']:.2f} % (table)" if truth else accuracy_of(run.results, "last")
     try:
@@ -284,10 +288,7 @@ def _run_row(group: Group, run: FinishedRun, out: Path) -> tuple[str, str, list[
 
 
 def _search_panels(groups: Sequence[Group]) -> list[Panel]:
-    courses = [
-        [[{**e.row, "epoch": e.number - 1} for e in search_epochs(run.metrics)] for run in group.runs]
-        for group in groups
-    ]
+    courses = [[_numbered(search_epochs(run.metrics)) for run in group.runs] for group in groups]
     return [
         *_overlaid("Validation accuracy, search", "%", groups, courses, "val_accuracy", 100, "search epoch"),
         *_overlaid("Validation loss, search", "", groups, courses, "val_loss", 1, "search epoch"),
@@ -320,8 +321,8 @@ def _overlaid(
     last = max((row["epoch"] + 1 for of in courses for rows in of for row in rows), default=0)
     epochs = list(range(1, last + 1))
     lines: list[Line] = []
-    for k, (group, of) in enumerate(zip(groups, courses)):
+    for k, (name, of) in enumerate(zip(_names(groups), courses)):
         value = lambda row: number_at(row, key, scale=scale)  # noqa: E731
-        lines.append(spread_line(clipped(group.label, 40), of, value, epochs, f"c{k % 8}", DASHES[k % len(DASHES)]))
+        lines.append(spread_line(name, of, value, epochs, cycle(k), DASHES[k % len(DASHES)]))
     found = [line for line in lines if line.drawn]
     return [Panel(title, unit, epochs, found, x=x)] if found else []

@@ -171,16 +171,8 @@ def _charts(
 ) -> tuple[set[str], dict[str, Any]]:
     """The names of the figures that have something to draw, and the data of the page."""
     seen = architecture_series.seen_of(metrics, recipe)
-    panels = {
-        "search": series.search_panels(metrics),
-        "architecture": series.architecture_panels(metrics),
-        "weights": architecture_series.weight_panels(seen),
-        "annealing": architecture_series.annealing_panels(seen),
-        "operations": series.operation_panels(metrics),
-        "retrain": [] if ground_truth_of(results) else series.retrain_panels(metrics),
-        "ground_truth": series.ground_truth_panels(_trajectory(results)),
-    }
-    drawn = {name: [panel.to_dict() for panel in of] for name, of in panels.items() if of}
+    panels = architecture_series.run_panels(metrics, seen, _trajectory(results))
+    drawn = {name: [panel.to_dict() for panel in of] for name, of in panels.items()}
     families = {key: row.label for key, row in FAMILIES.items()}
     data = {"figures": drawn, "replay": replay(seen), "decisions": decisions(metrics), "families": families}
     return set(drawn), data

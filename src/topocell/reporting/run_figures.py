@@ -55,19 +55,9 @@ def write_figures(
     """
     seen = architecture_series.seen_of(metrics, recipe)
     stages = series.stages_of(search_epochs(metrics))
-    figures: dict[str, list[Panel]] = {
-        "search": series.search_panels(metrics),
-        "architecture": series.architecture_panels(metrics),
-        "weights": architecture_series.weight_panels(seen),
-        "annealing": architecture_series.annealing_panels(seen),
-        "operations": series.operation_panels(metrics),
-        "retrain": series.retrain_panels(metrics),
-        "ground_truth": series.ground_truth_panels(trajectory),
-    }
     todo: dict[str, Callable[[], Figure]] = {
         name: lambda panels=panels: panels_figure(panels, stages)  # type: ignore[misc]
-        for name, panels in figures.items()
-        if panels
+        for name, panels in architecture_series.run_panels(metrics, seen, trajectory).items()
     }
     kept = architecture_series.retained(metrics, recipe)
     if kept is not None:

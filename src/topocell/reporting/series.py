@@ -140,7 +140,7 @@ def architecture_panels(metrics: Iterable[Row]) -> list[Panel]:
 
     def pair(first: str, second: str, names: tuple[str, str]) -> list[Line]:
         return [
-            Line(f"{name}, {clipped(kind)}", _series(epochs, key, kind), _cycle(2 * k + second_one), dashes)
+            Line(f"{name}, {clipped(kind)}", _series(epochs, key, kind), cycle(2 * k + second_one), dashes)
             for second_one, (key, name) in enumerate(((first, names[0]), (second, names[1])))
             for k, (kind, dashes) in enumerate(zip(types, DASHES * len(types)))
         ]
@@ -269,7 +269,8 @@ def dashes_of(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _cycle(number: int) -> str:
+def cycle(number: int) -> str:
+    """Return the colour of a line by its number, which comes round after `CYCLE_SIZE`."""
     return f"c{number % CYCLE_SIZE}"
 
 

@@ -55,7 +55,7 @@ def write_sweep_report(path: Path) -> Path:
         dots, smoke = _dots(summary), stated["options"].get("budget") == "smoke"
         page = rendered(
             "sweep.html",
-            {"figures": {}, "dots": {"accuracy": dots}, "decisions": [], "replay": None},
+            {"figures": {}, "dots": {"accuracy": dots}},
             name=path.resolve().name,
             about=f"Protocol {summary['protocol']} · seeds {', '.join(map(str, stated['options']['seeds']))}",
             stamp=SMOKE_STAMP if smoke else ("", ""),

@@ -3,6 +3,7 @@
 Recipes are dicts as recipe.yaml has them; what is missing or damaged is passed over.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -63,9 +64,14 @@ _NO_REDUCTION = ("retraining seeds",)
 def published_recipe(recipe: Recipe) -> dict[str, Any] | None:
     """Return the recipe of that name as published; None where there is none."""
     name = recipe.get("name")
+    return _published(name) if isinstance(name, str) else None
+
+
+@functools.cache
+def _published(name: str) -> dict[str, Any] | None:
+    """By its name; a comparison asks for that of each of its runs."""
     try:
-        known = isinstance(name, str) and name in recipe_names()
-        return load_recipe(name).model_dump(mode="json") if known and isinstance(name, str) else None
+        return load_recipe(name).model_dump(mode="json") if name in recipe_names() else None
     except TopocellError:
         return None
 

@@ -22,7 +22,7 @@ class LookedUp(Searches):
 
     columns: Annotated[tuple[str, ...], BeforeValidator(distinct)] = Field(
         (),
-        description="columns of the NAS-Bench-201 table; a list gives every cell a row for each; unset: that of "
+        description="columns of the table of true accuracies; a list gives every cell a row for each; unset: that of "
         "ground_truth.column; more can be asked for when the study is finished",
     )
 
@@ -36,7 +36,7 @@ class LookedUp(Searches):
         for arm in arms if self.columns else ():
             if (table := setup.load_ground_truth(arm.any)) is None:
                 raise RecipeError(
-                    f"columns are those of a NAS-Bench-201 table, but {arm.label} has none; name one with "
+                    f"columns are those of a table of true accuracies, but {arm.label} has none; name one with "
                     f"ground_truth.table=PATH, or leave columns out"
                 )
             for column in self.columns:

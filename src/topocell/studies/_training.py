@@ -123,7 +123,7 @@ def scale(record: Mapping[str, Any]) -> str:
     """Describe in a sentence what accuracies like that of a record rest on."""
     results = record["results"]
     if ground_truth := results.get("ground_truth"):
-        return f"Accuracies are those of the column {ground_truth['column']} of the NAS-Bench-201 table."
+        return f"Accuracies are those of the column {ground_truth['column']} of the table of true accuracies."
     return (
         f"Retrained on {results['dataset']} with {results['train_images']} images for {results['epochs']} epochs, "
         f"{results['channels']} channels, tested on {results['test_images']} images after the last epoch, "

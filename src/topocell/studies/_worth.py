@@ -68,7 +68,7 @@ def valued(bench: Bench, found: Sequence[Found], columns: Sequence[str] = ()) ->
         return rows, scale(next(iter(records.values())))
     read = dict.fromkeys(columns or [recipe.ground_truth.column for recipe, _ in tables.values()])
     words = f"column{'s'[: len(read) > 1]} {', '.join(read)}"
-    return rows, f"Accuracies are those of the {words} of the NAS-Bench-201 table."
+    return rows, f"Accuracies are those of the {words} of the table of true accuracies."
 
 
 def _worth(

@@ -286,10 +286,8 @@ def _finished(entry: Path) -> list[Path]:
     def has_ended(run: Path) -> bool:
         return (run / "genotype.json").is_file() and (run / "checkpoints" / f"{FINISHED}.ckpt").is_file()
 
-    runs = [entry] if (entry / "recipe.yaml").is_file() else sorted((entry / "runs").glob("*/recipe.yaml"))
-    ended = [
-        run for run in ((found.parent if found.name == "recipe.yaml" else found) for found in runs) if has_ended(run)
-    ]
+    own = (entry / "recipe.yaml").is_file()
+    ended = [run for run in ([entry] if own else (entry / "runs").glob("*")) if has_ended(run)]
     if not ended:
         raise RunError(
             f"runs names finished runs, or sweeps with some, but {entry} is none; finish it, or leave it out"

@@ -82,7 +82,7 @@ def measure(bench: Bench, options: WorthIt) -> Outcome:
         min(len(points) for points in found.values()),
         {row["recipe"]: {"seconds": row["seconds"], "accuracy %": row["accuracy %"]} for row in rows},
         [
-            f"Accuracies are those of the column {column} of the NAS-Bench-201 table; shares of its cells that are "
+            f"Accuracies are those of the column {column} of the {table.title} table; shares of its cells that are "
             f"below: {words}.",
             f"A look-up of an accuracy after a short training counts as {options.charge:g} s.",
         ],

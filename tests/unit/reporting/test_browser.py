@@ -71,6 +71,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def load(browser: Any, page: Path, size: str = "wide", theme: str = "light", fragment: str = "") -> None:
     """Open a page on an empty log."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
     width, height = SIZES[size]
     screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": size == "narrow"}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
@@ -80,6 +82,9 @@ def load(browser: Any, page: Path, size: str = "wide", theme: str = "light", fra
     for kind in ("browser", "performance"):
         browser.get_log(kind)
     browser.get(page.as_uri() + fragment)
+    # A page that replaces its own address while it loads may seem loaded to the driver before its scripts have run.
+    loaded = f"document.readyState === 'complete' && location.href.startsWith({json.dumps(page.as_uri())})"
+    WebDriverWait(browser, 60, 0.02).until(lambda _: told(browser, loaded))
 
 
 def requested(browser: Any) -> list[str]:

@@ -131,3 +131,20 @@ def test_the_command_compares_in_the_terminal_what_the_page_shows(
     assert "is neither a run directory" in capsys.readouterr().err and not (tmp_path / "x.html").exists()
     assert main(["report", str(runs[0]), "--figures", str(tmp_path / "figures")]) == 0
     assert str(tmp_path / "figures/retrain.svg") in capsys.readouterr().out
+
+
+def test_groups_whose_names_are_cut_to_the_same_words_stay_apart(tmp_path: Path) -> None:
+    alike = [f"a-recipe-whose-name-is-far-too-long-for-a-chart-{end}" for end in ("one", "two", "three")]
+    runs = [make(tmp_path / name, 0, [0.1 * n], name=name) for n, name in enumerate(alike, start=1)]
+    page = Page(write_comparison(runs, tmp_path / "side.html").read_text())
+    labels = [row["label"] for row in page.data["dots"]["accuracy"]["rows"]]
+    assert len(set(labels)) == 3 and all(len(label) <= 40 for label in labels)
+    for panels in page.data["figures"].values():
+        assert all([line["label"] for line in panel["lines"]] == labels for panel in panels)
+
+
+def test_reports_are_linked_to_whatever_their_directory_is_called(tmp_path: Path) -> None:
+    run = make(tmp_path / "runs" / "100 % #1?", 0, [0.9])
+    (run / "report.html").write_text("x")
+    page = Page(write_comparison([run], tmp_path / "side.html").read_text())
+    assert [attrs["href"] for tag, attrs in page.tags if tag == "a"] == ["runs/100%20%25%20%231%3F/report.html"]
