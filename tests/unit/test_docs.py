@@ -119,6 +119,8 @@ def test_commands_run(command: str, finished: Path, tmp_path: Path, monkeypatch:
         shutil.copytree(ROOT / "examples", "examples")
         monkeypatch.setattr(registry, "_imported", [])
         monkeypatch.setenv(registry.IMPORT_VARIABLE, "")
+    if words[0] == "retrain":  # which takes no budget
+        words = [re.sub(r"^(retrain\.epochs)=\d+$", r"\1=2", word) for word in words]
     if words[0] == "predict":
         shutil.copytree("photos", "new")
         shutil.copy("photos/cat/0.png", "new/IMG_0001.jpg")

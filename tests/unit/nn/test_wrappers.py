@@ -6,6 +6,7 @@ Each wrapper takes a network and images, and returns tensors; ours and its plain
 import contextlib
 import copy
 import io
+import itertools
 import pickle
 from pathlib import Path
 from typing import Any
@@ -271,11 +272,14 @@ WRAPPERS: dict[str, tuple[Wrapper, dict[str, float]]] = {
 }
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
-@pytest.mark.parametrize("genotype", GENOTYPES)
-@pytest.mark.parametrize("name", WRAPPERS)
-def test_a_network_is_like_its_plain_twin(name: str, genotype: str, layout: torch.memory_format) -> None:
-    check_like_plain(*WRAPPERS[name], network(genotype), layout)
+LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+#: Without the longest one: the compiler meets all operations of DARTS_V2 in the other layout.
+CASES = [case for case in itertools.product(WRAPPERS, GENOTYPES, LAYOUTS) if case != ("compiled", "DARTS_V2", "nchw")]
+
+
+@pytest.mark.parametrize(("name", "genotype", "layout"), CASES)
+def test_a_network_is_like_its_plain_twin(name: str, genotype: str, layout: str) -> None:
+    check_like_plain(*WRAPPERS[name], network(genotype), LAYOUTS[layout])
 
 
 # The supernet
