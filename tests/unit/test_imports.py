@@ -194,6 +194,11 @@ def test_heavy_libraries_are_imported_where_they_are_used(program: str) -> None:
     assert loaded(program) == set()
 
 
+def test_what_some_runs_need_is_not_imported_by_all_of_them() -> None:
+    program = "import topocell.studies, topocell.data.stream, topocell.runs.run, topocell.networks.retraining"
+    assert loaded(program, ("torchvision", "matplotlib", "jinja2", "sklearn", "triton", "ray", "onnx")) == set()
+
+
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["recipes", "list"]])
 def test_no_cell_is_read_where_none_is_named(words: list[str]) -> None:
     """The published cells and what reads genotypes would add a third to the time of a command's help."""

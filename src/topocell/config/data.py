@@ -61,7 +61,7 @@ class DataPlan(Model):
     crop: Crop = None
     crop_scale: tuple[Share, Share] = (0.08, 1.0)
     jitter: tuple[NonNegative, NonNegative, NonNegative, Annotated[float, Field(ge=0, le=0.5)]] | None = None
-    splits: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field({"train": 0.5, "val": 0.5})
+    splits: dict[str, Share] = Field({"train": 0.5, "val": 0.5})
     class_balanced: bool = False
 
     @model_validator(mode="after")

@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import os
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from topocell.data.fingerprints import measure, repeated
 from topocell.data.image_file import read_header
-from topocell.data.image_folder import Decoding, memory_of_machine, refuse_faults
+from topocell.data.image_folder import Decoding, memory_of_machine, refuse_faults, side_of
 from topocell.data.loading import made_of, usual_workers
 from topocell.data.readers import Source, Statistics, check_classes, left_out
 from topocell.data.shards import KINDS, Found, Shards
@@ -103,8 +102,7 @@ def is_streamed(
 def _usual_side(source: Source, chosen: Tensor) -> int:
     """The side that images would have in memory, from the headers of some files."""
     paths = [os.path.join(str(source.root), source.train_files[i]) for i in _spread(chosen, HEADERS).tolist()]
-    sides = [min(header.size) for path in paths if (header := read_header(path, (255, 255, 255)))]
-    return min(STREAMED, max(8, int(statistics.median(sides or [8]))))
+    return side_of([read_header(path, (255, 255, 255)) for path in paths])
 
 
 def _spread(indices: Tensor, most: int) -> Tensor:
@@ -160,7 +158,7 @@ def streamed(
     refuse_faults(faults, len(found), decoding)
     cut, whole = len(names["training"]), torch.cat(list(labels.values()))
     notes = left_out(faults, [source.classes[int(whole[place])] for place in faulty]) if faults else []
-    files = {each.shard: number for number, each in enumerate({f.shard: f for f in found}.values())}
+    files = {shard: number for number, shard in enumerate(dict.fromkeys(each.shard for each in found))}
     reader = Reader(str(root), tuple(files) if streaming.cache is not None else ())
     parts, digests = [], []
     for part, some in (("training", found[:cut]), ("test", found[cut:])):

@@ -160,12 +160,13 @@ def _labelled(
         )
     place = {wnid: number for number, wnid in enumerate(wnids)}
     found = [said[os.path.splitext(os.path.basename(file))[0]] for file in files]
-    if foreign := sorted(set(found) - set(wnids)):
+    present = set(found)
+    if foreign := sorted(present - set(wnids)):
         raise DataError(
             f"val/ has the classes of train/, but {path.name} has images of {some(foreign)}, which have no folder "
             f"there; add the folders, or delete the images"
         )
-    if absent := [wnid for wnid in wnids if wnid not in set(found)]:
+    if absent := [wnid for wnid in wnids if wnid not in present]:
         raise DataError(
             f"every class has an image, but none in val/ is of {some(absent)}, says {path.name}; add some, or delete "
             f"the folders of train/"
@@ -175,7 +176,7 @@ def _labelled(
 
 def _wnid(word: str, order: Sequence[str], path: Path, line: int) -> str:
     """The class that a label names. Raises DataError for a number that no class has."""
-    if not word.isdigit():
+    if not word.isdecimal():
         return word
     if int(word) >= len(order):
         raise DataError(

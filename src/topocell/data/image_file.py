@@ -1,7 +1,9 @@
 """The pixels of one image file: upright, laid on a background where it is transparent, scaled and cropped."""
 
 import os
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -181,9 +183,25 @@ def _foreign(path: str) -> str:
 
 def open_image(path: str | IO[bytes]) -> Image.Image:
     """Open an image file without decoding it. Raises as `read_picture`."""
-    if isinstance(path, str) and os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError("neither a file nor a link to one")  # a pipe would wait for somebody to write
+    if isinstance(path, str):
+        check_regular(path)
     return Image.open(path, formats=readable_formats()[1])
+
+
+def check_regular(path: str) -> None:
+    """Raise ValueError for what is there and no file, as a pipe, which would wait for somebody to write."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError("neither a file nor a link to one")
+
+
+@contextmanager
+def careful_pillow() -> Iterator[None]:
+    """Let Pillow refuse images of more pixels than it takes for sane; keep other warnings to itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # of damaged EXIF data and the like
+        warnings.filterwarnings("ignore", "The image decoding", DeprecationWarning)
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import statistics
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,13 +15,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from topocell.data.folder_listing import images, some
-from topocell.data.image_file import Fault, Header, Picture, fault_of, read_header, read_picture
+from topocell.data.image_file import Fault, Header, Picture, careful_pillow, fault_of, read_header, read_picture
 from topocell.errors import DataError
 from topocell.io.cache import cache_folder
 from topocell.io.colours import Colour, colour_name
@@ -154,9 +152,7 @@ def _decode(paths: Sequence[str], decoding: Decoding) -> tuple[Decoded, bool]:
     C = 1 if all files that can be read are grey, else 3. An image of more pixels than Pillow takes for sane (89
     million) is a fault, like one that is damaged.
     """
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        warnings.filterwarnings("ignore", module="PIL")  # of damaged EXIF data and the like
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with careful_pillow(), ThreadPoolExecutor() as pool:
         headers = list(pool.map(read_header, paths, repeat(decoding.background)))
         mode, side = _mode_and_side(headers, decoding)
         out, results = _pictures(paths, mode, side, decoding, pool)
@@ -180,7 +176,12 @@ def _decode(paths: Sequence[str], decoding: Decoding) -> tuple[Decoded, bool]:
 def _mode_and_side(headers: Sequence[Header | None], decoding: Decoding) -> tuple[str, int]:
     """`L` or `RGB`, and the side in pixels, that suit files with these headers."""
     mode = "L" if all(header.grey for header in headers if header) else "RGB"
-    return mode, decoding.resolution or min(224, max(8, _usual_side(headers)))
+    return mode, decoding.resolution or side_of(headers)
+
+
+def side_of(headers: Sequence[Header | None]) -> int:
+    """The side in pixels, from 8 to 224, that suits files with these headers."""
+    return min(224, max(8, _usual_side(headers)))
 
 
 def _usual_side(headers: Sequence[Header | None]) -> int:

@@ -1,10 +1,7 @@
 """Processes that read images: a `DataLoader` of torch whose workers outlive signals, and end with us."""
 
 import multiprocessing
-import os
 import signal
-import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from topocell.errors import RunError
-from topocell.runtime.workers import end_with_parent, forking
+from topocell.runtime.workers import forking, stand_alone, usable_cores
 
 #: Processes of one stream of batches, unless a recipe says how many.
 MOST_WORKERS = 8
@@ -39,7 +36,7 @@ def image_loader(reader: Any, requests: Iterable[Any], workers: int, pin_memory:
         collate_fn=_unchanged,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
-        multiprocessing_context=forking(),
+        multiprocessing_context=forking("torchvision.transforms.v2"),
         generator=torch.Generator(),  # which would else be that of the training
         persistent_workers=True,
     )
@@ -83,14 +80,9 @@ def _unchanged(made: Any) -> Any:
 
 def _start_worker(_: int) -> None:
     """Let a worker end with the process that started it, and by nothing else that is meant for that one."""
-    if hasattr(os, "setpgrp"):  # Windows has no process groups of this kind
-        os.setpgrp()
-    if sys.platform == "linux":
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    stand_alone([signal.SIGTERM])
 
 
 def usual_workers() -> int:
     """Return one process for each processor that this one may use, at most `MOST_WORKERS`."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_WORKERS)
+    return min(usable_cores(), MOST_WORKERS)

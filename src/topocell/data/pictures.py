@@ -2,7 +2,6 @@
 
 import io
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from topocell.data.augment import resize
 from topocell.data.folder_listing import Unused, images_below
-from topocell.data.image_file import Fault, centred, fault_of, fit, pixels_of, read_picture, upright
+from topocell.data.image_file import Fault, careful_pillow, centred, fault_of, fit, pixels_of, read_picture, upright
 from topocell.data.preprocessing import Preprocessing
 from topocell.errors import DataError
 
@@ -114,9 +113,7 @@ def read_pictures(images: Sequence[Named], how: Preprocessing) -> Pictures:
         except Exception as error:  # whatever a decoder makes of a damaged file
             return fault_of(named.name, error)
 
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        warnings.filterwarnings("ignore", module="PIL")  # of damaged EXIF data and the like
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with careful_pillow(), ThreadPoolExecutor() as pool:
         results = list(zip(images, pool.map(read, images)))
     faults = tuple(f"{named.name} ({found.reason})" for named, found in results if isinstance(found, Fault))
     good = [(named.name, found) for named, found in results if not isinstance(found, Fault)]

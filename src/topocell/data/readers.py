@@ -291,7 +291,7 @@ def left_out(named: Sequence[str], classes: Sequence[str]) -> list[str]:
 
 def check_classes(kept: Tensor, chosen: Tensor, classes: Sequence[str], name: str) -> None:
     """Raise DataError where a class has lost all images that were chosen of a part of that name; labels (N,)."""
-    left = set(kept.tolist()) if len(kept) < len(chosen) else set(chosen.tolist())
+    left = set(kept.unique().tolist())
     if lost := [classes[label] for label in chosen.unique().tolist() if label not in left]:
         raise DataError(
             f"every class keeps a {name} image that can be read, but {some(lost)} {'have' if lost[1:] else 'has'} "

@@ -22,9 +22,8 @@ import torch
 from torch import Tensor
 
 from topocell.data.folder_listing import images
-from topocell.data.image_file import fault_of, open_image, shrunk, turn_of, upright
+from topocell.data.image_file import careful_pillow, check_regular, fault_of, open_image, shrunk, turn_of, upright
 from topocell.data.loading import made_of
-from topocell.data.views import careful_pillow
 from topocell.errors import DataError
 from topocell.io import files as io_files
 from topocell.io.colours import Colour
@@ -110,7 +109,8 @@ class Examination:
     def _one(self, name: str) -> tuple[Record, np.ndarray | None, bool]:
         path, stat, digest = os.path.join(self.root, name), (0, 0), ""
         try:
-            with _regular(path) as file:
+            check_regular(path)
+            with open(path, "rb") as file:
                 status = os.fstat(file.fileno())
                 data, stat = file.read(), (status.st_size, status.st_mtime_ns)
             digest = hashlib.blake2b(data, digest_size=16).hexdigest()
@@ -136,12 +136,6 @@ class Examination:
         if self.side is None:
             return letters, None
         return letters, np.array(shrunk(picture, min(self.side, *picture.size)))
-
-
-def _regular(path: str) -> Any:
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError("neither a file nor a link to one")
-    return open(path, "rb")
 
 
 def _is_deep(image: Any) -> bool:

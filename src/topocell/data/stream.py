@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 
 from topocell.data.augment import Augmentation
 from topocell.data.batches import Batches
-from topocell.data.image_file import fault_of
+from topocell.data.image_file import careful_pillow, fault_of
 from topocell.data.loading import ended_workers, image_loader
 from topocell.data.policies import ColourJitter
-from topocell.data.views import View, careful_pillow, view_of_copy, view_of_file
+from topocell.data.views import View, view_of_copy, view_of_file
 from topocell.errors import DataError
 from topocell.runtime.distributed import share
 from topocell.runtime.rng import derive
@@ -219,6 +219,7 @@ class Stream:
         self._next: tuple[int, int] = (-1, -1)
         self._like: tuple[Any, ...] = ()
         self._span: int | None = None
+        self._before: tuple[tuple[int, int], Tensor] | None = None  # see `_occurrences`, of an epoch and turn
 
     @property
     def labels(self) -> Tensor:
@@ -268,7 +269,9 @@ class Stream:
         numbers, (turn, start) = of.whole(epoch, step), of.place(step)
         before = torch.zeros_like(numbers)
         if of.balanced:
-            before = _occurrences(of.order(epoch, turn))[start : start + len(numbers)]
+            if self._before is None or self._before[0] != (epoch, turn):
+                self._before = (epoch, turn), _occurrences(of.order(epoch, turn))
+            before = self._before[1][start : start + len(numbers)]
         left = self.remaining(of.augmentation)
         if of.shared and (left is None or not left.random):  # what is drawn for a whole batch needs all of it
             numbers, before = share(numbers), share(before)
@@ -295,7 +298,7 @@ class Stream:
     def _learn(self, epoch: int, step: int) -> None:
         """Note how many steps an epoch takes from this stream, where it was another number than thought."""
         expected = self._next
-        if (epoch, step) == (expected[0] + 1, 0):
+        if (epoch, step) == (expected[0] + 1, 0) and expected[1] > 0:
             self._span = expected[1]
         elif expected == (epoch + 1, 0) and self._ahead is not None:
             self._span = 0  # which no step ends

@@ -132,11 +132,6 @@ def holds(space: SpaceSpec) -> bool:
     return space == _SPACE
 
 
-def text_of(cell: Genotype) -> str:
-    """The string of a cell of the space. Raises GenotypeError for a cell of other types."""
-    return _text(cell.canonical())
-
-
 def _text(cell: Genotype) -> str:
     found = cell.cells.get("normal")
     if found is None or len(cell.cells) > 1 or found.inputs != _CELL.inputs:

@@ -5,9 +5,8 @@ its batch, on what was read before, or on the process that reads it.
 """
 
 import io
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -16,10 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, RandomResizedCrop
-from torchvision.transforms.v2 import functional as F
 
-from topocell.data.image_file import SIDEWAYS, centred, open_image, turn_of, upright
+from topocell.data.image_file import SIDEWAYS, careful_pillow, centred, open_image, turn_of, upright
 from topocell.data.policies import ColourJitter, ImagePolicy
 from topocell.io.colours import Colour
 
@@ -110,6 +107,8 @@ def view_of_copy(pixels: np.ndarray, view: View, seed: int) -> Tensor:
 
 def random_box(height: int, width: int, scale: tuple[float, float]) -> Box:
     """A random part of an image, as `torchvision.transforms.RandomResizedCrop` draws it from torch's own generator."""
+    from torchvision.transforms import RandomResizedCrop
+
     image = torch.empty((3, height, width), device="meta")
     return Box(*RandomResizedCrop.get_params(image, list(scale), list(RATIO)))
 
@@ -131,16 +130,6 @@ def fast_decoder() -> Callable[[Tensor], Tensor] | None:
     return decode
 
 
-@contextmanager
-def careful_pillow() -> Iterator[None]:
-    """Let Pillow refuse images of more pixels than it takes for sane; keep other warnings to itself."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")
-        warnings.filterwarnings("ignore", "The image decoding", DeprecationWarning)
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
-
-
 def _tiny() -> bytes:
     out = io.BytesIO()
     Image.new("RGB", (8, 8)).save(out, "JPEG")
@@ -157,6 +146,9 @@ def _scaled(box: Box, size: tuple[int, int], now: tuple[int, ...]) -> Box:
 
 def _part(pixels: Tensor, box: Box, side: int) -> Tensor:
     """A part of an image (3, H, W) scaled to (3, side, side)."""
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional as F
+
     return F.resized_crop(pixels, *box, [side, side], InterpolationMode.BILINEAR, antialias=True)
 
 

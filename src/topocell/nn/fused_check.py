@@ -60,9 +60,7 @@ def _fault(device: torch.device) -> str | None:
             try:
                 distance, what = _distance(device, dtype, stride)
             except Exception as fault:  # whatever it is, it must not end a run that can do without kernels
-                return (
-                    f"a fused step in {dtype} failed with {type(fault).__name__}: {' '.join(str(fault).split())[:200]}"
-                )
+                return f"a fused step in {dtype} failed with {state.in_words(fault)}"
             if not distance <= within:
                 return f"a fused step in {dtype} at stride {stride} is wrong by {distance:.2g} in {what}"
     return None

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from topocell.nn.functional import convolve, convolve_backward, in_own_types, needs_graph
 from topocell.nn.fused_library import by_library, with_history
+from topocell.nn.fused_parts import channels_last
 from topocell.nn.fused_plan import Chain, Edges, Given, Kept, Plan, size_of
 from topocell.nn.kernels.cpu import Layout, new_map
 from topocell.nn.kernels.gpu import launch
@@ -89,10 +90,10 @@ class _Step:
     """One fused step: what is given, as kernels read it."""
 
     def __init__(self, x: Tensor, plan: Plan, weights: Tensor, given: Given) -> None:
-        self.x, self.plan, self.weights = _last(x), plan, weights.contiguous()
+        self.x, self.plan, self.weights = channels_last(x), plan, weights.contiguous()
         self.tensors = [t.contiguous() for t in given.tensors]
         self.filters = [w.to(x.dtype).contiguous() for w in given.filters]
-        self.pools, self.maps = [_last(p) for p in given.pools], [_last(m) for m in given.maps]
+        self.pools, self.maps = [channels_last(p) for p in given.pools], [channels_last(m) for m in given.maps]
         self.tables = _tables(plan, x.device)
         self.size = size_of(x, plan.stride)
         self.channels, self.pixels = x.shape[1], self.size[0] * self.size[2] * self.size[3]
@@ -119,7 +120,7 @@ class _Step:
             found.append(computed)
         active = self.x.relu() if self.filters else self.x
         for weight in self.filters:
-            z = _last(convolve(active, weight.flatten(0, 1), self.plan.stride))
+            z = channels_last(convolve(active, weight.flatten(0, 1), self.plan.stride))
             found.append([(z, launch.statistics(z, self.pixels, self.channels, len(weight), Layout.STACKED))])
         for pooled in self.pools:
             found.append([(pooled, launch.statistics(pooled, self.pixels, self.channels, 1, Layout.SHARED))])
@@ -149,7 +150,7 @@ class _Fused(torch.autograd.Function):
         step, bases = _Step(x, plan, weights, parts), iter(parts.bases)
         computed = step.compute()
         outputs = [new_map(x, step.size) for _ in plan.based]
-        started = [_last(next(bases)) if based else None for based in plan.based]
+        started = [channels_last(next(bases)) if based else None for based in plan.based]
         launch.mix_forward(outputs, started, step.sources(computed), step.weights, step.channels)
         ctx.with_maps, ctx.plan = ctx.needs_input_grad[2], plan
         kept = [] if plan.low_memory else [tensor for part in computed for pair in part for tensor in pair]
@@ -182,7 +183,7 @@ def _gradients(
     step = _Step(x, plan, kept.weights, Given(maps, [], kept.tensors, kept.filters, kept.pools))
     computed = step.compute() if plan.low_memory else _restored(plan, kept.outputs)
     sources, channels = step.sources(computed), step.channels
-    behind = [_last(grad).to(x.dtype) for grad in grads]
+    behind = [channels_last(grad).to(x.dtype) for grad in grads]
     sums = launch.gradient_sums(behind, sources, channels) if sources.maps else x.new_empty(0)
     d_weights = launch.weights_gradient(sums, sources, step.weights, channels) if needs[2] and sources.maps else None
     if needs[2] and d_weights is None:
@@ -234,7 +235,7 @@ def _gradients(
 
 def _restored(plan: Plan, kept: Sequence[Tensor]) -> list[Computed]:
     """What `_Step.compute` had found, from its tensors in order; hooks may have changed their layout."""
-    laid = [_last(t) if t.dim() == 4 else t.contiguous() for t in kept]
+    laid = [channels_last(t) if t.dim() == 4 else t.contiguous() for t in kept]
     pairs = iter(zip(laid[::2], laid[1::2]))
     stages = [*(chain.stages for chain in plan.chains), *[1] * (len(plan.dense) + len(plan.pools))]
     return [[next(pairs) for _ in range(count)] for count in stages]
@@ -242,7 +243,3 @@ def _restored(plan: Plan, kept: Sequence[Tensor]) -> list[Computed]:
 
 def _as(gradient: Tensor | None, like: Tensor) -> Tensor | None:
     return None if gradient is None else gradient.to(like.dtype)
-
-
-def _last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)

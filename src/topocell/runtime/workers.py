@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection
@@ -112,8 +112,11 @@ def stop_requests() -> Iterator[list[int]]:
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
-def forking() -> Any:
+def forking(*needed: str) -> Any:
     """Return the context of multiprocessing in which workers are started.
+
+    Args:
+        needed: modules that they are going to import, beside `PRELOAD`.
 
     On Linux they are forks of a process that has imported torch and topocell and done nothing else ("forkserver"):
     importing takes seconds, more where memory is short, and is done once for all of them. Elsewhere, where libraries
@@ -123,7 +126,7 @@ def forking() -> Any:
         return multiprocessing.get_context("spawn")
     from multiprocessing import forkserver, resource_tracker
 
-    multiprocessing.set_forkserver_preload(PRELOAD)
+    multiprocessing.set_forkserver_preload([*PRELOAD, *needed])
     resource_tracker.ensure_running()  # which lifts the block of signals that follows
     # The process that is forked from must outlive signals to all of our group: it says when workers have ended.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
@@ -203,13 +206,9 @@ class Worker:
 
 def _work(pipe: connection.Connection, environment: Mapping[str, str]) -> None:
     """The life of a worker: take a task, answer, until the pipe closes."""
-    if hasattr(os, "setpgrp"):  # Windows has no process groups of this kind
-        os.setpgrp()
-    if sys.platform == "linux":
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     os.environ.clear()
     os.environ.update(environment)
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    stand_alone(_STOPS)
     torch.set_num_threads(1)
     load_plugins()
     with suppress(EOFError, BrokenPipeError, Interrupted, KeyboardInterrupt):
@@ -223,6 +222,20 @@ def _work(pipe: connection.Connection, environment: Mapping[str, str]) -> None:
             except Exception as fault:  # a bug of ours: its traceback must not be lost between processes
                 made = Made(fault=RuntimeError("".join(traceback.format_exception(fault))))
             pipe.send(made)
+
+
+def stand_alone(signals: Iterable[int]) -> None:
+    """Be a process group of one's own, open to some signals, that ends with the process that started it."""
+    if hasattr(os, "setpgrp"):  # Windows has no process groups of this kind
+        os.setpgrp()
+    if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def usable_cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def end_with_parent() -> None:

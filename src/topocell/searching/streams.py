@@ -72,9 +72,10 @@ class Streams:
         ]
 
     def evaluation(self, epoch: int, limit: int | None) -> Iterator[Batch]:
-        """The batches of `held_out`, at most `limit` of them, in the order of the epoch; each process has some."""
+        """The batches of `held_out`, at most `limit` of them, in the order of the epoch; each process has its own."""
         n = min(limit or len(self.held_out), len(self.held_out))
-        return (self.held_out.batch(epoch, i) for i in range(distributed.rank(), n, distributed.world()))
+        rank, world = distributed.rank(), distributed.world()
+        return (self.held_out.batch(epoch, i) for i in range(rank * n // world, (rank + 1) * n // world))
 
     def _of_architecture(self, step: int) -> int:
         """The step of the batch of α and β: with one update an epoch their first."""

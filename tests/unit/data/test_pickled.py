@@ -148,6 +148,13 @@ def test_downsampled_imagenet_has_all_classes_pickled_or_as_arrays(tmp_path, sid
         assert got.train.labels[122 * number : 122 * number + 122].tolist() == (labels - 1).tolist(), name
 
 
+def saved(array):
+    """The bytes of one array by itself."""
+    out = io.BytesIO()
+    np.save(out, array)
+    return out.getvalue()
+
+
 @pytest.mark.parametrize(
     ("arrays", "rule"),
     [
@@ -155,7 +162,8 @@ def test_downsampled_imagenet_has_all_classes_pickled_or_as_arrays(tmp_path, sid
         ({"data": np.zeros((2, 768), np.float32), "labels": [1, 2]}, "`data` is uint8 in the order of C"),
         ({"data": np.zeros((2, 768), np.uint8), "labels": [1.0, 2.0]}, "labels are whole numbers"),
         ({"data": np.array([Hostile(), Hostile()]), "labels": [1, 2]}, "it is damaged, or no file of numbers alone"),
-        (None, "it is damaged"),
+        (b"PK damaged", "it is damaged"),
+        (saved(np.zeros(3)), "it is damaged"),
     ],
 )
 def test_other_arrays_are_refused(tmp_path, monkeypatch, arrays, rule):
@@ -163,8 +171,8 @@ def test_other_arrays_are_refused(tmp_path, monkeypatch, arrays, rule):
     miniature(tmp_path)
     (tmp_path / downsampled.VAL).unlink()
     path = tmp_path / f"{downsampled.VAL}.npz"
-    if arrays is None:
-        path.write_bytes(b"PK damaged")
+    if isinstance(arrays, bytes):
+        path.write_bytes(arrays)
     else:
         np.savez(path, **arrays)
     with pytest.raises(

@@ -200,6 +200,20 @@ def test_batches_that_grow_and_epochs_of_other_lengths_are_followed(tree):
     assert torch.equal(ahead.batch(3, 2)[0], plain.batch(3, 2)[0]) and len(ahead.batch(3, 2)[0]) == 5
 
 
+def test_after_the_last_step_the_next_epoch_is_read_ahead(tree, monkeypatch):
+    """And nothing that nobody asks for: a stream is begun once, and followed through the ends of epochs."""
+    begun = []
+    begin = stream.Stream._begin
+    monkeypatch.setattr(stream.Stream, "_begin", lambda self, requests: begun.append(1) or begin(self, requests))
+    of = batches(opened(tree, workers=1))
+    last = len(of)
+    for epoch in range(3):
+        for step in range(last):
+            of.batch(epoch, step)
+    assert len(begun) == 1
+    assert of._feed._next == (3, 0)
+
+
 def test_only_a_few_streams_have_workers_at_a_time(tree):
     data = opened(tree, workers=1)
     every = [batches(data, stream=str(number)) for number in range(stream.MOST_STREAMS + 1)]

@@ -82,8 +82,7 @@ def fastest(what: str, ways: Ways) -> str:
     if question not in _known:
         decided = next((r.found[question] for r in _records if r.found.get(question) in ways), None)
         _known[question] = decided or _of_machine(question, ways)
-    for record in _records:
-        record.add(question, _known[question])
+    note(question, _known[question])
     return _known[question]
 
 

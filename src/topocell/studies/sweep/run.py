@@ -1,6 +1,5 @@
 """A sweep from its plan to its report."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from topocell.errors import RunError
 from topocell.io import files
 from topocell.reporting.sweep_report import write_sweep_report
 from topocell.reporting.terminal import Display, Quiet
+from topocell.runtime.workers import usable_cores
 from topocell.studies._items import Bench, csv_text
 from topocell.studies._training import begin
 from topocell.studies.sweep.board import Board
@@ -93,7 +93,7 @@ def sweep(
 
 def _crew(show: Display, workers: int | None, threads: int, gpus: float | None, ray: bool, address: str | None) -> Crew:
     """The workers. Raises RunError."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     if address is not None:
         return RayCrew(address, workers, threads, gpus or 0.0)
     here = workers or max(1, cores // threads)
