@@ -216,3 +216,23 @@ def test_what_the_processes_cannot_do_is_said_once(tmp_path: Path) -> None:
     assert [end.code for end in ends] == [2, 2]
     assert ends[0].text.startswith("error: all processes of a run need the same recipe, but process 0 has")
     assert ends[1].text == "" and not (tmp_path / "other").exists()
+
+
+def test_a_retraining_asks_for_nothing_of_the_search_and_begins_nothing_that_cannot_go_on(
+    unbroken: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(unbroken, run)
+    recipe = run / "recipe.yaml"
+    assert "\n  batch_size: 16\n" in recipe.read_text()
+
+    def act(*words: str) -> list[End]:
+        return trained_together(3, lambda number: cli.main(["retrain", *words]), tmp_path / "said")
+
+    for other, size in ((["--as", "odd", "retrain.batch_size=8"], 8), (["--random-cell"], 16)):
+        ends = act(str(run), *other)
+        assert [end.code for end in ends] == [2, 2, 2]
+        assert f"but retrain.batch_size is {size} and there are 3 processes" in ends[0].text
+        assert not (run / "retrainings").exists()
+    ends = act(str(run), "--as", "even", "retrain.batch_size=12")
+    assert [end.code for end in ends] == [0, 0, 0], ends

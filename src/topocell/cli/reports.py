@@ -6,10 +6,16 @@ from typing import Annotated
 
 import typer
 
+#: The page that compares several runs.
+COMPARISON = "comparison.html"
+
 
 def report(
     places: Annotated[list[str], typer.Argument(metavar="RUN|SWEEP...", help="A run, or several runs and sweeps.")],
-    out: Annotated[Path, typer.Option("--out", help="Page that compares several runs.")] = Path("comparison.html"),
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help=f"Page that compares several runs (default {COMPARISON}).", show_default=False),
+    ] = None,
     figures: Annotated[
         Path | None,
         typer.Option(
@@ -34,7 +40,7 @@ def report(
         typer.echo(str(path))
 
 
-def _written(places: Sequence[str], out: Path, figures: Path | None) -> list[Path]:
+def _written(places: Sequence[str], out: Path | None, figures: Path | None) -> list[Path]:
     """Write the report of a run, or the page that compares several; return the paths of all files.
 
     Raises RunError: no run or sweep, or figures are asked for of several.
@@ -44,12 +50,18 @@ def _written(places: Sequence[str], out: Path, figures: Path | None) -> list[Pat
     from topocell.reporting.html import write_run_figures
     from topocell.runs.reports import write_comparison
 
-    alone = len(places) == 1 and not list(Path(places[0]).glob("runs/*/recipe.yaml"))
+    first = Path(places[0])
+    alone = len(places) == 1 and ((first / "recipe.yaml").is_file() or not list(first.glob("runs/*/recipe.yaml")))
+    if alone and out is not None:
+        raise RunError(
+            f"the report of a run stands in its directory, but --out names {out} for that of {first} alone; leave it "
+            f"out, or name several runs"
+        )
     if not alone and figures is not None:
         raise RunError(
             f"figures are drawn of one run, but {' '.join(places)} are several; leave --figures out, or name one run"
         )
     if not alone:
-        return [write_comparison(places, out)]
+        return [write_comparison(places, out or Path(COMPARISON))]
     drawn = [] if figures is None else write_run_figures(places[0], figures)
     return [api.report(places[0]), *drawn]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from topocell.data import downsampled, ilsvrc
 from topocell.data.augment import resize
+from topocell.data.downloads import fetched
 from topocell.data.folder_listing import beside, class_folders, images, is_image, listing, some
 from topocell.data.image_folder import Decoding, check_memory, decode_cached, named
 from topocell.data.preprocessing import Resize
@@ -158,7 +159,9 @@ def _torchvision(kind: str) -> Callable[[Path | None, bool], Source]:
         svhn = kind == "SVHN"
         parts = [{"split": "train"}, {"split": "test"}] if svhn else [{"train": True}, {"train": False}]
         try:
-            train, test = (build(str(place), **part, download=download) for part in parts)
+            train, test = fetched(
+                place, lambda fetch: [build(str(place), **part, download=fetch) for part in parts], download
+            )
         except (OSError, RuntimeError, HTTPException) as error:
             if download:
                 reason = " ".join(str(error).split())

@@ -31,8 +31,10 @@ from topocell.networks.options import initial_channels
 from topocell.networks.start import EARLIER, INITIAL, SOURCE, fitting, without_heads
 from topocell.nn.network import FixedNet
 from topocell.reporting.rundirs import RANDOM_CELL, readable
+from topocell.runs import processes
 from topocell.runs.consent import Before, announce
 from topocell.runs.directory import OtherRecipe, RunDir
+from topocell.runs.identity import recipe_hash
 from topocell.runs.image_checks import check_network
 from topocell.runs.phases import Phase, read_phase, save_phase
 from topocell.runs.run import Work, of_a_cell
@@ -49,12 +51,12 @@ def begin_alternative(work: Work, name: str, changes: Mapping[str, Any]) -> tupl
     path = work.directory.selection_path(name)
     work.moment(setup.recipe)  # before anything is written
     try:
-        opened = RunDir.open(path, setup.recipe.to_yaml(), env=setup.environment())
+        found = processes.opened(setup, path, searched=True)
     except OtherRecipe as fault:
         raise RunError(
             f"a selection keeps the rules it began with, but {path} has others; name another with --as"
         ) from fault
-    with opened as directory:
+    with found as directory:
         searched = (record for record in work.directory.metrics() if record.get("phase") == Phase.SEARCH)
         prepare_selection(directory, lambda: work.directory.load_named("supernet"), searched)
     return setup.recipe, path
@@ -124,8 +126,7 @@ def begin_validation(work: Work, plan: RetrainPlan, seed: int | None = None) -> 
 
 def _begin_evaluation(setup: Setup, path: Path, genotype: Genotype, accept_data: bool = False) -> None:
     """Make a directory a run whose next phase is the training of a cell; what was left of another one is dropped."""
-    env = setup.environment()
-    with RunDir.open(path, setup.recipe.to_yaml(), env=env, accept_data=accept_data) as directory:
+    with processes.opened(setup, path, accept_data, searched=True) as directory:
         there = directory.genotype_path
         if not there.exists() or Genotype.load(there).cells != genotype.cells:
             directory.forget([Phase.RETRAIN], *of_a_cell(setup.recipe))
@@ -218,13 +219,13 @@ def begin_with_cell(
     initial = None if weights_from is None else _weights_of(weights_from, genotype, setup)
     announce(before, setup, path, genotype=genotype)
     try:
-        opened = RunDir.open(path, setup.recipe.to_yaml(), env=setup.environment(), accept_data=accept_data)
+        found = processes.opened(setup, path, accept_data, searched=True)
     except OtherRecipe as fault:
         raise RunError(
             f"a retraining keeps the settings it began with, but {path} has others (first difference: "
             f"{fault.difference}); take another name, or delete it"
         ) from fault
-    with opened as directory:
+    with found as directory:
         if directory.genotype_path.exists():
             if Genotype.load(directory.genotype_path).cells != genotype.cells:
                 raise RunError(f"a retraining keeps the cell it began with, but {path} has another; take another name")
@@ -254,10 +255,8 @@ def _must_begin_with(directory: RunDir, initial: tuple[bytes, str] | None) -> No
 def _earlier(work: Work, setup: Setup) -> list[Mapping[str, Any]]:
     """Entries of results.json of the first seeds of a setup, where the run has trained them in the same way."""
     mine, seeds = work.recipe.retrain, setup.recipe.retrain.seeds
-    alike = (
-        setup.recipe.model_copy(update={"retrain": mine, "on_nan": work.recipe.on_nan, "runtime": work.recipe.runtime})
-        == work.recipe
-    )
+    retrained_alike = setup.recipe.model_copy(update={"retrain": mine})
+    alike = recipe_hash(retrained_alike.model_dump(mode="json")) == recipe_hash(work.recipe.model_dump(mode="json"))
     if work.phase != Phase.DONE or not alike or setup.recipe.retrain.model_copy(update={"seeds": mine.seeds}) != mine:
         return []
     known = {run["seed"]: run for run in work.directory.read_json("results.json").get("runs", [])}

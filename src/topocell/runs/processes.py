@@ -5,7 +5,7 @@ import inspect
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -14,6 +14,7 @@ import torch
 
 from topocell.config.recipe import Recipe
 from topocell.errors import ElsewhereError, RecipeError, TopocellError
+from topocell.io import files
 from topocell.runs.directory import RunDir
 from topocell.runs.setup import Setup
 from topocell.runtime import distributed
@@ -57,23 +58,29 @@ def _directory(out: Path) -> Iterator[Path]:
     states = sorted((out / "checkpoints").glob("*.ckpt"))
     distributed.same(f"checkpoints in {out}", [(state.name, state.stat().st_size) for state in states])
     if distributed.rank() == 0:
-        distributed.wait()  # until the others have their copies
+        distributed.together(lambda: None)  # until the others have their copies
         yield out
         return
-    with tempfile.TemporaryDirectory(prefix="topocell-") as folder:
-        mine = Path(folder) / (out.absolute().name or "run")
-        if out.is_dir():
-            shutil.copytree(out, mine, ignore=shutil.ignore_patterns("*.lock", ".lock", "*.tmp"))
-        distributed.wait()
-        yield mine
+    with ExitStack() as stack:
+
+        def copy() -> Path:
+            with files.guarded(Path(tempfile.gettempdir())):
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="topocell-"))
+                mine = Path(folder) / (out.absolute().name or "run")
+                if out.is_dir():
+                    shutil.copytree(out, mine, ignore=shutil.ignore_patterns("*.lock", "*.tmp"))
+            return mine
+
+        yield distributed.together(copy)
 
 
-def check_processes(setup: Setup, data: str) -> None:
+def check_processes(setup: Setup, data: str, searched: bool = False, trained: bool = False) -> None:
     """Check that all processes have the same recipe, images and versions, and that each batch can be shared out.
 
     Args:
         setup: what the recipe names.
         data: fingerprint of its images.
+        searched, trained: whether the cell is there, and its networks: what is done already shares out no batches.
 
     Raises:
         RecipeError: a batch size that does not divide, or shares of one image.
@@ -82,7 +89,7 @@ def check_processes(setup: Setup, data: str) -> None:
     n = distributed.world()
     if n == 1:
         return
-    for key, size in _batch_sizes(setup.recipe).items():
+    for key, size in ({} if trained else _batch_sizes(setup.recipe, searched)).items():
         if size % n or size < 2 * n:
             raise RecipeError(
                 f"every process takes an equal share of a batch, of 2 images or more, but {key} is {size} and there "
@@ -97,17 +104,22 @@ def check_processes(setup: Setup, data: str) -> None:
     distributed.same("images (as a fingerprint)", data)
 
 
-def opened(setup: Setup, out: str | Path, accept_data: bool) -> RunDir:
-    """Open the run directory of a setup in every process, or in none (see `RunDir.open`)."""
+def opened(setup: Setup, out: str | Path, accept_data: bool = False, searched: bool = False) -> RunDir:
+    """Open the run directory of a setup in every process, or in none (see `RunDir.open`, `check_processes`)."""
     env = setup.environment()
-    check_processes(setup, env["data_fingerprint"])
+    there, trained = ((Path(out) / name).exists() for name in ("genotype.json", "results.json"))
+    check_processes(setup, env["data_fingerprint"], searched or there, trained)
     return distributed.together(lambda: RunDir.open(out, setup.recipe.to_yaml(), env=env, accept_data=accept_data))
 
 
-def _batch_sizes(recipe: Recipe) -> dict[str, int]:
+def _batch_sizes(recipe: Recipe, searched: bool) -> dict[str, int]:
     plan = recipe.search
-    sizes = {
-        f"search.stages.{stage.name}.batch_size" if stage.batch_size else "search.batch_size": plan.batch(stage)
-        for stage in plan.stages
-    }
+    sizes = (
+        {}
+        if searched
+        else {
+            f"search.stages.{stage.name}.batch_size" if stage.batch_size else "search.batch_size": plan.batch(stage)
+            for stage in plan.stages
+        }
+    )
     return sizes | {f"{key}.batch_size": training.batch_size for key, training in recipe.named_trainings.items()}

@@ -87,6 +87,8 @@ def stamp(recipe: Recipe, looked_up: bool = False) -> tuple[str, str]:
         return SMOKE_STAMP[0], f"{words[:1].upper()}{words[1:]}. {SMOKE_STAMP[1]}"
     published = published_recipe(recipe)
     scales = [scale for scale in _SCALES if scale.name not in _NO_REDUCTION]
+    if _at(recipe, "data", "dataset") != _at(published or {}, "data", "dataset"):
+        scales = [scale for scale in scales if scale.name != "image size"]  # other images have a size of their own
     if looked_up:
         scales = [scale for scale in scales if not scale.name.startswith("retraining")]
     less = [words for scale in scales if (words := _less(scale, recipe, published or {}))]

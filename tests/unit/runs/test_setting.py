@@ -28,6 +28,7 @@ def test_a_smaller_setting_says_what_is_smaller() -> None:
     title, words = stamp(recipe("dots", "retrain.layers=19"))
     assert (title, words.split(".")[0]) == ("Reduced setting", "19 of 20 cells of the network")
     assert stamp(recipe("dots", "retrain.seeds=[0]")) == ("", "")
+    assert stamp(recipe("dots", "data.dataset=folder", "data.root=photos", "data.resolution=64")) == ("", "")
 
 
 def test_nothing_is_trained_for_an_accuracy_that_is_looked_up() -> None:

@@ -98,6 +98,7 @@ def arguments(model: Classifier) -> dict[str, str]:
         "operations": "OPERATIONS",
         "stem": f"{stem}(in_channels, {width}{step})",
         "width": str(width),
+        "reduction": str(8 if how.stem == "imagenet" else skeleton.stem_stride),
         **({"shrunk": str(how.stem == "imagenet")} if skeleton.preprocess else {}),
         "norm": str(how.head == "bn-relu" or not skeleton.preprocess),
     }

@@ -256,6 +256,7 @@ class TwoInputNetwork(Head):
         stem: makes the inputs of the first cell from images.
         width: channels that the stem returns.
         shrunk: whether the first of the two has twice the resolution of the second.
+        reduction: of height and width by the stem.
         classes, norm: see `Head`.
     """
 
@@ -267,6 +268,7 @@ class TwoInputNetwork(Head):
         stem: nn.Module,
         width: int,
         shrunk: bool,
+        reduction: int,
         classes: int,
         norm: bool,
     ) -> None:
@@ -274,7 +276,7 @@ class TwoInputNetwork(Head):
         self.stem, self.cells = stem, nn.ModuleList()
         self.reductions: list[int] = []
         before = last = width
-        step = 8 if shrunk else 1
+        step = reduction
         for kind, channels in slots:
             first = None
             if cells[kind]["inputs"] == 2:
@@ -312,17 +314,26 @@ class OneInputNetwork(Head):
         operations: name → module for channels and stride.
         stem: makes the input of the first cell from images.
         width: channels that the stem returns.
+        reduction: of height and width by the stem.
         classes, norm: see `Head`.
     """
 
     def __init__(
-        self, cells: dict, slots: list, operations: dict, stem: nn.Module, width: int, classes: int, norm: bool
+        self,
+        cells: dict,
+        slots: list,
+        operations: dict,
+        stem: nn.Module,
+        width: int,
+        reduction: int,
+        classes: int,
+        norm: bool,
     ) -> None:
         super().__init__(slots[-1][1] * len(cells[slots[-1][0]]["concat"]), classes, norm)
         self.stem, self.cells, self.blocks = stem, nn.ModuleList(), nn.ModuleList()
         self.block_before: dict[int, int] = {}
         self.reductions: list[int] = []
-        last, narrow, step = width, slots[0][1], 1
+        last, narrow, step = width, slots[0][1], reduction
         for index, (kind, channels) in enumerate(slots):
             if channels > narrow:
                 self.block_before[index] = len(self.blocks)

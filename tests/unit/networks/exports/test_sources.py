@@ -73,6 +73,10 @@ def agree(model: Classifier, folder: Path) -> None:
     for batch in (pixels, pixels.contiguous(memory_format=torch.channels_last), pixels[:1]):
         (expected,), (logits,) = computed_by(model)([batch]), computed_by(alone)([batch])
         assert torch.equal(logits, expected)
+    maps: list[torch.Tensor] = []
+    side = 64
+    alone.features(torch.zeros(1, model.preprocessing.channels, side, side), maps)
+    assert [side // m.shape[-1] for m in maps] == alone.reductions
     assert model.classes == found.CLASSES
     assert {name: value.shape for name, value in alone.state_dict().items()} == {
         name: value.shape for name, value in model.net.state_dict().items()
