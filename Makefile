@@ -2,7 +2,8 @@
 # make faults: kills, full disks, damaged files, malformed input, small shapes; docs/reliability.md, within an hour.
 # make dist: wheel and source archive.  make install-test: the wheel in an empty environment of each Python (PYTHONS names
 # them).  make docs: the pages that are made from the code.
-# make soak: half an hour in which memory, open files and checkpoints must stay flat.  All set up .venv on a fresh machine.
+# make soak: half an hour in which memory, open files and checkpoints must stay flat.  make photos: half an hour of whole runs on
+# thousands of photos, killed and resumed.  All set up .venv on a fresh machine.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -20,7 +21,7 @@ FUZZ_MINUTES ?= 10
 COMMIT_TIME = $(shell git log -1 --format=%ct 2>/dev/null || echo 1580601600)
 PYTHONS ?=
 
-.PHONY: demo test lint bench faults audit soak dist install-test docs clean
+.PHONY: demo test lint bench faults audit soak photos dist install-test docs clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -64,6 +65,10 @@ audit: $(READY)
 
 soak: $(READY)
 	$(BIN)/python -m tests.faults.soak --minutes 30
+
+photos: $(READY)
+	$(BIN)/python -m tests.helpers.image_tree build/photos
+	$(BIN)/python -m tests.faults.large_images build/photos --out build/photos-runs
 
 dist: $(READY)
 	rm -rf dist

@@ -13,6 +13,7 @@ seconds after the command has begun; with neither it runs to its end. Events:
     step    a step of training is done and not yet saved       metrics  a line of metrics is on the disk
     rename  a file is written and not yet under its name       renamed  it is now under its name
 
+With a `phase` only those count that happen in a phase of the run in whose name it occurs, such as `retrain`.
 `threads` of torch are 1 unless a job says otherwise; `fault` is a name of tests/faults/injected.py and its options.
 Importing takes seconds and forking does not: hundreds of kills cost what two would. So does a second server for what
 runs at the same time, a `twin`. Drawing the report is left out.
@@ -185,7 +186,7 @@ def _run(job: dict[str, Any], pipe: int) -> int:
 
     def happened(event: str) -> None:
         nonlocal seen
-        if event != job.get("event"):
+        if event != job.get("event") or job.get("phase", "") not in place:
             return
         seen += 1
         if seen == job["count"]:

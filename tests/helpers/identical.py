@@ -37,10 +37,15 @@ def assert_identical(first: Any, second: Any) -> None:
 
 def differences(found: Path, wanted: Path) -> list[str]:
     """Names of the files of a finished run, and of entries of its supernet, that differ from those of another run."""
-    names = [n for n in LASTING if not (found / n).exists() or (found / n).read_bytes() != (wanted / n).read_bytes()]
+    names = lasting_differences(found, wanted)
     one, other = (flat(checkpoint.load(path / "checkpoints/supernet.ckpt")) for path in (found, wanted))
     assert any(".alpha." in name for name in other)
-    names += [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
+    return names + [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
+
+
+def lasting_differences(found: Path, wanted: Path) -> list[str]:
+    """Names of the files of a finished run, which need not have searched, that differ from those of another run."""
+    names = [n for n in LASTING if not (found / n).exists() or (found / n).read_bytes() != (wanted / n).read_bytes()]
     return names + [p.name for p in found.rglob("*.tmp")]
 
 

@@ -135,7 +135,8 @@ def listing(place: Path) -> tuple[tuple[str, ...], list[str], Tensor, Unused]:
         )
     if empty := [name for name, files in zip(classes, found) if not files]:
         raise DataError(
-            f"every class has an image, but in {str(place)!r} none is in {some(empty)}{aside}; add or delete"
+            f"every class has an image, but in {str(place)!r} none is in {some(empty)}{aside}; add "
+            f"images, or delete such folders"
         )
     if len(classes) < 2:
         deeper = f", or move what is in {classes[0]!r} up into {where}" * bool(class_folders(place / named[0][1]))

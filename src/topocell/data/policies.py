@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from topocell.data.hue import shifted
 from topocell.errors import DataError
 
 
@@ -54,8 +55,25 @@ class ColourJitter:
         return changed(images, _jitter(self), seed)
 
     def of_one(self, image: Any) -> Any:
-        """Return a changed image, as `ImagePolicy.of_one`."""
-        return _jitter(self)(image)
+        """Return a changed image of Pillow, mode RGB; the draws are from torch's own generator.
+
+        The same bits as from torchvision's ColorJitter, whose draws these are.
+        """
+        from torchvision.transforms.v2 import functional as F
+
+        drawn = _jitter(self).make_params([image])
+        changes = {
+            "brightness_factor": F.adjust_brightness,
+            "contrast_factor": F.adjust_contrast,
+            "saturation_factor": F.adjust_saturation,
+            "hue_factor": shifted,
+        }
+        named = list(changes.items())
+        for number in drawn["fn_idx"].tolist():
+            name, change = named[number]
+            if drawn[name] is not None:
+                image = change(image, drawn[name])
+        return image
 
 
 def changed(images: Tensor, transform: Callable[[Any], Any], seed: int) -> Tensor:
@@ -83,11 +101,10 @@ def check_channels(policy: ImagePolicy | None, channels: int) -> None:
 
 
 @lru_cache(maxsize=8)
-def _jitter(jitter: ColourJitter) -> Callable[[Any], Any]:
+def _jitter(jitter: ColourJitter) -> Any:
     from torchvision.transforms import v2
 
-    transform: Callable[[Any], Any] = v2.ColorJitter(**asdict(jitter))
-    return transform
+    return v2.ColorJitter(**asdict(jitter))
 
 
 @lru_cache(maxsize=8)

@@ -287,9 +287,12 @@ def _in_files(
 
 
 def left_out(named: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """Say which images cannot be read and are left out, with their reasons, and how many of each class."""
+    """Say which images cannot be read and are left out, with their reasons, and how many of each class.
+
+    All of them are named, for the log: a terminal shows the first.
+    """
     by_class = some([f"{name} {count:,}" for name, count in Counter(classes).most_common()], 10)
-    return [f"{images(len(named))} cannot be read and left out: {by_class}", f"left out: {some(named, 10)}"]
+    return [f"{images(len(named))} cannot be read and left out: {by_class}", f"left out: {', '.join(named)}"]
 
 
 def check_classes(kept: Tensor, chosen: Tensor, classes: Sequence[str], name: str) -> None:

@@ -68,6 +68,10 @@ class Quiet:
         """Show nothing."""
 
 
+#: Characters of a message that are shown at most.
+SHOWN = 1000
+
+
 class Logged:
     """Shows what another display shows, and writes its lines to a log."""
 
@@ -98,9 +102,9 @@ class Logged:
         self._display.results(results)
 
     def say(self, text: str) -> None:
-        """Show and log a message."""
+        """Log a message, and show it, or the first `SHOWN` characters of it."""
         self._log(text)
-        self._display.say(text)
+        self._display.say(text if len(text) <= SHOWN else f"{text[:SHOWN]} ... (all of it in log.txt)")
 
     def _add(self, lines: Iterable[str]) -> None:
         for line in lines:

@@ -247,10 +247,12 @@ def test_what_is_skipped_has_no_say_in_channels_and_side(tmp_path, content):
         for label in ("cat", "dog"):
             put(tmp_path, f"{part}/{label}/0.png", encoded(Image.new("L", (16, 16), 9), "PNG"))
     without = load("folder", tmp_path)
-    for number in range(9):
+    for number in range(12):
         put(tmp_path, f"train/cat/odd{number}.png", UNREADABLE[content][1]())
     got = load("folder", tmp_path, unreadable="skip")
     assert got.shape == (1, 16, 16) and got.fingerprint == without.fingerprint
+    (named,) = (note for note in got.notes if note.startswith("left out: "))
+    assert all(os.path.join("train", "cat", f"odd{number}.png (") in named for number in range(12))
     assert not any("resized" in note for note in got.notes)
 
 

@@ -15,6 +15,7 @@ from tests.helpers.kernels import needs_kernels
 from tests.helpers.tables import BANKS
 from torch import Tensor, nn
 
+from topocell.errors import RunError
 from topocell.nn.banks import ChainBank
 from topocell.nn.fused_plan import Chain, Plan
 from topocell.nn.kernels.cpu import build
@@ -80,6 +81,17 @@ def test_a_compiler_that_fails_leaves_the_work_to_the_library(tmp_path: Path, mo
     monkeypatch.setenv("CC", str(broken))
     monkeypatch.setenv("TOPOCELL_CACHE", str(tmp_path / "cache"))
     assert build._load.__wrapped__("kernels.c", "-DLANES=16") is None
+
+
+def test_a_compiler_that_takes_too_long_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = tmp_path / "cc"
+    slow.write_text('#!/bin/sh\ncase "$1" in --version) echo 1;; *) exec sleep 60;; esac\n')
+    slow.chmod(0o755)
+    monkeypatch.setenv("CC", str(slow))
+    monkeypatch.setenv("TOPOCELL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(build, "LONGEST", 0.2)
+    with pytest.raises(RunError, match=r"in 0.2 seconds at most, but .*cc took longer; try again"):
+        build._load.__wrapped__("kernels.c", "-DLANES=16")
 
 
 @settings(max_examples=25, deadline=None)

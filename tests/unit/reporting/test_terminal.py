@@ -237,6 +237,18 @@ def test_the_log_has_what_is_shown() -> None:
     assert len(lines) == 2 * len(out.getvalue().splitlines())
 
 
+def test_a_long_message_is_logged_whole_and_shown_in_part() -> None:
+    terminal, out = plain()
+    lines: list[str] = []
+    logged, text = Logged(terminal, lines.append), f"left out: {'a name, ' * 1000}the last"
+    for said in ("short", text):
+        logged.say(said)
+    assert lines == ["short", text]
+    first, *others = out.getvalue().splitlines()
+    assert first == "short" and len("".join(others)) < 1100
+    assert "".join(others).endswith("... (all of it in log.txt)")
+
+
 def test_a_new_phase_starts_a_new_bar_with_its_own_total(live: tuple[Terminal, io.StringIO]) -> None:
     terminal, out = live
     terminal.step("search 1/2 operations", 30, 30, figures)

@@ -17,12 +17,18 @@ from topocell.io.cache import cache_folder
 
 FOLDER = Path(__file__).parent
 FLAGS = ("-O3", "-ffp-contract=fast", "-fPIC", "-shared")
+#: Seconds that the compiler may take, which are some on an idle machine and minutes on a busy one.
+LONGEST = 600
 
 
 def load(source: str, *options: str) -> ctypes.CDLL | None:
     """The library of a C file of this folder; None where it cannot be compiled or loaded.
 
     TOPOCELL_CFLAGS adds options of the user's own.
+
+    Raises:
+        RunError: others may write the folder, or the compiler takes too long: not None, since a run that has begun with
+            kernels needs those for other widths too.
     """
     return _load(source, *options, *os.environ.get("TOPOCELL_CFLAGS", "").split())
 
@@ -34,6 +40,11 @@ def _load(source: str, *options: str) -> ctypes.CDLL | None:
         return None
     try:
         return ctypes.CDLL(str(compiled(compiler, source, options)))
+    except subprocess.TimeoutExpired as fault:
+        raise RunError(
+            f"kernels are compiled in {LONGEST} seconds at most, but {compiler} took longer; try again when the "
+            f"machine is less busy, or go without them, several times slower, with TOPOCELL_NATIVE=0"
+        ) from fault
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -57,8 +68,8 @@ def compiled(compiler: str, source: str, options: tuple[str, ...]) -> Path:
         made = Path(folder) / "kernels.so"
         command = [compiler, *FLAGS, *options, str(FOLDER / source), "-o", str(made), "-lm"]
         # Apple's compiler has no OpenMP; without it the kernels run on one thread.
-        if subprocess.run([*command, "-fopenmp"], capture_output=True, timeout=120).returncode != 0:
-            subprocess.run(command, capture_output=True, check=True, timeout=120)
+        if subprocess.run([*command, "-fopenmp"], capture_output=True, timeout=LONGEST).returncode != 0:
+            subprocess.run(command, capture_output=True, check=True, timeout=LONGEST)
         made.chmod(0o700)
         os.replace(made, path)
     return path
