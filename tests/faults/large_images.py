@@ -80,6 +80,7 @@ def compared(
                 told.append(f"{part.workers} to {place}")
         first = first or run
         found = (differences if words[0] == "run" else lasting_differences)(run, first)
+        found = [each for each in found if each != "recipe.yaml"]  # which has the number of workers
         differing += bool(found)
         end = ", ".join(found) or ("the same bits" if run != first else "compared with")
         took = f"{time.monotonic() - start:.0f} s" if told else "kept"

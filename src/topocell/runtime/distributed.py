@@ -6,6 +6,7 @@ does nothing.
 """
 
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -144,9 +145,10 @@ def same(what: str, value: Any) -> None:
     values = gathered(value)
     other = next((number for number, found in enumerate(values) if found != values[0]), None)
     if other is not None:
+        first, second = apart(str(values[0]), str(values[other]))
         raise RunError(
-            f"all processes of a run need the same {what}, but process 0 has {_short(values[0])} and process {other} "
-            f"{_short(values[other])}; give all of them the same"
+            f"all processes of a run need the same {what}, but process 0 has {first} and process {other} {second}; "
+            f"give all of them the same"
         )
 
 
@@ -162,9 +164,19 @@ def same_tensors(what: str, tensors: Mapping[str, Tensor]) -> None:
     same(f"{what} (as a fingerprint)", digest.hexdigest()[:16])
 
 
-def _short(value: Any) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def apart(one: str, other: str, most: int = 60) -> tuple[str, str]:
+    """Return the first lines of two texts that differ, each with at most so many characters from where they do."""
+    pairs = itertools.zip_longest(one.splitlines(), other.splitlines(), fillvalue="nothing")
+    lines = next((pair for pair in pairs if pair[0] != pair[1]), (one, other))
+    alike = next((i for i, (a, b) in enumerate(zip(*lines)) if a != b), min(map(len, lines)))
+    start = max(alike - most // 2, 0) if max(map(len, lines)) > most else 0
+    first, second = (" ".join(line[start:].split()) for line in lines)
+    before = "..." if start else ""
+    return f"{before}{_short(first, most)}", f"{before}{_short(second, most)}"
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def wait() -> None:
