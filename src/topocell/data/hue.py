@@ -35,8 +35,8 @@ def _shares() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     place = np.arange(256, dtype=np.float32)[:, None] * np.float32(6) / np.float32(255)
     sixth = np.floor(place)
     beyond, most = place - sixth, np.ones((256, 256), np.float32)
-    grey = np.arange(256, dtype=np.float32)[None] / np.float32(255)
-    least, falling, rising = most - grey, 1 - grey * beyond, 1 - grey * (1 - beyond)
+    depth = np.arange(256, dtype=np.float32)[None] / np.float32(255)
+    least, falling, rising = most - depth, 1 - depth * beyond, 1 - depth * (1 - beyond)
     # Of the sixth of the circle from red to yellow, from yellow to green, and so on.
     red = most, falling, least, least, rising, most
     green = rising, most, most, falling, least, least

@@ -62,15 +62,13 @@ class ColourJitter:
         from torchvision.transforms.v2 import functional as F
 
         drawn = _jitter(self).make_params([image])
-        changes = {
-            "brightness_factor": F.adjust_brightness,
-            "contrast_factor": F.adjust_contrast,
-            "saturation_factor": F.adjust_saturation,
-            "hue_factor": shifted,
-        }
-        named = list(changes.items())
-        for number in drawn["fn_idx"].tolist():
-            name, change = named[number]
+        changes = (
+            ("brightness_factor", F.adjust_brightness),
+            ("contrast_factor", F.adjust_contrast),
+            ("saturation_factor", F.adjust_saturation),
+            ("hue_factor", shifted),  # which takes two thirds of the time of all four otherwise
+        )
+        for name, change in (changes[number] for number in drawn["fn_idx"].tolist()):
             if drawn[name] is not None:
                 image = change(image, drawn[name])
         return image
