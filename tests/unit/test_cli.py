@@ -204,7 +204,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["select", "done", "--edges", "best"], "selection.edges must be one of magnitude,"),
     (["select", "done", "--in-degree", "0"], "--in-degree"),
     # pictures and copies
-    (["draw", "sound.json", "--out", "cell.gif"], "draw writes .svg or .png, but got 'cell.gif'"),
+    (["draw", "sound.json", "--out", "cell.gif"], "draw writes .svg, .png, .pdf, .tex or .dot, but got 'cell.gif'"),
     (["draw", "forward.json", "--out", "cell.svg"], "edge from the future: node 2 takes nodes below 2, but got 4"),
     (["draw", "absent.json", "--out", "cell.svg"], "absent.json"),
     (["draw", "broken.yaml", "--out", "cell.svg"], "a genotype is a JSON file"),

@@ -1,50 +1,72 @@
-"""Drawings of a genotype's cells, as SVG and PNG files."""
+"""Drawings of a genotype's cells, and of two genotypes as one, as SVG, PNG, PDF, TikZ and Graphviz files."""
 
-from collections.abc import Mapping
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topocell.errors import GenotypeError
 from topocell.io import files
+from topocell.reporting.cell_dot import dot
 from topocell.reporting.cell_shapes import COLOURS, Arrow, Curve, Drawing, Round, Text, genotype_drawing
 from topocell.reporting.cell_svg import svg
-from topocell.reporting.cells import shown_cells
+from topocell.reporting.cell_tikz import tikz
+from topocell.reporting.cells import ShownCell, shown_cells
 
-if TYPE_CHECKING:  # matplotlib takes a second to import: it is, where a PNG is written
+if TYPE_CHECKING:  # matplotlib takes a second to import: it is, where a PNG or PDF is written
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+SUFFIXES = (".svg", ".png", ".pdf", ".tex", ".dot")
+
 
 def draw_genotype(genotype: Mapping[str, Any], path: Path | str, title: str | None = None) -> None:
-    """Draw every cell of a genotype, one panel below the other, to an SVG or PNG file.
+    """Draw every cell of a genotype, one panel below the other, to a file whose suffix chooses the format.
 
     Inputs are at the left, computed nodes follow by depth (longest path from an input), the output c_k is at the
     right. Dropped nodes are shown dashed below the cell. Equal genotypes give equal files.
 
     Args:
         genotype: the dict of `Genotype.to_dict()`.
-        path: file to write; its suffix chooses the format.
+        path: file to write: .svg, .png, .pdf, .tex (a document of TikZ) or .dot (Graphviz, with the places of our
+            layout, which `neato -n2` keeps).
         title: one line above the cells.
 
     Raises:
-        GenotypeError: a suffix other than .svg and .png, or a dict that describes no cells or too large ones.
+        GenotypeError: another suffix, or a dict that describes no cells or too large ones.
         RunError: the file cannot be written.
     """
+    path = drawing_path(path)
+    draw_cells(shown_cells(genotype), path, title)
+
+
+def drawing_path(path: Path | str) -> Path:
+    """The path of a drawing, whose suffix is that of a format. Raises GenotypeError."""
     path = Path(path)
-    if path.suffix.lower() not in (".svg", ".png"):
-        raise GenotypeError(f"draw writes .svg or .png, but got {path.name!r}; give a file name with such a suffix")
-    drawing = genotype_drawing(shown_cells(genotype), title)
+    if path.suffix.lower() not in SUFFIXES:
+        formats = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+        raise GenotypeError(f"draw writes {formats}, but got {path.name!r}; give a file name with such a suffix")
+    return path
+
+
+def draw_cells(cells: Sequence[ShownCell], path: Path, title: str | None = None) -> None:
+    """Draw checked cells to a file of `drawing_path`. Raises RunError if it cannot be written."""
+    suffix = path.suffix.lower()
     with files.guarded(path):
-        if path.suffix.lower() == ".png":
-            _write_png(drawing, path)
+        if suffix in (".png", ".pdf"):
+            _write_figure(genotype_drawing(cells, title), path)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if suffix == ".dot":
+            text = dot(cells, title)
+        elif suffix == ".tex":
+            text = tikz(genotype_drawing(cells, title))
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            text = svg(drawing, "Cells as graphs", alone=True)
-            files.replace(path, f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'.encode())
+            drawn = svg(genotype_drawing(cells, title), "Cells as graphs", alone=True)
+            text = f'<?xml version="1.0" encoding="UTF-8"?>\n{drawn}\n'
+        files.replace(path, text.encode())
 
 
-def _write_png(drawing: Drawing, path: Path) -> None:
+def _write_figure(drawing: Drawing, path: Path) -> None:
     from topocell.reporting.style import save, styled
 
     with styled():
@@ -76,12 +98,8 @@ def _curve(ax: "Axes", shape: Curve, order: int) -> None:
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Way
 
-    points, codes = [shape.points[0]], [Way.MOVETO]
-    for (x, y), (x_next, y_next) in pairwise(shape.points):
-        middle = (x + x_next) / 2
-        points += [(middle, y), (middle, y_next), (x_next, y_next)]
-        codes += [Way.CURVE4] * 3
-    way = Way(points, codes)
+    bends = [point for _, *others in shape.bends() for point in others]
+    way = Way([shape.points[0], *bends], [Way.MOVETO, *[Way.CURVE4] * len(bends)])
     style: dict[str, Any] = {"fill": False, "capstyle": "butt", "zorder": order}
     ax.add_patch(PathPatch(way, edgecolor=COLOURS["paper"], linewidth=shape.width + 2.2, **style))
     line = (0, shape.dashes) if shape.dashes else "-"

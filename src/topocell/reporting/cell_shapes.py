@@ -5,12 +5,14 @@ other. Lengths are in inches, y points up; line widths and text sizes are in poi
 see `COLOURS`.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from topocell.reporting.cells import ShownCell
 from topocell.reporting.layout import Box, place
-from topocell.reporting.style import FAINT, FAMILIES, INK, MUTED, Family, family, printable, short
+from topocell.reporting.style import FAINT, FAMILIES, INK, MUTED, Family, printable
 from topocell.reporting.text_width import text_width
 
 _NODE, _PORT_WIDTH, _PORT_HEIGHT, _LABEL_HEIGHT = 0.36, 0.62, 0.36, 0.25
@@ -29,15 +31,25 @@ COLOURS = {
 }
 
 Dashes = tuple[float, ...]
+Point = tuple[float, float]
+Bend = tuple[Point, Point, Point, Point]
 
 
 class Curve(NamedTuple):
     """A smooth line through points (x, y): level at each, with a halo of paper that keeps crossings legible."""
 
-    points: Sequence[tuple[float, float]]
+    points: Sequence[Point]
     stroke: str
     width: float
     dashes: Dashes = ()
+
+    def bends(self) -> list[Bend]:
+        """The curve as cubic Bézier curves (start, two controls, end), half way across between neighbouring points."""
+        middles = [((x + x_next) / 2, y, y_next) for (x, y), (x_next, y_next) in pairwise(self.points)]
+        return [
+            (start, (middle, y), (middle, y_next), end)
+            for (start, end), (middle, y, y_next) in zip(pairwise(self.points), middles)
+        ]
 
 
 class Arrow(NamedTuple):
@@ -128,9 +140,9 @@ def genotype_drawing(cells: Sequence[ShownCell], title: str | None = None) -> Dr
 
 
 def families_of(cells: Iterable[ShownCell]) -> list[Family]:
-    """Return the families of the operations of the cells, in the order of legends."""
-    found = {family(op).key for cell in cells for op, _, _ in cell.edges}
-    return [row for row in FAMILIES.values() if row.key in found]
+    """Return the families of the operations of the cells, or what cells of two sides have, in the order of legends."""
+    found = {look.key: look for cell in cells for look in map(cell.look, range(len(cell.edges)))}
+    return [found[key] for key in FAMILIES if key in found]
 
 
 class Panel:
@@ -152,12 +164,14 @@ class Panel:
             for n in self.nodes
         ]
         boxes.append(Box(2 * self.depth + 1, *port))
-        width = max((text_width(short(op), _LABEL_SIZE) for op, _, _ in cell.edges), default=0.0) + 0.2
+        labels = map(cell.label, range(len(cell.edges)))
+        width = max((text_width(label, _LABEL_SIZE) for label in labels), default=0.0) + 0.2
         links = []
         for _, src, dst in cell.edges:
             links += [(index[src], len(boxes)), (len(boxes), index[dst])]
             boxes.append(Box(2 * depth[dst] - 1, width, _LABEL_HEIGHT))
-        links += [(index[n], self.output) for n in cell.concat if n in index]
+        self.members = [m for m, n in enumerate(cell.concat) if n in index]
+        links += [(index[cell.concat[m]], self.output) for m in self.members]
         self.routes = place(boxes, links)
         self.boxes = boxes
         heights = [y for route in self.routes for _, _, y in route]  # an edge may pass above or below all boxes
@@ -170,8 +184,11 @@ class Panel:
         self.height = max(heights) + rise
 
     def heading(self) -> str:
-        """The cell's name with its depth and number of edges."""
+        """The cell's name with its depth and number of edges, or how many edges each of two cells has."""
         name = CELL_NAMES.get(self.cell.kind, printable(self.cell.kind))
+        if self.cell.sides:
+            n = Counter(side.mark for side in self.cell.sides)
+            return f"{name}  ·  {n['']} edge{'s' * (n[''] != 1)} of both, {n['A']} of A alone, {n['B']} of B alone"
         n_edges = len(self.cell.edges)
         zeros = "".join(f", node {node} is zero" for node in self.cell.empty if self.cell.zeros)
         return f"{name}  ·  depth {self.depth}, {n_edges} edge{'s' * (n_edges != 1)}{zeros}"
@@ -179,17 +196,17 @@ class Panel:
     def shapes(self, x0: float, y0: float) -> list[Shape]:
         """The shapes from that lower left corner: lines to the output, then edges, then boxes on top."""
         edges = self.cell.edges
-        found: list[Shape] = [_curve(route, x0, y0, "faint", 1.1) for route in self.routes[2 * len(edges) :]]
+        found: list[Shape] = [self._to_output(m, x0, y0) for m in range(len(self.members))]
         # An edge is drawn in two halves, so that the arrow ends at the node and not under the label.
-        for e, (op, _, _) in enumerate(edges):
-            of, (first, second) = family(op), self.routes[2 * e : 2 * e + 2]
-            found += [_curve(half, x0, y0, of.key, 1.5, of.dashes) for half in (first, second)]
+        for e in range(len(edges)):
+            of, (first, second) = self.cell.look(e), self.routes[2 * e : 2 * e + 2]
+            found += [Curve(points_of(half, x0, y0), of.key, 1.5, of.dashes) for half in (first, second)]
             found.append(Arrow(x0 + second[-1][0], y0 + second[-1][2], of.key))
         for e, (op, src, dst) in enumerate(edges):
-            box, of = self.boxes[self.output + 1 + e], family(op)
+            box, of = self.boxes[self.output + 1 + e], self.cell.look(e)
             name, at = self._name(f"edge-{src}-{dst}-{e}-{op}"), (x0 + box.x, y0 + box.y)
             found.append(Round(*at, box.width, box.height, box.height / 2, f"{of.key}-tint", of.key, name=name))
-            found.append(Text(*at, short(op), _LABEL_SIZE))
+            found.append(Text(*at, self.cell.label(e), _LABEL_SIZE))
         for node, box in zip(self.nodes, self.boxes):
             if node < self.cell.inputs:
                 found += self._port(box, x0, y0, f"k−{self.cell.inputs - node}", f"input-{node}")
@@ -202,6 +219,14 @@ class Panel:
             for k, node in enumerate(self.dropped):
                 found += self._node(x + 0.3 + 0.5 * k, y, node, faded=True)
         return found
+
+    def _to_output(self, member: int, x0: float, y0: float) -> Curve:
+        """The line from a node of the output; it has no label, and so is dashed where one of two cells has it."""
+        points = points_of(self.routes[2 * len(self.cell.edges) + member], x0, y0)
+        side = self.cell.concat_sides[self.members[member]] if self.cell.concat_sides else None
+        return (
+            Curve(points, side.look.key, 1.1, side.look.dashes) if side and side.mark else Curve(points, "faint", 1.1)
+        )
 
     def _name(self, part: str) -> str:
         return printable(f"{self.cell.kind}-{part}")
@@ -219,14 +244,12 @@ class Panel:
         ]
 
 
-def _curve(
-    route: Sequence[tuple[float, float, float]], x0: float, y0: float, role: str, width: float, dashes: Dashes = ()
-) -> Curve:
-    """A curve along a route of `layout.place`."""
+def points_of(route: Sequence[tuple[float, float, float]], x0: float = 0.0, y0: float = 0.0) -> list[Point]:
+    """The points of a `Curve` along a route of `layout.place`, from that lower left corner."""
     points = [(x0 + route[0][1], y0 + route[0][2])]
     for enter, leave, y in route[1:-1]:
         points += [(x0 + enter, y0 + y), (x0 + leave, y0 + y)]
-    return Curve([*points, (x0 + route[-1][0], y0 + route[-1][2])], role, width, dashes)
+    return [*points, (x0 + route[-1][0], y0 + route[-1][2])]
 
 
 def _legend_rows(groups: Iterable[Family], width: float) -> list[list[tuple[Family, float]]]:

@@ -5,11 +5,10 @@ fills, by which the style sheet of a page replaces them.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from markupsafe import Markup, escape
 
-from topocell.reporting.cell_shapes import COLOURS, Arrow, Curve, Drawing, Round, Shape, Text
+from topocell.reporting.cell_shapes import COLOURS, Arrow, Curve, Drawing, Point, Round, Shape, Text
 
 #: Pixels per inch and per point.
 _INCH, _POINT = 96.0, 96.0 / 72.0
@@ -45,12 +44,10 @@ def _element(shape: Shape, height: float, alone: bool) -> Markup:
 
 def _path(shape: Curve, height: float) -> Markup:
     """The curve on its halo: level at every point, bending half way between two points of different height."""
-    points = [(x * _INCH, (height - y) * _INCH) for x, y in shape.points]
-    steps = [f"M{_pair(points[0])}"]
-    for (x, y), (x_next, y_next) in pairwise(points):
-        middle = (x + x_next) / 2
-        bend = f"C{_pair((middle, y))} {_pair((middle, y_next))} {_pair((x_next, y_next))}"
-        steps.append(bend if abs(y - y_next) > 1e-6 else f"H{_number(x_next)}")
+    steps = [f"M{_at(shape.points[0], height)}"]
+    for start, *controls, end in shape.bends():
+        bend = " ".join(_at(point, height) for point in (*controls, end))
+        steps.append(f"C{bend}" if abs(start[1] - end[1]) * _INCH > 1e-6 else f"H{_number(end[0] * _INCH)}")
     way = "".join(steps)
     halo = Markup('<path d="{}" class="s-paper" fill="none" stroke="{}" stroke-width="{}"/>')
     line = Markup('<path d="{}" class="s-{}" fill="none" stroke="{}" stroke-width="{}"{}/>')
@@ -104,7 +101,12 @@ def _dashed(dashes: Sequence[float]) -> Markup:
     return Markup(' stroke-dasharray="{}"').format(lengths) if dashes else Markup("")
 
 
-def _pair(point: tuple[float, float]) -> str:
+def _at(point: Point, height: float) -> str:
+    """A point of a drawing of that height, in pixels from the top."""
+    return _pair((point[0] * _INCH, (height - point[1]) * _INCH))
+
+
+def _pair(point: Point) -> str:
     return f"{_number(point[0])},{_number(point[1])}"
 
 

@@ -8,14 +8,24 @@ from typing import Any, NamedTuple
 
 from topocell.errors import GenotypeError, nearest
 from topocell.genotype.genotype import keeps_empty_nodes
-from topocell.reporting.style import short
+from topocell.reporting.style import Family, family, short
 
 #: What can be laid out in seconds, and read: the complete cell of 16 computed nodes has 152 edges.
 MAX_NODES, MAX_EDGES = 64, 300
 
 
+class Side(NamedTuple):
+    """Whose an edge is where two cells are drawn as one: `mark` stands before its label, `look` is its line."""
+
+    mark: str
+    look: Family
+
+
 class ShownCell(NamedTuple):
-    """A cell checked for drawing: `edges` are (operation, source, node); `empty` are nodes without an edge."""
+    """A cell checked for drawing: `edges` are (operation, source, node); `empty` are nodes without an edge.
+
+    Of two cells drawn as one, `sides` says whose each edge is, `concat_sides` whose each node of the output.
+    """
 
     kind: str
     inputs: int
@@ -24,6 +34,17 @@ class ShownCell(NamedTuple):
     empty: list[int]
     concat: list[int]
     zeros: bool  # an empty node is a tensor of zeros, not a dropped node
+    sides: tuple[Side, ...] = ()
+    concat_sides: tuple[Side, ...] = ()
+
+    def look(self, edge: int) -> Family:
+        """How the line of an edge looks."""
+        return self.sides[edge].look if self.sides else family(self.edges[edge][0])
+
+    def label(self, edge: int) -> str:
+        """The text on an edge."""
+        name = short(self.edges[edge][0])
+        return f"{self.sides[edge].mark}: {name}" if self.sides and self.sides[edge].mark else name
 
 
 def draw_text(genotype: Mapping[str, Any], cell_type: str) -> str:

@@ -53,6 +53,7 @@ _RC: dict[Any, Any] = {
     "text.color": INK,
     "text.parse_math": False,  # names come from files: a dollar sign is a dollar sign
     "mathtext.default": "regular",
+    "pdf.fonttype": 42,  # TrueType, which journals ask for
     "svg.fonttype": "none",
     "svg.hashsalt": "topocell",
     "axes.edgecolor": FAINT,
@@ -126,13 +127,15 @@ def styled() -> Iterator[None]:
 
 
 def save(figure: "Figure", path: Path) -> None:
-    """Write the figure as SVG or PNG by suffix. Equal figures give equal bytes: no date, no version, fixed ids.
+    """Write the figure as SVG, PDF or PNG by suffix. Equal figures give equal bytes: no date, no version, fixed ids.
 
     Call inside `styled()`; the folder is made if it is missing, and the file is replaced as a whole. Raises OSError.
     """
     drawn = io.BytesIO()
     if path.suffix.lower() == ".svg":
         figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+    elif path.suffix.lower() == ".pdf":
+        figure.savefig(drawn, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
     else:
         figure.savefig(drawn, format="png", dpi=200, metadata={"Software": None})
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from topocell.reporting.command_line import Budget, CellName, OperationsOption, show
+from topocell.errors import GenotypeError
+from topocell.reporting.command_line import Budget, OperationsOption, complete_cells, show
 
 if TYPE_CHECKING:
     from topocell.reporting.terminal import Display
@@ -68,23 +69,47 @@ def _show_columns(rows: Sequence[Sequence[str]]) -> None:
 
 
 def draw(
-    genotype: CellName,
-    out: Annotated[Path, typer.Option("--out", help="Picture to write: .svg or .png.")] = Path("cell.svg"),
+    cells: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CELL [CELL]",
+            help="A published cell, genotype.json, a run directory, or a text of another tool; two with --diff.",
+            autocompletion=complete_cells,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Picture to write: .svg, .png, .pdf, .tex (TikZ) or .dot (Graphviz).")
+    ] = Path("cell.svg"),
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Two cells as one drawing: edges of both, of the first, of the second.")
+    ] = False,
     operations: OperationsOption = None,
 ) -> None:
     """Draw the cells of a genotype, also of a published one and of a text that another tool has written.
 
+    With `--diff` lines of both cells are solid, and those of one alone dashed or dotted, marked A or B.
+
     Examples:
 
-        topocell draw runs/demo --out cell.png
+        topocell draw runs/demo -o cell.png
 
-        topocell draw dots-c10
+        topocell draw dots-c10 -o cell.tex
+
+        topocell draw --diff darts-v2 dots-c10 -o difference.pdf
     """
+    from topocell.reporting.cell_difference import draw_difference
     from topocell.reporting.cell_drawing import draw_genotype
     from topocell.reporting.rundirs import genotype_of
 
+    if len(cells) != 1 + diff:
+        step = "give --diff, or draw one after the other" if len(cells) == 2 else "name them, and no others"
+        raise GenotypeError(f"draw takes one cell, and two with --diff, but got {len(cells)}; {step}")
     order = operations.split(",") if operations else None
-    draw_genotype(genotype_of(genotype, order).to_dict(), out)
+    found = [genotype_of(cell, order) for cell in cells]
+    if diff:
+        draw_difference(found[0], found[1], out, (cells[0], cells[1]))
+    else:
+        draw_genotype(found[0].to_dict(), out)
     typer.echo(str(out))
 
 

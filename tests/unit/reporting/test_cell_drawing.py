@@ -105,7 +105,7 @@ def test_png_has_its_signature_and_a_size_that_can_be_read(tmp_path):
     assert int.from_bytes(data[16:20]) > 800
 
 
-@pytest.mark.parametrize("suffix", [".svg", ".png"])
+@pytest.mark.parametrize("suffix", [".svg", ".png", ".pdf", ".tex", ".dot"])
 def test_equal_genotypes_give_equal_files_whatever_the_users_settings(suffix, tmp_path):
     draw_genotype(DARTS, tmp_path / f"a{suffix}", title="x")
     with matplotlib.rc_context({"font.size": 31, "svg.fonttype": "path", "axes.facecolor": "red"}):
@@ -130,9 +130,9 @@ def test_a_long_operation_name_is_cut_in_the_drawing(tmp_path):
     assert "y" * 24 in shown
 
 
-@pytest.mark.parametrize("name", ["cells.pdf", "cells", "cells.svg.gz"])
+@pytest.mark.parametrize("name", ["cells.eps", "cells", "cells.svg.gz"])
 def test_other_suffixes_are_refused(name, tmp_path):
-    with pytest.raises(GenotypeError, match=re.escape(f"draw writes .svg or .png, but got {name!r}")):
+    with pytest.raises(GenotypeError, match=re.escape(f"draw writes .svg, .png, .pdf, .tex or .dot, but got {name!r}")):
         draw_genotype(DARTS, tmp_path / name)
     assert not list(tmp_path.iterdir())
 
