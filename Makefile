@@ -1,7 +1,7 @@
 # make demo: the quick start.  make test: ruff, mypy, pytest.  make bench: benchmarks/RESULTS.md, in an hour or more.
 # make faults: kills, full disks, damaged files, malformed input, small shapes; docs/reliability.md, within an hour.
 # make dist: wheel and source archive.  make install-test: the wheel in an empty environment of each Python (PYTHONS names
-# them).  make docs: the pages that are made from the code.
+# them).  make docs: the pages that are made from the code, and the site of all pages, build/site.
 # make soak: half an hour in which memory, open files and checkpoints must stay flat.  make photos: half an hour of whole runs on
 # thousands of photos, killed and resumed.  All set up .venv on a fresh machine.
 PYTHON ?= python3
@@ -77,10 +77,15 @@ dist: $(READY)
 install-test: dist
 	$(BIN)/python .ci/install_test.py dist/*.whl $(PYTHONS)
 
-# The commands and Python blocks of all pages run in `make test`; this only writes the pages anew.
+# The commands and Python blocks of all pages run in `make test`; this writes pages anew, and fails where a link or anchor
+# of the site leads nowhere.
 docs: $(READY)
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	$(BIN)/python -m topocell.config.reference > docs/recipe-keys.md
 	$(BIN)/python -m tests.helpers.pages
+	$(BIN)/python -m tests.helpers.site gather
+	$(BIN)/zensical build --strict --clean
+	$(BIN)/python -m tests.helpers.site detach
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,12 +1,13 @@
-"""Pages of the documentation that are made from the code: the command line and the Python API.
+"""Pages of the documentation that are made from the code: the command line, the recipes and the Python API.
 
-python -m tests.helpers.pages    writes docs/command-line.md and docs/python-api.md
+python -m tests.helpers.pages    writes docs/command-line.md, docs/recipes.md and docs/python-api.md
 """
 
 import inspect
 import re
 from collections.abc import Iterator
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,26 @@ from pydantic import BaseModel
 
 import topocell
 from topocell.cli import app
+from topocell.io import plain_yaml
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
+RECIPES = Path(topocell.__file__).parent / "config" / "recipes"
+
+#: Folder of recipes → its heading.
+FAMILIES = {
+    "baselines": "Baselines",
+    "bench-suite": "DARTS-Bench-Suite",
+    "darts": "DARTS and what builds on it",
+    "dots": "DOTS",
+    "edarts": "eDARTS",
+    "imagenet": "ImageNet",
+    "nb201": "NAS-Bench-201",
+    "pt": "DARTS-PT",
+    "recipes": "Quick start",
+    "stretchable": "Stretchable cells",
+    "topobench": "The space of our own table",
+    "toponas": "TopoNAS",
+}
 
 #: What the Python page shows besides `topocell.__all__`: module → names.
 MORE = {
@@ -116,6 +135,39 @@ def _as_list(text: str) -> str:
     return "\n\n".join(out)
 
 
+def recipes() -> str:
+    """The page of all recipes: what each is, its source and aim, and what its file says before its keys."""
+    parts = ["# Recipes", "Made from the recipes, by `python -m tests.helpers.pages`."]
+    parts.append(
+        "A recipe is run by its command, shown with all its keys by `topocell recipes show NAME`, and copied by"
+    )
+    parts.append("    topocell recipes copy dots my-dots.yaml")
+    folder = ""
+    for path in sorted(RECIPES.rglob("*.yaml"), key=lambda path: (path.parent != RECIPES, path.parent.name, path.name)):
+        if path.parent.name != folder:
+            folder = path.parent.name
+            parts.append(f"## {FAMILIES.get(folder, folder)}")
+        parts += _recipe(path)
+    return "\n\n".join(parts) + "\n"
+
+
+def _recipe(path: Path) -> Iterator[str]:
+    text = path.read_text(encoding="utf-8")
+    data = plain_yaml.load(text)
+    head = list(takewhile(lambda line: line.startswith("#"), text.splitlines()))
+    yield f"### {path.stem}"
+    base = data.get("extends")
+    told = [data.get("about"), data.get("source"), data.get("published") and f"Published: {data['published']}"]
+    told.append(base and f"Extends [{base}](#{base})")
+    if any(told):
+        yield ". ".join(part for part in told if part) + "."
+    if head:
+        yield "```yaml\n" + "\n".join(head) + "\n```"
+
+
+#: Page → what makes it.
+PAGES = {"command-line.md": command_line, "python-api.md": python_api, "recipes.md": recipes}
+
 if __name__ == "__main__":
-    for page, text in (("command-line.md", command_line()), ("python-api.md", python_api())):
-        (DOCS / page).write_text(text, encoding="utf-8")
+    for page, make in PAGES.items():
+        (DOCS / page).write_text(make(), encoding="utf-8")
