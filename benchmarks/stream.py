@@ -2,6 +2,7 @@
 
 python -m benchmarks.stream [--images 2000] [--workers 2] [--side 224] [--repetitions 5]
 python -m benchmarks.stream --images 160 --repetitions 1      # seconds: does it run?
+python -m benchmarks.stream --workers 0 --threads 1           # by processor time, which neighbours hardly change
 """
 
 import os
@@ -36,7 +37,7 @@ def theirs(root: Path, batch: int, side: int, workers: int, jitter: bool) -> Dat
     changes = [v2.RandomResizedCrop(side), v2.RandomHorizontalFlip(), *([v2.ColorJitter(*JITTER)] if jitter else [])]
     tensors = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*IMAGENET_STATISTICS)]
     data = ImageFolder(str(root / "train"), v2.Compose([*changes, *tensors]))
-    return DataLoader(data, batch, shuffle=True, num_workers=workers, persistent_workers=True, drop_last=True)
+    return DataLoader(data, batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0, drop_last=True)
 
 
 def ours(root: Path, batch: int, side: int, workers: int, jitter: bool, cache: int | None) -> Batches:
@@ -61,18 +62,30 @@ def epochs_of_ours(batches: Batches) -> Iterator[tuple[int, Iterator[Any]]]:
         epoch += 1
 
 
-def pace(contenders: Mapping[str, Iterator[tuple[int, Iterator[Any]]]], batch: int, rounds: int) -> dict[str, float]:
-    """Median images a second of epochs made in turn; the first batch of an epoch, and the first epoch, do not count."""
+def pace(
+    contenders: Mapping[str, Iterator[tuple[int, Iterator[Any]]]],
+    batch: int,
+    rounds: int,
+    workers: int,
+) -> dict[str, float]:
+    """Median images a second of epochs made in turn; without workers, for a second of processor time.
+
+    The first epoch does not count, nor do the first batches of an epoch, which may have been read ahead while another
+    contender was timed.
+    """
+    clock = time.perf_counter if workers else time.process_time
     found: dict[str, list[float]] = {name: [] for name in contenders}
     for round_ in range(rounds + 1):
         for name, epochs in contenders.items():
             steps, made = next(epochs)
-            next(made)
-            start = time.perf_counter()
-            for _ in range(steps - 1):
+            ahead = min(2 * workers + 1, steps - 1)
+            for _ in range(ahead):
+                next(made)
+            start = clock()
+            for _ in range(steps - ahead):
                 next(made)
             if round_:
-                found[name].append((steps - 1) * batch / (time.perf_counter() - start))
+                found[name].append((steps - ahead) * batch / (clock() - start))
     return {name: statistics.median(values) for name, values in found.items()}
 
 
@@ -80,7 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the section."""
     parser = options("Images a second of photos from files and from a cache.")
     parser.add_argument("--images", type=int, default=2000, help="photos (default 2000)")
-    parser.add_argument("--workers", type=int, default=2, help="workers of each loader (default 2)")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="workers of each loader (default 2); 0: by processor time"
+    )
     parser.add_argument("--side", type=int, default=224, help="of the batches in pixels (default 224)")
     chosen = parsed(parser, arguments)
     batch, side, workers = chosen.batch or 32, chosen.side, chosen.workers
@@ -100,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 },
                 batch,
                 chosen.repetitions,
+                workers,
             )
             close_streams()
             what = "crop, flip and colour jitter" if jitter else "crop and flip"
@@ -107,10 +123,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for name, bar in BARS.items():
                 ratio = versus(found[name] / found["ImageFolder"], bar, True)
                 ratios.append(f"- {what}, from {name}, times as many: {ratio}")
-    about = f"Images a second: {chosen.images:,} JPEG files of {len(SIZES)} sizes from 320×240 to 1200×900, of which "
-    about += f"random parts are scaled to {side}×{side}, in batches of {batch}; {workers} workers each. Medians of "
-    about += f"{chosen.repetitions} epochs in turn."
-    write_section(chosen.out, "Streamed images", f"{about}\n\n{table(rows)}\n\n" + "\n".join(ratios))
+    second = "Images a second" if workers else "Images for each second of processor time"
+    about = f"{second}: {chosen.images:,} JPEG files of {len(SIZES)} sizes from 320×240 to 1200×900, of which "
+    about += (
+        f"random parts are scaled to {side}×{side}, in batches of {batch}; {workers or 'no'} workers each. Medians "
+    )
+    about += f"of {chosen.repetitions} epochs in turn."
+    write_section(
+        chosen.out,
+        "Streamed images" if workers else "Streamed images by processor time",
+        f"{about}\n\n{table(rows)}\n\n" + "\n".join(ratios),
+    )
 
 
 if __name__ == "__main__":

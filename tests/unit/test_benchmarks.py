@@ -360,20 +360,21 @@ def test_the_gpu_checks_say_what_differs(in_this_process: list[list[str]]) -> No
     assert not found.fine and found.found.startswith("called steps differ among themselves")
 
 
+@pytest.mark.parametrize(("workers", "title"), [(0, "Streamed images by processor time, "), (1, "Streamed images, ")])
 def test_streamed_images_are_compared_with_a_folder_of_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, title: str
 ) -> None:
     monkeypatch.setenv("TOPOCELL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(stream, "SIZES", ((40, 30), (30, 40)))
     out = tmp_path / "RESULTS.md"
-    stream.main(
-        ["--images", "48", "--batch", "8", "--side", "16", "--workers", "1", "--repetitions", "1", "--out", str(out)]
-    )
+    words = ["--images", "48", "--batch", "8", "--side", "16", "--repetitions", "1", "--workers", str(workers)]
+    stream.main([*words, "--out", str(out)])
     text = out.read_text()
+    assert f"## {title}" in text
     assert text.count("(bar ≥ 1: ") == text.count("(bar ≥ 3: ") == 2 and "| crop, flip and colour jitter |" in text
     make_tree(tmp_path / "tree", stream.CLASSES, 2, 1, sizes=stream.SIZES)
-    theirs = stream.theirs(tmp_path / "tree", 4, 16, 1, False)
-    ours = stream.ours(tmp_path / "tree", 4, 16, 1, False, None)
+    theirs = stream.theirs(tmp_path / "tree", 4, 16, workers, False)
+    ours = stream.ours(tmp_path / "tree", 4, 16, workers, False, None)
     assert [Path(path).name for path, _ in theirs.dataset.samples] == [Path(name).name for name in ours.data.names]
     x, mine = torch.stack([theirs.dataset[i][0] for i in range(4)]), ours.batch(0, 0)[0]
     close_streams()
