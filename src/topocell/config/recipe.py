@@ -21,6 +21,7 @@ from topocell.config.selection import (
 )
 from topocell.config.values import Capture, Choice, Model, OnNan, name_only, one_of
 from topocell.errors import RecipeError, nearest
+from topocell.io.notebook import card
 
 Budget = Literal["paper", "small", "smoke"]
 
@@ -172,6 +173,22 @@ class Recipe(Model):
         """The trainings that the protocol asks for, shallow before full, by their keys."""
         shallow, full = PROTOCOLS[self.protocol]
         return ({"shallow": self.shallow.plan()} if shallow else {}) | ({"retrain": self.retrain} if full else {})
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: its main choices, and all keys folded up."""
+        stages = ", ".join(f"{stage.name} {stage.epochs}" for stage in self.search.stages)
+        trained = f"{self.retrain.epochs} epochs, seeds {', '.join(map(str, self.retrain.seeds))}"
+        rows = [
+            ("what it is", self.about),
+            ("source", self.source),
+            ("published", self.published),
+            ("space", self.space.name),
+            ("images", self.data.dataset),
+            ("search, epochs", stages),
+            ("selection", f"operations by {self.selection.operations}, edges by {self.selection.edges}"),
+            ("retraining", "" if self.ground_truth.table else trained),
+        ]
+        return card(f"Recipe {self.name}", rows, source=("all keys", self.to_yaml()))
 
     def to_yaml(self) -> str:
         """The resolved recipe as YAML; reading it again gives an equal recipe."""

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,14 @@ class Genotype:
 
     def __hash__(self) -> int:
         return hash(self.key)
+
+    def _repr_svg_(self) -> str | None:
+        """Return the drawing that notebooks show; None for a cell too large to be drawn."""
+        drawings = import_module("topocell.reporting.notebook")  # by name, as pieces are: it knows genotypes
+        try:
+            return str(drawings.genotype_svg(self.to_dict()))
+        except GenotypeError:
+            return None
 
     def operations(self, cell_type: str) -> Counter[str]:
         """Count each operation of a cell."""

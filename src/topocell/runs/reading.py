@@ -10,8 +10,10 @@ from topocell.config.recipe import Recipe
 from topocell.errors import RunError, SpaceError
 from topocell.genotype.genotype import Genotype
 from topocell.reporting.history import History, history
+from topocell.reporting.notebook import run_card
 from topocell.runs.directory import RunDir
 from topocell.runs.identity import naming_imports
+from topocell.runs.setting import setting_of
 
 
 class Run:
@@ -83,6 +85,10 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: progress, accuracy with n, cell and recipe, whatever is there."""
+        return run_card(self.path, setting_of)
 
 
 @contextmanager
