@@ -101,14 +101,13 @@ class Drawing(NamedTuple):
 
 def cell_drawing(cell: ShownCell) -> Drawing:
     """One cell alone, without heading and legend."""
-    panel = Panel(cell)
+    return panel_drawing(Panel(cell))
+
+
+def panel_drawing(panel: "Panel") -> Drawing:
+    """A cell that is laid out already, alone."""
     margin = 0.06
     return Drawing(panel.width + 2 * margin, panel.height + 2 * margin, panel.shapes(margin, margin))
-
-
-def cell_heading(cell: ShownCell) -> str:
-    """The cell's name with its depth and number of edges."""
-    return Panel(cell).heading()
 
 
 def genotype_drawing(cells: Sequence[ShownCell], title: str | None = None) -> Drawing:

@@ -4,15 +4,42 @@ Colours stand in the attributes, so that any viewer shows them, and as the class
 fills, by which the style sheet of a page replaces them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
-from topocell.reporting.cell_shapes import COLOURS, Arrow, Curve, Drawing, Point, Round, Shape, Text
+from topocell.reporting.cell_shapes import (
+    COLOURS,
+    Arrow,
+    Curve,
+    Drawing,
+    Panel,
+    Point,
+    Round,
+    Shape,
+    Text,
+    panel_drawing,
+)
+from topocell.reporting.cells import ShownCell
 
 #: Pixels per inch and per point.
 _INCH, _POINT = 96.0, 96.0 / 72.0
 _FONT = "DejaVu Sans, Verdana, Arial, sans-serif"
+
+
+class Headed(NamedTuple):
+    """A cell of a page: its type, its heading and its drawing."""
+
+    kind: str
+    heading: str
+    drawing: Markup
+
+
+def headed(cells: Iterable[ShownCell]) -> list[Headed]:
+    """Return the cells as pages show them, each laid out once."""
+    panels = [(panel, panel.heading()) for panel in map(Panel, cells)]
+    return [Headed(panel.cell.kind, words, svg(panel_drawing(panel), words)) for panel, words in panels]
 
 
 def svg(drawing: Drawing, label: str, *, alone: bool = False) -> Markup:

@@ -16,8 +16,8 @@ from urllib.parse import quote
 from topocell.errors import GenotypeError, RunError
 from topocell.genotype.genotype import Genotype
 from topocell.io import files
-from topocell.reporting.cell_shapes import cell_drawing, cell_heading, families_of
-from topocell.reporting.cell_svg import svg
+from topocell.reporting.cell_shapes import families_of
+from topocell.reporting.cell_svg import headed
 from topocell.reporting.cells import ShownCell, shown_cells
 from topocell.reporting.epochs import Epoch, number_at, retrain_epochs, search_epochs
 from topocell.reporting.ground_truth import ground_truth_of
@@ -234,7 +234,7 @@ def _page(groups: Sequence[Group], out: Path, setting_of: SettingOf) -> str:
         table=comparison_table(groups),
         figures=set(figures),
         drawn=any(group.values for group in groups),
-        cells=[(clipped(group.label, 120), run.path.name, _drawn(run)) for group, run in drawn],
+        cells=[(clipped(group.label, 120), run.path.name, headed(run.cells)) for group, run in drawn],
         legend=families_of(cell for _, run in drawn for cell in run.cells),
         differences=differences_table(groups),
         runs=[_run_row(group, run, out) for group in groups for run in group.runs],
@@ -268,10 +268,6 @@ def _stamps(runs: Sequence[FinishedRun], setting_of: SettingOf) -> list[tuple[st
         (f"{title} ({len(of)} of {len(runs)} runs)", of[0] if len(set(of)) == 1 else _SEVERAL[title == SMOKE_STAMP[0]])
         for title, of in found.items()
     ]
-
-
-def _drawn(run: FinishedRun) -> list[tuple[str, Any]]:
-    return [(cell_heading(cell), svg(cell_drawing(cell), cell_heading(cell))) for cell in run.cells]
 
 
 def _run_row(group: Group, run: FinishedRun, out: Path) -> tuple[str, str, list[str]]:

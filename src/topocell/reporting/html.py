@@ -14,8 +14,8 @@ from topocell.errors import GenotypeError, RunError, TopocellError
 from topocell.genotype.genotype import Genotype
 from topocell.io import files
 from topocell.reporting import architecture_series, series
-from topocell.reporting.cell_shapes import cell_drawing, cell_heading, families_of
-from topocell.reporting.cell_svg import svg
+from topocell.reporting.cell_shapes import families_of
+from topocell.reporting.cell_svg import headed
 from topocell.reporting.cells import ShownCell, draw_text, shown_cells
 from topocell.reporting.collapse import signs
 from topocell.reporting.epochs import Epoch, search_epochs
@@ -134,7 +134,7 @@ def _page(found: RunFiles, setting_of: SettingOf) -> str:
         progress=_progress(recipe, epochs, genotype, metrics, results),
         headline=headline,
         facts=[*_facts(results), *beside],
-        cells=[(cell.kind, cell_heading(cell), svg(cell_drawing(cell), cell_heading(cell))) for cell in cells],
+        cells=headed(cells),
         legend=families_of(cells),
         cell_texts=[(cell.kind, draw_text(genotype, cell.kind)) for cell in cells],
         drawing_fault=drawing_fault,
