@@ -20,7 +20,9 @@ def environment(device: str | torch.device, data_fingerprint: str, seeds: Mappin
     """Collect the contents of env.json: versions, machine, git commit, command line, data and seeds."""
     gpu = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None
     return {
-        **{name: importlib.metadata.version(name) for name in ("topocell", "torchvision", "numpy")},
+        # Not from its metadata: a checkout that is not installed has none.
+        "topocell": str(sys.modules["topocell"].__version__),
+        **{name: importlib.metadata.version(name) for name in ("torchvision", "numpy")},
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "platform": platform.platform(),
