@@ -5,7 +5,8 @@ python -m benchmarks.gpu --device cpu --minutes 3 --out gpu     # the program it
 
 It takes items one after the other, the most valuable first, each in a process and with a time limit of its own, and
 writes `results.jsonl` and `report.md` into the folder as they come. Called again with the same folder it goes on: what
-is done stays, searches resume. It runs from a checkout (`PYTHONPATH=src`) with torch 2.6 or newer.
+is done stays, searches resume. It runs from a checkout (`PYTHONPATH=src`) where all is there that topocell needs; the
+package itself need not be.
 """
 
 import argparse
@@ -113,10 +114,12 @@ def items(device: str, small: bool, data: Path | None, table_of: Path | None, ou
         yield own("a", f"captured:{name}", 60)
     yield own("a", "captured:retraining", 60)
     yield own("a", "resumed", 60)
+    yield own("a", "at once", 60)
     yield own("b", "bandwidth", 30)
     for name in gpu_steps.SEARCHES:
         yield own("b", f"steps:{name}", 150)
     yield own("b", "steps:retraining", 150)
+    yield own("b", "steps:at once", 90)
     if (without := fused(device)).lacks:
         yield without
     yield from searches(device, small, data, {"edarts": SEARCHES["edarts"]}, out)
@@ -303,6 +306,8 @@ def _steps(item: str, device: torch.device, small: bool, out: Path) -> Rows:
     name, repetitions = item.partition(":")[2], 2 if small else 20
     if name == "retraining":
         return [dict(row) for row in gpu_steps.retraining(device, 1 if small else 4, small)]
+    if name == "at once":
+        return [dict(row) for row in gpu_steps.at_once(device, repetitions, small)]
     return [dict(row) for row in gpu_steps.steps(name, device, repetitions, small)]
 
 
@@ -314,6 +319,7 @@ PLAIN: dict[str, Callable[[str, torch.device, bool, Path], Rows]] = {
     "engine": partial(_check, gpu_checks.engine),
     "captured": _captured,
     "resumed": partial(_check, gpu_checks.resumed),
+    "at once": partial(_check, gpu_checks.at_once),
     "recipe": _recipe,
     "bandwidth": _bandwidth,
     "steps": _steps,
@@ -351,8 +357,8 @@ def _searches(records: Sequence[Mapping[str, Any]]) -> str:
     rows = [["search", "status", "seconds", "of them searching", "test accuracy of the cell, looked up"]]
     for record in records:
         of = record["rows"][0] if record["rows"] else {}
-        accuracy = of.get("results", {}).get("last_mean")
-        found = "" if accuracy is None else f"{100 * accuracy:.2f} %"
+        accuracy = of.get("results", {}).get("ground_truth", {}).get("accuracy")
+        found = "" if accuracy is None else f"{accuracy:.2f} %"
         searching = of.get("timings", {}).get("search")
         seconds = "" if searching is None else f"{searching:.0f}"
         rows.append([record["item"], record["status"], f"{record['seconds']:.0f}", seconds, found])

@@ -24,7 +24,7 @@ from topocell.data.augment import Augmentation
 from topocell.data.splits import CIFAR10_STATISTICS, Dataset, SearchData
 from topocell.io import files
 from topocell.networks.retraining import Retraining
-from topocell.runtime.hooks import Keeping
+from topocell.runtime.hooks import Keeping, Silent, Trained
 from topocell.runtime.precision import Execution
 from topocell.spaces.cell import SpaceSpec
 from topocell.supernet import Supernet
@@ -132,12 +132,39 @@ def _searched(stage: Mapping[str, Any], device: torch.device, execution: Executi
     return search.state_dict()
 
 
-def _retrained(device: torch.device, execution: Execution, state: Any = None, monitor: Any = None) -> Any:
-    plan = RetrainPlan(channels=4, layers=2, epochs=2, batch_size=20, cutout=4, drop_path=0.5, test_every=2)
+def _retrained(
+    device: torch.device, execution: Execution, state: Any = None, monitor: Any = None, **options: Any
+) -> Any:
+    sizes: dict[str, Any] = {"channels": 4, "layers": 2, "epochs": 2, "batch_size": 20}
+    plan = RetrainPlan(**sizes, cutout=4, drop_path=0.5, test_every=2, **options)
     (mean, std), images = CIFAR10_STATISTICS, random_images(80, 8)
     data = Dataset("noise", images, random_images(20, 8), mean, std, Augmentation(padding=1), "", ())
     training = Retraining(DARTS_V2, plan, data, device=device, execution=execution, monitor=monitor)
     return training.run(state), training.state_dict()
+
+
+def at_once(device: torch.device) -> list[Found]:
+    """Compare three seeds that are trained at once with the same three one after the other, to 1 % of each weight."""
+    Execution().set_up()
+    ends = []
+    for number in (1, 3):
+        monitor = Handed()
+        _retrained(device, executions(device)[0], monitor=monitor, seeds=(0, 1, 2), together=number)
+        ends.append(monitor.weights)
+    pairs = [(one, other[name]) for other, own in zip(*ends, strict=True) for name, one in own.items()]
+    worst = max(float((a.double() - b).abs().max() / b.double().abs().max().clamp(min=1e-3)) for a, b in pairs)
+    return [Found("seeds", worst < 0.01, f"differ by {worst:.2g} of the largest")]
+
+
+class Handed(Silent):
+    """Keeps the weights of the networks that a retraining hands over."""
+
+    def __init__(self) -> None:
+        self.weights: list[dict[str, torch.Tensor]] = []
+
+    def trained(self, network: Trained) -> None:
+        """Keep the weights."""
+        self.weights.append(network.weights)
 
 
 def resumed(device: torch.device) -> list[Found]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from tests.helpers.golden_genotypes import DARTS_V2
 
 from benchmarks import fixed_network
 from benchmarks.data_path import random_images
@@ -18,7 +19,8 @@ from benchmarks.supernet import CASES, DARTS, UPDATES, Case, Ours, Published, sa
 from topocell.config.retrain import RetrainPlan
 from topocell.config.search import SearchPlan, WeightOptimizer
 from topocell.data.augment import Augmentation
-from topocell.data.splits import CIFAR10_STATISTICS, SearchData
+from topocell.data.splits import CIFAR10_STATISTICS, Dataset, SearchData
+from topocell.networks.retraining import Retraining
 from topocell.runtime.precision import Execution
 from topocell.searching.loop import Search
 
@@ -200,3 +202,24 @@ def retraining(device: torch.device, repetitions: int, small: bool) -> list[Mapp
             | {"seconds": ours.wall, "times_faster": theirs.wall / ours.wall}
         )
     return rows
+
+
+def at_once(device: torch.device, repetitions: int, small: bool) -> list[Mapping[str, Any]]:
+    """Rows of the retraining of small networks: seconds a network of steps that are those of 1, 4 and 10 seeds."""
+    channels, layers, batch, resolution = (3, 4, 8, 16) if small else (16, 8, 64, 32)
+    images, (mean, std) = random_images(2 * batch, resolution), CIFAR10_STATISTICS
+    data = Dataset("noise", images, images.subset(torch.arange(2)), mean, std, Augmentation(), "", ())
+    rows: list[dict[str, Any]] = []
+    Execution().set_up()
+    for number in (1, 4, 10):
+        plan = RetrainPlan(
+            channels=channels, layers=layers, batch_size=batch, auxiliary=0, seeds=tuple(range(number)), together=number
+        )
+        with allocating(device) as peak:
+            training = Retraining(DARTS_V2, plan, data, device=device)
+            training._begin()
+            training.loop.epoch = 1
+            training.begin_epoch()
+            seconds = timed(training.train_step, device, repetitions) / number
+            rows.append({"case": "seeds at once", "way": f"{number}", "seconds": seconds, "peak": peak()})
+    return [{**row, "times_faster": rows[0]["seconds"] / row["seconds"]} for row in rows]

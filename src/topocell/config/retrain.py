@@ -84,6 +84,8 @@ class RetrainPlan(Model):
         ema: decay of the average of the weights over the steps, which is tested and kept in their place; null for none.
         early_stop: end of the training ahead of time; the weights of the best validation epoch are kept.
         seeds: one training each.
+        together: trainings of so many seeds at once, as one batched network, with the results of each alone up to
+            rounding; auto: 1 on a CPU, where more are not faster, and on a GPU as many as fit into its memory.
         test_every: epochs between two tests; the last epoch is always tested.
     """
 
@@ -114,6 +116,7 @@ class RetrainPlan(Model):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     early_stop: EarlyStopping | None = None
     seeds: tuple[int, ...] = Field((0,), min_length=1)
+    together: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     test_every: int = Field(1, ge=1)
     stem: Literal["cifar", "imagenet"] = "cifar"
     head: Literal["plain", "bn-relu"] = "plain"

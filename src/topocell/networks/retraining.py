@@ -5,7 +5,6 @@ beside it and never alone, because choosing it uses the test split.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,38 +12,24 @@ from torch import Tensor
 
 from topocell.config.retrain import RetrainPlan
 from topocell.config.values import OnNan
-from topocell.data.batches import Batches, Images
+from topocell.data.batches import Batches
 from topocell.data.splits import Dataset
 from topocell.errors import RunError
 from topocell.genotype.genotype import Genotype
-from topocell.io.checkpoint import places, restore_optimizer
-from topocell.networks.averaging import AveragedNet
-from topocell.networks.early_stopping import BestEpoch
-from topocell.networks.evaluation import Measured, classify, correct, evaluate
-from topocell.networks.options import (
-    class_weights,
-    image_policy,
-    initial_channels,
-    mixing,
-    training_images,
-    training_loss,
-)
-from topocell.networks.scores import MOST_CLASSES, balanced_accuracy, class_scores, confusion_matrix, over_seeds
-from topocell.networks.start import AFRESH, Start, load_initial
+from topocell.io.checkpoint import places
+from topocell.networks.scores import MOST_CLASSES, class_scores, over_seeds
+from topocell.networks.seed_training import SeedTraining, Task
+from topocell.networks.start import AFRESH, Start
+from topocell.networks.together import Together, at_once
 from topocell.nn.count import count
 from topocell.nn.network import FixedNet
-from topocell.nn.scheduled import hold
-from topocell.runtime import distributed
 from topocell.runtime.capture import Steps, take
 from topocell.runtime.epoch_loop import EpochLoop
 from topocell.runtime.epoch_meter import Seen
-from topocell.runtime.hooks import Monitor, Silent, Trained
-from topocell.runtime.micro_batches import micro_batches, seen_together
-from topocell.runtime.nan_guard import Group, Place, Stateful, total_norm
-from topocell.runtime.optimizers import build_optimizer, can_hold, rate_of, set_rate
+from topocell.runtime.hooks import Monitor, Silent
+from topocell.runtime.nan_guard import Place, Stateful
+from topocell.runtime.optimizers import can_hold
 from topocell.runtime.precision import PLAIN, Execution
-from topocell.runtime.rng import derive as derive_seed
-from topocell.runtime.rng import generator
 
 
 class Retraining:
@@ -62,10 +47,13 @@ class Retraining:
         on_nan: what is done about a step that is not finite, see `topocell.runtime.nan_guard`.
 
     Attributes:
-        net: the network in training; after `run`, the one of the last seed.
-        average: average of its weights, where the plan has one.
-        best: the best epoch so far, where the plan stops early.
+        round: number of the first seed in training.
+        members: the trainings of the seeds that are trained at once, from that on.
+        runs: entries in results.json of the seeds that are trained.
     """
+
+    members: list[SeedTraining]
+    together: Together | None
 
     def __init__(
         self,
@@ -80,22 +68,13 @@ class Retraining:
         start: Start = AFRESH,
         on_nan: OnNan = "stop",
     ) -> None:
-        self.genotype, self.plan, self.data, self.seed = genotype, plan, data, seed
-        self.device, self.monitor = torch.device(device), monitor or Silent()
-        self.execution, self.start = execution, start
-        self.recorder = execution.recorder(self.device) if on_nan == "stop" else None
-        self._held = execution.holds(self.device)
-        self.round = 0
+        self.plan, self.data, self.monitor, self.start = plan, data, monitor or Silent(), start
+        self.task = Task(genotype, plan, data, seed, torch.device(device), execution, start)
+        self.recorder = execution.recorder(self.task.device) if on_nan == "stop" else None
+        self.round, self._on_nan, self._most = 0, on_nan, 0
         self.runs: list[dict[str, Any]] = []
         self.confusions: list[Tensor] = []
-        self.tests: list[Measured] = []
-        self.channels, self._chosen = initial_channels(genotype, plan, len(data.train.classes), data.shape)
-        changes = {name: getattr(plan, name) for name in ("cutout", "rotation", "scaling", "shear", "translation")}
-        self._augmentation = replace(data.augmentation, **changes)
-        self._train, self._held_out = training_images(plan, data.train, derive_seed(seed, "retrain"))
-        self._class_weights = class_weights(plan, self._train, self.device)
-        self._loss, self._mixing = training_loss(plan, self._class_weights), mixing(plan)
-        self.loop = EpochLoop(self, seed=seed, device=self.device, monitor=self.monitor, on_nan=on_nan)
+        self.loop = EpochLoop(self, seed=seed, device=self.task.device, monitor=self.monitor, on_nan=on_nan)
 
     def run(self, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Train every seed, or resume from a `state_dict`; returns what results.json holds.
@@ -105,7 +84,7 @@ class Retraining:
             Interrupted: the monitor was told to stop, after the state was saved.
         """
         if state is None:
-            for note in self._chosen:
+            for note in self.task.chosen:
                 self.monitor.say(note)
             if self.start.source:
                 self.monitor.say(f"fine-tuning the weights of {self.start.source}")
@@ -120,11 +99,15 @@ class Retraining:
                 self.load_state_dict(state)
         while True:
             self.loop.run(self.plan.epochs)
-            self.runs.append(self._finished())
-            if self.round + 1 == len(self.plan.seeds):
+            for member in self.members:
+                entry, confusion = member.finish(self.monitor)
+                self.runs.append(entry)
+                self.confusions.append(confusion)
+            if self.round + len(self.members) == len(self.plan.seeds):
                 return self.results()
-            self.round, self.tests = self.round + 1, []
+            self.round += len(self.members)
             self.loop.restart()
+            self.steps.forget()
             self._begin()
 
     def _take_earlier(self) -> None:
@@ -138,49 +121,27 @@ class Retraining:
                 )
         self.round = min(len(self.runs), len(self.plan.seeds) - 1)
 
-    def _finished(self) -> dict[str, Any]:
-        """Hand over the network of this seed; returns its entry in results.json."""
-        every, kept = self._tested_epochs()[: len(self.tests)], self._keep_best()
-        every += [kept["kept_epoch"]] if kept else []
-        accuracies = [tested.accuracy for tested in self.tests]
-        seed, best, test = self.plan.seeds[self.round], max(accuracies), self.data.test
-        with self.execution.plain():
-            labels, probabilities = classify(self.tested, self.test_batches)
-        weights = {k: v.detach().cpu().clone() for k, v in self.tested.state_dict().items()}
-        weights = {name: value for name, value in weights.items() if not name.startswith("auxiliary_head.")}
-        distributed.same_tensors(f"weights after the training with seed {seed}", weights)
-        self.monitor.trained(Trained(self.round, seed, weights, labels, probabilities))
-        self.confusions.append(confusion_matrix(test.labels, labels, len(test.classes)))
-        return {
-            "seed": seed,
-            "last": accuracies[-1],
-            "best": best,
-            "best_epoch": every[accuracies.index(best)],
-            **({} if self.tests[-1].top_k is None else {"top_k": self.tests[-1].top_k}),
-            **kept,
-            "balanced": balanced_accuracy(self.confusions[-1]),
-        }
+    @property
+    def net(self) -> FixedNet:
+        """The network in training, or the last one of those; after `run`, the one of the last seed."""
+        return self.members[-1].net
 
     @property
     def tested(self) -> FixedNet:
-        """The network that is tested and kept: the average, where there is one."""
-        return self.net if self.average is None else self.average.module
+        """The same network as it is tested and kept: its average, where there is one."""
+        return self.members[-1].tested
 
-    def _keep_best(self) -> dict[str, Any]:
-        """Return to the weights of the best epoch, and test them; returns what the results say of that."""
-        if self.best is None:
-            return {}
-        self.tested.load_state_dict(self.best.weights)
-        with self.execution.plain():
-            self.tests.append(evaluate(self.tested, self.test_batches, self.plan.top_k))
-        return self.best.results()
+    @property
+    def batches(self) -> Batches:
+        """The training images of the first seed in training."""
+        return self.members[0].batches
 
     def results(self) -> dict[str, Any]:
         """Accuracy per seed, mean ± standard deviation (n − 1) of last and of best, and the size of the network.
 
         See `class_scores` for what is said of the classes. There is a confusion matrix of up to `MOST_CLASSES` classes.
         """
-        with self.execution.plain():
+        with self.task.execution.plain():
             size = count(self.net, self.data.shape)
         measured = ["top_k"] if self.plan.top_k is not None else []
         classes, (train, test) = self.data.train.classes, (self.data.train, self.data.test)
@@ -190,12 +151,12 @@ class Retraining:
         return {
             "dataset": self.data.name,
             "classes": len(self.data.train.classes),
-            "train_images": len(self._train),
-            **({} if self._held_out is None else {"validation_images": len(self._held_out)}),
+            "train_images": len(self.task.train),
+            **({} if self.task.held_out is None else {"validation_images": len(self.task.held_out)}),
             "test_images": len(self.data.test),
             "parameters": size.parameters,
             "multiply_adds": size.multiply_adds,
-            "channels": self.channels,
+            "channels": self.task.channels,
             "layers": self.plan.layers,
             "epochs": self.plan.epochs,
             **({"initial_weights": self.start.source} if self.start.source else {}),
@@ -206,188 +167,120 @@ class Retraining:
         }
 
     def _begin(self) -> None:
-        plan, seed = self.plan, self.plan.seeds[self.round]
-        torch.manual_seed(derive_seed(self.seed, "retrain", seed))
-        net = FixedNet(
-            self.genotype,
-            self.channels,
-            plan.layers,
-            len(self.data.train.classes),
-            in_channels=self.data.shape[0],
-            stem=plan.stem,
-            auxiliary=plan.auxiliary > 0,
-            head=plan.head,
-        )
-        if self.start.weights is not None:
-            load_initial(net, self.start.weights)
-        self.net = net.to(self.device).to(memory_format=torch.channels_last)
-        self.average = None if plan.ema is None else AveragedNet(self.net, plan.ema)
-        self.best = None if plan.early_stop is None else BestEpoch(plan.early_stop.patience)
-        self.execution.prepare(self.net.cells)
-        lr = plan.weights.lr.value(0, plan.epochs)
-        if self._held:
-            hold(self.net, self.device)
-        self.optimizer = build_optimizer(self.net.parameters(), plan.weights, lr, fused=True, held=self._held)
-        self.steps = Steps(self.recorder if can_hold(type(self.optimizer)) else None, self.monitor.say)
-        self.batches, self.test_batches = self._batches(self._train, "retrain"), self._batches(self.data.test, "test")
-        self.batches.shared = True
-        held_out = self._held_out
-        self.validation_batches = None if held_out is None else self._batches(held_out, "validation")
-
-    def _batches(self, images: Images, stream: str) -> Batches:
-        train = stream == "retrain"
-        return Batches(
-            images,
-            self.plan.batch_size if train else self.plan.micro_batch or self.plan.batch_size,
-            mean=self.data.mean,
-            std=self.data.std,
-            augmentation=self._augmentation if train else None,
-            device=self.device,
-            seed=derive_seed(self.seed, "retrain", self.plan.seeds[self.round]),
-            stream=stream,
-            policy=image_policy(self.plan) if train else None,
-            balanced=train and self.plan.sampling == "balanced",
-        )
+        """Begin the training of the next seeds: as many at once as the plan and the machine allowed at first."""
+        left = len(self.plan.seeds) - self.round
+        if not self._most:
+            self._most, words = at_once(self.task, left, self._on_nan)
+            if words:
+                self.monitor.say(words)
+        size = min(self._most, left)
+        self.members = [SeedTraining(self.task, self.round + i) for i in range(size)]
+        self.together = Together(self.members) if size > 1 else None
+        for member in self.members:
+            member.begin()
+        holds = can_hold(type(self.members[0].optimizer))
+        self.steps = Steps(self.recorder if holds else None, self.monitor.say)
 
     # An epoch, as the loop calls it -------------------------------------------------------------------------
 
     def begin_epoch(self) -> int:
         """Set the learning rate and the probability of dropped paths."""
-        plan, epoch = self.plan, self.loop.epoch
-        self._set_rate()
-        self.net.drop_path = plan.drop_path * epoch / plan.epochs
-        self.net.train()
+        for member in self.members:
+            member.begin_epoch(self.loop.epoch, self.loop.step)
         return len(self.batches)
 
-    def _set_rate(self) -> None:
-        at = self.loop.epoch, self.plan.epochs, self.loop.step, len(self.batches)
-        set_rate(self.optimizer, self.plan.weights.lr.at(*at))
-
     def stream(self) -> tuple[str | int, ...]:
-        """The random stream of the steps."""
-        return "retrain", self.plan.seeds[self.round]
+        """The random stream of the steps; seeds that are trained at once take their own."""
+        return self.members[0].stream()
 
     def train_step(self) -> Seen:
-        """Update the weights on one batch."""
+        """Update the weights on one batch of each seed."""
         epoch, step = self.loop.epoch, self.loop.step
-        self._set_rate()
-        x, y = self.batches.batch(epoch, step)
-        if self._mixing is not None:
-            draws = generator(self.batches.seed, "retrain", "mixing", epoch, step)
-            x, y = self._mixing(x, y, len(self.data.train.classes), draws)
+        for member in self.members:
+            member.set_rate(epoch, step)
+        source = self.members[0] if self.together is None else self.together
+        inputs = source.batch(epoch, step)
         if self.steps.records:
-            seen = take(self.steps, self.loop.guard, (), self.net.drop_path > 0, self._update, (x, y))
+            seen = take(self.steps, self.loop.guard, (), self.net.drop_path > 0, self._update, inputs)
         else:
-            seen = self._update(x, y)
-        if self.average is not None:
-            self.average.update_parameters(self.net)
+            seen = self._update(*inputs)
+        for member in self.members:
+            if member.average is not None:
+                member.average.update_parameters(member.net)
         return seen
 
     def on_step_end(self, steps: int) -> None:
         """Report the step."""
-        seeds, epochs = len(self.plan.seeds), self.plan.epochs
-        done = (self.round * epochs + self.loop.epoch) * steps + self.loop.step
-        self.loop.progress(f"retrain, seed {self.round + 1}/{seeds}", done, seeds * epochs * steps)
+        seeds, epochs, size = len(self.plan.seeds), self.plan.epochs, len(self.members)
+        done = (self.round * epochs + self.loop.epoch * size) * steps + self.loop.step * size
+        first, last = self.round + 1, self.round + size
+        which = f"seed {first}" if size == 1 else f"seeds {first} to {last}"
+        self.loop.progress(f"retrain, {which}/{seeds}", done, seeds * epochs * steps)
 
-    def _update(self, x: Tensor, y: Tensor) -> Seen:
-        plan = self.plan
-        self.optimizer.zero_grad(set_to_none=True)
-        seen, totals = [], []
-        for (images, target), share in micro_batches((x, y), plan.micro_batch, self._class_weights):
-            out = self.execution(self.net, images)
-            logits, extra = out if isinstance(out, tuple) else (out, None)
-            loss = total = share * self._loss(logits, target)
-            if extra is not None:
-                total = loss + plan.auxiliary * (share * self._loss(extra, target))
-            total.backward()
-            totals.append(total.detach())
-            seen.append(Seen(loss.detach(), correct(logits.detach(), target), len(target)))
-        distributed.average(p.grad for p in self.net.parameters())
-        self.loop.guard.see("the loss", sum(totals[1:], totals[0]))
-        if plan.weights.clip is not None:
-            norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), plan.weights.clip)
+    def _update(self, *inputs: Tensor) -> Seen:
+        for member in self.members:
+            member.optimizer.zero_grad(set_to_none=True)
+        if self.together is None:
+            loss, seen = self.members[0].backward(*inputs)
+            losses = [loss]
         else:
-            norm = total_norm(p.grad for p in self.net.parameters())
-        self.loop.guard.see("the gradient norm of the weights", norm)
-        self.optimizer.step()
-        return seen_together(seen)
+            losses, seen = self.together.backward(*inputs)
+        for member, loss, which in zip(self.members, losses, self._which(), strict=True):
+            self.loop.guard.see(f"the loss{which}", loss)
+            self.loop.guard.see(f"the gradient norm of the weights{which}", member.clip())
+        for member in self.members:
+            member.optimizer.step()
+        return seen
+
+    def _which(self) -> list[str]:
+        """What tells the seeds apart in messages, where there are several at once."""
+        return [f" of seed {member.seed}" if self.together else "" for member in self.members]
 
     def on_epoch_end(self) -> bool:
-        """Test where a test is due, and record the epoch."""
-        test: Measured | None = None
-        if self.loop.epoch in self._tested_epochs():
-            with self.execution.plain():
-                test = evaluate(self.tested, self.test_batches, self.plan.top_k)
-            self.tests.append(test)
-        stops, validation = self._validate()
-        self.monitor.metrics(
-            {
-                "phase": "retrain",
-                "seed": self.plan.seeds[self.round],
-                **self.loop.record(),
-                "test_loss": None if test is None else test.loss,
-                "test_accuracy": None if test is None else test.accuracy,
-                **({} if self.plan.top_k is None else {"test_top_k_accuracy": None if test is None else test.top_k}),
-                **validation,
-                "lr": rate_of(self.optimizer),
-                "drop_path": self.net.drop_path,
-            }
-        )
-        return stops
-
-    def _validate(self) -> tuple[bool, dict[str, float]]:
-        """Measure on what is held out: whether the training is to end, and what the record of the epoch says."""
-        if self.best is None or self.validation_batches is None:
-            return False, {}
-        with self.execution.plain():
-            loss, accuracy, _ = evaluate(self.tested, self.validation_batches)
-        stops = self.best.add(self.loop.epoch, accuracy, self.tested)
-        return stops, {"val_loss": loss, "val_accuracy": accuracy}
+        """Test where a test is due, and record the epoch of each seed."""
+        ends = [
+            member.end_epoch(self.loop.epoch, self.loop.record(None if self.together is None else i), self.monitor)
+            for i, member in enumerate(self.members)
+        ]
+        return all(ends)
 
     def parts(self) -> Mapping[str, Stateful]:
         """Return what a step changes."""
-        average = {} if self.average is None else {"average": self.average}
-        return {"net": self.net, "optimizer": self.optimizer, **average}
+        found = [
+            (f"{name}{which}", part)
+            for member, which in zip(self.members, self._which(), strict=True)
+            for name, part in member.parts().items()
+        ]
+        return dict(found)
 
     def place(self, step: int) -> Place:
         """Return where a step of this epoch happened, for the explanation of a fault."""
         epoch = self.loop.epoch
-        numbers, images = self.batches.numbers(epoch, step), self.batches.batch(epoch, step)[0]
-        rate = rate_of(self.optimizer)
+        seeds = ", ".join(str(member.seed) for member in self.members)
+        batches = [member.batches for member in self.members]
         return Place(
-            f"retraining with seed {self.plan.seeds[self.round]}, epoch {epoch}, step {step}",
-            [Group("the weights", list(self.net.parameters()), "retrain.weights.lr", rate)],
-            [("train", numbers, images)],
+            f"retraining with seed {seeds}, epoch {epoch}, step {step}",
+            [member.group() for member in self.members],
+            [("train", of.numbers(epoch, step), of.batch(epoch, step)[0]) for of in batches],
         )
-
-    def _tested_epochs(self) -> list[int]:
-        last, every = self.plan.epochs - 1, self.plan.test_every
-        return [e for e in range(self.plan.epochs) if e == last or (e + 1) % every == 0]
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the rest of the retraining depends on."""
         return {
             "round": self.round,
             "runs": self.runs,
-            "tests": [list(tested) for tested in self.tests],
             "confusions": self.confusions,
-            "net": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "best": None if self.best is None else self.best.state_dict(),
+            "members": [member.state_dict() for member in self.members],
             **self.loop.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a `state_dict` of a retraining of the same genotype, plan, data and seed."""
         (self.round,) = places(state["round"])
-        self.runs, self.tests = list(state["runs"]), [Measured(*tested) for tested in state["tests"]]
+        self.runs = list(state["runs"])
         self.confusions = [torch.as_tensor(confusion) for confusion in state["confusions"]]
+        (self._most,) = places(len(state["members"]))
         self._begin()
-        self.net.load_state_dict(state["net"])
-        restore_optimizer(self.optimizer, state["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        if self.best is not None:
-            self.best.load_state_dict(state["best"])
+        for member, of in zip(self.members, state["members"], strict=True):
+            member.load_state_dict(of)
         self.loop.load_state_dict(state)

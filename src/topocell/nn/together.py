@@ -7,7 +7,7 @@ is computed for the networks that have it. A network's outputs and gradients dep
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from topocell.errors import SpaceError
 from topocell.nn.modules import Noise
 from topocell.nn.network import FixedCell, FixedNet
+from topocell.nn.scheduled import Scheduled, current
 
 
 class Stack(nn.Module):
@@ -55,16 +56,25 @@ class Stack(nn.Module):
         run: Any = vmap(one, in_dims=(0, 0, 1), out_dims=1)
         return run(*given, x)
 
-    def slices(self, gradients: bool = False) -> Iterator[tuple[int, str, Tensor]]:
-        """The weights and running statistics of each module: its network, their name in its state, the values.
-
-        With `gradients`, those of the weights that have some.
-        """
+    def bind(self, networks: Sequence[nn.Module]) -> None:
+        """Make the weights and statistics of the modules in these networks slices of those here."""
         for name, own in self._names.items():
-            values = getattr(self, own).grad if gradients else getattr(self, own)
+            values = getattr(self, own).detach()
             for place, (member, prefix) in enumerate(zip(self.members, self.prefixes)):
-                if values is not None:
-                    yield member, f"{prefix}{name}", values[place]
+                owner, _, leaf = f"{prefix}{name}".rpartition(".")
+                module = networks[member].get_submodule(owner)
+                if name in self._parameters_of:
+                    module.get_parameter(leaf).data = values[place]
+                else:
+                    module._buffers[leaf] = values[place]
+
+    def share_gradients(self, networks: Sequence[nn.Module]) -> None:
+        """Make the gradients of the modules in these networks slices of those here, as far as there are some."""
+        for name in self._parameters_of:
+            gradient = getattr(self, self._names[name]).grad
+            for place, (member, prefix) in enumerate(zip(self.members, self.prefixes)):
+                if gradient is not None:
+                    networks[member].get_parameter(f"{prefix}{name}").grad = gradient[place]
 
 
 class TogetherCell(nn.Module):
@@ -73,9 +83,13 @@ class TogetherCell(nn.Module):
     Args:
         cells: of each network; computed nodes and outputs are as many in all.
         place: index of the cell in the network.
+        before: operations of each network, in the cells before, that may lose samples.
+
+    Attributes:
+        after: the same with those of this cell.
     """
 
-    def __init__(self, cells: Sequence[FixedCell], place: int) -> None:
+    def __init__(self, cells: Sequence[FixedCell], place: int, before: Sequence[int]) -> None:
         super().__init__()
         self._n = len(cells)
         uses: dict[tuple[int, int, str, int], list[tuple[int, int]]] = {}
@@ -94,29 +108,32 @@ class TogetherCell(nn.Module):
             )
             for _, found in ordered
         )
-        self._numbers = [[number for _, number in found] for _, found in ordered]
-        self._dropped = [not isinstance(cells[f[0][0]].operations[f[0][1]], nn.Identity) for _, f in ordered]
+        losing = [[i for i, of in enumerate(cell.operations) if not isinstance(of, nn.Identity)] for cell in cells]
+        self.after = [start + len(own) for start, own in zip(before, losing, strict=True)]
+        for number, (_, found) in enumerate(ordered):
+            at = [before[net] + losing[net].index(own) for net, own in found if own in losing[net]]
+            self.register_buffer(f"drawn{number}", torch.tensor(at) if at else None, persistent=False)
         self._concat = cells[0].concat
 
-    def forward(
-        self, states: list[Tensor], kept: Mapping[tuple[int, int], Tensor] | None = None, keep: Tensor | float = 1.0
-    ) -> Tensor:
+    def forward(self, states: list[Tensor], kept: Tensor | None = None, keep: Tensor | float = 1.0) -> Tensor:
         """(B, N, out_channels, h, w) from one (B, N, C, H, W) tensor per input.
 
-        `kept` has, for each network and operation of this cell that may lose samples, those that it keeps (B,), and
-        `keep` the probability of that.
+        `kept` (N, D, B) says which samples the operations of each network that may lose some keep, and `keep` is the
+        probability of that.
         """
         values = dict(enumerate(states))
 
         def value(node: int) -> Tensor:  # in NAS-Bench-201 a node without an input is zero
             return values[node] if node in values else torch.zeros_like(states[0])
 
-        for (node, source, _, _), stack, numbers, dropped in self._uses():
+        stacks: Any = self.operations
+        for number, ((node, source, _, _), stack) in enumerate(zip(self._keys, stacks, strict=True)):
             whole = len(stack.members) == self._n
             x = value(source)
             y: Tensor = stack(x if whole else x.index_select(1, stack.index))
-            if kept is not None and dropped:
-                y = y / keep * torch.stack([kept[at] for at in zip(stack.members, numbers)], 1)[:, :, None, None, None]
+            drawn = getattr(self, f"drawn{number}")
+            if kept is not None and drawn is not None:
+                y = y / keep * kept[stack.index, drawn].T[:, :, None, None, None]
             if node not in values:
                 size = (x.shape[0], self._n, *y.shape[2:])
                 values[node] = y if whole else y.new_zeros(size).index_add(1, stack.index, y)
@@ -124,43 +141,28 @@ class TogetherCell(nn.Module):
                 values[node] = values[node] + y if whole else values[node].index_add(1, stack.index, y)
         return torch.cat([value(node) for node in self._concat], 2)
 
-    def _uses(self) -> Iterator[tuple[tuple[int, int, str, int], Stack, list[int], bool]]:
-        """Node, source, operation, repetition; its modules; their numbers in the cells; whether paths are dropped."""
-        stacks: Any = self.operations
-        return zip(self._keys, stacks, self._numbers, self._dropped, strict=True)
-
-    def draw(self, network: int, batch: int, keep: Tensor, draws: torch.Generator) -> dict[tuple[int, int], Tensor]:
-        """Draw which samples (B,) of each operation of a network are kept, as `drop_samples` does, in its own order."""
-        found = {}
-        mine = sorted(
-            number
-            for _, stack, numbers, dropped in self._uses()
-            for member, number in zip(stack.members, numbers)
-            if dropped and member == network
-        )
-        for number in mine:
-            found[network, number] = torch.rand((batch, 1, 1, 1), generator=draws).view(batch) < keep
-        return found
-
 
 class TogetherNet(nn.Module):
     """N networks of one skeleton as one module.
 
-    The weights are copies of those of `networks`; `state_of` returns them as a network alone has them. Outputs and
-    gradients equal those of the networks alone up to rounding. Preprocess layers that a cell does not read have no
-    gradient alone, and one of zeros here if the cell of another network reads them: then weight decay shrinks them,
-    which changes no output.
+    The weights are copies of those of `networks`, until these are bound to them. Outputs and gradients equal those of
+    the networks alone up to rounding. Preprocess layers that a cell does not read have no gradient alone, and one of
+    zeros here if the cell of another network reads them: then weight decay shrinks them, which changes no output.
 
     Args:
         networks: of the same skeleton, channels, layers and classes. Their cells may differ in the inputs and
             operations of nodes, not in the nodes that the output consists of.
 
     Attributes:
-        drop_path: see `FixedNet`; `draws` are needed where it is above 0.
+        drop_path: see `FixedNet`; `drawn` is needed in training where it is above 0.
+        stacked: leading dimensions that its weights have besides those of a network's.
 
     Raises:
         SpaceError: no networks, networks of different shapes, or operation `noise`, whose draws would be shared.
     """
+
+    drop_path = Scheduled()
+    stacked = 1
 
     def __init__(self, networks: Sequence[FixedNet]) -> None:
         super().__init__()
@@ -184,30 +186,52 @@ class TogetherNet(nn.Module):
 
         self.stem, self.classifier, self.head = stack("stem"), stack("classifier"), stack("head")
         self.preprocess, self.cells = nn.ModuleDict(), nn.ModuleList()
+        self._draws = [0] * self.n
         for index, placed in enumerate(first.cells):
             for part in ("preprocess0", "preprocess1"):
                 if getattr(placed, part) is not None:
                     self.preprocess[f"{index}-{part}"] = stack(f"cells.{index}.{part}")
-            self.cells.append(TogetherCell([net.cells[index].cell for net in networks], index))  # type: ignore[misc]
+            cell = TogetherCell([net.cells[index].cell for net in networks], index, self._draws)  # type: ignore[misc]
+            self.cells.append(cell)
+            self._draws = cell.after
         self.blocks = nn.ModuleList(stack(f"blocks.{number}") for number in range(len(first.blocks)))
         self.auxiliary_head = None if self._tap is None else stack("auxiliary_head")
+        self.to(next(first.parameters()).device)  # what tells networks and draws apart
 
-    def forward(self, x: Tensor, draws: Sequence[torch.Generator] | None = None) -> Tensor | tuple[Tensor, Tensor]:
+    def bind(self, networks: Sequence[FixedNet]) -> None:
+        """Make the weights and statistics of `networks`, those that this was made of, slices of its own.
+
+        From then on what is done to one is done to the other, in place: by an optimizer, by `load_state_dict`, by a
+        step. A copy of such a network has the storage of all of them.
+        """
+        for stack in self._stacks():
+            stack.bind(networks)
+
+    def share_gradients(self, networks: Sequence[FixedNet]) -> None:
+        """Make the gradients of `networks` slices of those here, as far as there are some."""
+        for stack in self._stacks():
+            stack.share_gradients(networks)
+
+    def draw(self, network: int, batch: int, device: torch.device) -> Tensor:
+        """Draw what drops paths (D, B): uniform numbers of torch's generator, those that a network alone draws.
+
+        D is the largest number of operations of a network that may lose samples; rows that it does not use are zeros.
+        """
+        drawn = [torch.rand((batch, 1, 1, 1), device=device).view(batch) for _ in range(self._draws[network])]
+        return torch.stack(drawn + [torch.zeros(batch, device=device)] * (max(self._draws) - len(drawn)))
+
+    def forward(self, x: Tensor, drawn: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """Logits (N, B, classes) of images (N, B, in_channels, H, W); with an auxiliary head in training, both.
 
         Args:
             x: images of each network.
-            draws: source of the dropped paths of each network, where `drop_path` is above 0 in training.
+            drawn: what `draw` gives for each network (N, D, B), where `drop_path` is above 0 in training.
         """
-        batch = x.shape[1]
-        kept: list[dict[tuple[int, int], Tensor]] = [{} for _ in self.slots]
-        drops, keep = self.training and self.drop_path > 0, 1.0 - torch.full((), self.drop_path)
-        if drops:
-            for network, source in enumerate(draws or ()):
-                for cell, found in zip(self.cells, kept):
-                    assert isinstance(cell, TogetherCell)
-                    drawn = cell.draw(network, batch, keep, source)
-                    found.update({at: value.to(x.device) for at, value in drawn.items()})
+        kept, keep = None, torch.ones(())
+        if self.training and self.drop_path > 0 and drawn is not None:
+            now = current(self, "drop_path")
+            keep = 1.0 - (now if isinstance(now, Tensor) else torch.full((), now, device=x.device))
+            kept = drawn < keep
         s0, s1 = self.stem(_images_side_by_side(x))
         tapped = None
         cells: Any = self.cells
@@ -219,7 +243,7 @@ class TogetherNet(nn.Module):
                 for i, s in enumerate((s0, s1))
                 if i or f"{index}-preprocess0" in self.preprocess
             ]
-            s0, s1 = s1, cell(inputs, kept[index] if drops else None, keep.to(x.device))
+            s0, s1 = s1, cell(inputs, kept, keep)
             if index == self._tap:
                 tapped = s1
         logits = self.classifier(self.head(s1).mean((3, 4))).transpose(0, 1)
@@ -229,34 +253,6 @@ class TogetherNet(nn.Module):
 
     def _stacks(self) -> Iterator[Stack]:
         return (module for module in self.modules() if isinstance(module, Stack))
-
-    def state_of(self, network: int) -> dict[str, Tensor]:
-        """The state of one network, as `FixedNet.state_dict` has it."""
-        return {name: value for s in self._stacks() for member, name, value in s.slices() if member == network}
-
-    def gradients(self) -> list[dict[str, Tensor]]:
-        """The gradients of each network, by the names that its weights have in its state."""
-        found: list[dict[str, Tensor]] = [{} for _ in range(self.n)]
-        for stack in self._stacks():
-            for member, name, value in stack.slices(gradients=True):
-                found[member][name] = value
-        return found
-
-    def clip(self, norm: float | None) -> Tensor:
-        """Scale the gradients of each network to a norm of at most `norm`; returns the norms before (N,)."""
-        squares = torch.zeros(self.n)
-        pairs = [(s.index, p) for s in self._stacks() for p in s.parameters(recurse=False) if p.grad is not None]
-        for index, parameter in pairs:
-            own = parameter.grad.flatten(1).square().sum(1)  # type: ignore[union-attr]
-            squares = squares.to(own).index_add(0, index, own)
-        norms = squares.sqrt()
-        if norm is not None:
-            scale = (norm / (norms + 1e-6)).clamp(max=1.0)
-            for index, parameter in pairs:
-                grad = parameter.grad
-                assert grad is not None
-                grad.mul_(scale[index].view(-1, *[1] * (grad.dim() - 1)))
-        return norms
 
 
 def _shape(net: FixedNet) -> tuple[Any, ...]:

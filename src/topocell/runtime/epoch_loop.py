@@ -105,9 +105,12 @@ class EpochLoop:
         """Report `done` of `total` steps, with loss and accuracy so far."""
         self._monitor.step(name, done, total, self.meter.figures)
 
-    def record(self) -> dict[str, Any]:
-        """Return the epoch, its mean loss and accuracy in training and, if there are any, the batches skipped."""
-        figures = self.meter.figures(everywhere=True)
+    def record(self, of: int | None = None) -> dict[str, Any]:
+        """Return the epoch, its mean loss and accuracy in training and, if there are any, the batches skipped.
+
+        They are those of network `of`, where several are trained at once.
+        """
+        figures = self.meter.figures(everywhere=True, of=of)
         found = {"epoch": self.epoch, "train_loss": figures["loss"], "train_accuracy": figures["accuracy"]}
         return found | ({"skipped": self.guard.skipped} if self.guard.skipped else {})
 

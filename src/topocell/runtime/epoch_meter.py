@@ -14,6 +14,7 @@ from topocell.runtime import distributed
 class Seen:
     """Loss (0-dim), correct predictions (0-dim) and images of one batch, kept on the device.
 
+    Of N networks that are trained at once, loss and correct predictions are (N,), and images are those of each.
     Predictions of mixed images count by the share of the predicted class.
     """
 
@@ -37,13 +38,18 @@ class EpochMeter:
 
     def add(self, seen: Seen) -> None:
         """Add one batch."""
-        self._loss += seen.loss * seen.images
+        self._loss = self._loss + seen.loss * seen.images
         self._correct = self._correct + seen.correct
         self._images += seen.images
 
-    def figures(self, everywhere: bool = False) -> dict[str, float]:
-        """Mean `loss` and `accuracy` (fraction) so far, of this process or of all, which have to ask together then."""
+    def figures(self, everywhere: bool = False, of: int | None = None) -> dict[str, float]:
+        """Mean `loss` and `accuracy` (fraction) so far, of this process or of all, which have to ask together then.
+
+        They are those of network `of`, or the mean of all.
+        """
         loss, correct, images = self._loss, self._correct, torch.tensor(self._images)
+        if loss.dim():
+            loss, correct = (part.double().mean() if of is None else part[of] for part in (loss, correct))
         if everywhere:
             loss, correct, images = distributed.total(loss, correct, images)
         seen = max(int(images), 1)

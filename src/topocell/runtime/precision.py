@@ -79,7 +79,8 @@ class Execution:
             return net(*inputs)
         like = next(net.parameters())
         with torch.autocast(like.device.type, dtype=dtype):
-            weights = {name: p.to(dtype) for name, p in net.named_parameters() if p.dim() > 1}
+            vectors = 1 + getattr(net, "stacked", 0)
+            weights = {name: p.to(dtype) for name, p in net.named_parameters() if p.dim() > vectors}
             out = functional_call(net, weights, inputs)
         return tree_map(lambda tensor: tensor.to(like.dtype), out)
 

@@ -25,6 +25,10 @@ PLANS: dict[str, tuple[Mapping[str, Any], str]] = {
         {"auxiliary": 0, "mixup": 0.2, "cutmix": 1.0, "class_weights": "balanced", "label_smoothing": 0.1},
         "bf16",
     ),
+    "three seeds, two of them at once": (
+        {"seeds": (0, 1, 2), "together": 2, "drop_path": 0.5, "auxiliary": 0.4, "ema": 0.9, "batch_size": 30},
+        "bf16",
+    ),
 }
 
 
@@ -53,12 +57,14 @@ def test_a_replayed_retraining_is_the_retraining(name: str, monkeypatch: pytest.
     assert_identical(again, expected)
 
 
-def test_all_of_a_step_is_on_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_all_of_a_step_is_on_its_device(seeds: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageSet, "__post_init__", lambda self: None)
     monkeypatch.setattr("topocell.runtime.optimizers.held_options", lambda kind, lr, device: {"lr": lr})
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self: None)
     options = {"auxiliary": 0.4, "cutout": 4, "mixup": 0.2, "class_weights": "balanced", "drop_path": 0.5}
-    plan = RetrainPlan.model_validate({"channels": 4, "layers": 2, "epochs": 2, "batch_size": 20} | options)
+    sizes: dict[str, Any] = {"channels": 4, "layers": 2, "epochs": 2, "batch_size": 20}
+    plan = RetrainPlan.model_validate(sizes | options | {"seeds": seeds, "together": len(seeds)})
     data = splits.load("digits", images=60, test_images=10)
     training = Retraining(DARTS_V2, plan, data, device="meta", execution=Recorded(given=Unrecordable()))
     training._begin()

@@ -20,7 +20,7 @@ from topocell.data.batches import Batches
 from topocell.errors import RunError, SpaceError
 from topocell.genotype.genotype import Genotype
 from topocell.io import checkpoint
-from topocell.networks import retraining
+from topocell.networks import seed_training
 from topocell.networks.evaluation import Measured, evaluate
 from topocell.networks.options import initial_channels
 from topocell.networks.retraining import Retraining
@@ -201,7 +201,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], list[An
             tested.append(net)
             return Measured(1.5, next(coming))
 
-        monkeypatch.setattr(retraining, "evaluate", test)
+        monkeypatch.setattr(seed_training, "evaluate", test)
         return tested
 
     return script
@@ -291,7 +291,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, dict[str, Any]]]:
             found.append((len(images), options))
             super().__init__(images, *args, **options)
 
-    monkeypatch.setattr(retraining, "Batches", Spy)
+    monkeypatch.setattr(seed_training, "Batches", Spy)
     return found
 
 
@@ -343,26 +343,26 @@ def test_drop_path_and_learning_rate_follow_their_curves(digits: splits.Dataset)
     assert [r["drop_path"] for r in recorder.records] == pytest.approx([0, 0.1, 0.2, 0.3])
     assert [r["lr"] for r in recorder.records] == pytest.approx([0.1, 0.075, 0.05, 0.025])
     assert [(r["phase"], r["seed"], r["epoch"]) for r in recorder.records] == [("retrain", 0, e) for e in range(4)]
-    group = done.optimizer.param_groups[0]
+    group = done.members[0].optimizer.param_groups[0]
     assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 3e-4, False)
 
 
 def test_channels_can_be_chosen_by_a_number_of_parameters(digits: splits.Dataset) -> None:
     done = trained(plan(parameters=6000, epochs=1), digits)
-    assert done.channels == channels_for(SMALL, 6000, 3, 10, 1) != 4
+    assert done.task.channels == channels_for(SMALL, 6000, 3, 10, 1) != 4
     results = done.results()
-    assert results["channels"] == done.channels
+    assert results["channels"] == done.task.channels
     sizes = {
         c: count(FixedNet(SMALL, c, 3, 10, in_channels=1), (1, 8, 8)).parameters
-        for c in (done.channels - 2, done.channels, done.channels + 2)
+        for c in (done.task.channels - 2, done.task.channels, done.task.channels + 2)
     }
-    assert results["parameters"] == sizes[done.channels]
-    assert min(sizes, key=lambda c: abs(sizes[c] - 6000)) == done.channels
+    assert results["parameters"] == sizes[done.task.channels]
+    assert min(sizes, key=lambda c: abs(sizes[c] - 6000)) == done.task.channels
 
 
 def test_published_networks_are_found_by_their_number_of_parameters(digits: splits.Dataset) -> None:
     """DARTS_V2 has 36 channels at 3.35 M parameters (3 image channels; 1 here)."""
-    assert Retraining(DARTS_V2, RetrainPlan(parameters=3_349_342), digits).channels == 36
+    assert Retraining(DARTS_V2, RetrainPlan(parameters=3_349_342), digits).task.channels == 36
 
 
 @pytest.mark.parametrize(("written", "meant"), [("600M", 600_000_000), ("5.3M", 5_300_000), ("0.1k", 100), (7, 7)])
@@ -459,12 +459,12 @@ def small_step(digits: splits.Dataset, **options: Any) -> dict[str, Tensor]:
     for module in subject.net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eval()
-    if subject._class_weights is not None:  # those of the loss are the same tensor
-        subject._class_weights.data = subject._class_weights.double()
-        subject._loss.keywords["weight"].data = subject._class_weights  # type: ignore[attr-defined]
+    if subject.task.class_weights is not None:  # those of the loss are the same tensor
+        subject.task.class_weights.data = subject.task.class_weights.double()
+        subject.task.loss.keywords["weight"].data = subject.task.class_weights  # type: ignore[attr-defined]
     x, y = subject.batches.batch(0, 0)
-    if subject._mixing is not None:
-        x, y = subject._mixing(x, y, 10, torch.Generator().manual_seed(0))
+    if subject.task.mixing is not None:
+        x, y = subject.task.mixing(x, y, 10, torch.Generator().manual_seed(0))
     seen = subject._update(x.double(), y if y.dim() == 1 else y.double())
     return {"loss": seen.loss, "correct": seen.correct, **subject.net.state_dict()}
 

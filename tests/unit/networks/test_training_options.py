@@ -23,11 +23,12 @@ from topocell.data import splits
 from topocell.data.mixing import Mixing
 from topocell.errors import RecipeError
 from topocell.io import checkpoint
-from topocell.networks import retraining
+from topocell.networks import seed_training
 from topocell.networks.early_stopping import BestEpoch
 from topocell.networks.evaluation import Measured, evaluate
 from topocell.networks.retraining import Retraining
 from topocell.runs.setup import check, prepared
+from topocell.runtime.epoch_meter import Seen
 from topocell.runtime.losses import balanced_weights
 from topocell.runtime.optimizers import OPTIMIZERS
 from topocell.runtime.rng import generator
@@ -96,9 +97,10 @@ def test_a_skipped_batch_leaves_no_trace_in_the_average(digits: splits.Dataset, 
 
     topocell.register("loss", "my-broken", broken)
     done = trained(plan(ema=0.7, loss="my-broken"), digits, on_nan=on_nan)
-    assert done.average is not None
+    (member,) = done.members
+    assert member.average is not None
     updates = {"skip": 7, "rollback": 6}[on_nan]  # of 8; a rollback forgets the one before the fault
-    assert int(done.average.n_averaged) == updates
+    assert int(member.average.n_averaged) == updates
     assert all(bool(value.isfinite().all()) for value in done.tested.state_dict().values())
 
 
@@ -108,7 +110,7 @@ def by_hand(given: splits.Dataset, of: RetrainPlan, step: Callable[[Retraining, 
     class ByHand(Retraining):
         def _update(self, x: Any, y: Any) -> Any:
             step(self, x, y)
-            return retraining.Seen(torch.zeros(()), torch.zeros((), dtype=torch.long), len(y))
+            return Seen(torch.zeros(()), torch.zeros((), dtype=torch.long), len(y))
 
     done = ByHand(SMALL, of, given, seed=1)
     done.run()
@@ -155,7 +157,7 @@ def test_the_average_is_that_of_torch(digits: splits.Dataset) -> None:
             assert torch.equal(value, done.net.state_dict()[name])
         else:
             assert torch.equal(value, expected[name]), name
-    assert done.tests[-1] == evaluate(done.tested, done.test_batches)
+    assert done.members[0].tests[-1] == evaluate(done.tested, done.members[0].test_batches)
     assert done.tested is not done.net
     plain = trained(plan(), digits)
     assert_identical(done.net.state_dict(), plain.net.state_dict())  # it does not touch the training
@@ -204,7 +206,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], None]:
         def test(net: Any, batches: Any, top_k: int | None = None) -> Measured:
             return Measured(1.5, next(coming) if batches.stream == "validation" else next(tests) / 100)
 
-        monkeypatch.setattr(retraining, "evaluate", test)
+        monkeypatch.setattr(seed_training, "evaluate", test)
 
     return script
 
@@ -248,13 +250,14 @@ def test_the_weights_of_the_best_epoch_are_kept(digits: splits.Dataset, scripted
 
 def test_what_is_held_out_is_of_the_training_images_and_trains_nothing(digits: splits.Dataset) -> None:
     done = Retraining(SMALL, plan(early_stop={"fraction": 0.25}), digits, seed=3)
-    train, apart = done._train, done._held_out
+    train, apart = done.task.train, done.task.held_out
     assert apart is not None
     images = torch.cat([train.images, apart.images]).flatten(1)
     assert sorted(map(tuple, images.tolist())) == sorted(map(tuple, digits.train.images.flatten(1).tolist()))
     done._begin()
     assert done.batches.data.images.shape[0] == len(train) and done.batches.policy is None
-    assert done.validation_batches is not None and done.validation_batches.augmentation is None
+    validation = done.members[0].validation_batches
+    assert validation is not None and validation.augmentation is None
 
 
 def test_the_best_epoch_remembers_what_it_was_shown() -> None:

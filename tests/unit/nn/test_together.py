@@ -1,5 +1,6 @@
-"""Networks as one module equal the networks alone: outputs, gradients, clipping, running statistics, in float64."""
+"""Networks as one module equal the networks alone: outputs, gradients, running statistics, in float64."""
 
+import copy
 from collections.abc import Sequence
 
 import pytest
@@ -41,28 +42,28 @@ def test_outputs_gradients_and_statistics_equal_those_of_networks_alone(
 ) -> None:
     torch.manual_seed(0)
     nets = [FixedNet(g, 3, layers, 4, auxiliary=auxiliary, drop_path=0.3).double() for g in genotypes]
-    together, n = TogetherNet(nets), len(nets)
+    bound, n = copy.deepcopy(nets), len(nets)
+    together = TogetherNet(bound)
+    together.bind(bound)
     together.drop_path = 0.3
     x, y = torch.randn(n, 4, 3, 16, 16).double(), torch.randint(0, 4, (n, 4))
-    out = together(x, [torch.Generator().manual_seed(i) for i in range(n)])
+    drawn = [torch.manual_seed(i) and together.draw(i, 4, x.device) for i in range(n)]
+    out = together(x, torch.stack(drawn))
     each = [tuple(part[i] for part in out) if isinstance(out, tuple) else out[i] for i in range(n)]
     sum(_losses(found, y[i]) for i, found in enumerate(each)).backward()  # type: ignore[union-attr]
-    norms = together.clip(0.5)
-    gradients = together.gradients()
+    together.share_gradients(bound)
 
     for i, net in enumerate(nets):
         torch.manual_seed(i)
         alone = net(x[i])
         torch.testing.assert_close(each[i], alone, rtol=0, atol=1e-12)
         _losses(alone, y[i]).backward()
-        torch.testing.assert_close(norms[i], torch.nn.utils.clip_grad_norm_(net.parameters(), 0.5), rtol=1e-12, atol=0)
-        for name, parameter in net.named_parameters():
+        for (name, found), parameter in zip(bound[i].named_parameters(), net.parameters(), strict=True):
             expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            torch.testing.assert_close(gradients[i][name], expected, rtol=0, atol=1e-12, msg=name)
-        state = net.state_dict()
-        assert together.state_of(i).keys() == state.keys()
-        for name, value in together.state_of(i).items():
-            torch.testing.assert_close(value, state[name], rtol=0, atol=1e-12, msg=name)
+            grad = torch.zeros_like(found) if found.grad is None else found.grad
+            torch.testing.assert_close(grad, expected, rtol=0, atol=1e-12, msg=name)
+        for (name, value), expected in zip(bound[i].state_dict().items(), net.state_dict().values(), strict=True):
+            torch.testing.assert_close(value, expected, rtol=0, atol=1e-12, msg=name)
 
     together.eval()
     inside = together(x)
@@ -71,24 +72,30 @@ def test_outputs_gradients_and_statistics_equal_those_of_networks_alone(
         torch.testing.assert_close(inside[i], net.eval()(x[i]), rtol=0, atol=1e-12)
 
 
-def test_an_optimizer_moves_each_network_as_it_moves_it_alone() -> None:
+def test_bound_networks_move_with_their_optimizers_as_they_move_alone() -> None:
     torch.manual_seed(0)
     nets = [FixedNet(genotype, 3, 2, 4).double() for genotype in UNIFORM]
-    together = TogetherNet(nets)
+    bound = copy.deepcopy(nets)
+    together = TogetherNet(bound)
+    together.bind(bound)
     x, y = torch.randn(3, 4, 3, 8, 8).double(), torch.randint(0, 4, (3, 4))
     options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-2, "nesterov": True}
-    optimizer = torch.optim.SGD(together.parameters(), **options)  # type: ignore[arg-type]
-    alone = [torch.optim.SGD(net.parameters(), **options) for net in nets]  # type: ignore[arg-type]
+    optimizers = [torch.optim.SGD(net.parameters(), **options) for net in (*nets, *bound)]  # type: ignore[arg-type]
     for _ in range(3):
-        optimizer.zero_grad()
+        for net in (together, *nets, *bound):
+            net.zero_grad()
         sum(map(_losses, together(x), y)).backward()  # type: ignore[arg-type,union-attr]
-        optimizer.step()
-        for i, (net, own) in enumerate(zip(nets, alone)):
-            own.zero_grad()
+        together.share_gradients(bound)
+        for i, net in enumerate(nets):
             _losses(net(x[i]), y[i]).backward()
-            own.step()
+        for optimizer in optimizers:
+            optimizer.step()
     for i, net in enumerate(nets):
         torch.testing.assert_close(together(x)[i], net(x[i]), rtol=0, atol=1e-10)
+    together.eval()
+    other = FixedNet(UNIFORM[0], 3, 2, 4).double().eval()
+    bound[0].load_state_dict(other.state_dict())
+    torch.testing.assert_close(together(x)[0], other(x[0]), rtol=0, atol=1e-10)
 
 
 def test_networks_that_cannot_share_calls_are_refused() -> None:

@@ -119,7 +119,8 @@ def test_an_optimizer_of_other_shapes_is_named(
         patch.setattr(of, ends, lambda self, *_: state.update(self.state_dict()) or 1 / 0)
         with pytest.raises(ZeroDivisionError):
             api.run(recipe(*two), mine)
-    kept = next(iter(state[name]["state"].values()))
+    of = state["members"][0] if phase == "retrain" else state
+    kept = next(iter(of[name]["state"].values()))
     kept[moment] = kept[moment][:1]
     newest = put(mine, {"phase": phase, "state": state, "seconds": {}})
     before = contents(mine)

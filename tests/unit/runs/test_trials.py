@@ -95,7 +95,7 @@ def test_the_score_of_a_short_training_is_the_accuracy_of_the_trained_network() 
         kept = lambda *a, **k: trained.append(Retraining(*a, **k)) or trained[0]  # noqa: E731
         patch.setattr("topocell.runs.trials.Retraining", kept)
         found = evaluator.score(derived, Silent(), None).value
-    assert found == evaluate(trained[0].net, trained[0].test_batches)[1]
+    assert found == evaluate(trained[0].net, trained[0].members[0].test_batches)[1]
     assert trained[0].loop.epoch == 2 and trained[0].plan.seeds == (0,)
 
 

@@ -1,0 +1,199 @@
+"""Seeds that are trained at once: each ends as it does alone and resumes bit for bit; what cannot be shared is said."""
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.helpers.identical import assert_identical
+from tests.unit.networks.test_retraining import SMALL, Recorder, Saver, plan, trained
+
+from topocell.config.retrain import RetrainPlan
+from topocell.config.values import OnNan
+from topocell.data import splits
+from topocell.data.batches import Batches
+from topocell.errors import RunError
+from topocell.genotype.genotype import CellGenotype, Genotype
+from topocell.io import checkpoint
+from topocell.networks.retraining import Retraining
+from topocell.networks.seed_training import SeedTraining, Task
+from topocell.networks.start import AFRESH
+from topocell.networks.together import at_once, room
+from topocell.runtime import distributed
+from topocell.runtime.memory import SavedBytes
+from topocell.runtime.precision import PLAIN, Execution
+
+NB201 = Genotype.from_nasbench201("|nor_conv_3x3~0|+|avg_pool_3x3~0|skip_connect~1|+|none~0|none~1|nor_conv_1x1~2|")
+BY_STEP = {"shape": "cosine", "start": 0.1, "end": 0.0, "per": "step"}
+PLANS: dict[str, tuple[Genotype, dict[str, Any]]] = {
+    "drop path, auxiliary head, average": (
+        SMALL,
+        {"drop_path": 0.5, "auxiliary": 0.4, "cutout": 3, "ema": 0.7, "head": "bn-relu", "weights": {"lr": BY_STEP}},
+    ),
+    "mixed images, class weights, adamw": (
+        SMALL,
+        {
+            "mixup": 0.4,
+            "cutmix": 1.0,
+            "class_weights": "balanced",
+            "sampling": "balanced",
+            "top_k": 3,
+            "weights": {"optimizer": "adamw", "lr": 0.01, "clip": None},
+        },
+    ),
+    "NAS-Bench-201": (NB201, {"layers": 5, "label_smoothing": 0.1, "weights": {"nesterov": True, "clip": 0.5}}),
+}
+
+
+@pytest.fixture(scope="module")
+def digits() -> splits.Dataset:
+    return splits.load("digits", images=64, test_images=40)
+
+
+def task(of: RetrainPlan, given: splits.Dataset, genotype: Genotype = SMALL, execution: Execution = PLAIN) -> Task:
+    return Task(genotype, of, given, 7, torch.device("cpu"), execution, AFRESH)
+
+
+@pytest.fixture
+def in_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Networks, images and what is drawn for them are float64."""
+    seeds, images, tests = SeedTraining.batch, Batches.batch, Batches.eval_batches
+
+    def batch(self: SeedTraining, epoch: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = seeds(self, epoch, step)
+        return x.double(), y if y.dim() == 1 else y.double()
+
+    def doubled(self: Batches, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = images(self, *args)
+        return x.double(), y
+
+    def tested(self: Batches, *args: Any, **options: Any) -> Any:
+        return ((x.double(), y) for x, y in tests(self, *args, **options))
+
+    monkeypatch.setattr(SeedTraining, "batch", batch)
+    monkeypatch.setattr(Batches, "batch", doubled)
+    monkeypatch.setattr(Batches, "eval_batches", tested)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def of_seed(records: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+    return [record for record in records if record["seed"] == seed]
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_each_seed_ends_as_it_does_alone(name: str, digits: splits.Dataset, in_float64: None) -> None:
+    genotype, options = PLANS[name]
+    if options.get("class_weights"):
+        digits = replace(digits, train=digits.train.subset(digits.train.labels.argsort()[:50]))
+    ends = []
+    for together in (1, 2):
+        recorder = Recorder()
+        chosen = plan(seeds=(3, 4, 5), together=together, **options)
+        done = Retraining(genotype, chosen, digits, seed=7, monitor=recorder)
+        done.run()
+        ends.append((done, recorder))
+    (alone, told), (both, said) = ends
+    assert len(alone.members) == 1 and both.loop.epoch == 2
+    assert both.results() == alone.results()
+    assert said.progress[0][0] == "retrain, seeds 1 to 2/3" and said.progress[-1][0] == "retrain, seed 3/3"
+    assert said.progress[0][1] == 2 and said.progress[-1][1:] == told.progress[-1][1:]
+    for found, expected in zip(said.networks, told.networks, strict=True):
+        assert (found["number"], found["seed"]) == (expected["number"], expected["seed"])
+        for key, value in expected["weights"].items():
+            torch.testing.assert_close(found["weights"][key], value, rtol=0, atol=1e-10, msg=key)
+        assert torch.equal(found["labels"], expected["labels"])
+    for seed in (3, 4, 5):
+        for one, other in zip(of_seed(said.records, seed), of_seed(told.records, seed), strict=True):
+            numbers = {key: value for key, value in other.items() if isinstance(value, float)}
+            assert one == other | {key: pytest.approx(value, rel=1e-6) for key, value in numbers.items()}
+
+
+def test_in_float32_they_are_as_close_as_roundings(digits: splits.Dataset) -> None:
+    ends = []
+    for together in (1, 2):
+        recorder = Recorder()
+        trained(plan(seeds=(0, 1), together=together, drop_path=0.3, auxiliary=0.4), digits, recorder)
+        ends.append(recorder)
+    for found, expected in zip(ends[1].networks, ends[0].networks, strict=True):
+        for key, value in expected["weights"].items():
+            torch.testing.assert_close(found["weights"][key], value, rtol=1e-3, atol=1e-4, msg=key)
+
+
+def test_they_resume_bit_for_bit_from_each_of_their_states(digits: splits.Dataset, tmp_path: Path) -> None:
+    """In the middle of an epoch, at its end, and between some seeds and others; as many at once as at first."""
+    options = {"seeds": (3, 4, 5), "drop_path": 0.5, "ema": 0.7, "batch_size": 32, "epochs": 1}
+    saver = Saver(tmp_path)
+    whole = trained(plan(**options, together=2), digits, saver, seed=7)
+    assert len(saver.before) == 2 * 2
+    for number, records_before in enumerate(saver.before):
+        torch.manual_seed(number)
+        recorder = Recorder()
+        chosen = plan(**options, together=2 if number % 2 else "auto")  # on a GPU, auto is what fits
+        resumed = Retraining(SMALL, chosen, digits, seed=7, monitor=recorder)
+        assert resumed.run(checkpoint.load(tmp_path / f"{number}.ckpt")) == whole.results()
+        assert_identical(resumed.state_dict(), whole.state_dict())
+        assert_identical(recorder.networks, saver.networks[-len(recorder.networks) :])
+        assert_identical(recorder.records, saver.records[records_before:])
+
+
+@pytest.mark.parametrize(
+    ("options", "compiled", "on_nan", "words"),
+    [
+        ({"early_stop": {}}, False, "stop", "early_stop ends each at an epoch of its own"),
+        ({"micro_batch": 8}, False, "stop", "micro_batch computes less at once"),
+        ({}, True, "stop", "compile=true"),
+        ({}, False, "skip", "on_nan=skip is about one network"),
+    ],
+)
+def test_what_cannot_be_shared_is_said(
+    options: dict[str, Any], compiled: bool, on_nan: OnNan, words: str, digits: splits.Dataset
+) -> None:
+    of = task(plan(seeds=(0, 1), together=2, **options), digits, execution=Execution(compile=compiled))
+    number, said = at_once(of, 2, on_nan)
+    assert number == 1 and said.startswith("seeds are trained one after the other: ") and words in said
+
+
+def test_operations_that_draw_are_trained_one_after_the_other(digits: splits.Dataset) -> None:
+    cell = CellGenotype(2, ((("noise", 0), ("sep_conv_3x3", 1)),), (2,))
+    noisy = Genotype("any", {"normal": cell, "reduce": cell})
+    heard: list[str] = []
+
+    class Listening(Recorder):
+        def say(self, text: str) -> None:
+            heard.append(text)
+
+    done = trained(plan(seeds=(0, 1), together=2, epochs=1), digits, Listening(), genotype=noisy)
+    assert len(done.members) == 1 and len(done.runs) == 2
+    (said,) = heard
+    assert "one after the other: the networks of this cell cannot be computed as one (operation noise draws" in said
+
+
+def test_several_processes_share_batches_not_steps(digits: splits.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    assert "several processes" in at_once(task(plan(seeds=(0, 1), together=2), digits), 2, "stop")[1]
+
+
+def test_auto_is_one_on_a_cpu_and_what_memory_holds_on_a_gpu(
+    digits: splits.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = task(plan(seeds=(0, 1, 2, 3)), digits)
+    assert at_once(of, 4, "stop") == (1, "")
+    assert at_once(task(plan(seeds=(0, 1, 2), together=3), digits), 2, "stop") == (2, "")
+    net = of.network(0).train()
+    with SavedBytes(net.parameters()) as saved:
+        net(torch.zeros(16, 1, 8, 8))
+    needed = 2 * saved.total + 6 * sum(p.nbytes for p in net.parameters())
+    for free in (0, needed, 3 * needed, 20 * needed):
+        assert room(of, free) == pytest.approx(max(1, 0.9 * free / needed), rel=0.05, abs=1)
+    assert statistics.mean(room(of, free * needed) for free in range(2, 40, 4)) > 10
+
+
+def test_a_fault_names_the_seed_that_has_it(digits: splits.Dataset) -> None:
+    fault = r"^the (loss|gradient norm of the weights) of seed [34] must stay finite, .*with seed 3, 4, epoch 0, step"
+    with pytest.raises(RunError, match=fault):
+        trained(plan(seeds=(3, 4), together=2, weights={"lr": 1e30, "clip": None}), digits)
