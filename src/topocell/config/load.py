@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from topocell.config.budgets import BUDGETS
 from topocell.config.recipe import Budget, Recipe
-from topocell.config.reference import elsewhere, takes_list
+from topocell.config.reference import elsewhere, read_argument
 from topocell.config.search import Stage
 from topocell.errors import RecipeError, nearest
 from topocell.io import plain_yaml
@@ -247,7 +247,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
     if not sign or not key.strip():
         raise RecipeError(f"an override has the form key=value, but got {text!r}; e.g. retrain.epochs=100")
     try:
-        read = plain_yaml.load_argument(value, takes_list(key.strip()))
+        read = read_argument(key.strip(), value)
     except ValueError as fault:
         raise RecipeError(f"the value of the override {text!r} is not valid YAML: {fault}; mend it") from None
     if value.partition("#")[0].strip() and str(read).count("#") < value.count("#"):  # as of a folder "photos #2"
@@ -349,11 +349,9 @@ def in_plain_words(fault: Mapping[str, Any], key: str) -> str:
     for words, plain in _PLAIN_WORDS:
         rule = re.sub(words, plain, rule)
     line = f"{key}: {rule}, but got {repr(value)[:60]}"
-    if fault["type"] != "string_type" or value is None:
-        return line + f"; one alone is written [{value}]" * (fault["type"] == "tuple_type" and type(value) is int)
-    # Of 1e3 and yes it is no longer known what was written.
-    sample = type(value) is int and isinstance(fault["loc"][-1], str)
-    return f"{line}; write it in quotes" + (f", in a shell {key}='\"{value}\"'" if sample else "")
+    if fault["type"] == "string_type" and value is not None:
+        return f"{line}; write it in quotes"
+    return line + f"; one alone is written [{value}]" * (fault["type"] == "tuple_type" and type(value) is int)
 
 
 #: What pydantic calls things, and what a YAML file calls them.

@@ -5,7 +5,6 @@ Files and overrides become a recipe in `topocell.config.load`.
 
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from topocell.config.data import DataPlan
@@ -21,6 +20,7 @@ from topocell.config.selection import (
 )
 from topocell.config.values import Capture, Choice, Model, OnNan, name_only, one_of
 from topocell.errors import RecipeError, nearest
+from topocell.io import plain_yaml
 from topocell.io.notebook import card
 
 Budget = Literal["paper", "small", "smoke"]
@@ -192,5 +192,4 @@ class Recipe(Model):
 
     def to_yaml(self) -> str:
         """The resolved recipe as YAML; reading it again gives an equal recipe."""
-        data, dumper = self.model_dump(mode="json"), getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-        return str(yaml.dump(data, Dumper=dumper, sort_keys=False, allow_unicode=True, width=100))
+        return plain_yaml.dump(self.model_dump(mode="json"))

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from topocell.config.recipe import Recipe
 from topocell.config.values import Choice, Curve
 from topocell.errors import RecipeError, nearest
+from topocell.io import plain_yaml
 
 #: Stands for the name of a stage.
 NAME = "NAME"
@@ -67,8 +68,23 @@ def explain(name: str) -> Key:
 
 def takes_list(name: str) -> bool:
     """Return whether a list may stand at a key; also where only the piece that has it as an option knows."""
+    return "list of" in (_kind(name) or "list of")
+
+
+def read_argument(name: str, text: str) -> Any:
+    """The value of a word of a command line for a key; where only text may stand, as it is written.
+
+    Raises:
+        ValueError: other values that are not YAML, see `topocell.io.plain_yaml.load`.
+    """
+    if _kind(name) in ("text", "text or null"):
+        return plain_yaml.load_word(text)
+    return plain_yaml.load_argument(text, takes_list(name))
+
+
+def _kind(name: str) -> str | None:
     plain = _with_name(name)
-    return next(("list of" in key.kind for key in _every() if key.name == plain), True)
+    return next((key.kind for key in _every() if key.name == plain), None)
 
 
 def elsewhere(path: Sequence[str], value: Any, stages: Sequence[str]) -> str:

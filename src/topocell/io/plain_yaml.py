@@ -42,8 +42,12 @@ class _FastLoader(_Rules, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # typ
     """The loader in C, several times as fast: reading a recipe is a good part of starting a command."""
 
 
-for _loader in (_Loader, _FastLoader):  # which read 6e-3 as text, since YAML 1.1 asks for 6.0e-3
-    _loader.add_implicit_resolver(
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Quotes the text that the loaders would read as a number."""
+
+
+for _rules in (_Loader, _FastLoader, _Dumper):  # which take 6e-3 for text, since YAML 1.1 asks for 6.0e-3
+    _rules.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+\Z"), list("-+0123456789")
     )
 
@@ -62,9 +66,29 @@ def load(text: str) -> Any:
     return _plain(_loaded(text), [MAX_VALUES], MAX_DEPTH)
 
 
+def dump(value: Any) -> str:
+    """The YAML text that `load` reads as a value again."""
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
+
+
 def load_argument(text: str, takes_list: bool) -> Any:
     """The value of a word of a command line; `0,1` is `[0, 1]` where a list may stand. Raises as `load`."""
     return load(f"[{text}]" if takes_list and _BARE_LIST.fullmatch(text) else text)
+
+
+def load_word(text: str) -> str | None:
+    """The value of a word of a command line where only text may stand: as it is written, without quotes around it.
+
+    Folders may be called 2024, 1_000, yes, #2 or @home. Nothing, `null` and `~` are None.
+    """
+    word = text.strip()
+    if word.lower() in ("", "null", "~"):
+        return None
+    try:
+        read = load(word) if word[0] in "'\"" else word
+    except ValueError:
+        return word
+    return read if isinstance(read, str) else word
 
 
 def _loaded(text: str) -> Any:

@@ -216,7 +216,7 @@ def parse(study: str, model: type[AnyOptions], words: Sequence[str], what: str =
             faults.append(f"an option has the form key=value, but got {word!r}")
         elif key in known:
             try:
-                value = plain_yaml.load_argument(text, "tuple" in str(model.listed()[key].annotation))
+                value = _read(text, model.listed()[key].annotation)
             except ValueError:
                 faults.append(f"{key}: the value must be YAML, but got {text!r}")
                 continue
@@ -235,6 +235,12 @@ def parse(study: str, model: type[AnyOptions], words: Sequence[str], what: str =
     if faults:
         raise RecipeError(f"{f'{what} {study}'.strip()}: " + "; ".join(dict.fromkeys(faults)))
     return options
+
+
+def _read(text: str, kind: Any) -> Any:
+    if kind in (str, str | None):
+        return plain_yaml.load_word(text)
+    return plain_yaml.load_argument(text, "tuple" in str(kind))
 
 
 def _faults(error: ValidationError) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Recipes: what ships says what was published, everything is read back as written, and every fault is named at once."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -13,9 +14,11 @@ from hypothesis import strategies as st
 from topocell.config.budgets import BUDGETS
 from topocell.config.load import load_recipe, merge, recipe_names, recipe_text, resolved
 from topocell.config.recipe import Recipe
+from topocell.config.reference import read_argument
 from topocell.config.search import Stage
 from topocell.config.values import Curve
 from topocell.errors import RecipeError, SpaceError
+from topocell.io import plain_yaml
 from topocell.runs import setup
 
 NAMES = recipe_names()
@@ -715,15 +718,6 @@ def test_only_a_list_is_cut_at_commas() -> None:
         ("retrain={seeds: 5}", "retrain.seeds: input should be a list, but got 5"),
         ("retrain.seeds=[]", "retrain.seeds: list should have at least 1 item, but got []"),
         ("data.images=x", "data.images: input should be a valid integer, but got 'x'"),
-        (
-            "data.root=2024",
-            "data.root: input should be text, but got 2024; write it in quotes, in a shell data.root='\"2024\"'",
-        ),
-        ("data.root=1e3", "data.root: input should be text, but got 1000.0; write it in quotes"),
-        ("data.root=[cats]", "data.root: input should be text, but got ['cats']; write it in quotes"),
-        ("data.root=a: b", "data.root: input should be text, but got {'a': 'b'}; write it in quotes"),
-        ("data.root=my photos #2", "but # begins one in 'data.root=my photos #2'; write the value in quotes, in a"),
-        ("data.root=my photos #2", "in a shell data.root='\"my photos #2\"'"),
         ("data.background=wite", "data.background: a colour is a name such as white, "),
         ("data.background=wite", "but got 'wite' (did you mean 'white'?)"),
         ("data.background=#ffffff", "but got nothing; write it in quotes, # begins a comment"),
@@ -769,9 +763,66 @@ def test_what_a_recipe_says_of_images_is_kept_as_written(override: str, value: A
     assert resolved(recipe.to_yaml()) == recipe
 
 
-def test_a_number_in_quotes_is_text() -> None:
-    (word,) = shlex.split(fault("quickstart", ["data.root=2024"]).rpartition(" ")[2])
-    assert load_recipe("quickstart", [word]).data.root == "2024"
+WORDS = [
+    *(
+        "2024",
+        "1_000",
+        "0x10",
+        "+1",
+        "08",
+        "1.0",
+        ".5",
+        "1e3",
+        "-6E+3",
+        "12:30:00",
+        "2024-01-01",
+        "yes",
+        "No",
+        "on",
+        "true",
+    ),
+    *(
+        "a: b",
+        "[cats]",
+        "{x}",
+        "- x",
+        "photos #2",
+        "#2",
+        "*star",
+        "&amp",
+        "@home",
+        "%20",
+        "!x",
+        "|",
+        "> x",
+        "?",
+        "-",
+        "--",
+    ),
+    *("~/photos", "a=b", "a, b", "C:\\photos", "it's", "'a' 'b'", "photos\tnew", "Fotos à Noël"),
+]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_text_is_taken_as_it_is_written(word: str) -> None:
+    assert read_argument("data.root", word) == read_argument("data.root", f" {json.dumps(word)} ") == word
+    assert plain_yaml.load(plain_yaml.dump({"root": word})) == {"root": word}
+
+
+def test_a_folder_may_be_called_like_a_number() -> None:
+    recipe = load_recipe("quickstart", ["data.root=1e3", "about=2024 #2"])
+    assert (recipe.data.root, recipe.about) == ("1e3", "2024 #2") and resolved(recipe.to_yaml()) == recipe
+
+
+@pytest.mark.parametrize("word", ["", " ", "null", "Null", "~"])
+def test_no_text_is_written_as_in_yaml(word: str) -> None:
+    assert read_argument("data.root", word) is None
+
+
+def test_a_number_in_a_file_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("extends: quickstart\ndata: {root: 2024}\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"data\.root: input should be text, but got 2024; write it in quotes$"):
+        load_recipe(tmp_path / "mine.yaml")
 
 
 def test_a_fault_in_the_only_stage_is_the_only_fault() -> None:

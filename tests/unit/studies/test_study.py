@@ -385,7 +385,7 @@ MISTAKES: list[tuple[list[str], str]] = [
         ["depth", "genotypes=2024", "--out", "new"],
         "genotypes.0: input should be text, but got 2024; write it in quotes",
     ),
-    (["shallow-final", "retrain_as=2024", "--out", "new"], "write it in quotes, in a shell retrain_as='\"2024\"'"),
+    (["shallow-final", "retrain_as=2024", "--out", "new"], "unknown recipe '2024'"),
     ([*ODD, "recipes=dots", "epochs"], "an option has the form key=value, but got 'epochs'"),
     ([*ODD, "recipes=dots", "retrain.epoch=1"], "retrain.epoch: unknown key (did you mean 'epochs'?)"),
     ([*ODD, "recipes=dots", "sedes=[0]", "recipe=dots"], "'sedes' (did you mean 'seeds'?)"),
