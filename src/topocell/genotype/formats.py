@@ -12,8 +12,8 @@ from topocell.genotype.canonical import Pair
 from topocell.genotype.texts import bounded
 
 _EDGE = re.compile(r"([^|~+]+)~([0-9]{1,3})")
-_GROUP = r"\|(?:[^|~+\s]+~[0-9]{1,3}\|)+"
-_ARCH = re.compile(rf"{_GROUP}(?:\+{_GROUP})*")
+_GROUP = r"\|(?:\s*[^|~+\s]+\s*~\s*[0-9]{1,3}\s*\|)+"
+_ARCH = re.compile(rf"{_GROUP}(?:\s*\+\s*{_GROUP})*")
 
 
 def format_darts(cells: Mapping[str, tuple[Sequence[Sequence[Pair]], Sequence[int]]]) -> str:
@@ -45,18 +45,23 @@ def find_nasbench201(text: str) -> str | None:
     for match in found:
         if (after := text[match.end() :].lstrip()).startswith("+"):  # a cell of fewer nodes would be read
             raise GenotypeError(
-                f"an architecture string must be whole and without blanks, but after {reprlib.repr(match[0])} comes "
+                f"an architecture string must be whole, but after {reprlib.repr(match[0])} comes "
                 f"{reprlib.repr(after)}; restore it"
             )
-    if len({match[0] for match in found}) > 1:
+    if len({_joined(match[0]) for match in found}) > 1:
         raise GenotypeError(f"a text must hold one genotype, but has {len(found)} architecture strings; keep one")
     return found[0][0] if found else None
+
+
+def _joined(text: str) -> str:
+    """An architecture string without the blanks and ends of lines that stand between its parts."""
+    return re.sub(r"\s*([|~+])\s*", r"\1", text)
 
 
 def parse_nasbench201(text: str) -> list[list[Pair]]:
     """NAS-Bench-201's `|op~0|+|op~0|op~1|+...`: the pairs of each computed node, without those of `none`."""
     nodes = []
-    for index, group in enumerate(bounded(text).strip().split("+")):
+    for index, group in enumerate(_joined(bounded(text).strip()).split("+")):
         inner = group[1:-1].split("|") if len(group) > 2 and group[0] == group[-1] == "|" else []
         found = [_EDGE.fullmatch(edge) for edge in inner]
         pairs = [(match[1], int(match[2])) for match in found if match]

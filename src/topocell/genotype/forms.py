@@ -32,6 +32,8 @@ _FOREIGN = (
     (r"\brecurrent['\"]?\s*[=:]", "a recurrent cell"),
     (r"\A\W*[0-9]+-[0-9]+-[0-9]_[0-9]{2}_[0-9]{3}\W*\Z", "a cell of TransNAS-Bench-101 in numbers"),
     (r"\A\W*[0-9]+(:[0-9]+)+\W*\Z", "the sizes of NATS-Bench, which are no cell"),
+    (r'"nbformat"', "a notebook, whose cells are none of a network"),
+    (r"(?m)^(extends|search|selection|retrain):", "a recipe, which has no genotype"),
     (r"\A[\s,;()\[\]0-9]+\Z", "numbers without the names of operations, as of ENAS and NAO"),
 )
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -194,19 +195,24 @@ class Genotype:
             raise GenotypeError(f"{path}: a genotype has at most {MAX_BYTES} bytes, but this file has more")
         if b"\0" in raw and not raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise GenotypeError(f"{path}: a genotype is a text, but this file is none; name a genotype.json or a text")
+        damage = ""
         try:
             data = json.loads(raw)
         except (ValueError, RecursionError) as error:
             data = None
-            if b'"cells"' in raw or b'"format"' in raw:
-                raise GenotypeError(f"{path}: a genotype is a JSON file, but this is not: {error}") from None
+            if raw.lstrip().startswith(b"{") and (b'"cells"' in raw or b'"format"' in raw):
+                damage = f"a genotype is a JSON file, but this is not: {error}"
         try:
-            if isinstance(data, Mapping) and not {"format", "space", "cells"}.isdisjoint(data):
+            if (
+                isinstance(data, Mapping)
+                and not {"format", "space", "cells"}.isdisjoint(data)
+                and "nbformat" not in data
+            ):
                 forms.checked(form, "topocell")
                 return cls.from_dict(data)
             return cls.from_text(decoded(raw), form, operations)
         except GenotypeError as error:
-            raise GenotypeError(f"{path}: {error}") from None
+            raise GenotypeError(f"{path}: {damage or error}") from None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a JSON file; an interrupted write leaves the old file as it was.
@@ -334,7 +340,18 @@ def _checked_skeleton(name: object, cells: Mapping[str, CellGenotype]) -> str:
 
 
 def _is_list(value: object) -> bool:
-    return isinstance(value, (list, tuple))
+    return isinstance(value, (list, tuple, range))
+
+
+def _whole(value: Any) -> int | None:
+    """An integer of Python, NumPy or PyTorch as one of Python; None for all else, also for truth values."""
+    kind = getattr(value, "dtype", type(value))
+    if kind is bool or "bool" in str(kind) or isinstance(value, str | float):
+        return None
+    try:
+        return index(value)
+    except TypeError:
+        return None
 
 
 def _check(place: str, cell_type: str, cell: object) -> CellGenotype:
@@ -342,44 +359,48 @@ def _check(place: str, cell_type: str, cell: object) -> CellGenotype:
     if not isinstance(cell, CellGenotype):
         raise _error(place, "must be a CellGenotype", cell)
     zeros = keeps_empty_nodes(cell_type)
-    inputs, allowed = cell.inputs, (1,) if zeros else (1, 2)
-    if type(inputs) is not int or inputs not in allowed:
-        raise _error(f"{place}.inputs", f"must be {' or '.join(map(str, allowed))}", inputs)
+    inputs, allowed = _whole(cell.inputs), (1,) if zeros else (1, 2)
+    if inputs is None or inputs not in allowed:
+        raise _error(f"{place}.inputs", f"must be {' or '.join(map(str, allowed))}", cell.inputs)
     if not _is_list(cell.nodes) or not 1 <= len(cell.nodes) <= MAX_NODES:
         raise _error(f"{place}.nodes", f"must be a list of 1 to {MAX_NODES} nodes", cell.nodes)
     nodes: list[tuple[Pair, ...]] = []
-    for index, pairs in enumerate(cell.nodes):
-        node, where = inputs + index, f"{place}.nodes[{index}]"
+    for number_of_node, pairs in enumerate(cell.nodes):
+        node, where = inputs + number_of_node, f"{place}.nodes[{number_of_node}]"
         if not _is_list(pairs) or len(pairs) > MAX_PAIRS:
             raise _error(where, f"must be a list of at most {MAX_PAIRS} [operation, predecessor]", pairs)
-        for number, pair in enumerate(pairs):
-            _check_pair(f"{where}[{number}]", pair, node)
-            source = pair[1] - inputs
-            if not zeros and source >= 0 and not nodes[source]:
-                raise _error(f"{where}[{number}]", "a predecessor must not be a dropped node", pair[1])
-        nodes.append(tuple((name, p) for name, p in pairs if not (zeros and name == "none")))
+        checked = [_checked_pair(f"{where}[{number}]", pair, node) for number, pair in enumerate(pairs)]
+        for number, (_, predecessor) in enumerate(checked):
+            if not zeros and predecessor >= inputs and not nodes[predecessor - inputs]:
+                raise _error(f"{where}[{number}]", "a predecessor must not be a dropped node", predecessor)
+        nodes.append(tuple((name, p) for name, p in checked if not (zeros and name == "none")))
     rule = f"must list computed nodes ({inputs}..{inputs + len(nodes) - 1}) once each, at least one"
     if not _is_list(cell.concat) or not 1 <= len(cell.concat) <= MAX_NODES:
         raise _error(f"{place}.concat", rule, cell.concat)
-    for node in cell.concat:
-        if type(node) is not int or not inputs <= node < inputs + len(nodes):
-            raise _error(f"{place}.concat", rule, node)
-        if not zeros and not nodes[node - inputs]:
-            raise _error(f"{place}.concat", "must not list a dropped node", node)
-    if len(set(cell.concat)) != len(cell.concat):
+    concat: list[int] = []
+    for given in cell.concat:
+        listed = _whole(given)
+        if listed is None or not inputs <= listed < inputs + len(nodes):
+            raise _error(f"{place}.concat", rule, given)
+        if not zeros and not nodes[listed - inputs]:
+            raise _error(f"{place}.concat", "must not list a dropped node", listed)
+        concat.append(listed)
+    if len(set(concat)) != len(concat):
         raise _error(f"{place}.concat", rule, cell.concat)
-    if zeros and tuple(cell.concat) != (len(nodes),):
+    if zeros and concat != [len(nodes)]:
         raise _error(f"{place}.concat", f"must be [{len(nodes)}], the last node", cell.concat)
-    return CellGenotype(inputs, tuple(nodes), tuple(cell.concat))
+    return CellGenotype(inputs, tuple(nodes), tuple(concat))
 
 
-def _check_pair(where: str, pair: Any, node: int) -> None:
-    if not _is_list(pair) or len(pair) != 2 or not isinstance(pair[0], str) or type(pair[1]) is not int:
+def _checked_pair(where: str, pair: Any, node: int) -> Pair:
+    predecessor = _whole(pair[1]) if _is_list(pair) and len(pair) == 2 else None
+    if predecessor is None or not isinstance(pair[0], str):
         raise _error(where, "must be [operation, predecessor], a name and an integer", pair)
-    name, predecessor = pair
+    name = str(pair[0])
     if name not in KNOWN_OPERATIONS:
         raise _error(where, f"must name an operation{nearest(name[:100], KNOWN_OPERATIONS)}", name)
     if predecessor < 0:
         raise _error(where, "a predecessor is numbered from 0", predecessor)
     if predecessor >= node:
         raise _error(where, f"edge from the future: node {node} takes nodes below {node}", predecessor)
+    return name, predecessor

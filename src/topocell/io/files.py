@@ -207,8 +207,8 @@ def write_fault(path: Path, fault: OSError) -> str:
             "the same command again: what was saved before is intact"
         )
     if fault.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{path} must be writable, but is not ({reason(fault)}); change that or choose another --out"
-    return f"{path} must be writable, but writing failed ({reason(fault)}); mend that or choose another --out"
+        return f"{path} must be writable, but is not ({reason(fault)}); change that or choose another place (--out)"
+    return f"{path} must be writable, but writing failed ({reason(fault)}); mend that or choose another place (--out)"
 
 
 def reason(fault: OSError) -> str:

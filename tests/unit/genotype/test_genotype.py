@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -206,12 +207,52 @@ def test_faults_are_named_with_their_place(fault: str) -> None:
     assert len(str(caught.value)) < 250
 
 
+@pytest.mark.parametrize("around", ["{}", "epoch 3: genotype = {}\nepoch 4", "# {{}}\nBEST = {}", "\ufeff{}"])
+def test_a_file_is_read_like_its_text(tmp_path: Path, around: str) -> None:
+    """Also where JSON of ours stands in a log."""
+    text = around.format(json.dumps(DARTS_V2.to_dict()))
+    (tmp_path / "log.txt").write_text(text, encoding="utf-8")
+    assert Genotype.load(tmp_path / "log.txt") == Genotype.from_text(text) == DARTS_V2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"cells": [{"source": ["x = 1"]}], "nbformat": 4}', "it looks like a notebook"),
+        ("name: x\nsearch:\n  stages: [{}]\n", "it looks like a recipe"),
+        (json.dumps(DARTS_V2.to_dict())[:-9], "a genotype is a JSON file, but this is not"),
+    ],
+)
+def test_files_of_another_kind_are_told(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "file").write_text(text, encoding="utf-8")
+    with pytest.raises(GenotypeError, match=words):
+        Genotype.load(tmp_path / "file")
+
+
 @pytest.mark.parametrize("field", ["format", "space", "cells"])
 def test_a_missing_field_is_named(field: str) -> None:
     data = DARTS_V2.to_dict()
     del data[field]
     with pytest.raises(GenotypeError, match="genotype: the fields format, space, cells are required"):
         Genotype.from_dict(data)
+
+
+@pytest.mark.parametrize("whole", [int, np.int64, np.uint8, torch.tensor])
+def test_integers_of_other_libraries_are_integers(whole: Any) -> None:
+    """As argmax of a search loop of one's own gives them; what is kept is plain, and so is its JSON."""
+    cell = CellGenotype(whole(2), [[(np.str_("noise"), whole(0)), ["noise", whole(1)]]], range(2, 3))  # type: ignore[arg-type]
+    expected = darts(CellGenotype(2, ((("noise", 0), ("noise", 1)),), (2,)))
+    assert darts(cell) == expected and json.dumps(darts(cell).to_dict()) == json.dumps(expected.to_dict())
+
+
+@pytest.mark.parametrize(
+    "number", [True, 1.0, "1", None, np.True_, np.float32(1), torch.tensor(1.0), torch.tensor(True)]
+)
+def test_other_values_are_no_integers(number: Any) -> None:
+    with pytest.raises(
+        GenotypeError, match=r"nodes\[0\]\[0\]: must be \[operation, predecessor\], a name and an integer"
+    ):
+        darts(CellGenotype(2, ((("noise", number),),), (2,)))
 
 
 def test_objects_are_checked_like_files() -> None:
@@ -469,6 +510,20 @@ def test_bad_architecture_strings(text: str) -> None:
     with pytest.raises(GenotypeError) as caught:
         Genotype.from_nasbench201(text)
     assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize("apart", [" ", "\n", "\t", "\n    "])
+@pytest.mark.parametrize("sign", ["|", "+", "~"])
+def test_blanks_in_an_architecture_string_are_nothing(sign: str, apart: str) -> None:
+    for broken in (ARCH.replace(sign, sign + apart), ARCH.replace(sign, apart + sign + apart)):
+        assert Genotype.from_text(f"cell: {broken}") == Genotype.from_text(broken) == Genotype.from_text(ARCH)
+
+
+def test_architecture_strings_below_each_other_are_not_joined() -> None:
+    with pytest.raises(GenotypeError):
+        Genotype.from_text(ARCH.replace("+", "\n"))
+    with pytest.raises(GenotypeError, match="a text must hold one genotype, but has 2 architecture strings"):
+        Genotype.from_text(f"a: {ARCH}\nb: {ARCH.replace('nor_conv_3x3', 'none', 1)}")
 
 
 def test_nasbench201_text_needs_one_operation_per_edge() -> None:
