@@ -30,6 +30,21 @@ def batch_norm(channels: int, affine: bool, batch_statistics: bool = False) -> n
 #: What a module may have that only a call of the module itself honours.
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
+#: Methods that are set on a module to change what it computes, as for images that can be tiled.
+_METHODS = frozenset({"forward", "_conv_forward", "_check_input_dim"})
+
+#: What kernels stand for, as it was when it was imported: somebody may put something else in its place.
+REPLACEABLE = tuple(
+    (owner, name, getattr(owner, name))
+    for owner, names in (
+        (nn.Module, ("__call__",)),
+        (nn.Conv2d, ("forward", "_conv_forward")),
+        (nn.BatchNorm2d, ("forward",)),
+        (F, ("conv2d", "batch_norm", "relu", "max_pool2d", "avg_pool2d")),
+    )
+    for name in names
+)
+
 
 def _tensors(*modules: nn.Module) -> list[Any]:
     return [tensor for module in modules for tensor in (module.weight, module.bias)]
@@ -68,9 +83,18 @@ def values_per_channel(x: Tensor, stride: int) -> int:
 
 
 def has_hooks(*modules: nn.Module) -> bool:
-    """Return whether a call of one of these modules does more than the `forward` of its class."""
-    return _has_any_global_hook() or any(
-        "forward" in vars(module) or any(getattr(module, hooks) for hooks in _HOOKS) for module in modules
+    """Return whether a call of one of these modules does other than PyTorch's `forward` of its class."""
+    return (
+        _has_any_global_hook()
+        or _replaced(*modules)
+        or any(getattr(module, hooks) for module in modules for hooks in _HOOKS)
+    )
+
+
+def _replaced(*modules: nn.Module) -> bool:
+    """Return whether something else stands in the place of a method of these modules, or of a function of PyTorch."""
+    return any(getattr(owner, name) is not as_built for owner, name, as_built in REPLACEABLE) or not all(
+        _METHODS.isdisjoint(vars(module)) for module in modules
     )
 
 
@@ -109,9 +133,8 @@ class _Depthwise(nn.Conv2d):
         self._built = _settings([self], _tensors(self))
 
     def forward(self, input: Tensor) -> Tensor:
-        if type(self) is _Depthwise and ordinary(
-            input
-        ):  # the weight of another type is read once, as it may change then
+        # The weight of another type is read once, as it may change then.
+        if type(self) is _Depthwise and ordinary(input) and not _replaced(self):
             tensors = _tensors(self)
             if _settings([self], tensors) == self._built and ordinary(input, tensors[0]):
                 return depthwise(input, tensors[0], int(self.stride[0]), int(self.dilation[0]))

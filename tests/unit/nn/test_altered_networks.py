@@ -29,6 +29,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from topocell import ArchState, CellSpec, SpaceSpec, Supernet
+from topocell.nn.modules import REPLACEABLE
 
 
 def norms(net: nn.Module) -> Iterator[Any]:
@@ -70,6 +71,13 @@ def with_own_forward(net: Any, x: Tensor, y: Tensor) -> Found:
     """As libraries that place the weights of a network elsewhere do."""
     for convolution in convolutions(net):
         convolution.forward = MethodType(lambda self, x: type(self).forward(self, x) + x.mean(), convolution)
+    return step(net, x, y)
+
+
+def with_own_convolution(net: Any, x: Tensor, y: Tensor) -> Found:
+    """As tools do that make images which can be tiled."""
+    for conv in convolutions(net):
+        conv._conv_forward = MethodType(lambda self, x, w, b: nn.Conv2d._conv_forward(self, x, 1.5 * w, b), conv)
     return step(net, x, y)
 
 
@@ -177,6 +185,7 @@ def quantized(net: Any, x: Tensor, y: Tensor) -> Found:
 
 CHANGES: dict[str, Wrapper] = {
     **{f.__name__: f for f in (without_tracking, without_counting, with_biases, with_own_forward, adapted)},
+    with_own_convolution.__name__: with_own_convolution,
     **{f.__name__: f for f in (group_norms, folded, narrowed, circular, dilated)},
 }
 SURROUNDINGS: dict[str, tuple[Wrapper, dict[str, float]]] = {
@@ -191,6 +200,28 @@ SURROUNDINGS: dict[str, tuple[Wrapper, dict[str, float]]] = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_changed_network_is_like_its_plain_twin(name: str, genotype: str, layout: torch.memory_format) -> None:
     check_like_plain(CHANGES[name], EXACT, network(genotype), layout)
+
+
+@pytest.mark.parametrize(("owner", "name", "function"), REPLACEABLE, ids=str)
+def test_what_stands_in_the_place_of_a_function_of_pytorch_is_called(
+    owner: Any, name: str, function: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As counters of operations, quantizers and others put something there, for all networks."""
+
+    def other(*args: Any, **kwargs: Any) -> Any:
+        out = function(*args, **kwargs)
+        return out if name == "__call__" and not isinstance(args[0], nn.Conv2d | nn.BatchNorm2d) else 1.25 * out
+
+    def within(net: Any, x: Tensor, y: Tensor) -> Found:
+        before = step(copy.deepcopy(net), x, y)
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, other)
+            found = step(net, x, y)
+        assert any(a.shape != b.shape or not torch.allclose(a, b) for a, b in zip(before, found))
+        return found
+
+    net = network("nasbench201" if name == "avg_pool2d" else "mixed")
+    check_like_plain(within, EXACT, net, torch.channels_last)
 
 
 @pytest.mark.parametrize("genotype", ["mixed", "nasbench201"])
