@@ -77,8 +77,9 @@ def images(count: int) -> str:
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
-    """The first few of many names."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+    """The first few of many names, in quotes where one could not be told from another otherwise."""
+    plain = [name if name == name.strip() and name.isprintable() else repr(name) for name in names[:most]]
+    return ", ".join(plain) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def is_image(name: str) -> bool:

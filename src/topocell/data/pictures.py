@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,8 +62,18 @@ def find_images(images: Any) -> tuple[list[Named], list[str]]:
 
 
 def _each(images: Any) -> Iterable[Any]:
-    """The images of a sequence or an iterator; a file that is open is one image, not an iterator of lines."""
-    return images if isinstance(images, list | tuple | Iterator) and not _is_open(images) else [images]
+    """The images of a sequence or an iterator; a file that is open is one image, not an iterator of lines.
+
+    Paths may also stand in other collections: a column of a table, an array, the values of a dictionary, a set.
+    """
+    if isinstance(images, list | tuple | Iterator) and not _is_open(images):
+        return images
+    single = isinstance(images, str | bytes | bytearray | memoryview | Mapping) or getattr(images, "ndim", 1) != 1
+    if isinstance(images, Collection) and not single:
+        paths = list(images)
+        if paths and all(isinstance(path, str | os.PathLike) for path in paths):
+            return paths
+    return [images]
 
 
 def _is_open(image: Any) -> bool:

@@ -113,7 +113,15 @@ class Classifier(nn.Module):
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits (N, K) of pixels (N, C, H, W) uint8: normalised as (pixels / 255 - mean) / std first."""
+        """Logits (N, K) of pixels (N, C, H, W) uint8: normalised as (pixels / 255 - mean) / std first.
+
+        Raises DataError for what is no tensor.
+        """
+        if not hasattr(pixels, "float"):
+            raise DataError(
+                f"a network is called with a tensor of pixels (N, C, H, W), but got a {type(pixels).__name__}; "
+                f"its method predict takes files, folders, images of Pillow and arrays"
+            )
         if not torch.compiler.is_compiling() and ordinary(pixels) and pixels.is_floating_point():
             _check_scale(pixels)
         normal = (pixels.float() / 255 - self.mean) / self.std

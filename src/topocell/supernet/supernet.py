@@ -136,10 +136,20 @@ class Supernet(nn.Module):
 
     def _seen(self, weights: Mapping[str, ArchWeights]) -> Context:
         """The weights of each cell, whose shapes would otherwise be broadcast or cut in silence."""
+        if not isinstance(weights, Mapping):
+            raise SpaceError(
+                f"a supernet takes the weights of each cell type, which an ArchState returns when it is called, "
+                f"but got a {type(weights).__name__}; write net(images, arch())"
+            )
         for name, cell in self.space.cells.items():
             if name not in weights:
                 raise SpaceError(
                     f"every cell type needs weights, but {name} has none among {', '.join(weights)}; add it"
+                )
+            if not isinstance(weights[name], ArchWeights):
+                raise SpaceError(
+                    f"the weights of a cell type are an ArchWeights(ops, edges), but {name} has a "
+                    f"{type(weights[name]).__name__}; make one of them"
                 )
             for field, wanted in (("ops", (cell.n_edges, cell.n_candidates)), ("edges", (cell.n_edges,))):
                 found = tuple(getattr(weights[name], field).shape)

@@ -13,7 +13,7 @@ from tests.helpers.odd_images import READABLE, UNREADABLE, encoded
 
 from topocell.data import image_formats
 from topocell.data.augment import Augmentation
-from topocell.data.folder_listing import Unused, is_image
+from topocell.data.folder_listing import Unused, is_image, some
 from topocell.data.image_formats import readable_formats
 from topocell.data.splits import load
 from topocell.errors import DataError
@@ -311,3 +311,7 @@ def test_flip_and_crop_take_the_place_of_what_the_dataset_says(tmp_path, name, o
 def test_a_crop_that_leaves_nothing_is_refused(crop):
     with pytest.raises(DataError, match=rf"data\.crop is below the side of the images, 8 pixels, .* got {crop}; 1 is"):
         load("digits", crop=crop)
+
+
+def test_names_that_look_alike_are_told_apart():
+    assert some(["cat", "cat ", "c\u200bat", "a b", "café"], 5) == "cat, 'cat ', 'c\\u200bat', a b, café"

@@ -9,6 +9,7 @@ import re
 import shutil
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,24 @@ def test_what_has_labels_is_told_how_to_be_given(made: Path) -> None:
             model.predict(given)
     assert len(model.predict([image for image, label in dataset])) == 4
     assert [len(model.predict(batch)) for batch, _ in loader] == [2, 2]
+
+
+def test_paths_may_stand_in_any_collection(tmp_path: Path) -> None:
+    """As in a column of a table."""
+    paths = [str(tmp_path / f"{number}.png") for number in range(3)]
+    for path in paths:
+        Image.new("RGB", (2, 2)).save(path)
+    numbered = dict(enumerate(paths))
+    for given in (np.array(paths), np.array(paths, object), {*paths}, deque(map(Path, paths)), numbered.values()):
+        assert sorted(named.name for named in find_images(given)[0]) == paths
+    with pytest.raises(DataError, match="takes images alone, but got dict;"):
+        find_images(numbered)
+
+
+@pytest.mark.parametrize("given", ["a.jpg", Path("a.jpg"), np.zeros((1, 3, 8, 8), np.uint8), Image.new("L", (8, 8))])
+def test_a_call_with_what_is_no_tensor_says_what_takes_it(made: Path, given: Any) -> None:
+    with pytest.raises(DataError, match=r"is called with a tensor .* but got a .*; its method predict takes files"):
+        topocell.load(made / "run")(given)
 
 
 def how(resize: Any, size: tuple[int, int], channels: int = 3) -> Preprocessing:

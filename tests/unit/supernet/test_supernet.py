@@ -14,7 +14,7 @@ from tests.helpers.reference.supernet import ReferenceSupernet
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from topocell import spaces
+from topocell import ArchState, spaces
 from topocell.errors import CheckpointError, SpaceError
 from topocell.nn.functional import depthwise, normalise
 from topocell.spaces import DARTS_OPERATIONS, OPERATIONS, CellSpec, SpaceSpec, complete_edges
@@ -592,3 +592,13 @@ def test_weights_of_another_shape_are_refused(ops: tuple[int, ...], edges: tuple
         net(x, {"normal": ArchWeights(torch.ones(ops), torch.ones(edges)), "reduce": good})
     with pytest.raises(SpaceError, match="reduce has none among normal"):
         net(x, {"normal": good})
+
+
+def test_what_is_no_weights_is_told() -> None:
+    space = spaces.get("darts", nodes=1, candidates=("skip_connect",))
+    net, x, arch = supernet(space, layers=1), random(2, 3, 8, 8), ArchState(space)
+    for other in (arch, None, tuple(arch().values())):
+        with pytest.raises(SpaceError, match=r"takes the weights of each cell type, .*; write net\(images, arch\(\)\)"):
+            net(x, other)
+    with pytest.raises(SpaceError, match=r"are an ArchWeights\(ops, edges\), but normal has a tuple; make one"):
+        net(x, {name: tuple(weights) for name, weights in arch().items()})

@@ -153,6 +153,8 @@ class {model}({network}):
             if global_pool not in ("avg", "max", ""):
                 raise ValueError(f"global_pool is 'avg', 'max' or '', but got {{global_pool!r}}")
             self.global_pool = global_pool
+        if num_classes and not self.global_pool:
+            raise ValueError(f"without pooling there are maps, so num_classes is 0, but got {{num_classes}}")
         self.num_classes = num_classes
         self.classifier = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 

@@ -229,6 +229,13 @@ try:
     raise SystemExit("a pooling that is none was ignored")
 except ValueError as fault:
     assert "'catavg'" in str(fault)
+for pooled in (lambda: maps.reset_classifier(3), lambda: timm.create_model("topocell_photos", global_pool="")):
+    try:
+        pooled()
+        raise SystemExit("maps were given to a last layer")
+    except ValueError as fault:
+        assert "without pooling there are maps" in str(fault)
+maps.reset_classifier(0)
 levels = timm.create_model("topocell_photos", pretrained=True, features_only=True).eval()
 found, info = levels(x), levels.feature_info
 sizes = [(c, 16 // r, 16 // r) for c, r in zip(info.channels(), info.reduction())]
