@@ -6,6 +6,7 @@ alone: `spaces`, `Supernet`, `ArchState`, `topology`, `Genotype`, `FixedNet`.
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -81,7 +82,10 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(f"topocell.{_HOMES[name]}"), name)
     if name in ("relaxation", "spaces", "topology"):
         return import_module(f"topocell.{name}")
-    raise AttributeError(f"module 'topocell' has no attribute {name!r}")
+    missing = f"module 'topocell' has no attribute {name!r}"
+    if not name.startswith("_") and find_spec(f"topocell.{name}") is not None:
+        missing += f" before it is imported: import topocell.{name}, and each module of it likewise"
+    raise AttributeError(missing)
 
 
 def __dir__() -> list[str]:

@@ -89,7 +89,13 @@ def _line(text: str) -> str:
 
 def python_api() -> str:
     """The page of all public names."""
-    parts = ["# Python", "Made from the docstrings, by `python -m tests.helpers.pages`."]
+    parts = [
+        "# Python",
+        "Made from the docstrings, by `python -m tests.helpers.pages`.",
+        "`import topocell` is enough for what stands under the first heading, and for `topocell.relaxation`, "
+        "`topocell.spaces` and `topocell.topology`. Everything else is imported from its module: "
+        "`from topocell.nn.costs import network_costs`.",
+    ]
     homes = {"topocell": tuple(n for n in topocell.__all__ if not inspect.ismodule(getattr(topocell, n))), **MORE}
     for home, names in homes.items():
         parts.append(f"## {home}")

@@ -3,6 +3,7 @@
 Searches run under the smoke budget and a temporary directory; all other words of a command are as written.
 """
 
+import pkgutil
 import re
 import shlex
 import shutil
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from tests.helpers import pages
 
+import topocell
 from topocell import registry
 from topocell.cli import main
 
@@ -43,6 +45,24 @@ def commands() -> list[str]:
 def test_the_documentation_has_code_and_commands() -> None:
     assert len(python_blocks()) >= 2
     assert len(commands()) >= 6
+
+
+def test_names_of_the_documentation_are_there() -> None:
+    """A name in backticks begins with the module that it is imported from."""
+    text = " ".join(page.read_text(encoding="utf-8") for page in PAGES)
+    names = set(re.findall(r"`(topocell(?:\.\w+)+)[`(]", text)) - {"topocell.plugins"}  # a group of entry points
+    assert len(names) > 50
+    for name in sorted(names):
+        assert pkgutil.resolve_name(name) is not None
+
+
+def test_a_module_that_is_not_imported_yet_is_told() -> None:
+    with pytest.raises(
+        AttributeError, match=r"^module 'topocell' has no attribute 'nn' before .* import topocell\.nn,"
+    ):
+        topocell.__getattr__("nn")
+    with pytest.raises(AttributeError, match=r"^module 'topocell' has no attribute 'Supernett'$"):
+        topocell.__getattr__("Supernett")
 
 
 def test_no_shell_takes_a_list_for_a_pattern() -> None:
