@@ -5,7 +5,7 @@ that a run resumes wherever it was stopped, and each step can be taken alone.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from topocell.data.given import Given
 from topocell.errors import DataError, RecipeError, nearest
 from topocell.genotype.genotype import Genotype
 from topocell.reporting.scores import random_cell_words
+from topocell.reporting.showing import display_of
 from topocell.reporting.terminal import Display, Quiet
 from topocell.runs.beside import (
     begin_alternative,
@@ -30,10 +31,11 @@ from topocell.runs.consent import Before, announce
 from topocell.runs.directory import RunDir
 from topocell.runs.estimate import Estimate, estimate_retraining, estimate_search, free_memory
 from topocell.runs.identity import named_root, naming_imports, only_moves
+from topocell.runs.logs import Log, Logs, loggers_of
 from topocell.runs.phases import Phase
 from topocell.runs.processes import on_all_processes, opened
 from topocell.runs.reports import write_report
-from topocell.runs.run import Work
+from topocell.runs.run import Work, notes_of
 from topocell.runs.setup import Setup, execution, prepared
 from topocell.runs.trials import held_out_data, trained_in_trials
 from topocell.runtime import distributed
@@ -43,10 +45,11 @@ from topocell.runtime import distributed
 def run(
     recipe: Recipe,
     out: str | Path,
-    display: Display | None = None,
+    display: Display | str | None = None,
     *,
     accept_data: bool = False,
     data: Given | Sequence[Any] | None = None,
+    log: Sequence[Log] = (),
     before: Before | None = None,
 ) -> Path:
     """Search, derive, retrain and report; resume an unfinished run of the same recipe in `out`.
@@ -54,8 +57,10 @@ def run(
     With a table of true accuracies (see `load_ground_truth`) the cell is looked up instead of retrained. With
     `accept_data` a run resumes even when the images are no longer those it began with (see `RunDir.open`). With `data`,
     tensors or datasets of `torch.utils.data` (see `topocell.data.given.Given`), these are its images in place of those
-    that the recipe names; give them again to resume it. `before` is called when a run that has no checkpoint yet would
-    take more than an hour, before anything is written (see `topocell.runs.consent.Before`).
+    that the recipe names; give them again to resume it. `display` shows the work: `live`, `lines`, `json`, `quiet`,
+    `none`, or an object of your own; left out, `live` on a terminal and `none` elsewhere. `log` names or brings logs
+    beside those of the recipe (see `topocell.runs.logs.Log`). `before` is called when a run that has no checkpoint yet
+    would take more than an hour, before anything is written (see `topocell.runs.consent.Before`).
 
     Returns the path of the report.
 
@@ -66,7 +71,7 @@ def run(
     """
     setup = _resuming(recipe, data, out)
     announce(before, setup, out)
-    with _opened(setup, out, display, accept_data) as work:
+    with _opened(setup, out, display, accept_data, log) as work:
         work.monitor.outlook.whole = True
         work.search()
         work.select()
@@ -78,7 +83,7 @@ def run(
 def search(
     recipe: Recipe,
     out: str | Path,
-    display: Display | None = None,
+    display: Display | str | None = None,
     *,
     accept_data: bool = False,
     data: Given | Sequence[Any] | None = None,
@@ -98,7 +103,7 @@ def search(
 @on_all_processes
 def select(
     out: str | Path,
-    display: Display | None = None,
+    display: Display | str | None = None,
     name: str | None = None,
     *,
     replace: bool = False,
@@ -114,7 +119,7 @@ def select(
 
     Args:
         out: directory of the run.
-        display: shows the work; nothing is shown without one.
+        display: as for `run`.
         name: of the directory in OUT/selections; without it the cell becomes the run's own.
         replace: whether a cell whose retraining has begun may give way to another, which drops that retraining.
         data: as for `run`.
@@ -136,7 +141,7 @@ def select(
 @on_all_processes
 def retrain(
     out: str | Path,
-    display: Display | None = None,
+    display: Display | str | None = None,
     protocol: str | None = None,
     *,
     name: str | None = None,
@@ -153,7 +158,7 @@ def retrain(
 
     Args:
         out: directory of the run.
-        display: shows the work; nothing is shown without one.
+        display: as for `run`.
         protocol: a row of `topocell.config.retrain.PROTOCOLS`, in place of the recipe's own. A shallow evaluation has
             a run directory of its own, OUT/shallow.
         name: of the directory in OUT/retrainings.
@@ -204,7 +209,7 @@ def retrain(
 
 @on_all_processes
 def validate(
-    out: str | Path, display: Display | None = None, plan: RetrainPlan | None = None, *, seed: int | None = None
+    out: str | Path, display: Display | str | None = None, plan: RetrainPlan | None = None, *, seed: int | None = None
 ) -> dict[str, Any]:
     """Train the cell of a run on the split of its search, and test it on the images of the architecture there.
 
@@ -212,7 +217,7 @@ def validate(
 
     Args:
         out: directory of the run.
-        display: shows the work; nothing is shown without one.
+        display: as for `run`.
         plan: of the training; default the `retrain` of the run's recipe for a sixth of its epochs, once (DARTS: 100
             of 600), tested after the last.
         seed: see `topocell.runs.beside.begin_validation`.
@@ -230,7 +235,7 @@ def validate(
 @on_all_processes
 def retrain_random_cell(
     out: str | Path,
-    display: Display | None = None,
+    display: Display | str | None = None,
     *,
     accept_data: bool = False,
     data: Given | Sequence[Any] | None = None,
@@ -245,8 +250,8 @@ def retrain_random_cell(
         mine = work.directory.read_json("results.json") if work.directory.has("results.json") else {}
     results = _trained(setup, path, display, accept_data)
     write_report(out)
-    if display is not None and (words := random_cell_words(mine, results)):
-        display.say(words)
+    if words := random_cell_words(mine, results):
+        display_of(display).say(words)
     return results
 
 
@@ -255,7 +260,7 @@ def retrain_cell(
     genotype: Genotype,
     recipe: Recipe,
     out: str | Path,
-    display: Display | None = None,
+    display: Display | str | None = None,
     *,
     weights_from: str | Path | None = None,
     accept_data: bool = False,
@@ -270,7 +275,7 @@ def retrain_cell(
         genotype: the cell.
         recipe: whose images and retraining are used.
         out: run directory.
-        display: shows the work; nothing is shown without one.
+        display: as for `run`.
         weights_from, accept_data, data, before: as for `retrain`.
 
     Returns what results.json holds. Raises as `retrain`.
@@ -280,7 +285,7 @@ def retrain_cell(
     return _trained(setup, Path(out), display, accept_data)
 
 
-def _trained(setup: Setup, path: Path, display: Display | None, accept_data: bool) -> dict[str, Any]:
+def _trained(setup: Setup, path: Path, display: Display | str | None, accept_data: bool) -> dict[str, Any]:
     """Take the retraining of a directory to its end, and write its report."""
     with _opened(setup, path, display, accept_data) as work:
         results = work.retrain()
@@ -323,8 +328,8 @@ def estimate(recipe: Recipe, display: Display | None = None) -> Estimate:
         RecipeError, SpaceError, DataError: what the recipe asks for cannot be.
         RunError: memory runs out in a probe.
     """
-    setup, shows = prepared(recipe, checked=False), display or Quiet()
-    for note in _notes(setup):
+    setup, shows = prepared(recipe, checked=False), display_of(display)
+    for note in notes_of(setup):
         shows.say(note)
     free = free_memory(setup.device)
     options: dict[str, Any] = {
@@ -362,25 +367,20 @@ def _resuming(recipe: Recipe, data: Given | Sequence[Any] | None, out: str | Pat
 
 
 @contextmanager
-def _opened(setup: Setup, out: str | Path, display: Display | None, accept_data: bool = False) -> Iterator[Work]:
-    with opened(setup, out, accept_data) as directory:
-        work = Work(setup, directory, display or Quiet())
-        if work.phase != Phase.DONE:
-            for note in _notes(setup, work.phase):
-                work.monitor.say(note)
+def _opened(
+    setup: Setup, out: str | Path, display: Display | str | None, accept_data: bool = False, log: Sequence[Log] = ()
+) -> Iterator[Work]:
+    loggers = loggers_of(setup.recipe.log, log) if distributed.rank() == 0 else []
+    with opened(setup, out, accept_data) as directory, closing(Logs(loggers, directory)) as logs:
+        work = Work(setup, directory, display_of(display), logs=logs)
+        work.say_notes()
         yield work
-
-
-def _notes(setup: Setup, phase: Phase = Phase.SEARCH) -> list[str]:
-    """What is to be known about the images before a phase, and about the depth of the network."""
-    notes = [*setup.dataset.notes, *(setup.split_notes if phase == Phase.SEARCH else ())]
-    return [*(f"data: {note}" for note in notes), *setup.depth_notes]
 
 
 @contextmanager
 def _reopened(
     out: str | Path,
-    display: Display | None,
+    display: Display | str | None,
     accept_data: bool = False,
     data: Given | Sequence[Any] | None = None,
     root: str | None = None,

@@ -29,6 +29,7 @@ HOMES = {
     "decision": "topocell.selection.decider:DECISIONS",
     "edge rule": "topocell.selection.rules:EDGE_RULES",
     "level": "topocell.supernet.levels:LEVELS",
+    "logger": "topocell.runs.logs:LOGGERS",
     "loss": "topocell.runtime.losses:LOSSES",
     "mechanism": "topocell.searching.mechanisms:MECHANISMS",
     "metric": "topocell.selection.probe:METRICS",

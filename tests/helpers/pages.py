@@ -45,6 +45,7 @@ MORE = {
     "topocell.spaces.costs": ("NetworkCosts", "CellCosts"),
     "topocell.nn.primitives": ("Primitive",),
     "topocell.searching.mechanisms": ("Mechanism", "Running"),
+    "topocell.runs.logs": ("Logger", "figures"),
     "topocell.spaces": ("Slot", "Stacking", "complete_edges"),
     "topocell.data.readers": ("Entry", "in_memory"),
     "topocell.testing": tuple(import_module("topocell.testing").__all__),

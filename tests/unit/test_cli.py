@@ -24,7 +24,7 @@ from topocell import api, cli
 from topocell.cli import main
 from topocell.config.load import load_recipe, recipe_names, recipe_text, resolved
 from topocell.config.search import Stage
-from topocell.reporting import terminal
+from topocell.reporting import showing
 from topocell.reporting.terminal import Terminal
 from topocell.runs.directory import RunDir
 from topocell.runs.setup import load_data
@@ -334,7 +334,8 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_the_terminal_in_order(
         assert "\x1b[?25l" in screen.getvalue()  # the cursor is hidden
         raise Interrupted(signal.SIGTERM)
 
-    monkeypatch.setattr(terminal, "Terminal", lambda: Terminal(Console(file=screen, force_terminal=True, width=100)))
+    drawn = Terminal(Console(file=screen, force_terminal=True, width=100))
+    monkeypatch.setattr(showing, "Terminal", lambda console: drawn)
     monkeypatch.setattr(api, "run", stopped)
     assert main([a for a in RUN if a != "--quiet"]) == 143
     assert screen.getvalue().rfind("\x1b[?25h") > screen.getvalue().rfind("\x1b[?25l") >= 0

@@ -133,7 +133,7 @@ def test_commands_run(command: str, finished: Path, tmp_path: Path, monkeypatch:
     if words[0] in ("run", "estimate") or "--budget" in words:
         words = [w for w, before in zip(words, ["", *words]) if "--budget" not in (w, before)]
         words = [w for w in words if w != "data.download=true"] + ["--budget", "smoke"]
-        words += ["--quiet"] if words[0] == "run" else []
+        words += ["--quiet"] if words[0] == "run" and "--json" not in words else []
     if "--import" in words or any(word.startswith("examples/") for word in words):
         shutil.copytree(ROOT / "examples", "examples")
         monkeypatch.setattr(registry, "_imported", [])
@@ -143,6 +143,8 @@ def test_commands_run(command: str, finished: Path, tmp_path: Path, monkeypatch:
     if words[0] == "predict":
         shutil.copytree("photos", "new")
         shutil.copy("photos/cat/0.png", "new/IMG_0001.jpg")
+    if words[0] == "runs":
+        shutil.copytree(finished, "runs/dots")
     shutil.copy(ROOT / "examples/darts_v2.txt", ".")
     if words[0] in ("select", "compare", "retrain", "report", "predict", "export"):
         named = words[1:] if words[0] in ("compare", "report") else words[1:2]

@@ -23,6 +23,7 @@ from topocell.reporting.command_line import (
     BudgetOption,
     Ended,
     Gpus,
+    JsonOption,
     Out,
     Overrides,
     QuietOption,
@@ -44,6 +45,7 @@ from topocell.reporting.command_line import (
 from topocell.runs.export_command import export
 from topocell.runs.genotype_commands import genotypes
 from topocell.runs.inspection_commands import asking, compare, draw
+from topocell.runs.listing_command import runs
 from topocell.runs.recipe_commands import list_spaces, list_tables, recipe_for, recipes
 from topocell.runtime.hooks import Interrupted
 
@@ -115,6 +117,7 @@ def run(
     accept_data: AcceptData = False,
     yes: YesOption = False,
     quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Search, derive, retrain and report; the same command again resumes an unfinished run.
 
@@ -128,8 +131,8 @@ def run(
     """
     from topocell import api
 
-    with displayed(quiet) as display:
-        before = None if quiet else asking(display, yes, [recipe, *(overrides or [])], budget)
+    with displayed(quiet, as_json) as display:
+        before = None if quiet else asking(display, yes or as_json, [recipe, *(overrides or [])], budget)
         asked = recipe_for(out, recipe, overrides, budget, workers)
         api.run(asked, out, display, accept_data=accept_data, before=before)
 
@@ -143,6 +146,7 @@ def search(
     accept_data: AcceptData = False,
     yes: YesOption = False,
     quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Search only; the supernet stays in the run directory for `select`.
 
@@ -154,8 +158,8 @@ def search(
     """
     from topocell import api
 
-    with displayed(quiet) as display:
-        before = None if quiet else asking(display, yes, [recipe, *(overrides or [])], budget)
+    with displayed(quiet, as_json) as display:
+        before = None if quiet else asking(display, yes or as_json, [recipe, *(overrides or [])], budget)
         api.search(recipe_for(out, recipe, overrides, budget), out, display, accept_data=accept_data, before=before)
 
 
@@ -186,6 +190,7 @@ def select(
         typer.Argument(metavar="[KEY=VALUE]...", help="Of `selection`, e.g. projection.batches=8.", show_default=False),
     ] = None,
     quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Derive the cell from a searched run, by the recipe's rules or by others, and write genotype.json.
 
@@ -208,7 +213,7 @@ def select(
 
     given = {"operations": operations, "edges": edges, "in_degree": in_degree, "stage": stage, "after_epoch": epoch}
     wanted = overridden({}, changes or []) | {k: v for k, v in given.items() if v is not None}
-    with displayed(quiet) as display:
+    with displayed(quiet, as_json) as display:
         api.select(run_path, display, name, replace=replace, **wanted)
 
 
@@ -250,6 +255,7 @@ def sweep(
     address: Address = None,
     budget: SweepBudget = None,
     quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Search with a grid of recipes, settings and seeds, and compare what they find; resumes what is left.
 
@@ -266,13 +272,14 @@ def sweep(
     from topocell.studies.sweep.run import sweep as run_sweep
 
     asked: dict[str, Any] = {"workers": workers, "threads": threads, "gpus": gpus, "ray": ray, "address": address}
-    with displayed(quiet) as display:
+    with displayed(quiet, as_json) as display:
         run_sweep(words, out, display, budget=budget, **asked)
 
 
 app.command()(predict)
 app.command()(export)
 app.command()(compare)
+app.command()(runs)
 app.command()(draw)
 app.command("spaces")(list_spaces)
 app.command("tables")(list_tables)

@@ -12,6 +12,7 @@ from topocell.reporting.command_line import (
     AcceptData,
     Budget,
     BudgetOption,
+    JsonOption,
     QuietOption,
     YesOption,
     complete_cells,
@@ -68,6 +69,7 @@ def retrain(
     accept_data: AcceptData = False,
     yes: YesOption = False,
     quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Retrain a cell from scratch, once per seed of the recipe, and test it.
 
@@ -93,8 +95,8 @@ def retrain(
     given = {"--as": name, "--from": weights_from, "--protocol": protocol, "KEY=VALUE": changes, "--out": out}
     given |= {"--genotype": genotype}
     _check_together(source, random_cell, given, recipe != DEFAULT, budget != Budget.paper)
-    with displayed(quiet) as display:
-        before = None if quiet else asking(display, yes)
+    with displayed(quiet, as_json) as display:
+        before = None if quiet else asking(display, yes or as_json)
         shared: dict[str, Any] = {"weights_from": weights_from, "accept_data": accept_data, "before": before}
         if random_cell:
             api.retrain_random_cell(Path(source), display, accept_data=accept_data, before=before)

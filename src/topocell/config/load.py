@@ -87,7 +87,7 @@ def shallow_of(recipe: Recipe) -> Recipe:
 
 
 #: Settings that a further retraining of a cell may have otherwise than the run that found it.
-RETRAINED = ("retrain", "data", "device", "precision", "compile", "on_nan", "runtime")
+RETRAINED = ("retrain", "data", "device", "precision", "compile", "on_nan", "runtime", "log")
 
 
 def retrained(recipe: Recipe, overrides: Sequence[str]) -> Recipe:

@@ -3,7 +3,7 @@
 Files and overrides become a recipe in `topocell.config.load`.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -37,6 +37,14 @@ class RuntimePlan(Model):
     capture: Capture = "auto"
 
 
+def _listed(value: Any) -> Any:
+    """A name alone as a list of one."""
+    return [value] if isinstance(value, str | dict) else value
+
+
+Logger = Annotated[Choice, BeforeValidator(name_only), one_of("logger")]
+
+
 class Recipe(Model):
     """All settings of a run, checked. Made by `load_recipe`.
 
@@ -51,6 +59,8 @@ class Recipe(Model):
             `shallow.threshold`.
         on_nan: what is done about a step whose loss or gradient is not finite, see `topocell.runtime.nan_guard`; may
             be changed while a run lasts.
+        log: rows of `topocell.runs.logs.LOGGERS`: `csv`, `tensorboard`, or a logger of your own, beside metrics.jsonl;
+            may be changed while a run lasts.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
@@ -64,6 +74,7 @@ class Recipe(Model):
     sync_batch_norm: bool = False
     on_nan: OnNan = "stop"
     runtime: RuntimePlan = RuntimePlan()
+    log: Annotated[tuple[Logger, ...], BeforeValidator(_listed)] = ()
     space: Annotated[Choice, BeforeValidator(name_only), one_of("space")]
     data: DataPlan = DataPlan()
     search: SearchPlan

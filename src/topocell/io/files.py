@@ -175,6 +175,39 @@ def lock(folder: Path) -> Callable[[], None]:
     return functools.partial(_unlock, descriptor)
 
 
+def is_locked(folder: Path) -> bool:
+    """Return whether a process uses `folder`, see `lock`; False where that cannot be known.
+
+    The lock is tried, for a moment, only where the process that it names may still be there.
+    """
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
+    except OSError:
+        return False
+    try:
+        number, _, host = os.read(descriptor, 200).decode(errors="replace").strip().partition(" on ")
+        if host == platform.node() and number.isdecimal() and not _lives(int(number)):
+            return False
+        return not filelock.lock_descriptor(descriptor, blocking=False)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _lives(process: int) -> bool:
+    """Return whether a process of this machine may be there."""
+    if os.name != "posix":  # where os.kill would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def refuse_links(folder: Path, *inside: str) -> None:
     """Refuse a directory in which a name, or one in its directories `inside`, is a link, a pipe or a device.
 

@@ -14,7 +14,7 @@ from topocell.errors import RecipeError
 from topocell.runtime.hooks import on_signals
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
     from topocell.reporting.terminal import Display
 
@@ -80,7 +80,8 @@ OperationsOption = Annotated[
         show_default=False,
     ),
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress, only errors.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Only errors, and the accuracy at the end.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line: docs/how-to/watching.md.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Start a run of more than an hour without asking.")]
 AcceptData = Annotated[
     bool, typer.Option("--accept-data", help="Resume although images or true accuracies are not those of before.")
@@ -142,20 +143,28 @@ def arranged(words: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def displayed(quiet: bool, errors: bool = False) -> "Iterator[Display]":
-    """Show the work, unless `quiet`, with `errors` on the standard error; the terminal is left in order in any case."""
+def displayed(quiet: bool, as_json: bool = False, errors: bool = False) -> "Iterator[Display]":
+    """Show the work, or its accuracy alone, or events; with `errors` on the standard error.
+
+    The terminal is left in order in any case. Raises RecipeError where both `quiet` and `as_json` are asked for.
+    """
     from rich.console import Console
 
-    from topocell.reporting.terminal import Quiet, Terminal
+    from topocell.reporting.showing import shown
+    from topocell.reporting.terminal import Terminal
 
-    if quiet:
-        yield Quiet()
+    if errors:
+        with Terminal(Console(soft_wrap=True, highlight=False, stderr=True)) as terminal:
+            yield terminal
         return
-    with Terminal(Console(soft_wrap=True, highlight=False, stderr=True)) if errors else Terminal() as terminal:
-        yield terminal
+
+    if quiet and as_json:
+        raise RecipeError("a command is quiet or tells its events, but got --quiet and --json; leave one of them out")
+    with shown("json" if as_json else "quiet" if quiet else "live") as display:
+        yield display
 
 
-def show(table: "Table") -> None:
+def show(table: "RenderableType") -> None:
     """Print a table; names in brackets are no markup, names in colons no emoji."""
     from rich.console import Console
 

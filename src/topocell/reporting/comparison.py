@@ -31,7 +31,7 @@ from topocell.reporting.style import clipped
 from topocell.reporting.tables import flattened, format_count, format_seconds, is_number
 
 #: Settings that runs of one group may differ in.
-_OWN = ("seed", "device", "about", "source", "published", "on_nan")
+_OWN = ("seed", "device", "about", "source", "published", "on_nan", "log")
 #: What stands for stamps of one title with different words, of a reduced setting and of a smoke budget.
 _SEVERAL = (
     "Each in its own way, which its report tells. Accuracies and the order of methods may be others at full size.",

@@ -39,6 +39,15 @@ def format_count(value: object) -> str:
     return f"{value:.0f}"
 
 
+def format_bytes(size: int) -> str:
+    """A size of files: `812 B`, `3.4 kB`, `41 MB`."""
+    for power, unit in ((3, "GB"), (2, "MB"), (1, "kB")):
+        if size >= 999.5 * 1000 ** (power - 1):
+            scaled = size / 1000**power
+            return f"{scaled:.1f} {unit}" if scaled < 9.95 else f"{scaled:.0f} {unit}"
+    return f"{size} B"
+
+
 def format_seconds(value: object) -> str:
     """A duration: `0.8 s`, `42 s`, `3 min 05 s`, `2 h 07 min`, `3 d 04 h`; an em dash for what is no number."""
     if not is_number(value):

@@ -1,25 +1,24 @@
-"""Output of long work: a live line on a terminal, plain lines elsewhere, nothing if so wished."""
+"""Output of long work: a live view on a terminal, plain lines elsewhere, nothing if so wished."""
 
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.status import Status
 from rich.text import Text
 
 from topocell.errors import one_line
-from topocell.reporting.cells import draw_text
 from topocell.reporting.ground_truth import ground_truth_lines, ground_truth_of
+from topocell.reporting.live import LiveView, Throughput, cell_lines, figure_words
 from topocell.reporting.scores import score_lines
 from topocell.reporting.tables import format_seconds
 from topocell.runtime.hooks import Figures
 
-#: Seconds between two reads of figures that live on the device.
-REFRESH_SECONDS = 0.5
+#: Seconds between two reads of the figures of a step, and times a second that the live view is drawn.
+REFRESH_SECONDS, DRAWN = 0.5, 2
 #: Seconds between two lines that say the time left, where there is no live line.
 LEFT_SECONDS = 60.0
 
@@ -93,7 +92,7 @@ class Logged:
 
     def cell(self, genotype: Mapping[str, Any]) -> None:
         """Show and log a derived cell."""
-        self._add(["derived cell", *_cell_lines(genotype)])
+        self._add(["derived cell", *cell_lines(genotype)])
         self._display.cell(genotype)
 
     def results(self, results: Mapping[str, Any]) -> None:
@@ -149,16 +148,21 @@ def result_lines(results: Mapping[str, Any]) -> list[str]:
 
 
 class Terminal(Quiet):
-    """Shows everything on a console: live on a terminal, line by line elsewhere."""
+    """Shows everything on a console: live on a terminal, line by line elsewhere.
+
+    The live view is drawn by a thread of its own, `DRAWN` times a second; a step that is not shown costs it a look at
+    the clock. What it shows does not stay: the lines of epochs, cells and results do.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(soft_wrap=True, highlight=False)
-        self._cell = Text()
+        self._view = LiveView(self.console)
+        self._throughput = Throughput()
         self._looked = self._told = -math.inf
         self._live: Live | None = None
         self._status: Status | None = None
         self._phase = ""
-        self._task: Any = None
+        self._warned: list[str] = []
 
     def __enter__(self) -> "Terminal":
         return self
@@ -167,7 +171,7 @@ class Terminal(Quiet):
         self.close()
 
     def close(self) -> None:
-        """End the live line."""
+        """End the live view."""
         for shown in (self._live, self._status):
             if shown is not None:
                 shown.stop()
@@ -190,46 +194,40 @@ class Terminal(Quiet):
         if phase == self._phase and done < total and now - self._looked < REFRESH_SECONDS:
             return
         self._looked = now
+        seen = figures()
         if phase != self._phase or self._live is None:
             self._start(phase)
-        seen, whole = figures(), "" if left is None else f" in all {format_seconds(left)}"
-        self._progress.update(self._task, completed=done, total=total, whole=whole)
-        # Text of any length is wrapped; the bar and the times below it fit into 80 columns.
-        figured = f"{done}/{total}  loss {seen['loss']:.3f}  accuracy {100 * seen['accuracy']:.1f} %"
-        if self._live is not None:
-            self._live.update(Group(self._cell, Text(f"{one_line(phase)}  {figured}"), self._progress))
+        pace = self._throughput.add(now, seen.get("trained_images"))
+        self._view.step(phase, done, total, figure_words(seen, pace), left)
 
     def _start(self, phase: str) -> None:
         self.close()
-        self._phase = phase
-        self._progress = Progress(
-            BarColumn(bar_width=20),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[whole]}"),
-            console=self.console,
-        )
-        self._task = self._progress.add_task("", total=None, whole="")
-        self._live = Live(Group(self._cell, self._progress), console=self.console, transient=True)
+        if phase != self._phase:
+            self._view.begin()
+            self._phase, self._throughput = phase, Throughput()
+        self._live = Live(self._view, console=self.console, transient=True, refresh_per_second=DRAWN)
         self._live.start()
 
     def epoch(self, record: Mapping[str, Any], left: float | None = None) -> None:
-        """A line per epoch, and the cell of now above the bar; elsewhere the time left, every now and then."""
+        """A line per epoch, and the cell of now in the live view; elsewhere the time left, every now and then.
+
+        The live view has the warnings, so that on a terminal only new ones become lines.
+        """
         lines = _epoch_lines(record)
         now = time.monotonic()
         if lines and left is not None and not self.console.is_terminal and now - self._told >= LEFT_SECONDS:
             self._told = now
             lines[0] += f", left {format_seconds(left)}"
+        known, self._warned = self._warned if self.console.is_terminal else [], lines[1:]
         for number, line in enumerate(lines):
-            self._print(line, style="yellow" if number else "")
-        if lines and (cells := record.get("derived")):
-            self._cell = Text("\n".join(_cell_lines({"cells": cells})))
+            if not number or line not in known:
+                self._print(line, style="yellow" if number else "")
+        self._view.epoch(record)
 
     def cell(self, genotype: Mapping[str, Any]) -> None:
         """The derived cell, a line per node."""
         self.close()
-        self._print("\n".join(["derived cell", *_cell_lines(genotype)]))
+        self._print("\n".join(["derived cell", *cell_lines(genotype)]))
 
     def results(self, results: Mapping[str, Any]) -> None:
         """Accuracy and size."""
@@ -245,10 +243,3 @@ class Terminal(Quiet):
         if self._status is not None:
             self.close()
         self.console.print(Text("\n".join(map(one_line, text.split("\n"))), style))
-
-
-def _cell_lines(genotype: Mapping[str, Any]) -> list[str]:
-    lines = []
-    for cell_type in genotype["cells"]:
-        lines += [f"  {cell_type}", *(f"    {line}" for line in draw_text(genotype, cell_type).splitlines())]
-    return lines

@@ -13,7 +13,7 @@ from topocell.io import files
 from topocell.registry import imported
 
 #: Keys of a recipe that may change while a run lasts: they choose the reaction to faults, or how what is computed.
-_MAY_CHANGE = ("on_nan", "runtime")
+_MAY_CHANGE = ("on_nan", "runtime", "log")
 
 #: Keys of `data` that say where images are, and who reads them, and not what they are.
 _PLACES = ("root", "download", "cache_root", "workers")

@@ -18,6 +18,7 @@ from topocell.networks.kept import predictions_csv, predictions_name, weights_na
 from topocell.reporting.terminal import Display, Logged
 from topocell.runs.directory import RunDir
 from topocell.runs.estimate import is_out_of_memory
+from topocell.runs.logs import Logs
 from topocell.runs.outlook import Outlook
 from topocell.runs.phases import Phase, save_phase
 from topocell.runtime import distributed
@@ -49,6 +50,7 @@ class RunMonitor:
         hooks: act on records and checkpoints, in this order.
         test: the test images, which the networks of a retraining predict.
         outlook: tells the time left.
+        logs: get every record that has been written.
 
     Attributes:
         display: writes to log.txt what it shows.
@@ -65,8 +67,10 @@ class RunMonitor:
         hooks: Sequence[RunHook] = (),
         test: Images | None = None,
         outlook: Outlook | None = None,
+        logs: Logs | None = None,
     ) -> None:
         self.directory, self._hooks, self._test, self.outlook = directory, tuple(hooks), test, outlook or Outlook(())
+        self.logs = logs or Logs((), directory)
         self.display: Display = Logged(display, directory.log)
         self._left: float | None = None
         self._between = checkpoint_seconds()
@@ -113,6 +117,7 @@ class RunMonitor:
         for hook in self._hooks:
             record = {**record, **hook.on_record(record)}
         self.directory.append_metrics(record)
+        self.logs.add(record)
         self.display.epoch(record, self._left)
 
     def checkpoint(self, state: Callable[[], dict[str, Any]], due: bool = False) -> None:

@@ -15,6 +15,7 @@ import torch
 from topocell.config.recipe import Recipe
 from topocell.errors import ElsewhereError, RecipeError, TopocellError
 from topocell.io import files
+from topocell.reporting.showing import shown
 from topocell.runs.directory import RunDir
 from topocell.runs.setup import Setup
 from topocell.runtime import distributed
@@ -29,21 +30,26 @@ def on_all_processes(act: Callable[Asked, Result]) -> Callable[Asked, Result]:
     The first process has the directory and shows the work. The others have a copy in a temporary folder, which they
     read what the run has left from, and which is dropped at the end: `out` must be on a file system that all of them
     see. Nobody is asked before a long run.
+
+    Its argument `display` may be a name, or be left out, see `topocell.reporting.showing.shown`.
     """
     signature = inspect.signature(act)
 
     @wraps(act)
     def acting(*args: Asked.args, **named: Asked.kwargs) -> Result:
-        if not distributed.asked_for() or distributed.world() > 1:
-            return act(*args, **named)
         bound = signature.bind(*args, **named)
+        with shown(bound.arguments.get("display")) as display:
+            bound.arguments["display"] = display
+            if not distributed.asked_for() or distributed.world() > 1:
+                return act(*bound.args, **bound.kwargs)
+            return in_company(bound)
+
+    def in_company(bound: inspect.BoundArguments) -> Result:
         with distributed.joined():
             try:
                 with _directory(Path(bound.arguments["out"])) as path:
                     bound.arguments["out"] = path
                     bound.arguments.pop("before", None)
-                    if distributed.rank() > 0:
-                        bound.arguments.pop("display", None)
                     return act(*bound.args, **bound.kwargs)
             except TopocellError as fault:
                 if isinstance(fault, ElsewhereError) or distributed.reported(str(fault)):

@@ -7,6 +7,9 @@ from typing import Any
 from topocell.errors import RunError
 from topocell.io import files
 
+#: What the last line of log.txt begins with, behind the time, after a fault.
+FAILED = "failed: "
+
 
 class Records:
     """The records of one run in order.

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from topocell.config.selection import Rules
 from topocell.data import preprocessing
 from topocell.data.accuracy_table import ground_truth_results
 from topocell.data.stream import close_streams
-from topocell.errors import GenotypeError, RecipeError, RunError
+from topocell.errors import GenotypeError, RecipeError, RunError, TopocellError, one_line
 from topocell.genotype.genotype import Genotype
 from topocell.networks import kept
 from topocell.networks.start import Start
@@ -24,13 +24,16 @@ from topocell.reporting.terminal import Display
 from topocell.runs.costs import cost_line
 from topocell.runs.directory import RunDir
 from topocell.runs.estimate import Knob, is_out_of_memory, out_of_memory, retrain_knobs, stage_knobs
+from topocell.runs.logs import Logs
 from topocell.runs.moments import Moment, moment_of
 from topocell.runs.monitor import RunHook, RunMonitor, fitting
 from topocell.runs.outlook import Outlook, few_steps, parts_of
 from topocell.runs.phases import Phase, read_phase, save_phase
+from topocell.runs.records import FAILED
 from topocell.runs.reports import write_report
 from topocell.runs.setup import Setup
 from topocell.runs.trials import trials_of
+from topocell.runtime.hooks import Interrupted
 from topocell.searching.loop import Search
 from topocell.selection.rules import Derived, check_rules, derive
 from topocell.supernet.arch_state import ArchState
@@ -41,6 +44,12 @@ def of_a_cell(recipe: Recipe) -> tuple[str, ...]:
     return "report.html", *kept.names_of(recipe.retrain.seeds), preprocessing.FILE, "results.json"
 
 
+def notes_of(setup: Setup, phase: Phase = Phase.SEARCH) -> list[str]:
+    """Return what is to be known about the images before a phase, and about the depth of the network."""
+    notes = [*setup.dataset.notes, *(setup.split_notes if phase == Phase.SEARCH else ())]
+    return [*(f"data: {note}" for note in notes), *setup.depth_notes]
+
+
 class Work:
     """The steps of one run on an open run directory.
 
@@ -48,13 +57,22 @@ class Work:
         setup: what its recipe names.
         directory, display: of the run.
         hooks: act on its records and checkpoints.
+        logs: follow its records.
     """
 
-    def __init__(self, setup: Setup, directory: RunDir, display: Display, hooks: Sequence[RunHook] = ()) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        directory: RunDir,
+        display: Display,
+        hooks: Sequence[RunHook] = (),
+        logs: Logs | None = None,
+    ) -> None:
         self.setup, self.recipe, self.directory = setup, setup.recipe, directory
-        self.monitor = RunMonitor(directory, display, hooks, setup.dataset.test, Outlook(parts_of(setup)))
+        self.monitor = RunMonitor(directory, display, hooks, setup.dataset.test, Outlook(parts_of(setup)), logs)
         self._unlogged = display
         self.phase, self.state, self.monitor.seconds = read_phase(directory)
+        self.monitor.logs.begin()
         self.display = display if self.phase == Phase.DONE else self.monitor.display  # the log of a finished run ends
         for warning in directory.warnings:
             display.say(warning)
@@ -62,6 +80,12 @@ class Work:
             display.say(f"{directory.path} is finished; its report: {directory.report_path}")
         elif self.state is not None:
             self.display.say(f"resuming {directory.path}: {self.phase}")
+
+    def say_notes(self) -> None:
+        """Say what is to be known before a run that is not finished."""
+        if self.phase != Phase.DONE:
+            for note in notes_of(self.setup, self.phase):
+                self.monitor.say(note)
 
     def search(self) -> None:
         """Run the search, or what is left of it."""
@@ -272,6 +296,7 @@ class Work:
         if not left and not any(self.directory.has(name) for name in files[1:]):
             return
         self.directory.forget(phases, *files)
+        self.monitor.logs.begin()
         self.monitor.seconds = {p: s for p, s in self.monitor.seconds.items() if p not in phases}
         self.directory.write_json("timings.json", self.monitor.seconds)
         self._enter(Phase.SELECT)
@@ -298,16 +323,35 @@ class Work:
     def _timed(self, phase: Phase) -> Iterator[None]:
         self.monitor.begin(phase)
         try:
-            with self.monitor.listening():
+            with self._log_of_faults(), self._naming_memory(phase), self.monitor.listening():
                 yield
-        except (RuntimeError, MemoryError) as fault:
-            if not is_out_of_memory(fault):
-                raise
-            raise RunError(out_of_memory(phase, str(self.setup.device), knobs(self.recipe, phase))) from fault
         finally:
             close_streams()
             self.monitor.count()
             self.directory.write_json("timings.json", self.monitor.seconds)
+
+    @contextmanager
+    def _naming_memory(self, phase: Phase) -> Iterator[None]:
+        """Say of memory that runs out which settings need less."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as fault:
+            if not is_out_of_memory(fault):
+                raise
+            raise RunError(out_of_memory(phase, str(self.setup.device), knobs(self.recipe, phase))) from fault
+
+    @contextmanager
+    def _log_of_faults(self) -> Iterator[None]:
+        """Leave a fault in the log, as its last line until the run resumes: so it is known to have failed."""
+        try:
+            yield
+        except Interrupted:
+            raise
+        except Exception as fault:
+            kind = "" if isinstance(fault, TopocellError) else f"{type(fault).__name__}: "
+            with suppress(RunError):  # of a full disk
+                self.directory.log(f"{FAILED}{kind}{one_line(str(fault))}")
+            raise
 
 
 def knobs(recipe: Recipe, phase: str) -> tuple[Knob, ...]:

@@ -83,7 +83,7 @@ def stamp(recipe: Recipe, looked_up: bool = False) -> tuple[str, str]:
         recipe: of the run.
         looked_up: whether the accuracy is from a table, so that nothing was trained to get it.
     """
-    if words := _smoke(recipe, looked_up):
+    if words := smoke_words(recipe, looked_up):
         return SMOKE_STAMP[0], f"{words[:1].upper()}{words[1:]}. {SMOKE_STAMP[1]}"
     published = published_recipe(recipe)
     scales = [scale for scale in _SCALES if scale.name not in _NO_REDUCTION]
@@ -97,8 +97,8 @@ def stamp(recipe: Recipe, looked_up: bool = False) -> tuple[str, str]:
     return "Reduced setting", f"{', '.join(less)}. Accuracies and the order of methods may be others at full size."
 
 
-def _smoke(recipe: Recipe, looked_up: bool) -> str:
-    """What makes a run too small, in words; empty where nothing does."""
+def smoke_words(recipe: Recipe, looked_up: bool) -> str:
+    """Return what makes a run too small to say anything, in words; empty where nothing does. Arguments as `stamp`."""
     images, trained, searched = _at(recipe, "data", "images"), _at(recipe, "retrain", "epochs"), _search_epochs(recipe)
     stages = _at(recipe, "search", "stages")
     few = 2 * len(stages) if isinstance(stages, Mapping) else 0

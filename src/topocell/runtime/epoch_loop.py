@@ -103,7 +103,7 @@ class EpochLoop:
 
     def progress(self, name: str, done: int, total: int) -> None:
         """Report `done` of `total` steps, with loss and accuracy so far."""
-        self._monitor.step(name, done, total, self.meter.figures)
+        self._monitor.step(name, done, total, self.meter.recent)
 
     def record(self, of: int | None = None) -> dict[str, Any]:
         """Return the epoch, its mean loss and accuracy in training and, if there are any, the batches skipped.

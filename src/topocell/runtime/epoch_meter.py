@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from topocell.runtime import distributed
+from topocell.runtime.glance import Glance
 
 
 @dataclass
@@ -27,7 +28,7 @@ class EpochMeter:
     """Sums of one epoch: `add` for each batch, `figures` when they are read."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self._device, self._glance, self._trained = device, Glance(device), 0
         self.clear()
 
     def clear(self) -> None:
@@ -41,6 +42,19 @@ class EpochMeter:
         self._loss = self._loss + seen.loss * seen.images
         self._correct = self._correct + seen.correct
         self._images += seen.images
+        self._trained += seen.images
+
+    def recent(self) -> dict[str, float]:
+        """Mean `loss` and `accuracy` of this process so far, read without waiting for a GPU: absent until some arrive.
+
+        `trained_images` are those that all processes have trained on since they were started.
+        """
+        trained: dict[str, float] = {"trained_images": self._trained * distributed.world()}
+        found = self._glance(self._loss, self._correct, max(self._images, 1))
+        if found is None:
+            return trained
+        loss, correct, images = found
+        return {"loss": loss / images, "accuracy": correct / images, **trained}
 
     def figures(self, everywhere: bool = False, of: int | None = None) -> dict[str, float]:
         """Mean `loss` and `accuracy` (fraction) so far, of this process or of all, which have to ask together then.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: Reads what a step has come to: `loss` and `accuracy` (a fraction) so far, `trained_images`, or what else is measured.
 Figures = Callable[[], Mapping[str, float]]
 
 
@@ -42,7 +43,7 @@ class Monitor(Protocol):
     """The surroundings of long work."""
 
     def step(self, phase: str, done: int, total: int, figures: Figures) -> None:
-        """`done` of `total` steps are behind us; `figures` reads values off the device and is called rarely."""
+        """`done` of `total` steps are behind us; `figures` may be called every now and then."""
 
     def metrics(self, record: Mapping[str, Any]) -> None:
         """One line for metrics.jsonl."""

@@ -9,7 +9,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from topocell import studies
-from topocell.reporting.command_line import Budget, QuietOption, displayed, show
+from topocell.reporting.command_line import Budget, JsonOption, QuietOption, displayed, show
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -44,9 +44,10 @@ def _add_study(name: str) -> None:
         ] = None,
         workers: Annotated[int, typer.Option(min=1, help=_WORKERS)] = 1,
         quiet: QuietOption = False,
+        as_json: JsonOption = False,
     ) -> None:
         words = [*(options or []), *([f"budget={budget.value}"] if budget else [])]
-        with displayed(quiet) as display:
+        with displayed(quiet, as_json) as display:
             studies.run(name, words, out, display, workers)
 
 

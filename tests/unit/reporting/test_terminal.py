@@ -1,6 +1,7 @@
 """What a person sees: lines in a file, a live line on a terminal, and never more than what was meant."""
 
 import io
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,6 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from topocell.errors import RecipeError, RunError
+from topocell.reporting.events import Events, Headline
+from topocell.reporting.live import WINDOW_SECONDS, LiveView, Throughput
+from topocell.reporting.showing import shown as shown_as
 from topocell.reporting.terminal import Display, Logged, Quiet, Terminal, epoch_line, result_lines
 
 CELLS = {
@@ -195,8 +200,7 @@ def test_nothing_is_cut_at_80_columns(name: str, left: float | None) -> None:
         terminal.step(name, 1_250_000 // 3, 1_250_000, lambda: {"loss": 123.456, "accuracy": 1.0}, left)
         terminal._looked = -1.0
         terminal.step(name, 1_250_000 // 2, 1_250_000, lambda: {"loss": 123.456, "accuracy": 1.0}, left)
-        shown_now = terminal._live.get_renderable() if terminal._live is not None else None
-        console.print(shown_now)
+    console.print(terminal._view)
     last = console.export_text().splitlines()[-4:]
     text = " ".join(" ".join(last).split())
     assert "…" not in text and all(len(line) <= 80 for line in last)
@@ -307,3 +311,137 @@ def test_names_are_never_markup(live: tuple[Terminal, io.StringIO]) -> None:
         text = shown(out)
         assert text.count(HOSTILE) >= 6
         assert "\U0001f604" not in text and "\x1b]8" not in out.getvalue()
+
+
+# --- the live view
+
+
+def drawn(view: LiveView, width: int) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, record=True, color_system=None)
+    console.print(view)
+    return [line.rstrip() for line in console.export_text().splitlines()]
+
+
+def a_view() -> LiveView:
+    view = LiveView(Console(file=io.StringIO()))
+    view.begin()
+    view.step("search 1/2 operations", 3, 30, ["loss 0.988", "1,234 images/s"], 90.0)
+    view.epoch(SEARCH | {"depth": {"normal": 1, "reduce": 2}})
+    return view
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_view_shows_progress_warnings_counts_and_cells(width: int) -> None:
+    lines = drawn(a_view(), width)
+    assert lines[0] == "search 1/2 operations  3/30  loss 0.988  1,234 images/s"
+    assert lines[1].startswith("━") and lines[1].endswith("in all 1 min 30 s")
+    assert lines[2] == "! skip connections take over the normal cell: 1 of 2 operations"
+    assert re.fullmatch(r"normal  1 sep 3×3, 1 skip, depth 1 +reduce  2 max 3×3, depth 2", lines[3])
+    assert re.fullmatch(r"  2 ← sep 3×3\(0\) \+ skip\(1\) +2 ← max 3×3\(1\)", lines[4])
+
+
+def test_cells_stand_below_each_other_where_there_is_no_room() -> None:
+    lines = drawn(a_view(), 40)
+    assert "normal  1 sep 3×3, 1 skip, depth 1" in lines and "reduce  2 max 3×3, depth 2" in lines
+    assert all(len(line) <= 40 for line in lines)
+
+
+def test_a_record_without_a_cell_leaves_the_view_as_it_is() -> None:
+    view = a_view()
+    before = drawn(view, 80)
+    view.epoch(RETRAIN)
+    assert drawn(view, 80) == before
+
+
+def test_a_terminal_prints_a_warning_once(live: tuple[Terminal, io.StringIO]) -> None:
+    terminal, out = live
+    other = {"warnings": ["another"]}
+    for epoch, extra in enumerate(({}, {}, other, {})):
+        terminal.epoch(SEARCH | {"epoch": epoch} | extra)
+    lines = shown(out).splitlines()
+    assert lines.count(f"  {SEARCH['warnings'][0]}") == 2 and lines.count("  another") == 1
+
+
+def test_throughput_is_that_of_the_last_seconds() -> None:
+    pace = Throughput()
+    assert pace.add(0.0, 0) is None and pace.add(1.0, None) is None
+    assert pace.add(2.0, 200) == 100.0
+    for second in range(3, 40):
+        found = pace.add(float(second), 200 + 50 * (second - 2))
+    assert found == 50.0  # what was faster lies more than WINDOW_SECONDS back
+    assert WINDOW_SECONDS < 30
+    assert pace.add(40.0, 5) is None  # another training, which counts anew
+
+
+def test_figures_of_other_work_are_shown_too(live: tuple[Terminal, io.StringIO]) -> None:
+    terminal, out = live
+    terminal.step("select, trials", 1, 4, lambda: {"score": 0.51234})
+    terminal.step("search", 1, 4, lambda: {"trained_images": 64})  # of a GPU that has not answered yet
+    terminal.close()
+    assert "select, trials  1/4  score 0.5123" in shown(out) and "search  1/4" in shown(out)
+
+
+# --- for other programs
+
+
+def test_events_are_json_objects_a_line() -> None:
+    out = io.StringIO()
+    use(Events(out))
+    events = [json.loads(line) for line in out.getvalue().splitlines()]
+    kinds = [event.pop("event") for event in events]
+    assert kinds == ["message", "step", "step", "epoch", "cell", "step", "epoch", "results"]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]{15}Z", event.pop("time")) for event in events)
+    assert events[0] == {"text": "data: a note"}
+    pace = events[2].pop("images_per_second")
+    assert pace is None
+    step = {"phase": "search 1/2 operations", "done": 3, "total": 3, "seconds_left": None}
+    assert events[2] == step | figures()
+    assert events[3] == {"record": SEARCH} and events[4] == {"genotype": {"cells": CELLS}}
+    assert events[7] == {"results": RESULTS}
+
+
+def test_events_of_steps_come_once_a_second(monkeypatch: Any) -> None:
+    now, out = [0.0], io.StringIO()
+    monkeypatch.setattr("topocell.reporting.events.time.monotonic", lambda: now[0])
+    events = Events(out)
+    for done in range(1, 401):
+        now[0] += 0.01
+        events.step("search", done, 400, lambda: figures() | {"trained_images": 100 * now[0]}, None)
+    told = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [event["done"] for event in told] == pytest.approx([1, 101, 201, 301, 400], abs=3)
+    assert "trained_images" not in told[0] and told[-1]["images_per_second"] == pytest.approx(100.0)
+
+
+def test_a_fault_is_an_event_and_stays_a_fault(capsys: Any) -> None:
+    with pytest.raises(RunError), shown_as("json"):
+        raise RunError("x must be y")
+    event = json.loads(capsys.readouterr().out)
+    assert event["event"] == "error" and event["text"] == "x must be y"
+
+
+def test_the_quiet_one_ends_with_the_line_that_leads(capsys: Any) -> None:
+    with shown_as("quiet") as display:
+        use(display)
+        assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == result_lines(RESULTS)[0] + "\n"
+    assert isinstance(display, Headline)
+
+
+def test_what_is_shown_is_chosen_by_name(monkeypatch: Any, capsys: Any) -> None:
+    mine = Quiet()
+    with shown_as(mine) as display:
+        assert display is mine
+    with shown_as(None) as display:
+        assert type(display) is Quiet  # no terminal here
+    with shown_as("lines") as display:
+        assert isinstance(display, Terminal) and not display.console.is_terminal
+    with pytest.raises(RecipeError, match=r"'liv' .did you mean 'live'"), shown_as("liv"):
+        pass
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    with shown_as(None) as display:
+        assert isinstance(display, Terminal)
+    monkeypatch.setenv("RANK", "1")
+    for name in (None, "live", "json"):
+        with shown_as(name) as display:
+            assert type(display) is Quiet  # the first of several processes shows it for all
+    assert capsys.readouterr().out == ""
