@@ -10,6 +10,7 @@ from topocell.io.checkpoint import places
 from topocell.runtime.epoch_meter import EpochMeter, Seen
 from topocell.runtime.hooks import Monitor
 from topocell.runtime.nan_guard import Guard, Place, Stateful
+from topocell.runtime.rng import begin_draws
 from topocell.runtime.rng import derive as derive_seed
 
 
@@ -64,7 +65,7 @@ class EpochLoop:
     def __init__(
         self, training: Training, *, seed: int, device: torch.device, monitor: Monitor, on_nan: OnNan = "stop"
     ) -> None:
-        self._training, self._seed, self._monitor = training, seed, monitor
+        self._training, self._seed, self._device, self._monitor = training, seed, device, monitor
         self.epoch = self.step = 0
         self.meter = EpochMeter(device)
         self.guard = Guard(on_nan, device, training.parts, training.place, monitor.say)
@@ -82,7 +83,7 @@ class EpochLoop:
             if self.step == 0:
                 self.guard.begin_epoch()
             while self.step < steps:
-                torch.manual_seed(derive_seed(self._seed, *training.stream(), self.epoch, self.step))
+                begin_draws(derive_seed(self._seed, *training.stream(), self.epoch, self.step), self._device)
                 seen = self.guard.step(self.step, steps, training.train_step)
                 self.step += 1
                 if seen is not None:

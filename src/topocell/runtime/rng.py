@@ -14,3 +14,11 @@ def derive(seed: int, *stream: object) -> int:
 def generator(seed: int, *stream: object) -> torch.Generator:
     """A fresh CPU generator seeded with `derive(seed, *stream)`."""
     return torch.Generator().manual_seed(derive(seed, *stream))
+
+
+def begin_draws(seed: int, device: torch.device) -> None:
+    """Seed the generators that operations on the CPU and on `device` draw from when none is named."""
+    if device.type == "cpu":  # torch.manual_seed looks through all other kinds of devices, which takes longer
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)

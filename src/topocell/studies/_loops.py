@@ -59,6 +59,7 @@ class PlainTraining(_Unsaved):
     ) -> None:
         super().__init__(seed, device)
         self._net, self._batches, self._options, self._epochs = net, batches, options, epochs
+        self._learnt = list(net.parameters())
         self._optimizer = weight_optimizer(net, options)
 
     def run(self) -> None:
@@ -85,7 +86,7 @@ class PlainTraining(_Unsaved):
         self.loop.guard.see("the loss", loss)
         loss.backward()
         if self._options.clip is not None:
-            nn.utils.clip_grad_norm_(self._net.parameters(), self._options.clip)
+            nn.utils.clip_grad_norm_(self._learnt, self._options.clip)
         self._optimizer.step()
         return seen_of(loss, logits, batch)
 
@@ -96,7 +97,7 @@ class PlainTraining(_Unsaved):
     def place(self, step: int) -> Place:
         """Return where a step of this epoch happened."""
         lr = self._optimizer.param_groups[0]["lr"]
-        group = Group("the weights", list(self._net.parameters()), "search.stages.NAME.weights.lr", lr)
+        group = Group("the weights", self._learnt, "search.stages.NAME.weights.lr", lr)
         return Place(f"plain network, epoch {self.loop.epoch}, step {step}", [group], [])
 
 

@@ -30,6 +30,8 @@ from topocell.studies._training import begin, spread
 
 #: Images of a batch of an evaluation, which is no part of the result.
 EVALUATED = 500
+#: Settings of `retrain` that a training of the table takes; the others it does without.
+SETTINGS = ("channels", "layers", "stem", "head", "epochs", "batch_size", "weights")
 #: Name of the table in the directory of the study.
 FILE = "topology-bench.csv.gz"
 
@@ -39,7 +41,10 @@ class TopologyBench(Training):
 
     growing: ClassVar[frozenset[str]] = frozenset({"cells", "seeds"})
 
-    retrain_as: str = Field("topobench-darts", description="recipe whose data and retraining to use")
+    retrain_as: str = Field(
+        "topobench-darts",
+        description=f"recipe whose data to use, and of whose retraining {', '.join(SETTINGS)}",
+    )
     cells: int = Field(N_CELLS, ge=2, le=N_CELLS, description="so many cells, in a fixed shuffled order")
     seeds: Seeds = Field((0, 1, 2), description="trainings of each cell; all cells with the first come first")
 
@@ -109,7 +114,8 @@ def trained_cell(recipe: str, cell: Mapping[str, Any], seed: int, path: Path, di
     plan, data, device = setup.recipe.retrain, setup.dataset, setup.device
     own = derive(setup.recipe.seed, "topology-bench", seed)
     torch.manual_seed(own)
-    net = FixedNet(genotype, plan.channels, plan.layers, len(data.train.classes), data.shape[0], plan.stem)
+    classes, in_channels = len(data.train.classes), data.shape[0]
+    net = FixedNet(genotype, plan.channels, plan.layers, classes, in_channels, plan.stem, head=plan.head)
     net = net.to(device).to(memory_format=torch.channels_last)
 
     def batches(images: Images, size: int, trains: bool) -> Batches:
@@ -135,8 +141,10 @@ def table_of(records: Mapping[str, Sequence[Mapping[str, Any]]], seeds: Sequence
         columns[part] = each.mean(1).round(4)
         columns |= {f"{part}_{seed}": each[:, at] for at, seed in enumerate(seeds)}
     sizes = [records[arch][0]["parameters"] for arch in ordered]
-    plan = {key: recipe.model_dump(mode="json")[key] for key in ("name", "seed", "data", "retrain")}
+    named = recipe.model_dump(mode="json")
+    plan = {key: named[key] for key in ("name", "seed", "data")}
     plan["data"] = {key: value for key, value in plan["data"].items() if key != "root"}
+    plan["retrain"] = {key: named["retrain"][key] for key in SETTINGS}
     versions = {"topocell": importlib.metadata.version("topocell"), "torch": str(torch.__version__)}
     return Table(ordered, columns, sizes, {"recipe": plan, "seeds": list(seeds), "versions": versions})
 
