@@ -56,6 +56,11 @@ class AccuracyTable(ABC):
         """Return the string by which the table knows a cell. Raises DataError where it is none of the table's."""
 
     @property
+    def complete(self) -> bool:
+        """Whether the table has every cell of the space."""
+        return True
+
+    @property
     def fingerprint(self) -> str:
         """sha256 over the strings, the columns and their accuracies."""
         digest = hashlib.sha256("\n".join([*self.archs, *self.columns]).encode())

@@ -1,9 +1,10 @@
-"""Statistics of comparisons: intervals, Welch's test, a paired bootstrap, a correction for several comparisons."""
+"""Statistics of comparisons: intervals, Welch's test, a paired bootstrap, places in a space, several comparisons."""
 
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from scipy import stats
@@ -165,6 +166,25 @@ def rank_correlations(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) 
     return RankCorrelation(each, float(np.mean(list(known.values()))), float(low), float(high))
 
 
+def uniform_p(percentiles: Sequence[float]) -> float | None:
+    """Whether cells stand otherwise among all cells of their space than cells drawn uniformly do.
+
+    The probability that as many independent numbers, uniform in 0 to 100, have a mean as far from 50, on either side:
+    that of the Irwin-Hall distribution, F(x) = Σₖ (−1)ᵏ C(n, k) (x − k)ⁿ / n! over k ≤ x of the sum x of n shares, in
+    exact fractions. All cells of the space are compared with, where Welch's test knows a few random ones alone.
+
+    Args:
+        percentiles: of each found cell, the share of all cells that it exceeds, in percent; none gives None.
+    """
+    n = len(percentiles)
+    if not n:
+        return None
+    total = sum((Fraction(value) / 100 for value in percentiles), Fraction())
+    tail = min(total, n - total)
+    terms = ((-1) ** k * math.comb(n, k) * (tail - k) ** n for k in range(math.floor(tail) + 1))
+    return min(1.0, 2 * float(sum(terms, Fraction()) / math.factorial(n)))
+
+
 def holm(values: Sequence[float | None]) -> list[float | None]:
     """p-values corrected for there being several (Holm 1979): any false one is as rare as asked for. None stays."""
     known = sorted((value, place) for place, value in enumerate(values) if value is not None)
@@ -194,6 +214,23 @@ def verdict(name: str, base: str, found: Comparison, p: float | None, comparison
     if p >= ALPHA:
         return f"{name}: not told apart from {base}, {points}, {interval}, {tested}"
     return f"{name}: {'better' if found.difference > 0 else 'worse'} than {base}, {points}, {interval}, {tested}"
+
+
+def place_verdict(name: str, mean: float, p: float, comparisons: int) -> str:
+    """How the cells of a method stand in their space, in a sentence.
+
+    Args:
+        name: of the method.
+        mean: share of all cells that they exceed, in percent.
+        p: of `uniform_p`, corrected.
+        comparisons: for how many it is.
+    """
+    found = "not told apart from" if p >= ALPHA else "better than" if mean > 50 else "worse than"
+    corrected = f", corrected for {comparisons} comparisons" * (comparisons > 1)
+    chance = format_p(p) if p < 0.001 else f"= {format_p(p)}"
+    return (
+        f"{name}: {found} cells drawn from the space, above {mean:.1f} % of them, p {chance} (percentiles{corrected})"
+    )
 
 
 def format_p(p: float | None) -> str:

@@ -15,9 +15,11 @@ from topocell.studies._statistics import (
     format_p,
     holm,
     interval_text,
+    place_verdict,
     rank_correlation,
     rank_correlations,
     summary,
+    uniform_p,
     verdict,
 )
 
@@ -191,3 +193,47 @@ def test_rankings_without_an_order_have_no_tau() -> None:
     perfect = rank_correlations([([1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 5.0, 9.0])])
     assert rank_correlation([1, 2, 3], [1, 1, 1]) is None and rank_correlation([1, 2, 3], [4, 5, 6]) == 1
     assert perfect.mean == perfect.low == perfect.high == 1.0
+
+
+def test_p_of_percentiles_is_that_of_sums_of_uniform_numbers() -> None:
+    """The density of one number is 1, of the sum of two a triangle: P(sum <= x) = x² / 2 up to 1."""
+    assert uniform_p([]) is None
+    assert uniform_p([10.0]) == pytest.approx(0.2) and uniform_p([97.0]) == pytest.approx(0.06)
+    assert uniform_p([30.0, 10.0]) == pytest.approx(0.4**2) and uniform_p([50.0, 50.0]) == 1.0
+    assert uniform_p([70.0, 90.0]) == pytest.approx(0.4**2)
+    assert uniform_p([100.0] * 8) == 0.0 and uniform_p([99.0] * 8) == pytest.approx(2 * 0.08**8 / math.factorial(8))
+
+
+def test_p_of_percentiles_is_what_enumeration_counts() -> None:
+    """Of all triples of 100 equally likely cells the share as far out; those just there count half."""
+    places = np.arange(100) + 0.5  # the middle of each cell
+    sums = np.add.outer(np.add.outer(places, places), places).ravel()
+    for triple in ([62.5, 80.5, 71.5], [20.5, 33.5, 9.5], [99.5, 40.5, 60.5]):
+        far = abs(sum(triple) - 150)
+        away = np.abs(sums - 150)
+        share = (away > far + 1e-9).mean() + (np.abs(away - far) < 1e-9).mean() / 2
+        assert uniform_p(triple) == pytest.approx(share, abs=1e-3)
+
+
+def test_many_percentiles_have_a_p_without_cancellation() -> None:
+    """200 numbers: the sum is normal but for its far tails."""
+    values = np.random.default_rng(3).uniform(0, 100, 200)
+    z = (values.mean() - 50) / (100 / math.sqrt(12 * 200))
+    assert uniform_p(values.tolist()) == pytest.approx(2 * stats.norm.sf(abs(z)), abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("mean", "p", "said"),
+    [
+        (82.0, 0.0104, "dots: better than cells drawn from the space, above 82.0 % of them, p = 0.010 (percentiles)"),
+        (9.0, 1e-5, "dots: worse than cells drawn from the space, above 9.0 % of them, p < 0.001 (percentiles)"),
+        (
+            60.0,
+            0.5,
+            "dots: not told apart from cells drawn from the space, above 60.0 % of them, p = 0.50 (percentiles)",
+        ),
+    ],
+)
+def test_the_place_of_cells_in_their_space_is_said_in_a_sentence(mean: float, p: float, said: str) -> None:
+    assert place_verdict("dots", mean, p, 1) == said
+    assert place_verdict("dots", mean, p, 12).endswith("(percentiles, corrected for 12 comparisons)")

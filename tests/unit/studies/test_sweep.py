@@ -215,6 +215,26 @@ def test_the_comparison_says_what_is_better() -> None:
     assert [row["accuracies"] for row in run_rows(outcome)][:2] == ["80.0", "80.5"]
 
 
+def test_cells_are_compared_with_all_of_the_table_too() -> None:
+    """The mean of two uniform numbers exceeds that of 90 and 94 with probability 0.16² / 2; twice for both sides."""
+    course = course_of("recipes=[random,dots,darts-v1]", "seeds=0..1")
+    places = {"random": (40, 60), "dots": (90, 94), "darts-v1": (45, 75)}
+    records = {
+        f"{name}-seed-{s}": retrained(value) | {"percentile": float(value)}
+        for name, of in places.items()
+        for s, value in enumerate(of)
+    }
+    outcome = outcome_of(course, records, {}, "2 processes")
+    rows = {row["recipe"]: row for row in outcome.rows}
+    assert [rows[name]["percentile %"] for name in places] == [50.0, 92.0, 60.0]
+    assert rows["random"]["p (percentiles)"] is None  # the baseline is drawn from the space, and no method
+    assert rows["dots"]["p (percentiles)"] == "0.051" and rows["darts-v1"]["p (percentiles)"] == "0.64"
+    better, other = outcome.summary["standings"]
+    assert better.startswith("dots: not told apart from cells drawn from the space, above 92.0 % of them, p = 0.051")
+    assert other.startswith("darts-v1: not told apart") and other.endswith("corrected for 2 comparisons)")
+    assert any("Irwin-Hall" in note for note in outcome.notes)
+
+
 # Workers ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,13 +1,23 @@
 """What a sweep has come to: a row per setting, each compared with its baseline, and the figure."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from topocell.genotype.genotype import Genotype
 from topocell.studies import _plots
 from topocell.studies._items import Outcome
-from topocell.studies._statistics import Comparison, compare, format_p, holm, interval_text, summary, verdict
+from topocell.studies._statistics import (
+    Comparison,
+    compare,
+    format_p,
+    holm,
+    interval_text,
+    place_verdict,
+    summary,
+    uniform_p,
+    verdict,
+)
 from topocell.studies._training import parameters, scale
 from topocell.studies.compare import skips
 from topocell.studies.sweep.plan import Arm
@@ -31,8 +41,11 @@ def outcome_of(course: Course, records: Records, failed: Mapping[str, str], work
         verdict(label, bases[label].label, found, corrected[label], tests)  # type: ignore[union-attr]
         for label, found in compared.items()
     ]
+    means, places = _places(course, records, {base.label for base in bases.values() if base is not None})
+    standings = [place_verdict(label, means[label], p, len(places)) for label, p in places.items()]
     rows = [
         _row(course, arm, records, values[arm.label])
+        | {"p (percentiles)": format_p(places[arm.label]) if arm.label in places else None}
         | _against(bases[arm.label], compared.get(arm.label), corrected.get(arm.label), paired.get(arm.label))
         for arm in arms
     ]
@@ -44,10 +57,11 @@ def outcome_of(course: Course, records: Records, failed: Mapping[str, str], work
         "intervals": {label: _interval(list(of.values())) for label, of in values.items()},
         "rows": rows,
         "verdicts": sentences,
+        "standings": standings,
         "runs": runs,
         "failed": dict(failed),
     }
-    notes = [*sentences, *_notes(course, records, failed, tests)]
+    notes = [*sentences, *standings, *_notes(course, records, failed, tests, len(places))]
     shown = {label: list(of.values()) for label, of in values.items() if of}
 
     def draw(path: Path) -> None:
@@ -55,6 +69,19 @@ def outcome_of(course: Course, records: Records, failed: Mapping[str, str], work
             _plots.dots(shown, _axis(course, records), path)
 
     return Outcome(rows, draw, len(plan.seeds), details, notes)
+
+
+def _places(course: Course, records: Records, bases: Collection[str]) -> tuple[dict[str, float], dict[str, float]]:
+    """The mean percentile of the cells of each row but the `bases`, and p of `uniform_p`, corrected for these rows."""
+    found = {arm.label: _percentiles(course, arm, records) for arm in course.arms if arm.label not in bases}
+    kept = {label: values for label, values in found.items() if values}
+    p = holm([uniform_p(values) for values in kept.values()])
+    means = {label: sum(values) / len(values) for label, values in kept.items()}
+    return means, {label: value for label, value in zip(kept, p) if value is not None}
+
+
+def _percentiles(course: Course, arm: Arm, records: Records) -> list[float]:
+    return [record["percentile"] for record in course.finals(arm, records).values() if "percentile" in record]
 
 
 def _interval(values: list[float]) -> list[float | None]:
@@ -69,7 +96,7 @@ def _row(course: Course, arm: Arm, records: Records, values: Mapping[int, float]
     cells = [Genotype.from_dict(record["genotype"]) for record in finals.values()]
     sizes = [size for record in finals.values() if (size := parameters(record)) is not None]
     checked = [100 * records[key]["validation"]["mean"] for key in _keys(course, arm, records)]
-    percentiles = [record["percentile"] for record in finals.values() if "percentile" in record]
+    percentiles = _percentiles(course, arm, records)
     seconds = [record["timings"].get("search") for record in finals.values() if record["timings"].get("search")]
     return {
         "recipe": arm.label,
@@ -145,7 +172,7 @@ def _axis(course: Course, records: Records) -> str:
     return "true accuracy, %" if looked_up else "test accuracy, %"
 
 
-def _notes(course: Course, records: Records, failed: Mapping[str, str], tests: int) -> list[str]:
+def _notes(course: Course, records: Records, failed: Mapping[str, str], tests: int, places: int) -> list[str]:
     plan = course.plan
     finals = [record for arm in course.arms for record in course.finals(arm, records).values()]
     evaluated = "looked up" if finals and all("ground_truth" in record["results"] for record in finals) else "retrained"
@@ -164,6 +191,12 @@ def _notes(course: Course, records: Records, failed: Mapping[str, str], tests: i
             "95 % intervals are by Student's t. p is that of Welch's t-test, two-sided, and of a bootstrap of the "
             f"differences at equal seeds, each corrected for {tests} comparison{'s' * (tests != 1)} (Holm). “Better” "
             "and “worse” go by Welch's test at 5 %."
+        )
+    if places:
+        notes.append(
+            "p of percentiles is the probability that as many cells, drawn uniformly from all of the table, exceed "
+            "a share of them so far from 50 % in the mean: exact (Irwin-Hall), two-sided, corrected for "
+            f"{places} row{'s' * (places != 1)} (Holm). It knows all cells, Welch's test only those of the baseline."
         )
     for arm in course.arms:
         if not course.finals(arm, records):

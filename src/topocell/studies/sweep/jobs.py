@@ -136,7 +136,7 @@ def _record(recipe: Recipe, path: str) -> dict[str, Any]:
     found = left_by(Path(path))
     if ground_truth := ground_truth_of(found["results"]):
         table = load_ground_truth(recipe)
-        if table is not None:
+        if table is not None and table.complete:
             values = table.values(ground_truth["column"])
             found["percentile"] = 100.0 * float((values < ground_truth["accuracy"]).mean())
     return {**found, **_cell(path), "host": os.uname().nodename if hasattr(os, "uname") else ""}
