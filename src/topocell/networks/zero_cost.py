@@ -118,7 +118,7 @@ def jacobian_covariance(net: nn.Module, x: Tensor, y: Tensor) -> float:
         y: (N,) labels, not read.
     """
     x = x.detach().requires_grad_()
-    (jacobian,) = torch.autograd.grad(net(x).sum(), x)
+    (jacobian,) = torch.autograd.grad(net(x).sum(), x, materialize_grads=True)  # zeros where no path leads to x
     return correlation_score(jacobian.flatten(1))
 
 

@@ -131,3 +131,11 @@ def test_scores_tell_cells_with_convolutions_from_those_without() -> None:
         assert all(map(math.isfinite, values)), name
         if name in ("synflow", "naswot"):
             assert values[0] > values[1], name
+
+
+def test_a_cell_without_a_way_from_its_input_is_the_worst_or_has_no_score() -> None:
+    """No image changes a logit: every Jacobian is zero, and rows of zeros have no correlations."""
+    x, y = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)).double(), torch.arange(8) % 3
+    found = {name: score(net_of(cell(*["none"] * 6)), x, y) for name, score in SCORES.items()}
+    assert found["synflow"] == found["naswot"] == -math.inf and found["grad-norm"] == pytest.approx(0.0, abs=1e-12)
+    assert math.isnan(found["jacobian-covariance"])
