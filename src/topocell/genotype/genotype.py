@@ -16,14 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
-from operator import index
 from pathlib import Path
 from typing import Any
 
 from topocell.errors import GenotypeError, nearest
 from topocell.genotype import formats, forms
 from topocell.genotype.canonical import Pair, canonical
-from topocell.genotype.texts import decoded, shown
+from topocell.genotype.texts import decoded
+from topocell.genotype.values import check_fields, is_list, whole, wrong
 from topocell.io import files
 from topocell.spaces.operations import KNOWN_OPERATIONS
 from topocell.spaces.skeletons import SKELETONS
@@ -78,13 +78,13 @@ class Genotype:
 
     def __post_init__(self) -> None:
         if not isinstance(self.space, str) or not self.space:
-            raise _error("space", "must be a name", self.space)
+            raise wrong("space", "must be a name", self.space)
         _check_types(self.cells, self.skeleton)
         object.__setattr__(self, "skeleton", _checked_skeleton(self.skeleton, self.cells))
         try:
             json.dumps(dict(self.origin), allow_nan=False)
         except (TypeError, ValueError, RecursionError):
-            raise _error("origin", "must be a JSON object", self.origin) from None
+            raise wrong("origin", "must be a JSON object", self.origin) from None
         checked = {name: _check(f"cells.{name}", name, self.cells[name]) for name in sorted(self.cells)}
         object.__setattr__(self, "cells", checked)
         object.__setattr__(self, "origin", dict(self.origin))
@@ -162,13 +162,13 @@ class Genotype:
         Raises:
             GenotypeError: naming the place of the first fault.
         """
-        _fields("genotype", data, ("format", "space", "cells"), ("origin", "skeleton"))
+        check_fields("genotype", data, ("format", "space", "cells"), ("origin", "skeleton"))
         if type(data["format"]) is not int or data["format"] != FORMAT:
-            raise _error("format", f"must be {FORMAT}, the only one this version reads", data["format"])
+            raise wrong("format", f"must be {FORMAT}, the only one this version reads", data["format"])
         _check_types(data["cells"], data.get("skeleton", ""))
         built = {}
         for name, cell in data["cells"].items():
-            _fields(f"cells.{name}", cell, ("inputs", "nodes", "concat"))
+            check_fields(f"cells.{name}", cell, ("inputs", "nodes", "concat"))
             built[name] = CellGenotype(cell["inputs"], cell["nodes"], cell["concat"])
         return cls(data["space"], built, data.get("origin", {}), data.get("skeleton", ""))
 
@@ -298,29 +298,13 @@ class Genotype:
         return formats.format_nasbench201(self.cells["cell"].nodes)
 
 
-def _error(place: str, rule: str, value: object) -> GenotypeError:
-    return GenotypeError(f"{place}: {rule}, but got {shown(value)}")
-
-
-def _fields(place: str, data: object, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
-    if not isinstance(data, Mapping):
-        raise _error(place, "must be an object", data)
-    for name in required:
-        if name not in data:
-            raise _error(place, f"the fields {', '.join(required)} are required", list(data))
-    for name in data:
-        if name not in required + optional:
-            known = required + optional
-            raise _error(place, f"the fields are {', '.join(known)}{nearest(str(name)[:100], known)}", name)
-
-
 def _check_types(cells: object, skeleton: object) -> None:
     """Check which cells there are; a normal cell alone says which skeleton it is for, as DARTS' needs both."""
     known: tuple[set[str], ...] = ({"normal", "reduce"}, {"cell"}, *([{"normal"}] if skeleton else []))
     if not isinstance(cells, Mapping) or set(cells) not in known:
         found = list(cells) if isinstance(cells, Mapping) else cells
         alone = ", or with a skeleton of 'normal' alone" if found == ["normal"] else ""
-        raise _error("cells", f"must be an object of 'normal' and 'reduce', or of 'cell'{alone}", found)
+        raise wrong("cells", f"must be an object of 'normal' and 'reduce', or of 'cell'{alone}", found)
 
 
 def _usual_skeleton(cells: Mapping[str, CellGenotype]) -> str:
@@ -333,74 +317,59 @@ def _checked_skeleton(name: object, cells: Mapping[str, CellGenotype]) -> str:
         return _usual_skeleton(cells)
     if not isinstance(name, str) or name not in SKELETONS:
         near = nearest(name[:100], SKELETONS) if isinstance(name, str) else ""
-        raise _error("skeleton", f"must be one of {', '.join(SKELETONS)}{near}, or --import the file that has it", name)
+        raise wrong("skeleton", f"must be one of {', '.join(SKELETONS)}{near}, or --import the file that has it", name)
     if set(SKELETONS[name].strides) != set(cells):
-        raise _error("skeleton", f"must take the cell types {', '.join(sorted(cells))}", name)
+        raise wrong("skeleton", f"must take the cell types {', '.join(sorted(cells))}", name)
     return name
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, (list, tuple, range))
-
-
-def _whole(value: Any) -> int | None:
-    """An integer of Python, NumPy or PyTorch as one of Python; None for all else, also for truth values."""
-    kind = getattr(value, "dtype", type(value))
-    if kind is bool or "bool" in str(kind) or isinstance(value, str | float):
-        return None
-    try:
-        return index(value)
-    except TypeError:
-        return None
 
 
 def _check(place: str, cell_type: str, cell: object) -> CellGenotype:
     """The cell with tuples for lists, after every rule of the module's docstring has been checked."""
     if not isinstance(cell, CellGenotype):
-        raise _error(place, "must be a CellGenotype", cell)
+        raise wrong(place, "must be a CellGenotype", cell)
     zeros = keeps_empty_nodes(cell_type)
-    inputs, allowed = _whole(cell.inputs), (1,) if zeros else (1, 2)
+    inputs, allowed = whole(cell.inputs), (1,) if zeros else (1, 2)
     if inputs is None or inputs not in allowed:
-        raise _error(f"{place}.inputs", f"must be {' or '.join(map(str, allowed))}", cell.inputs)
-    if not _is_list(cell.nodes) or not 1 <= len(cell.nodes) <= MAX_NODES:
-        raise _error(f"{place}.nodes", f"must be a list of 1 to {MAX_NODES} nodes", cell.nodes)
+        raise wrong(f"{place}.inputs", f"must be {' or '.join(map(str, allowed))}", cell.inputs)
+    if not is_list(cell.nodes) or not 1 <= len(cell.nodes) <= MAX_NODES:
+        raise wrong(f"{place}.nodes", f"must be a list of 1 to {MAX_NODES} nodes", cell.nodes)
     nodes: list[tuple[Pair, ...]] = []
     for number_of_node, pairs in enumerate(cell.nodes):
         node, where = inputs + number_of_node, f"{place}.nodes[{number_of_node}]"
-        if not _is_list(pairs) or len(pairs) > MAX_PAIRS:
-            raise _error(where, f"must be a list of at most {MAX_PAIRS} [operation, predecessor]", pairs)
+        if not is_list(pairs) or len(pairs) > MAX_PAIRS:
+            raise wrong(where, f"must be a list of at most {MAX_PAIRS} [operation, predecessor]", pairs)
         checked = [_checked_pair(f"{where}[{number}]", pair, node) for number, pair in enumerate(pairs)]
         for number, (_, predecessor) in enumerate(checked):
             if not zeros and predecessor >= inputs and not nodes[predecessor - inputs]:
-                raise _error(f"{where}[{number}]", "a predecessor must not be a dropped node", predecessor)
+                raise wrong(f"{where}[{number}]", "a predecessor must not be a dropped node", predecessor)
         nodes.append(tuple((name, p) for name, p in checked if not (zeros and name == "none")))
     rule = f"must list computed nodes ({inputs}..{inputs + len(nodes) - 1}) once each, at least one"
-    if not _is_list(cell.concat) or not 1 <= len(cell.concat) <= MAX_NODES:
-        raise _error(f"{place}.concat", rule, cell.concat)
+    if not is_list(cell.concat) or not 1 <= len(cell.concat) <= MAX_NODES:
+        raise wrong(f"{place}.concat", rule, cell.concat)
     concat: list[int] = []
     for given in cell.concat:
-        listed = _whole(given)
+        listed = whole(given)
         if listed is None or not inputs <= listed < inputs + len(nodes):
-            raise _error(f"{place}.concat", rule, given)
+            raise wrong(f"{place}.concat", rule, given)
         if not zeros and not nodes[listed - inputs]:
-            raise _error(f"{place}.concat", "must not list a dropped node", listed)
+            raise wrong(f"{place}.concat", "must not list a dropped node", listed)
         concat.append(listed)
     if len(set(concat)) != len(concat):
-        raise _error(f"{place}.concat", rule, cell.concat)
+        raise wrong(f"{place}.concat", rule, cell.concat)
     if zeros and concat != [len(nodes)]:
-        raise _error(f"{place}.concat", f"must be [{len(nodes)}], the last node", cell.concat)
+        raise wrong(f"{place}.concat", f"must be [{len(nodes)}], the last node", cell.concat)
     return CellGenotype(inputs, tuple(nodes), tuple(concat))
 
 
 def _checked_pair(where: str, pair: Any, node: int) -> Pair:
-    predecessor = _whole(pair[1]) if _is_list(pair) and len(pair) == 2 else None
+    predecessor = whole(pair[1]) if is_list(pair) and len(pair) == 2 else None
     if predecessor is None or not isinstance(pair[0], str):
-        raise _error(where, "must be [operation, predecessor], a name and an integer", pair)
+        raise wrong(where, "must be [operation, predecessor], a name and an integer", pair)
     name = str(pair[0])
     if name not in KNOWN_OPERATIONS:
-        raise _error(where, f"must name an operation{nearest(name[:100], KNOWN_OPERATIONS)}", name)
+        raise wrong(where, f"must name an operation{nearest(name[:100], KNOWN_OPERATIONS)}", name)
     if predecessor < 0:
-        raise _error(where, "a predecessor is numbered from 0", predecessor)
+        raise wrong(where, "a predecessor is numbered from 0", predecessor)
     if predecessor >= node:
-        raise _error(where, f"edge from the future: node {node} takes nodes below {node}", predecessor)
+        raise wrong(where, f"edge from the future: node {node} takes nodes below {node}", predecessor)
     return name, predecessor

@@ -1,0 +1,42 @@
+"""Values of a genotype as somebody gives them: what they must be, and what is said of others."""
+
+from collections.abc import Mapping
+from operator import index
+from typing import Any
+
+from topocell.errors import GenotypeError, nearest
+from topocell.genotype.texts import shown
+
+
+def wrong(place: str, rule: str, value: object) -> GenotypeError:
+    """Return the error that says of a place its rule and what is there."""
+    return GenotypeError(f"{place}: {rule}, but got {shown(value)}")
+
+
+def check_fields(place: str, data: object, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
+    """Check the fields of an object. Raises GenotypeError."""
+    if not isinstance(data, Mapping):
+        raise wrong(place, "must be an object", data)
+    for name in required:
+        if name not in data:
+            raise wrong(place, f"the fields {', '.join(required)} are required", list(data))
+    for name in data:
+        if name not in required + optional:
+            known = required + optional
+            raise wrong(place, f"the fields are {', '.join(known)}{nearest(str(name)[:100], known)}", name)
+
+
+def is_list(value: object) -> bool:
+    """Return whether something counts as a list."""
+    return isinstance(value, (list, tuple, range))
+
+
+def whole(value: Any) -> int | None:
+    """An integer of Python, NumPy or PyTorch as one of Python; None for all else, also for truth values."""
+    kind = getattr(value, "dtype", type(value))
+    if kind is bool or "bool" in str(kind) or isinstance(value, str | float):
+        return None
+    try:
+        return index(value)
+    except TypeError:
+        return None
