@@ -70,11 +70,18 @@ _COLUMNS = ("file", "predicted", "probability")
 
 
 def _refuse_other(path: Path) -> None:
-    """Raise RunError where a file would be replaced that no `predict` has written, such as a run's own."""
+    """Raise RunError where a file would be replaced that no `predict` has written, such as a run's own.
+
+    Also where there can be none: in no folder, or in the place of one. Predicting may take hours.
+    """
     from topocell.networks.kept import csv_text
 
     start = csv_text([_COLUMNS]).strip().encode()
     try:
+        if not path.parent.is_dir():
+            raise _unwritable(path, f"{path.parent} is no directory")
+        if path.is_dir():
+            raise _unwritable(path, "is a directory")
         with open(path, "rb") as file:
             found = file.read(len(start))
     except OSError:
@@ -98,9 +105,11 @@ def _write(path: Path, found: "Predictions") -> None:
     try:
         files.replace(path, csv_text([(*_COLUMNS, *_columns_of(found.classes)), *rows]).encode())
     except OSError as fault:
-        raise RunError(
-            f"--csv must name a file that can be written, but {path} cannot be ({files.reason(fault)}); name another"
-        ) from None
+        raise _unwritable(path, files.reason(fault)) from None
+
+
+def _unwritable(path: Path, reason: str) -> RunError:
+    return RunError(f"--csv must name a file that can be written, but {path} cannot be ({reason}); name another")
 
 
 def _columns_of(classes: Sequence[str]) -> list[str]:
