@@ -22,6 +22,7 @@ PLACES = {
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
     "security.md": "SECURITY.md",
+    "tutorial.md": "docs/tutorial.ipynb",
 }
 #: What the theme loads from a network → the same file in docs/.
 VENDORED = {"https://unpkg.com/iframe-worker/shim": "vendor/iframe-worker.js"}
@@ -56,10 +57,21 @@ def gather(folder: Path) -> None:
     found = sources()
     for name, source in found.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if source.suffix == ".md":
-            (folder / name).write_text(relinked(source.read_text(encoding="utf-8"), name, found), encoding="utf-8")
-        else:
+        if not name.endswith(".md"):
             shutil.copy(source, folder / name)
+            continue
+        text, pictures = _notebook(source) if source.suffix == ".ipynb" else (source.read_text(encoding="utf-8"), {})
+        (folder / name).write_text(relinked(text, name, found), encoding="utf-8")
+        for picture, data in pictures.items():
+            (folder / name).with_name(picture).write_bytes(data)
+
+
+def _notebook(source: Path) -> tuple[str, dict[str, bytes]]:
+    """A notebook with its outputs as Markdown, and the pictures there."""
+    from nbconvert import MarkdownExporter
+
+    text, resources = MarkdownExporter().from_filename(str(source), resources={"unique_key": source.stem})
+    return text, resources["outputs"]
 
 
 def detach(site: Path) -> None:

@@ -25,9 +25,11 @@ def test_every_page_is_once_in_the_navigation() -> None:
 
 
 def test_links_of_the_pages_are_links_of_the_site(tmp_path: Path) -> None:
+    pytest.importorskip("nbconvert", reason="turns the tutorial into a page; make test installs it")
     site.gather(tmp_path)
-    found = set(site.sources())
-    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == found
+    written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    pictures = {name for name in written if name.startswith("tutorial_")}
+    assert pictures and written - pictures == set(site.sources())
     checked = 0
     for page in tmp_path.rglob("*.md"):
         text = page.read_text(encoding="utf-8")
