@@ -17,6 +17,7 @@ from topocell.nn.together import TogetherNet
 from topocell.runtime import distributed
 from topocell.runtime.epoch_meter import Seen
 from topocell.runtime.memory import SavedBytes
+from topocell.runtime.rng import begin_draws
 from topocell.runtime.rng import derive as derive_seed
 
 #: Share of the free memory of a GPU that networks may take.
@@ -44,7 +45,7 @@ class Together:
         """Images (N, B, C, H, W) and targets (N, B) or (N, B, K) of a step, and what drops paths where some are."""
         found = []
         for number, member in enumerate(self._members):
-            torch.manual_seed(derive_seed(member.task.seed, *member.stream(), epoch, step))
+            begin_draws(derive_seed(member.task.seed, *member.stream(), epoch, step), member.task.device)
             x, y = member.batch(epoch, step)
             drops = member.net.drop_path > 0
             found.append((x, y, self._net.draw(number, len(x), x.device)) if drops else (x, y))

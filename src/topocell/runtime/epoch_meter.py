@@ -50,7 +50,7 @@ class EpochMeter:
         `trained_images` are those that all processes have trained on since they were started.
         """
         trained: dict[str, float] = {"trained_images": self._trained * distributed.world()}
-        found = self._glance(self._loss, self._correct, max(self._images, 1))
+        found = self._glance(*self._of(None), max(self._images, 1))
         if found is None:
             return trained
         loss, correct, images = found
@@ -61,13 +61,20 @@ class EpochMeter:
 
         They are those of network `of`, or the mean of all.
         """
-        loss, correct, images = self._loss, self._correct, torch.tensor(self._images)
-        if loss.dim():
-            loss, correct = (part.double().mean() if of is None else part[of] for part in (loss, correct))
+        (loss, correct), images = self._of(of), torch.tensor(self._images)
         if everywhere:
             loss, correct, images = distributed.total(loss, correct, images)
         seen = max(int(images), 1)
         return {"loss": float(loss) / seen, "accuracy": float(correct) / seen}
+
+    def _of(self, network: int | None) -> tuple[Tensor, Tensor]:
+        """Loss and correct predictions (0-dim) of one of several networks, or the mean of all."""
+        loss, correct = self._loss, self._correct
+        if not loss.dim():
+            return loss, correct
+        if network is None:
+            return loss.double().mean(), correct.double().mean()
+        return loss[network], correct[network]
 
     def state_dict(self) -> dict[str, Any]:
         """The sums, for a checkpoint inside an epoch: of all processes, which ask together, where there are several."""

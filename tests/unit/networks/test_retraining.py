@@ -68,7 +68,7 @@ class Recorder(Silent):
         self.networks.append(network._asdict())
 
     def step(self, phase: str, done: int, total: int, figures: Callable[[], Mapping[str, float]]) -> None:
-        assert set(figures()) == {"loss", "accuracy"}
+        assert set(figures()) == {"loss", "accuracy", "trained_images"}
         self.progress.append((phase, done, total))
 
     def metrics(self, record: Mapping[str, Any]) -> None:

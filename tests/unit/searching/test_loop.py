@@ -74,7 +74,7 @@ class Recorder(Silent):
         self.look: Callable[[bool], None] = lambda due: None
 
     def step(self, phase: str, done: int, total: int, figures: Callable[[], Mapping[str, float]]) -> None:
-        assert set(figures()) == {"loss", "accuracy"}
+        assert set(figures()) == {"loss", "accuracy", "trained_images"}
         self.progress.append((phase, done, total))
 
     def metrics(self, record: Mapping[str, Any]) -> None:
