@@ -45,7 +45,8 @@ def differences(found: Path, wanted: Path) -> list[str]:
 
 def lasting_differences(found: Path, wanted: Path) -> list[str]:
     """Names of the files of a finished run, which need not have searched, that differ from those of another run."""
-    names = [n for n in LASTING if not (found / n).exists() or (found / n).read_bytes() != (wanted / n).read_bytes()]
+    lasting = [*LASTING, *(["metrics.csv"] if (wanted / "metrics.csv").exists() else [])]
+    names = [n for n in lasting if not (found / n).exists() or (found / n).read_bytes() != (wanted / n).read_bytes()]
     return names + [p.name for p in found.rglob("*.tmp")]
 
 

@@ -36,7 +36,7 @@ RUNS = {
         "retrain.seeds=[3,4]",
     ],
     "toponas-arbitrary-mile": ["search.stages.search.epochs=2", "search.stages.search.warmup=0"],
-    "darts-v2": ["search.stages.search.epochs=2"],
+    "darts-v2": ["search.stages.search.epochs=2", "log=csv"],
     "sgas-2": ["search.stages.search.epochs=3"],
     "darts-pt": [
         "search.stages.search.epochs=1",

@@ -47,7 +47,8 @@ class EpochMeter:
     def recent(self) -> dict[str, float]:
         """Mean `loss` and `accuracy` of this process so far, read without waiting for a GPU: absent until some arrive.
 
-        `trained_images` are those that all processes have trained on since they were started.
+        `trained_images` are those that all processes have trained on since they were started. Of several networks the
+        means are shown.
         """
         trained: dict[str, float] = {"trained_images": self._trained * distributed.world()}
         found = self._glance(*self._of(None), max(self._images, 1))

@@ -55,3 +55,17 @@ def test_the_meter_tells_means_and_the_images_of_all_epochs() -> None:
     meter.clear()
     meter.add(Seen(torch.tensor(3.0), torch.tensor(0), 2))
     assert meter.recent() == {"loss": 3.0, "accuracy": 0.0, "trained_images": 10}
+
+
+def test_of_several_networks_the_means_are_told() -> None:
+    meter = EpochMeter(CPU)
+    meter.add(Seen(torch.tensor([2.0, 4.0]), torch.tensor([1, 3]), 4))
+    assert (
+        meter.recent()
+        == meter.figures() | {"trained_images": 4}
+        == {
+            "loss": 3.0,
+            "accuracy": 0.5,
+            "trained_images": 4,
+        }
+    )
