@@ -16,12 +16,16 @@ from topocell.registry import fingerprints, imported
 from topocell.runtime.distributed import world
 
 
+def own_version() -> str:
+    """Return the version of topocell; not from its metadata, which a checkout that is not installed lacks."""
+    return str(sys.modules["topocell"].__version__)
+
+
 def environment(device: str | torch.device, data_fingerprint: str, seeds: Mapping[str, int]) -> dict[str, Any]:
     """Collect the contents of env.json: versions, machine, git commit, command line, data and seeds."""
     gpu = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None
     return {
-        # Not from its metadata: a checkout that is not installed has none.
-        "topocell": str(sys.modules["topocell"].__version__),
+        "topocell": own_version(),
         **{name: importlib.metadata.version(name) for name in ("torchvision", "numpy")},
         "torch": str(torch.__version__),
         "python": platform.python_version(),

@@ -1,7 +1,6 @@
 """Our own table of true accuracies: every cell of space topology-bench, trained from scratch with several seeds."""
 
 import functools
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +19,7 @@ from topocell.networks.evaluation import evaluate
 from topocell.nn.network import FixedNet
 from topocell.reporting.terminal import Display
 from topocell.runs.setup import Setup
+from topocell.runtime.provenance import own_version
 from topocell.runtime.rng import derive, generator
 from topocell.runtime.workers import Task
 from topocell.studies import _plots
@@ -145,7 +145,7 @@ def table_of(records: Mapping[str, Sequence[Mapping[str, Any]]], seeds: Sequence
     plan = {key: named[key] for key in ("name", "seed", "data")}
     plan["data"] = {key: value for key, value in plan["data"].items() if key != "root"}
     plan["retrain"] = {key: named["retrain"][key] for key in SETTINGS}
-    versions = {"topocell": importlib.metadata.version("topocell"), "torch": str(torch.__version__)}
+    versions = {"topocell": own_version(), "torch": str(torch.__version__)}
     return Table(ordered, columns, sizes, {"recipe": plan, "seeds": list(seeds), "versions": versions})
 
 

@@ -202,7 +202,7 @@ def test_a_changed_network_is_like_its_plain_twin(name: str, genotype: str, layo
     check_like_plain(CHANGES[name], EXACT, network(genotype), layout)
 
 
-@pytest.mark.parametrize(("owner", "name", "function"), REPLACEABLE, ids=str)
+@pytest.mark.parametrize(("owner", "name", "function"), REPLACEABLE, ids=lambda part: getattr(part, "__name__", part))
 def test_what_stands_in_the_place_of_a_function_of_pytorch_is_called(
     owner: Any, name: str, function: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
