@@ -87,7 +87,7 @@ STEPS: dict[str, Callable[[Path], object]] = {
     "retrain, shallow": lambda path: screen().results(api.retrain(path, screen(), "shallow")),
     "report": api.report,
     "compare": lambda path: cli.compare([str(path)]),
-    "draw": lambda path: cli.draw(str(path), path / "cell.svg"),
+    "draw": lambda path: cli.draw([str(path)], path / "cell.svg"),
 }
 
 

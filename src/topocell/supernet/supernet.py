@@ -146,7 +146,7 @@ class Supernet(nn.Module):
                 raise SpaceError(
                     f"every cell type needs weights, but {name} has none among {', '.join(weights)}; add it"
                 )
-            if not isinstance(weights[name], ArchWeights):
+            if not all(hasattr(weights[name], field) for field in ArchWeights._fields):
                 raise SpaceError(
                     f"the weights of a cell type are an ArchWeights(ops, edges), but {name} has a "
                     f"{type(weights[name]).__name__}; make one of them"
