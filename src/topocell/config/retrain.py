@@ -85,7 +85,7 @@ class RetrainPlan(Model):
         early_stop: end of the training ahead of time; the weights of the best validation epoch are kept.
         seeds: one training each.
         together: trainings of so many seeds at once, as one batched network, with the results of each alone up to
-            rounding; auto: 1 on a CPU, where more are not faster, and on a GPU as many as fit into its memory.
+            rounding; auto: 1, as nothing has shown yet where more are faster but for tiny networks.
         test_every: epochs between two tests; the last epoch is always tested.
     """
 

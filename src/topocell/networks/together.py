@@ -16,12 +16,9 @@ from topocell.nn.scheduled import hold, is_held
 from topocell.nn.together import TogetherNet
 from topocell.runtime import distributed
 from topocell.runtime.epoch_meter import Seen
-from topocell.runtime.memory import SavedBytes
 from topocell.runtime.rng import begin_draws
 from topocell.runtime.rng import derive as derive_seed
 
-#: Share of the free memory of a GPU that networks may take.
-SHARE = 0.9
 #: Images with which it is looked at what a network does.
 FEW = 2
 
@@ -68,7 +65,8 @@ class Together:
 def at_once(task: Task, left: int, on_nan: OnNan) -> tuple[int, str]:
     """How many of the seeds are trained at once, and a sentence where that is fewer than they could be.
 
-    `auto` is one on a CPU, where several are not faster, and as many as there is `room` for on a GPU.
+    `auto` is one: on a CPU several are faster for the smallest networks alone, and on a GPU, where recorded steps spare
+    the calls already, it has not been measured.
 
     Args:
         task: what is trained, and how.
@@ -76,28 +74,11 @@ def at_once(task: Task, left: int, on_nan: OnNan) -> tuple[int, str]:
         on_nan: what is done about a step that is not finite.
     """
     wanted = task.plan.together
-    if left == 1 or wanted == 1 or (wanted == "auto" and task.device.type != "cuda"):
+    if wanted == "auto" or wanted == 1 or left == 1:
         return 1, ""
     if fault := _obstacle(task, on_nan):
         return 1, f"seeds are trained one after the other: {fault}"
-    if wanted != "auto":
-        return min(left, wanted), ""
-    idle = torch.cuda.memory_reserved(task.device) - torch.cuda.memory_allocated(task.device)
-    return min(left, room(task, torch.cuda.mem_get_info(task.device)[0] + idle)), ""
-
-
-def room(task: Task, free: int) -> int:
-    """How many networks fit into `free` bytes by a rule of thumb, one at least.
-
-    Each takes twice the maps that the backward pass of a batch needs, which are measured on a few images, and six times
-    its weights: with gradients, two moments, an average, and one to spare.
-    """
-    net = task.network(0).train()
-    with SavedBytes(exclude=net.parameters()) as saved:
-        task.execution(net, torch.zeros((FEW, *task.data.shape), device=task.device))
-    maps = saved.total * min(task.plan.batch_size, len(task.train)) / FEW
-    weights = sum(parameter.nbytes for parameter in net.parameters())
-    return max(1, int(SHARE * free / (2 * maps + 6 * weights)))
+    return min(left, wanted), ""
 
 
 def _obstacle(task: Task, on_nan: OnNan) -> str:
