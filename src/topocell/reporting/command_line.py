@@ -164,11 +164,20 @@ def displayed(quiet: bool, as_json: bool = False, errors: bool = False) -> "Iter
         yield display
 
 
-def show(table: "RenderableType") -> None:
-    """Print a table; names in brackets are no markup, names in colons no emoji."""
-    from rich.console import Console
+def show(table: "RenderableType", whole: bool = False) -> None:
+    """Print a table; names in brackets are no markup, names in colons no emoji.
 
-    Console(markup=False, emoji=False, highlight=False).print(table)
+    Args:
+        table: to print.
+        whole: whether its rows stay whole lines, however long, where the output is no terminal.
+    """
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    console = Console(markup=False, emoji=False, highlight=False)
+    if whole and not console.is_terminal:
+        console.width = Measurement.get(console, console.options.update(width=10_000), table).maximum
+    console.print(table)
 
 
 class Ended(BaseException):

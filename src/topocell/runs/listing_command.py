@@ -58,7 +58,7 @@ def runs(
         for run in listed:
             typer.echo(files.to_json(run.facts()))
     elif listed:
-        show(table(listed, place))
+        show(table(listed, place), whole=True)
     else:
         raise RunError(
             f"runs are directories with a recipe.yaml, but there is none below {place}; begin with: topocell run "
@@ -96,25 +96,26 @@ def table(listed: "Sequence[Listed]", place: Path) -> "RenderableType":
 
     styles = {"running": "green", "failed": "red", "damaged": "red", "stopped": "yellow"}
     rows = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    at = [one_line(run.at) if run.state is not State.FINISHED else "" for run in listed]
     for name, options in (
         ("run", {"overflow": "fold"}),
         ("state", {"no_wrap": True}),
         ("recipe", {"overflow": "fold"}),
-        ("at", {"overflow": "fold"}),
+        *((("at", {"overflow": "fold"}),) if any(at) else ()),
         ("accuracy", {"no_wrap": True}),
         ("age", {"no_wrap": True}),
         ("size", {"no_wrap": True, "justify": "right"}),
     ):
         rows.add_column(name, **options)
     now, below = time.time(), []
-    for run in listed:
+    for run, where in zip(listed, at, strict=True):
         name = str(run.path.relative_to(place)) if run.path != place else place.absolute().name
         seed = "" if run.seed is None else f" seed {run.seed}"
         rows.add_row(
             Text(one_line(name)),
             Text(run.state.value, styles.get(run.state.value, "")),
             Text(one_line(f"{run.recipe}{seed}" if run.recipe else "—")),
-            Text(one_line(run.at) if run.state is not State.FINISHED else ""),
+            *([Text(where)] if any(at) else []),
             _accuracy(run),
             _age(now - run.changed) if run.changed else "—",
             format_bytes(run.size),

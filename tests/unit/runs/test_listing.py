@@ -191,3 +191,11 @@ def test_watching_ends_with_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_ages_in_short() -> None:
     ages = [listing_command._age(seconds) for seconds in (-3, 42, 119, 150, 7300, 200_000)]
     assert ages == ["0 s", "42 s", "119 s", "2 min", "2 h", "2 d"]
+
+
+def test_rows_stay_whole_where_there_is_no_terminal(tmp_path: Path, capsys: Any) -> None:
+    name = "a-run-whose-name-is-longer-than-a-line-of-a-terminal-usually-has-room-for-in-all-of-its-columns"
+    made(tmp_path / name, results=RESULTS)
+    assert main(["runs", str(tmp_path)]) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "finished" in line]
+    assert row.split()[0] == name and "90.00 ± 1.00 % (n = 2)" in row
