@@ -139,10 +139,8 @@ def own(part: str, name: str, limit: float) -> Item:
 
 
 def fused(device: str) -> Item:
-    """What the rows of steps lack where this checkout, or this device, has no fused kernels."""
-    there = gpu_steps.has_fused_kernels()
-    lacks = "needs a GPU" if there else "this checkout has no fused kernels for GPUs"
-    return Item("b", "fused kernels", 0, lacks="" if there and device.startswith("cuda") else lacks)
+    """What the rows of steps lack where this device has no fused kernels."""
+    return Item("b", "fused kernels", 0, lacks="" if device.startswith("cuda") else "needs a GPU")
 
 
 def searches(device: str, small: bool, data: Path | None, which: Mapping[str, float], out: Path) -> Iterator[Item]:

@@ -95,17 +95,11 @@ def tiny(case: Case) -> Case:
     return replace(case, channels=4, layers=5, batch=4, resolution=8)
 
 
-def has_fused_kernels() -> bool:
-    """Whether a supernet can be told which kernels to use."""
-    return "kernels" in SearchPlan.model_fields
-
-
 def ways(device: torch.device) -> Iterator[tuple[str, Execution, dict[str, str]]]:
     """Name, execution, and settings of the search, of each way to take a step."""
-    choose = has_fused_kernels()
     for name, execution in WAYS.items():
-        yield name, execution, {"kernels": "plain"} if choose else {}
-    if choose and device.type == "cuda":
+        yield name, execution, {"kernels": "plain"}
+    if device.type == "cuda":
         yield from ((f"{name}, fused", WAYS[name], {"kernels": "fused"}) for name in FUSED)
 
 
