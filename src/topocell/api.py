@@ -370,7 +370,7 @@ def _resuming(recipe: Recipe, data: Given | Sequence[Any] | None, out: str | Pat
 def _opened(
     setup: Setup, out: str | Path, display: Display | str | None, accept_data: bool = False, log: Sequence[Log] = ()
 ) -> Iterator[Work]:
-    loggers = loggers_of(setup.recipe.log, log) if distributed.rank() == 0 else []
+    loggers = distributed.together(lambda: loggers_of(setup.recipe.log, log) if distributed.rank() == 0 else [])
     with opened(setup, out, accept_data) as directory, closing(Logs(loggers, directory)) as logs:
         work = Work(setup, directory, display_of(display), logs=logs)
         work.say_notes()

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -236,3 +237,30 @@ def test_a_retraining_asks_for_nothing_of_the_search_and_begins_nothing_that_can
         assert not (run / "retrainings").exists()
     ends = act(str(run), "--as", "even", "retrain.batch_size=12")
     assert [end.code for end in ends] == [0, 0, 0], ends
+
+
+def test_a_selection_that_takes_up_the_batches_of_the_search_asks_for_shares_of_them(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    trainings = ("retrain.batch_size=12", "shallow.batch_size=12")
+    assert cli.main([*COMMAND, str(out), *trainings]) == 0
+
+    def act(*words: str) -> list[End]:
+        return trained_together(3, lambda number: cli.main(["select", str(out), *words]), tmp_path / "said")
+
+    ends = act("--ops", "perturbation", "--as", "tuned")
+    assert [end.code for end in ends] == [2, 2, 2], ends
+    assert "but search.batch_size is 16 and there are 3 processes" in ends[0].text
+    assert ends[1].text == ends[2].text == ""
+    ends = act("--ops", "magnitude", "--as", "plain")
+    assert [end.code for end in ends] == [0, 0, 0], ends
+
+
+def test_a_log_that_the_first_process_alone_keeps_is_missed_once(tmp_path: Path) -> None:
+    def act(number: int) -> int:
+        sys.modules["torch.utils.tensorboard"] = None  # type: ignore[assignment]  # of a forked process, which ends
+        return cli.main([*COMMAND, str(tmp_path / "run"), "log=[tensorboard]"])
+
+    ends = trained_together(2, act, tmp_path / "said")
+    assert [end.code for end in ends] == [2, 2], ends
+    assert ends[0].text.startswith("error: a log for TensorBoard needs the package tensorboard")
+    assert ends[1].text == "" and not (tmp_path / "run").exists()

@@ -91,6 +91,15 @@ def from_json(text: str | bytes) -> Any:
         raise ValueError("it nests too deeply") from None
 
 
+def json_object(line: bytes) -> dict[str, Any] | None:
+    """The JSON object of a line; None where it is no such."""
+    try:
+        found = from_json(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
 #: A list of numbers over several lines, which no text between quotation marks is: there a line does not end.
 _NUMBERS = re.compile(r"\[\n\s+((?:-?[\d.eE+-]+,\n\s+)*-?[\d.eE+-]+)\n\s+\]")
 
@@ -159,8 +168,7 @@ def lock(folder: Path) -> Callable[[], None]:
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | _BINARY, 0o666)
     try:
         if not filelock.lock_descriptor(descriptor, blocking=False):
-            os.lseek(descriptor, 1, os.SEEK_SET)  # where Windows locks the first byte, others cannot read it
-            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "?"
+            holder = _holder(descriptor) or "?"
             raise RunError(
                 f"one process at a time may use {folder}, but process {holder} is using it; wait for its "
                 "end, stop it, or choose another --out"
@@ -185,7 +193,7 @@ def is_locked(folder: Path) -> bool:
     except OSError:
         return False
     try:
-        number, _, host = os.read(descriptor, 200).decode(errors="replace").strip().partition(" on ")
+        number, _, host = _holder(descriptor).partition(" on ")
         if host == platform.node() and number.isdecimal() and not _lives(int(number)):
             return False
         return not filelock.lock_descriptor(descriptor, blocking=False)
@@ -193,6 +201,12 @@ def is_locked(folder: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    """The process that a lock names, as `NUMBER on HOST`."""
+    os.lseek(descriptor, 1, os.SEEK_SET)  # where Windows locks the first byte, others cannot read it
+    return os.read(descriptor, 200).decode(errors="replace").strip()
 
 
 def _lives(process: int) -> bool:

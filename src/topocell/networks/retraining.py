@@ -107,7 +107,6 @@ class Retraining:
                 return self.results()
             self.round += len(self.members)
             self.loop.restart()
-            self.steps.forget()
             self._begin()
 
     def _take_earlier(self) -> None:

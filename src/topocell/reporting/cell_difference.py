@@ -1,12 +1,13 @@
 """Two genotypes of one space as one drawing: the edges of both, of the first alone, and of the second alone."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from topocell.errors import GenotypeError
-from topocell.genotype.genotype import CellGenotype, Genotype
+from topocell.genotype.genotype import Genotype
 from topocell.reporting.cell_drawing import draw_cells, drawing_path
 from topocell.reporting.cells import ShownCell, Side, shown_cells
 from topocell.reporting.style import FAMILIES, clipped
@@ -42,11 +43,9 @@ def difference(first: Genotype, second: Genotype) -> list[ShownCell]:
             f"a difference is drawn of two cells of one space, but got {mine} and {others}; draw each by itself"
         )
     equal = first.canonical().cells, second.canonical().cells
-    cells = [dict(genotype.cells) for genotype in (first, second)]
-    for kind in cells[0]:
-        if equal[0][kind] == equal[1][kind]:
-            cells[1][kind] = cells[0][kind]
-    a, b = (shown_cells({"cells": {k: _plain(c) for k, c in found.items()}}) for found in cells)
+    same = {kind: cell for kind, cell in first.cells.items() if equal[0][kind] == equal[1][kind]}
+    other = dataclasses.replace(second, cells={**second.cells, **same})
+    a, b = (shown_cells(genotype.to_dict()) for genotype in (first, other))
     return [_merged(one, other) for one, other in zip(a, b)]
 
 
@@ -54,10 +53,6 @@ def _shape(genotype: Genotype) -> str:
     """What two genotypes have alike whose cells can be compared node by node."""
     cells = (f"{kind} cell of {c.inputs} + {len(c.nodes)} nodes" for kind, c in genotype.cells.items())
     return f"{clipped(genotype.space)} ({', '.join(cells)})"
-
-
-def _plain(cell: CellGenotype) -> dict[str, object]:
-    return {"inputs": cell.inputs, "nodes": cell.nodes, "concat": cell.concat}
 
 
 #: The lines of both cells, of A alone and of B alone, which differ in dashes too.

@@ -222,10 +222,8 @@ class Panel:
     def _to_output(self, member: int, x0: float, y0: float) -> Curve:
         """The line from a node of the output; it has no label, and so is dashed where one of two cells has it."""
         points = points_of(self.routes[2 * len(self.cell.edges) + member], x0, y0)
-        side = self.cell.concat_sides[self.members[member]] if self.cell.concat_sides else None
-        return (
-            Curve(points, side.look.key, 1.1, side.look.dashes) if side and side.mark else Curve(points, "faint", 1.1)
-        )
+        own = self.cell.output_look(self.members[member])
+        return Curve(points, own.key, 1.1, own.dashes) if own else Curve(points, "faint", 1.1)
 
     def _name(self, part: str) -> str:
         return printable(f"{self.cell.kind}-{part}")

@@ -29,9 +29,8 @@ _FONT = "DejaVu Sans, Verdana, Arial, sans-serif"
 
 
 class Headed(NamedTuple):
-    """A cell of a page: its type, its heading and its drawing."""
+    """A cell of a page: its heading and its drawing."""
 
-    kind: str
     heading: str
     drawing: Markup
 
@@ -39,7 +38,7 @@ class Headed(NamedTuple):
 def headed(cells: Iterable[ShownCell]) -> list[Headed]:
     """Return the cells as pages show them, each laid out once."""
     panels = [(panel, panel.heading()) for panel in map(Panel, cells)]
-    return [Headed(panel.cell.kind, words, svg(panel_drawing(panel), words)) for panel, words in panels]
+    return [Headed(words, svg(panel_drawing(panel), words)) for panel, words in panels]
 
 
 def svg(drawing: Drawing, label: str, *, alone: bool = False) -> Markup:

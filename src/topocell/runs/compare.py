@@ -161,13 +161,7 @@ def _images(path: Path) -> int | None:
 
 def _metrics(path: Path) -> Iterator[dict[str, Any]]:
     lines = path / "metrics.jsonl"
-    return map(_object, files.whole_lines(lines) if lines.is_file() else ())
-
-
-def _object(line: bytes) -> dict[str, Any]:
-    """The JSON object of a line; empty where it is none."""
-    found = files.from_json(line) if files.is_json(line) else None
-    return found if isinstance(found, dict) else {}
+    return (files.json_object(line) or {} for line in (files.whole_lines(lines) if lines.is_file() else ()))
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
     recipe.yaml  env.json  kernels.json  metrics.jsonl  history.npz  timings.json  log.txt  results.json
     checkpoints/NNNNNN.ckpt, NAME.ckpt    genotype.json  weights.safetensors  preprocessing.json  report.html
+    tensorboard/, metrics.csv where a log asks for them
 
 Whole files are replaced atomically; metrics.jsonl and log.txt grow by whole lines.
 """
@@ -33,7 +34,7 @@ from topocell.runs.identity import (
 from topocell.runs.records import Records
 
 #: Directories in which a run writes.
-_FOLDERS = ("checkpoints", "selections", "shallow", "validation", "retrainings")
+_FOLDERS = ("checkpoints", "selections", "shallow", "validation", "retrainings", "tensorboard")
 #: What only a run with a checkpoint has.
 _LEFT = ("genotype.json", "results.json", "checkpoints/supernet.ckpt")
 #: Entry of a named checkpoint that tells its recipe.

@@ -144,11 +144,11 @@ def _read(path: Path, running: bool, changed: float, size: int) -> Listed:
             raise ValueError(f"{path / 'results.json'} has no accuracy")
     except (TopocellError, ValueError, LookupError, TypeError, AttributeError) as fault:
         return Listed(path, State.DAMAGED, " ".join(str(fault).split()), **known)
-    failed = _failed(path / "log.txt")
     if running:
         return Listed(path, State.RUNNING, **known)
     if results:
         return Listed(path, State.FINISHED, **known)
+    failed = _failed(path / "log.txt")
     return Listed(path, State.FAILED if failed else State.STOPPED, failed, **known)
 
 
@@ -179,8 +179,8 @@ def _last_rows(path: Path) -> list[dict[str, Any]]:
     """The last records. Raises ValueError where a line is damaged."""
     rows = []
     for line in _tail(path):
-        row = files.from_json(line) if files.is_json(line) else None
-        if not isinstance(row, dict):
+        row = files.json_object(line)
+        if row is None:
             raise ValueError(f"{path} has a line that is no record")
         rows.append(row)
     return rows

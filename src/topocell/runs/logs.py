@@ -128,7 +128,7 @@ class TensorBoardLog(Logger):
         """Write the records that there are, with their times, into a new file, and drop the old ones."""
         self.end()
         folder = directory / "tensorboard"
-        old, times = (sorted(folder.iterdir()), _times(folder)) if folder.is_dir() else ([], {})
+        old, times = (sorted(folder.glob("events.out.tfevents.*")), _times(folder)) if folder.is_dir() else ([], {})
         self._steps: dict[str, int] = {}
         with files.guarded(folder):
             self._writer = self._make(str(folder), filename_suffix=f".{len(old)}" if old else "")

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
@@ -19,6 +19,9 @@ from topocell.reporting.showing import shown
 from topocell.runs.directory import RunDir
 from topocell.runs.setup import Setup
 from topocell.runtime import distributed
+
+#: What a run directory has when its search is over.
+_SEARCHED = ("checkpoints/supernet.ckpt", "genotype.json")
 
 Asked = ParamSpec("Asked")
 Result = TypeVar("Result")
@@ -80,27 +83,45 @@ def _directory(out: Path) -> Iterator[Path]:
         yield distributed.together(copy)
 
 
-def check_processes(setup: Setup, data: str, searched: bool = False, trained: bool = False) -> None:
-    """Check that all processes have the same recipe, images and versions, and that each batch can be shared out.
-
-    Args:
-        setup: what the recipe names.
-        data: fingerprint of its images.
-        searched, trained: whether the cell is there, and its networks: what is done already shares out no batches.
+def check_shares(sizes: Mapping[str, int]) -> None:
+    """Check that each batch can be shared out; `sizes` are those of whole batches, by the key that names them.
 
     Raises:
         RecipeError: a batch size that does not divide, or shares of one image.
-        RunError: the processes differ.
     """
     n = distributed.world()
-    if n == 1:
-        return
-    for key, size in ({} if trained else _batch_sizes(setup.recipe, searched)).items():
+    for key, size in sizes.items() if n > 1 else ():
         if size % n or size < 2 * n:
             raise RecipeError(
                 f"every process takes an equal share of a batch, of 2 images or more, but {key} is {size} and there "
                 f"are {n} processes; set it to {max(2, round(size / n)) * n}"
             )
+
+
+def search_batches(recipe: Recipe) -> dict[str, int]:
+    """Sizes of the batches of a search, which a selection by perturbation takes up again, by their keys."""
+    plan = recipe.search
+    return {
+        f"search.stages.{stage.name}.batch_size" if stage.batch_size else "search.batch_size": plan.batch(stage)
+        for stage in plan.stages
+    }
+
+
+def check_processes(setup: Setup, data: str, sizes: Mapping[str, int]) -> None:
+    """Check that all processes have the same recipe, images and versions, and that each batch can be shared out.
+
+    Args:
+        setup: what the recipe names.
+        data: fingerprint of its images.
+        sizes: see `check_shares`.
+
+    Raises:
+        RecipeError: a batch size that does not divide, or shares of one image.
+        RunError: the processes differ.
+    """
+    if distributed.world() == 1:
+        return
+    check_shares(sizes)
     code = hashlib.sha256()
     for file in sorted(Path(__file__).parent.parent.rglob("*.py")):
         code.update(file.read_bytes())
@@ -111,21 +132,15 @@ def check_processes(setup: Setup, data: str, searched: bool = False, trained: bo
 
 
 def opened(setup: Setup, out: str | Path, accept_data: bool = False, searched: bool = False) -> RunDir:
-    """Open the run directory of a setup in every process, or in none (see `RunDir.open`, `check_processes`)."""
+    """Open the run directory of a setup in every process, or in none (see `RunDir.open`, `check_processes`).
+
+    What is done already shares out no batches: the search where `searched` is true, or where its supernet or the cell
+    is there, trainings where the results are.
+    """
     env = setup.environment()
-    there, trained = ((Path(out) / name).exists() for name in ("genotype.json", "results.json"))
-    check_processes(setup, env["data_fingerprint"], searched or there, trained)
+    *ready, trained = ((Path(out) / name).exists() for name in (*_SEARCHED, "results.json"))
+    sizes = {} if searched or any(ready) or trained else search_batches(setup.recipe)
+    if not trained:
+        sizes |= {f"{key}.batch_size": each.batch_size for key, each in setup.recipe.named_trainings.items()}
+    check_processes(setup, env["data_fingerprint"], sizes)
     return distributed.together(lambda: RunDir.open(out, setup.recipe.to_yaml(), env=env, accept_data=accept_data))
-
-
-def _batch_sizes(recipe: Recipe, searched: bool) -> dict[str, int]:
-    plan = recipe.search
-    sizes = (
-        {}
-        if searched
-        else {
-            f"search.stages.{stage.name}.batch_size" if stage.batch_size else "search.batch_size": plan.batch(stage)
-            for stage in plan.stages
-        }
-    )
-    return sizes | {f"{key}.batch_size": training.batch_size for key, training in recipe.named_trainings.items()}

@@ -42,8 +42,8 @@ class Records:
         """
         records = []
         for number, line in enumerate(files.whole_lines(self.path), start=1):
-            record = files.from_json(line) if files.is_json(line) else None
-            if not isinstance(record, dict):
+            record = files.json_object(line)
+            if record is None:
                 raise RunError(f"lines of {self.path} must be JSON objects, but line {number} is not; remove that line")
             records.append(record)
         return records

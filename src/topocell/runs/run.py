@@ -29,6 +29,7 @@ from topocell.runs.moments import Moment, moment_of
 from topocell.runs.monitor import RunHook, RunMonitor, fitting
 from topocell.runs.outlook import Outlook, few_steps, parts_of
 from topocell.runs.phases import Phase, read_phase, save_phase
+from topocell.runs.processes import check_shares, search_batches
 from topocell.runs.records import FAILED
 from topocell.runs.reports import write_report
 from topocell.runs.setup import Setup
@@ -265,6 +266,7 @@ class Work:
             trials = trials_of(self.setup, architecture, rules, self.monitor, self._search, where)
             with self._timed(Phase.SELECT):
                 return trials.run(self.state)
+        check_shares(search_batches(self.recipe))
         projection = self.setup.projection(self._search(), rules, self.monitor)
         with self._timed(Phase.SELECT):
             projection.run(self.state)

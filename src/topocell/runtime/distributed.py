@@ -179,13 +179,6 @@ def _short(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def wait() -> None:
-    """Wait for all processes."""
-    if world() > 1:
-        with reaching():
-            dist.barrier()
-
-
 def share(batch: Tensor) -> Tensor:
     """Return this process's images of a batch (B, ...): every `world`-th, from its own number on."""
     return batch[rank() :: world()] if world() > 1 else batch

@@ -208,9 +208,7 @@ def verdict(name: str, base: str, found: Comparison, p: float | None, comparison
     points = f"{found.difference:+.2f} points"
     if p is None or found.low is None or found.high is None:
         return f"{name}: {points} to {base}; not tested, which takes two or more runs of each that differ"
-    corrected = f", corrected for {comparisons} comparisons" * (comparisons > 1)
-    interval = f"95 % interval {found.low:+.2f} to {found.high:+.2f}"
-    tested = f"p {format_p(p) if p < 0.001 else f'= {format_p(p)}'} (Welch{corrected})"
+    interval, tested = f"95 % interval {found.low:+.2f} to {found.high:+.2f}", _tested("Welch", p, comparisons)
     if p >= ALPHA:
         return f"{name}: not told apart from {base}, {points}, {interval}, {tested}"
     return f"{name}: {'better' if found.difference > 0 else 'worse'} than {base}, {points}, {interval}, {tested}"
@@ -226,11 +224,13 @@ def place_verdict(name: str, mean: float, p: float, comparisons: int) -> str:
         comparisons: for how many it is.
     """
     found = "not told apart from" if p >= ALPHA else "better than" if mean > 50 else "worse than"
+    tested = _tested("percentiles", p, comparisons)
+    return f"{name}: {found} cells drawn from the space, above {mean:.1f} % of them, {tested}"
+
+
+def _tested(test: str, p: float, comparisons: int) -> str:
     corrected = f", corrected for {comparisons} comparisons" * (comparisons > 1)
-    chance = format_p(p) if p < 0.001 else f"= {format_p(p)}"
-    return (
-        f"{name}: {found} cells drawn from the space, above {mean:.1f} % of them, p {chance} (percentiles{corrected})"
-    )
+    return f"p {format_p(p) if p < 0.001 else f'= {format_p(p)}'} ({test}{corrected})"
 
 
 def format_p(p: float | None) -> str:

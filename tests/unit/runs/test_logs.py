@@ -140,6 +140,28 @@ def test_curves_of_a_killed_run_are_those_of_one_which_was_left_alone(tmp_path: 
     ]  # not finite, null
 
 
+def test_what_somebody_keeps_beside_the_curves_stays(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    in_one_go(tmp_path, "tensorboard")
+    (tmp_path / "tensorboard" / "layout.json").write_text("{}")
+    (tmp_path / "tensorboard" / "other").mkdir()
+    before = {path.name for path in (tmp_path / "tensorboard").iterdir()}
+    with opened(tmp_path, "tensorboard") as (directory, found):
+        add(directory, found, [record(0)])
+    after = {path.name for path in (tmp_path / "tensorboard").iterdir()}
+    assert {"layout.json", "other"} <= after and len(after) == 3 and len(before & after) == 2
+
+
+def test_a_folder_of_curves_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").mkdir()
+    with opened(tmp_path / "run"):
+        pass
+    (tmp_path / "run" / "tensorboard").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="plain files and directories"), opened(tmp_path / "run", "tensorboard"):
+        pass
+
+
 def test_times_of_curves_stay_when_a_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     now = [1000.0]

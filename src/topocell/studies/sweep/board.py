@@ -155,8 +155,8 @@ def _at(job: Job) -> str:
     """What a running job has come to, from the last line that it recorded."""
     try:
         lines = (Path(job.path) / "metrics.jsonl").read_bytes()[-100_000:].splitlines()
-        last = files.from_json(lines[-1]) if lines and files.is_json(lines[-1]) else {}
+        last = (files.json_object(lines[-1]) if lines else None) or {}
     except OSError:
         return ""
-    epoch = last.get("epoch") if isinstance(last, dict) else None
+    epoch = last.get("epoch")
     return f" ({last.get('phase')} {epoch + 1})" if isinstance(epoch, int) else ""
