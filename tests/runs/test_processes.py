@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -264,3 +265,12 @@ def test_a_log_that_the_first_process_alone_keeps_is_missed_once(tmp_path: Path)
     assert [end.code for end in ends] == [2, 2], ends
     assert ends[0].text.startswith("error: a log for TensorBoard needs the package tensorboard")
     assert ends[1].text == "" and not (tmp_path / "run").exists()
+
+
+def test_the_first_process_waits_until_the_others_know_what_it_says(tmp_path: Path) -> None:
+    def act(number: int) -> int:
+        with distributed.joined():
+            time.sleep(0.5 * number)  # slower ones ask later, when the first could have gone
+            return int(distributed.reported("the same fault"))
+
+    assert [end.code for end in trained_together(3, act, tmp_path)] == [1, 0, 0]

@@ -8,8 +8,9 @@ does nothing.
 import hashlib
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -23,6 +24,9 @@ Made = TypeVar("Made")
 
 #: Bytes of gradients that travel together.
 BUCKET = 25 * 2**20
+
+#: Seconds that a process waits for the faults of the others.
+_PATIENCE = 5.0
 
 _store: list[dist.Store] = []
 
@@ -76,17 +80,30 @@ def joined() -> Iterator[None]:
 
 
 def reported(text: str) -> bool:
-    """Return whether this process is the one to print a fault: the first, or one whose fault the first has not."""
+    """Return whether this process is the one to print a fault: the first, or one whose fault the first has not.
+
+    The first one, which has the store, waits a little for the others to read what it prints.
+    """
     if not _store:
         return True
-    _store[0].set(f"fault {rank()}", text)
-    if rank() == 0:
-        return True
-    try:
-        _store[0].wait(["fault 0"], timedelta(seconds=3))
-        return _store[0].get("fault 0").decode() != text
-    except RuntimeError:  # the first has none, or has ended
-        return True
+    mine = rank()
+    with suppress(RuntimeError):  # another one has ended
+        if mine == 0:
+            _store[0].set("fault 0", text)
+            _appear([f"heard {other}" for other in range(1, world())])
+        elif _appear(["fault 0"]):
+            first = _store[0].get("fault 0").decode()
+            _store[0].set(f"heard {mine}", "")
+            return first != text
+    return True
+
+
+def _appear(keys: list[str]) -> bool:
+    """Whether keys are set within a few seconds; asked for again and again, as a wait that fails prints a warning."""
+    end = time.monotonic() + _PATIENCE
+    while not (there := _store[0].check(keys)) and time.monotonic() < end:
+        time.sleep(0.02)
+    return there
 
 
 @contextmanager
