@@ -19,6 +19,7 @@ from topocell.reporting.terminal import result_lines
 from topocell.runs import setup
 from topocell.runs.directory import RunDir
 from topocell.runtime.hooks import Interrupted
+from topocell.studies._cells import refuse_ground_truth
 
 QUICK = ["data.images=24", "data.test_images=10"]
 
@@ -200,5 +201,35 @@ def test_cells_of_any_in_degree_are_looked_up_in_their_own_table(
     best = Genotype.load(tmp_path / "trials/genotype.json")
     assert max(tried) == pytest.approx(table.lookup(best).accuracy["val"] / 100)
     monkeypatch.setenv("TOPOCELL_TOPOLOGY_BENCH", str(tmp_path / "bench.csv.gz"))
+    assert setup.load_ground_truth(smoke("topobench-random")).fingerprint == table.fingerprint  # type: ignore[union-attr]
     assert main(["tables"]) == 0
-    assert "850" in capsys.readouterr().out
+    assert "bench.csv" in "".join(capsys.readouterr().out.split())
+
+
+def test_the_table_that_comes_with_topocell_is_that_of_its_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr("topocell.runs.run.write_report", lambda path: path / "report.html")
+    monkeypatch.delenv("TOPOCELL_TOPOLOGY_BENCH", raising=False)
+    api.run(smoke("topobench-edge-sigmoid"), tmp_path / "run")
+    shipped, genotype = TopologyBench.load(), Genotype.load(tmp_path / "run/genotype.json")
+    assert shipped.complete and read(tmp_path / "run")["ground_truth"]["accuracy"] == pytest.approx(
+        np.mean(shipped.seeds(genotype)), abs=1e-4
+    )
+    env = json.loads((tmp_path / "run/env.json").read_text())
+    assert env["ground_truth_fingerprint"] == shipped.fingerprint
+    assert main(["tables"]) == 0
+    assert "shipped" in capsys.readouterr().out
+    assert setup.load_ground_truth(smoke("quickstart")) is None
+
+
+def test_no_table_is_asked_for_by_name(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(setup.GROUND_TRUTH_VARIABLE, str(table))
+    for name in ("topobench-random", "nb201-random"):
+        assert setup.load_ground_truth(smoke(name)) is not None
+        assert setup.load_ground_truth(smoke(name, "ground_truth.table=none")) is None
+    api.run(smoke("topobench-random", "ground_truth.table=none"), tmp_path / "run")
+    found = read(tmp_path / "run")
+    assert "ground_truth" not in found and len(found["runs"]) >= 1
+    with pytest.raises(RecipeError, match=r"a table of true accuracies would be looked up; .*ground_truth\.table=none"):
+        refuse_ground_truth("a study", [smoke("topobench-random")])

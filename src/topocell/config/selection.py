@@ -269,13 +269,17 @@ class SelectionPlan(Model):
         return Rules(**own, budget=self.budget, trials=self.trials is not None, seed=seed)
 
 
+#: In place of a table: the cell is retrained.
+NO_TABLE = "none"
+
+
 class GroundTruthPlan(Model):
     """The table in which the true accuracy of the found cell is looked up, in place of retraining it.
 
     Attributes:
         table: a file of NAS-Bench-201 or of space topology-bench, see `topocell tables`; default the one that the
-            environment variable TOPOCELL_NASBENCH201 or TOPOCELL_TOPOLOGY_BENCH names. Without one the cell is
-            retrained.
+            environment variable TOPOCELL_NASBENCH201 or TOPOCELL_TOPOLOGY_BENCH names, and in space topology-bench
+            the one that comes with topocell. Without one, and with `none`, the cell is retrained.
         column: of the table; in space topology-bench `test`.
     """
 

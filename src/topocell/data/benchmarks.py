@@ -1,5 +1,6 @@
 """Tables of true accuracies by the space whose cells they hold."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ class Benchmark:
         variable: environment variable that may name it.
         cells, columns: how many different cells it has when it is complete, and what accuracies.
         source: where to get it.
+        shipped: the file that comes with topocell; None if there is none.
     """
 
     space: str
@@ -32,6 +34,12 @@ class Benchmark:
     cells: int
     columns: str
     source: str
+    shipped: Path | None = None
+
+    @property
+    def path(self) -> str | None:
+        """The file that the environment names, or else the one that comes with topocell."""
+        return os.environ.get(self.variable) or (self.shipped and str(self.shipped))
 
 
 BENCHMARKS = (
@@ -51,6 +59,7 @@ BENCHMARKS = (
         "TOPOCELL_TOPOLOGY_BENCH",
         topology_bench.N_CELLS,
         "test, val, and test_SEED, val_SEED of each training",
-        "topocell study topology-bench trains the cells and writes topology-bench.csv.gz",
+        "it comes with topocell; topocell study topology-bench trains the cells and writes another",
+        topology_bench.SHIPPED,
     ),
 )

@@ -33,6 +33,8 @@ _SPACE = topology_bench()
 _CELL = _SPACE.cells["normal"]
 #: Different cells of the space.
 N_CELLS = 850
+#: The table that comes with topocell: trainings on CIFAR-10 (JPEG), see docs/how-to/topology-bench.md.
+SHIPPED = Path(__file__).with_name("topology-bench.csv.gz")
 
 
 @functools.cache
@@ -71,8 +73,8 @@ class TopologyBench(AccuracyTable):
         self.parameters, self.made = dict(zip(self.archs, parameters, strict=True)), dict(made or {})
 
     @classmethod
-    def load(cls, path: str | Path) -> "TopologyBench":
-        """Read a table that the study has written.
+    def load(cls, path: str | Path = SHIPPED) -> "TopologyBench":
+        """Read a table that the study has written; without a path the one that comes with topocell.
 
         Raises:
             DataError: there is no such file, or it is no such table, naming line and column.

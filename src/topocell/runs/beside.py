@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from topocell.config.load import reselected, retrained, shallow_of
 from topocell.config.recipe import Recipe
 from topocell.config.retrain import RetrainPlan
-from topocell.config.selection import GroundTruthPlan
+from topocell.config.selection import NO_TABLE, GroundTruthPlan
 from topocell.data.preprocessing import Preprocessing
 from topocell.errors import CheckpointError, RunError
 from topocell.genotype.genotype import Genotype
@@ -105,7 +105,7 @@ def begin_validation(work: Work, plan: RetrainPlan, seed: int | None = None) -> 
     Returns its setup and directory. Raises RecipeError for a recipe with one split, SpaceError as `check_network`.
     """
     fit, held = work.recipe.held_out()
-    changes = {"retrain": plan, "protocol": "full", "ground_truth": GroundTruthPlan()}
+    changes = {"retrain": plan, "protocol": "full", "ground_truth": GroundTruthPlan(table=NO_TABLE)}
     seed = work.recipe.seed if seed is None else seed
     recipe = work.recipe.model_copy(update={**changes, "seed": seed})
     like = work.setup if seed == work.recipe.seed else None

@@ -176,18 +176,16 @@ def list_spaces() -> None:
 
 
 def list_tables() -> None:
-    """List the tables of true accuracies that runs can end in, and those that this environment names."""
-    import os
-
+    """List the tables of true accuracies that runs can end in: shipped ones, and those that this environment names."""
     from rich.table import Table
 
     from topocell.data.benchmarks import BENCHMARKS
 
     table = Table("space", "cells", "columns", "here", "where it comes from")
     for found in BENCHMARKS:
-        here, path = f"no; set {found.variable}", os.environ.get(found.variable)
+        here, path = f"no; set {found.variable}", found.path
         if path:
-            rows = len(found.load(path).archs)
-            here = path if rows == found.cells else f"{path}: {rows} of {found.cells}"
+            rows, name = len(found.load(path).archs), "shipped" if path == str(found.shipped) else path
+            here = name if rows == found.cells else f"{name}: {rows} of {found.cells}"
         table.add_row(found.space, str(found.cells), found.columns, here, found.source)
     show(table)

@@ -1,6 +1,5 @@
 """Recipe → objects, once: a `Setup`. The only place where configuration becomes objects."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,7 +10,7 @@ from topocell import spaces, testing
 from topocell.config.cost import CostBudget, CostPlan
 from topocell.config.recipe import Recipe
 from topocell.config.search import Stage
-from topocell.config.selection import ProjectionPlan, Rules
+from topocell.config.selection import NO_TABLE, ProjectionPlan, Rules
 from topocell.data.accuracy_table import AccuracyTable
 from topocell.data.benchmarks import BENCHMARKS, NASBENCH201
 from topocell.data.given import Given, given_source
@@ -253,20 +252,23 @@ def build_space(recipe: Recipe) -> SpaceSpec:
 def load_ground_truth(recipe: Recipe, space: SpaceSpec | None = None) -> AccuracyTable | None:
     """Load the table in which the found cell is looked up in place of retraining; None if the cell is retrained.
 
-    It is the one that `ground_truth.table` names, or the environment variable of the benchmark that holds the cells of
-    the recipe's space, `space` if that is built already: TOPOCELL_NASBENCH201 or TOPOCELL_TOPOLOGY_BENCH.
+    It is the one that `ground_truth.table` names; else, of the benchmark that holds the cells of the recipe's space
+    (`space` if that is built already), the one that its environment variable names, TOPOCELL_NASBENCH201 or
+    TOPOCELL_TOPOLOGY_BENCH, or that comes with topocell. The name `none` asks for no table.
 
     Raises:
         RecipeError: `ground_truth.table` does not hold the cells of the space. DataError: no such table or column.
     """
     space, named = space or build_space(recipe), recipe.ground_truth.table
+    if named == NO_TABLE:
+        return None
     benchmark = next((found for found in BENCHMARKS if found.holds(space)), None)
     if named is not None and benchmark is None:
         raise RecipeError(
             f"ground_truth.table holds the cells of space nasbench201 (3 nodes) or topology-bench, but the space is "
             f"{space.name!r}; leave ground_truth.table out, or set space=nasbench201"
         )
-    path = named or (os.environ.get(benchmark.variable) if benchmark else None)
+    path = named or (benchmark.path if benchmark else None)
     if not path or benchmark is None:
         return None
     table = benchmark.load(path)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from topocell.config.recipe import Recipe
+from topocell.config.selection import NO_TABLE
 from topocell.errors import GenotypeError, RecipeError
 from topocell.genotype.genotype import Genotype
 from topocell.genotype.published import Published, published_cells
@@ -77,5 +78,6 @@ def refuse_ground_truth(study: str, recipes: Iterable[Recipe]) -> None:
     """Raise RecipeError where accuracies would be looked up, for a study that is about the training itself."""
     if any(map(setup.load_ground_truth, recipes)):
         raise RecipeError(
-            f"{study} retrains cells, but a table of true accuracies is named; leave it out for this study"
+            f"{study} retrains cells, but a table of true accuracies would be looked up; leave it out: "
+            f"ground_truth.table={NO_TABLE}"
         )

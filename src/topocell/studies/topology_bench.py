@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from topocell.config.load import resolved
 from topocell.config.recipe import Recipe
+from topocell.config.selection import NO_TABLE
 from topocell.data.batches import Batches, Images
 from topocell.data.topology_bench import N_CELLS, different_cells
 from topocell.data.topology_bench import TopologyBench as Table
@@ -66,7 +67,7 @@ def measure(bench: Bench, options: TopologyBench) -> Outcome:
     Raises:
         RecipeError: any fault in the recipe.
     """
-    recipe = options.recipe(options.retrain_as)
+    recipe = options.recipe(options.retrain_as, last=[f"ground_truth.table={NO_TABLE}"])
     known = different_cells()
     order = torch.randperm(len(known), generator=generator(0, "topology-bench")).tolist()
     archs = [list(known)[at] for at in order[: options.cells]]

@@ -15,10 +15,10 @@ from topocell.config.load import shallow_of
 from topocell.config.recipe import Recipe
 from topocell.errors import RecipeError
 from topocell.genotype.genotype import CellGenotype, Genotype
-from topocell.runs import setup
 from topocell.runtime.workers import Task
 from topocell.spaces.cell import CellSpec
 from topocell.studies import _plots
+from topocell.studies._cells import refuse_ground_truth
 from topocell.studies._items import Bench, Outcome, Record
 from topocell.studies._options import TRAININGS, Training, distinct, reserved, shallow_only, split
 from topocell.studies._training import accuracies, begin, parameters, retrained, scale, spread
@@ -81,8 +81,7 @@ def measure(bench: Bench, options: Wirings) -> Outcome:
     for words, recipe in zip(options.proxies, list(recipes.values())[1:]):
         if recipe == recipes["main"]:
             raise RecipeError(f"a proxy is another scale than the ranking itself, but {words!r} changes nothing of it")
-    if any(map(setup.load_ground_truth, recipes.values())):
-        raise RecipeError("wirings trains networks, but a table of true accuracies is named; leave it out")
+    refuse_ground_truth("wirings", recipes.values())
     cell = spaces.get("darts", nodes=options.nodes).cells["normal"]
     every = inputs_of_nodes(cell, options.in_degree)
     pools = uniform(every[0], options.reduce)  # of the inputs of the cell, as far as in_degree lets it
