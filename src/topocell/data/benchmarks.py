@@ -39,7 +39,7 @@ class Benchmark:
     @property
     def path(self) -> str | None:
         """The file that the environment names, or else the one that comes with topocell."""
-        return os.environ.get(self.variable) or (self.shipped and str(self.shipped))
+        return os.environ.get(self.variable) or (None if self.shipped is None else str(self.shipped))
 
 
 BENCHMARKS = (
