@@ -14,6 +14,7 @@ from topocell.config.values import (
     Layers,
     Model,
     NonNegative,
+    Together,
     micro_batch_fault,
     name_only,
 )
@@ -116,7 +117,7 @@ class RetrainPlan(Model):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     early_stop: EarlyStopping | None = None
     seeds: tuple[int, ...] = Field((0,), min_length=1)
-    together: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    together: Together = "auto"
     test_every: int = Field(1, ge=1)
     stem: Literal["cifar", "imagenet"] = "cifar"
     head: Literal["plain", "bn-relu"] = "plain"

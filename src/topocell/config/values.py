@@ -22,6 +22,19 @@ Layers = Annotated[int, Field(ge=1, le=128)]
 BatchSize = Annotated[int, Field(ge=2, le=65536)]
 
 
+#: Trainings of so many networks at once.
+Together = Literal["auto"] | Annotated[int, Field(ge=1)]
+
+
+def number_of(together: Together) -> int:
+    """Return how many networks are trained at once at most.
+
+    `auto` is one: on a CPU several at once are slower but for the smallest networks, and on a GPU, where recorded steps
+    spare the calls already, it has not been measured.
+    """
+    return 1 if together == "auto" else together
+
+
 def micro_batch_fault(batch: int, micro_batch: int | None) -> str | None:
     """Return what is wrong with a number of images that are computed at once; None where nothing is."""
     if micro_batch is None or batch % micro_batch == 0:

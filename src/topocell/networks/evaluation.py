@@ -8,6 +8,7 @@ from torch import Tensor
 
 from topocell.data.batches import Batches
 from topocell.nn.network import FixedNet
+from topocell.nn.together import TogetherNet
 from topocell.runtime import distributed
 
 
@@ -46,23 +47,39 @@ def evaluate(net: FixedNet, batches: Batches, top_k: int | None = None) -> Measu
         batches: of images and labels.
         top_k: k of the second accuracy, at most K.
     """
+    (found,) = _measured(net, batches, top_k)
+    return found
+
+
+def evaluate_each(net: TogetherNet, batches: Batches) -> list[Measured]:
+    """Evaluate each of several networks over all batches, in evaluation mode."""
+    return _measured(net, batches, None)
+
+
+def _measured(net: FixedNet | TogetherNet, batches: Batches, top_k: int | None) -> list[Measured]:
     training = net.training
     net.eval()
     distributed.follow_first(net)
-    loss = correct = among = torch.zeros((), device=next(net.parameters()).device)  # read once, at the end
+    networks = net.n if isinstance(net, TogetherNet) else 1
+    sums = [[torch.zeros((), device=next(net.parameters()).device)] * 3 for _ in range(networks)]  # read at the end
     images = torch.zeros(())
     with torch.no_grad():
         for x, y in batches.eval_batches(shared=True):
-            logits = net(x)
-            loss = loss + F.cross_entropy(logits, y, reduction="sum")
-            correct = correct + (logits.argmax(1) == y).sum()
-            if top_k is not None:
-                among = among + (logits.topk(top_k, 1).indices == y[:, None]).any(1).sum()
+            out = net(x)
+            for number, logits in enumerate([out] if out.dim() == 2 else out):
+                loss, correct, among = sums[number]
+                loss = loss + F.cross_entropy(logits, y, reduction="sum")
+                correct = correct + (logits.argmax(1) == y).sum()
+                if top_k is not None:
+                    among = among + (logits.topk(top_k, 1).indices == y[:, None]).any(1).sum()
+                sums[number] = [loss, correct, among]
             images = images + len(y)
     net.train(training)
-    loss, correct, among, images = distributed.total(loss, correct, among, images)
-    top = None if top_k is None else float(among) / float(images)
-    return Measured(float(loss) / float(images), float(correct) / float(images), top)
+    found = []
+    for each in sums:
+        lost, right, near, seen = map(float, distributed.total(*each, images))
+        found.append(Measured(lost / seen, right / seen, None if top_k is None else near / seen))
+    return found
 
 
 def classify(net: FixedNet, batches: Batches) -> tuple[Tensor, Tensor]:

@@ -43,8 +43,8 @@ class Stack(nn.Module):
         self.index: Tensor
         self.register_buffer("index", torch.tensor(self.members), persistent=False)
 
-    def forward(self, x: Tensor) -> Any:
-        """The outputs of all modules for inputs (B, n, ...)."""
+    def forward(self, x: Tensor, shared: bool = False) -> Any:
+        """The outputs of all modules for inputs (B, n, ...), or (B, ...) where all modules share them."""
         like = self._like[0].train(self.training)
         given = [
             {name: getattr(self, self._names[name]) for name in of} for of in (self._parameters_of, self._buffers_of)
@@ -53,7 +53,7 @@ class Stack(nn.Module):
         def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Any:
             return functional_call(like, (parameters, buffers), (x,))
 
-        run: Any = vmap(one, in_dims=(0, 0, 1), out_dims=1)
+        run: Any = vmap(one, in_dims=(0, 0, None if shared else 1), out_dims=1)
         return run(*given, x)
 
     def bind(self, networks: Sequence[nn.Module]) -> None:
@@ -221,10 +221,10 @@ class TogetherNet(nn.Module):
         return torch.stack(drawn + [torch.zeros(batch, device=device)] * (max(self._draws) - len(drawn)))
 
     def forward(self, x: Tensor, drawn: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits (N, B, classes) of images (N, B, in_channels, H, W); with an auxiliary head in training, both.
+        """Logits (N, B, classes) of images; with an auxiliary head in training, both.
 
         Args:
-            x: images of each network.
+            x: images of each network (N, B, in_channels, H, W), or those that all share (B, in_channels, H, W).
             drawn: what `draw` gives for each network (N, D, B), where `drop_path` is above 0 in training.
         """
         kept, keep = None, torch.ones(())
@@ -232,7 +232,8 @@ class TogetherNet(nn.Module):
             now = current(self, "drop_path")
             keep = 1.0 - (now if isinstance(now, Tensor) else torch.full((), now, device=x.device))
             kept = drawn < keep
-        s0, s1 = self.stem(_images_side_by_side(x))
+        shared = x.dim() == 4
+        s0, s1 = self.stem(x if shared else _images_side_by_side(x), shared)
         tapped = None
         cells: Any = self.cells
         for index, cell in enumerate(cells):

@@ -300,7 +300,7 @@ def run(name: str, words: Sequence[str], out: str | Path, display: Display | Non
         known = ", ".join(name for name, row in STUDIES.items() if row.parallel)
         raise RecipeError(f"--workers is for studies of independent items, {known}, but got {name}; leave it out")
     options = parse(name, study.options, words)
-    asked, show = options.model_dump(mode="json"), display or Quiet()
+    asked, show = options.model_dump(mode="json", exclude=set(study.options.aside)), display or Quiet()
     with Bench(name, study.about, asked, out, show, workers, study.options.growing) as bench:
         bench.finish(study.function(bench, options))
     return Path(out)

@@ -126,19 +126,52 @@ class Bench:
             raise RunError(f"an item has a name of letters, digits and '_.,+-', but got {key[:80]!r}; choose another")
         return self.path / "runs" / key
 
-    def all_trained(self, tasks: Sequence[Task]) -> dict[str, Record]:
+    def all_trained(
+        self, tasks: Sequence[Task], size: int = 1, make: Callable[..., Sequence[Mapping[str, Any]]] | None = None
+    ) -> dict[str, Record]:
         """Items made as by `trained`, key → record, in the order of the tasks.
 
         With several workers they are made at the same time, each by one thread, and shown by their beginning alone.
         The number of workers is no option of the study: it may differ when the study resumes.
+
+        Args:
+            tasks: the items.
+            size: of the groups in which those that are not there yet are made, by `make` in place of their own.
+            make: returns the records of a group from the arguments of its tasks, and keeps nothing on the disk; the
+                seconds of a group are shared out evenly.
         """
+        missing = [task for task in tasks if task.key not in self._records]
+        if size > 1 and make is not None:
+            self._taken += len(tasks) - len(missing)
+            self._make_groups([missing[at : at + size] for at in range(0, len(missing), size)], make)
+            return {task.key: self._records[task.key] for task in tasks}
         if self.workers > 1:
-            missing = [task for task in tasks if task.key not in self._records]
             placed = [Task(t.key, t.make, (*t.args, self.run_path(t.key), Quiet())) for t in missing]
             self._taken += len(tasks) - len(missing)
             make_all(placed, self.workers, self._say_begun, self.keep)
             return {task.key: self._records[task.key] for task in tasks}
         return {task.key: self.trained(task.key, task.make, *task.args) for task in tasks}
+
+    def _make_groups(self, groups: Sequence[Sequence[Task]], make: Callable[..., Sequence[Mapping[str, Any]]]) -> None:
+        """Make the items of each group at once, and keep them once all of the group are made."""
+        named = {f"{of[0].key} and {len(of) - 1} more" if len(of) > 1 else of[0].key: of for of in groups}
+        tasks = [Task(name, as_record, (make, [task.args for task in of])) for name, of in named.items()]
+
+        def begun(name: str) -> None:
+            self._taken += len(named[name]) - 1
+            self._say_begun(name)
+
+        def done(name: str, made: Mapping[str, Any], seconds: float) -> None:
+            for task, record in zip(named[name], made["made"], strict=True):
+                self.keep(task.key, record, seconds / len(named[name]))
+
+        if self.workers > 1:
+            make_all(tasks, self.workers, begun, done)
+            return
+        for task in tasks:
+            begun(task.key)
+            start = time.monotonic()
+            done(task.key, task.make(*task.args), time.monotonic() - start)
 
     @property
     def records(self) -> Mapping[str, Record]:
@@ -271,6 +304,11 @@ class Bench:
             f"Options: {options}.",
         ]
         return "\n\n".join([*parts, "; ".join(made) + "."]) + "\n"
+
+
+def as_record(make: Callable[..., Sequence[Record]], given: Sequence[Any]) -> Record:
+    """The records of a group of items as one, which a worker returns."""
+    return {"made": make(given)}
 
 
 def _draw_cells(folder: Path, cells: Mapping[str, Mapping[str, Any]]) -> None:

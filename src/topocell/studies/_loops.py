@@ -1,21 +1,26 @@
 """Trainings of a study that no run directory holds: they take the epoch loop, and are repeated as a whole."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from topocell.config.search import WeightOptimizer
 from topocell.config.values import Curve
 from topocell.data.batches import Batches, Draw
 from topocell.data.splits import split_batches
+from topocell.networks.evaluation import Measured, evaluate, evaluate_each
+from topocell.networks.together import Joint
+from topocell.nn.network import FixedNet
 from topocell.runs.setup import Setup
+from topocell.runtime.capture import Recorder, Steps, take
 from topocell.runtime.epoch_loop import EpochLoop, Training
 from topocell.runtime.epoch_meter import Seen
 from topocell.runtime.hooks import Silent
 from topocell.runtime.nan_guard import Group, Place, Stateful
+from topocell.runtime.optimizers import can_hold, rate_of, set_rate
 from topocell.searching.loop import Search
 from topocell.supernet.learner import ArchBatch, seen_of, weight_optimizer
 from topocell.supernet.levels import bilevel
@@ -44,28 +49,51 @@ class _Unsaved(Training):
 
 
 class PlainTraining(_Unsaved):
-    """Trains a plain network with the settings of a supernet's weights.
+    """Trains plain networks with the settings of a supernet's weights, all with the same images in the same order.
+
+    Several are trained at once, as one batched network, each with the result that it has alone up to rounding: its
+    gradients are clipped alone, and its optimizer is its own.
 
     Args:
-        net: gives logits (N, classes).
+        nets: give logits (B, classes); several are `FixedNet` of one skeleton.
         batches: of training images.
         options: of the optimizer.
         epochs: in all.
         seed, device: of the loop.
+        recorder: records the steps, of networks that are held (`topocell.nn.scheduled`); None to take them as they are.
+
+    Raises:
+        SpaceError: several networks that cannot be computed as one.
     """
 
     def __init__(
-        self, net: nn.Module, batches: Batches, options: WeightOptimizer, epochs: int, seed: int, device: torch.device
+        self,
+        nets: Sequence[nn.Module],
+        batches: Batches,
+        options: WeightOptimizer,
+        epochs: int,
+        seed: int,
+        device: torch.device,
+        recorder: Recorder | None = None,
     ) -> None:
         super().__init__(seed, device)
-        self._net, self._batches, self._options, self._epochs = net, batches, options, epochs
-        self._learnt = list(net.parameters())
-        self._optimizer = weight_optimizer(net, options)
+        self._nets, self._batches, self._options, self._epochs = nets, batches, options, epochs
+        self._joint = Joint(cast(Sequence[FixedNet], nets)) if len(nets) > 1 else None
+        self._learnt = [list(net.parameters()) for net in nets]
+        self._optimizers = [weight_optimizer(net, options) for net in nets]
+        self._steps = Steps(recorder if can_hold(type(self._optimizers[0])) else None)
 
     def run(self) -> None:
         """Train, in place."""
-        self._net.train()
+        for net in self._nets:
+            net.train()
         self.loop.run(self._epochs)
+
+    def evaluated(self, batches: Batches) -> list[Measured]:
+        """Evaluate each of the networks on all batches."""
+        if self._joint is None:
+            return [evaluate(cast(FixedNet, self._nets[0]), batches)]
+        return evaluate_each(self._joint.net, batches)
 
     def begin_epoch(self) -> int:
         """Return the number of batches."""
@@ -78,27 +106,56 @@ class PlainTraining(_Unsaved):
     def train_step(self) -> Seen:
         """Descend the cross entropy of a batch."""
         at = self.loop.epoch, self._epochs, self.loop.step, len(self._batches)
-        self._optimizer.param_groups[0]["lr"] = self._options.lr.at(*at)
-        x, y = batch = self._batches.batch(self.loop.epoch, self.loop.step)
-        self._optimizer.zero_grad(set_to_none=True)
-        logits = self._net(x)
-        loss = F.cross_entropy(logits, y)
-        self.loop.guard.see("the loss", loss)
+        for optimizer in self._optimizers:
+            set_rate(optimizer, self._options.lr.at(*at))
+        batch = self._batches.batch(self.loop.epoch, self.loop.step)
+        if self._steps.records:
+            return take(self._steps, self.loop.guard, (), None, self._update, batch)
+        return self._update(*batch)
+
+    def _update(self, x: Tensor, y: Tensor) -> Seen:
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        losses, seen = self._backward(x, y)
+        for loss, learnt, which in zip(losses, self._learnt, self._which(), strict=True):
+            self.loop.guard.see(f"the loss{which}", loss)
+            if self._options.clip is not None:
+                nn.utils.clip_grad_norm_(learnt, self._options.clip)
+        for optimizer in self._optimizers:
+            optimizer.step()
+        return seen
+
+    def _backward(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], Seen]:
+        """Compute the gradients; returns the loss of each network (0-dim), and what was seen."""
+
+        def lost(logits: Tensor, target: Tensor) -> tuple[Tensor, Seen]:
+            loss = F.cross_entropy(logits, target)
+            return loss, seen_of(loss, logits, (x, target))
+
+        if self._joint is not None:
+            return self._joint.backward([lost] * len(self._nets), x, [y] * len(self._nets))
+        loss, seen = lost(self._nets[0](x), y)
         loss.backward()
-        if self._options.clip is not None:
-            nn.utils.clip_grad_norm_(self._learnt, self._options.clip)
-        self._optimizer.step()
-        return seen_of(loss, logits, batch)
+        return [loss.detach()], seen
+
+    def _which(self) -> list[str]:
+        """What tells the networks apart in messages, where there are several."""
+        return [f" of network {number}" for number in range(1, len(self._nets) + 1)] if self._joint else [""]
 
     def parts(self) -> Mapping[str, Stateful]:
         """Return what a step changes."""
-        return {"net": self._net, "weights": self._optimizer}
+        found: dict[str, Stateful] = {}
+        for net, optimizer, which in zip(self._nets, self._optimizers, self._which(), strict=True):
+            found |= {f"net{which}": net, f"weights{which}": optimizer}
+        return found
 
     def place(self, step: int) -> Place:
         """Return where a step of this epoch happened."""
-        lr = self._optimizer.param_groups[0]["lr"]
-        group = Group("the weights", self._learnt, "search.stages.NAME.weights.lr", lr)
-        return Place(f"plain network, epoch {self.loop.epoch}, step {step}", [group], [])
+        groups = [
+            Group(f"the weights{which}", learnt, "search.stages.NAME.weights.lr", rate_of(optimizer))
+            for which, learnt, optimizer in zip(self._which(), self._learnt, self._optimizers, strict=True)
+        ]
+        return Place(f"plain network, epoch {self.loop.epoch}, step {step}", groups, [])
 
 
 class Tuning(_Unsaved):

@@ -61,6 +61,8 @@ class Options(Model):
 
     #: Options that only add items, so that a study resumes when they grow.
     growing: ClassVar[frozenset[str]] = frozenset()
+    #: Options that say how items are made, not what they are: no part of the study, and free to differ as it resumes.
+    aside: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def listed(cls) -> dict[str, FieldInfo]:

@@ -145,7 +145,7 @@ def shuffled_plain(
     epochs = epochs or sum(each.epochs for each in recipe.search.stages)
     size, split = recipe.search.batch_size, "all" if images == "test" else stage.weights_on
     training = split_batches(data, split, size, "shuffle", seed=recipe.seed, device=device)
-    PlainTraining(net, training, stage.weights, epochs, recipe.seed, device).run()
+    PlainTraining([net], training, stage.weights, epochs, recipe.seed, device).run()
     net.eval()
     batches, pairs, after = _measuring(prepared, images), plan.pairs(), []
     before = _accuracy(net, batches.eval_batches(), recipe.seed)

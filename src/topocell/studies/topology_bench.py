@@ -12,14 +12,15 @@ from pydantic import Field, model_validator
 from topocell.config.load import resolved
 from topocell.config.recipe import Recipe
 from topocell.config.selection import NO_TABLE
+from topocell.config.values import Together, number_of
 from topocell.data.batches import Batches, Images
 from topocell.data.topology_bench import N_CELLS, different_cells
 from topocell.data.topology_bench import TopologyBench as Table
 from topocell.genotype.genotype import Genotype
-from topocell.networks.evaluation import evaluate
 from topocell.nn.network import FixedNet
+from topocell.nn.scheduled import hold
 from topocell.reporting.terminal import Display
-from topocell.runs.setup import Setup
+from topocell.runs.setup import Setup, execution
 from topocell.runtime.provenance import own_version
 from topocell.runtime.rng import derive, generator
 from topocell.runtime.workers import Task
@@ -41,6 +42,7 @@ class TopologyBench(Training):
     """Options of `topology-bench`."""
 
     growing: ClassVar[frozenset[str]] = frozenset({"cells", "seeds"})
+    aside: ClassVar[frozenset[str]] = frozenset({"together"})
 
     retrain_as: str = Field(
         "topobench-darts",
@@ -48,6 +50,12 @@ class TopologyBench(Training):
     )
     cells: int = Field(N_CELLS, ge=2, le=N_CELLS, description="so many cells, in a fixed shuffled order")
     seeds: Seeds = Field((0, 1, 2), description="trainings of each cell; all cells with the first come first")
+    together: Together = Field(
+        "auto",
+        description="trainings of so many cells at once, as one batched network, each with the result that it has "
+        "alone up to rounding; auto: 1, since four and sixteen at once take longer on a CPU; may differ when the study "
+        "resumes",
+    )
 
     @model_validator(mode="after")
     def _own_changes(self) -> "TopologyBench":
@@ -77,7 +85,7 @@ def measure(bench: Bench, options: TopologyBench) -> Outcome:
     records: dict[str, list[Mapping[str, Any]]] = {arch: [] for arch in archs}
     for number, seed in enumerate(options.seeds, start=1):
         tasks = {arch: Task(keys[seed, arch], trained_cell, (text, known[arch].to_dict(), seed)) for arch in archs}
-        made = bench.all_trained(list(tasks.values()))
+        made = bench.all_trained(list(tasks.values()), number_of(options.together), trained_cells)
         for arch, task in tasks.items():
             records[arch].append(made[task.key])
         table = table_of(records, options.seeds[:number], recipe)
@@ -111,13 +119,29 @@ def _setup(recipe: str) -> Setup:
 
 def trained_cell(recipe: str, cell: Mapping[str, Any], seed: int, path: Path, display: Display) -> dict[str, Any]:
     """Train the network of a cell, keeping nothing on the disk; returns accuracies in percent and parameters."""
-    setup, genotype = _setup(recipe), Genotype.from_dict(dict(cell))
+    (found,) = trained_cells([(recipe, cell, seed)])
+    return found
+
+
+def trained_cells(given: Sequence[tuple[str, Mapping[str, Any], int]]) -> list[dict[str, Any]]:
+    """Train the networks of cells, each given as for `trained_cell`, with the recipe and seed of the first.
+
+    They are trained at once, by recorded steps where a device has them; a single one is trained as ever. Returns what
+    `trained_cell` does for each of them, with the number of those that were trained at once.
+    """
+    recipe, _, seed = given[0]
+    setup = _setup(recipe)
     plan, data, device = setup.recipe.retrain, setup.dataset, setup.device
-    own = derive(setup.recipe.seed, "topology-bench", seed)
-    torch.manual_seed(own)
-    classes, in_channels = len(data.train.classes), data.shape[0]
-    net = FixedNet(genotype, plan.channels, plan.layers, classes, in_channels, plan.stem, head=plan.head)
-    net = net.to(device).to(memory_format=torch.channels_last)
+    own, several = derive(setup.recipe.seed, "topology-bench", seed), len(given) > 1
+    how = execution(setup.recipe)
+    nets = []
+    for _, cell, _ in given:
+        torch.manual_seed(own)
+        sizes = plan.channels, plan.layers, len(data.train.classes), data.shape[0], plan.stem
+        net = FixedNet(Genotype.from_dict(dict(cell)), *sizes, head=plan.head)
+        if several and how.holds(device):
+            hold(net, device)
+        nets.append(net.to(device).to(memory_format=torch.channels_last))
 
     def batches(images: Images, size: int, trains: bool) -> Batches:
         changed, stream = (data.augmentation, "train") if trains else (None, "test")
@@ -125,12 +149,20 @@ def trained_cell(recipe: str, cell: Mapping[str, Any], seed: int, path: Path, di
         return Batches(images, size, **how, device=device, seed=own)
 
     fit, held = (setup.search_data.get(name) for name in setup.recipe.held_out())
-    PlainTraining(net, batches(fit, plan.batch_size, True), plan.weights, plan.epochs, own, device).run()
-    found = {
-        name: 100 * evaluate(net, batches(images, EVALUATED, False)).accuracy
-        for name, images in (("test", data.test), ("val", held))
-    }
-    return {**found, "parameters": sum(parameter.numel() for parameter in net.parameters())}
+    recorder = how.recorder(device) if several else None
+    settings = plan.weights, plan.epochs, own, device, recorder
+    training = PlainTraining(nets, batches(fit, plan.batch_size, True), *settings)
+    training.run()
+    tests, vals = (training.evaluated(batches(images, EVALUATED, False)) for images in (data.test, held))
+    return [
+        {
+            "test": 100 * test.accuracy,
+            "val": 100 * val.accuracy,
+            "parameters": sum(parameter.numel() for parameter in net.parameters()),
+            **({"together": len(nets)} if several else {}),
+        }
+        for net, test, val in zip(nets, tests, vals, strict=True)
+    ]
 
 
 def table_of(records: Mapping[str, Sequence[Mapping[str, Any]]], seeds: Sequence[int], recipe: Recipe) -> Table:

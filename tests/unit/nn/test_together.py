@@ -72,6 +72,21 @@ def test_outputs_gradients_and_statistics_equal_those_of_networks_alone(
         torch.testing.assert_close(inside[i], net.eval()(x[i]), rtol=0, atol=1e-12)
 
 
+def test_images_that_all_share_are_given_once() -> None:
+    torch.manual_seed(0)
+    net = TogetherNet([FixedNet(genotype, 3, 2, 4).double() for genotype in UNIFORM])
+    x = torch.randn(4, 3, 8, 8).double()
+    gradients = []
+    for images in (x, x.expand(3, *x.shape)):
+        net.zero_grad()
+        out = net(images)
+        assert isinstance(out, Tensor) and out.shape == (3, 4, 4)
+        out.square().sum().backward()
+        gradients.append([out.detach(), *(p.grad for p in net.parameters() if p.grad is not None)])
+    for shared, each in zip(*gradients, strict=True):
+        torch.testing.assert_close(shared, each, rtol=0, atol=1e-11)
+
+
 def test_bound_networks_move_with_their_optimizers_as_they_move_alone() -> None:
     torch.manual_seed(0)
     nets = [FixedNet(genotype, 3, 2, 4).double() for genotype in UNIFORM]

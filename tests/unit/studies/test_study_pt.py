@@ -451,7 +451,7 @@ def test_plain_networks_learn(kind: str) -> None:
     torch.manual_seed(0)
     net = _plain_networks.PlainNet(_plain_networks.plan_of(kind, 8, 2), len(data.classes), data.shape[0])
     batches = split_batches(data, "train", 32, "test", seed=0, device="cpu", augmented=False)
-    PlainTraining(net, batches, recipe.search.stages[-1].weights, 8, 0, torch.device("cpu")).run()
+    PlainTraining([net], batches, recipe.search.stages[-1].weights, 8, 0, torch.device("cpu")).run()
     x, y = next(split_batches(data, "val", 150, "test", seed=0, device="cpu", augmented=False).eval_batches())
     assert float((net.eval()(x).argmax(1) == y).float().mean()) > 0.6
 
@@ -485,7 +485,7 @@ def test_networks_are_measured_on_test_images_when_all_is_trained(tmp_path: Path
     torch.manual_seed(derive_seed(0, "plain network", "ResNet"))
     plain = _plain_networks.PlainNet(_plain_networks.plan_of("ResNet", recipe.search.channels, 2), 10, data.shape[0])
     whole = split_batches(data, "all", recipe.search.batch_size, "shuffle", seed=0, device=device)
-    PlainTraining(plain, whole, recipe.search.stages[-1].weights, 2, 0, device).run()
+    PlainTraining([plain], whole, recipe.search.stages[-1].weights, 2, 0, device).run()
     found = float((plain.eval()(x).argmax(1) == y).float().mean())
     assert items["darts-pt-seed-0-ResNet"]["before"] == pytest.approx(found)
 
