@@ -52,6 +52,19 @@ def test_several_processes_find_what_one_finds(tmp_path: Path) -> None:
     api.run(again, tmp_path / "two")  # finished, and the same run
 
 
+def test_cells_at_once_find_what_one_after_the_other_finds(tmp_path: Path) -> None:
+    """Up to rounding; and in several processes the very same, which have the same groups."""
+    changes, ends = [*TINY, "selection.trials.number=5"], {}
+    several = "selection.trials.evaluate={name: training, epochs: 1, together: 2}"
+    for name, more in (("alone", []), ("two", [several]), ("workers", [several, "selection.trials.workers=2"])):
+        api.run(load_recipe("random-search", [*changes, *more], budget="smoke"), tmp_path / name)
+        ends[name] = trials_of(tmp_path / name)
+    assert ends["two"] == ends["workers"] and len(ends["two"]) == 5
+    for one, other in zip(ends["alone"], ends["two"], strict=True):
+        assert one | {"score": 0} == other | {"score": 0}
+        assert other["score"] == pytest.approx(one["score"], abs=1 / 24)  # of 24 images roundings may turn one
+
+
 def test_images_that_were_given_stay_in_one_process(tmp_path: Path) -> None:
     images, labels = torch.zeros(20, 1, 8, 8, dtype=torch.uint8), torch.arange(20) % 2
     images[labels == 1] = 255
@@ -71,12 +84,14 @@ class Killed(BaseException):
     """The process is gone."""
 
 
+@pytest.mark.parametrize("together", [1, 2])
 def test_a_run_that_is_killed_within_its_trials_ends_in_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    together: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed at the third report of every start: within short trainings, between trials, in the retraining."""
     monkeypatch.setenv("TOPOCELL_CHECKPOINT_SECONDS", "0")
-    recipe = load_recipe("random-search", [*TINY, "selection.trials.evaluate.epochs=2"], budget="smoke")
+    options = f"selection.trials.evaluate={{name: training, epochs: 2, together: {together}}}"
+    recipe = load_recipe("random-search", [*TINY, "selection.trials.number=3", options], budget="smoke")
     api.run(recipe, tmp_path / "whole" / "run")
     reports, kills, step = 0, list[str](), RunMonitor.step
 
@@ -96,6 +111,7 @@ def test_a_run_that_is_killed_within_its_trials_ends_in_the_same_bits(
             break
         except Killed:
             continue
-    assert len(kills) >= 4 and {"select, trial 1/2", "retrain, seed 1/1"} <= set(kills)
+    first = "select, trial 1/3" if together == 1 else "select, trials 1 to 2/3"
+    assert len(kills) >= 4 and {first, "retrain, seed 1/1"} <= set(kills)
     for name in ("metrics.jsonl", "genotype.json", "results.json", "weights.safetensors"):
         assert (tmp_path / "killed/run" / name).read_bytes() == (tmp_path / "whole/run" / name).read_bytes(), name

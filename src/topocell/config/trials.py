@@ -4,7 +4,17 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from topocell.config.values import BatchSize, Channels, Choice, Layers, Model, NonNegative, Positive, name_only
+from topocell.config.values import (
+    BatchSize,
+    Channels,
+    Choice,
+    Layers,
+    Model,
+    NonNegative,
+    Positive,
+    Together,
+    name_only,
+)
 from topocell.errors import nearest
 
 
@@ -40,6 +50,9 @@ class Training(Model):
         column: of a table of NAS-Bench-201 (`ground_truth.table`): where there is a table, the accuracy is looked up
             there. It holds validation accuracies.
         charge: seconds that a look-up counts as, for `seconds` of the trials.
+        together: trainings of so many cells at once, as one batched network, with the accuracies of each alone up to
+            rounding; auto: 1. It is for cells that are proposed without waiting for each other: all of a random search,
+            the first population of an evolution, the neighbours in a local search. A look-up does without it.
     """
 
     epochs: int = Field(100, ge=1)
@@ -48,6 +61,7 @@ class Training(Model):
     batch_size: BatchSize | None = None
     column: str | None = None
     charge: NonNegative = 0.0
+    together: Together = "auto"
 
     @model_validator(mode="after")
     def _no_test_accuracies(self) -> "Training":

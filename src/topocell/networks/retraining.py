@@ -20,19 +20,15 @@ from topocell.io.checkpoint import places
 from topocell.networks.scores import MOST_CLASSES, class_scores, over_seeds
 from topocell.networks.seed_training import SeedTraining, Task
 from topocell.networks.start import AFRESH, Start
-from topocell.networks.together import Together, at_once
+from topocell.networks.together import at_once
+from topocell.networks.trainings import Trainings
 from topocell.nn.count import count
 from topocell.nn.network import FixedNet
-from topocell.runtime.capture import Steps, take
-from topocell.runtime.epoch_loop import EpochLoop
-from topocell.runtime.epoch_meter import Seen
 from topocell.runtime.hooks import Monitor, Silent
-from topocell.runtime.nan_guard import Place, Stateful
-from topocell.runtime.optimizers import can_hold
 from topocell.runtime.precision import PLAIN, Execution
 
 
-class Retraining:
+class Retraining(Trainings):
     """Retraining in progress; `run` trains one network per seed and returns the results.
 
     Args:
@@ -52,9 +48,6 @@ class Retraining:
         runs: entries in results.json of the seeds that are trained.
     """
 
-    members: list[SeedTraining]
-    together: Together | None
-
     def __init__(
         self,
         genotype: Genotype,
@@ -68,13 +61,12 @@ class Retraining:
         start: Start = AFRESH,
         on_nan: OnNan = "stop",
     ) -> None:
-        self.plan, self.data, self.monitor, self.start = plan, data, monitor or Silent(), start
+        super().__init__(seed, torch.device(device), monitor or Silent(), execution, on_nan)
+        self.plan, self.data, self._start = plan, data, start
         self.task = Task(genotype, plan, data, seed, torch.device(device), execution, start)
-        self.recorder = execution.recorder(self.task.device) if on_nan == "stop" else None
         self.round, self._on_nan, self._most = 0, on_nan, 0
         self.runs: list[dict[str, Any]] = []
         self.confusions: list[Tensor] = []
-        self.loop = EpochLoop(self, seed=seed, device=self.task.device, monitor=self.monitor, on_nan=on_nan)
 
     def run(self, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Train every seed, or resume from a `state_dict`; returns what results.json holds.
@@ -86,9 +78,9 @@ class Retraining:
         if state is None:
             for note in self.task.chosen:
                 self.monitor.say(note)
-            if self.start.source:
-                self.monitor.say(f"fine-tuning the weights of {self.start.source}")
-            if taken := [str(entry["seed"]) for entry in self.start.earlier]:
+            if self._start.source:
+                self.monitor.say(f"fine-tuning the weights of {self._start.source}")
+            if taken := [str(entry["seed"]) for entry in self._start.earlier]:
                 self.monitor.say(f"taken from the run, which has trained them: seed {', '.join(taken)}")
             self._take_earlier()
             self._begin()
@@ -111,7 +103,7 @@ class Retraining:
 
     def _take_earlier(self) -> None:
         """Take over the seeds that are trained already; raises RunError where they are others."""
-        for number, entry in enumerate(self.start.earlier):
+        for number, entry in enumerate(self._start.earlier):
             self.confusions.append(torch.tensor(entry["confusion"]))
             self.runs.append({key: value for key, value in entry.items() if key != "confusion"})
             if self.plan.seeds[number] != entry["seed"]:
@@ -158,7 +150,7 @@ class Retraining:
             "channels": self.task.channels,
             "layers": self.plan.layers,
             "epochs": self.plan.epochs,
-            **({"initial_weights": self.start.source} if self.start.source else {}),
+            **({"initial_weights": self._start.source} if self._start.source else {}),
             "runs": runs,
             **over_seeds(self.runs, "last", "best", *measured),
             **({"k": self.plan.top_k} if measured else {}),
@@ -172,41 +164,7 @@ class Retraining:
             self._most, words = at_once(self.task, left, self._on_nan)
             if words:
                 self.monitor.say(words)
-        size = min(self._most, left)
-        self.members = [SeedTraining(self.task, self.round + i) for i in range(size)]
-        self.together = Together(self.members) if size > 1 else None
-        for member in self.members:
-            member.begin()
-        holds = can_hold(type(self.members[0].optimizer))
-        self.steps = Steps(self.recorder if holds else None, self.monitor.say)
-
-    # An epoch, as the loop calls it -------------------------------------------------------------------------
-
-    def begin_epoch(self) -> int:
-        """Set the learning rate and the probability of dropped paths."""
-        for member in self.members:
-            member.begin_epoch(self.loop.epoch, self.loop.step)
-        return len(self.batches)
-
-    def stream(self) -> tuple[str | int, ...]:
-        """The random stream of the steps; seeds that are trained at once take their own."""
-        return self.members[0].stream()
-
-    def train_step(self) -> Seen:
-        """Update the weights on one batch of each seed."""
-        epoch, step = self.loop.epoch, self.loop.step
-        for member in self.members:
-            member.set_rate(epoch, step)
-        source = self.members[0] if self.together is None else self.together
-        inputs = source.batch(epoch, step)
-        if self.steps.records:
-            seen = take(self.steps, self.loop.guard, (), self.net.drop_path > 0, self._update, inputs)
-        else:
-            seen = self._update(*inputs)
-        for member in self.members:
-            if member.average is not None:
-                member.average.update_parameters(member.net)
-        return seen
+        self.start([SeedTraining(self.task, self.round + i) for i in range(min(self._most, left))])
 
     def on_step_end(self, steps: int) -> None:
         """Report the step."""
@@ -216,61 +174,13 @@ class Retraining:
         which = f"seed {first}" if size == 1 else f"seeds {first} to {last}"
         self.loop.progress(f"retrain, {which}/{seeds}", done, seeds * epochs * steps)
 
-    def _update(self, *inputs: Tensor) -> Seen:
-        for member in self.members:
-            member.optimizer.zero_grad(set_to_none=True)
-        if self.together is None:
-            loss, seen = self.members[0].backward(*inputs)
-            losses = [loss]
-        else:
-            losses, seen = self.together.backward(*inputs)
-        for member, loss, which in zip(self.members, losses, self._which(), strict=True):
-            self.loop.guard.see(f"the loss{which}", loss)
-            self.loop.guard.see(f"the gradient norm of the weights{which}", member.clip())
-        for member in self.members:
-            member.optimizer.step()
-        return seen
-
-    def _which(self) -> list[str]:
-        """What tells the seeds apart in messages, where there are several at once."""
-        return [f" of seed {member.seed}" if self.together else "" for member in self.members]
-
-    def on_epoch_end(self) -> bool:
-        """Test where a test is due, and record the epoch of each seed."""
-        ends = [
-            member.end_epoch(self.loop.epoch, self.loop.record(None if self.together is None else i), self.monitor)
-            for i, member in enumerate(self.members)
-        ]
-        return all(ends)
-
-    def parts(self) -> Mapping[str, Stateful]:
-        """Return what a step changes."""
-        found = [
-            (f"{name}{which}", part)
-            for member, which in zip(self.members, self._which(), strict=True)
-            for name, part in member.parts().items()
-        ]
-        return dict(found)
-
-    def place(self, step: int) -> Place:
-        """Return where a step of this epoch happened, for the explanation of a fault."""
-        epoch = self.loop.epoch
-        seeds = ", ".join(str(member.seed) for member in self.members)
-        batches = [member.batches for member in self.members]
-        return Place(
-            f"retraining with seed {seeds}, epoch {epoch}, step {step}",
-            [member.group() for member in self.members],
-            [("train", of.numbers(epoch, step), of.batch(epoch, step)[0]) for of in batches],
-        )
-
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the rest of the retraining depends on."""
         return {
             "round": self.round,
             "runs": self.runs,
             "confusions": self.confusions,
-            "members": [member.state_dict() for member in self.members],
-            **self.loop.state_dict(),
+            **super().state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -280,6 +190,4 @@ class Retraining:
         self.confusions = [torch.as_tensor(confusion) for confusion in state["confusions"]]
         (self._most,) = places(len(state["members"]))
         self._begin()
-        for member, of in zip(self.members, state["members"], strict=True):
-            member.load_state_dict(of)
-        self.loop.load_state_dict(state)
+        super().load_state_dict(state)

@@ -93,6 +93,8 @@ class SeedTraining:
     Args:
         task: what is trained, and how.
         number: of the seed in the plan.
+        label: what tells it from others that are trained at once; default its seed.
+        like: a training with the same seed on the same data, whose images are not kept once more.
 
     Attributes:
         seed: its training's own.
@@ -103,14 +105,22 @@ class SeedTraining:
     """
 
     optimizer: torch.optim.Optimizer
+    batches: Batches
+    test_batches: Batches
+    validation_batches: Batches | None
 
-    def __init__(self, task: Task, number: int) -> None:
+    def __init__(self, task: Task, number: int, label: str = "", like: "SeedTraining | None" = None) -> None:
         self.task, self.number, self.seed = task, number, task.plan.seeds[number]
+        self.label = label or f"seed {self.seed}"
         self.net = task.network(number)
         self.average = None if task.plan.ema is None else AveragedNet(self.net, task.plan.ema)
         stop = task.plan.early_stop
         self.best = None if stop is None else BestEpoch(stop.patience)
         self.tests: list[Measured] = []
+        if like is not None:
+            self.batches, self.test_batches = like.batches, like.test_batches
+            self.validation_batches = like.validation_batches
+            return
         self.batches, self.test_batches = self._batches(task.train, "retrain"), self._batches(task.data.test, "test")
         self.batches.shared = True
         self.validation_batches = None if task.held_out is None else self._batches(task.held_out, "validation")

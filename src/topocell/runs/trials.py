@@ -14,10 +14,16 @@ from topocell.config.load import resolved
 from topocell.config.retrain import RetrainPlan, short_plan
 from topocell.config.selection import Rules
 from topocell.config.trials import SharedWeights, Training, TrialsPlan, ZeroCost
+from topocell.config.values import number_of
 from topocell.data.accuracy_table import AccuracyTable
 from topocell.data.splits import Dataset, split_batches
 from topocell.errors import RecipeError
+from topocell.genotype.genotype import Genotype
 from topocell.networks.retraining import Retraining
+from topocell.networks.seed_training import Task as NetworkTask
+from topocell.networks.start import AFRESH
+from topocell.networks.together import obstacle
+from topocell.networks.trainings import CellTrainings
 from topocell.networks.zero_cost import SCORES
 from topocell.nn.network import FixedNet
 from topocell.runs.directory import RunDir
@@ -29,7 +35,7 @@ from topocell.searching.loop import Search
 from topocell.selection.drawing import CellSpace
 from topocell.selection.probe import Probe
 from topocell.selection.rules import Derived
-from topocell.selection.trials import Evaluator, Score, Trials
+from topocell.selection.trials import Done, Evaluator, OneByOne, Score, Trials
 from topocell.spaces.cell import SpaceSpec
 from topocell.supernet.arch_state import ArchState
 from topocell.supernet.weights import OneHotWeights
@@ -62,26 +68,42 @@ def trials_of(setup: Setup, arch: ArchState, rules: Rules, monitor: Monitor, sea
                 f"several workers read the images that the recipe names, but these were given, and "
                 f"selection.trials.workers is {plan.workers}; set it to 1"
             )
-        options["parallel"] = partial(together, plan.workers, setup.recipe.to_yaml(), path)
+        say = functools.cache(monitor.say)  # each sentence once
+        options["parallel"] = partial(by_workers, plan, setup.recipe.to_yaml(), path, say)
     return Trials(space, plan, rules, evaluator, **options)
 
 
-def together(
-    workers: int, recipe: str, path: Path, cells: Sequence[Derived], done: Callable[[int, float, float], None]
+def by_workers(
+    plan: TrialsPlan, recipe: str, path: Path, say: Callable[[str], None], cells: Sequence[Derived], done: Done
 ) -> None:
     """Evaluate cells by several processes of one thread each; see `topocell.selection.trials.Parallel`.
 
     Raises as `topocell.runtime.workers.make_all`.
     """
-    tasks = [Task(str(place), evaluated, (recipe, path, derived)) for place, derived in enumerate(cells)]
-    make_all(tasks, workers, lambda key: None, lambda key, made, _: done(int(key), made["score"], made["seconds"]))
+    size = number_of(getattr(plan.evaluator, "together", 1))
+    tasks = [Task(str(at), evaluated, (recipe, path, cells[at : at + size])) for at in range(0, len(cells), size)]
+
+    def made(key: str, record: Mapping[str, Any], _: float) -> None:
+        if record["words"]:
+            say(record["words"])
+        done(int(key), record["found"])
+
+    make_all(tasks, plan.workers, lambda key: None, made)
 
 
-def evaluated(recipe: str, path: Path, derived: Derived) -> dict[str, float]:
-    """Evaluate a cell in a process of its own; what its evaluator needs is kept for the next one."""
-    evaluator, start = _evaluator(recipe, path), time.monotonic()
-    found = evaluator.score(derived, Silent(), None)
-    return {"score": found.value, "seconds": time.monotonic() - start if found.seconds is None else found.seconds}
+def evaluated(recipe: str, path: Path, cells: Sequence[Derived]) -> dict[str, Any]:
+    """Evaluate cells in a process of its own, at once where they can be; what their evaluator needs is kept.
+
+    Returns score and seconds of each, and a sentence where they cannot.
+    """
+    evaluator, found, words = _evaluator(recipe, path), list[tuple[float, float]](), ""
+    while left := cells[len(found) :]:
+        start, (size, said) = time.monotonic(), evaluator.at_once(left)
+        words = words or said
+        scores = evaluator.scores(left[:size], Silent(), None)
+        each = (time.monotonic() - start) / size
+        found += [(of.value, each if of.seconds is None else of.seconds) for of in scores]
+    return {"found": found, "words": words}
 
 
 @functools.cache
@@ -122,52 +144,54 @@ def trained_in_trials(setup: Setup) -> tuple[int, RetrainPlan] | None:
     return plan.number, trial_plan(setup.recipe.retrain, plan.evaluator)
 
 
-class LookedUp:
+class LookedUp(OneByOne):
     """Validation accuracies of a table, as fractions."""
-
-    finalists = 0
 
     def __init__(self, table: AccuracyTable, options: Training, space: SpaceSpec) -> None:
         assert options.column is not None
         self._table, self._options, self._space = table, options, space
 
-    def score(self, derived: Derived, inner: Monitor, state: Mapping[str, Any] | None) -> Score:
-        """Look the cell up."""
-        found = self._table.lookup(derived.genotype(self._space)).accuracy[self._options.column or ""]
-        return Score(found / 100, self._options.charge)
-
-    def final(self, derived: Derived) -> Score:
-        """Not called: there are no finalists."""
-        raise NotImplementedError
+    def scores(self, cells: Sequence[Derived], inner: Monitor, state: Mapping[str, Any] | None) -> list[Score]:
+        """Look the cells up."""
+        found = [self._table.lookup(derived.genotype(self._space)) for derived in cells]
+        return [Score(of.accuracy[self._options.column or ""] / 100, self._options.charge) for of in found]
 
 
-class ShortTraining:
+class ShortTraining(OneByOne):
     """Accuracy on held-out training images after a short training, with the same seeds for all cells."""
-
-    finalists = 0
 
     def __init__(self, setup: Setup, options: Training) -> None:
         self._setup, self._data = setup, held_out_data(setup)
-        self.plan = trial_plan(setup.recipe.retrain, options)
+        self.plan, self._most = trial_plan(setup.recipe.retrain, options), number_of(options.together)
 
-    def score(self, derived: Derived, inner: Monitor, state: Mapping[str, Any] | None) -> Score:
-        """Train the network of the cell, or what is left of it."""
-        setup = self._setup
-        training = Retraining(
-            derived.genotype(setup.space),
-            self.plan,
-            self._data,
-            seed=derive_seed(setup.recipe.seed, "trials"),
-            device=setup.device,
-            monitor=inner,
-            execution=execution(setup.recipe),
-            on_nan=setup.recipe.on_nan,
-        )
-        return Score(training.run(state)["last_mean"])
+    def at_once(self, cells: Sequence[Derived]) -> tuple[int, str]:
+        """As many as the plan says, where their networks can be computed as one."""
+        if self._most == 1 or len(cells) == 1:
+            return 1, ""
+        tasks = [self._task(derived) for derived in cells[: self._most]]
+        if fault := obstacle(tasks, [0] * len(tasks), self._setup.recipe.on_nan):
+            return 1, f"cells are trained one after the other: {fault}"
+        return len(tasks), ""
 
-    def final(self, derived: Derived) -> Score:
-        """Not called: there are no finalists."""
-        raise NotImplementedError
+    def scores(self, cells: Sequence[Derived], inner: Monitor, state: Mapping[str, Any] | None) -> list[Score]:
+        """Train the networks of the cells, or what is left of it."""
+        on_nan = self._setup.recipe.on_nan
+        if len(cells) > 1:
+            training = CellTrainings([self._task(derived) for derived in cells], inner, on_nan)
+            return [Score(accuracy) for accuracy in training.run(state)]
+        (genotype, plan, data), how = self._what(cells[0]), self._how()
+        return [Score(Retraining(genotype, plan, data, **how, monitor=inner, on_nan=on_nan).run(state)["last_mean"])]
+
+    def _what(self, derived: Derived) -> tuple[Genotype, RetrainPlan, Dataset]:
+        return derived.genotype(self._setup.space), self.plan, self._data
+
+    def _how(self) -> dict[str, Any]:
+        recipe = self._setup.recipe
+        seed = derive_seed(recipe.seed, "trials")
+        return {"seed": seed, "device": self._setup.device, "execution": execution(recipe), "start": AFRESH}
+
+    def _task(self, derived: Derived) -> NetworkTask:
+        return NetworkTask(*self._what(derived), **self._how())
 
 
 def trial_plan(retrain: RetrainPlan, options: Training) -> RetrainPlan:
@@ -189,7 +213,7 @@ def held_out_data(setup: Setup) -> Dataset:
     return dataclasses.replace(setup.dataset, train=setup.search_data.get(fit), test=setup.search_data.get(held))
 
 
-class InSupernet:
+class InSupernet(OneByOne):
     """Accuracy of the cell in the supernet, on the same held-out images for all cells (Li and Talwalkar 2019)."""
 
     def __init__(self, setup: Setup, options: SharedWeights, search: Search) -> None:
@@ -202,9 +226,9 @@ class InSupernet:
         with torch.no_grad():
             self._like = search.learner.arch()
 
-    def score(self, derived: Derived, inner: Monitor, state: Mapping[str, Any] | None) -> Score:
+    def scores(self, cells: Sequence[Derived], inner: Monitor, state: Mapping[str, Any] | None) -> list[Score]:
         """Measure on a few batches."""
-        return self._measured(self._few, derived)
+        return [self._measured(self._few, derived) for derived in cells]
 
     def final(self, derived: Derived) -> Score:
         """Measure on the whole split."""
@@ -215,10 +239,8 @@ class InSupernet:
         return Score(probe(weights, 0).accuracy)
 
 
-class Untrained:
+class Untrained(OneByOne):
     """A score of the network of the cell before training, on one batch of training images, the same for all cells."""
-
-    finalists = 0
 
     def __init__(self, setup: Setup, options: ZeroCost, name: str) -> None:
         self._setup, self._score = setup, SCORES[name]
@@ -229,15 +251,14 @@ class Untrained:
         batches = split_batches(setup.search_data, stage.weights_on, size, "trials", seed=seed, device=setup.device)
         self._x, self._y = batches.batch(0, 0)
 
-    def score(self, derived: Derived, inner: Monitor, state: Mapping[str, Any] | None) -> Score:
-        """Build the network, and score it."""
+    def scores(self, cells: Sequence[Derived], inner: Monitor, state: Mapping[str, Any] | None) -> list[Score]:
+        """Build the networks, and score them."""
+        return [self._of(derived) for derived in cells]
+
+    def _of(self, derived: Derived) -> Score:
         setup = self._setup
         torch.manual_seed(derive_seed(setup.recipe.seed, "trials", "network"))
         data = setup.dataset
         net = FixedNet(derived.genotype(setup.space), *self._sizes, len(data.train.classes), data.shape[0])
         net = net.to(setup.device).double()
         return Score(self._score(net, self._x.double(), self._y))
-
-    def final(self, derived: Derived) -> Score:
-        """Not called: there are no finalists."""
-        raise NotImplementedError

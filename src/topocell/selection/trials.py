@@ -43,11 +43,17 @@ class Evaluator(Protocol):
     finalists: int
     """How many of the best are compared once more by `final`; 0 for none."""
 
-    def score(self, derived: Derived, inner: Monitor, state: Mapping[str, Any] | None) -> Score:
-        """Evaluate a cell, or resume its evaluation.
+    def at_once(self, cells: Sequence[Derived]) -> tuple[int, str]:
+        """How many of the first of these cells are evaluated at once, and a sentence where it could have been more.
+
+        It depends on nothing but the cells: a state is resumed with as many.
+        """
+
+    def scores(self, cells: Sequence[Derived], inner: Monitor, state: Mapping[str, Any] | None) -> list[Score]:
+        """Evaluate cells at once, or resume their evaluation.
 
         Args:
-            derived: the cell.
+            cells: as many as `at_once` says.
             inner: receives progress and the states of a long evaluation.
             state: of an evaluation that was interrupted.
         """
@@ -56,8 +62,24 @@ class Evaluator(Protocol):
         """Compare a finalist by more than the others were."""
 
 
-#: Evaluates cells by several processes; calls `done(place, score, seconds)` for each as it is made, in any order.
-Parallel = Callable[[Sequence[Derived], Callable[[int, float, float], None]], None]
+class OneByOne:
+    """Base of evaluators that take one cell after the other, and compare no finalists."""
+
+    finalists = 0
+
+    def at_once(self, cells: Sequence[Derived]) -> tuple[int, str]:
+        """One."""
+        return 1, ""
+
+    def final(self, derived: Derived) -> Score:
+        """Not called: there are no finalists."""
+        raise NotImplementedError
+
+
+#: Takes the place of the first of some cells that were evaluated at once, and scores and seconds of these.
+Done = Callable[[int, Sequence[tuple[float, float]]], None]
+#: Evaluates cells by several processes, and says what is done as it comes, in any order.
+Parallel = Callable[[Sequence[Derived], Done], None]
 
 
 class _NoRoom(Exception):
@@ -74,7 +96,7 @@ class Trials:
         evaluator: judges a cell.
         seed: of all draws.
         monitor: receives metrics, progress and states to save.
-        parallel: evaluates several cells at once, in place of `evaluator`; None for one after the other.
+        parallel: evaluates cells by several processes, in place of `evaluator`; None to do so in this one.
 
     Attributes:
         trials: in order.
@@ -98,6 +120,7 @@ class Trials:
         self.finals: list[Trial] = []
         self._known: dict[Cells, Trial] = {}
         self._inner: Mapping[str, Any] | None = None
+        self._said = set[str]()
 
     def run(self, state: Mapping[str, Any] | None = None) -> Derived:
         """Try cells from the beginning, or resume from a `state_dict`; returns the best one.
@@ -121,29 +144,27 @@ class Trials:
     def _room(self) -> int:
         """How many trials may follow."""
         done, seconds = len(self.trials), self.plan.seconds
-        if seconds is not None and done:
-            spent = sum(trial.seconds for trial in self.trials)
-            if spent + spent / done > seconds:
-                return 0
-        return AT_ONCE if self.plan.number is None else self.plan.number - done
+        room = AT_ONCE if self.plan.number is None else self.plan.number - done
+        if seconds is None or not done:
+            return room
+        spent = sum(trial.seconds for trial in self.trials)
+        mean = spent / done
+        if spent + mean > seconds:
+            return 0
+        return min(room, max(1, int((seconds - spent) / mean))) if mean else room
 
     def _draws(self, stream: str, number: int) -> Generator:
         return generator(self.seed, "trials", stream, number)
 
     def _try(self, proposed: Sequence[Cells]) -> None:
-        """Evaluate cells, those that are known left out, as long as there is room."""
-        if self._parallel is not None:
-            self._try_together(proposed, self._parallel)
-            return
-        for cells in proposed:
-            if self._room() <= 0:
-                return
-            self._add(cells, *(self._again(cells) if cells in self._known else self._evaluate(cells)))
+        """Evaluate cells, those that are known left out, as long as there is room.
 
-    def _try_together(self, proposed: Sequence[Cells], parallel: Parallel) -> None:
-        """Evaluate cells at the same time, and enter them in their order: each as soon as those before it are there."""
+        They are entered in their order, each as soon as those before it are there. Nothing is saved while cells wait to
+        be entered that were evaluated at once: these would be evaluated again, in other company.
+        """
         fresh = [cells for cells in dict.fromkeys(proposed) if cells not in self._known]
         made: dict[Cells, tuple[float, float]] = {}
+        groups: list[tuple[Cells, Cells]] = []  # first and last cell of each
         waiting = deque(proposed)
 
         def enter() -> None:
@@ -152,32 +173,52 @@ class Trials:
                     raise _NoRoom
                 cells = waiting.popleft()
                 self._add(cells, *(self._again(cells) if cells in self._known else made[cells]))
+                if not any(first in self._known and last not in self._known for first, last in groups):
+                    self.monitor.checkpoint(self.state_dict)
 
-        def done(place: int, score: float, seconds: float) -> None:
-            made[fresh[place]] = score, seconds
+        def done(first: int, found: Sequence[tuple[float, float]]) -> None:
+            group = fresh[first : first + len(found)]
+            made.update(zip(group, found, strict=True))
+            groups.append((group[0], group[-1]))
             enter()
 
         try:
             enter()
             if fresh:
-                parallel([self.space.derived(cells) for cells in fresh], done)
+                (self._parallel or self._in_turn)([self.space.derived(cells) for cells in fresh], done)
         except _NoRoom:
             return
         except Interrupted:
-            self.monitor.checkpoint(self.state_dict, due=True)
+            if self._parallel is not None:
+                self.monitor.checkpoint(self.state_dict, due=True)
             raise
+
+    def _in_turn(self, cells: Sequence[Derived], done: Done) -> None:
+        """Evaluate cells in this process, as many at once as the evaluator takes."""
+        first = 0
+        while first < len(cells):
+            if (room := self._room()) <= 0:
+                raise _NoRoom
+            size, words = self.evaluator.at_once(cells[first : first + room])
+            if words and words not in self._said:
+                self._said.add(words)
+                self.monitor.say(words)
+            done(first, self._evaluate(cells[first : first + size]))
+            first += size
 
     def _again(self, cells: Cells) -> tuple[float | None, float]:
         """Score and seconds of a cell that is known."""
         return self._known[cells].score, 0.0
 
-    def _evaluate(self, cells: Cells) -> tuple[float, float]:
-        inner, start = _Inner(self), time.monotonic()
+    def _evaluate(self, cells: Sequence[Derived]) -> list[tuple[float, float]]:
+        """Scores of cells that are evaluated at once, and seconds, those that they took shared out evenly."""
+        inner, start = _Inner(self, len(cells)), time.monotonic()
         state, self._inner = self._inner, None
         before = 0.0 if state is None else float(state["seconds"])
         inner.since = start - before
-        found = self.evaluator.score(self.space.derived(cells), inner, None if state is None else state["state"])
-        return found.value, time.monotonic() - inner.since if found.seconds is None else found.seconds
+        found = self.evaluator.scores(cells, inner, None if state is None else state["state"])
+        each = (time.monotonic() - inner.since) / len(cells)
+        return [(of.value, each if of.seconds is None else of.seconds) for of in found]
 
     def _add(self, cells: Cells, score: float | None, seconds: float) -> None:
         trial = Trial(cells, _finite(score), seconds)
@@ -190,7 +231,6 @@ class Trials:
         self.monitor.step("select, trials", number, total, lambda: {"score": trial.worth})
         if leads and trial.score is not None:
             self.monitor.say(f"trial {number}: the best so far, {self._words(trial.score)}")
-        self.monitor.checkpoint(self.state_dict)
 
     def _words(self, score: float) -> str:
         """A score as it is shown."""
@@ -245,15 +285,21 @@ class Trials:
 
 
 class _Inner(Silent):
-    """The monitor of one evaluation: its states become part of those of the trials, its records are dropped."""
+    """The monitor of an evaluation: its states become part of those of the trials, its records are dropped.
 
-    def __init__(self, trials: Trials) -> None:
-        self._trials, self.since = trials, time.monotonic()
+    Args:
+        trials: in progress.
+        size: how many cells are evaluated at once.
+    """
+
+    def __init__(self, trials: Trials, size: int) -> None:
+        self._trials, self._size, self.since = trials, size, time.monotonic()
 
     def step(self, phase: str, done: int, total: int, figures: Figures) -> None:
-        """Progress within the trial."""
+        """Progress within the evaluation."""
         number, of = len(self._trials.trials) + 1, self._trials.plan.number
-        self._trials.monitor.step(f"select, trial {number}{f'/{of}' if of else ''}", done, total, figures)
+        which = f"trial {number}" if self._size == 1 else f"trials {number} to {number + self._size - 1}"
+        self._trials.monitor.step(f"select, {which}{f'/{of}' if of else ''}", done, total, figures)
 
     def checkpoint(self, state: Callable[[], dict[str, Any]], due: bool = False) -> None:
         """Let the state of the trials with that of the evaluation be saved."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers.golden_genotypes import DARTS_V2
+from tests.helpers.golden_genotypes import DARTS_V1, DARTS_V2
 from tests.helpers.identical import assert_identical
 from tests.helpers.tape import OneDevice, Recorded, Tape, Unrecordable
 
@@ -13,6 +13,9 @@ from topocell.config.retrain import RetrainPlan
 from topocell.data import splits
 from topocell.data.splits import ImageSet
 from topocell.networks.retraining import Retraining
+from topocell.networks.seed_training import Task
+from topocell.networks.start import AFRESH
+from topocell.networks.trainings import CellTrainings
 from topocell.runtime.hooks import Keeping
 
 BY_STEP = {"shape": "cosine", "start": 0.05, "end": 0.0, "per": "step"}
@@ -55,6 +58,25 @@ def test_a_replayed_retraining_is_the_retraining(name: str, monkeypatch: pytest.
     resumed, _, again = trained(Tape(), replayed.states[4])
     assert resumed == called
     assert_identical(again, expected)
+
+
+def test_replayed_steps_of_several_cells_are_their_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOPOCELL_NATIVE", "0")
+    sizes: dict[str, Any] = {"channels": 4, "layers": 2, "epochs": 3, "batch_size": 20, "auxiliary": 0}
+    plan = RetrainPlan.model_validate(sizes | {"drop_path": 0.5, "test_every": 3, "weights": {"lr": BY_STEP}})
+    data, device = splits.load("digits", images=60, test_images=10), torch.device("cpu")
+
+    def trained(recorder: Any) -> tuple[list[float], dict[str, Any]]:
+        how = Recorded(given=recorder)
+        tasks = [Task(cell, plan, data, 0, device, how, AFRESH) for cell in (DARTS_V2, DARTS_V1)]
+        made = CellTrainings(tasks, Keeping())
+        return made.run(), made.state_dict()
+
+    tape = Tape()
+    replayed, called = trained(tape), trained(Unrecordable())
+    assert tape.recorded == 2 and tape.replays >= 4, "with and without drop path"
+    assert replayed[0] == called[0]
+    assert_identical(replayed[1], called[1])
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])

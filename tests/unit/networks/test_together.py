@@ -1,4 +1,7 @@
-"""Seeds that are trained at once: each ends as it does alone and resumes bit for bit; what cannot be shared is said."""
+"""Seeds, and cells, that are trained at once: each ends as it does alone and resumes bit for bit.
+
+What cannot be shared is said.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,10 +23,22 @@ from topocell.io import checkpoint
 from topocell.networks.retraining import Retraining
 from topocell.networks.seed_training import SeedTraining, Task
 from topocell.networks.start import AFRESH
-from topocell.networks.together import at_once
+from topocell.networks.together import at_once, obstacle
+from topocell.networks.trainings import CellTrainings
 from topocell.runtime import distributed
 from topocell.runtime.precision import PLAIN, Execution
 
+#: A cell without convolutions, one whose second cell takes other inputs than its first, and SMALL.
+CELLS = [
+    *(
+        Genotype("any", {"normal": CellGenotype(2, normal, (2, 3)), "reduce": CellGenotype(2, reduce, (2, 3))})
+        for normal, reduce in (
+            (((("skip_connect", 0),), (("skip_connect", 2), ("avg_pool_3x3", 1))), SMALL.cells["reduce"].nodes),
+            (((("sep_conv_3x3", 1),), (("dil_conv_5x5", 0),)), ((("max_pool_3x3", 0),), (("skip_connect", 2),))),
+        )
+    ),
+    SMALL,
+]
 NB201 = Genotype.from_nasbench201("|nor_conv_3x3~0|+|avg_pool_3x3~0|skip_connect~1|+|none~0|none~1|nor_conv_1x1~2|")
 BY_STEP = {"shape": "cosine", "start": 0.1, "end": 0.0, "per": "step"}
 PLANS: dict[str, tuple[Genotype, dict[str, Any]]] = {
@@ -109,6 +124,59 @@ def test_each_seed_ends_as_it_does_alone(name: str, digits: splits.Dataset, in_f
         for one, other in zip(of_seed(said.records, seed), of_seed(told.records, seed), strict=True):
             numbers = {key: value for key, value in other.items() if isinstance(value, float)}
             assert one == other | {key: pytest.approx(value, rel=1e-6) for key, value in numbers.items()}
+
+
+@pytest.mark.parametrize("name", ["drop path, auxiliary head, average", "mixed images, class weights, adamw"])
+def test_each_cell_ends_as_it_does_alone(name: str, digits: splits.Dataset, in_float64: None) -> None:
+    _, options = PLANS[name]
+    chosen = plan(seeds=(3,), test_every=2, **options)
+    recorder = Recorder()
+    both = CellTrainings([task(chosen, digits, cell) for cell in CELLS], recorder)
+    found = both.run()
+    assert {member.batches for member in both.members} == {both.members[0].batches}
+    assert [record["test_accuracy"] for record in recorder.records[-3:]] == found
+    assert recorder.progress[0][0] == "train, cells 1 to 3" and recorder.progress[-1][1:] == (24, 24)
+    for cell, accuracy, member in zip(CELLS, found, both.members, strict=True):
+        alone = Retraining(cell, chosen, digits, seed=7)
+        assert alone.run()["last_mean"] == accuracy
+        unread = {key.rpartition(".")[0] for key, p in alone.net.named_parameters() if p.grad is None}
+        for key, value in alone.tested.state_dict().items():
+            if key.removeprefix("module.").rpartition(".")[0] not in unread:
+                torch.testing.assert_close(member.tested.state_dict()[key], value, rtol=0, atol=1e-10, msg=key)
+
+
+def test_cells_resume_bit_for_bit_from_each_of_their_states(digits: splits.Dataset, tmp_path: Path) -> None:
+    chosen = plan(seeds=(3,), drop_path=0.5, ema=0.7, batch_size=32, test_every=2)
+
+    def begun(monitor: Recorder) -> CellTrainings:
+        return CellTrainings([task(chosen, digits, cell) for cell in CELLS], monitor)
+
+    saver = Saver(tmp_path)
+    whole = begun(saver)
+    found = whole.run()
+    assert len(saver.before) == 2 * 2
+    for number in range(4):
+        torch.manual_seed(number)
+        resumed = begun(Recorder())
+        assert resumed.run(checkpoint.load(tmp_path / f"{number}.ckpt")) == found
+        assert_identical(resumed.state_dict(), whole.state_dict())
+
+
+def test_cells_that_cannot_be_computed_as_one_are_named(digits: splits.Dataset) -> None:
+    other = Genotype("any", {name: replace(cell, concat=(3,)) for name, cell in SMALL.cells.items()})
+    tasks = [task(plan(), digits, cell) for cell in (SMALL, other)]
+    words = "the networks of these cells cannot be computed as one (networks train together that have the same skeleton"
+    assert obstacle(tasks, [0, 0], "stop").startswith(words)
+    assert obstacle([tasks[0], task(plan(), digits, CELLS[0])], [0, 0], "stop") == ""
+
+
+def test_a_fault_names_the_cell_that_has_it(digits: splits.Dataset) -> None:
+    chosen = plan(weights={"lr": 1e30, "clip": None})
+    fault = (
+        r"^the (loss|gradient norm of the weights) of cell [12] of 2 must stay finite, .* with seed 0, epoch 0, step"
+    )
+    with pytest.raises(RunError, match=fault):
+        CellTrainings([task(chosen, digits, cell) for cell in CELLS[1:]], Recorder()).run()
 
 
 def test_in_float32_they_are_as_close_as_roundings(digits: splits.Dataset) -> None:

@@ -51,7 +51,8 @@ def nothing() -> Search:
 def score(setup: Setup, derived: Derived, searched: Any = nothing) -> float:
     plan = setup.recipe.selection.trials
     assert plan is not None
-    return evaluator_of(setup, plan, searched).score(derived, Silent(), None).value
+    (found,) = evaluator_of(setup, plan, searched).scores([derived], Silent(), None)
+    return found.value
 
 
 def test_short_training_sees_the_two_halves_of_the_training_images() -> None:
@@ -94,9 +95,37 @@ def test_the_score_of_a_short_training_is_the_accuracy_of_the_trained_network() 
     with pytest.MonkeyPatch.context() as patch:
         kept = lambda *a, **k: trained.append(Retraining(*a, **k)) or trained[0]  # noqa: E731
         patch.setattr("topocell.runs.trials.Retraining", kept)
-        found = evaluator.score(derived, Silent(), None).value
-    assert found == evaluate(trained[0].net, trained[0].members[0].test_batches)[1]
+        (found,) = evaluator.scores([derived], Silent(), None)
+    assert found.value == evaluate(trained[0].net, trained[0].members[0].test_batches)[1]
     assert trained[0].loop.epoch == 2 and trained[0].plan.seeds == (0,)
+
+
+def test_several_short_trainings_at_once_score_as_each_alone() -> None:
+    setup = made("random-search", "selection.trials.evaluate={name: training, epochs: 2, together: 3}")
+    plan = setup.recipe.selection.trials
+    assert plan is not None
+    evaluator, given = evaluator_of(setup, plan, nothing), cells(setup, 4)
+    assert evaluator.at_once(given) == (3, "") and evaluator.at_once(given[:2]) == (2, "")
+    assert evaluator.at_once(given[:1]) == (1, "")
+    found = [of.value for of in evaluator.scores(given[:3], Silent(), None)]
+    alone = [score(setup, derived) for derived in given[:3]]
+    assert found == pytest.approx(alone, abs=1 / 30) and len(set(alone)) > 1  # of 30 images roundings may turn one
+    auto = made("random-search")
+    assert auto.recipe.selection.trials is not None
+    assert evaluator_of(auto, auto.recipe.selection.trials, nothing).at_once(given) == (1, "")
+
+
+def test_short_trainings_that_cannot_be_one_are_said_to_be_several() -> None:
+    several = "selection.trials.evaluate={name: training, epochs: 2, together: 3}"
+    for changes, words in (
+        (["on_nan=skip"], r"on_nan=skip is about one network"),
+        (["retrain.micro_batch=4", "retrain.batch_size=8"], "micro_batch computes less at once"),
+    ):
+        setup = made("random-search", several, *changes)
+        plan = setup.recipe.selection.trials
+        assert plan is not None
+        size, said = evaluator_of(setup, plan, nothing).at_once(cells(setup, 2))
+        assert size == 1 and said.startswith("cells are trained one after the other: ") and words in said
 
 
 def test_a_short_training_is_the_retraining_but_for_what_is_set() -> None:
@@ -143,7 +172,7 @@ def test_shared_weights_rank_cells_by_the_accuracy_of_the_supernet() -> None:
         assert evaluator.final(derived).value == right / images
         x, y = evaluator._few.batches.batch(0, 0)
         first = int((search.learner.net(x, weights).argmax(1) == y).sum()) / len(y)
-        assert evaluator.score(derived, Silent(), None).value == first
+        assert evaluator.scores([derived], Silent(), None)[0].value == first
         assert images == len(held_out) and evaluator.finalists == 2
 
 
@@ -209,6 +238,10 @@ def test_the_truth_decides_nothing(tmp_path: Path) -> None:
         (
             "selection.trials.propose={name: evolution, population: 0}",
             "population: input should be",
+        ),
+        (
+            "selection.trials.evaluate={name: training, together: 0}",
+            "training: together.*: input should be greater than or equal to 1, but got 0",
         ),
         ("selection.trials.number=null", "trials end after a number of them or after seconds"),
         ("selection.edges=magnitude", None),

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -18,7 +18,7 @@ from topocell.runtime.rng import generator
 from topocell.selection.drawing import Cells, CellSpace
 from topocell.selection.proposers import PROPOSERS, Trial, best
 from topocell.selection.rules import Derived
-from topocell.selection.trials import Score, Trials
+from topocell.selection.trials import Done, Score, Trials
 from topocell.supernet.arch_state import ArchState
 
 RULES = Rules(operations="random", edges="all", none=True, trials=True)
@@ -41,15 +41,22 @@ def worth(cells: Cells) -> float:
 
 
 class Given:
-    """An evaluator by a function."""
+    """An evaluator by a function, of so many cells at once."""
 
-    def __init__(self, of: Any = value, finalists: int = 0, final: Any = value, seconds: float | None = 1.0) -> None:
-        self.of, self.finalists, self._final, self.seconds = of, finalists, final, seconds
+    def __init__(
+        self, of: Any = value, finalists: int = 0, final: Any = value, seconds: float | None = 1.0, most: int = 1
+    ) -> None:
+        self.of, self.finalists, self._final, self.seconds, self._most = of, finalists, final, seconds, most
         self.calls: list[Any] = []
+        self.groups: list[list[Any]] = []
 
-    def score(self, derived: Derived, inner: Monitor, state: Mapping[str, Any] | None) -> Score:
-        self.calls.append(derived.chosen)
-        return Score(self.of(derived), self.seconds)
+    def at_once(self, cells: Sequence[Derived]) -> tuple[int, str]:
+        return min(self._most, len(cells)), ""
+
+    def scores(self, cells: Sequence[Derived], inner: Monitor, state: Mapping[str, Any] | None) -> list[Score]:
+        self.groups.append([derived.chosen for derived in cells])
+        self.calls += self.groups[-1]
+        return [Score(self.of(derived), self.seconds) for derived in cells]
 
     def final(self, derived: Derived) -> Score:
         return Score(self._final(derived), self.seconds)
@@ -137,11 +144,11 @@ def test_an_evaluation_resumes_within_itself() -> None:
     class Long(Given):
         """Counts to three, and may be saved after each."""
 
-        def score(self, derived: Derived, inner: Monitor, state: Mapping[str, Any] | None) -> Score:
+        def scores(self, cells: Sequence[Derived], inner: Monitor, state: Mapping[str, Any] | None) -> list[Score]:
             for step in range(0 if state is None else state["step"], 3):
                 self.calls.append(step)
                 inner.checkpoint(lambda step=step: {"step": step + 1})  # type: ignore[misc]
-            return Score(value(derived), 1.0)
+            return [Score(value(derived), 1.0) for derived in cells]
 
     keeping = Keeping()
     whole = trials(Long(), keeping, number=3)
@@ -200,12 +207,10 @@ def test_several_at_once_are_the_same_trials() -> None:
     for propose in ("random", "local", EVOLUTION):
         batches: list[int] = []
 
-        def several(
-            cells: Sequence[Derived], done: Callable[[int, float, float], None], batches: list[int] = batches
-        ) -> None:
+        def several(cells: Sequence[Derived], done: Done, batches: list[int] = batches) -> None:
             batches.append(len(cells))
             for place in reversed(range(len(cells))):  # in another order than they are entered in
-                done(place, value(cells[place]), 1.0)
+                done(place, [(value(cells[place]), 1.0)])
 
         one = trials(number=30, propose=propose)
         many = Trials(space(), one.plan, RULES, Given(), seed=3, parallel=several)
@@ -213,10 +218,61 @@ def test_several_at_once_are_the_same_trials() -> None:
         assert max(batches) > 1
 
 
+@pytest.mark.parametrize("propose", ["random", "local", EVOLUTION], ids=["random", "local", "evolution"])
+def test_several_at_once_in_one_process_are_the_same_trials(propose: Any) -> None:
+    """Also from each state that was saved, and then with the same company."""
+    one, keeping, evaluator = trials(number=40, propose=propose), Keeping(), Given(most=3)
+    many = trials(evaluator, keeping, number=40, propose=propose)
+    assert one.run().cells == many.run().cells and one.trials == many.trials
+    assert evaluator.calls == one.evaluator.calls  # type: ignore[attr-defined]
+    sizes = [len(group) for group in evaluator.groups]
+    assert sizes[:2] == ([1, 3] if propose == "local" else [3, 3 if propose == "random" else 2])
+    assert set(sizes[2:]) == ({1} if propose == EVOLUTION else set(sizes[2:])) and max(sizes) == 3
+    for state in keeping.states:
+        again, rest = Given(most=3), Keeping()
+        resumed = trials(again, rest, number=40, propose=propose)
+        resumed.run(copy.deepcopy(state))
+        assert resumed.trials == one.trials
+        assert again.groups == evaluator.groups[len(evaluator.groups) - len(again.groups) :]
+        assert rest.records == keeping.records[len(state["trials"]) :]
+
+
+def test_cells_that_come_again_break_no_group() -> None:
+    of = spaces.get("nasbench201", candidates=("skip_connect", "nor_conv_3x3"))
+    small, evaluator, keeping = CellSpace.of(ArchState(of, init=0.0), RULES), Given(most=4), Keeping()
+    plan = TrialsPlan(number=60)
+    Trials(small, plan, RULES, evaluator, seed=3, monitor=keeping).run()
+    assert len(set(map(str, evaluator.calls))) == len(evaluator.calls) < 60
+    assert [len(group) for group in evaluator.groups[:-1]] == [4] * (len(evaluator.groups) - 1)
+    for state in keeping.states:
+        again = Given(most=4)
+        Trials(small, plan, RULES, again, seed=3).run(copy.deepcopy(state))
+        assert again.groups == evaluator.groups[len(evaluator.groups) - len(again.groups) :]
+
+
+def test_no_more_are_evaluated_at_once_than_the_seconds_allow() -> None:
+    one, evaluator = trials(number=None, seconds=10.5), Given(most=4)
+    many = trials(evaluator, number=None, seconds=10.5)
+    one.run(), many.run()
+    assert one.trials == many.trials and [len(group) for group in evaluator.groups] == [4, 4, 2]
+
+
+def test_why_cells_are_evaluated_alone_is_said_once() -> None:
+    class Reluctant(Given):
+        def at_once(self, cells: Sequence[Derived]) -> tuple[int, str]:
+            return 1, "one after the other: why"
+
+    heard: list[str] = []
+    keeping = Keeping()
+    keeping.say = heard.append  # type: ignore[method-assign]
+    trials(Reluctant(), keeping, number=5).run()
+    assert heard.count("one after the other: why") == 1
+
+
 def test_what_is_made_past_the_seconds_is_not_entered() -> None:
-    def several(cells: Sequence[Derived], done: Callable[[int, float, float], None]) -> None:
+    def several(cells: Sequence[Derived], done: Done) -> None:
         for place, derived in enumerate(cells):
-            done(place, value(derived), 1.0)
+            done(place, [(value(derived), 1.0)])
 
     one = trials(number=None, seconds=9.0)
     many = Trials(space(), one.plan, RULES, Given(), seed=3, parallel=several)
@@ -225,9 +281,9 @@ def test_what_is_made_past_the_seconds_is_not_entered() -> None:
 
 
 def test_an_interrupted_crew_leaves_what_it_has_entered() -> None:
-    def several(cells: Sequence[Derived], done: Callable[[int, float, float], None]) -> None:
+    def several(cells: Sequence[Derived], done: Done) -> None:
         for place in (0, 1, 3):
-            done(place, value(cells[place]), 1.0)
+            done(place, [(value(cells[place]), 1.0)])
         raise Interrupted(2)
 
     keeping = Keeping()
