@@ -67,7 +67,6 @@ class Joint:
             execution: how they are called.
         """
         net = self.net.train()
-        net.drop_path = self._networks[0].drop_path
         net.zero_grad(set_to_none=True)
         out = execution(net, x, drawn)
         each = zip(*out, strict=True) if isinstance(out, tuple) else out
@@ -89,6 +88,10 @@ class Together:
         self._members = members
         self._joint = Joint([member.net for member in members])
         self._shared = all(member.batches is members[0].batches for member in members)
+
+    def begin_epoch(self) -> None:
+        """Take over the probability of dropped paths, which no recorded step does: it sees nothing of Python."""
+        self._joint.net.drop_path = self._members[0].net.drop_path
 
     def batch(self, epoch: int, step: int) -> tuple[Tensor, ...]:
         """Images and targets of a step, and what drops paths (N, D, B) where some are.
@@ -142,6 +145,7 @@ def obstacle(tasks: Sequence[Task], seeds: Iterable[int], on_nan: OnNan) -> str:
         "early_stop ends each at an epoch of its own": plan.early_stop is not None,
         "micro_batch computes less at once, not more": plan.micro_batch is not None,
         "compile=true compiles networks alone": execution.compile,
+        "precision=bf16 is for networks alone": execution.precision == "bf16",
         f"on_nan={on_nan} is about one network": on_nan != "stop",
         "several processes share each batch": distributed.world() > 1,
     }

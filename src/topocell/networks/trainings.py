@@ -56,6 +56,8 @@ class Trainings(Training):
         """Set the learning rate and the probability of dropped paths."""
         for member in self.members:
             member.begin_epoch(self.loop.epoch, self.loop.step)
+        if self.together is not None:
+            self.together.begin_epoch()
         return len(self.members[0].batches)
 
     def stream(self) -> tuple[str | int, ...]:

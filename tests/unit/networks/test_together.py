@@ -224,6 +224,12 @@ def test_what_cannot_be_shared_is_said(
     assert number == 1 and said.startswith("seeds are trained one after the other: ") and words in said
 
 
+def test_bfloat16_is_for_networks_alone(digits: splits.Dataset) -> None:
+    """Autocast does not reach into what is computed as one."""
+    of = task(plan(seeds=(0, 1), together=2), digits, execution=Execution("bf16"))
+    assert at_once(of, 2, "stop") == (1, "seeds are trained one after the other: precision=bf16 is for networks alone")
+
+
 def test_operations_that_draw_are_trained_one_after_the_other(digits: splits.Dataset) -> None:
     cell = CellGenotype(2, ((("noise", 0), ("sep_conv_3x3", 1)),), (2,))
     noisy = Genotype("any", {"normal": cell, "reduce": cell})
