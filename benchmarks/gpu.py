@@ -120,6 +120,7 @@ def items(device: str, small: bool, data: Path | None, table_of: Path | None, ou
         yield own("b", f"steps:{name}", 150)
     yield own("b", "steps:retraining", 150)
     yield own("b", "steps:at once", 90)
+    yield own("b", "steps:cells at once", 90)
     if (without := fused(device)).lacks:
         yield without
     yield from searches(device, small, data, {"edarts": SEARCHES["edarts"]}, out)
@@ -306,6 +307,8 @@ def _steps(item: str, device: torch.device, small: bool, out: Path) -> Rows:
         return [dict(row) for row in gpu_steps.retraining(device, 1 if small else 4, small)]
     if name == "at once":
         return [dict(row) for row in gpu_steps.at_once(device, repetitions, small)]
+    if name == "cells at once":
+        return [dict(row) for row in gpu_steps.cells_at_once(device, repetitions, small)]
     return [dict(row) for row in gpu_steps.steps(name, device, repetitions, small)]
 
 

@@ -5,7 +5,7 @@ On a CPU sizes are tiny, and nothing is recorded.
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,14 +15,21 @@ from tests.helpers.golden_genotypes import DARTS_V2
 
 from benchmarks import fixed_network
 from benchmarks.data_path import random_images
+from benchmarks.measure import in_turn
 from benchmarks.supernet import CASES, DARTS, UPDATES, Case, Ours, Published, saved_bytes
+from topocell.config.load import load_recipe
 from topocell.config.retrain import RetrainPlan
 from topocell.config.search import SearchPlan, WeightOptimizer
 from topocell.data.augment import Augmentation
+from topocell.data.batches import Batches
 from topocell.data.splits import CIFAR10_STATISTICS, Dataset, SearchData
+from topocell.data.topology_bench import different_cells
 from topocell.networks.retraining import Retraining
+from topocell.nn.network import FixedNet
+from topocell.nn.scheduled import hold
 from topocell.runtime.precision import Execution
 from topocell.searching.loop import Search
+from topocell.studies._loops import PlainTraining
 
 #: What is timed, and the relaxation of its search.
 SEARCHES: dict[str, tuple[Case, str]] = {
@@ -217,3 +224,45 @@ def at_once(device: torch.device, repetitions: int, small: bool) -> list[Mapping
             seconds = timed(training.train_step, device, repetitions) / number
             rows.append({"case": "seeds at once", "way": f"{number}", "seconds": seconds, "peak": peak()})
     return [{**row, "times_faster": rows[0]["seconds"] / row["seconds"]} for row in rows]
+
+
+def cells_at_once(device: torch.device, repetitions: int, small: bool) -> list[Mapping[str, Any]]:
+    """Rows of study `topology-bench`: seconds a cell of a step of several cells, alone one after the other and as one.
+
+    All ways are taken in turn. On a GPU cells alone are timed by called steps, as the study trains them, and by
+    recorded ones.
+    """
+    recipe = load_recipe("topobench-darts")
+    plan = recipe.retrain.model_copy(update={"channels": 2, "batch_size": 8} if small else {})
+    (mean, std), recorder = CIFAR10_STATISTICS, Execution().recorder(device)
+    images = random_images(2 * plan.batch_size, 8 if small else recipe.data.resolution or 32)
+    how: dict[str, Any] = {"mean": mean, "std": std, "augmentation": Augmentation(), "stream": "train", "seed": 0}
+    batches = Batches(images, plan.batch_size, **how, device=device)
+    known = list(different_cells().values())
+
+    def training(numbers: Sequence[int], recorded: bool) -> PlainTraining:
+        nets = [FixedNet(known[at], plan.channels, plan.layers, 10, 3, plan.stem, head=plan.head) for at in numbers]
+        for net in nets:
+            if recorded:
+                hold(net, device)
+            net.to(device).to(memory_format=torch.channels_last)
+        of = recorder if recorded else None
+        return PlainTraining(nets, batches, plan.weights, plan.epochs, 0, device, of)
+
+    rows: list[Mapping[str, Any]] = []
+    Execution().set_up()
+    for number in (2, 3) if small else (4, 16):
+        order = torch.randperm(len(known), generator=torch.Generator().manual_seed(number)).tolist()[:number]
+        alone = {"one after the other": [training([at], False) for at in order]}
+        if recorder is not None:
+            alone["one after the other, recorded"] = [training([at], True) for at in order]
+        made = {**alone, "as one": [training(order, recorder is not None)]}
+        calls = {way: lambda of=of: [one.train_step() for one in of] for way, of in made.items()}
+        for call in [*calls.values()] * 2:  # steps are recorded in the second
+            call()
+        seconds = {way: timing.wall / number for way, timing in in_turn(calls, repetitions).items()}
+        for way, of in seconds.items():
+            faster = next(iter(seconds.values())) / of
+            case = f"{number} cells of topology-bench"
+            rows.append({"case": case, "way": way, "seconds": of, "times_faster": faster})
+    return rows

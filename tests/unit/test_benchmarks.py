@@ -296,7 +296,7 @@ def test_the_gpu_benchmark_notes_all_that_it_did_and_did_not(
 ) -> None:
     monkeypatch.setattr(gpu_steps, "SEARCHES", {"tiny": (TINY, "softmax")})
     monkeypatch.setattr(gpu_steps, "tiny", lambda case: case)
-    every = [*gpu_items("captured:gdas", "recipe:absent", "steps:tiny"), gpu.fused("cpu")]
+    every = [*gpu_items("captured:gdas", "recipe:absent", "steps:tiny", "steps:cells at once"), gpu.fused("cpu")]
     every += [*gpu.searches("cpu", False, None, {"edarts": 1.0}, tmp_path)]
     every += [gpu.known("nb201-dots", 0, "cpu", True, None, Path("table.csv"), tmp_path)]
     monkeypatch.setattr(gpu, "items", lambda *_: every)
@@ -307,12 +307,14 @@ def test_the_gpu_benchmark_notes_all_that_it_did_and_did_not(
         "captured:gdas": "done",
         "recipe:absent": "failed",
         "steps:tiny": "done",
+        "steps:cells at once": "done",
         "fused kernels": "cannot",
         "edarts": "cannot",
         "nb201-dots, seed 0": "unfinished",
     }
     report = (tmp_path / "report.md").read_text()
     assert "| captured | gdas | equal, bit by bit |" in report and report.count("| tiny | ours") == 4
+    assert report.count("cells of topology-bench | one after the other |") == report.count("bench | as one |") == 2
     for line in ("recipe:absent: failed, .*RecipeError", "edarts: cannot, needs training images", "seed 0: unfinished"):
         assert re.search(line, report.partition("## Not done")[2])
     begun = len(in_this_process)
