@@ -62,8 +62,9 @@ class Joint:
 
         Args:
             losses: of each network.
-            x, drawn: as for `TogetherNet`.
+            x: images, as for `TogetherNet`.
             targets: of each network.
+            drawn: what drops paths, as for `TogetherNet`.
             execution: how they are called.
         """
         net = self.net.train()

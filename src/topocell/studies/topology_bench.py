@@ -133,13 +133,13 @@ def trained_cells(given: Sequence[tuple[str, Mapping[str, Any], int]]) -> list[d
     setup = _setup(recipe)
     plan, data, device = setup.recipe.retrain, setup.dataset, setup.device
     own, several = derive(setup.recipe.seed, "topology-bench", seed), len(given) > 1
-    how = execution(setup.recipe)
+    called = execution(setup.recipe)
     nets = []
     for _, cell, _ in given:
         torch.manual_seed(own)
         sizes = plan.channels, plan.layers, len(data.train.classes), data.shape[0], plan.stem
         net = FixedNet(Genotype.from_dict(dict(cell)), *sizes, head=plan.head)
-        if several and how.holds(device):
+        if several and called.holds(device):
             hold(net, device)
         nets.append(net.to(device).to(memory_format=torch.channels_last))
 
@@ -149,7 +149,7 @@ def trained_cells(given: Sequence[tuple[str, Mapping[str, Any], int]]) -> list[d
         return Batches(images, size, **how, device=device, seed=own)
 
     fit, held = (setup.search_data.get(name) for name in setup.recipe.held_out())
-    recorder = how.recorder(device) if several else None
+    recorder = called.recorder(device) if several else None
     settings = plan.weights, plan.epochs, own, device, recorder
     training = PlainTraining(nets, batches(fit, plan.batch_size, True), *settings)
     training.run()
