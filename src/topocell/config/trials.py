@@ -134,7 +134,8 @@ def _words(name: str, options: type[Model], item: Any) -> str:
         known = list(options.model_fields)
         return f"{name} has no option {key!r}{nearest(key, known)}; it takes: {', '.join(known) or 'none'}"
     rule = f"{message[:1].lower()}{message[1:]}"
-    return f"{name}: {key}: {rule}, but got {item['input']!r}" if key else f"{name}: {rule}"
+    got = "" if item["type"] == "value_error" else f", but got {item['input']!r}"  # a rule of ours says it
+    return f"{name}: {key}: {rule}{got}" if key else f"{name}: {rule}"
 
 
 class TrialsPlan(Model):

@@ -22,8 +22,15 @@ Layers = Annotated[int, Field(ge=1, le=128)]
 BatchSize = Annotated[int, Field(ge=2, le=65536)]
 
 
+def _auto_or_number(value: Any) -> Any:
+    """A validator of `Together`. Raises ValueError."""
+    if value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise ValueError(f"networks are trained at once by a number from 1 on, or auto, but got {value!r}; use one of them")
+
+
 #: Trainings of so many networks at once.
-Together = Literal["auto"] | Annotated[int, Field(ge=1)]
+Together = Annotated[Literal["auto"] | int, BeforeValidator(_auto_or_number)]
 
 
 def number_of(together: Together) -> int:

@@ -241,7 +241,11 @@ def test_the_truth_decides_nothing(tmp_path: Path) -> None:
         ),
         (
             "selection.trials.evaluate={name: training, together: 0}",
-            "training: together.*: input should be greater than or equal to 1, but got 0",
+            "evaluate: training: together: networks are trained at once by .*, but got 0; use one of them$",
+        ),
+        (
+            "retrain.together=some",
+            r"retrain\.together: networks are trained at once by a number from 1 on, or auto, but got 'some'; use",
         ),
         ("selection.trials.number=null", "trials end after a number of them or after seconds"),
         ("selection.edges=magnitude", None),

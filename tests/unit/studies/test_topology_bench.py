@@ -245,5 +245,5 @@ def test_workers_make_groups(tmp_path: Path) -> None:
 
 
 def test_a_wrong_number_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"^study topology-bench: together"):
+    with pytest.raises(RecipeError, match=r"^study topology-bench: together: networks are .* but got 0; use"):
         studies.run("topology-bench", [*SHOWN, "together=0"], tmp_path / "a")
