@@ -14,7 +14,7 @@ from topocell.config.load import resolved
 from topocell.config.recipe import Recipe
 from topocell.config.retrain import PROTOCOLS, RetrainPlan, short_plan
 from topocell.data.given import Given
-from topocell.errors import DataError, RecipeError, nearest
+from topocell.errors import DataError
 from topocell.genotype.genotype import Genotype
 from topocell.reporting.scores import random_cell_words
 from topocell.reporting.showing import display_of
@@ -26,11 +26,12 @@ from topocell.runs.beside import (
     begin_shallow,
     begin_validation,
     begin_with_cell,
+    check_words,
 )
 from topocell.runs.consent import Before, announce
 from topocell.runs.directory import RunDir
 from topocell.runs.estimate import Estimate, estimate_retraining, estimate_search, free_memory
-from topocell.runs.identity import named_root, naming_imports, only_moves
+from topocell.runs.identity import named_root, names_images, naming_imports, only_moves
 from topocell.runs.logs import Log, Logs, loggers_of
 from topocell.runs.phases import Phase
 from topocell.runs.processes import on_all_processes, opened
@@ -172,23 +173,11 @@ def retrain(
     Raises:
         RecipeError: no such protocol. RunError: no cell has been derived yet. Otherwise as `run`.
     """
-    if protocol is not None and protocol not in PROTOCOLS:
-        raise RecipeError(
-            f"protocol must be one of {', '.join(PROTOCOLS)}, but got {protocol!r}{nearest(protocol, PROTOCOLS)}"
-        )
+    check_words(protocol, name, changes, weights_from)
     moved = only_moves(changes)
-    if name is None and ((changes and not moved) or weights_from is not None):
-        asked = ", ".join(changes) or f"the weights of {weights_from}"
-        raise RecipeError(f"a retraining with other settings has a name, but there is none for {asked}; add --as NAME")
-    if name is not None and protocol not in (None, "full"):
-        raise RecipeError(
-            f"a retraining by name trains in full, but got the protocol {protocol!r}; leave out --as or --protocol"
-        )
-    with _reopened(
-        out, display if name is None else Quiet(), accept_data, data, named_root(changes), moved and name is None
-    ) as work:
-        work.need_genotype()
-        if name is None:
+    if name is None:
+        with _reopened(out, display, accept_data, data, named_root(changes)) as work:
+            work.need_genotype()
             if work.phase == Phase.RETRAIN and work.state is None and before is not None:
                 wanted = work.recipe.model_copy(update={"protocol": protocol or work.recipe.protocol})
                 genotype = Genotype.load(work.directory.genotype_path)
@@ -196,14 +185,17 @@ def retrain(
             results = _retrain(work, protocol or work.recipe.protocol, accept_data)
             work.display.results(results)
             return results
-        begun = work.directory.retraining_path(name)
-        if (begun / "genotype.json").is_file() and (moved or not changes) and weights_from is None:
-            setup, path = None, begun
-        else:
-            origin = None if weights_from is None else Path(weights_from)
-            setup, path = begin_retraining(work, name, changes, origin, before, accept_data)
-    if setup is None:
+    origin = None if weights_from is None else Path(weights_from)
+    with RunDir.existing(out, lock=False) as found:
+        path = found.retraining_path(name)
+    if (path / "genotype.json").is_file() and (moved or not changes) and origin is None:
         return retrain(path, display, changes=changes, accept_data=accept_data, data=data, before=before)
+    if data is None and names_images(changes):
+        with naming_imports(out), RunDir.existing(out) as directory:
+            setup, path = begin_retraining(directory, name, changes, origin, before, accept_data)
+    else:
+        with _reopened(out, Quiet(), accept_data, data) as work:
+            setup, path = begin_retraining(work.directory, name, changes, origin, before, accept_data, work.setup)
     return _trained(setup, path, display, accept_data)
 
 
@@ -384,11 +376,10 @@ def _reopened(
     accept_data: bool = False,
     data: Given | Sequence[Any] | None = None,
     root: str | None = None,
-    moved: bool = False,
 ) -> Iterator[Work]:
     with RunDir.existing(out, lock=False) as found, naming_imports(out):
         recipe = resolved(found.recipe_yaml)
-    if root is not None and recipe.data.root is not None and (moved or not Path(recipe.data.root).exists()):
+    if root is not None and recipe.data.root is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": root})})
     try:
         setup = distributed.together(lambda: prepared(recipe, data))

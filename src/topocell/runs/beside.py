@@ -19,12 +19,12 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from topocell.config.load import reselected, retrained, shallow_of
+from topocell.config.load import reselected, resolved, retrained, shallow_of
 from topocell.config.recipe import Recipe
-from topocell.config.retrain import RetrainPlan
+from topocell.config.retrain import PROTOCOLS, RetrainPlan
 from topocell.config.selection import NO_TABLE, GroundTruthPlan
 from topocell.data.preprocessing import Preprocessing
-from topocell.errors import CheckpointError, RunError
+from topocell.errors import CheckpointError, RecipeError, RunError, nearest
 from topocell.genotype.genotype import Genotype
 from topocell.networks import kept
 from topocell.networks.options import initial_channels
@@ -34,9 +34,9 @@ from topocell.reporting.rundirs import RANDOM_CELL, readable
 from topocell.runs import processes
 from topocell.runs.consent import Before, announce
 from topocell.runs.directory import OtherRecipe, RunDir
-from topocell.runs.identity import recipe_hash
+from topocell.runs.identity import only_moves, recipe_hash
 from topocell.runs.image_checks import check_network
-from topocell.runs.phases import Phase, read_phase, save_phase
+from topocell.runs.phases import Phase, must_have_cell, read_phase, save_phase
 from topocell.runs.run import Work, of_a_cell
 from topocell.runs.setup import Setup, prepared
 from topocell.runs.trials import held_out_data
@@ -134,43 +134,64 @@ def _begin_evaluation(setup: Setup, path: Path, genotype: Genotype, accept_data:
             genotype.save(there)
 
 
+def check_words(protocol: str | None, name: str | None, changes: Sequence[str], weights_from: object) -> None:
+    """Raise RecipeError for arguments of a retraining of which one would leave another without effect."""
+    if protocol is not None and protocol not in PROTOCOLS:
+        raise RecipeError(
+            f"protocol must be one of {', '.join(PROTOCOLS)}, but got {protocol!r}{nearest(protocol, PROTOCOLS)}"
+        )
+    if name is None and ((changes and not only_moves(changes)) or weights_from is not None):
+        asked = ", ".join(changes) or f"the weights of {weights_from}"
+        raise RecipeError(f"a retraining with other settings has a name, but there is none for {asked}; add --as NAME")
+    if name is not None and protocol not in (None, "full"):
+        raise RecipeError(
+            f"a retraining by name trains in full, but got the protocol {protocol!r}; leave out --as or --protocol"
+        )
+
+
 def begin_retraining(
-    work: Work,
+    directory: RunDir,
     name: str,
     changes: Sequence[str],
     weights_from: Path | None = None,
     before: Before | None = None,
     accept_data: bool = False,
+    like: Setup | None = None,
 ) -> tuple[Setup, Path]:
     """Make retrainings/NAME a run whose next phase is the retraining of the cell with other settings.
 
-    Seeds that the run has trained with the same settings are taken from it: each is a training of its own.
+    Seeds that the run has trained with the same settings and images are taken from it: each is a training of its own.
 
     Args:
-        work: the run.
+        directory: of the run.
         name: of the directory.
         changes: `key=value` of `retrain`, `data`, and the settings of execution.
         weights_from: a directory with a trained network, whose weights are fine-tuned.
         before: see `announce`.
         accept_data: see `RunDir.open`.
+        like: what the recipe of the run names, whose images are taken; without it changes name images, and those of
+            the run need not be there.
 
     Returns its setup and directory.
 
     Raises:
-        RecipeError: a change that is not one of a retraining. RunError: NAME has other settings, or another cell.
+        RecipeError: a change that is not one of a retraining. RunError: no cell has been derived yet, or NAME has other
+            settings, or another cell.
     """
     if name == RANDOM_CELL:
         raise RunError(
             f"{RANDOM_CELL!r} is the retraining of a random cell, which the report compares with the cell of the run; "
             f"take another name, or --random-cell without settings"
         )
-    path = work.directory.retraining_path(name)
-    recipe = retrained(work.recipe, changes)
-    same_data = recipe.data == work.recipe.data
-    setup = prepared(recipe, like=work.setup if same_data else None)
-    genotype = Genotype.load(work.directory.genotype_path)
-    earlier = _earlier(work, setup) if same_data and weights_from is None else []
-    copy = work.directory, earlier
+    must_have_cell(directory, read_phase(directory)[0])
+    path = directory.retraining_path(name)
+    of_run = resolved(directory.recipe_yaml) if like is None else like.recipe
+    recipe = retrained(of_run, changes)
+    setup = prepared(recipe, like=like if recipe.data == of_run.data else None)
+    genotype = Genotype.load(directory.genotype_path)
+    same_data = setup.dataset.fingerprint == directory.read_json("env.json")["data_fingerprint"]
+    earlier = _earlier(directory, of_run, setup) if same_data and weights_from is None else []
+    copy = directory, earlier
     begin_with_cell(setup, path, genotype, weights_from, before=before, accept_data=accept_data, copy=copy)
     return setup, path
 
@@ -252,14 +273,15 @@ def _must_begin_with(directory: RunDir, initial: tuple[bytes, str] | None) -> No
     )
 
 
-def _earlier(work: Work, setup: Setup) -> list[Mapping[str, Any]]:
+def _earlier(directory: RunDir, recipe: Recipe, setup: Setup) -> list[Mapping[str, Any]]:
     """Entries of results.json of the first seeds of a setup, where the run has trained them in the same way."""
-    mine, seeds = work.recipe.retrain, setup.recipe.retrain.seeds
+    mine, seeds = recipe.retrain, setup.recipe.retrain.seeds
     retrained_alike = setup.recipe.model_copy(update={"retrain": mine})
-    alike = recipe_hash(retrained_alike.model_dump(mode="json")) == recipe_hash(work.recipe.model_dump(mode="json"))
-    if work.phase != Phase.DONE or not alike or setup.recipe.retrain.model_copy(update={"seeds": mine.seeds}) != mine:
+    alike = recipe_hash(retrained_alike.model_dump(mode="json")) == recipe_hash(recipe.model_dump(mode="json"))
+    only_seeds = setup.recipe.retrain.model_copy(update={"seeds": mine.seeds}) == mine
+    if read_phase(directory)[0] != Phase.DONE or not alike or not only_seeds:
         return []
-    known = {run["seed"]: run for run in work.directory.read_json("results.json").get("runs", [])}
+    known = {run["seed"]: run for run in directory.read_json("results.json").get("runs", [])}
     entries = []
     for seed in seeds:
         if seed not in known or known[seed].get("confusion") is None:

@@ -92,15 +92,16 @@ class RunDir:
             files.refuse_links(path, *_FOLDERS)
             run = cls(path, lock=True)
             try:
-                if run.has("recipe.yaml"):
-                    run._compare_recipe(recipe_yaml)
-                else:
+                other = run.has("recipe.yaml") and run._differs(recipe_yaml)
+                if not run.has("recipe.yaml"):
                     run.write_text("recipe.yaml", recipe_yaml)
                 run._repair()
                 if run.has("env.json"):
                     run._compare_environment(env, accept_data)
                 else:
                     run.write_json("env.json", env)
+                if other:  # last: what is refused above leaves the recipe as it was
+                    run.write_text("recipe.yaml", recipe_yaml)
                 run._follow_decisions()
             except BaseException:
                 run.close()
@@ -357,9 +358,10 @@ class RunDir:
                 found.unlink()
         self._records.repair()
 
-    def _compare_recipe(self, recipe_yaml: str) -> None:
+    def _differs(self, recipe_yaml: str) -> bool:
+        """Return whether a recipe differs from that of the run in what may change. Raises OtherRecipe: in more."""
         if self.recipe_yaml == recipe_yaml:
-            return
+            return False
         stored, given = self._stored_recipe(), plain_yaml.load(recipe_yaml)
         then, now = map(lasting, (stored, given))
         difference = first_difference(then, now)
@@ -367,8 +369,7 @@ class RunDir:
             both = isinstance(then, dict) and isinstance(now, dict)
             keys = [key for key in {**then, **now} if then.get(key) != now.get(key)] if both else []
             raise OtherRecipe(self.path, difference, keys)
-        if stored != given:
-            self.write_text("recipe.yaml", recipe_yaml)
+        return bool(stored != given)
 
     def _compare_environment(self, env: Mapping[str, Any], accept_data: bool) -> None:
         stored = self._read_object("env.json")

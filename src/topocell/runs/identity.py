@@ -100,17 +100,19 @@ def accept_other_data(path: Path, stored: dict[str, Any], env: Mapping[str, Any]
 def _accepted(path: Path, key: str, stored: dict[str, Any], env: Mapping[str, Any], accept: bool) -> str:
     """Put another fingerprint into `stored` and the one before beside it; returns a warning. Raises RunError."""
     what, then, now, list_key = _FINGERPRINTS[key], stored.get(key), env.get(key), f"earlier_{key}s"
+    cell = (path / "genotype.json").is_file() and key == "data_fingerprint"
+    beside = f"; its cell is trained on these by: topocell retrain {path} --as NAME data.root=DIR" if cell else ""
     words = f"{what} of {path} changed (it was {then}, is {now})"
     for part in _BUILT_FOR if key == "data_fingerprint" else ():
         if part in stored and stored[part] != env.get(part):
             raise RunError(
                 f"a run resumes with images of the shape and classes that it began with, but {part} was "
-                f"{stored[part]} and is {env.get(part)}; restore {what}, or choose another --out"
+                f"{stored[part]} and is {env.get(part)}; restore {what}, or choose another --out{beside}"
             )
     if not accept:
         raise RunError(
             f"a run resumes with {what} it began with, but {words}; restore {what}, choose another --out, "
-            "or resume all the same by --accept-data"
+            f"or resume all the same by --accept-data{beside}"
         )
     earlier = stored.get(list_key, [])
     if not isinstance(earlier, list):
@@ -164,3 +166,8 @@ def named_root(changes: Sequence[str]) -> str | None:
 def only_moves(changes: Sequence[str]) -> bool:
     """Return whether changes say where the images are now, and nothing else."""
     return bool(changes) and all(change.partition("=")[0].strip() == "data.root" for change in changes)
+
+
+def names_images(changes: Sequence[str]) -> bool:
+    """Return whether changes say which images are taken, where they are, or how they are read."""
+    return "data" in overridden({}, changes)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-from topocell.errors import CheckpointError
+from topocell.errors import CheckpointError, RunError
 from topocell.runs.directory import RunDir
 
 
@@ -60,3 +60,12 @@ def read_phase(directory: RunDir) -> tuple[Phase, Mapping[str, Any] | None, dict
             f"something else; restore it from a copy or delete it"
         )
     return Phase(phase), state, seconds
+
+
+def must_have_cell(directory: RunDir, phase: Phase) -> None:
+    """Raise RunError unless a cell has been derived."""
+    if phase in (Phase.SEARCH, Phase.SELECT) or not directory.genotype_path.exists():
+        raise RunError(
+            f"retraining needs a derived cell, but {directory.path} has none yet; "
+            f"continue with: topocell select {directory.path}"
+        )

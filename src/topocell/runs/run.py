@@ -28,7 +28,7 @@ from topocell.runs.logs import Logs
 from topocell.runs.moments import Moment, moment_of
 from topocell.runs.monitor import RunHook, RunMonitor, fitting
 from topocell.runs.outlook import Outlook, few_steps, parts_of
-from topocell.runs.phases import Phase, read_phase, save_phase
+from topocell.runs.phases import Phase, must_have_cell, read_phase, save_phase
 from topocell.runs.processes import check_shares, search_batches
 from topocell.runs.records import FAILED
 from topocell.runs.reports import write_report
@@ -236,11 +236,7 @@ class Work:
 
     def need_genotype(self) -> None:
         """Raise RunError unless a cell has been derived."""
-        if self.phase in (Phase.SEARCH, Phase.SELECT) or not self.directory.genotype_path.exists():
-            raise RunError(
-                f"retraining needs a derived cell, but {self.directory.path} has none yet; "
-                f"continue with: topocell select {self.directory.path}"
-            )
+        must_have_cell(self.directory, self.phase)
 
     def must_be_searched(self) -> None:
         """Raise RunError unless the search is finished."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tests.helpers.golden_genotypes import DARTS_V2
 
@@ -260,8 +261,6 @@ def test_a_limit_that_no_cell_meets_is_refused_before_the_search(tmp_path: Path)
 
 
 def test_the_place_of_the_images_is_no_part_of_a_run(tmp_path: Path, capsys: Any) -> None:
-    from PIL import Image
-
     for label in ("a", "b"):
         (tmp_path / "photos" / label).mkdir(parents=True)
         for i in range(8):
@@ -297,6 +296,56 @@ def test_the_place_of_the_images_is_no_part_of_a_run(tmp_path: Path, capsys: Any
     capsys.readouterr()
     assert main(["run", *words, f"data.root={tmp_path / 'moved'}", "--quiet"]) == 2
     assert "a run resumes with the data it began with" in capsys.readouterr().err
+
+
+def _photos(root: Path, labels: str, shade: int = 20) -> Path:
+    """A folder of eight images for each class."""
+    for number, label in enumerate(labels):
+        (root / label).mkdir(parents=True, exist_ok=True)
+        for i in range(8):
+            Image.new("RGB", (8, 8), (i * shade, number * 100, 0)).save(root / label / f"{i}.png")
+    return root
+
+
+def test_a_retraining_with_images_of_its_own_needs_none_of_the_run(tmp_path: Path, capsys: Any) -> None:
+    """The folder of the run has another class now, or is gone: what was asked for is trained, and the run stays."""
+    photos, others, run = _photos(tmp_path / "photos", "ab"), _photos(tmp_path / "others", "abc", 9), tmp_path / "run"
+    words = ["random", "--budget", "smoke", "space.nodes=1", "data.dataset=folder", "retrain.epochs=1", "--quiet"]
+    assert main(["run", *words, f"data.root={photos}", "--out", str(run)]) == 0
+    before = (run / "recipe.yaml").read_bytes(), (run / "env.json").read_bytes()
+
+    def further(name: str, *more: str) -> dict[str, Any]:
+        assert main(["retrain", str(run), "--as", name, "retrain.seeds=[3]", *more, "--quiet"]) == 0, (
+            capsys.readouterr()
+        )
+        return dict(json.loads((run / "retrainings" / name / "results.json").read_text()))
+
+    _photos(photos, "abc")
+    capsys.readouterr()
+    assert main(["retrain", str(run), "--as", "small", "retrain.channels=2"]) == 2
+    error = capsys.readouterr().err
+    assert "classes was 2 and is 3" in error and f"retrain {run} --as NAME data.root=DIR" in error
+    assert further("grown", f"data.root={photos}", "--from", str(run))["classes"] == 3
+    assert further("others", f"data.root={others}")["classes"] == 3
+    assert further("digits", "data.dataset=digits", "data.root=null")["classes"] == 10
+    shutil.rmtree(photos)
+    assert main(["retrain", str(run), "--as", "others", "--quiet"]) == 0  # goes on without them
+    assert further("gone", f"data.root={others}")["runs"] == further("others", f"data.root={others}")["runs"]
+    assert main(["run", *words, f"data.root={others}", "--out", str(run)]) == 2
+    assert before == ((run / "recipe.yaml").read_bytes(), (run / "env.json").read_bytes())
+
+
+def test_a_refused_place_of_the_images_is_not_kept(tmp_path: Path, capsys: Any) -> None:
+    photos, others, run = _photos(tmp_path / "photos", "ab"), _photos(tmp_path / "others", "ab", 9), tmp_path / "run"
+    words = ["random", "--budget", "smoke", "space.nodes=1", "data.dataset=folder", "--quiet", "--out", str(run)]
+    assert main(["search", *words, f"data.root={photos}"]) == 0
+    before = (run / "recipe.yaml").read_bytes()
+    for changes in ([f"data.root={others}"], [f"data.root={others}", "on_nan=skip"]):
+        assert main(["search", *words, *changes]) == 2
+        assert "a run resumes with the data it began with" in capsys.readouterr().err
+        assert (run / "recipe.yaml").read_bytes() == before
+    assert main(["search", *words, f"data.root={photos}", "on_nan=skip"]) == 0
+    assert "on_nan: skip" in (run / "recipe.yaml").read_text()
 
 
 # --- a random cell beside the found one
