@@ -23,7 +23,8 @@ class Given(NamedTuple):
         train, test: (images, labels), or a dataset of `torch.utils.data` with items (image, label). Images are uint8,
             or floats in 0..1, (N, C, H, W); those of a dataset may be PIL images, which become what files of them
             would be, transparent pixels laid on white. Labels are integers from 0.
-        classes: names of the classes; default the numbers.
+        classes: names of the classes; default those that a dataset of torchvision has in its attribute `classes`, else
+            the numbers.
     """
 
     train: Any
@@ -35,12 +36,13 @@ def given_source(given: Given | Sequence[Any]) -> Source:
     """The dataset of images that are given; a plain pair will do.
 
     Raises:
-        DataError: what is given is no images, or labels do not fit.
+        DataError: what is given is no images, or labels do not fit, or mean other classes in train and in test.
     """
     if not isinstance(given, Given):
         if not isinstance(given, tuple | list) or len(given) not in (2, 3):
             raise DataError(
-                f"data are (train, test) or (train, test, classes), but got {type(given).__name__}; see Given"
+                f"data are (train, test) or (train, test, classes), but got {type(given).__name__}; "
+                f"see docs/how-to/own-dataset.md"
             )
         given = Given(*given)
     train, test = (_tensors(part, name) for part, name in ((given.train, "train"), (given.test, "test")))
@@ -50,7 +52,8 @@ def given_source(given: Given | Sequence[Any]) -> Source:
             f"{tuple(test[0].shape[1:])}; resize them"
         )
     highest = int(torch.cat([train[1], test[1]]).max())
-    classes = tuple(map(str, given.classes if given.classes is not None else range(highest + 1)))
+    named = _agreed(_names(given.train), _names(given.test), highest + 1)
+    classes = tuple(map(str, given.classes if given.classes is not None else named))
     return in_memory(classes, train, test, ("the images were given from Python",))
 
 
@@ -62,7 +65,7 @@ def _tensors(part: Any, name: str) -> tuple[Tensor, Tensor]:
         items = [part[i] for i in range(len(part))]
         if not items or not all(isinstance(item, tuple | list) and len(item) >= 2 for item in items):
             raise DataError(
-                f"a dataset has items (image, label), but {name} has none such; see topocell.data.given.Given"
+                f"a dataset has items (image, label), but {name} has none such; see docs/how-to/own-dataset.md"
             )
         pictures = [_picture(item[0]) for item in items]
         shapes = sorted({tuple(picture.shape) for picture in pictures})
@@ -70,7 +73,8 @@ def _tensors(part: Any, name: str) -> tuple[Tensor, Tensor]:
             raise DataError(f"images of a dataset have one shape, but those of {name} have {shapes[:3]}; resize them")
         images, labels = torch.stack(pictures), _numbers([item[1] for item in items], name)
     else:
-        raise DataError(f"{name} is (images, labels) or a dataset, but got {type(part).__name__}; see Given")
+        instead = "; give its dataset" if hasattr(part, "dataset") else "; see docs/how-to/own-dataset.md"
+        raise DataError(f"{name} is (images, labels) or a dataset, but got {type(part).__name__}" + instead)
     if images.dim() != 4 or len(images) != len(labels) or labels.dim() != 1 or not len(labels):
         raise DataError(
             f"images are (N, C, H, W) and labels (N,), but those of {name} are {tuple(images.shape)} and "
@@ -90,6 +94,31 @@ def _tensors(part: Any, name: str) -> tuple[Tensor, Tensor]:
             )
         images = (images.float() * 255).round().byte()
     return images.contiguous(), labels.long()
+
+
+def _names(part: Any) -> tuple[str, ...]:
+    """Names of the classes of a dataset by number, also of a part of one (`Subset`); none where it has none."""
+    while not hasattr(part, "classes") and hasattr(part, "dataset"):
+        part = part.dataset
+    found = getattr(part, "classes", None)
+    if not isinstance(found, tuple | list) or not all(isinstance(name, str) for name in found):
+        return ()
+    return tuple(found) if len(set(found)) == len(found) else ()
+
+
+def _agreed(train: Sequence[str], test: Sequence[str], number: int) -> Sequence[Any]:
+    """Names of so many classes; their numbers where the training images have none.
+
+    Raises:
+        DataError: a label means one class in train and another in test.
+    """
+    for label, (one, other) in enumerate(zip(train[:number], test, strict=False)):
+        if one != other:
+            raise DataError(
+                f"a label is the same class in train and in test, but {label} is {one!r} and {other!r}; make their "
+                f"classes agree"
+            )
+    return train[:number] if len(train) >= number else range(number)
 
 
 def _numbers(labels: Any, name: str) -> Tensor:

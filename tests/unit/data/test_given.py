@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import topocell
 from topocell.cli import main
@@ -57,6 +57,25 @@ def test_all_forms_give_the_same_pixels(given: Any) -> None:
     assert torch.equal(source.train_labels, TRAIN[1]) and len(source.classes) == 3
 
 
+class Named(Photos):
+    """With names, as torchvision's ImageFolder."""
+
+    def __init__(self, part: tuple[torch.Tensor, torch.Tensor], *classes: Any) -> None:
+        super().__init__(*part)
+        self.classes = list(classes)
+
+
+def test_classes_have_the_names_of_the_dataset() -> None:
+    named, test, parts = Named(TRAIN, "cat", "dog", "owl"), Named(TEST, "cat", "dog", "owl"), range(12)
+    for train in (named, Subset(named, parts), Subset(Subset(named, parts), [0, 1, 2])):
+        assert given_source((train, test)).classes == ("cat", "dog", "owl")
+        assert given_source((train, TEST)).classes == ("cat", "dog", "owl")
+    assert given_source((Named(TRAIN, "cat", "dog", "owl", "rat"), test)).classes == ("cat", "dog", "owl")
+    assert given_source((named, test, "abc")).classes == ("a", "b", "c")
+    for odd in (("cat", "dog"), ("cat", "cat", "owl"), (1, 2, 3), (("cat", "tom"), ("dog",), ("owl",))):
+        assert given_source((Named(TRAIN, *odd), TEST)).classes == ("0", "1", "2")
+
+
 @pytest.mark.parametrize("mode", ["P", "CMYK", "YCbCr", "RGBA", "1", "LA"])
 def test_images_of_pillow_are_what_their_files_would_be(mode: str) -> None:
     """The numbers of a palette, say, are no pixels. Two items are a dataset, too."""
@@ -100,6 +119,8 @@ def test_a_run_on_given_images_is_continued_with_them_and_not_without(tmp_path: 
             ((TRAIN[0], TRAIN[1] + 0.5), TEST),
             "labels are integers from 0, but those of train begin with tensor(0.5000)",
         ),
+        ((Named(TRAIN, "cat", "dog", "owl"), Named(TEST, "cat", "owl", "dog")), "but 1 is 'dog' and 'owl'; make their"),
+        ((DataLoader(TensorDataset(*TRAIN)), TEST), "but got DataLoader; give its dataset"),
         (((TRAIN[0], ["cat", "dog"] * 24), TEST), "begin with 'cat'; number the classes"),
         (([(image, "cat") for image in TRAIN[0]], TEST), "begin with 'cat'; number the classes"),
         (([(image, torch.eye(3)[0]) for image in TRAIN[0]], TEST), "labels are integers from 0"),
