@@ -9,12 +9,12 @@ from topocell.config.retrain import RetrainPlan
 from topocell.data.policies import check_channels
 from topocell.data.splits import Dataset
 from topocell.data.stratify import held_out
-from topocell.errors import RecipeError
+from topocell.errors import RecipeError, SpaceError
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.networks.options import image_policy, initial_channels
 from topocell.nn.network import FixedNet
 from topocell.spaces.cell import SpaceSpec
-from topocell.spaces.skeletons import check_resolution, layout, resolution_divisor
+from topocell.spaces.skeletons import check_resolution, layout, resolution_divisor, stacking
 
 #: Parameters from which a network is checked without its storage, which takes PyTorch seconds to prepare for.
 LARGE = 50_000_000
@@ -45,9 +45,34 @@ def check_classes(plan: RetrainPlan, dataset: Dataset) -> None:
         )
 
 
+def check_skeleton(skeleton: str, plan: RetrainPlan) -> None:
+    """Raise SpaceError for a training whose network the skeleton of a cell cannot have, with all that has to change."""
+    faults, changes = [], []
+    if plan.auxiliary > 0 and not stacking(skeleton).preprocess:
+        faults.append(f"an auxiliary head needs skeleton 'darts' or one like it, but got {skeleton!r}")
+        changes.append("retrain.auxiliary=0")
+    try:
+        layout(skeleton, plan.channels, plan.layers)
+    except SpaceError as fault:
+        faults.append(str(fault))
+        if (fewest := next((n for n in range(plan.layers, plan.layers + 9) if _stands(skeleton, n)), None)) is not None:
+            changes.append(f"retrain.layers={fewest}")
+    if faults:
+        raise SpaceError("; ".join(faults) + (f"; set {' '.join(changes)}" if changes else ""))
+
+
+def _stands(skeleton: str, layers: int) -> bool:
+    """Return whether a network of a skeleton may have so many layers."""
+    try:
+        return bool(layout(skeleton, 1, layers))
+    except SpaceError:
+        return False
+
+
 def check_network(genotype: Genotype, plan: RetrainPlan, dataset: Dataset) -> None:
     """Raise SpaceError for images that the network of a cell cannot take, and for a limit that no width meets."""
     check_classes(plan, dataset)
+    check_skeleton(genotype.skeleton, plan)
     initial_channels(genotype, plan, len(dataset.train.classes), dataset.shape)
     classes, channels = len(dataset.train.classes), dataset.shape[0]
     sizes = plan.channels, plan.layers, classes, channels, plan.stem

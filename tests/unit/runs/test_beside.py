@@ -197,6 +197,18 @@ def test_a_cell_without_a_directory_is_told_what_it_needs(tmp_path: Path, capsys
     assert "add --out DIR" in capsys.readouterr().err
 
 
+def test_a_cell_of_another_skeleton_is_told_all_that_has_to_change(tmp_path: Path, capsys: Any) -> None:
+    """What it names suffices."""
+    cell = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|"
+    words = ["retrain", cell, "--budget", "smoke", "--out", str(tmp_path / "run"), "--quiet"]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "an auxiliary head needs" in error and "3N + 2 layers" in error and error.count("\n") == 1
+    changes = error.strip().rpartition("; set ")[2].split()
+    assert changes == ["retrain.auxiliary=0", "retrain.layers=5"] and not (tmp_path / "run").exists()
+    assert main([*words, *changes]) == 0
+
+
 def test_a_retraining_keeps_the_weights_it_began_with(mine: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(mine, tmp_path / "other"))
     (other / "weights.safetensors").write_bytes((mine / "weights-1.safetensors").read_bytes())
