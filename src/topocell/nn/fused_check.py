@@ -26,9 +26,11 @@ def on_gpu(x: Tensor, channels: int) -> bool:
 
     The first time on a device these are checked there, which compiles a few of them: some seconds.
     """
+    if torch.compiler.is_compiling():  # first: Dynamo warns of functions that remember, such as those below
+        return False
     if not (x.is_cuda or state.interpreted()) or mode() == "plain" or x.dtype not in WITHIN:
         return False
-    if channels > CHANNELS or x.numel() > VALUES or torch.compiler.is_compiling() or not ordinary(x):
+    if channels > CHANNELS or x.numel() > VALUES or not ordinary(x):
         return False
     return state.usable(x.device, check)
 

@@ -397,6 +397,14 @@ def test_a_supernet_is_moved_as_other_networks_are(space: str) -> None:
     }
 
 
+def test_a_compiled_supernet_warns_of_nothing(recwarn: pytest.WarningsRecorder) -> None:
+    """Dynamo warns of functions that remember what they returned; none is to be on the way."""
+    ours, _, arch, x, _ = supernets("darts", torch.channels_last)
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(ours, backend="eager")(x, arch()), ours(x, arch()), rtol=1e-4, atol=1e-5)
+    assert not [str(warning.message) for warning in recwarn if "Dynamo" in str(warning.message)]
+
+
 def test_functions_of_a_supernet() -> None:
     ours, _, arch, x, y = supernets("darts", torch.channels_last)
     fixed = {name: w.detach() for name, w in arch().items()}
