@@ -22,6 +22,7 @@ from rich.console import Console
 
 from topocell import api, cli
 from topocell.cli import main
+from topocell.config import reference
 from topocell.config.load import load_recipe, recipe_names, recipe_text, resolved
 from topocell.config.search import Stage
 from topocell.reporting import showing
@@ -436,6 +437,15 @@ def test_recipes_show(inside: Path, capsys: Any) -> None:
     assert resolved(capsys.readouterr().out) == load_recipe("dots", ["seed=4"], budget="small")
     assert main(["recipes", "show", "mine.yaml"]) == 0
     assert capsys.readouterr().out == "extends: random\nname: mine\n"
+
+
+def test_keys_are_whole_lines_where_the_output_is_no_wide_terminal(inside: Path, capsys: Any) -> None:
+    for prefix in ("", "retrain.weights"):
+        assert main(["recipes", "keys", *([prefix] if prefix else [])]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.partition(": ")[0] for line in lines] == [key.name for key in reference.keys(prefix)]
+        assert all(f"default {key.default}" in line for line, key in zip(lines, reference.keys(prefix), strict=True))
+        assert all(line.endswith(key.about) for line, key in zip(lines, reference.keys(prefix), strict=True))
 
 
 def test_recipes_copy(inside: Path, capsys: Any, tmp_path: Path) -> None:

@@ -103,9 +103,7 @@ def flattened(value: object, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def value_text(value: object) -> str:
-    """A value for a table cell: the shortest readable form of a number, words for null and for booleans."""
-    if value is None:
-        return "none"
+    """A value for a table cell: the shortest readable form of a number, else as a recipe has it."""
     if isinstance(value, float):
         return f"{value:.6g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

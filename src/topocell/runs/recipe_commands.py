@@ -18,6 +18,9 @@ from topocell.reporting.command_line import (
 if TYPE_CHECKING:
     from topocell.config.recipe import Recipe
 
+#: Columns of a terminal from which a table of all keys leaves room for what they mean.
+WIDE = 160
+
 recipes = typer.Typer(no_args_is_help=True, help="List, show and copy the recipes that come with topocell.")
 
 
@@ -122,7 +125,7 @@ def recipes_keys(
         str, typer.Argument(metavar="[PREFIX]", help="Only keys that begin so.", show_default=False)
     ] = "",
 ) -> None:
-    """List the keys of a recipe with their types and defaults.
+    """List the keys of a recipe with their types and defaults, where the output is no wide terminal a line each.
 
     Examples:
 
@@ -130,10 +133,16 @@ def recipes_keys(
 
         topocell recipes keys retrain
     """
+    from rich.console import Console
     from rich.table import Table
 
     from topocell.config.reference import keys
 
+    console = Console()
+    if not console.is_terminal or console.width < WIDE:
+        for key in keys(prefix):
+            typer.echo(f"{key.name}: {key.kind}; default {key.default}" + (f"; {key.about}" if key.about else ""))
+        return
     table = Table("key", "value", "default", "meaning")
     table.columns[0].no_wrap = True
     for key in keys(prefix):

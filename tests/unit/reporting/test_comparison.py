@@ -10,6 +10,7 @@ import yaml
 from tests.unit.reporting.test_html import METRICS, PARTS, Page, results
 
 from topocell.cli import main
+from topocell.config.load import load_recipe
 from topocell.errors import RunError
 from topocell.reporting.comparison import (
     comparison_table,
@@ -17,6 +18,7 @@ from topocell.reporting.comparison import (
     groups_of,
     read_runs,
 )
+from topocell.reporting.tables import flattened
 from topocell.runs.reports import write_comparison
 
 RECIPE = yaml.safe_load(PARTS["recipe.yaml"])
@@ -151,3 +153,12 @@ def test_reports_are_linked_to_whatever_their_directory_is_called(tmp_path: Path
     (run / "report.html").write_text("x")
     page = Page(write_comparison([run], tmp_path / "side.html").read_text())
     assert [attrs["href"] for tag, attrs in page.tags if tag == "a"] == ["runs/100%20%25%20%231%3F/report.html"]
+
+
+def test_a_setting_of_a_row_is_one_that_can_be_given() -> None:
+    """null as well: data.images=null, and not a word that a recipe does not take."""
+    recipe = load_recipe("dots", ["data.images=null", "data.test_images=null", "retrain.top_k=null"])
+    unset = [
+        f"{key}={text}" for key, text in flattened(recipe.model_dump(mode="json")["data"], "data") if text == "null"
+    ]
+    assert "data.images=null" in unset and load_recipe("dots", unset).data == recipe.data
