@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -99,6 +99,24 @@ def clipped(text: str, length: int = 24) -> str:
     """A printable text that fits a label: at most `length` characters, the last one an ellipsis if it was cut."""
     text = printable(text)
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def labels(texts: Iterable[str], length: int = 24) -> list[str]:
+    """Texts as `clipped`; of those that would be cut to the same, beginning and end, which tells settings apart."""
+    texts, found = list(texts), []
+    for text in texts:
+        alike = [other for other in texts if other != text and clipped(other, length) == clipped(text, length)]
+        if all(other.startswith(text) for other in alike):
+            found.append(clipped(text, length))
+        else:
+            found.append(f"{printable(text)[: length // 3]}…{_end(printable(text), length)}")
+    return found
+
+
+def _end(text: str, length: int) -> str:
+    """The last characters, from where a word or a part of a key begins."""
+    end = text[1 - length :]
+    return re.split(r"[. ]", end, maxsplit=1)[-1] or end
 
 
 def blank(width: float, height: float, **options: Any) -> "Figure":

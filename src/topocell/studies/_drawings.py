@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from topocell.reporting.style import BLUE, CYCLE, MUTED, ORANGE, VERMILION, clipped, save, short, styled, whole
+from topocell.reporting.style import BLUE, CYCLE, MUTED, ORANGE, VERMILION, clipped, labels, save, short, styled, whole
 from topocell.studies._plots import Curve, paneled
 
 if TYPE_CHECKING:
@@ -135,12 +135,12 @@ def against_seconds(
         )
         ax.axhspan(low, high, color=MUTED, alpha=0.2, linewidth=0, label=f"{shares[3] - shares[1]} % of all cells")
         ax.axhline(middle, color=MUTED, linewidth=1.2, linestyle="--", label="median cell")
-        for number, (label, points) in enumerate(methods.items()):
+        for number, (label, points) in enumerate(zip(labels(methods), methods.values())):
             colour, marker = CYCLE[number % len(CYCLE)], "osD^v"[number // len(CYCLE) % 5]
             seconds, accuracy = zip(*((max(seconds, 0.01), value) for seconds, value in points))
             ax.scatter(seconds, accuracy, s=12, color=colour, alpha=0.45, marker=marker)
             mean = math.exp(sum(map(math.log, seconds)) / len(seconds)), sum(accuracy) / len(accuracy)
-            ax.scatter(*mean, s=48, color=colour, marker=marker, zorder=3, label=clipped(label))
+            ax.scatter(*mean, s=48, color=colour, marker=marker, zorder=3, label=label)
         ax.set_xscale("log")
         first, last = ax.get_xlim()
         ax.xaxis.set_major_locator(LogLocator(subs=(1.0,) if last > 100 * first else (1.0, 2.0, 5.0)))
@@ -171,7 +171,7 @@ def rankings(panels: Sequence[Ranked], baseline: float | None, x: str, y: str, p
         truth = sorted(value for panel in panels for value in panel.truth)
         low, high = truth[len(truth) // 20], max(truth[-1], *(panel.derived for panel in panels))
         low -= 0.08 * (high - low)
-        for number, panel in enumerate(panels):
+        for number, (panel, title) in enumerate(zip(panels, labels((panel.title for panel in panels), 30))):
             ax = figure.add_subplot(grid[1 + number // columns, number % columns])
             across = panel.supernet or panel.weights or [0.0] * len(panel.truth)
             colours = {"c": panel.weights, "cmap": "cividis"} if panel.weights else {"color": MUTED}
@@ -179,7 +179,7 @@ def rankings(panels: Sequence[Ranked], baseline: float | None, x: str, y: str, p
             ax.scatter(across, inside, s=9, **colours)
             ax.axhline(max(panel.derived, low), color=VERMILION, linewidth=1.0, linestyle="--")
             ax.set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))
-            ax.set_title(clipped(panel.title, 30), fontsize=8)
+            ax.set_title(title, fontsize=8)
             ax.set_xlabel(x if panel.supernet else "weights, log-probability", fontsize=7)
             if number % columns == 0:
                 ax.set_ylabel(f"{y} (axis cut)" if truth[0] < low else y, fontsize=7)
@@ -200,7 +200,7 @@ def _taus(ax: "Axes", panels: Sequence[Ranked], baseline: float | None) -> None:
     ax.axhline(0.0, color=MUTED, linewidth=0.8)
     if baseline is not None:
         ax.axhline(baseline, color=MUTED, linestyle="--", linewidth=1.2, label="number of parameters")
-    names = [clipped(panel.title.removeprefix("nb201-"), 26) for panel in panels]
+    names = labels((panel.title.removeprefix("nb201-") for panel in panels), 26)
     ax.set_xticks(range(len(panels)), names, rotation=20, ha="right", fontsize=8)
     ax.set_ylabel("Kendall's τ with true accuracy")
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from topocell.reporting.style import BLUE, CYCLE, MUTED, VERMILION, blank, clipped, save, styled, whole
+from topocell.reporting.style import BLUE, CYCLE, MUTED, VERMILION, blank, labels, save, styled, whole
 from topocell.studies._statistics import summary
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def scatter(panels: Mapping[str, Sequence[Named]], x: str, y: str, path: Path) -
 
     names = list(dict.fromkeys(point.label for points in panels.values() for point in points))
     colours = {name: CYCLE[at % len(CYCLE)] for at, name in enumerate(names)}
+    label_of = dict(zip(names, labels(names)))
     with styled():
         figure = paneled(1.2 * len(panels), 1.1)
         for number, (title, points) in enumerate(panels.items(), start=1):
@@ -98,8 +99,7 @@ def scatter(panels: Mapping[str, Sequence[Named]], x: str, y: str, path: Path) -
             for point in points:
                 colour, errors = colours[point.label], (point.y_std or 0.0, point.x_std or 0.0)
                 ax.errorbar(point.x, point.y, *errors, marker="o", markersize=5, capsize=3, color=colour)
-                label = clipped(point.label)
-                ax.annotate(label, (point.x, point.y), (6, 6), textcoords="offset points", color=colour)
+                ax.annotate(label_of[point.label], (point.x, point.y), (6, 6), textcoords="offset points", color=colour)
             ax.margins(0.2)
             ax.xaxis.set_major_locator(MaxNLocator(5))
             ax.set_title(title)
@@ -138,7 +138,7 @@ def bars(groups: Mapping[str, Sequence[float]], y: str, path: Path) -> None:
         room = max(highest - lowest, 0.5)
         floor = max(0.0, lowest - room)  # differences are small, so the axis is cut, and says so
         ax.set_ylim(floor, highest + 0.6 * room)
-        ax.set_xticks(range(len(groups)), [clipped(name) for name in groups], rotation=20, ha="right")
+        ax.set_xticks(range(len(groups)), labels(groups), rotation=20, ha="right")
         _finish(ax, "", f"{y} (axis cut)" if floor else y, legend=False)
         save(figure, path)
 
@@ -166,7 +166,7 @@ def dots(groups: Mapping[str, Sequence[float]], y: str, path: Path) -> None:
         bottom, top = max(low, lowest - 3 * span), min(high, highest + 3 * span)
         ax.set_ylim(bottom - 0.2 * span, min(top + 0.2 * span, 101.0))  # they are percentages
         ax.set_xlim(-0.6, len(groups) - 0.4)
-        ax.set_xticks(range(len(groups)), [clipped(name) for name in groups], rotation=20, ha="right")
+        ax.set_xticks(range(len(groups)), labels(groups), rotation=20, ha="right")
         _finish(ax, "", f"{y} (intervals cut)" if cut else y, legend=False)
         save(figure, path)
 
@@ -190,7 +190,7 @@ def grouped_bars(groups: Mapping[str, Mapping[str, Sequence[float]]], y: str, pa
         room = max(highest - lowest, 0.5)
         floor = max(0.0, lowest - 0.5 * room)
         ax.set_ylim(floor, highest + 0.6 * room)
-        ax.set_xticks(range(len(groups)), map(clipped, groups))
+        ax.set_xticks(range(len(groups)), labels(groups))
         _finish(ax, "", f"{y} (axis cut)" if floor else y, legend=len(names) > 1)
         save(figure, path)
 
@@ -218,7 +218,7 @@ def front(settings: Sequence[Front], x: str, y: str, path: Path) -> None:
         ax.step(
             *zip(*best), where="post", color=MUTED, linewidth=1.2, linestyle="--", zorder=1, label="front of the means"
         )
-        for number, line in enumerate(lines):
+        for number, (line, label) in enumerate(zip(lines, labels(lines))):
             colour = CYCLE[number % len(CYCLE)]
             own = [(setting, mean) for setting, mean in zip(settings, means) if setting.line == line]
             for setting, mean in own:
@@ -226,7 +226,7 @@ def front(settings: Sequence[Front], x: str, y: str, path: Path) -> None:
                 plain = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
                 ax.annotate(setting.label, mean, (6, 6), textcoords="offset points", color=colour, bbox=plain)
             costs, values = zip(*(mean for _, mean in own))
-            ax.scatter(costs, values, s=42, color=colour, zorder=3, label=f"{clipped(line)}, by weight")
+            ax.scatter(costs, values, s=42, color=colour, zorder=3, label=f"{label}, by weight")
         ax.xaxis.set_major_formatter(EngFormatter(sep="\N{NO-BREAK SPACE}"))
         ax.margins(0.12)
         _finish(ax, x, y, legend=True)

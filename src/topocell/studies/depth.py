@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from topocell.config.load import resolved
-from topocell.reporting.style import clipped
+from topocell.reporting.style import labels
 from topocell.runs.directory import RunDir
 from topocell.runtime.workers import Task
 from topocell.studies import _plots
@@ -77,7 +77,7 @@ def measure(bench: Bench, options: Depth) -> Outcome:
         for n in options.layers
     ]
     lines = [_line(cell, [row for row in rows if row["cell"] == cell.genotype.key]) for cell in cells]
-    drawn = [replace(line, label=clipped(line.label)) for line in lines]
+    drawn = [replace(line, label=label) for line, label in zip(lines, labels(line.label for line in lines))]
     return Outcome(
         rows,
         lambda path: _plots.curves(drawn, "cells of the network", "test accuracy, %", path),
