@@ -224,7 +224,7 @@ function dots(rows, label, width) {
   const means = rows.filter((row) => row.mean !== null);
   const bars = means.filter((row) => row.low !== null);
   return Plot.plot({
-    width, height: 34 * rows.length + 56, marginLeft: Math.min(230, 0.4 * width), marginRight: 24, marginTop: 8, style: STYLE,
+    width, height: 34 * rows.length + 70, marginLeft: Math.min(230, 0.4 * width), marginRight: 24, marginTop: 8, marginBottom: 44, style: STYLE,
     x: { label, labelArrow: "none", grid: true, nice: true, ticks: 6 },
     y: { domain: rows.map((row) => row.label), label: null, tickSize: 0 },
     marks: [
