@@ -164,7 +164,7 @@ class Trials:
         """
         fresh = [cells for cells in dict.fromkeys(proposed) if cells not in self._known]
         made: dict[Cells, tuple[float, float]] = {}
-        groups: list[tuple[Cells, Cells]] = []  # first and last cell of each
+        groups: list[tuple[Cells, Cells]] = []  # first and last cell of each that has several
         waiting = deque(proposed)
 
         def enter() -> None:
@@ -179,7 +179,8 @@ class Trials:
         def done(first: int, found: Sequence[tuple[float, float]]) -> None:
             group = fresh[first : first + len(found)]
             made.update(zip(group, found, strict=True))
-            groups.append((group[0], group[-1]))
+            if len(group) > 1:
+                groups.append((group[0], group[-1]))
             enter()
 
         try:
