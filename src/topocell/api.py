@@ -162,7 +162,7 @@ def retrain(
         display: as for `run`.
         protocol: a row of `topocell.config.retrain.PROTOCOLS`, in place of the recipe's own. A shallow evaluation has
             a run directory of its own, OUT/shallow.
-        name: of the directory in OUT/retrainings.
+        name: of the directory in OUT/retrainings. The cell is trained there, also where there is a table.
         changes: `key=value` of `retrain`, `data`, `device`, `precision`, `compile`, `on_nan`; they need a name.
             `data.root` alone says where the images are now, and resumes.
         weights_from: directory with a trained network whose weights are fine-tuned; it needs a name.

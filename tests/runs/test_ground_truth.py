@@ -223,6 +223,16 @@ def test_the_table_that_comes_with_topocell_is_that_of_its_space(
     assert setup.load_ground_truth(smoke("quickstart")) is None
 
 
+def test_a_retraining_by_name_trains_also_where_the_run_was_looked_up(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    api.run(smoke("topobench-random"), run)
+    assert "ground_truth" in read(run)
+    found = api.retrain(run, name="five", changes=["retrain.epochs=2", "retrain.seeds=[3]"])
+    assert "ground_truth" not in found and found["epochs"] == 2 and [one["seed"] for one in found["runs"]] == [3]
+    assert api.retrain(run, name="five") == found  # the name alone goes on in the same way
+    assert "ground_truth" in read(run)
+
+
 def test_no_table_is_asked_for_by_name(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(setup.GROUND_TRUTH_VARIABLE, str(table))
     for name in ("topobench-random", "nb201-random"):

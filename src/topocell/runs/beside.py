@@ -38,7 +38,7 @@ from topocell.runs.identity import only_moves, recipe_hash
 from topocell.runs.image_checks import check_network
 from topocell.runs.phases import Phase, must_have_cell, read_phase, save_phase
 from topocell.runs.run import Work, of_a_cell
-from topocell.runs.setup import Setup, prepared
+from topocell.runs.setup import Setup, load_ground_truth, prepared
 from topocell.runs.trials import held_out_data
 from topocell.selection.rules import derive
 from topocell.supernet.arch_state import ArchState
@@ -117,7 +117,7 @@ def begin_validation(work: Work, plan: RetrainPlan, seed: int | None = None) -> 
         name=f"{whole.name}: trained on the split {fit!r} of the search, tested on {held!r}",
         fingerprint=fingerprint,
     )
-    setup = dataclasses.replace(setup, dataset=dataset, ground_truth=None)
+    setup = dataclasses.replace(setup, dataset=dataset)
     genotype, path = Genotype.load(work.directory.genotype_path), work.directory.path / "validation"
     check_network(genotype, plan, dataset)
     _begin_evaluation(setup, path, genotype)
@@ -187,6 +187,8 @@ def begin_retraining(
     path = directory.retraining_path(name)
     of_run = resolved(directory.recipe_yaml) if like is None else like.recipe
     recipe = retrained(of_run, changes)
+    if load_ground_truth(recipe) is not None:  # a look-up would leave the settings without effect
+        recipe = recipe.model_copy(update={"ground_truth": GroundTruthPlan(table=NO_TABLE)})
     setup = prepared(recipe, like=like if recipe.data == of_run.data else None)
     genotype = Genotype.load(directory.genotype_path)
     same_data = setup.dataset.fingerprint == directory.read_json("env.json")["data_fingerprint"]
