@@ -165,7 +165,8 @@ class SuperCell(nn.Module):
         elif isinstance(weights, OneHotWeights):
             drawn = (weights.ops != 0).flatten().tolist()
         passed = self._passed(states[0])
-        nodes, sums, by_kernels = list(states), Sums(), passed is None and self._ordinary(states[0])
+        sums: Sums = {}
+        nodes, by_kernels = list(states), passed is None and self._ordinary(states[0])
         for source in range(spec.inputs + spec.nodes):
             if source >= spec.inputs:
                 total = sums.pop(source, None)

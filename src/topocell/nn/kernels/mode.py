@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
+
 #: `auto`: where they are faster, or on a GPU where they are as exact as PyTorch's own functions; `fused`: wherever
 #: there are some; `plain`: nowhere.
 KERNELS = ("auto", "fused", "plain")
@@ -20,7 +22,10 @@ def mode() -> str:
 
 @contextmanager
 def using(kernels: str) -> Iterator[None]:
-    """Choose for what runs inside."""
+    """Choose for what runs inside; where `torch.compile` looks on, nothing asks, and there is nothing to choose."""
+    if torch.compiler.is_compiling():
+        yield
+        return
     token = _chosen.set(kernels)
     try:
         yield

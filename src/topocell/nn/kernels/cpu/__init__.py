@@ -84,7 +84,7 @@ def kernels(channels: int, like: Tensor, lanes: int | None = None) -> Kernels | 
         like: a tensor of their device and type.
         lanes: one of `widths(channels)`; None for the first.
     """
-    if not _wanted(like) or like.dtype != torch.float32 or torch.compiler.is_compiling() or not ordinary(like):
+    if torch.compiler.is_compiling() or not _wanted(like) or like.dtype != torch.float32 or not ordinary(like):
         return None
     return _loaded(channels, lanes)
 
