@@ -31,6 +31,16 @@ SIDEWAYS = (
     *(Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE),
     *(Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270),
 )
+#: How files begin that hold others, and what they are.
+_ARCHIVES = {
+    b"PK\x03\x04": "a zip archive",
+    b"\x1f\x8b": "an archive of gzip",
+    b"BZh": "an archive of bzip2",
+    b"\xfd7zXZ": "an archive of xz",
+    b"(\xb5/\xfd": "an archive of zstd",
+    b"7z\xbc\xaf'": "a 7z archive",
+    b"Rar!": "a rar archive",
+}
 #: Longer side over shorter beyond which the middle of an image is cut out before it is scaled.
 _LONG = 16
 
@@ -100,7 +110,7 @@ def read_picture(path: str | IO[bytes], mode: str, size: tuple[int, int] | None,
     """
     with open_image(path) as image:
         picture, transparent = upright(image, mode, background)
-        film = _is_film(image)  # which looks for further frames, and may leave another one in its place
+        film = is_film(image)  # which looks for further frames, and may leave another one in its place
     return Picture(pixels_of(picture if size is None else fit(picture, size)), transparent, film)
 
 
@@ -176,9 +186,21 @@ def _foreign(path: str) -> str:
         start = file.read(12)
         if not start:
             return "an empty file"
+        if kind := archive(path):
+            return f"{kind}; unpack it"
         if start[4:8] == b"ftyp":
             return "HEIC or AVIF under another name; convert it"
     return "not an image"
+
+
+def archive(path: str | os.PathLike[str]) -> str | None:
+    """What kind of archive a file is, in words; None where it is none."""
+    with suppress(OSError), open(path, "rb") as file:
+        start = file.read(512)
+        if start[257:262] == b"ustar":
+            return "a tar archive"
+        return next((kind for mark, kind in _ARCHIVES.items() if start.startswith(mark)), None)
+    return None
 
 
 def open_image(path: str | IO[bytes]) -> Image.Image:
@@ -214,7 +236,7 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
     return None
 
 
-def _is_film(image: Image.Image) -> bool:
+def is_film(image: Image.Image) -> bool:
     """Return whether a file has further frames; False where they cannot be read."""
     if image.format not in _FILMS:
         return False

@@ -18,6 +18,7 @@ from topocell.data import downsampled, ilsvrc
 from topocell.data.augment import resize
 from topocell.data.downloads import fetched
 from topocell.data.folder_listing import beside, class_folders, images, is_image, listing, some
+from topocell.data.image_file import archive
 from topocell.data.image_folder import Decoding, check_memory, decode_cached, named
 from topocell.data.preprocessing import Resize
 from topocell.errors import DataError
@@ -194,6 +195,8 @@ def _read_folder(root: Path | None, download: bool) -> Source:
         raise DataError(f"dataset 'folder' needs data.root=DIR, but none was given; DIR holds {layout}")
     if not root.is_dir():
         state = "is a file" if root.exists() else "does not exist"
+        if root.is_file() and (kind := archive(root)):
+            state = f"is {kind}: unpack it, and name the folder"
         raise DataError(f"data.root is a directory, but {str(root)!r} {state}; it should hold {layout}")
     given, test_set, val = (_part(root, names) for names in (TRAIN, TEST, VAL))
     held_out = test_set or val

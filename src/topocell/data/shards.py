@@ -22,7 +22,16 @@ import torch
 from torch import Tensor
 
 from topocell.data.folder_listing import images
-from topocell.data.image_file import careful_pillow, check_regular, fault_of, open_image, shrunk, turn_of, upright
+from topocell.data.image_file import (
+    careful_pillow,
+    check_regular,
+    fault_of,
+    is_film,
+    open_image,
+    shrunk,
+    turn_of,
+    upright,
+)
 from topocell.data.loading import made_of
 from topocell.errors import DataError
 from topocell.io import files as io_files
@@ -41,6 +50,7 @@ KINDS = {
     "d": "of 16 bits a channel, of which 8 are used",
     "r": "turned by EXIF",
     "t": "with transparency, laid on the background",
+    "f": "with several frames or pages, of which the first is used",
 }
 
 
@@ -131,8 +141,9 @@ class Examination:
             if self.side is None:  # at an eighth of its size, for which all of a JPEG file is read too
                 image.draft(None, (max(image.width // 8, 1), max(image.height // 8, 1)))
             picture, transparent = upright(image, "RGB", self.background)
+            film = is_film(image)
         kinds = {"g": mode in ("1", "L", "LA"), "c": mode == "CMYK", "d": deep, "r": turn is not None}
-        letters = "".join(letter for letter, holds in {**kinds, "t": transparent}.items() if holds)
+        letters = "".join(letter for letter, holds in {**kinds, "t": transparent, "f": film}.items() if holds)
         if self.side is None:
             return letters, None
         return letters, np.array(shrunk(picture, min(self.side, *picture.size)))

@@ -349,6 +349,14 @@ def test_each_kind_is_named_and_counted(tmp_path):
         opened(tmp_path, cache=32)
 
 
+def test_animations_are_named_and_counted(tmp_path):
+    make_tree(tmp_path, classes=2, train=2)
+    (name, *_) = sorted((tmp_path / "train" / "n01441764").iterdir())
+    with Image.open(name) as image:
+        image.save(name.with_name("moving.gif"), save_all=True, append_images=[Image.new("RGB", image.size)])
+    assert "images of other kinds: 1 with several frames or pages, of which the first is used" in opened(tmp_path).notes
+
+
 def test_a_class_that_loses_all_images_is_refused(tmp_path):
     make_tree(tmp_path, classes=2, train=2)
     for path in (tmp_path / "train" / "n01441764").iterdir():
