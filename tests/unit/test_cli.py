@@ -96,6 +96,8 @@ def contents(folder: Path) -> dict[str, bytes | None]:
     return {name: data for name, data in found.items() if not name.endswith((".lock", "log.txt"))}
 
 
+LONG = "x" * 300
+
 MISTAKES: list[tuple[list[str], str]] = [
     # recipes
     (["run", "quikstart", "--out", "new"], "unknown recipe 'quikstart' (did you mean 'quickstart'?)"),
@@ -227,6 +229,19 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["recipes", "copy", "absent.yaml", "new.yaml"], "cannot read the recipe 'absent.yaml'"),
     (["recipes", "show", "dotz"], "did you mean 'dots'?"),
     (["recipes", "show", "dots", "seed"], "key=value"),
+    # a name that no system takes
+    (["report", LONG], "(file name too long); check the path"),
+    (["report", "done", LONG, "--out", "side.html"], "file name too long"),
+    (["compare", LONG], "is none; `topocell genotypes list` shows"),
+    (["compare", "done", LONG], "is none; `topocell genotypes list` shows"),
+    (["runs", LONG], "(file name too long); check the path"),
+    (["predict", LONG, "a.png"], "(file name too long); check the path"),
+    (["predict", "done", LONG], "(file name too long); check the path"),
+    (["export", LONG, "--to", "onnx"], "file name too long"),
+    (["select", LONG], "file name too long"),
+    (["retrain", LONG], "file name too long"),
+    (["run", "quickstart", "--out", LONG], "(file name too long); check the path"),
+    ([*FOLDER, f"data.root={LONG}"], "(file name too long); check the path"),
     # the command line itself
     (["fly"], "No such command 'fly'"),
     (["recipes", "fly"], "No such command 'fly'"),
@@ -290,6 +305,41 @@ CLOSED = {
     "run/checkpoints": (["compare", "run"], "run/checkpoints must be readable, but is not (permission denied)"),
     "run/genotype.json": (["draw", "run"], "run/genotype.json: a genotype must be a readable file"),
 }
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["report", "closed/run"],
+        ["compare", "closed/run"],
+        ["compare", "closed/run", "closed/other"],
+        ["runs", "closed/run"],
+        ["predict", "closed/run", "a.png"],
+        ["export", "closed/run", "--to", "onnx"],
+        ["select", "closed/run"],
+        ["retrain", "closed/run"],
+        ["draw", "closed/run", "-o", "cell.png"],
+        ["run", "quickstart", "--out", "closed/run"],
+        ["run", "closed/recipe.yaml", "--out", "new"],
+        ["sweep", "closed/sweep.yaml", "--out", "new"],
+        [*FOLDER, "data.root=closed/images"],
+    ],
+    ids=" ".join,
+)
+def test_a_folder_that_may_not_be_entered(
+    argv: list[str], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "closed" / "run").mkdir(parents=True)
+    (tmp_path / "closed").chmod(0)
+    try:
+        with ordinary_user():
+            assert main(argv) == 2
+    finally:
+        (tmp_path / "closed").chmod(0o700)
+    out, error = capsys.readouterr()
+    assert out == "" and error.count("\n") == 1 and error.startswith("error: ") and "closed" in error, error
+    assert [*tmp_path.rglob("*")] == [tmp_path / "closed", tmp_path / "closed" / "run"]
 
 
 @pytest.mark.parametrize("closed", CLOSED)

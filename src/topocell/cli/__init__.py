@@ -1,5 +1,6 @@
 """The command line. A user's mistake gives one line and exit code 2; Ctrl-C saves, says how to resume, exits 130."""
 
+import errno
 import io
 import os
 import signal
@@ -14,6 +15,7 @@ from topocell import __version__
 from topocell.cli.reports import report
 from topocell.cli.retraining import retrain
 from topocell.errors import ElsewhereError, TopocellError
+from topocell.io import files
 from topocell.networks.commands import predict
 from topocell.registry import load_plugins, place_in_plugins
 from topocell.reporting.command_line import (
@@ -287,11 +289,10 @@ app.command("tables")(list_tables)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    command = typer.main.get_command(app)
+    command, given = typer.main.get_command(app), sys.argv[1:] if argv is None else argv
     try:
         with ending():  # while there is something to save, `RunMonitor` listens instead
-            words = arranged(sys.argv[1:] if argv is None else argv)
-            code = command.main(words, "topocell", standalone_mode=False)
+            code = command.main(arranged(given), "topocell", standalone_mode=False)
     except typer.TyperException as fault:
         if type(fault).__name__ == "NoArgsIsHelpError":
             print(fault.format_message())
@@ -310,6 +311,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + stop.signal_number
     except Exception as fault:
         where = place_in_plugins(fault)
+        if not where and isinstance(fault, OSError) and (path := _named(fault, given)):
+            return fail(
+                f"{path[:200]} must be a place that can be used, but is not ({files.reason(fault)}); check the path"
+            )
         if not where or os.environ.get("TOPOCELL_TRACEBACK"):
             raise
         reason = " ".join(str(fault).split())[:300]
@@ -324,6 +329,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code == 128 + signal.SIGINT:
         print("stopped; the same command resumes from the last checkpoint", file=sys.stderr)
     return code if isinstance(code, int) else 0
+
+
+def _named(fault: OSError, words: Sequence[str]) -> str | None:
+    """The path that a fault is about, if the words of a command name it, or no system takes such a name."""
+    if not isinstance(fault.filename, str | bytes | os.PathLike):
+        return None
+    path = os.path.abspath(name := os.fsdecode(fault.filename))
+    places = [os.path.abspath(place) for word in words if (place := word.rpartition("=")[2])]
+    mine = any(path == place or path.startswith(f"{place.rstrip(os.sep)}{os.sep}") for place in places)
+    return name if mine or fault.errno == errno.ENAMETOOLONG else None
 
 
 def entry() -> None:

@@ -48,6 +48,7 @@ _SAME = {
 }
 _OTHER = {
     "dil_sep_conv_3x3": "has two dilated convolutions where dil_conv_3x3 has one",
+    "identity": "is skip_connect in normal cells; in reductions it has no one meaning",
     "conv_1x1": "has no one meaning; with ReLU before and batch norm after, it is nor_conv_1x1",
     "conv_3x3": "has no one meaning; with ReLU before and batch norm after, it is nor_conv_3x3",
 }

@@ -1,7 +1,7 @@
 """The value in a text of another tool: names, numbers, lists, dictionaries, or a call of `Genotype`.
 
 The text is parsed, never evaluated. What may stand around the value: an indent, comment lines, an assignment, the
-prefix of a log line, other lines. Every other text is a GenotypeError.
+prefix of a log line, other cells of a table, a call that prints it, other lines. Every other text is a GenotypeError.
 """
 
 import ast
@@ -34,7 +34,7 @@ _MAPPING = re.compile(r"(?<![\w.])(?:dict|(?:collections\.)?OrderedDict)\s*\(")
 #: What terminals, word processors and PDF files put in place of, or beside, what a program wrote.
 _DECORATION = re.compile("\x1b\\[[0-9;]*m|[\u00ad\u200b-\u200d\u2060\ufeff]")
 _BLANK = re.compile(r"[^\S \t\r\n]")
-_TYPESET = str.maketrans({"‘": "'", "’": "'", "′": "'", "“": '"', "”": '"', "″": '"'})
+_TYPESET = str.maketrans({"×": "x", "‘": "'", "’": "'", "′": "'", "“": '"', "”": '"', "″": '"'})
 #: Keys of a mapping in YAML that holds a genotype.
 _IN_YAML = re.compile(r"^(?:format|normal|genotype)\s*:", re.MULTILINE)
 _ESCAPE = re.compile(r"""\\([_|~'"])""")
@@ -43,6 +43,16 @@ _ARRAYS = ("array", "np.array", "numpy.array", "tensor", "torch.tensor")
 #: What arrays and tensors print beside their values.
 _OF_ARRAYS = ("dtype", "device", "requires_grad")
 _GRADIENT = re.compile(r",\s*grad_fn=<\w*>")
+#: An array as NumPy prints it.
+_PRINTED = re.compile(r"\[\s*[0-9]+\.?(?:\s+[0-9]+\.?)+\s*\]")
+
+#: What may stand before a genotype on its line: `NAME =`, a log prefix, or cells of a table; or a call that prints it.
+_BEFORE = re.compile(r"|.*[\s=:]|[^()\[\]{}]*[,;|>]")
+_PRINTS = re.compile(
+    r"""[\w.\s]*\b(?:print|pprint|log|debug|info|warning|critical|write|echo)\s*\(\s*(?:(['"])[^'"]*\1\s*[,%]\s*)?"""
+)
+#: What may follow it: a comment, or further cells of a table.
+_AFTER = re.compile(r"(?:\s+[0-9]+(?:[.,][0-9]+)?%?)*\s*(?:#.*|[,;|<][^()\[\]{}]*)?")
 
 
 class Call(NamedTuple):
@@ -78,8 +88,8 @@ def bounded(text: object) -> str:
 
 
 def unescaped(text: str) -> str:
-    """The text without the backslashes that Markdown, LaTeX and strings in strings put before `_`, `|` and quotes."""
-    return _ESCAPE.sub(r"\1", text)
+    """The text without what is put before `_`, `|` and quotes by Markdown, LaTeX, strings in strings, and CSV."""
+    return _ESCAPE.sub(r"\1", text).replace('""', '"')
 
 
 def unwrapped(text: str) -> str:
@@ -127,7 +137,7 @@ def read(text: str) -> Any:
     """
     lines = bounded(text).expandtabs().split("\n")
     plain = textwrap.dedent("\n".join(line for line in lines if not line.lstrip().startswith("#")))
-    plain = _GRADIENT.sub("", plain)
+    plain = _PRINTED.sub(lambda array: re.sub(r"(?<=[0-9.])\s+(?=[0-9])", ", ", array[0]), _GRADIENT.sub("", plain))
     if calls := list(_CALL.finditer(plain)):
         value, *others = (_parsed(_cut(plain, call.start(), call.end() - 1)) for call in calls)
         if any(other != value for other in others):
@@ -162,11 +172,11 @@ def _cut(text: str, start: int, bracket: int, alone: bool = False) -> str:
     for _ in range(3):
         if before and before[-1] in "'\"`" and after.startswith(before[-1]):  # a text in quotes, or bytes
             before, after = before[:-1].removesuffix("b"), after[1:]
-    if after.strip() in (",", ";", "."):  # as in a list of lines
-        after = ""
-    if any(c in before for c in ";'\"#`{") or not re.fullmatch(r"|.*[\s=:]", before):
+    if _PRINTS.fullmatch(before) and after.startswith(")"):
+        before, after = "", after[1:]
+    if any(c in before for c in "'\"#`{") or ";" in before[:-1] or not _BEFORE.fullmatch(before):
         raise GenotypeError(f"before a genotype may stand `NAME =` or a log prefix, but got {shown(before)}")
-    if after.strip() and not after.lstrip().startswith("#"):
+    if not _AFTER.fullmatch(after) and after.strip() != ".":
         raise GenotypeError(f"nothing may follow a genotype on its line, but got {shown(after)}")
     piece = text[start:end]
     if alone and re.search(r"[\[({]", text[end:].replace(piece, "")):

@@ -3,14 +3,18 @@
 import contextlib
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from topocell.errors import RunError
-from topocell.genotype.genotype import Genotype
+from topocell.genotype.genotype import MAX_BYTES, Genotype
 from topocell.genotype.published import published
+from topocell.genotype.texts import decoded
 from topocell.io import files
 
+#: It stands in every text of a genotype, and in no name of a published one.
+_BRACKET = re.compile(r"[|(\[{]")
 #: Name of the retraining of a random cell, beside which that of a run is shown.
 RANDOM_CELL = "random-cell"
 
@@ -34,7 +38,8 @@ def genotype_of(place: str | Path, operations: Sequence[str] | None = None) -> G
 
     Args:
         place: a run directory; a file as `Genotype.load` reads it; a name of `topocell genotypes list`; DARTS text, an
-            architecture string, or another form of `topocell.genotype.forms.FORMS`.
+            architecture string, or another form of `topocell.genotype.forms.FORMS`; `-` for such a text, or JSON, from
+            the standard input.
         operations: of a text that numbers them, see `Genotype.from_text`.
 
     Raises:
@@ -44,11 +49,18 @@ def genotype_of(place: str | Path, operations: Sequence[str] | None = None) -> G
     named = str(place)
     if os.path.isdir(named):
         return Genotype.load(_of_run(Path(named)))
-    if os.path.lexists(named) or (re.search(r"[/\\]|\.\w+$", named) and not re.search(r"[|(\[{]", named)):
+    if os.path.lexists(named) or (re.search(r"[/\\]|\.\w+$", named) and not _BRACKET.search(named)):
         return Genotype.load(named, operations=operations)
-    if re.search(r"[|(\[{]", named):
+    if named == "-":
+        return Genotype.from_text(decoded(sys.stdin.buffer.read(MAX_BYTES)), operations=operations)
+    if is_text(named):
         return Genotype.from_text(named, operations=operations)
     return published(named).genotype
+
+
+def is_text(place: str) -> bool:
+    """Return whether a user gave the text of a cell, and not the name of one or of a file."""
+    return place == "-" or (_BRACKET.search(place) is not None and not os.path.lexists(place))
 
 
 def _of_run(place: Path) -> Path:

@@ -1,5 +1,6 @@
 """Comparison of the cells that several selections of one supernet have derived."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from topocell.io import files, plain_yaml
 from topocell.nn.count import published_size
 from topocell.reporting.ground_truth import ground_truth_of
 from topocell.reporting.rankings import Ranking, agreement, ranking
-from topocell.reporting.rundirs import genotype_of, readable
+from topocell.reporting.rundirs import genotype_of, is_text, readable
 from topocell.reporting.scores import accuracy_of
 from topocell.reporting.tables import format_count
 
@@ -43,21 +44,23 @@ def cells_side_by_side(places: Sequence[str]) -> list[list[str]]:
 
     Operations, skip connections, depth and width are of each cell type, joined by ` + `. The size is that of the
     published network (36 channels and 20 layers, NAS-Bench-201: 16 and 17) on 32×32 images with 10 classes. The last
-    column is the test accuracy of a run after the last epoch, or the paper's figure of a published cell.
+    column is the test accuracy of a run after the last epoch, or the paper's figure of a published cell. A cell that is
+    given as its text is called by its place, as `text 2`.
 
     Raises:
         GenotypeError: a place that names no cell. RunError: a directory that cannot be read.
     """
-    return [_CELL_HEADER, *(_cell_row(place, genotype_of(place)) for place in places)]
+    rows = [_cell_row(place, genotype_of(place)) for place in places]
+    names = [f"text {i}" if is_text(place) else one_line(place) for i, place in enumerate(places, 1)]
+    return [_CELL_HEADER, *([name, *row] for name, row in zip(names, rows, strict=True))]
 
 
 def _cell_row(place: str, genotype: Genotype) -> list[str]:
     kinds, found = genotype.cells, published_size(genotype)
     counts = [genotype.operations(kind) for kind in kinds]
     known = published_cells().get(str(genotype.origin.get("published")))
-    run = _mapping(Path(place) / "results.json") if Path(place).is_dir() else {}
+    run = _mapping(Path(place) / "results.json") if os.path.isdir(place) else {}
     return [
-        one_line(place),
         genotype.key,
         " + ".join(str(sum(count.values())) for count in counts),
         " + ".join(str(count["skip_connect"]) for count in counts),

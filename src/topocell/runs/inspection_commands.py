@@ -1,5 +1,6 @@
 """The commands that show what a run has, its selections side by side, its cell, and what one would take."""
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,10 +41,10 @@ def compare(
     from topocell.reporting.comparison import comparison_table, groups_of, read_runs
     from topocell.runs.compare import cells_side_by_side, comparison
 
-    if len(places) == 1 and (Path(places[0]) / "recipe.yaml").is_file():
+    if len(places) == 1 and os.path.isfile(Path(places[0]) / "recipe.yaml"):
         _show_columns(comparison(places[0]))
         return
-    if all(Path(place).is_dir() for place in places):
+    if all(map(os.path.isdir, places)):
         runs = read_runs(places)
         _show_columns(comparison_table(groups_of(runs)))
         places = [_shown_path(run.path) for run in runs if (run.path / "genotype.json").is_file()]

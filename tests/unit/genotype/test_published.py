@@ -1,5 +1,6 @@
 """Published cells as data: all are there, their networks have the published sizes, every command takes them by name."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -100,6 +101,9 @@ def test_cells_as_users_name_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert genotype_of(place).cells == mine.cells
     assert genotype_of("DOTS_C10").cells == mine.cells
     assert genotype_of(ARCH) == Genotype.from_nasbench201(ARCH)
+    for text in (mine.to_darts().encode(), b"\xef\xbb\xbf" + json.dumps(mine.to_dict()).encode()):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+        assert genotype_of("-").cells == mine.cells
     published("darts-v2").genotype.save("gdas")
     assert genotype_of("gdas") == published("darts-v2").genotype
 

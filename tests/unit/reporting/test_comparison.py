@@ -1,6 +1,8 @@
 """Runs side by side: groups by recipe, means and deviations in closed form, a page that holds what it shows."""
 
+import io
 import json
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from tests.unit.reporting.test_html import METRICS, PARTS, Page, results
 from topocell.cli import main
 from topocell.config.load import load_recipe
 from topocell.errors import RunError
+from topocell.genotype.published import published
 from topocell.reporting.comparison import (
     comparison_table,
     differences_table,
@@ -136,6 +139,16 @@ def test_the_command_compares_in_the_terminal_what_the_page_shows(
     assert "is neither a run directory" in capsys.readouterr().err and not (tmp_path / "x.html").exists()
     assert main(["report", str(runs[0]), "--figures", str(tmp_path / "figures")]) == 0
     assert str(tmp_path / "figures/retrain.svg") in capsys.readouterr().out
+
+
+def test_a_cell_that_is_given_as_its_text_is_called_by_its_place(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = published("dots-c10").genotype.to_darts()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    assert main(["compare", text, "darts-v2", "-"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"\bcell\W+text 1\W+darts-v2\W+text 3\W*\n", shown) and "Genotype" not in shown
 
 
 def test_groups_whose_names_are_cut_to_the_same_words_stay_apart(tmp_path: Path) -> None:
