@@ -6,6 +6,7 @@ Compiled kernels are taken without measuring: which way is the fastest differs f
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import torch
 from tests.helpers.forked import Forked
@@ -13,6 +14,9 @@ from tests.helpers.forked import Forked
 from topocell.registry import HOMES, Registry, known
 from topocell.spaces import KNOWN_OPERATIONS
 
+# A busy machine is no fault of what is tested.
+hypothesis.settings.register_profile("topocell", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("topocell")
 torch.set_num_threads(1)
 os.environ.setdefault("TOPOCELL_NATIVE", "1")
 

@@ -965,7 +965,7 @@ def recipe_or_error(*arguments: Any, **options: Any) -> None:
     assert resolved(text).to_yaml() == text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(overrides=st.lists(OVERRIDES | st.text(max_size=12), max_size=3), budget=st.sampled_from(list(BUDGETS)))
 @example(overrides=["search.stages=[a, b]", "search.stages.0.x=1"], budget="smoke")
 @example(overrides=["data=", "data.images.x=1"], budget="smoke")
@@ -974,7 +974,7 @@ def test_any_overrides(overrides: list[str], budget: str) -> None:
     recipe_or_error("quickstart", overrides, budget=budget)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     data=st.dictionaries(KEYS, VALUES, max_size=6),
     base=st.none() | st.just("dots"),
@@ -986,7 +986,7 @@ def test_any_file(tmp_path_factory: Any, data: dict[str, Any], base: str | None,
     recipe_or_error(file(folder, yaml.safe_dump(extended), "any.yaml"), budget=budget)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=st.text(max_size=60) | st.binary(max_size=60).map(lambda b: b.decode("latin-1")))
 def test_any_text(tmp_path_factory: Any, text: str) -> None:
     try:

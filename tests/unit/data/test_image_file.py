@@ -132,7 +132,7 @@ entries = st.tuples(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     others=st.lists(entries, max_size=4),
     kind=st.sampled_from(("JPEG", "PNG", "WEBP", "MPO")),

@@ -45,7 +45,7 @@ plain = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(plain, st.sampled_from([p for p in PROTOCOLS if p > 2]))
 def test_plain_values_are_read_as_the_library_does(value, protocol):
     assert read(pickle.dumps(value, protocol)) == value

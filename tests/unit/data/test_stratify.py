@@ -42,7 +42,7 @@ def test_a_rare_class_is_in_both_halves_whatever_the_seed(fractions):
     assert mended > 5  # the plain shuffle does lose it for some seeds
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=8),
     shares=st.lists(st.floats(0.05, 1.0), min_size=1, max_size=4),
@@ -125,7 +125,7 @@ def test_a_split_too_small_for_all_classes_has_as_many_as_it_can():
     assert "val lacks" in note and "and 3 more" in note
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     sizes=st.lists(st.integers(0, 60), min_size=1, max_size=8),
     shares=st.lists(st.floats(0.05, 1.0), min_size=1, max_size=3),

@@ -68,7 +68,7 @@ nests = st.recursive(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(state=st.dictionaries(st.text(max_size=5), nests, max_size=4))
 def test_any_nested_state_survives(tmp_path: Path, state: dict) -> None:
     path = tmp_path / "a.ckpt"
@@ -147,7 +147,7 @@ def test_every_truncation_is_found(tmp_path: Path) -> None:
     refused(tmp_path / "long.ckpt", whole + b"\0")
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_every_flipped_bit_is_found(tmp_path: Path, data: st.DataObject) -> None:
     whole = bytearray(packed(torch_bytes({"a": torch.arange(9), "b": "text"})))

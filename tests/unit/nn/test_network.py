@@ -139,7 +139,7 @@ def test_every_operation_has_a_place_in_both_cells(name: str) -> None:
     assert net(torch.randn(2, 3, 32, 32)).shape == (2, 5)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.sampled_from(NASBENCH201_OPERATIONS), min_size=6, max_size=6))
 def test_any_nasbench201_cell_gives_logits(names: list[str]) -> None:
     net = FixedNet(nasbench201(*names), 4, 5, 10).to(memory_format=torch.channels_last)

@@ -94,7 +94,7 @@ def test_a_compiler_that_takes_too_long_is_said(tmp_path: Path, monkeypatch: pyt
         build._load.__wrapped__("kernels.c", "-DLANES=16")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     channels=st.integers(2, 20) | st.sampled_from([24, 32, 36]),
     height=st.integers(1, 9),
@@ -357,7 +357,7 @@ def test_a_single_channel() -> None:
     assert all(near(g, e, 1e-4) for g, e in zip(gradients, expected))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     inputs=st.integers(3, 40),  # of one, the gradient of its weight is nothing but rounding
     outputs=st.integers(2, 20),

@@ -136,7 +136,7 @@ def test_initial_weights() -> None:
 
 
 @every_relaxation
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     values=st.lists(st.floats(-8, 8, width=32), min_size=16, max_size=16),
     live=st.lists(st.booleans(), min_size=16, max_size=16),

@@ -212,7 +212,7 @@ def graphs(draw):
     return boxes, draw(st.lists(st.sampled_from(pairs), max_size=12))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(graphs())
 def test_boxes_never_overlap_and_no_edge_touches_a_foreign_box(graph):
     boxes, edges = graph

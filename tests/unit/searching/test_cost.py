@@ -55,7 +55,7 @@ STRIDES = {"normal": 1, "reduce": 2}
 
 @pytest.mark.parametrize("space", SPACES)
 @given(data=st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_one_hot_weights_cost_what_their_network_does(space: str, data: st.DataObject) -> None:
     """Any edges and operations, `none` among them, with nodes that nothing reaches, and dead ends that go or stay."""
     of = SPACES[space]

@@ -56,7 +56,7 @@ def in_ball(origin: Tensor, row: Tensor, epsilon: float) -> bool:
 
 
 @every_perturbation
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(epsilon=st.floats(0.01, 1.5), init=st.sampled_from([0.0, 0.5, 3.0, 20.0]), seed=st.integers(0, 1000))
 def test_rows_stay_in_the_ball_and_sum_to_one(name: str, epsilon: float, init: float, seed: int) -> None:
     of = learner(epsilon, init=init, seed=seed)

@@ -148,7 +148,7 @@ def score_of(arch: ArchState, rules: Rules, derived: Any) -> float:
 
 @pytest.mark.parametrize("case", CASES)
 @given(seed=st.integers(0, 10_000), share=st.floats(0, 1))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_it_equals_brute_force(case: str, seed: int, share: float) -> None:
     space, topology, options = CASES[case]
     arch, costs = drawn(space, topology, seed), COSTS[id(space)]

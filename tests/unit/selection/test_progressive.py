@@ -91,7 +91,7 @@ def test_equal_logits_give_every_edge_the_score_zero() -> None:
 
 
 @given(seed=st.integers(0, 2**31), spread=st.floats(0.01, 10), criterion=st.sampled_from(sorted(CRITERIA)))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_scores_are_between_zero_and_one(seed: int, spread: float, criterion: int) -> None:
     draws = torch.Generator().manual_seed(seed)
     logits = spread * torch.randn(4, 14, 8, generator=draws, dtype=torch.float64)

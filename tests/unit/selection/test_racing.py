@@ -37,7 +37,7 @@ def losses(candidates: int, images: int, spread: float, gap: float, seed: int) -
 
 
 @given(st.integers(2, 6), st.integers(1, 3), st.integers(0, 10**6), st.sampled_from(["loss", "accuracy"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_without_rules_the_whole_split_decides(candidates: int, keep: int, seed: int, metric: str) -> None:
     loss = losses(candidates, 40, 1.0, 0.0, seed)
     race = run(loss, min(keep, candidates), metric=metric)

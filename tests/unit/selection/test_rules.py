@@ -100,7 +100,7 @@ def test_ties_go_to_the_first_operation_and_the_first_edges() -> None:
 
 
 @given(seed=st.integers(0, 2**31), in_degree=st.integers(1, 3), nodes=st.integers(1, 4))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_strongest_edges_by_their_strongest_operation(seed: int, in_degree: int, nodes: int) -> None:
     space = small(nodes)
     cell = space.cells["normal"]

@@ -158,7 +158,7 @@ def test_the_initial_logits_are_a_function_of_the_generator() -> None:
 
 
 @given(seed=st.integers(0, 2**31), relaxation=st.sampled_from(sorted(RELAXATION_CHOICES)))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_what_is_removed_weighs_exactly_nothing(seed: int, relaxation: str) -> None:
     arch = state(None, RELAXATION_CHOICES[relaxation], init=3.0)
     mask = torch.rand(14, 8, generator=torch.Generator().manual_seed(seed)) < 0.5

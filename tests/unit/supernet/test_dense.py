@@ -35,7 +35,7 @@ def added(bank: Bank, x: Tensor, scale: Tensor, tensors: list[Tensor], sums: lis
         sums[e] = sums[e] + piece
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     channels=st.sampled_from([4, 8, 12, 16, 32]),
     height=st.integers(2, 9),
@@ -104,7 +104,7 @@ def test_dense_convolutions_have_the_outputs_and_gradients_of_the_library(
     assert all(near(g, e, 2e-3) for g, e in zip(gradients, exact_gradients))  # a flipped ReLU moves whole pixels
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     channels=st.sampled_from([4, 6, 8, 16]),
     height=st.integers(1, 7),

@@ -413,7 +413,7 @@ TRAIN, VAL = ((torch.tensor(i), torch.zeros(0)) for i in (0, 1))
 
 
 @given(seed=st.integers(0, 2**31), n=st.integers(1, 8), m=st.integers(1, 8), xi=st.floats(0.001, 1.0))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_unrolled_gradient_of_a_bilinear_loss_is_exact(seed: int, n: int, m: int, xi: float) -> None:
     """L_train = wᵀAw/2 + wᵀBα and L_val = ‖w − t‖²/2 have the gradient −ξ Bᵀ(w' − t), w' = w − ξ(Aw + Bα)."""
     case = f12_case(seed, n, m, xi)
@@ -425,7 +425,7 @@ def test_the_unrolled_gradient_of_a_bilinear_loss_is_exact(seed: int, n: int, m:
 
 
 @given(seed=st.integers(0, 2**31), momentum=st.sampled_from([0.0, 0.9]), decay=st.sampled_from([0.0, 0.1]))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_unrolled_gradient_follows_the_optimizer_of_the_weights(seed: int, momentum: float, decay: float) -> None:
     """Against the exact derivative of a smooth model, with the momentum of two steps that came before."""
     g = torch.Generator().manual_seed(seed)

@@ -280,7 +280,7 @@ def test_zero_edge_weights_leave_nothing_but_the_bias(name: str, partial: int) -
 
 
 @given(seed=st.integers(0, 2**31), edge=st.integers(0, 4), candidate=st.integers(0, 3))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_a_zero_weight_cuts_off_its_operation(seed: int, edge: int, candidate: int) -> None:
     """Whatever a zero-weight operation or edge holds, the logits do not change and its gradient is zero."""
     names = ("sep_conv_3x3", "dil_conv_3x3", "conv_7x1_1x7", "nor_conv_1x1")

@@ -30,7 +30,7 @@ def small_space(candidates: tuple[str, ...] = OPERATIONS[:11]) -> SpaceSpec:
 
 
 @given(seed=st.integers(0, 2**31), n=st.integers(1, 8), m=st.integers(1, 8), xi=st.floats(0.001, 1.0))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_unrolled_gradient_has_the_closed_form(seed: int, n: int, m: int, xi: float) -> None:
     case = f12_case(seed, n, m, xi)
     got = unrolled_gradient(

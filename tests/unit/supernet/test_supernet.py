@@ -151,7 +151,7 @@ def user_spaces(draw: st.DrawFn) -> SpaceSpec:
 
 
 @given(space=user_spaces(), partial=st.sampled_from([1, 2]), layers=st.integers(1, 3), seed=st.integers(0, 2**31))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_cells_that_a_user_writes(space: SpaceSpec, partial: int, layers: int, seed: int) -> None:
     check(space, layers, weights=random_weights(space, seed, zero_share=0.3), partial=partial)
 
@@ -255,7 +255,7 @@ def test_noise_is_fresh_on_every_edge_and_every_forward_pass() -> None:
     height=st.integers(1, 9),
     width=st.integers(1, 9),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_depthwise_convolution_has_the_gradients_of_the_library(
     seed: int, stride: int, dilation: int, kernel: int, height: int, width: int
 ) -> None:
@@ -304,7 +304,7 @@ def test_after_removal_no_buffer_of_a_bank_is_left_over() -> None:
 
 
 @given(seed=st.integers(0, 2**31), share=st.floats(0.2, 1.0), partial=st.sampled_from([1, 2]), again=st.booleans())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_after_removal_the_rest_is_the_same_function(seed: int, share: float, partial: int, again: bool) -> None:
     space = darts(3, (*MIX, "noise"))
     net = supernet(space, partial=partial)

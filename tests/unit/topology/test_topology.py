@@ -116,7 +116,7 @@ def betas(n: int, bound: float = 6.0) -> st.SearchStrategy[torch.Tensor]:
 
 
 def fuzz(examples: int = 30) -> settings:
-    return settings(max_examples=examples, deadline=None)
+    return settings(max_examples=examples)
 
 
 def outgoing(cell: CellSpec) -> dict[int, list[int]]:

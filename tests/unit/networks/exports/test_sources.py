@@ -170,7 +170,7 @@ def darts(draw: Any) -> Genotype:
     return Genotype("any", cells)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(darts(), st.integers(1, 4))
 def test_any_cell(genotype: Genotype, layers: int) -> None:
     with TemporaryDirectory() as place:

@@ -38,7 +38,7 @@ def near(found: Tensor, wanted: Tensor, within: float) -> bool:
     return float((found - wanted).norm()) <= within * float(wanted.norm()) + 1e-6
 
 
-@settings(max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES < 10)
+@settings(max_examples=EXAMPLES, derandomize=EXAMPLES < 10)
 @given(
     channels=st.integers(2, 20),
     height=st.integers(1, 6),
