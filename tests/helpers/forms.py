@@ -123,6 +123,9 @@ def _cell(draw: Any, writer: str) -> CellGenotype:
     every = list(range(2, 2 + count))
     some = writer in ("topocell", "darts", "pt.darts", "gdas")
     concat = draw(st.lists(st.sampled_from(every), min_size=1, unique=True)) if some else every
+    if writer in ("darts", "gdas"):
+        taken = {p for pairs in nodes for _, p in pairs}
+        concat += [node for node in every if node not in taken and node not in concat]
     return CellGenotype(2, tuple(nodes), tuple(concat))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from topocell.errors import GenotypeError
 from topocell.genotype.canonical import Pair
+from topocell.genotype.namedtuples import unused
 from topocell.genotype.texts import bounded
 
 _EDGE = re.compile(r"([^|~+]+)~([0-9]{1,3})")
@@ -29,6 +30,11 @@ def format_darts(cells: Mapping[str, tuple[Sequence[Sequence[Pair]], Sequence[in
                     f"cells.{name}.nodes[{index}]: DARTS' format has two inputs per node, "
                     f"but got {len(pairs)}; save JSON instead"
                 )
+        if left := unused(nodes, concat):  # in a text it would say that the number of inputs is another
+            raise GenotypeError(
+                f"cells.{name}: in DARTS' format each node is in the concat or taken by another, but node {left[0]} is "
+                f"neither; save JSON instead"
+            )
         whole = range(concat[0], concat[-1] + 1)
         listed = str(whole) if list(concat) == list(whole) else str(list(concat))
         parts.append(f"{name}={[pair for pairs in nodes for pair in pairs]}, {name}_concat={listed}")
@@ -43,10 +49,20 @@ def find_nasbench201(text: str) -> str | None:
     """
     found = list(_ARCH.finditer(text))
     for match in found:
-        if (after := text[match.end() :].lstrip()).startswith("+"):  # a cell of fewer nodes would be read
+        before, after = text[: match.start()].rpartition("\n")[2], text[match.end() :]
+        if re.search(r"#\s", before):
+            raise GenotypeError(f"before a genotype may stand `NAME =` or a log prefix, but got {reprlib.repr(before)}")
+        told = re.search(r"([0-9]+) nodes with\s*\Z", before)  # as a Structure prints it, with its input
+        if told and int(told[1]) != match[0].count("+") + 2:
             raise GenotypeError(
-                f"an architecture string must be whole, but after {reprlib.repr(match[0])} comes "
-                f"{reprlib.repr(after)}; restore it"
+                f"an architecture string must have the {told[1]} nodes, with the input, that stand before it, but got "
+                f"{reprlib.repr(match[0])}"
+            )
+        # A cell of fewer nodes would be read.
+        if re.match(r"\s*(?:\+|…|\.\.)|[\w~|]", after) or re.search(r"[\w~|+]\Z|(?:…|\.\.)\s*\Z", before):
+            raise GenotypeError(
+                f"an architecture string must be whole, but around {reprlib.repr(match[0])} stand "
+                f"{reprlib.repr(before)} and {reprlib.repr(after.lstrip())}; restore it"
             )
     if len({_joined(match[0]) for match in found}) > 1:
         raise GenotypeError(f"a text must hold one genotype, but has {len(found)} architecture strings; keep one")

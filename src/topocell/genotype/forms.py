@@ -8,7 +8,7 @@ from typing import Any
 from topocell.errors import GenotypeError, nearest
 from topocell.genotype import exports, formats, namedtuples
 from topocell.genotype.exports import BENCH_PREFIX, HUB_KEY, NNI_KEY
-from topocell.genotype.texts import Call, bounded, read, shown, unescaped, unwrapped
+from topocell.genotype.texts import Call, another, bounded, read, shown, uncommented, unescaped, unwrapped
 from topocell.spaces.operations import KNOWN_OPERATIONS
 
 #: Name of a form → what it looks like.
@@ -34,6 +34,10 @@ _FOREIGN = (
     (r"\A\W*[0-9]+(:[0-9]+)+\W*\Z", "the sizes of NATS-Bench, which are no cell"),
     (r'"nbformat"', "a notebook, whose cells are none of a network"),
     (r"(?m)^(extends|search|selection|retrain):", "a recipe, which has no genotype"),
+    (
+        r"(?m)^\s*(#|//|%|;|--|<!--|REM|-).*(\bGenotype\s*\(|~0\|)",
+        "a genotype in a comment, or in a line that a diff takes away",
+    ),
     (r"\A[\s,;()\[\]0-9]+\Z", "numbers without the names of operations, as of ENAS and NAO"),
 )
 
@@ -73,12 +77,16 @@ def recognise(text: str) -> tuple[str, Any]:
 
 
 def _recognised(text: str) -> tuple[str, Any]:
-    if re.match(r"\s*\|\S", text):  # and no row of a table
-        return "nasbench201", text
+    plain = uncommented(text)
     try:
-        if arch := formats.find_nasbench201(text):
+        arch = formats.find_nasbench201(plain)
+        if arch is None and re.match(r"\s*\|[^|]*~", plain):  # its reader says what is wrong
+            return "nasbench201", text
+        if arch is not None:
+            if other := another(plain.replace(arch, "")):
+                raise GenotypeError(f"a text must hold one genotype, but has {other} beside {shown(arch)}; keep one")
             return "nasbench201", arch
-        value = read(text)
+        value = read(plain)
         if isinstance(value, Call) and not value.args and "cells" in value.fields:  # as ours is printed
             return "topocell", {"format": 1, **value.fields}
         if isinstance(value, Call) or (isinstance(value, dict) and "normal" in value and "format" not in value):

@@ -125,9 +125,15 @@ def read_cells(form: str, fields: Mapping[str, Any]) -> Cells:
             cells[name] = _by_node(name, fields[name], concat)
             continue
         items = fields[name]
-        nodes = list(items) if any(map(_is_node, items)) else in_twos(name, items)
+        nodes = list(items) if any(map(_is_node, items)) else _used(name, in_twos(name, items), concat)
         cells[name] = [[pair[:2] for pair in node] for node in nodes], list(concat)
     return cells
+
+
+def unused(nodes: Sequence[Sequence[Pair]], concat: Sequence[int]) -> list[int]:
+    """Numbers of the nodes of a cell of two inputs that are neither in the concat nor taken by another."""
+    used = {*concat, *(source for node in nodes for _, source in node)}
+    return [node for node in range(2, 2 + len(nodes)) if node not in used]
 
 
 def in_twos(name: str, items: Sequence[Any]) -> list[Sequence[Any]]:
@@ -135,6 +141,16 @@ def in_twos(name: str, items: Sequence[Any]) -> list[Sequence[Any]]:
     if len(items) % 2:
         raise GenotypeError(f"{name}: must list two pairs for each node, but got {len(items)}")
     return [items[i : i + 2] for i in range(0, len(items), 2)]
+
+
+def _used(name: str, nodes: list[Sequence[Any]], concat: Sequence[int]) -> list[Sequence[Any]]:
+    """The nodes of a flat list. Raises GenotypeError for one without use: others than two pairs made a node there."""
+    if left := unused([[pair[:2] for pair in node] for node in nodes], concat):
+        raise GenotypeError(
+            f"{name}: two pairs make a node, and each node is in {name}_concat or taken by another, but node {left[0]} "
+            f"is neither; where nodes have other than two inputs, write a list for each"
+        )
+    return nodes
 
 
 def _by_node(name: str, triples: tuple[Any, ...], concat: tuple[int, ...]) -> tuple[list[list[Pair]], list[int]]:

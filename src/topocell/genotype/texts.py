@@ -46,13 +46,30 @@ _GRADIENT = re.compile(r",\s*grad_fn=<\w*>")
 #: An array as NumPy prints it.
 _PRINTED = re.compile(r"\[\s*[0-9]+\.?(?:\s+[0-9]+\.?)+\s*\]")
 
+#: A line of comment in some language, or one that a diff takes away.
+_COMMENT = re.compile(r"\s*(?:#|//|%|;|--\s|<!--|REM\s|-(?=[A-Za-z_]))")
+_HUNK = re.compile(r"^@@ .*@@", re.MULTILINE)
+#: A genotype in a form that is neither a call of `Genotype` nor an architecture string.
+_MAPPED = re.compile(
+    r"""['"](?:cells|normal|reduce)['"]+\s*:\s*['"]*[\[({]|\bnormal(?:_n[0-9]+_(?:p[0-9]|switch)|/op_)|\bedge_normal_[0-9]"""
+    r"|\b(?:normal|reduce)\s*=\s*[\[(]\s*[\[(]"
+)
+#: What a program changes about a genotype that it has written out.
+_CHANGED = re.compile(
+    r"\b_replace\(|\.(?:normal|reduce)\w*(?:\[[^\]\n]*\])*\s*"
+    r"(?:=(?!=)|\.(?:append|extend|insert|pop|remove|reverse|sort)\()"
+)
+_DEFINED = re.compile(r"namedtuple|class\s+Genotype\b", re.IGNORECASE)
+
 #: What may stand before a genotype on its line: `NAME =`, a log prefix, or cells of a table; or a call that prints it.
-_BEFORE = re.compile(r"|.*[\s=:]|[^()\[\]{}]*[,;|>]")
+_BEFORE = re.compile(r"|.*[\s=:]|[^()\[\]{}]*[,;|>&]")
 _PRINTS = re.compile(
     r"""[\w.\s]*\b(?:print|pprint|log|debug|info|warning|critical|write|echo)\s*\(\s*(?:(['"])[^'"]*\1\s*[,%]\s*)?"""
 )
+#: By which a program says that it is another, or that there may be another.
+_UNLESS = re.compile(r"(?:!=|\b(?:not|del|or|else))\s*\Z")
 #: What may follow it: a comment, or further cells of a table.
-_AFTER = re.compile(r"(?:\s+[0-9]+(?:[.,][0-9]+)?%?)*\s*(?:#.*|[,;|<][^()\[\]{}]*)?")
+_AFTER = re.compile(r"(?:\s+[0-9]+(?:[.,][0-9]+)?%?)*\s*(?:#.*|[,;|<&][^()\[\]{}]*)?")
 
 
 class Call(NamedTuple):
@@ -92,21 +109,53 @@ def unescaped(text: str) -> str:
     return _ESCAPE.sub(r"\1", text).replace('""', '"')
 
 
+def uncommented(text: str) -> str:
+    """The text without marks of quotation and prompts, lines of comment, and those that a diff takes away."""
+    marks = r"(?:>+|\.\.\.)" if ">>> " in text else ">+"
+    text = re.sub(rf"(?m)^[ \t]*{marks}[ \t]", "", text)
+    lines = text.expandtabs().split("\n")
+    if _HUNK.search(text):
+        lines = [line[line.startswith(("+", " ")) :] for line in lines if not line.startswith("-")]
+    return textwrap.dedent("\n".join(line for line in lines if not _COMMENT.match(line)))
+
+
+def another(text: str) -> str | None:
+    """What says that a text holds a genotype, other than an architecture string; None where nothing does."""
+    found = _CALL.search(text) or _MAPPED.search(text)
+    return shown(found[0]) if found else None
+
+
+def from_json(raw: str | bytes) -> Any:
+    """The value of a text of JSON. Raises ValueError for any other text, and where a key is there twice."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError(f"a key is there twice in {shown([key for key, _ in pairs])}")
+        return found
+
+    return json.loads(raw, object_pairs_hook=unique)
+
+
 def unwrapped(text: str) -> str:
     """The text in a text of JSON: that of a string, or of the entry `genotype` of a mapping; any other as it is.
 
     What is a mapping in YAML becomes JSON.
     """
     try:
-        data = json.loads(text)
+        data = from_json(text)
     except (ValueError, RecursionError):
         data = _in_yaml(text)
         if data is None:
             return text
         text = json.dumps(data)
     if isinstance(data, dict) and data.keys().isdisjoint({"normal", "format"}) and "genotype" in data:
-        data = data["genotype"]
-        return data if isinstance(data, str) else json.dumps(data)
+        inner = data.pop("genotype")
+        inner = inner if isinstance(inner, str) else json.dumps(inner)
+        beside = json.dumps(data).replace(json.dumps(inner)[1:-1], "").replace(inner, "")
+        if other := another(beside) or ("~0|" in beside and "an architecture string"):
+            raise GenotypeError(f"a text must hold one genotype, but beside 'genotype' it has {other}; keep one")
+        return inner
     return data if isinstance(data, str) else text
 
 
@@ -127,7 +176,7 @@ def listed(value: Any) -> Any:
 
 
 def read(text: str) -> Any:
-    """The value in a text; None where there is none that could be a genotype.
+    """The value in a text without comments; None where there is none that could be a genotype.
 
     Lists, tuples, arrays and tensors become tuples, `range(..)` too; `np.int64(3)` and `tensor(3)` become 3; `true`,
     `false`, `null` are those of JSON. The same value twice is one.
@@ -135,14 +184,20 @@ def read(text: str) -> Any:
     Raises:
         GenotypeError: the text is too long, has two values, or one that is no plain data.
     """
-    lines = bounded(text).expandtabs().split("\n")
-    plain = textwrap.dedent("\n".join(line for line in lines if not line.lstrip().startswith("#")))
-    plain = _PRINTED.sub(lambda array: re.sub(r"(?<=[0-9.])\s+(?=[0-9])", ", ", array[0]), _GRADIENT.sub("", plain))
+    plain = _PRINTED.sub(lambda array: re.sub(r"(?<=[0-9.])\s+(?=[0-9])", ", ", array[0]), _GRADIENT.sub("", text))
     if calls := list(_CALL.finditer(plain)):
-        value, *others = (_parsed(_cut(plain, call.start(), call.end() - 1)) for call in calls)
+        pieces = [_cut(plain, call.start(), call.end() - 1) for call in calls]
+        value, *others = map(_parsed, pieces)
         if any(other != value for other in others):
             raise GenotypeError(f"a text must hold one genotype, but has {len(calls)} calls of Genotype; keep one")
-        if isinstance(value, Call) and value.args and "namedtuple" in plain:
+        rest = plain
+        for piece in pieces:
+            rest = rest.replace(piece, "")
+        if other := another(rest):
+            raise GenotypeError(f"a text must hold one genotype, but has another with {other}; keep one")
+        if found := _CHANGED.search(rest):
+            raise GenotypeError(f"a genotype must be written out, but the text changes it by {shown(found[0])}")
+        if isinstance(value, Call) and value.args and _DEFINED.search(rest):
             raise GenotypeError("fields must be given by name where the text defines Genotype, but are by position")
         return value
     if _FIELD.match(plain):
@@ -168,13 +223,24 @@ def _cut(text: str, start: int, bracket: int, alone: bool = False) -> str:
                 break
     if end is None:
         raise GenotypeError(f"every bracket must be closed, but one is not in {shown(text[start:])}")
-    before, after = text[:start].rpartition("\n")[2], text[end:].partition("\n")[0]
+    head, tail = text[:start], text[end:]
+    if head.rstrip().endswith("("):  # of a call over several lines
+        head, tail = head.rstrip(), tail.lstrip().removeprefix(",").lstrip()
+    before, after = head.rpartition("\n")[2], tail.partition("\n")[0]
+    above = head[: len(head) - len(before)]
     for _ in range(3):
         if before and before[-1] in "'\"`" and after.startswith(before[-1]):  # a text in quotes, or bytes
             before, after = before[:-1].removesuffix("b"), after[1:]
     if _PRINTS.fullmatch(before) and after.startswith(")"):
         before, after = "", after[1:]
-    if any(c in before for c in "'\"#`{") or ";" in before[:-1] or not _BEFORE.fullmatch(before):
+    if sum(map(above.count, "([{")) > sum(map(above.count, ")]}")):
+        raise GenotypeError(f"before a genotype every bracket must be closed, but one is not in {shown(above)}")
+    if (
+        any(c in before for c in "'\"#`{")
+        or ";" in before[:-1]
+        or _UNLESS.search(before)
+        or not _BEFORE.fullmatch(before)
+    ):
         raise GenotypeError(f"before a genotype may stand `NAME =` or a log prefix, but got {shown(before)}")
     if not _AFTER.fullmatch(after) and after.strip() != ".":
         raise GenotypeError(f"nothing may follow a genotype on its line, but got {shown(after)}")

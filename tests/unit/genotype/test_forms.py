@@ -19,7 +19,9 @@ from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.genotype.texts import MAX_TEXT
 
 V2 = DARTS_V2.to_darts()
+NOISE = V2.replace("skip_connect", "noise")
 ARCH = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|avg_pool_3x3~1|nor_conv_1x1~2|"
+SHORT = ARCH[: ARCH.rfind("+")]
 
 
 # --- round trips ---
@@ -142,6 +144,18 @@ FIELDS_OF_V2: dict[str, Any] = {
         f'    logger.info("genotype = %s", {V2});',
         V2.replace("range(2, 6)", "[2 3 4 5]", 1).replace("range(2, 6)", "[2. 3. 4. 5.]"),
         V2.replace("_3x3", "_3×3"),
+        f"|DARTS|{V2}|97.24|",
+        f"DARTS & {V2} & 97.24 \\\\".replace("_", "\\_"),
+        # with a cell that is none any more: comments, and what a diff takes away
+        f"# old = {ARCH}\nbest = {V2}",
+        f"-BEST = {NOISE}\n+BEST = {V2}",
+        f"@@ -1,2 +1,2 @@\n def cell():\n-    return {NOISE}\n+    return {V2}\n",
+        f"// {NOISE}\n% {NOISE}\n-- {NOISE}\n<!-- {NOISE} -->\n{V2}",
+        # quoted, in a session, and printed over several lines
+        "> " + V2.replace("), (", "),\n> ("),
+        ">>> best = " + V2.replace("), (", "),\n... ("),
+        f"print(\n    {V2}\n)",
+        f"genotype: {V2}\nepoch: 3\nbest genotype: {V2}",
     ],
 )
 def test_what_stands_around_a_genotype(text: str) -> None:
@@ -154,7 +168,9 @@ def test_the_nodes_of_a_structure_are_its_architecture_string() -> None:
     for text in (str(value), f"arch = {value}", json.dumps(value)):
         assert Genotype.from_text(text) == Genotype.from_text(ARCH)
     texts = f"first {ARCH}\nagain {ARCH}", ARCH.replace("|", "&#124;"), ARCH.replace("|", "\\|").replace("_", "\\_")
-    for text in (*texts, f"| 1 | `{ARCH}` | 93 |", repr(Genotype.from_text(ARCH))):
+    ends = f"{ARCH},93.5\n", f"{ARCH} 93.5", f'"{ARCH}",93.5', f"{ARCH}\n{ARCH}", f"# {SHORT}\n{ARCH}", f"{ARCH}.\n"
+    around = f"Structure(4 nodes with {ARCH})", f"CellStructure(arch_str='{ARCH}')"
+    for text in (*texts, *ends, *around, f"| 1 | `{ARCH}` | 93 |", repr(Genotype.from_text(ARCH))):
         assert Genotype.from_text(text) == Genotype.from_text(ARCH)
     with pytest.raises(GenotypeError, match="in one of the forms"):
         Genotype.from_text(str(value[1:]))
@@ -203,10 +219,59 @@ REFUSED = {
     "name": (V2.replace("dil_conv_3x3", "dil_conv"), "normal: an operation must be one of topocell's or registered"),
     "not the same": (V2.replace("dil_conv_3x3", "dil_sep_conv_3x3"), "two dilated convolutions where dil_conv_3x3 has"),
     "numbers": ("[[(0, 5), (1, 0)], [(0, 5), (1, 0)]]", "read as the form 'compact', of topocell, darts"),
-    "arch string cut at an edge": (f"arch: {ARCH[:-1]}", "node 3 of an architecture string is"),
+    "arch string cut at an edge": (f"arch: {ARCH[:-1]}", "must be whole"),
     "arch string cut at a node": (f"arch: {ARCH[: ARCH.rfind('+') + 1]}", "must be whole, but"),
-    "arch string cut in a node": (f"arch: {ARCH[: ARCH.rfind('~0')]}", "comes '+|none'; restore it"),
+    "arch string cut in a node": (f"arch: {ARCH[: ARCH.rfind('~0')]}", "and '+|none'; restore it"),
     "arch string of which a part": (f"arch: {ARCH[: ARCH.rfind('+')]}+...", "must be whole"),
+    "arch string with dots": (f"{SHORT}...", "must be whole"),
+    "arch string with dots apart": (f"arch: {SHORT} …", "must be whole"),
+    "arch string of other nodes": (
+        f"Structure(4 nodes with {SHORT})",
+        "must have the 4 nodes, with the input, that stand",
+    ),
+    "arch string after a comment sign": (f"x = 1  # {ARCH}", "before a genotype may stand"),
+    # two, of which one was taken
+    "arch string and call": (f"{ARCH}\n{V2}", "must hold one genotype, but has 'Genotype(' beside '|nor_conv_3x"),
+    "call and dictionary": (f"{V2}\n{json.dumps(FIELDS_OF_V2)}", "must hold one genotype, but has another with"),
+    "call and NNI": (f"{V2}\n{{'normal_n2_p0': 'maxpool'}}", "but has another with 'normal_n2_p0'"),
+    "call and JSON of ours": (f"x {json.dumps(DARTS_V2.to_dict())}\n{V2}", "but has another with '\"cells\": {'"),
+    "call and another's": (f"{V2}\nPruned{NOISE}", "but has another with 'normal=[('"),
+    "log in yaml": (f"genotype: {V2}\nepoch: 3\nbest genotype: {NOISE}", "beside 'genotype' it has 'Genotype('"),
+    "entry and another": (
+        json.dumps({"genotype": V2, "last": FIELDS_OF_V2}),
+        "beside 'genotype' it has '\"normal\": ['",
+    ),
+    "entry and arch string": (json.dumps({"genotype": V2, "last": ARCH}), "beside 'genotype' it has an architecture"),
+    "entry twice": (f'{{"genotype": {json.dumps(FIELDS_OF_V2)}, "genotype": {{}}}}', "each once, but got 'genotype'"),
+    # what is none any more, or becomes another
+    **{
+        f"comment {sign}": (f"{sign}{V2}", "a genotype in a comment, or")
+        for sign in ("# ", "// ", "% ", "-- ", "; ", "-")
+    },
+    "comment in a file": (f"import x\n# {V2}\n", "looks like a genotype in a comment"),
+    "taken away": (f"@@ -1 +1 @@\n-    BEST = {V2}\n+    BEST = OTHER\n", "line that a diff takes away"),
+    "not": (f"assert best != {V2}", "before a genotype may stand"),
+    "or": (f"best = found or {V2}", "before a genotype may stand"),
+    "in a call over lines": (f"best = mutated(\n    {V2},\n)", "before a genotype may stand"),
+    "second of a call over lines": (f"best = cross(\n    other,\n    {V2},\n)", "every bracket must be closed"),
+    "replaced later": (
+        f"best = {V2}\nbest = best._replace(normal=[])",
+        "must be written out, but the text changes it by",
+    ),
+    "changed later": (f"best = {V2}\nbest.normal[0] = ('noise', 0)", "the text changes it by '.normal[0] ='"),
+    "longer later": (f"best = {V2}\nbest.normal.append(('noise', 0))", "the text changes it by '.normal.append('"),
+    "class of another order": (
+        "class Genotype(NamedTuple):\n    reduce: list\n    normal: list\nX = Genotype([], [2], [], [2])",
+        "fields must be given by name",
+    ),
+    "node twice": (
+        V2.replace("normal=[", "normal=[('noise', 0), ('noise', 1), "),
+        "a node, and each node is in normal_",
+    ),
+    "three pairs a node": (
+        V2.replace("_concat=range(2, 6)", "_concat=range(2, 5)"),
+        "but node 5 is neither; where nodes",
+    ),
     "fields alone": (f"{V2[9:-1]}", "must stand in one Genotype(...), but got"),
     "fields in lines": (V2[9:-1].replace("], ", "]\n"), "must stand in one Genotype(...), but got"),
     "fields in yaml": ("normal:\n- - sep_conv_3x3\n  - 0\n", "has the fields normal, normal_concat, reduce"),
@@ -435,4 +500,7 @@ def test_a_torn_json_file_is_said_to_be_one(tmp_path: Path) -> None:
     path = tmp_path / "genotype.json"
     path.write_text(json.dumps(DARTS_V2.to_dict())[:100])
     with pytest.raises(GenotypeError, match="a genotype is a JSON file, but this is not: Unterminated"):
+        Genotype.load(path)
+    path.write_text(json.dumps(DARTS_V2.to_dict()).replace('"cells": {', '"cells": {"normal": {}, '))
+    with pytest.raises(GenotypeError, match="a genotype is a JSON file, but this is not: a key is there twice in"):
         Genotype.load(path)

@@ -475,6 +475,10 @@ def test_what_is_no_text_is_refused(value: Any) -> None:
 def test_darts_text_needs_two_pairs_a_node_two_inputs_and_both_cells() -> None:
     with pytest.raises(GenotypeError, match=r"cells\.normal\.nodes\[0\]: DARTS' format .* two inputs .* got 1"):
         darts(CellGenotype(2, ((("noise", 1),),), (2,))).to_darts()
+    with pytest.raises(
+        GenotypeError, match=r"cells\.normal: in DARTS' format each node is in the concat or taken by an"
+    ):
+        darts(CellGenotype(2, ((("noise", 1),) * 2,) * 2, (3,))).to_darts()
     with pytest.raises(GenotypeError, match="cells of two inputs"):
         darts(CellGenotype(1, ((("noise", 0), ("noise", 0)),), (1,))).to_darts()
     with pytest.raises(GenotypeError, match="DARTS' format has"):
