@@ -38,7 +38,7 @@ _FOREIGN = (
         r"(?m)^\s*(#|//|%|;|--|<!--|REM|-).*(\bGenotype\s*\(|~0\|)",
         "a genotype in a comment, or in a line that a diff takes away",
     ),
-    (r"\A[\s,;()\[\]0-9]+\Z", "numbers without the names of operations, as of ENAS and NAO"),
+    (r"\A[\s,;()\[\]]*[0-9][\s,;()\[\]0-9]*\Z", "numbers without the names of operations, as of ENAS and NAO"),
 )
 
 _KNOWN = f"a genotype is a JSON file or a text in one of the forms {', '.join(FORMS)}"
@@ -101,9 +101,9 @@ def _recognised(text: str) -> tuple[str, Any]:
             return "topocell", value
         if any(NNI_KEY.fullmatch(key) or HUB_KEY.fullmatch(key) for key in value):
             return "nni", value
-        plain = {key.replace("_COLON_", ":"): item for key, item in value.items()}  # as YAHPO Gym spells it
-        if len(plain) == len(value) and any(key.startswith(BENCH_PREFIX) for key in plain):
-            return "nasbench301", plain
+        spelt = {key.replace("_COLON_", ":"): item for key, item in value.items()}  # as YAHPO Gym spells it
+        if len(spelt) == len(value) and any(key.startswith(BENCH_PREFIX) for key in spelt):
+            return "nasbench301", spelt
         raise GenotypeError(f"{_KNOWN}, but got a dictionary of {shown(list(value))}")
     if isinstance(value, tuple) and len(value) == 2 and all(map(_is_numbers, value)):
         return "compact", value

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from topocell.errors import RunError
+from topocell.errors import GenotypeError, RunError
 from topocell.genotype.genotype import MAX_BYTES, Genotype
 from topocell.genotype.published import published
 from topocell.genotype.texts import decoded
@@ -15,6 +15,8 @@ from topocell.io import files
 
 #: It stands in every text of a genotype, and in no name of a published one.
 _BRACKET = re.compile(r"[|(\[{]")
+#: How the name of a file ends, and no text of a genotype.
+_FILE = re.compile(r"[^\n]*\.(?:json|txt|py|ya?ml|log|csv)\Z")
 #: Name of the retraining of a random cell, beside which that of a run is shown.
 RANDOM_CELL = "random-cell"
 
@@ -49,10 +51,15 @@ def genotype_of(place: str | Path, operations: Sequence[str] | None = None) -> G
     named = str(place)
     if os.path.isdir(named):
         return Genotype.load(_of_run(Path(named)))
-    if os.path.lexists(named) or (re.search(r"[/\\]|\.\w+$", named) and not _BRACKET.search(named)):
+    if os.path.lexists(named) or _is_path(named):
         return Genotype.load(named, operations=operations)
     if named == "-":
-        return Genotype.from_text(decoded(sys.stdin.buffer.read(MAX_BYTES)), operations=operations)
+        if not (raw := sys.stdin.buffer.read(MAX_BYTES)).strip():
+            raise GenotypeError(
+                "- is a cell from the standard input, but nothing, or nothing more, comes from there; pipe one text "
+                "into the command, and give - once"
+            )
+        return Genotype.from_text(decoded(raw), operations=operations)
     if is_text(named):
         return Genotype.from_text(named, operations=operations)
     return published(named).genotype
@@ -60,7 +67,13 @@ def genotype_of(place: str | Path, operations: Sequence[str] | None = None) -> G
 
 def is_text(place: str) -> bool:
     """Return whether a user gave the text of a cell, and not the name of one or of a file."""
-    return place == "-" or (_BRACKET.search(place) is not None and not os.path.lexists(place))
+    return place == "-" or (_BRACKET.search(place) is not None and not os.path.lexists(place) and not _is_path(place))
+
+
+def _is_path(place: str) -> bool:
+    """Return whether a word can only be meant as the path of a file."""
+    bracket = _BRACKET.search(place) is not None
+    return _FILE.match(place) is not None or (not bracket and re.search(r"[/\\]|\.\w+$", place) is not None)
 
 
 def _of_run(place: Path) -> Path:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from topocell.errors import GenotypeError
 from topocell.reporting.command_line import CellName, show
 
 genotypes = typer.Typer(no_args_is_help=True, help="List and show the published cells, which commands take by name.")
@@ -62,7 +63,14 @@ def genotypes_show(
     if form is Form.json:
         typer.echo(json.dumps(genotype.to_dict(), indent=1))
         return
-    text = genotype.to_nasbench201() if form is Form.nasbench201 or "cell" in genotype.cells else genotype.to_darts()
+    try:
+        text = (
+            genotype.to_nasbench201() if form is Form.nasbench201 or "cell" in genotype.cells else genotype.to_darts()
+        )
+    except GenotypeError:  # a text of other tools does not say such cells
+        if form is not Form.summary:
+            raise
+        text = json.dumps(genotype.to_dict())
     if form is Form.summary:
         if genotype.origin.get("published") == cell and (known := published_cells().get(cell)):
             typer.echo(f"{cell}: {known.source}; {known.figures}")

@@ -178,6 +178,8 @@ def test_the_nodes_of_a_structure_are_its_architecture_string() -> None:
 
 REFUSED = {
     # what: text, part of the message
+    "blank": ("\n\n", "but got ''"),
+    "brackets": ("[]", "but got '[]'"),
     "nothing": ("", "in one of the forms topocell, darts, pt.darts, gdas, fairdarts"),
     "words": ("hello", "but got 'hello'"),
     "two": (
@@ -300,6 +302,7 @@ def test_refusals_say_what_is_wrong(name: str) -> None:
     with pytest.raises(GenotypeError) as caught:
         Genotype.from_text(text)
     assert message in str(caught.value) and len(str(caught.value)) < 500
+    assert ("ENAS and NAO" in str(caught.value)) == (name in ("ENAS", "list of four"))
 
 
 def test_a_form_that_was_asked_for_is_held_to() -> None:

@@ -18,6 +18,8 @@ from topocell.reporting.rundirs import genotype_of
 
 CELLS = published_cells()
 ARCH = "|nor_conv_3x3~0|+|none~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_1x1~1|skip_connect~2|"
+NODE = '{"inputs": 2, "nodes": [[["noise", 0], ["skip_connect", 1], ["noise", 1]]], "concat": [2]}'
+THREE = f'{{"format": 1, "space": "mine", "cells": {{"normal": {NODE}, "reduce": {NODE}}}}}'
 
 
 def operation(name: str, c: int, stride: int) -> int:
@@ -114,6 +116,10 @@ def test_cells_as_users_name_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (["genotypes", "show", "dots-c1"], "did you mean 'dots-c10'?"),
         (["draw", "darts-v3"], "did you mean 'darts-v2'?"),
         (["draw", "missing/cell.json"], "a genotype must be a readable file"),
+        (["draw", "genotype (1).json"], "a genotype must be a readable file, but No such file"),
+        (["draw", "runs/[a|b]/cell.txt"], "a genotype must be a readable file, but No such file"),
+        (["compare", "-", "-"], "- is a cell from the standard input, but nothing, or nothing more, comes from there"),
+        (["genotypes", "show", THREE, "--format", "darts"], "two inputs per node, but got 3; save JSON instead"),
         (["retrain", "--genotype", "dart-v2", "dots", "--out", "there"], "did you mean 'darts-v2'?"),
         (["retrain", "--genotype", "darts-v2", "dotz", "--out", "there"], "did you mean 'dots'?"),
         (["retrain", "--genotype", "darts-v2", "dots"], "darts-v2 has none; add --out DIR"),
@@ -127,6 +133,7 @@ def test_cells_as_users_name_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 )
 def test_mistakes(argv: list[str], words: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(ARCH.encode())))
     assert main(argv) == 2
     said = capsys.readouterr().err
     assert words in " ".join(said.split()) and said.count("\n") == 1
@@ -155,6 +162,18 @@ def test_a_published_cell_is_retrained_without_a_search(tmp_path: Path, capsys: 
 def test_a_published_cell_is_drawn(name: str, tmp_path: Path) -> None:
     assert main(["draw", name, "--out", str(tmp_path / "cell.svg")]) == 0
     assert (tmp_path / "cell.svg").read_text().count("<svg") == 1
+
+
+ALONE = f'{{"format": 1, "space": "mine", "skeleton": "uniform", "cells": {{"normal": {NODE}}}}}'
+ONE = THREE.replace('"inputs": 2', '"inputs": 1').replace(", 1]", ", 0]").replace("[2]", "[1]")
+
+
+@pytest.mark.parametrize("text", [THREE, ONE, ALONE])
+def test_cells_that_no_text_of_others_says_are_shown_as_json(text: str, capsys: Any) -> None:
+    """Those of other numbers of inputs, and a normal cell alone."""
+    assert main(["genotypes", "show", text]) == 0
+    size, *_, last = capsys.readouterr().out.strip().splitlines()
+    assert "multiply-adds with 36 channels" in size and Genotype.from_dict(json.loads(last)) == Genotype.from_text(text)
 
 
 def test_lists_and_texts(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
