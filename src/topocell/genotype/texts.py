@@ -47,7 +47,8 @@ _GRADIENT = re.compile(r",\s*grad_fn=<\w*>")
 _PRINTED = re.compile(r"\[\s*[0-9]+\.?(?:\s+[0-9]+\.?)+\s*\]")
 
 #: A line of comment in some language, or one that a diff takes away.
-_COMMENT = re.compile(r"\s*(?:#|//|%|;|--\s|<!--|REM\s|-(?=[A-Za-z_]))")
+_COMMENT = re.compile(r"\s*(?:#|//|%|;|--\s|<!--|REM\s|-(?=[A-Za-z_|]))")
+_BLOCK = re.compile(r"<!--.*?-->|/\*.*?\*/", re.DOTALL)
 _HUNK = re.compile(r"^@@ .*@@", re.MULTILINE)
 #: A genotype in a form that is neither a call of `Genotype` nor an architecture string.
 _MAPPED = re.compile(
@@ -66,8 +67,8 @@ _BEFORE = re.compile(r"|.*[\s=:]|[^()\[\]{}]*[,;|>&]")
 _PRINTS = re.compile(
     r"""[\w.\s]*\b(?:print|pprint|log|debug|info|warning|critical|write|echo)\s*\(\s*(?:(['"])[^'"]*\1\s*[,%]\s*)?"""
 )
-#: By which a program says that it is another, or that there may be another.
-_UNLESS = re.compile(r"(?:!=|\b(?:not|del|or|else))\s*\Z")
+#: By which a program says that it is another, or that there may be another; a comment of TeX or C.
+_UNLESS = re.compile(r"(?:!=|\b(?:not|del|or|else))\s*\Z|(?<![0-9])\s(?:%|//)\s")
 #: What may follow it: a comment, or further cells of a table.
 _AFTER = re.compile(r"(?:\s+[0-9]+(?:[.,][0-9]+)?%?)*\s*(?:#.*|[,;|<&][^()\[\]{}]*)?")
 
@@ -110,10 +111,10 @@ def unescaped(text: str) -> str:
 
 
 def uncommented(text: str) -> str:
-    """The text without marks of quotation and prompts, lines of comment, and those that a diff takes away."""
+    """The text without marks of quotation and prompts, comments, and lines that a diff takes away."""
     marks = r"(?:>+|\.\.\.)" if ">>> " in text else ">+"
     text = re.sub(rf"(?m)^[ \t]*{marks}[ \t]", "", text)
-    lines = text.expandtabs().split("\n")
+    lines = _BLOCK.sub("", text).expandtabs().split("\n")
     if _HUNK.search(text):
         lines = [line[line.startswith(("+", " ")) :] for line in lines if not line.startswith("-")]
     return textwrap.dedent("\n".join(line for line in lines if not _COMMENT.match(line)))

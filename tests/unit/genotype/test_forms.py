@@ -151,6 +151,9 @@ FIELDS_OF_V2: dict[str, Any] = {
         f"-BEST = {NOISE}\n+BEST = {V2}",
         f"@@ -1,2 +1,2 @@\n def cell():\n-    return {NOISE}\n+    return {V2}\n",
         f"// {NOISE}\n% {NOISE}\n-- {NOISE}\n<!-- {NOISE} -->\n{V2}",
+        f"<!--\n{NOISE}\n-->\n{V2}",
+        f"/*\n * {NOISE}\n */\n{V2} /* best */",
+        f"acc 97.2 % {V2}",
         # quoted, in a session, and printed over several lines
         "> " + V2.replace("), (", "),\n> ("),
         ">>> best = " + V2.replace("), (", "),\n... ("),
@@ -168,6 +171,7 @@ def test_the_nodes_of_a_structure_are_its_architecture_string() -> None:
     for text in (str(value), f"arch = {value}", json.dumps(value)):
         assert Genotype.from_text(text) == Genotype.from_text(ARCH)
     texts = f"first {ARCH}\nagain {ARCH}", ARCH.replace("|", "&#124;"), ARCH.replace("|", "\\|").replace("_", "\\_")
+    texts = *texts, f"@@ -1 +1 @@\n-{ARCH.replace('none', 'noise')}\n+{ARCH}"
     ends = f"{ARCH},93.5\n", f"{ARCH} 93.5", f'"{ARCH}",93.5', f"{ARCH}\n{ARCH}", f"# {SHORT}\n{ARCH}", f"{ARCH}.\n"
     around = f"Structure(4 nodes with {ARCH})", f"CellStructure(arch_str='{ARCH}')"
     for text in (*texts, *ends, *around, f"| 1 | `{ARCH}` | 93 |", repr(Genotype.from_text(ARCH))):
@@ -250,6 +254,10 @@ REFUSED = {
         f"comment {sign}": (f"{sign}{V2}", "a genotype in a comment, or")
         for sign in ("# ", "// ", "% ", "-- ", "; ", "-")
     },
+    "comment in HTML": (f"<!--\n{V2}\n-->", "a genotype in a comment, or"),
+    "comment in C": (f"/*\n * {V2}\n */", "a genotype in a comment, or"),
+    "comment in TeX": (f"old % {V2}", "before a genotype may stand"),
+    "arch string taken away": (f"-{ARCH}", "a line that a diff takes away"),
     "comment in a file": (f"import x\n# {V2}\n", "looks like a genotype in a comment"),
     "taken away": (f"@@ -1 +1 @@\n-    BEST = {V2}\n+    BEST = OTHER\n", "line that a diff takes away"),
     "not": (f"assert best != {V2}", "before a genotype may stand"),
