@@ -180,6 +180,11 @@ def test_odd_resolutions_are_refused(net: Any, size: tuple[int, int], divisor: i
         ({"stem": "svhn"}, "stem is 'cifar' or 'imagenet', but got 'svhn'"),
         ({"head": "fancy"}, "head is 'plain' or 'bn-relu', but got 'fancy'"),
         ({"classes": 0}, "at least one class"),
+        ({"classes": 2.0}, "classes must be a whole number, but got classes=2.0"),
+        ({"channels": 3.5}, "channels must be a whole number, but got channels=3.5"),
+        ({"layers": True}, "layers must be a whole number, but got layers=True"),
+        ({"in_channels": "3"}, "in_channels must be a whole number, but got in_channels='3'"),
+        ({"in_channels": 0}, "an image has at least one channel, but got in_channels=0"),
         ({"skeleton": "nasbench201", "stem": "imagenet"}, "has the stem 'cifar', but got 'imagenet'"),
     ],
 )
