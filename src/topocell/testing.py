@@ -189,7 +189,7 @@ def _check_bank(who: str, build: Callable[..., nn.Module], bank: Bank, x: Tensor
     weight = scale.repeat_interleave(channels)
 
     def banked() -> Tensor:
-        return bank(x, x.relu(), weight[: len(bank.edges) * channels], list(bank.parameters()))
+        return bank(x, x.relu(), weight[: len(bank.edges) * channels])
 
     torch.manual_seed(0)
     exact = torch.cat([module(x) * s for module, s in zip(modules, scale)], 1)

@@ -48,16 +48,22 @@ class Bank(nn.Module):
 
         return super()._apply(apply, recurse)
 
-    def tensors(self) -> list[Tensor]:
-        """Return the tensors that `forward` takes for all edges, parametrized ones included."""
-        return [getattr(self, name) for name in self._stacked]
+    def tensors(self, rows: Tensor | None = None) -> list[Tensor]:
+        """Return the stacked parameters, parametrized ones included, or their slices `rows` (M,)."""
+        found: list[Tensor] = [getattr(self, name) for name in self._stacked]
+        return found if rows is None else [tensor[rows] for tensor in found]
 
-    def forward(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, active: Tensor, weight: Tensor, rows: Tensor | None = None) -> Tensor:
         """Weighted outputs (N, M·C, H', W') of a node `x` (N, C, H, W), with `active` = relu(x).
 
-        `weight` (M·C,) is the weight of each edge repeated over its channels; `tensors` are the parameters, or the
-        slices of them for the M edges that run.
+        `weight` (M·C,) is the weight of each edge repeated over its channels, `rows` (M,) are the slices of the edges
+        that run, all by default. Parameters are read here and no sooner, as hooks on the call of a module set them
+        (pruning, sharding, offloading).
         """
+        return self.compute(x, active, weight, self.tensors(rows))
+
+    def compute(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+        """`forward` with the parameters, or the slices of them, of the M edges that run."""
         raise NotImplementedError
 
     def keep(self, edges: Sequence[int]) -> list[tuple[nn.Parameter, Tensor]]:
@@ -95,7 +101,7 @@ class ChainBank(Bank):
             self.stack(depth, channels, 1, kernel, kernel)
             self.stack(point, channels, channels, 1, 1)
 
-    def forward(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    def compute(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         norms = [normalise] * (self.stages - 1) + [partial(normalise, weight=weight)]
         return depthwise_separable(active, [*zip(tensors[::2], tensors[1::2])], self.stride, self.dilation, norms)
 
@@ -121,7 +127,7 @@ class ConvBank(Bank):
         super().__init__(channels, stride, edges)
         self.stack("conv", channels, channels, kernel, kernel)
 
-    def forward(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    def compute(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         (conv,) = tensors
         return normalise(convolve(active, conv.flatten(0, 1), self.stride), weight)
 
@@ -134,7 +140,7 @@ class FactorizedConvBank(Bank):
         self.stack("conv1", channels, channels, 1, 7)
         self.stack("conv2", channels, channels, 7, 1)
 
-    def forward(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    def compute(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         conv1, conv2 = tensors
         y = F.conv2d(active, conv1.flatten(0, 1), None, (1, self.stride), (0, 3))
         y = F.conv2d(y, conv2.flatten(0, 1), None, (self.stride, 1), (3, 0), groups=len(conv2))
@@ -149,7 +155,7 @@ class ReduceBank(Bank):
         self.stack("conv1", channels // 2, channels, 1, 1)
         self.stack("conv2", channels // 2, channels, 1, 1)
 
-    def forward(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    def compute(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         conv1, conv2 = tensors
         a = convolve(active, conv1.flatten(0, 1), 2)
         b = convolve(active[:, :, 1:, 1:], conv2.flatten(0, 1), 2)
@@ -165,7 +171,7 @@ class ReduceBank(Bank):
 class NoiseBank(Bank):
     """Fresh N(0, 1) noise on every forward, no parameters, no gradient to the input (S4 of RobustDARTS)."""
 
-    def forward(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    def compute(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         sample = x[:, :, :: self.stride, :: self.stride]
         noise = torch.cat([torch.randn_like(sample) for _ in range(len(weight) // self.channels)], 1)
         return noise * weight.view(1, -1, 1, 1)
@@ -202,7 +208,7 @@ class ModuleBank(Bank):
             self.register_parameter(name.replace(".", "__"), nn.Parameter(stack))
             self._stacked.append(name.replace(".", "__"))
 
-    def forward(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    def compute(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         weights = weight.view(-1, self.channels)
         rows = [dict(zip(self._names, slices)) for slices in zip(*(t.unbind() for t in tensors))] or [{}] * len(weights)
         outputs = [functional_call(self.template, row, (x,)) for row in rows]

@@ -66,7 +66,7 @@ def _by_kernels(
     channel, which is for the library to say.
     """
     modules: tuple[Any, ...] = *convolutions, *norms
-    if not ordinary(x) or not all(type(module) in (nn.Conv2d, _Depthwise, nn.BatchNorm2d) for module in modules):
+    if not ordinary(x) or not all(type(module) in (nn.Conv2d, nn.BatchNorm2d) for module in modules):
         return False
     if not all((n.training or n.running_mean is None) and n.eps == BN_EPS for n in norms):
         return False
@@ -124,21 +124,16 @@ def _projected(x: Tensor, convolutions: Sequence[nn.Conv2d], stride: int, bn: nn
     return out
 
 
-class _Depthwise(nn.Conv2d):
-    """Depthwise convolution that keeps the size at stride 1, with the fast gradients of `topocell.nn.functional`."""
+def _depthwise(conv: nn.Conv2d, x: Tensor, built: object) -> Tensor:
+    """`conv(x)`, with the fast gradients of `topocell.nn.functional` where the module is as it was `built`.
 
-    def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
-        padding = dilation * (kernel - 1) // 2
-        super().__init__(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
-        self._built = _settings([self], _tensors(self))
-
-    def forward(self, input: Tensor) -> Tensor:
-        # The weight of another type is read once, as it may change then.
-        if type(self) is _Depthwise and ordinary(input) and not _replaced(self):
-            tensors = _tensors(self)
-            if _settings([self], tensors) == self._built and ordinary(input, tensors[0]):
-                return depthwise(input, tensors[0], int(self.stride[0]), int(self.dilation[0]))
-        return super().forward(input)
+    The module is PyTorch's own class: what counts, quantizes or prunes goes by the type of a module, or by its name.
+    """
+    if type(conv) is nn.Conv2d and ordinary(x) and not has_hooks(conv):
+        tensors = _tensors(conv)  # once: the weight of another type may change when it is read
+        if _settings([conv], tensors) == built and ordinary(x, tensors[0]):
+            return depthwise(x, tensors[0], int(conv.stride[0]), int(conv.dilation[0]))
+    return conv(x)
 
 
 class ReLUConvBN(nn.Module):
@@ -200,10 +195,12 @@ class _Chain(nn.Module):
         self._stages = tuple((f"dw{i}", f"pw{i}", f"bn{i}") for i in suffixes.split(","))
         self._chain, self._stride = Chain(kernel, dilation, len(self._stages), (0,)), stride
         for i, (dw, pw, bn) in enumerate(self._stages):
-            self.add_module(dw, _Depthwise(channels, kernel, 1 if i else stride, dilation))
+            sizes = kernel, 1 if i else stride, dilation * (kernel - 1) // 2, dilation
+            self.add_module(dw, nn.Conv2d(channels, channels, *sizes, groups=channels, bias=False))
             self.add_module(pw, nn.Conv2d(channels, channels, 1, bias=False))
             self.add_module(bn, batch_norm(channels, affine))
-        _, convs, norms = self._modules_of_stages()
+        stages, convs, norms = self._modules_of_stages()
+        self._depthwise_built = [_settings([dw], _tensors(dw)) for dw, _, _ in stages]
         self._built = _settings(convs, _tensors(*convs, *norms)) if affine else ()  # kernels take norms that are affine
 
     def _modules_of_stages(self) -> tuple[list[tuple[Any, ...]], list[nn.Module], list[nn.BatchNorm2d]]:
@@ -218,8 +215,8 @@ class _Chain(nn.Module):
             chain = chosen(x, self._chain, self._stride, affine=True)
             if chain is not None:
                 return self._compiled(x, stages, chain)
-        for dw, pw, bn in stages:
-            x = bn(pw(dw(F.relu(x))))
+        for (dw, pw, bn), built in zip(stages, self._depthwise_built):
+            x = bn(pw(_depthwise(dw, F.relu(x), built)))
         return x
 
     def _compiled(self, x: Tensor, stages: Sequence[tuple[Any, ...]], chain: Chain) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from topocell.errors import SpaceError
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.nn.primitives import make
-from topocell.nn.scheduled import Scheduled, current
+from topocell.nn.scheduled import Scheduled, current, is_on
 from topocell.nn.skeleton import Skeleton
 from topocell.spaces.skeletons import Slot, stacking
 
@@ -62,6 +62,15 @@ class FixedCell(nn.Module):
         return torch.cat([values[node] for node in self.concat], dim=1)
 
 
+def _pooled(x: Tensor) -> Tensor:
+    """The 2×2 maps that an auxiliary head reads, by the size of `x` (N, C, H, W)."""
+    stride = {(8, 8): 3, (7, 7): 2}.get((int(x.shape[2]), int(x.shape[3])))
+    return F.avg_pool2d(x, 5, stride) if stride else F.adaptive_avg_pool2d(x, 2)
+
+
+torch.fx.wrap("_pooled")  # one node of a graph that is traced without sizes
+
+
 class AuxiliaryHead(nn.Module):
     """A second classifier on the output of cell 2L // 3, for training only (DARTS, after Szegedy et al.).
 
@@ -87,10 +96,7 @@ class AuxiliaryHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `(N, classes)` of maps `(N, c_in, H, W)`."""
-        x = F.relu(x)
-        stride = {(8, 8): 3, (7, 7): 2}.get((int(x.shape[2]), int(x.shape[3])))
-        x = F.avg_pool2d(x, 5, stride) if stride else F.adaptive_avg_pool2d(x, 2)
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn1(self.conv1(_pooled(F.relu(x)))))
         x = F.relu(self.bn2(self.conv2(x)))
         return self.classifier(x.flatten(1))
 
@@ -177,10 +183,7 @@ class FixedNet(Skeleton):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:  # type: ignore[override]
         """Logits `(N, classes)` of images `(N, in_channels, H, W)`; with `auxiliary` in training, both."""
-        drop_path = None
-        if self.training and self.drop_path > 0:  # a tensor: compiled code is the same for all probabilities
-            now = current(self, "drop_path")
-            drop_path = now if isinstance(now, Tensor) else torch.full((), now, device=x.device)
+        drop_path = current(self, "drop_path", tensor=True) if self.training and is_on(self, "drop_path") else None
         features, tapped = self.features(x, lambda slot: (drop_path,), tap=self.tap)
         logits = self.classify(features)
         if self.training and self.auxiliary_head is not None and tapped is not None:

@@ -2,7 +2,8 @@
 
 A step that waits for no device, and that may be recorded and replayed, never takes a number from Python that changes
 from one step to the next. Such a number is a `Scheduled` attribute: a float, also a tensor on the device once `hold`
-was called. Branches (is anything dropped at all?) read the float, arithmetic takes what `current` returns.
+was called. Branches (is anything dropped at all?) read `is_on`, arithmetic takes what `current` returns. Code that
+`torch.compile` has made of either is the same for all numbers: a float that it read would compile it anew with each.
 """
 
 from typing import Any
@@ -31,6 +32,9 @@ class Scheduled:
     def __set__(self, instance: Any, value: float) -> None:
         before = self.__get__(instance)
         instance.__dict__[self._key] = value
+        instance.__dict__[f"{self._key}_is_on"] = value > 0
+        with torch.inference_mode(False):  # autograd refuses tensors that were made in inference mode
+            instance.__dict__[f"{self._key}_tensor"] = torch.full((), value, device="cpu")
         if is_held(instance) and value != before:
             getattr(instance, _TENSORS)[self._key].fill_(value)
 
@@ -52,7 +56,20 @@ def is_held(instance: Any) -> bool:
     return getattr(instance, _TENSORS, None) is not None
 
 
-def current(instance: Any, name: str) -> float | Tensor:
-    """Return a scheduled number as arithmetic takes it: a tensor (0-dim) where it is held, else a float."""
-    found: float | Tensor = getattr(instance, _TENSORS)[f"_{name}"] if is_held(instance) else getattr(instance, name)
+def is_on(instance: Any, name: str) -> bool:
+    """Return whether a scheduled number, which was set, is above 0."""
+    found: bool = getattr(instance, f"_{name}_is_on", False)
+    return found
+
+
+def current(instance: Any, name: str, tensor: bool = False) -> float | Tensor:
+    """Return a scheduled number as arithmetic takes it: a tensor (0-dim) where it is held, else a float.
+
+    With `tensor`, what was set is a tensor in any case, on the CPU where it is not held: beside tensors of more
+    dimensions such a one counts as a number, on every device.
+    """
+    if is_held(instance):
+        found: float | Tensor = getattr(instance, _TENSORS)[f"_{name}"]
+    else:
+        found = getattr(instance, f"_{name}_tensor" if tensor else name)
     return found

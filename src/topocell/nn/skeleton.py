@@ -117,7 +117,8 @@ class Skeleton(nn.Module):
             `.cell`; `blocks` holds residual blocks; `head.bn` exists for bn-relu.
 
     Raises:
-        SpaceError: a layout, stem or head that cannot be; in `forward`, a resolution that cannot be halved.
+        SpaceError: a layout, stem or head that cannot be; in `forward`, no batch of images, or a resolution that
+            cannot be halved.
     """
 
     def __init__(
@@ -206,6 +207,11 @@ class Skeleton(nn.Module):
         """Return the inputs of the first cell for images `(N, in_channels, H, W)`."""
         height, width = x.shape[-2], x.shape[-1]
         if isinstance(height, int) and isinstance(width, int):
+            if x.dim() != 4:
+                raise SpaceError(
+                    f"images are a tensor (N, channels, height, width), but got the shape {tuple(x.shape)}; give one "
+                    f"image as images[None]"
+                )
             check_resolution(self.divisor, height, width)
         states: States = self.stem(x)
         return states

@@ -21,6 +21,10 @@ class Constants:
         self._arrays = {name: torch.tensor(array, device="cpu") for name, array in arrays.items()}
         self._converted: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
 
+    def __getstate__(self) -> dict[str, object]:
+        """Leave out of copies and files what was converted: a file may be read where its device is another."""
+        return {**vars(self), "_converted": {}}
+
     def get(self, name: str, like: Tensor) -> Tensor:
         """The array of that name beside `like`. The tensor is shared: do not change it in place."""
         array = self._arrays[name]

@@ -9,6 +9,7 @@ a node is complete when its turn comes.
 from collections import defaultdict
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from topocell.nn.kernels.cpu import ordinary
 from topocell.nn.modules import has_hooks, values_per_channel
 from topocell.nn.primitives import PRIMITIVES
 from topocell.nn.separable import separable, usable
+from topocell.runtime.constants import Constants
 from topocell.spaces.cell import CellSpec
 from topocell.supernet.device_draws import dropped, masked
 from topocell.supernet.weights import ArchWeights, OneHotWeights
@@ -41,12 +43,11 @@ class _Shared(NamedTuple):
 
 
 class _Task(NamedTuple):
-    """A bank by its number, the edges it has to run, their slices of its parameters, and where their weights stand."""
+    """A bank, the edges it has to run, their slices of its parameters (None: all), and where their weights stand."""
 
-    number: int
     bank: Bank
     edges: list[int]
-    tensors: list[Tensor]
+    rows: Tensor | None
     positions: list[int]
 
 
@@ -82,7 +83,6 @@ class SuperCell(nn.Module):
         SpaceError: if `channels` cannot be divided as `partial` or a strided skip connection asks.
     """
 
-    mask: Tensor
     #: Probability with which an element of a skip connection's output is dropped in training (P-DARTS).
     skip_dropout = 0.0
     #: Probability with which an edge is dropped for an image in training, all that passes along it (RobustDARTS).
@@ -125,7 +125,6 @@ class SuperCell(nn.Module):
                 for e in edges:
                     position = e * spec.n_candidates + spec.candidates[e].index(op)
                     self._shared.append(_Shared(source, op, stride, e, position))
-        self.register_buffer("mask", torch.tensor(live), persistent=False)
         self.live = tuple(on for row in live for on in row)
         self._bypassed = [any(row) for row in live]  # partial channels: does anything pass along the edge?
         self._index()
@@ -137,17 +136,21 @@ class SuperCell(nn.Module):
             [e * spec.n_candidates + spec.candidates[e].index(op) for e in bank.edges]
             for op, bank in zip(self._bank_ops, self._all_banks())
         ]
-        for name in [name for name in self._buffers if name.startswith("position_")]:
-            del self._buffers[name]  # there may be more than there are banks now
-        for i, positions in enumerate(self._positions):
-            index = torch.tensor(positions, dtype=torch.long, device=self.mask.device)
-            self.register_buffer(f"position_{i}", index, persistent=False)
+        # No buffers: what makes a module on the device `meta` and then gives it weights leaves no numbers in others.
+        mask = np.array(self.live).reshape(spec.n_edges, spec.n_candidates)
+        places = {str(positions): np.array(positions) for positions in self._positions}
+        self._constants = Constants(mask=mask, **places)
         self._by_source: dict[int, list[int]] = defaultdict(list)
         for i, bank in enumerate(self._all_banks()):
             self._by_source[spec.edges[bank.edges[0]][0]].append(i)
         self._shared_by_source: dict[int, list[_Shared]] = defaultdict(list)
         for shared in self._shared:
             self._shared_by_source[shared.source].append(shared)
+
+    @property
+    def mask(self) -> Tensor:
+        """(E, K) bool on the CPU: the live candidates."""
+        return torch.tensor(self.live, device="cpu").view(self.spec.n_edges, self.spec.n_candidates)
 
     def _all_banks(self) -> list[Bank]:
         return [bank for bank in self.banks if isinstance(bank, Bank)]
@@ -161,7 +164,7 @@ class SuperCell(nn.Module):
         if on_host:
             joint = joint.to(states[0].device, non_blocking=True)
         if isinstance(weights, OneHotWeights) and self.masked and not on_host:
-            joint, others = masked(joint, weights.ops, self.mask)
+            joint, others = masked(joint, weights.ops, self._constants.get("mask", joint))
         elif isinstance(weights, OneHotWeights):
             drawn = (weights.ops != 0).flatten().tolist()
         passed = self._passed(states[0])
@@ -176,7 +179,7 @@ class SuperCell(nn.Module):
                     total = self._with_zeros(source, total, nodes, joint, drawn, passed)
                 nodes.append(self._finish(source, total, nodes, weights, passed))
             x = nodes[source] if self.partial == 1 else nodes[source][:, :part]
-            tasks = [task for i in self._by_source[source] if (task := self._task(i, drawn)) is not None]
+            tasks = [task for i in self._by_source[source] if (task := self._task(i, drawn, x.device)) is not None]
             ready = [s for s in self._shared_by_source[source] if drawn is None or drawn[s.position]]
             if by_kernels and usable(x, part):
                 for stride in (1, 2):
@@ -195,17 +198,16 @@ class SuperCell(nn.Module):
         kept = torch.rand(self.spec.n_edges, len(x), device=x.device) < keep
         return (kept.to(x.dtype) / keep)[:, :, None, None, None]
 
-    def _task(self, number: int, drawn: list[bool] | None) -> _Task | None:
+    def _task(self, number: int, drawn: list[bool] | None, device: torch.device) -> _Task | None:
         """Return the task of a bank: all its edges, or those for which its operation was drawn."""
         bank, positions = self._all_banks()[number], self._positions[number]
         if drawn is None:
-            return _Task(number, bank, bank.edges, bank.tensors(), positions)
+            return _Task(bank, bank.edges, None, positions)
         rows = [row for row, position in enumerate(positions) if drawn[position]]
         if not rows:
             return None
-        index = torch.tensor(rows, device=self.mask.device)
-        tensors = [tensor[index] for tensor in bank.tensors()]
-        return _Task(number, bank, [bank.edges[r] for r in rows], tensors, [positions[r] for r in rows])
+        edges, index = [bank.edges[r] for r in rows], torch.tensor(rows, device=device)
+        return _Task(bank, edges, index, [positions[r] for r in rows])
 
     def _ordinary(self, x: Tensor) -> bool:
         """Return whether nothing asks for more than kernels do: hooks on banks, weights of another type, transforms.
@@ -218,10 +220,9 @@ class SuperCell(nn.Module):
 
     def _scale(self, task: _Task, joint: Tensor) -> Tensor:
         """(M,) weights of the edges of a task."""
-        index: Tensor = getattr(self, f"position_{task.number}")
-        if len(task.positions) < len(index):
-            index = torch.tensor(task.positions, device=joint.device)
-        return joint[index]
+        if task.rows is None:
+            return joint[self._constants.get(str(task.positions), joint)]
+        return joint[torch.tensor(task.positions, device=joint.device)]
 
     def _add_compiled(
         self, x: Tensor, stride: int, tasks: list[_Task], ready: list[_Shared], joint: Tensor, sums: Sums
@@ -262,7 +263,7 @@ class SuperCell(nn.Module):
             ),
             low_memory=self.low_memory,
         )
-        tensors = [tensor for t in chains + dense for tensor in t.tensors]
+        tensors = [tensor for t in chains + dense for tensor in t.bank.tensors(t.rows)]
         tensors += [_map(op, x, stride, False) for op, _, _ in pooled]
         bases = [sums[t] for t in targets if t in sums]
         given = list(maps.values())[identity:]
@@ -275,7 +276,7 @@ class SuperCell(nn.Module):
         active, part = x.relu(), x.shape[1]
         stacks: dict[tuple[int, ...], Tensor] = {}
         for task in tasks:
-            out = task.bank(x, active, self._scale(task, joint).repeat_interleave(part), task.tensors)
+            out = task.bank(x, active, self._scale(task, joint).repeat_interleave(part), task.rows)
             key = tuple(task.edges)
             stacks[key] = stacks[key] + out if key in stacks else out
         for edges, stack in stacks.items():
@@ -370,7 +371,7 @@ class SuperCell(nn.Module):
 
         Returns each sliced parameter with the indices of its kept slices, so that optimizer state can follow.
         """
-        mask = mask.to(self.mask.device, torch.bool) & self.mask
+        mask = mask.to("cpu", torch.bool) & self.mask
         spec, sliced = self.spec, Kept()
         banks, ops = nn.ModuleList(), []
         for op, bank in zip(self._bank_ops, self._all_banks()):
@@ -382,7 +383,7 @@ class SuperCell(nn.Module):
                 ops.append(op)
         self.banks, self._bank_ops = banks, ops
         self._shared = [s for s in self._shared if mask.flatten()[s.position]]
-        self.mask, self._bypassed = mask, mask.any(1).tolist()
+        self._bypassed = mask.any(1).tolist()
         self.live = tuple(mask.flatten().tolist())
         self._index()
         return sliced

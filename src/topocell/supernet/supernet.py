@@ -1,7 +1,7 @@
 """The supernet: a skeleton of `SuperCell`s, and the exchange of its weights with the per-edge layout."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,22 @@ class _Piece(NamedTuple):
 
     def of(self, tensor: Tensor) -> Tensor:
         return tensor if self.row is None else tensor[self.row]
+
+
+def _check_candidates(net: nn.Module, state: Mapping[str, Any], prefix: str, _: object, strict: bool, *__: Any) -> None:
+    """Say what to do where the weights are of a supernet with other live candidates."""
+    theirs = {name: len(value) for name, value in state.items() if ".banks." in name and name.startswith(prefix)}
+    ours = {prefix + name: len(p) for name, p in net.named_parameters() if ".banks." in name}
+    wrong = sorted(name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name])
+    if strict and ours.keys() & theirs.keys():
+        wrong += sorted(ours.keys() ^ theirs.keys())
+    if wrong:
+        name = wrong[0]
+        raise CheckpointError(
+            f"weights are loaded into a supernet with the same live candidates, but {name} has {theirs.get(name, 0)} "
+            f"edges in the state and {ours.get(name, 0)} here; remove the same candidates first, as the state of their "
+            f"ArchState has them: arch.load_state_dict(...); net.restrict({{t: arch.mask(t) for t in space.cells}})"
+        )
 
 
 class Supernet(nn.Module):
@@ -58,6 +74,7 @@ class Supernet(nn.Module):
 
     Raises:
         SpaceError: if space, channels and layers do not fit together; `kernels` that there are not.
+        CheckpointError: in `load_state_dict`, weights of a supernet with other live candidates.
     """
 
     skip_dropout = Scheduled()
@@ -100,6 +117,7 @@ class Supernet(nn.Module):
             batch_statistics=True,
             head=head,
         )
+        self.register_load_state_dict_pre_hook(_check_candidates)
 
     @property
     def slots(self) -> list[Slot]:
@@ -169,7 +187,8 @@ class Supernet(nn.Module):
         for _, cell in self._cells():
             cell.skip_dropout, cell.drop_path = self.skip_dropout, self.drop_path
             cell.rates, cell.masked = rates, self.masked
-        if torch._C._are_functorch_transforms_active():  # kernels are not used then, and vmap knows no such layout
+        # Kernels are not used inside transforms, and vmap knows no such layout.
+        if torch._C._are_functorch_transforms_active() or x.dim() != 4:
             return x
         return x.contiguous(memory_format=torch.channels_last)
 
@@ -191,8 +210,8 @@ class Supernet(nn.Module):
         return self.drop_path > 0, self.skip_dropout > 0, *cells
 
     def masks(self) -> dict[str, Tensor]:
-        """(E, K) bool per cell type: the candidates that are live."""
-        return {slot.cell_type: cell.mask.clone() for slot, cell in self._cells()}
+        """(E, K) bool per cell type, on the CPU: the candidates that are live."""
+        return {slot.cell_type: cell.mask for slot, cell in self._cells()}
 
     def per_edge_state_dict(self) -> dict[str, Tensor]:
         """The weights, one entry per edge, operation and part: `cells.{c}.edges.{e}.{op}.{part}.weight`.

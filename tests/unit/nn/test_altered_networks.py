@@ -27,6 +27,7 @@ from torch.ao.quantization import get_default_qat_qconfig_mapping
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_qat_fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.flop_counter import FlopCounterMode
 
 from topocell import ArchState, CellSpec, SpaceSpec, Supernet
 from topocell.nn.modules import REPLACEABLE
@@ -228,6 +229,24 @@ def test_what_stands_in_the_place_of_a_function_of_pytorch_is_called(
 @pytest.mark.parametrize("name", SURROUNDINGS)
 def test_a_network_in_surroundings_of_a_user_s_own(name: str, genotype: str) -> None:
     check_like_plain(*SURROUNDINGS[name], network(genotype), torch.channels_last)
+
+
+@pytest.mark.parametrize("genotype", GENOTYPES)
+def test_modules_that_learn_are_of_pytorch_s_own_classes(genotype: str) -> None:
+    """What counts operations, quantizes or prunes goes by the type of a module, or by its name."""
+    learning = [module for module in network(genotype).modules() if any(True for _ in module.parameters(recurse=False))]
+    assert {type(module) for module in learning} == {nn.Conv2d, nn.BatchNorm2d, nn.Linear}
+
+
+def operations_of_a_step(net: Any, x: Tensor, y: Tensor) -> Found:
+    with FlopCounterMode(display=False) as counter:
+        F.cross_entropy(net(x), y).backward()
+    return [torch.tensor(counter.get_total_flops())]
+
+
+@pytest.mark.parametrize("genotype", GENOTYPES)
+def test_operations_of_both_passes_are_counted(genotype: str) -> None:
+    check_like_plain(operations_of_a_step, EXACT, network(genotype), torch.channels_last)
 
 
 SINGLE = "Expected more than 1 value per channel"

@@ -349,7 +349,7 @@ def test_a_single_channel() -> None:
     scale = torch.rand(1).requires_grad_()
     (found,), _ = separable(x, Plan((chain,), 1), list(made.parameters()), scale)
     exact, weight = x.detach().double().requires_grad_(), scale.detach().double().requires_grad_()
-    wanted = made(exact, exact.relu(), weight, [p.double() for p in made.parameters()])
+    wanted = made.compute(exact, exact.relu(), weight, [p.double() for p in made.parameters()])
     towards = torch.randn_like(found)
     assert near(found, wanted)
     gradients = torch.autograd.grad((found * towards).sum(), [x, scale])

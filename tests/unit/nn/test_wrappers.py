@@ -36,6 +36,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim.swa_utils import AveragedModel, update_bn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from topocell import ArchState, Supernet, spaces
 from topocell.genotype.genotype import Genotype
@@ -451,6 +452,36 @@ def test_weights_with_and_without_auxiliary_head() -> None:
     torch.testing.assert_close(used.eval()(x), trained.eval()(x))
     with pytest.raises(RuntimeError, match="auxiliary_head"):
         trained.load_state_dict(used.state_dict())
+
+
+@pytest.mark.parametrize("size", [16, 28, 32])
+def test_an_auxiliary_head_is_traced_without_sizes(size: int) -> None:
+    """Extractors of features trace a network in training too, whatever is asked of it later."""
+    torch.manual_seed(0)
+    net = FixedNet(DARTS_V2, 4, 5, CLASSES, auxiliary=True)
+    traced = torch.fx.symbolic_trace(copy.deepcopy(net))
+    x = torch.randn(2, 3, size, size)
+    for found, expected in zip(traced(x), net(x)):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    outputs = create_feature_extractor(net, {"cells.4": "last"}).eval()(x)
+    torch.testing.assert_close(outputs["last"], net.eval().features(x)[0])
+
+
+def test_one_compiled_network_is_for_all_probabilities_to_drop() -> None:
+    """The probability is set anew in each epoch; a graph for each of them would soon be too many."""
+    torch.manual_seed(0)
+    net, graphs = FixedNet(GENOTYPES["mixed"], 8, 2, CLASSES, drop_path=0.1), []
+    torch._dynamo.reset()
+    compiled = torch.compile(net, backend=lambda graph, _: graphs.append(graph) or graph, fullgraph=True)
+    x, _ = images(torch.channels_last)
+    for probability in (0.1, 0.2, 0.3, 0.9):
+        net.drop_path = probability
+        outputs = []
+        for each in (compiled, net):
+            torch.manual_seed(0)
+            outputs.append(each(x))
+        torch.testing.assert_close(*outputs, rtol=1e-3, atol=1e-3)
+    assert len(graphs) == 1
 
 
 def test_kernels_are_there_in_these_tests() -> None:

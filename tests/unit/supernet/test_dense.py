@@ -30,7 +30,7 @@ def near(found: Tensor, wanted: Tensor, within: float) -> bool:
 
 def added(bank: Bank, x: Tensor, scale: Tensor, tensors: list[Tensor], sums: list[Tensor]) -> None:
     """What the bank adds to the outputs of its edges, by the library."""
-    out = bank(x, x.relu(), scale.repeat_interleave(bank.channels), tensors)
+    out = bank.compute(x, x.relu(), scale.repeat_interleave(bank.channels), tensors)
     for e, piece in zip(bank.edges, out.split(bank.channels, 1)):
         sums[e] = sums[e] + piece
 

@@ -300,7 +300,7 @@ def test_after_removal_no_buffer_of_a_bank_is_left_over() -> None:
         mask[:, 5] = True
     net.restrict(masks)
     for cell in (m for m in net.modules() if isinstance(m, SuperCell)):
-        assert len([name for name, _ in cell.named_buffers() if "position" in name]) == len(cell.banks)
+        assert not list(cell.named_buffers())
 
 
 @given(seed=st.integers(0, 2**31), share=st.floats(0.2, 1.0), partial=st.sampled_from([1, 2]), again=st.booleans())

@@ -1,0 +1,161 @@
+"""A supernet as any other module: what hooks set, what is made without weights, what is loaded, what is refused."""
+
+import copy
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from topocell import ArchState, Supernet, spaces
+from topocell.errors import CheckpointError, SpaceError
+from topocell.nn.banks import Bank
+from topocell.runtime.constants import Constants
+
+SPACES = "darts", "nasbench201"
+
+
+@pytest.fixture(autouse=True, params=["0", "1"], ids=["plain", "kernels"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOPOCELL_NATIVE", request.param)
+
+
+def supernet(space: str, relaxation: str = "softmax") -> tuple[Supernet, ArchState]:
+    torch.manual_seed(0)
+    spec = spaces.get(space, nodes=2) if space == "darts" else spaces.get(space)
+    return Supernet(spec, 4, 5, 3), ArchState(spec, relaxation, init=1.0)
+
+
+def images() -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return torch.randn(4, 3, 8, 8, generator=draw), torch.arange(4) % 3
+
+
+def stacked(net: nn.Module) -> Iterator[tuple[Bank, str]]:
+    for bank in [module for module in net.modules() if isinstance(module, Bank)]:
+        yield from ((bank, name) for name, _ in list(bank.named_parameters(recurse=False)))
+
+
+def pruned(net: Supernet) -> Callable[[], None]:
+    places = list(stacked(net))
+    for bank, name in places:
+        prune.l1_unstructured(bank, name, 0.4)
+
+    def undo() -> None:
+        for bank, name in places:
+            prune.remove(bank, name)
+
+    return undo
+
+
+class Doubled:
+    """As offloading and sharding do: before each call a parameter is made anew from what is kept elsewhere."""
+
+    def __init__(self, net: Supernet) -> None:
+        self.places = list(stacked(net))
+        self.handles = [bank.register_forward_pre_hook(self.make(name)) for bank, name in self.places]
+
+    def make(self, name: str) -> Callable[..., None]:
+        def hook(bank: Any, _: Any) -> None:
+            setattr(bank, name, 2 * bank.get_parameter(f"{name}_kept"))
+
+        return hook
+
+    def __call__(self) -> None:
+        for handle, (bank, name) in zip(self.handles, self.places):
+            handle.remove()
+            delattr(bank, name)
+            kept = bank.get_parameter(f"{name}_kept")
+            bank.register_parameter(name, nn.Parameter(2 * kept.detach()))
+
+
+def made_anew(net: Supernet) -> Callable[[], None]:
+    doubled = Doubled(net)
+    for bank, name in doubled.places:
+        parameter = bank.get_parameter(name)
+        delattr(bank, name)
+        bank.register_parameter(f"{name}_kept", parameter)
+        setattr(bank, name, torch.full_like(parameter, torch.nan))
+    return doubled
+
+
+@pytest.mark.parametrize("relaxation", ["softmax", "gumbel-straight-through"])
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("change", [pruned, made_anew])
+def test_parameters_are_those_that_hooks_of_banks_have_set(
+    change: Callable[[Supernet], Callable[[], None]], space: str, relaxation: str
+) -> None:
+    """Also after a step of training, when what was there before the call is of the step before."""
+    net, arch = supernet(space, relaxation)
+    undo = change(net)
+    x, y = images()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(net(x, arch()), y).backward()
+        optimizer.step()
+    weights = arch()
+    logits = net(x, weights)
+    undo()
+    torch.testing.assert_close(net(x, weights), logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("space", SPACES)
+def test_a_supernet_made_without_weights_takes_those_of_another(space: str, assign: bool) -> None:
+    net, arch = supernet(space)
+    with torch.device("meta"):
+        empty, _ = supernet(space)
+    if not assign:
+        empty.to_empty(device="cpu")
+    empty.load_state_dict(net.state_dict(), assign=assign)
+    x, _ = images()
+    torch.testing.assert_close(empty(x, arch()), net(x, arch()))
+    assert all(torch.equal(a, b) for a, b in zip(empty.masks().values(), net.masks().values()))
+    restricted = {name: mask.clone() for name, mask in net.masks().items()}
+    for mask in restricted.values():
+        mask[0, :-1] = False
+    for one in (net, empty):
+        one.restrict(restricted)
+    torch.testing.assert_close(empty(x, arch()), net(x, arch()))
+
+
+def test_all_tensors_of_a_supernet_are_in_its_state() -> None:
+    net, _ = supernet("darts")
+    own = [name for name, _ in [*net.named_parameters(), *net.named_buffers()]]
+    assert own == list(net.state_dict())
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_weights_of_other_candidates_are_refused_with_what_to_do(space: str) -> None:
+    net, arch = supernet(space)
+    x, _ = images()
+    for mask in (masks := {name: arch.mask(name).clone() for name in net.space.cells}).values():
+        mask[0, :-1] = False
+    arch.restrict(masks)
+    net.restrict(masks)
+    again, state = supernet(space)
+    with pytest.raises(CheckpointError, match="remove the same candidates first"):
+        again.load_state_dict(net.state_dict())
+    state.load_state_dict(arch.state_dict())
+    again.restrict({name: state.mask(name) for name in net.space.cells})
+    again.load_state_dict(net.state_dict())
+    torch.testing.assert_close(again(x, state()), net(x, arch()))
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (8, 8)])
+def test_one_image_alone_is_no_batch(shape: tuple[int, ...]) -> None:
+    net, arch = supernet("darts")
+    with pytest.raises(SpaceError, match="give one image as images"):
+        net(torch.zeros(shape), arch())
+
+
+def test_constants_keep_no_tensors_of_a_device_in_copies() -> None:
+    constants = Constants(places=torch.arange(3).numpy())
+    constants.get("places", torch.zeros(1, device="meta"))
+    for other in (copy.deepcopy(constants), pickle.loads(pickle.dumps(constants))):
+        assert not other._converted and other.get("places", torch.zeros(1)).tolist() == [0, 1, 2]
