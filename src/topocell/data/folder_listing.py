@@ -126,8 +126,13 @@ def listing(place: Path) -> tuple[tuple[str, ...], list[str], Tensor, Unused]:
 
     Raises:
         DataError: fewer than two classes, two of one name, a class without images, a folder that cannot be read, images
-            and their masks or labels in place of classes.
+            and their masks or labels in place of classes, a link to nowhere beside the classes.
     """
+    if lost := [name for name, is_folder in _entries(place) if not is_folder and _leads_nowhere(place / name)]:
+        raise DataError(
+            f"a class folder may be a link to a folder, but in {str(place)!r} nothing is where {some(lost)} "
+            f"{'lead' if lost[1:] else 'leads'}; mend or delete such links"
+        )
     named = sorted((unicodedata.normalize("NFC", name), name) for name in class_folders(place))
     classes, unused = [label for label, _ in named], beside(place)
     lower = {name.lower() for name in classes}
@@ -167,6 +172,12 @@ def _entries(place: Path) -> list[tuple[str, bool]]:
         return []
     except OSError as fault:
         _refuse(fault)
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """Return whether what may have been a class folder is a link to what is not there; images say so themselves."""
+    name = path.name
+    return path.is_symlink() and not path.exists() and not (is_image(name) or _is_helper(name))
 
 
 def _refuse(fault: OSError) -> NoReturn:

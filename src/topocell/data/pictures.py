@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from topocell.data.preprocessing import Preprocessing
 from topocell.errors import DataError
 from topocell.io.files import existing, reason
 
+#: How addresses begin, also as a path, which has lost a stroke; letters of drives are none.
+_URL = re.compile("[A-Za-z][A-Za-z+.-]+:/|data:image")
 #: Channels of an image → the mode that Pillow has for them.
 _MODES = {1: "L", 3: "RGB"}
 
@@ -90,10 +93,6 @@ def _holds_images(image: Any) -> bool:
 def _below(text: str | os.PathLike[str], unused: Unused) -> list[Named]:
     """The image of a path, or those below it. Raises DataError where nothing is there."""
     given = os.fspath(text)
-    if "://" in given or given.startswith("data:image"):
-        raise DataError(
-            f"an image is a file on this machine, but got {given[:80]!r}; fetch it first, or give its bytes"
-        )
     try:
         path = existing(given)
     except OSError as fault:
@@ -102,6 +101,10 @@ def _below(text: str | os.PathLike[str], unused: Unused) -> list[Named]:
         ) from None
     if path.is_dir():
         return [Named(name, name) for name in images_below(path, unused)]
+    if _URL.match(given) and not path.exists():
+        raise DataError(
+            f"an image is a file on this machine, but got {given[:80]!r}; fetch it first, or give its bytes in Python"
+        )
     if not path.exists():
         raise DataError(f"an image is a file that is there, but {str(path)!r} is not; check the path")
     return [Named(str(path), str(path))]

@@ -230,6 +230,19 @@ def test_images_beside_their_masks_or_labels_are_no_classes(tmp_path, names, par
     assert all(name in str(caught.value) for name in names)
 
 
+@pytest.mark.parametrize("target", ["gone", "owl"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_class_that_is_a_link_to_nowhere_is_not_lost_in_silence(tmp_path, layout, target):
+    for part in LAYOUTS[layout]:
+        place = tree(tmp_path, LAYOUTS[layout]) / part
+        (place / "owl").symlink_to(place / target)
+    with pytest.raises(DataError, match=r"nothing is where owl leads; mend or delete such links"):
+        load("folder", tmp_path)
+    for part in LAYOUTS[layout]:
+        (tmp_path / part / "owl").rename(tmp_path / part / ".owl")
+    assert load("folder", tmp_path).train.classes == ("cat", "dog")
+
+
 def test_classes_may_be_called_mask_and_image(tmp_path):
     for name in ("mask", "no mask", "images"):
         for i in range(3):
