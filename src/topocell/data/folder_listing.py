@@ -22,6 +22,12 @@ _LEFT_BEHIND = (
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
     *("$recycle.bin", "#recycle", "system volume information", "lost+found"),
 )
+#: Names, in lower case, of folders of images and of masks or labels of these, in data sets of other tasks: VOC, YOLO.
+_PICTURES = {"images", "image", "imgs", "img", "jpegimages"}
+_ANNOTATIONS = {
+    *("labels", "label", "annotations", "annotation", "masks", "mask", "imagesets"),
+    *("segmentation", "segmentations", "segmentationclass", "segmentationobject", "ground_truth", "gt"),
+}
 
 
 @dataclass
@@ -119,10 +125,22 @@ def listing(place: Path) -> tuple[tuple[str, ...], list[str], Tensor, Unused]:
     has one, and copies of one tree would differ.
 
     Raises:
-        DataError: fewer than two classes, two of one name, a class without images, a folder that cannot be read.
+        DataError: fewer than two classes, two of one name, a class without images, a folder that cannot be read, images
+            and their masks or labels in place of classes, a link to nowhere beside the classes.
     """
+    if lost := [name for name, is_folder in _entries(place) if not is_folder and _leads_nowhere(place / name)]:
+        raise DataError(
+            f"a class folder may be a link to a folder, but in {str(place)!r} nothing is where {some(lost)} "
+            f"{'lead' if lost[1:] else 'leads'}; mend or delete such links"
+        )
     named = sorted((unicodedata.normalize("NFC", name), name) for name in class_folders(place))
     classes, unused = [label for label, _ in named], beside(place)
+    lower = {name.lower() for name in classes}
+    if lower & _ANNOTATIONS and lower & _PICTURES and lower <= _ANNOTATIONS | _PICTURES:
+        raise DataError(
+            f"folders of images are classes, but {some(classes)} in {str(place)!r} are images and what was drawn or "
+            f"written about them, as for segmentation or detection; sort the images into a folder for each class"
+        )
     if twice := sorted(name for name, count in Counter(classes).items() if count > 1):
         raise DataError(
             f"class folders have different names, but {some(twice)} in {str(place)!r} is there twice, with accents as "
@@ -154,6 +172,12 @@ def _entries(place: Path) -> list[tuple[str, bool]]:
         return []
     except OSError as fault:
         _refuse(fault)
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """Return whether what may have been a class folder is a link to what is not there; images say so themselves."""
+    name = path.name
+    return path.is_symlink() and not path.exists() and not (is_image(name) or _is_helper(name))
 
 
 def _refuse(fault: OSError) -> NoReturn:

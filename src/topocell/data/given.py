@@ -1,6 +1,6 @@
 """Images given from Python: tensors, or a dataset of `torch.utils.data`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,10 +21,11 @@ class Given(NamedTuple):
 
     Args:
         train, test: (images, labels), or a dataset of `torch.utils.data` with items (image, label). Images are uint8,
-            or floats in 0..1, (N, C, H, W); those of a dataset may be PIL images, which become what files of them
-            would be, transparent pixels laid on white. Labels are integers from 0.
-        classes: names of the classes; default those that a dataset of torchvision has in its attribute `classes`, else
-            the numbers.
+            or floats in 0..1, (N, C, H, W) or a list of single ones; these, and those of a dataset, may be arrays
+            (H, W), (H, W, C) or (C, H, W), or PIL images, which become what files of them would be, transparent pixels
+            laid on white. Grey images among coloured ones get their channels. Labels are integers from 0.
+        classes: names of the classes by number; default those that a dataset of torchvision has in its attribute
+            `classes`, else the numbers.
     """
 
     train: Any
@@ -45,37 +46,55 @@ def given_source(given: Given | Sequence[Any]) -> Source:
                 f"see docs/how-to/own-dataset.md"
             )
         given = Given(*given)
-    train, test = (_tensors(part, name) for part, name in ((given.train, "train"), (given.test, "test")))
+    train, test = _tensors(given.train, "train"), _tensors(given.test, "test")
     if train[0].shape[1:] != test[0].shape[1:]:
         raise DataError(
             f"training and test images have one shape, but got {tuple(train[0].shape[1:])} and "
             f"{tuple(test[0].shape[1:])}; resize them"
         )
-    highest = int(torch.cat([train[1], test[1]]).max())
-    named = _agreed(_names(given.train), _names(given.test), highest + 1)
-    classes = tuple(map(str, given.classes if given.classes is not None else named))
+    highest, count = int(torch.cat([train[1], test[1]]).max()), len(train[1]) + len(test[1])
+    if given.classes is not None:
+        classes = _checked(given.classes)
+    else:
+        classes = _agreed(*(_names(part)[: highest + 1] for part in (given.train, given.test)))
+        if highest >= max(len(classes), count):  # before a name is made for each
+            raise DataError(
+                f"labels are integers from 0, one for each class, but the highest of {count:,} is {highest}; number "
+                f"the classes"
+            )
+        classes = classes if len(classes) > highest else tuple(map(str, range(highest + 1)))
     return in_memory(classes, train, test, ("the images were given from Python",))
+
+
+def _checked(classes: Any) -> tuple[str, ...]:
+    """The names of classes that are given. Raises DataError for what has no order or no names, or one of them twice."""
+    ordered = isinstance(classes, Iterable) and not isinstance(classes, Mapping | Set)
+    names = tuple(map(str, classes)) if ordered else ()
+    if not names or len(set(names)) < len(names):
+        raise DataError(
+            f"classes are different names in the order of the labels, as ['cat', 'dog'], but got "
+            f"{repr(names or classes)[:80]}; change them"
+        )
+    return names
 
 
 def _tensors(part: Any, name: str) -> tuple[Tensor, Tensor]:
     """Images (N, C, H, W) uint8 and labels (N,) int64."""
-    if isinstance(part, tuple | list) and len(part) == 2 and not all(isinstance(one, tuple | list) for one in part):
-        images, labels = torch.as_tensor(part[0]), _numbers(part[1], name)
+    if isinstance(part, tuple | list) and len(part) == 2 and not _are_items(part):
+        images, labels = _stacked(part[0], name), _numbers(part[1], name)
     elif hasattr(part, "__getitem__") and hasattr(part, "__len__"):
         items = [part[i] for i in range(len(part))]
         if not items or not all(isinstance(item, tuple | list) and len(item) >= 2 for item in items):
-            raise DataError(
-                f"a dataset has items (image, label), but {name} has none such; see docs/how-to/own-dataset.md"
-            )
-        pictures = [_picture(item[0]) for item in items]
-        shapes = sorted({tuple(picture.shape) for picture in pictures})
-        if len(shapes) > 1:
-            raise DataError(f"images of a dataset have one shape, but those of {name} have {shapes[:3]}; resize them")
-        images, labels = torch.stack(pictures), _numbers([item[1] for item in items], name)
+            keys = list(items[0])[:2] if items and isinstance(items[0], Mapping) else []
+            way = "see docs/how-to/own-dataset.md"
+            if len(keys) == 2:
+                way = f"give [(item[{keys[0]!r}], item[{keys[1]!r}]) for item in {name}], or the keys of yours"
+            raise DataError(f"a dataset has items (image, label), but {name} has none such; {way}")
+        images, labels = _stacked([item[0] for item in items], name), _numbers([item[1] for item in items], name)
     else:
         instead = "; give its dataset" if hasattr(part, "dataset") else "; see docs/how-to/own-dataset.md"
         raise DataError(f"{name} is (images, labels) or a dataset, but got {type(part).__name__}" + instead)
-    if images.dim() != 4 or len(images) != len(labels) or labels.dim() != 1 or not len(labels):
+    if images.dim() != 4 or len(images) != len(labels) or labels.dim() != 1 or not images.numel():
         raise DataError(
             f"images are (N, C, H, W) and labels (N,), but those of {name} are {tuple(images.shape)} and "
             f"{tuple(labels.shape)}; change them"
@@ -86,7 +105,7 @@ def _tensors(part: Any, name: str) -> tuple[Tensor, Tensor]:
             f"permute them (0, 3, 1, 2)"
         )
     if images.dtype != torch.uint8:
-        low, high = (float(bound) for bound in images.float().aminmax())
+        low, high = (float(bound) for bound in (images.real if images.is_complex() else images).float().aminmax())
         if not (images.dtype.is_floating_point and low >= 0 and high <= 1):
             raise DataError(
                 f"images are uint8, or floats in 0..1 before any normalisation, but those of {name} are {images.dtype} "
@@ -96,51 +115,103 @@ def _tensors(part: Any, name: str) -> tuple[Tensor, Tensor]:
     return images.contiguous(), labels.long()
 
 
+def _are_items(pair: Sequence[Any]) -> bool:
+    """Return whether two things are two items (image, label), not images and their labels."""
+    if not all(isinstance(one, tuple | list) and len(one) >= 2 for one in pair):
+        return False
+    second = pair[1][0]
+    return isinstance(second, Image.Image) or getattr(second, "ndim", 0) >= 2
+
+
+def _stacked(images: Any, name: str) -> Tensor:
+    """Images of a part as one tensor; single ones, of which some may be grey, as (N, C, H, W)."""
+    if isinstance(images, Tensor | np.ndarray):
+        return _tensor(images)
+    pictures = list[Tensor]()
+    for image in images:
+        try:
+            pictures.append(_picture(image))
+        except TypeError:
+            raise DataError(
+                f"images are tensors, arrays or images of Pillow, but {name} has one of type {type(image).__name__}; "
+                f"read them, as Image.open does"
+            ) from None
+    if 3 in {len(picture) for picture in pictures}:
+        pictures = [picture.expand(3, -1, -1) if len(picture) == 1 else picture for picture in pictures]
+    shapes = sorted({tuple(picture.shape) for picture in pictures})
+    if len(shapes) > 1:
+        raise DataError(f"images of a dataset have one shape, but those of {name} have {shapes[:3]}; resize them")
+    return torch.stack(pictures) if pictures else torch.empty(0)
+
+
 def _names(part: Any) -> tuple[str, ...]:
-    """Names of the classes of a dataset by number, also of a part of one (`Subset`); none where it has none."""
+    """Names of the classes of a dataset by number, also of a part of one (`Subset`) or of several (`ConcatDataset`).
+
+    None where it has none. Raises DataError where several disagree.
+    """
     while not hasattr(part, "classes") and hasattr(part, "dataset"):
         part = part.dataset
+    several = getattr(part, "datasets", None)
+    if not hasattr(part, "classes") and isinstance(several, tuple | list):
+        named: tuple[str, ...] = ()
+        for one in several:
+            named = _agreed(named, _names(one))
+        return named
     found = getattr(part, "classes", None)
     if not isinstance(found, tuple | list) or not all(isinstance(name, str) for name in found):
         return ()
     return tuple(found) if len(set(found)) == len(found) else ()
 
 
-def _agreed(train: Sequence[str], test: Sequence[str], number: int) -> Sequence[Any]:
-    """Names of so many classes; their numbers where the training images have none.
+def _agreed(names: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of classes of two datasets, of which one may have none, or fewer.
 
     Raises:
-        DataError: a label means one class in train and another in test.
+        DataError: a label means one class in one and another in the other.
     """
-    for label, (one, other) in enumerate(zip(train[:number], test, strict=False)):
+    for label, (one, other) in enumerate(zip(names, others, strict=False)):
         if one != other:
             raise DataError(
-                f"a label is the same class in train and in test, but {label} is {one!r} and {other!r}; make their "
-                f"classes agree"
+                f"a label is the same class in all images, but {label} is {one!r} and {other!r}; make their classes "
+                f"agree"
             )
-    return train[:number] if len(train) >= number else range(number)
+    return max(names, others, key=len)
 
 
 def _numbers(labels: Any, name: str) -> Tensor:
     """Labels as a tensor. Raises DataError where they are no integers, which would be cut or could not be read."""
     try:
-        found = torch.as_tensor(labels)
+        plain = labels.tolist() if getattr(labels, "dtype", None) == np.dtype(object) else labels
+        found = _tensor(plain) if isinstance(plain, np.ndarray) else torch.as_tensor(plain)
         if not (found.is_floating_point() or found.is_complex()) or bool((found == found.trunc()).all()):
             return found
     except (TypeError, ValueError, RuntimeError):
         pass
-    first = labels[0] if len(labels) else labels
+    first = next(iter(labels), labels)
     raise DataError(f"labels are integers from 0, but those of {name} begin with {first!r}; number the classes")
 
 
 def _picture(image: Any) -> Tensor:
-    """(C, H, W) of a tensor, an image of Pillow, or of what numpy can read as (H, W) or (H, W, C)."""
-    if isinstance(image, Tensor):
-        return image
+    """(C, H, W) of a tensor or an image of Pillow, or of what numpy can read as (H, W), (H, W, C) or (C, H, W).
+
+    Raises TypeError for what is no image.
+    """
     if isinstance(image, Image.Image):
         try:
             image, _ = upright(image, "L" if image.mode in ("1", "L") else "RGB", WHITE)
         except (OSError, ValueError) as fault:
             raise DataError(f"images of a dataset must be read as 8 bits, but one cannot be: {fault}") from None
-    pixels = torch.from_numpy(np.array(image))
-    return pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
+    pixels = _tensor(image)
+    if pixels.dim() == 2:
+        return pixels[None]
+    if isinstance(image, Tensor) or (pixels.dim() == 3 and pixels.shape[2] > 4 >= pixels.shape[0]):
+        return pixels
+    return pixels.permute(2, 0, 1) if pixels.dim() == 3 else pixels
+
+
+def _tensor(array: Any) -> Tensor:
+    """A tensor without gradient of a tensor or an array, which may be read-only or reversed. Raises TypeError."""
+    if isinstance(array, Tensor):
+        return array.detach()
+    found = np.asarray(array)
+    return torch.from_numpy(np.require(found, found.dtype.newbyteorder("="), ["C", "W"]))

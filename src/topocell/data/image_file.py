@@ -183,13 +183,16 @@ def fault_of(path: str, error: Exception) -> Fault:
 def _foreign(path: str) -> str:
     """What a file is that is no image."""
     with suppress(OSError), open(path, "rb") as file:
-        start = file.read(12)
+        start = file.read(24)
         if not start:
             return "an empty file"
         if kind := archive(path):
             return f"{kind}; unpack it"
         if start[4:8] == b"ftyp":
-            return "HEIC or AVIF under another name; convert it"
+            still = start[8:11] in (b"hei", b"hev", b"mif", b"msf", b"avi")
+            return "HEIC or AVIF under another name; convert it" if still else "a film"
+        if start.startswith(b"version https://git-lfs"):
+            return "a pointer of Git LFS; fetch the image with `git lfs pull`"
     return "not an image"
 
 

@@ -9,6 +9,12 @@ from PIL import features
 #: name. It hands PostScript to another program, for one.
 _SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".pgm", ".pbm", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+#: Images of other programs, cameras and scanners, and what holds images, which no one should take for used.
+_CONVERTIBLE = (
+    *(".jpe", ".jp2", ".j2k", ".jxl", ".dib", ".pnm", ".tga", ".ico", ".psd", ".svg", ".eps", ".pdf", ".exr", ".hdr"),
+    *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".dcm", ".nii", ".npy", ".npz", ".mat"),
+)
+_ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
 #: Photos of phones, for which Pillow needs pillow-heif.
 HEIC = (".heic", ".heif")
 
@@ -32,4 +38,6 @@ def advice(suffix: str) -> str:
     """Say how images of a suffix can be read that are not read here; empty where there is no way."""
     if suffix in HEIC:
         return "install topocell[heic] to read them, or convert them"
-    return "convert them" if suffix == ".avif" else ""
+    if suffix in (".avif", *_CONVERTIBLE):
+        return "convert them"
+    return "unpack them" if suffix in _ARCHIVES else ""

@@ -2,9 +2,9 @@
 
 import io
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,10 @@ from topocell.data.folder_listing import Unused, images_below
 from topocell.data.image_file import Fault, careful_pillow, centred, fault_of, fit, pixels_of, read_picture, upright
 from topocell.data.preprocessing import Preprocessing
 from topocell.errors import DataError
+from topocell.io.files import existing, reason
 
+#: How addresses begin, also as a path, which has lost a stroke; letters of drives are none.
+_URL = re.compile("[A-Za-z][A-Za-z+.-]+:/|data:image")
 #: Channels of an image → the mode that Pillow has for them.
 _MODES = {1: "L", 3: "RGB"}
 
@@ -45,7 +48,7 @@ def find_images(images: Any) -> tuple[list[Named], list[str]]:
         if isinstance(image, str) and not image:  # which would be the current folder
             raise DataError("an image is named by its path, but got an empty one; name a file, or `.` for this folder")
         if isinstance(image, str | os.PathLike):
-            found += _below(Path(image).expanduser(), unused)
+            found += _below(image, unused)
         elif isinstance(image, Tensor | np.ndarray) and image.ndim == 4:
             found += [Named(str(len(found) + i), one) for i, one in enumerate(image)]
         elif _holds_images(image):
@@ -87,9 +90,21 @@ def _holds_images(image: Any) -> bool:
     return hasattr(image, "__iter__") or hasattr(image, "__getitem__")
 
 
-def _below(path: Path, unused: Unused) -> list[Named]:
+def _below(text: str | os.PathLike[str], unused: Unused) -> list[Named]:
+    """The image of a path, or those below it. Raises DataError where nothing is there."""
+    given = os.fspath(text)
+    try:
+        path = existing(given)
+    except OSError as fault:
+        raise DataError(
+            f"an image is named by its path, but {given[:80]!r} cannot be looked up ({reason(fault)}); check the path"
+        ) from None
     if path.is_dir():
         return [Named(name, name) for name in images_below(path, unused)]
+    if _URL.match(given) and not path.exists():
+        raise DataError(
+            f"an image is a file on this machine, but got {given[:80]!r}; fetch it first, or give its bytes in Python"
+        )
     if not path.exists():
         raise DataError(f"an image is a file that is there, but {str(path)!r} is not; check the path")
     return [Named(str(path), str(path))]

@@ -153,6 +153,21 @@ class Setup:
         ]
 
     @property
+    def cutout_notes(self) -> list[str]:
+        """A warning where training images are blanked more or less as a whole: sizes are those of 32×32 in papers."""
+        side, stages = min(self.dataset.shape[1:]), self.recipe.search.stages
+        planned = [(f"search.stages.{stage.name}.mechanisms.cutout.size", stage.mechanisms.cutout) for stage in stages]
+        sizes = {key: cutout.size for key, cutout in planned if cutout is not None}
+        if self.ground_truth is None:
+            sizes["retrain.cutout"] = self.recipe.retrain.cutout
+        return [
+            f"{key}={size} blanks {'all' if size >= 2 * side else 'most'} of a training image of {side} pixels; "
+            f"{key}={side // 2} is usual"
+            for key, size in sizes.items()
+            if size >= side
+        ]
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """How images are prepared for the network of the retraining."""
         data, plan = self.dataset, self.recipe.retrain

@@ -214,6 +214,54 @@ def test_a_tree_one_folder_too_deep_says_what_to_move(tmp_path):
 # Images that cannot be read
 
 
+@pytest.mark.parametrize(
+    "names",
+    [("images", "masks"), ("images", "labels"), ("JPEGImages", "Annotations", "SegmentationClass"), ("img", "gt")],
+)
+@pytest.mark.parametrize("parts", [("",), ("train", "val")])
+def test_images_beside_their_masks_or_labels_are_no_classes(tmp_path, names, parts):
+    """Sets for segmentation and detection: they would be told apart, and that with high accuracy."""
+    for part in parts:
+        for name in names:
+            for i in range(3):
+                put(tmp_path, os.path.join(part, name, f"{i}.png"))
+    with pytest.raises(DataError, match="as for segmentation or detection; sort the images into") as caught:
+        load("folder", tmp_path)
+    assert all(name in str(caught.value) for name in names)
+
+
+@pytest.mark.parametrize("target", ["gone", "owl"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_class_that_is_a_link_to_nowhere_is_not_lost_in_silence(tmp_path, layout, target):
+    for part in LAYOUTS[layout]:
+        place = tree(tmp_path, LAYOUTS[layout]) / part
+        (place / "owl").symlink_to(place / target)
+    with pytest.raises(DataError, match=r"nothing is where owl leads; mend or delete such links"):
+        load("folder", tmp_path)
+    for part in LAYOUTS[layout]:
+        (tmp_path / part / "owl").rename(tmp_path / part / ".owl")
+    assert load("folder", tmp_path).train.classes == ("cat", "dog")
+
+
+def test_classes_may_be_called_mask_and_image(tmp_path):
+    for name in ("mask", "no mask", "images"):
+        for i in range(3):
+            put(tmp_path, os.path.join(name, f"{i}.png"))
+    assert load("folder", tmp_path).train.classes == ("images", "mask", "no mask")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "way"), [("jp2", "convert them"), ("DCM", "convert them"), ("zip", "unpack them"), ("txt", "")]
+)
+def test_what_could_be_read_elsewhere_says_how(tmp_path, suffix, way):
+    for name in "ab":
+        for i in range(3):
+            put(tmp_path, os.path.join(name, f"{i}.png"))
+    (tmp_path / "a" / f"x.{suffix}").write_bytes(b"x")
+    (note,) = (note for note in load("folder", tmp_path).notes if note.startswith("files not used"))
+    assert note.endswith(f"(.{suffix.lower()} 1)" + f"; .{suffix.lower()}: {way}" * bool(way))
+
+
 def test_every_odd_file_that_can_be_read_is_used(tmp_path):
     tree(tmp_path, ("train", "test"))
     for name, (suffix, content) in READABLE.items():

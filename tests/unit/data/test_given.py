@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
 import topocell
 from topocell.cli import main
@@ -38,6 +38,17 @@ class Photos:
         return Image.fromarray(self.images[i].permute(1, 2, 0).numpy()), int(self.labels[i])
 
 
+def closed(values: torch.Tensor) -> np.ndarray:
+    """An array that may not be written to, as of a file that is mapped."""
+    array = values.numpy().copy()
+    array.setflags(write=False)
+    return array
+
+
+def backwards(values: torch.Tensor) -> np.ndarray:
+    return values.numpy()[::-1].copy()[::-1]
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -46,9 +57,19 @@ class Photos:
         (Photos(*TRAIN), Photos(*TEST)),
         ((TRAIN[0].float() / 255, TRAIN[1]), (TEST[0].double() / 255, TEST[1].tolist())),
         [(np.asarray(TRAIN[0]), np.asarray(TRAIN[1])), TEST, ("a", "b", "c")],
+        ((list(TRAIN[0]), TRAIN[1]), (list(TEST[0]), TEST[1].tolist())),
+        (([Photos(*TRAIN)[i][0] for i in range(48)], TRAIN[1].tolist()), TEST),
+        (([np.asarray(Photos(*TRAIN)[i][0]) for i in range(48)], np.asarray(TRAIN[1]).astype(object)), TEST),
+        ([(image.numpy(), label) for image, label in zip(*TRAIN)], TEST),
+        ((closed(TRAIN[0]), closed(TRAIN[1])), (backwards(TEST[0]), backwards(TEST[1]))),
+        (((TRAIN[0].float() / 255).requires_grad_(), TRAIN[1]), TEST),
     ],
-    ids=["tensors", "TensorDataset", "PIL", "floats", "numpy"],
+    ids=[
+        *("tensors", "TensorDataset", "PIL", "floats", "numpy", "lists of tensors", "lists of PIL", "lists of arrays"),
+        *("arrays (C, H, W)", "read-only and reversed arrays", "with a gradient"),
+    ],
 )
+@pytest.mark.filterwarnings("error")
 def test_all_forms_give_the_same_pixels(given: Any) -> None:
     source = given_source(given)
     train, test, _ = source.pixels(torch.arange(48), torch.arange(12), Decoding())
@@ -57,7 +78,7 @@ def test_all_forms_give_the_same_pixels(given: Any) -> None:
     assert torch.equal(source.train_labels, TRAIN[1]) and len(source.classes) == 3
 
 
-class Named(Photos):
+class Named(Photos, Dataset[Any]):
     """With names, as torchvision's ImageFolder."""
 
     def __init__(self, part: tuple[torch.Tensor, torch.Tensor], *classes: Any) -> None:
@@ -67,13 +88,22 @@ class Named(Photos):
 
 def test_classes_have_the_names_of_the_dataset() -> None:
     named, test, parts = Named(TRAIN, "cat", "dog", "owl"), Named(TEST, "cat", "dog", "owl"), range(12)
-    for train in (named, Subset(named, parts), Subset(Subset(named, parts), [0, 1, 2])):
+    several: list[Any] = [named + named, Subset(named + named, parts), ConcatDataset([TensorDataset(*TRAIN), named])]
+    for train in (named, Subset(named, parts), Subset(Subset(named, parts), [0, 1, 2]), *several):
         assert given_source((train, test)).classes == ("cat", "dog", "owl")
         assert given_source((train, TEST)).classes == ("cat", "dog", "owl")
     assert given_source((Named(TRAIN, "cat", "dog", "owl", "rat"), test)).classes == ("cat", "dog", "owl")
     assert given_source((named, test, "abc")).classes == ("a", "b", "c")
     for odd in (("cat", "dog"), ("cat", "cat", "owl"), (1, 2, 3), (("cat", "tom"), ("dog",), ("owl",))):
         assert given_source((Named(TRAIN, *odd), TEST)).classes == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("grey", [0, 1])
+def test_grey_images_among_coloured_ones_are_grey(grey: int) -> None:
+    """As those of a folder: one image of another mode is no fault."""
+    items = [(Image.new("L" if i == grey else "RGB", (8, 8), 90 if i == grey else (9, 8, 7)), i) for i in (0, 1)]
+    train, _, _ = given_source((items, items)).pixels(torch.arange(2), torch.arange(2), Decoding())
+    assert train.images[:, :, 0, 0].tolist() == [[90] * 3 if i == grey else [9, 8, 7] for i in (0, 1)]
 
 
 @pytest.mark.parametrize("mode", ["P", "CMYK", "YCbCr", "RGBA", "1", "LA"])
@@ -122,6 +152,16 @@ def test_a_run_on_given_images_is_continued_with_them_and_not_without(tmp_path: 
         ((Named(TRAIN, "cat", "dog", "owl"), Named(TEST, "cat", "owl", "dog")), "but 1 is 'dog' and 'owl'; make their"),
         ((DataLoader(TensorDataset(*TRAIN)), TEST), "but got DataLoader; give its dataset"),
         (((TRAIN[0], ["cat", "dog"] * 24), TEST), "begin with 'cat'; number the classes"),
+        (((TRAIN[0], TRAIN[1] + 10**9), TEST), "but the highest of 60 is 1000000002; number"),
+        ((TRAIN, TEST, {"owl", "cat", "dog"}), "in the order of the labels, as ['cat', 'dog'], but got {'"),
+        ((TRAIN, TEST, {"cat": 0, "dog": 1, "owl": 2}), "in the order of the labels"),
+        ((TRAIN, TEST, ("cat", "cat", "owl")), "are different names"),
+        ((TRAIN, TEST, 3), "but got 3; change them"),
+        ((ConcatDataset([Named(TRAIN, "a", "b"), Named(TRAIN, "a", "c")]), TEST), "but 1 is 'b' and 'c'; make their"),
+        (([{"image": image, "label": 0} for image in TRAIN[0]], TEST), "give [(item['image'], item['label']) for item"),
+        (([("0.png", 0), ("1.png", 1), ("2.png", 2)], TEST), "but train has one of type str; read them"),
+        (((["0.png"] * 48, TRAIN[1]), TEST), "but train has one of type str; read them"),
+        (((TRAIN[0][:, :, :0], TRAIN[1]), TEST), "are (48, 3, 0, 8)"),
         (([(image, "cat") for image in TRAIN[0]], TEST), "begin with 'cat'; number the classes"),
         (([(image, torch.eye(3)[0]) for image in TRAIN[0]], TEST), "labels are integers from 0"),
         (([(Image.new("I;16", (8, 8)), 0)] * 3, TEST), "mode I;16 has more than 8 bits"),

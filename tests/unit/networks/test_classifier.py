@@ -225,6 +225,12 @@ def test_all_images_that_cannot_be_read_are_named_or_skipped(made: Path, tmp_pat
         ([], "no image|there is none"),
         ("absent.jpg", "is not; check the path"),
         ("", "but got an empty one"),
+        ("a" * 5000, "is named by its path, but 'aaa.*' cannot be looked up"),
+        ("nul\0.jpg", "is named by its path, but 'nul.*' cannot be looked up"),
+        ("~nobody-of-that-name/a.jpg", "is named by its path, but '~nobody.*' cannot be looked up"),
+        ("https://example.org/cat.jpg", "is a file on this machine, but got 'https://example.org/cat.jpg'; fetch it"),
+        (Path("https://example.org/cat.jpg"), "is a file on this machine, but got 'https:/example.org/cat.jpg'; fetch"),
+        ("data:image/png;base64,iVBORw0KGgo=", "is a file on this machine, but got 'data:image/png.*'; fetch it"),
         (b"no image", "not an image"),
     ],
 )

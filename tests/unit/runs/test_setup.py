@@ -6,6 +6,7 @@ import pytest
 
 from topocell.config.load import load_recipe
 from topocell.errors import RecipeError
+from topocell.runs.run import notes_of
 from topocell.runs.setup import check, prepared
 from topocell.spaces.skeletons import SKELETONS, layout, least_layers, stacking, unplaced
 
@@ -28,6 +29,18 @@ def test_a_supernet_without_a_normal_cell_is_refused(key: str, layers: int) -> N
     recipe = load_recipe("darts-v1", [*SMALL, f"{key}={layers}"], "smoke")
     with pytest.raises(RecipeError, match=f"no normal cell in {key}={layers}; the least that has is {key}=3"):
         check(recipe)
+
+
+@pytest.mark.parametrize(("cutout", "word"), [(0, ""), (7, ""), (8, "most"), (15, "most"), (16, "all")])
+def test_a_cutout_of_whole_images_is_said(cutout: int, word: str) -> None:
+    """That of the papers, 16 of 32 pixels, leaves nothing of digits of 8."""
+    in_retraining = prepared(load_recipe("darts-v1", [*SMALL, f"retrain.cutout={cutout}"], "smoke"))
+    key = "search.stages.search.mechanisms.cutout"
+    size = [f"{key}={{size: {cutout}, probability: 1.0}}"] * (cutout > 0)
+    in_search = prepared(load_recipe("darts-v1", [*SMALL, "retrain.cutout=0", *size], "smoke"))
+    for setup, named in ((in_retraining, "retrain.cutout"), (in_search, f"{key}.size")):
+        line = f"{named}={cutout} blanks {word} of a training image of 8 pixels; {named}=4 is usual"
+        assert setup.cutout_notes == [line] * bool(word) and (line in notes_of(setup)) == bool(word)
 
 
 @pytest.mark.parametrize(("layers", "notes"), [(1, 1), (2, 1), (3, 0), (5, 0)])
