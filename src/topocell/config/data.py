@@ -47,7 +47,7 @@ class DataPlan(Model):
     dataset: Annotated[str, one_of("dataset")] = "cifar10"
     root: str | None = None
     download: bool = False
-    resolution: int | None = None
+    resolution: Annotated[int, Field(le=4096)] | None = None
     images: Annotated[int, Field(ge=4)] | None = None
     test_images: Annotated[int, Field(ge=2)] | None = None
     background: AnyColour = "white"

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from topocell.data.folder_listing import some
 from topocell.data.image_file import upright
 from topocell.data.readers import Source, in_memory
 from topocell.errors import DataError
@@ -52,7 +53,8 @@ def given_source(given: Given | Sequence[Any]) -> Source:
             f"training and test images have one shape, but got {tuple(train[0].shape[1:])} and "
             f"{tuple(test[0].shape[1:])}; resize them"
         )
-    highest, count = int(torch.cat([train[1], test[1]]).max()), len(train[1]) + len(test[1])
+    labels = torch.cat([train[1], test[1]])
+    highest, count = int(labels.max()), len(labels)
     if given.classes is not None:
         classes = _checked(given.classes)
     else:
@@ -62,8 +64,14 @@ def given_source(given: Given | Sequence[Any]) -> Source:
                 f"labels are integers from 0, one for each class, but the highest of {count:,} is {highest}; number "
                 f"the classes"
             )
+        if not classes and (lowest := int(labels.min())) > 0:
+            raise DataError(f"labels are integers from 0, but the lowest is {lowest}; subtract {lowest} from each")
         classes = classes if len(classes) > highest else tuple(map(str, range(highest + 1)))
-    return in_memory(classes, train, test, ("the images were given from Python",))
+    notes = ["the images were given from Python"]
+    there = set(train[1].tolist())
+    if empty := [name for label, name in enumerate(classes) if label not in there]:
+        notes.append(f"classes without a training image: {some(empty)}")
+    return in_memory(classes, train, test, tuple(notes))
 
 
 def _checked(classes: Any) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ Where the classes differ much in size, the balanced accuracy leads. Everything i
 from collections.abc import Mapping
 from typing import Any
 
+from topocell.errors import one_line
 from topocell.reporting.tables import format_accuracy, format_count, format_percent, is_number
 
 #: Largest class of the test images over smallest, from which the balanced accuracy is the headline.
@@ -201,7 +202,9 @@ def _recalls(results: Mapping[str, Any]) -> list[str]:
         return []
     lowest = sorted(known, key=lambda entry: entry["recall"])[:SHOWN]
     shown = known if len(known) <= SHOWN else lowest
-    told = ", ".join(f"{e['class']} {format_percent(e['recall'])} of {_count(e.get('test_images'))}" for e in shown)
+    told = ", ".join(
+        f"{one_line(str(e['class']))} {format_percent(e['recall'])} of {_count(e.get('test_images'))}" for e in shown
+    )
     return [f"recall by class: {told}" if shown is known else f"lowest recalls of {len(known)} classes: {told}"]
 
 

@@ -153,6 +153,7 @@ def test_a_run_on_given_images_is_continued_with_them_and_not_without(tmp_path: 
         ((DataLoader(TensorDataset(*TRAIN)), TEST), "but got DataLoader; give its dataset"),
         (((TRAIN[0], ["cat", "dog"] * 24), TEST), "begin with 'cat'; number the classes"),
         (((TRAIN[0], TRAIN[1] + 10**9), TEST), "but the highest of 60 is 1000000002; number"),
+        (((TRAIN[0], TRAIN[1] + 1), (TEST[0], TEST[1] + 1)), "the lowest is 1; subtract 1 from each"),
         ((TRAIN, TEST, {"owl", "cat", "dog"}), "in the order of the labels, as ['cat', 'dog'], but got {'"),
         ((TRAIN, TEST, {"cat": 0, "dog": 1, "owl": 2}), "in the order of the labels"),
         ((TRAIN, TEST, ("cat", "cat", "owl")), "are different names"),
@@ -173,3 +174,13 @@ def test_what_is_no_dataset_is_one_line(given: Any, words: str) -> None:
         train, *_ = source.pixels(torch.arange(48), torch.arange(12), Decoding())
         topocell.data.batches.ImageSet(train.images, source.train_labels, source.classes)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_classes_without_an_image_are_named() -> None:
+    """As where a class was left out, or numbers have gaps."""
+    gap = (TRAIN[0], 2 * TRAIN[1]), (TEST[0], 2 * TEST[1])
+    source = given_source(gap)
+    assert source.classes == ("0", "1", "2", "3", "4")
+    assert "classes without a training image: 1, 3" in source.notes
+    named = given_source((*((images, labels + 1) for images, labels in (TRAIN, TEST)), ("background", "a", "b", "c")))
+    assert "classes without a training image: background" in named.notes
