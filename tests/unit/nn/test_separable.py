@@ -150,7 +150,7 @@ def test_outputs_and_all_gradients_are_those_of_the_library(
             wanted[m] = wanted[m] + exact_mix[p, m] * ready
     for b, scale in zip(banks, exact_scales):
         mine = [next(exact_weights) for _ in b.parameters()]
-        out = b(given_x, given_x.relu(), scale.repeat_interleave(channels), mine)
+        out = b.compute(given_x, given_x.relu(), scale.repeat_interleave(channels), mine)
         for e, piece in zip(b.edges, out.split(channels, 1)):
             wanted[e] = wanted[e] + piece
     expected = torch.autograd.grad(sum((w * t).sum() for w, t in zip(wanted, towards)), exact, allow_unused=True)
