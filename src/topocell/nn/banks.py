@@ -75,6 +75,8 @@ class Bank(nn.Module):
             parameter.data = parameter.data[kept].clone()
             parameter.grad = None
             sliced.append((parameter, kept))
+        for name, mask in self.named_buffers(recurse=False):  # of pruning
+            setattr(self, name, mask[index.to(mask.device)].clone())
         self.edges = list(edges)
         return sliced
 

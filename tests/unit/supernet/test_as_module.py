@@ -104,6 +104,19 @@ def test_parameters_are_those_that_hooks_of_banks_have_set(
     torch.testing.assert_close(net(x, weights), logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("space", SPACES)
+def test_a_pruned_supernet_is_restricted_with_its_masks(space: str) -> None:
+    net, arch = supernet(space)
+    x, _ = images()
+    twin = copy.deepcopy(net)
+    pruned(twin)()
+    pruned(net)
+    masks = {name: torch.rand(mask.shape) < 0.6 for name, mask in net.masks().items()}
+    for supernet_ in (net, twin):
+        supernet_.restrict({name: mask.clone() for name, mask in masks.items()})
+    torch.testing.assert_close(net(x, arch()), twin(x, arch()))
+
+
 @pytest.mark.parametrize("assign", [False, True])
 @pytest.mark.parametrize("space", SPACES)
 def test_a_supernet_made_without_weights_takes_those_of_another(space: str, assign: bool) -> None:
