@@ -70,7 +70,7 @@ _PRINTS = re.compile(
 #: By which a program says that it is another, or that there may be another; a comment of TeX or C.
 _UNLESS = re.compile(r"(?:!=|\b(?:not|del|or|else))\s*\Z|(?<![0-9])\s(?:%|//)\s")
 #: What may follow it: a comment, or further cells of a table.
-_AFTER = re.compile(r"(?:\s+[0-9]+(?:[.,][0-9]+)?%?)*\s*(?:#.*|[,;|<&][^()\[\]{}]*)?")
+_AFTER = re.compile(r"(?:\s+\(?[0-9]+(?:[.,][0-9]+)? ?%?\)?)*\s*(?:#.*|[,;|<&][^()\[\]{}]*)?")
 
 
 class Call(NamedTuple):

@@ -64,9 +64,8 @@ def genotypes_show(
         typer.echo(json.dumps(genotype.to_dict(), indent=1))
         return
     try:
-        text = (
-            genotype.to_nasbench201() if form is Form.nasbench201 or "cell" in genotype.cells else genotype.to_darts()
-        )
+        arch = form is Form.nasbench201 or (form is Form.summary and "cell" in genotype.cells)
+        text = genotype.to_nasbench201() if arch else genotype.to_darts()
     except GenotypeError:  # a text of other tools does not say such cells
         if form is not Form.summary:
             raise

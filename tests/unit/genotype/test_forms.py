@@ -137,6 +137,7 @@ FIELDS_OF_V2: dict[str, Any] = {
         f'49;"{V2}";97,24',
         f"49\t{V2}\t97.24",
         f"| DARTS | {V2} | 97.24 |",
+        f"DARTS: {V2} (97.24 %)",
         f"<tr><td>DARTS</td><td>{V2}</td></tr>",
         '49,"' + json.dumps(FIELDS_OF_V2).replace('"', '""') + '",97.24',
         f"print({V2})",

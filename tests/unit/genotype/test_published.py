@@ -120,6 +120,10 @@ def test_cells_as_users_name_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (["draw", "runs/[a|b]/cell.txt"], "a genotype must be a readable file, but No such file"),
         (["compare", "-", "-"], "- is a cell from the standard input, but nothing, or nothing more, comes from there"),
         (["genotypes", "show", THREE, "--format", "darts"], "two inputs per node, but got 3; save JSON instead"),
+        (
+            ["genotypes", "show", ARCH, "--format", "darts"],
+            "DARTS' format has cells of two inputs, but got one; save JSON",
+        ),
         (["retrain", "--genotype", "dart-v2", "dots", "--out", "there"], "did you mean 'darts-v2'?"),
         (["retrain", "--genotype", "darts-v2", "dotz", "--out", "there"], "did you mean 'dots'?"),
         (["retrain", "--genotype", "darts-v2", "dots"], "darts-v2 has none; add --out DIR"),
