@@ -250,6 +250,8 @@ def _parse_override(text: str) -> tuple[str, Any]:
         read = read_argument(key.strip(), value)
     except ValueError as fault:
         raise RecipeError(f"the value of the override {text!r} is not valid YAML: {fault}; mend it") from None
+    if isinstance(read, dict) and (joined := [k for k, v in read.items() if v is None and re.search("[:=]", str(k))]):
+        raise RecipeError(f"a mapping has a colon and a blank after each key, but {key} has {joined[0]!r}; mend it")
     if value.partition("#")[0].strip() and str(read).count("#") < value.count("#"):  # as of a folder "photos #2"
         raise RecipeError(
             f"an override has no comment, but # begins one in {text!r}; write the value in quotes, in a shell "

@@ -734,6 +734,8 @@ def test_only_a_list_is_cut_at_commas() -> None:
         ("name.x=1", "name is a single value, so 'name.x' cannot be set inside it"),
         ("seed", "has the form key=value, but got 'seed'"),
         ("=5", "has the form key=value"),
+        ("data.splits={train:0.5,val:0.5}", "a colon and a blank after each key, but data.splits has 'train:0.5'"),
+        ("data.splits={train=0.5}", "a colon and a blank after each key, but data.splits has 'train=0.5'"),
         ("seed=[1", "the value of the override 'seed=[1' is not valid YAML"),
         ("seed=!!timestamp x", "is not valid YAML"),
     ],
