@@ -318,6 +318,18 @@ def _weights_of(place: Path, genotype: Genotype, setup: Setup) -> tuple[bytes, s
         holds = f"is a file; name {place.parent}" if (place.parent / kept.FILE).is_file() else "has none; check --from"
         raise RunError(f"weights are taken from a directory with a trained network, but {place} {holds}")
     file, plan, shape = kept.NetworkFile.load(found), setup.recipe.retrain, setup.dataset.shape
+    how = Preprocessing.load(found.parent)
+    if file.genotype.cells != genotype.cells:
+        again = f"retrain that cell: topocell retrain {place} --as NAME --from {place}, or "
+        raise RunError(
+            f"weights are fine-tuned in a network of their own cell, but {place} has that of key {file.genotype.key}, "
+            f"not {genotype.key}; {again * (found.parent / 'recipe.yaml').is_file()}leave --from out"
+        )
+    if how.channels != shape[0]:
+        raise RunError(
+            f"weights are fine-tuned on images of as many channels, but those of {place} have {how.channels} and "
+            f"these {shape[0]}; convert the images, or leave --from out"
+        )
     classes, first = len(setup.dataset.train.classes), file.networks[0]
     channels, _ = initial_channels(genotype, plan, classes, shape)
     with readable(found.parent):
@@ -326,7 +338,7 @@ def _weights_of(place: Path, genotype: Genotype, setup: Setup) -> tuple[bytes, s
         net = FixedNet(genotype, channels, plan.layers, classes, shape[0], plan.stem, head=plan.head)
     try:
         tensors = safetensors.torch.load(weights)
-        if Preprocessing.load(found.parent).classes != setup.dataset.train.classes:  # also where they are as many
+        if how.classes != setup.dataset.train.classes:  # also where they are as many
             tensors = without_heads(tensors)
             weights = safetensors.torch.save(tensors)
         fits = fitting(net, tensors)

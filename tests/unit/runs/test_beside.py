@@ -144,6 +144,25 @@ def test_a_classifier_is_kept_for_the_same_classes_only(mine: Path, tmp_path: Pa
     assert results["initial_weights"] == f"{mine}, seed 0{fresh}"
 
 
+def test_weights_of_another_cell_or_of_images_of_other_channels_are_told(mine: Path, tmp_path: Path) -> None:
+    """Also where each tensor has the shape that it would have: two operations of a node have changed places."""
+    cell = topocell.Genotype.load(mine / "genotype.json")
+    data = cell.to_dict()
+    for one in data["cells"].values():
+        first, second = one["nodes"][0]
+        one["nodes"][0] = [[first[0], second[1]], [second[0], first[1]]]
+    recipe, other = load_recipe("random", SMALL, "smoke"), topocell.Genotype.from_dict(data)
+    with pytest.raises(RunError, match=r"of their own cell, but .* retrain that cell: topocell retrain .*--from out"):
+        api.retrain_cell(other, recipe, tmp_path / "swapped", weights_from=mine)
+    topocell.export(mine, "safetensors", tmp_path / "export")
+    with pytest.raises(RunError, match=rf"has that of key {cell.key}, not {other.key}; leave --from out"):
+        api.retrain_cell(other, recipe, tmp_path / "swapped", weights_from=tmp_path / "export")
+    images, labels = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8), torch.arange(40) % 10
+    with pytest.raises(RunError, match=r"but those of .* have 1 and these 3; convert the images, or leave --from out"):
+        api.retrain_cell(cell, recipe, tmp_path / "coloured", data=[(images, labels)] * 2, weights_from=mine)
+    assert not (tmp_path / "swapped").exists() and not (tmp_path / "coloured").exists()
+
+
 def test_a_cell_from_elsewhere_is_retrained_without_a_search(tmp_path: Path, capsys: Any) -> None:
     text = tmp_path / "cell.txt"
     text.write_text(DARTS_V2.to_darts())

@@ -111,10 +111,10 @@ def _timm(how: Preprocessing, name: str, imports: Sequence[str]) -> tuple[str, s
     called = model_name(name)
     if how.channels in (1, 3):
         mode = "L" if how.channels == 1 else "RGB"
-        head = f"import timm\nimport torch\nfrom PIL import Image\n\nimport {called}  # registers the model\n"
+        head = f"import timm\nimport torch\n{_pillow(how)}\nimport {called}  # registers the model\n"
         image = (
             "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))\n"
-            f'x = transform(Image.open("photo.jpg").convert("{mode}"))[None]'
+            f"{_opened(mode)}\nx = transform(image)[None]"
         )
     else:
         head = f"import timm\nimport torch\n\nimport {called}  # registers the model\n"
@@ -130,7 +130,7 @@ print({called}.CLASSES[int(logits[0].argmax())])
         f"For timm: importing {called}.py registers the model; the weights are in model.safetensors. It takes images "
         "that are normalised already, as all models of timm do; its default_cfg has their mean and standard deviation. "
         "`num_classes` gives it another last layer, `in_chans` another number of channels. timm's own transforms round "
-        "differently where images are scaled."
+        "differently where images are scaled." + _TRANSPARENT
     )
 
 
@@ -153,6 +153,9 @@ image = image.resize([{round(width * 8 / 7)} * length // side for length in imag
 left, top = round((image.width - {width}) / 2), round((image.height - {height}) / 2)
 image = image.crop((left, top, left + {width}, top + {height}))""",
     }[how.resize]
-    return f"""image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("{mode}")
-{sized}
-pixels = np.array(image){order}"""
+    return f"{_opened(mode)}\n{sized}\npixels = np.array(image){order}"
+
+
+def _opened(mode: str) -> str:
+    """The line that makes `image`, upright, of a mode of Pillow."""
+    return f'image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("{mode}")'
