@@ -166,7 +166,8 @@ def retrain(
         changes: `key=value` of `retrain`, `data`, `device`, `precision`, `compile`, `on_nan`; they need a name.
             `data.root` alone says where the images are now, and resumes.
         weights_from: directory with a trained network whose weights are fine-tuned; it needs a name.
-        accept_data, data, before: as for `run`.
+        accept_data, before: as for `run`.
+        data: as for `run`; with a name they may be others than those of the run.
 
     Returns what results.json holds, of OUT/shallow where there was no full retraining.
 
@@ -190,11 +191,11 @@ def retrain(
         path = found.retraining_path(name)
     if (path / "genotype.json").is_file() and (moved or not changes) and origin is None:
         return retrain(path, display, changes=changes, accept_data=accept_data, data=data, before=before)
-    if data is None and names_images(changes):
+    if data is not None or names_images(changes):
         with naming_imports(out), RunDir.existing(out) as directory:
-            setup, path = begin_retraining(directory, name, changes, origin, before, accept_data)
+            setup, path = begin_retraining(directory, name, changes, origin, before, accept_data, data=data)
     else:
-        with _reopened(out, Quiet(), accept_data, data) as work:
+        with _reopened(out, Quiet(), accept_data) as work:
             setup, path = begin_retraining(work.directory, name, changes, origin, before, accept_data, work.setup)
     return _trained(setup, path, display, accept_data)
 
@@ -384,6 +385,8 @@ def _reopened(
     try:
         setup = distributed.together(lambda: prepared(recipe, data))
     except DataError as fault:
+        if recipe.data.dataset == "given":  # they are nowhere
+            raise
         raise DataError(
             f"{fault} (were the images moved? topocell run {out}/recipe.yaml data.root=DIR --out {out})"
         ) from fault

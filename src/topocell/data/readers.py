@@ -350,7 +350,8 @@ def _read_given(root: Path | None, download: bool) -> Source:
     """Images given from Python (`topocell.data.given`), which cannot be read again."""
     raise DataError(
         "the images of dataset 'given' came from Python and are not on the disk; give them again, as in "
-        "topocell.run(recipe, out, data=(train, test))"
+        "topocell.run(recipe, out, data=(train, test)) and topocell.retrain(out, data=(train, test)), or name others "
+        "for a retraining by another name: data.dataset=folder data.root=DIR"
     )
 
 

@@ -23,6 +23,7 @@ from topocell.config.load import reselected, resolved, retrained, shallow_of
 from topocell.config.recipe import Recipe
 from topocell.config.retrain import PROTOCOLS, RetrainPlan
 from topocell.config.selection import NO_TABLE, GroundTruthPlan
+from topocell.data.given import Given
 from topocell.data.preprocessing import Preprocessing
 from topocell.errors import CheckpointError, RecipeError, RunError, nearest
 from topocell.genotype.genotype import Genotype
@@ -157,6 +158,7 @@ def begin_retraining(
     before: Before | None = None,
     accept_data: bool = False,
     like: Setup | None = None,
+    data: Given | Sequence[Any] | None = None,
 ) -> tuple[Setup, Path]:
     """Make retrainings/NAME a run whose next phase is the retraining of the cell with other settings.
 
@@ -169,8 +171,9 @@ def begin_retraining(
         weights_from: a directory with a trained network, whose weights are fine-tuned.
         before: see `announce`.
         accept_data: see `RunDir.open`.
-        like: what the recipe of the run names, whose images are taken; without it changes name images, and those of
-            the run need not be there.
+        like: what the recipe of the run names, whose images are taken; without it changes name images, or `data` are
+            some, and those of the run need not be there.
+        data: images given from Python.
 
     Returns its setup and directory.
 
@@ -189,7 +192,7 @@ def begin_retraining(
     recipe = retrained(of_run, changes)
     if load_ground_truth(recipe) is not None:  # a look-up would leave the settings without effect
         recipe = recipe.model_copy(update={"ground_truth": GroundTruthPlan(table=NO_TABLE)})
-    setup = prepared(recipe, like=like if recipe.data == of_run.data else None)
+    setup = prepared(recipe, data, like=like if recipe.data == of_run.data else None)
     genotype = Genotype.load(directory.genotype_path)
     same_data = setup.dataset.fingerprint == directory.read_json("env.json")["data_fingerprint"]
     earlier = _earlier(directory, of_run, setup) if same_data and weights_from is None else []

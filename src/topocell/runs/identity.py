@@ -1,6 +1,7 @@
 """The identity of a run: its recipe, the data it began with, and the machine."""
 
 import hashlib
+import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -100,8 +101,12 @@ def accept_other_data(path: Path, stored: dict[str, Any], env: Mapping[str, Any]
 def _accepted(path: Path, key: str, stored: dict[str, Any], env: Mapping[str, Any], accept: bool) -> str:
     """Put another fingerprint into `stored` and the one before beside it; returns a warning. Raises RunError."""
     what, then, now, list_key = _FINGERPRINTS[key], stored.get(key), env.get(key), f"earlier_{key}s"
-    cell = (path / "genotype.json").is_file() and key == "data_fingerprint"
-    beside = f"; its cell is trained on these by: topocell retrain {path} --as NAME data.root=DIR" if cell else ""
+    beside = ""
+    if (path / "genotype.json").is_file() and key == "data_fingerprint":
+        given = re.search(r"^ *dataset: given$", (path / "recipe.yaml").read_text(encoding="utf-8"), re.MULTILINE)
+        python = f"topocell.retrain({str(path)!r}, name=NAME, data=(train, test))"
+        by = python if given else f"topocell retrain {path} --as NAME data.root=DIR"
+        beside = f"; its cell is trained on these by: {by}"
     words = f"{what} of {path} changed (it was {then}, is {now})"
     for part in _BUILT_FOR if key == "data_fingerprint" else ():
         if part in stored and stored[part] != env.get(part):

@@ -163,6 +163,40 @@ def test_weights_of_another_cell_or_of_images_of_other_channels_are_told(mine: P
     assert not (tmp_path / "swapped").exists() and not (tmp_path / "coloured").exists()
 
 
+def test_a_cell_is_retrained_on_images_given_from_python(found: Path, mine: Path, tmp_path: Path, capsys: Any) -> None:
+    """Others than those of a run on the disk or from Python, and the same, of which seeds are there."""
+    images, labels = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8), torch.arange(40) % 5
+    other = [(images, labels)] * 2
+    results = api.retrain(mine, name="other", changes=["retrain.seeds=[7]"], data=other)
+    assert results["classes"] == 5 and api.retrain(mine, name="other", data=other) == results
+    assert json.loads((mine / "env.json").read_text()) == json.loads((found / "env.json").read_text())
+    run, grey = tmp_path / "given", [(images[:, :1], labels)] * 2
+    api.run(load_recipe("random", [*SMALL, "retrain.seeds=[0]"], "smoke"), run, data=grey)
+    assert api.retrain(run, name="other", changes=["retrain.seeds=[0]"], data=other)["classes"] == 5
+    api.retrain(run, name="more", changes=["retrain.seeds=[0,1]"], data=grey)
+    assert "taken from the run, which has trained them: seed 0" in (run / "retrainings/more/log.txt").read_text()
+    with pytest.raises(
+        RunError, match=r"is trained on these by: topocell\.retrain\('.*given', name=NAME, data=\(train, te"
+    ):
+        api.retrain(run, data=other)
+    capsys.readouterr()
+    assert main(["retrain", str(run), "--as", "new"]) == 2
+    shown = capsys.readouterr().err
+    assert "topocell.retrain(out, data=(train, test)), or name others" in shown and "moved" not in shown
+    folder = tmp_path / "photos"
+    for number in range(12):
+        (folder / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), number).save(folder / "ab"[number % 2] / f"{number}.png")
+    words = [
+        "data.dataset=folder",
+        f"data.root={folder}",
+        "retrain.seeds=[0]",
+        "data.images=null",
+        "data.test_images=null",
+    ]
+    assert main(["retrain", str(run), "--as", "new", "--quiet", *words]) == 0
+
+
 def test_a_cell_from_elsewhere_is_retrained_without_a_search(tmp_path: Path, capsys: Any) -> None:
     text = tmp_path / "cell.txt"
     text.write_text(DARTS_V2.to_darts())
