@@ -166,8 +166,9 @@ def retrain(
         changes: `key=value` of `retrain`, `data`, `device`, `precision`, `compile`, `on_nan`; they need a name.
             `data.root` alone says where the images are now, and resumes.
         weights_from: directory with a trained network whose weights are fine-tuned; it needs a name.
-        accept_data, before: as for `run`.
+        accept_data: as for `run`.
         data: as for `run`; with a name they may be others than those of the run.
+        before: as for `run`.
 
     Returns what results.json holds, of OUT/shallow where there was no full retraining.
 
