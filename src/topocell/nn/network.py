@@ -128,10 +128,11 @@ class FixedNet(Skeleton):
         tap: index of the cell whose output an auxiliary head reads.
 
     Raises:
-        SpaceError: an argument out of its range; in `forward`, images whose resolution cannot be halved.
+        SpaceError: an argument, or `drop_path` anew, out of its range; in `forward`, images whose resolution cannot be
+            halved.
     """
 
-    drop_path = Scheduled()
+    drop_path = Scheduled(kind="a probability below 1")
 
     def __init__(
         self,
@@ -145,8 +146,6 @@ class FixedNet(Skeleton):
         drop_path: float = 0.0,
         head: str = "plain",
     ) -> None:
-        if not 0 <= drop_path < 1:
-            raise SpaceError(f"drop_path is a probability below 1, but got drop_path={drop_path}")
         if auxiliary and not stacking(genotype.skeleton).preprocess:
             raise SpaceError(
                 f"an auxiliary head needs skeleton 'darts' or one like it, but got {genotype.skeleton!r}; turn it off "

@@ -6,22 +6,46 @@ was called. Branches (is anything dropped at all?) read `is_on`, arithmetic take
 `torch.compile` has made of either is the same for all numbers: a float that it read would compile it anew with each.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from topocell.errors import SpaceError
+
 _TENSORS = "_scheduled_tensors"
+
+#: What a scheduled number may be, in words → whether one is.
+KINDS: dict[str, Callable[[float], bool]] = {
+    "0 or more": lambda value: 0 <= value < math.inf,
+    "above 0": lambda value: 0 < value < math.inf,
+    "a probability": lambda value: 0 <= value <= 1,
+    "a probability below 1": lambda value: 0 <= value < 1,
+}
 
 
 class Scheduled:
-    """A float attribute of an object, of which `hold` keeps a tensor beside it; `default` until it is set."""
+    """A float attribute of an object, of which `hold` keeps a tensor beside it; `default` until it is set.
 
-    def __init__(self, default: float = 0.0) -> None:
-        self.default = default
+    Args:
+        default: the number that was not set.
+        kind: a row of `KINDS`; setting what it is not is a SpaceError.
+    """
+
+    def __init__(self, default: float = 0.0, kind: str = "0 or more") -> None:
+        self.default, self.kind = default, kind
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._key = f"_{name}"
+
+    def check(self, value: float) -> None:
+        """Raise SpaceError for a value that this number cannot have."""
+        name = self._key[1:]
+        if not KINDS[self.kind](value):
+            step = "; divide a percentage by 100, a count by its most" * ("probability" in self.kind and value >= 1)
+            raise SpaceError(f"{name} is {self.kind}, but got {name}={value}{step}")
 
     def __get__(self, instance: Any, owner: type | None = None) -> float:
         if instance is None:
@@ -30,6 +54,7 @@ class Scheduled:
         return value
 
     def __set__(self, instance: Any, value: float) -> None:
+        self.check(value)
         before = self.__get__(instance)
         instance.__dict__[self._key] = value
         instance.__dict__[f"{self._key}_is_on"] = value > 0

@@ -161,7 +161,7 @@ class TogetherNet(nn.Module):
         SpaceError: no networks, networks of different shapes, or operation `noise`, whose draws would be shared.
     """
 
-    drop_path = Scheduled()
+    drop_path = Scheduled(kind="a probability below 1")
     stacked = 1
 
     def __init__(self, networks: Sequence[FixedNet]) -> None:

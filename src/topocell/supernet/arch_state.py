@@ -47,11 +47,12 @@ class ArchState(nn.Module):
             is derived. At stride 2 it shares the factorized reduction of the edge's own skip connection.
 
     Raises:
-        RecipeError: unknown relaxation or topology, or options that it does not take.
+        RecipeError: unknown relaxation or topology, or options that it does not take. SpaceError: a temperature that is
+            not above 0, or a weight of auxiliary skips below 0.
     """
 
-    op_temperature = Scheduled(1.0)
-    edge_temperature = Scheduled(1.0)
+    op_temperature = Scheduled(1.0, "above 0")
+    edge_temperature = Scheduled(1.0, "above 0")
     auxiliary_skip = Scheduled()
 
     def __init__(

@@ -73,12 +73,13 @@ class Supernet(nn.Module):
             wait for the sample; where it is not, only what was drawn runs.
 
     Raises:
-        SpaceError: if space, channels and layers do not fit together; `kernels` that there are not.
+        SpaceError: if space, channels and layers do not fit together; `kernels` that there are not; a probability
+            that is none.
         CheckpointError: in `load_state_dict`, weights of a supernet with other live candidates.
     """
 
-    skip_dropout = Scheduled()
-    drop_path = Scheduled()
+    skip_dropout = Scheduled(kind="a probability")
+    drop_path = Scheduled(kind="a probability below 1")
     masked = False
 
     def __init__(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.helpers.golden_genotypes import ALL, DARTS_V1, DARTS_V2, DOTS_C100, PARAMETERS, PDARTS
 from torch import nn
 
+from topocell import ArchState, Supernet, spaces
 from topocell.errors import SpaceError
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.nn.count import Count, channels_for, count
@@ -351,6 +352,26 @@ def test_channels_for_finds_the_published_width() -> None:
 def test_impossible_arguments(options: dict[str, Any], message: str) -> None:
     with pytest.raises(SpaceError, match=message):
         FixedNet(DARTS_V2, 4, 5, 10, **options)
+
+
+@pytest.mark.parametrize("value", [1.0, 1.5, 20, -0.1, float("nan"), float("inf")])
+def test_what_a_schedule_sets_is_in_its_range(value: float) -> None:
+    """As dropout of PyTorch says it; more would drop all, less would draw other numbers, in silence."""
+    spec = spaces.get("darts", nodes=2)
+    net, supernet, arch = FixedNet(DARTS_V2, 4, 5, 10), Supernet(spec, 4, 3, 10), ArchState(spec)
+    below_1 = "a probability below 1"
+    places: list[tuple[Any, str, str]] = [(net, "drop_path", below_1), (supernet, "drop_path", below_1)]
+    for place, name, rule in [*places, *[(supernet, "skip_dropout", "a probability")] * (value != 1)]:
+        setattr(place, name, 0.2)
+        with pytest.raises(SpaceError, match=f"^{name} is {rule}, but got {name}={value}"):
+            setattr(place, name, value)
+        assert getattr(place, name) == 0.2
+    if not 0 < value < float("inf"):
+        for name, rule in (("op_temperature", "above 0"), ("edge_temperature", "above 0"), ("auxiliary_skip", "0 or")):
+            with pytest.raises(SpaceError, match=f"^{name} is {rule}"):
+                setattr(arch, name, value)
+    with pytest.raises(SpaceError, match="edge_temperature is above 0, but got edge_temperature=0"):
+        arch.edge_temperature = 0
 
 
 def test_nasbench201_has_no_auxiliary_head() -> None:
