@@ -14,8 +14,8 @@ from topocell.config.load import resolved
 from topocell.config.recipe import Recipe
 from topocell.config.retrain import PROTOCOLS, RetrainPlan, short_plan
 from topocell.data.given import Given
-from topocell.errors import DataError
-from topocell.genotype.genotype import Genotype
+from topocell.errors import DataError, GenotypeError, must_be
+from topocell.genotype.genotype import MAKES_A_GENOTYPE, Genotype
 from topocell.reporting.scores import random_cell_words
 from topocell.reporting.showing import display_of
 from topocell.reporting.terminal import Display, Quiet
@@ -274,6 +274,7 @@ def retrain_cell(
 
     Returns what results.json holds. Raises as `retrain`.
     """
+    must_be(genotype, Genotype, "genotype", MAKES_A_GENOTYPE, GenotypeError)
     setup, origin = _resuming(recipe, data, out), None if weights_from is None else Path(weights_from)
     begin_with_cell(setup, Path(out), genotype, origin, before=before, accept_data=accept_data)
     return _trained(setup, Path(out), display, accept_data)

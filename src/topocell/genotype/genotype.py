@@ -32,6 +32,10 @@ FORMAT = 1
 MAX_NODES = 64
 MAX_PAIRS = 256
 MAX_BYTES = 4_000_000
+#: What is said to somebody who gave something else in the place of one.
+MAKES_A_GENOTYPE = (
+    "topocell.genotype.published.published(NAME).genotype, Genotype.load(FILE) and Genotype.from_text(TEXT) make one"
+)
 
 
 def keeps_empty_nodes(cell_type: str) -> bool:

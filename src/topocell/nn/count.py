@@ -7,8 +7,9 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from topocell.errors import SpaceError
+from topocell.errors import SpaceError, must_be
 from topocell.genotype.genotype import Genotype
 from topocell.nn.network import FixedNet
 
@@ -57,49 +58,39 @@ def count(net: nn.Module, input_size: tuple[int, int, int], include: Include = "
     Measured on one forward pass of zeros in evaluation mode; the modes of all modules are restored. A network
     on the meta device is measured without computing anything.
 
-    Papers count differently, and few say how. `"convolutions"` counts the products of convolutions and linear layers:
-    529.9 M for DARTS_V2 on ImageNet (48 channels, 14 cells, 224×224), where the paper prints 574 M. `"all"` adds what
-    counters such as ptflops do: 2 for each element of a batch norm, or 1 without gain and bias; 1 for each element of
-    a ReLU, of a sum of two tensors, and of an output with a bias; 1 for each element of the input of a pooling, of the
-    global one too. That gives 545.8 M there, still 5 % less than printed.
+    Papers count differently, and few say how. `"convolutions"` counts the products of convolutions and of matrices
+    (linear layers, attention), whichever module or function computes them: 529.9 M for DARTS_V2 on ImageNet (48
+    channels, 14 cells, 224×224), where the paper prints 574 M. `"all"` adds what counters such as ptflops do: 2 for
+    each element of a batch norm, or 1 without gain and bias; 1 for each element of a ReLU, of a sum of two tensors, and
+    of an output with a bias; 1 for each element of the input of a pooling, of the global one too. That gives 545.8 M
+    there, still 5 % less than printed.
 
     Args:
         net: a `FixedNet`, or any module that maps images to a tensor.
         input_size: `(channels, height, width)` of one image.
-        include: `"convolutions"` for convolutions and linear layers without biases, or `"all"`.
+        include: `"convolutions"` for convolutions and products of matrices without biases, or `"all"`.
 
     Raises:
         SpaceError: another `include`, or images that the network refuses.
     """
+    must_be(net, nn.Module, "net", "FixedNet(genotype, channels, layers, classes) makes one", SpaceError)
     if include not in get_args(Include):
         raise SpaceError(f"include must be one of {', '.join(get_args(Include))}, but got {include!r}")
-    multiply_adds = 0
-
-    def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        nonlocal multiply_adds
-        weight, bias = module.weight, module.bias
-        assert isinstance(weight, Tensor)
-        multiply_adds += output[0].numel() * (weight[0].numel() + (include == "all" and bias is not None))
-
     modes = [(module, module.training) for module in net.modules()]
-    layers = [module for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    handles = [module.register_forward_hook(hook) for module in layers]
-    like = next(net.parameters())
-    others = _Elements()
+    like = next(net.parameters(), torch.empty(0))
+    products, others = FlopCounterMode(display=False), _Elements()
     try:
         net.eval()
-        with torch.no_grad(), others if include == "all" else nullcontext():
+        with torch.no_grad(), products, others if include == "all" else nullcontext():
             net(torch.zeros(1, *input_size, device=like.device, dtype=like.dtype))
     finally:
-        for handle in handles:
-            handle.remove()
         for module, training in modes:
             module.training = training
-    return Count(_parameters(net), multiply_adds + others.found)
+    return Count(_parameters(net), products.get_total_flops() // 2 + others.found)
 
 
 class _Elements(TorchDispatchMode):
-    """Counts the elements that batch norm, ReLU, pooling and sums of tensors compute with, as `count` says."""
+    """Counts the elements that batch norm, ReLU, pooling, biases and sums of tensors compute with, as `count` says."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +103,7 @@ class _Elements(TorchDispatchMode):
             self.found += args[0].numel() * (1 if args[1] is None else 2)
         elif name in ("relu", "mean") or "pool2d" in name:
             self.found += args[0].numel()
-        elif name == "add" and isinstance(args[1], Tensor):
+        elif name == "addmm" or (name in ("add", "convolution") and isinstance(args[2 - (name == "add")], Tensor)):
             self.found += out.numel()
         return out
 

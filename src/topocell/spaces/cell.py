@@ -144,6 +144,10 @@ def _check_nodes(nodes: int) -> None:
         raise SpaceError(f"a cell has 1 to {MAX_NODES} computed nodes, but got nodes={nodes}")
 
 
+#: What is said to somebody who gave something else in the place of one.
+MAKES_A_SPACE = "topocell.spaces.get(NAME) makes one"
+
+
 @dataclass(frozen=True)
 class SpaceSpec:
     """A search space: its cell types and the skeleton that stacks them.

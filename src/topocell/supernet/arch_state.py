@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from topocell import relaxation as relaxations
 from topocell import topology as topologies
+from topocell.errors import SpaceError, must_be
 from topocell.nn.scheduled import Scheduled, current
 from topocell.runtime.constants import Constants
-from topocell.spaces.cell import SpaceSpec
+from topocell.spaces.cell import MAKES_A_SPACE, SpaceSpec
 from topocell.supernet.weights import ArchWeights, OneHotWeights
 
 Choice = str | Mapping[str, Any]
@@ -64,6 +65,7 @@ class ArchState(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        must_be(space, SpaceSpec, "space", MAKES_A_SPACE, SpaceError)
         self.space = space
         relax, relax_options = _named(relaxation)
         topo, topo_options = _named(topology)

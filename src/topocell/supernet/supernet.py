@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from topocell.errors import CheckpointError, SpaceError, nearest
+from topocell.errors import CheckpointError, SpaceError, must_be, nearest
 from topocell.nn.kernels.mode import KERNELS, using
 from topocell.nn.scheduled import Scheduled, current, is_held
 from topocell.nn.skeleton import Context, Skeleton, States
 from topocell.runtime.same_draws import SameDraws
-from topocell.spaces.cell import SpaceSpec
+from topocell.spaces.cell import MAKES_A_SPACE, SpaceSpec
 from topocell.spaces.skeletons import Slot
 from topocell.supernet.cell import Kept, SuperCell
 from topocell.supernet.weights import ArchWeights
@@ -97,6 +97,7 @@ class Supernet(nn.Module):
         kernels: str = "auto",
     ) -> None:
         super().__init__()
+        must_be(space, SpaceSpec, "space", MAKES_A_SPACE, SpaceError)
         if kernels not in KERNELS:
             raise SpaceError(f"kernels is one of {', '.join(KERNELS)}, but got {kernels!r}{nearest(kernels, KERNELS)}")
         self.space, self.kernels = space, kernels

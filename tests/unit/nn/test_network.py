@@ -1,5 +1,6 @@
 import copy
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,11 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.helpers.golden_genotypes import ALL, DARTS_V1, DARTS_V2, DOTS_C100, PARAMETERS, PDARTS
-from torch import nn
+from torch import Tensor, nn
 
-from topocell import ArchState, Supernet, spaces
-from topocell.errors import SpaceError
+from topocell import ArchState, Supernet, api, spaces
+from topocell.config.load import load_recipe
+from topocell.errors import GenotypeError, RecipeError, SpaceError
 from topocell.genotype.genotype import CellGenotype, Genotype
+from topocell.genotype.published import published
 from topocell.nn.count import Count, channels_for, count
 from topocell.nn.network import AuxiliaryHead, FixedCell, FixedNet, drop_samples
 from topocell.spaces import NASBENCH201_OPERATIONS, OPERATIONS
@@ -372,6 +375,49 @@ def test_what_a_schedule_sets_is_in_its_range(value: float) -> None:
                 setattr(arch, name, value)
     with pytest.raises(SpaceError, match="edge_temperature is above 0, but got edge_temperature=0"):
         arch.edge_temperature = 0
+
+
+def test_what_stands_in_the_place_of_an_object_is_told() -> None:
+    """A name, a text, a file, or a published cell with its figures."""
+    way = r"but got .*; topocell\.genotype\.published\.published\(NAME\)\.genotype, Genotype\.load"
+    for other in ("darts-v2", published("darts-v2"), "runs/a/genotype.json", None):
+        with pytest.raises(SpaceError, match=f"^genotype is a Genotype, {way}"):
+            FixedNet(other, 4, 3, 3)  # type: ignore[arg-type]
+    with pytest.raises(GenotypeError, match=f"^genotype is a Genotype, {way}"):
+        api.retrain_cell("darts-v2", load_recipe("quickstart"), "new")  # type: ignore[arg-type]
+    for build in (lambda space: Supernet(space, 4, 3, 3), ArchState):
+        with pytest.raises(SpaceError, match=r"^space is a SpaceSpec, but got 'darts'; topocell\.spaces\.get"):
+            build("darts")  # type: ignore[arg-type]
+    for command in (api.run, api.search, lambda recipe, _: api.estimate(recipe)):
+        with pytest.raises(RecipeError, match=r"^recipe is a Recipe, but got 'quickstart'; topocell\.load_recipe"):
+            command("quickstart", "new")  # type: ignore[arg-type]
+    with pytest.raises(SpaceError, match=r"^net is a Module, but got 'darts-v2'"):
+        count("darts-v2", (3, 32, 32))  # type: ignore[arg-type]
+    assert not Path("new").exists()
+
+
+def test_products_are_counted_whatever_computes_them() -> None:
+    """By functions, and by modules whose weights are made of others; PyTorch's own counter says as much."""
+
+    class Standardised(nn.Conv2d):
+        def forward(self, input: Tensor) -> Tensor:
+            weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+            return nn.functional.conv2d(input, weight, self.bias, self.stride, self.padding)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.matrix = Standardised(3, 8, 3, padding=1), nn.Parameter(torch.randn(8, 5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = self.conv(x).flatten(2).transpose(1, 2)
+            mixed = nn.functional.scaled_dot_product_attention(rows, rows, rows)
+            return (mixed @ self.matrix).mean(1)
+
+    n = 4 * 4
+    wanted = n * 8 * 27 + 2 * n * n * 8 + n * 8 * 5
+    assert count(Net(), (3, 4, 4)).multiply_adds == wanted
+    assert count(nn.Identity(), (3, 4, 4)) == (0, 0)
 
 
 def test_nasbench201_has_no_auxiliary_head() -> None:
