@@ -13,10 +13,12 @@ from topocell.reporting.command_line import (
     Budget,
     BudgetOption,
     JsonOption,
+    OperationsOption,
     QuietOption,
     YesOption,
     complete_cells,
     displayed,
+    order_of,
 )
 from topocell.runs.inspection_commands import asking
 from topocell.runs.recipe_commands import recipe_for
@@ -47,6 +49,7 @@ def retrain(
             autocompletion=complete_cells,
         ),
     ] = None,
+    operations: OperationsOption = None,
     name: Annotated[
         str | None,
         typer.Option("--as", help="Use other settings, in RUN/retrainings/NAME.", show_default=False),
@@ -93,7 +96,7 @@ def retrain(
     from topocell import api
 
     given = {"--as": name, "--from": weights_from, "--protocol": protocol, "KEY=VALUE": changes, "--out": out}
-    given |= {"--genotype": genotype}
+    given |= {"--genotype": genotype, "--operations": operations}
     _check_together(source, random_cell, given, recipe != DEFAULT, budget != Budget.paper)
     with displayed(quiet, as_json) as display:
         before = None if quiet else asking(display, yes or as_json)
@@ -105,7 +108,7 @@ def retrain(
         else:
             from topocell.reporting.rundirs import genotype_of
 
-            cell = genotype_of(genotype or source)
+            cell = genotype_of(genotype or source, order_of(operations))
             plan = recipe_for(out, source if genotype else recipe, changes, budget)
             api.retrain_cell(cell, plan, out, display, **shared)
 
@@ -135,6 +138,8 @@ def _check_together(
     if given["--out"]:
         if beside := [option for option in words if option in ("--as", "--protocol")]:
             raise RecipeError(f"--out begins a run of its own, but got {', '.join(beside)}; leave out one of them")
+    elif given["--operations"]:
+        raise RecipeError("--operations is for the text of a cell, which no run has; leave it out, or add --out DIR")
     elif given["--genotype"] or (not os.path.isdir(source) and (os.path.isfile(source) or source in published_cells())):
         raise RecipeError(
             f"a cell that comes from no run needs a directory of its own, but {given['--genotype'] or source} has "

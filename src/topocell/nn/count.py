@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from topocell.errors import SpaceError, must_be
 from topocell.genotype.genotype import Genotype
@@ -76,6 +75,8 @@ def count(net: nn.Module, input_size: tuple[int, int, int], include: Include = "
     must_be(net, nn.Module, "net", "FixedNet(genotype, channels, layers, classes) makes one", SpaceError)
     if include not in get_args(Include):
         raise SpaceError(f"include must be one of {', '.join(get_args(Include))}, but got {include!r}")
+    from torch.utils.flop_counter import FlopCounterMode  # which imports Triton
+
     modes = [(module, module.training) for module in net.modules()]
     like = next(net.parameters(), torch.empty(0))
     products, others = FlopCounterMode(display=False), _Elements()

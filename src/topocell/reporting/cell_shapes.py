@@ -144,6 +144,15 @@ def families_of(cells: Iterable[ShownCell]) -> list[Family]:
     return [found[key] for key in FAMILIES if key in found]
 
 
+def _longest_path(cell: ShownCell) -> int:
+    """Number of edges from an input to a computed node at most; what begins at a node without inputs is no path."""
+    depth = dict.fromkeys(range(cell.inputs), 0)
+    for node in cell.computed:
+        if reached := [depth[src] for _, src, dst in cell.edges if dst == node and src in depth]:
+            depth[node] = 1 + max(reached)
+    return max(depth.values())
+
+
 class Panel:
     """One cell, laid out: boxes of nodes 0..n, then the output, then one box per operation."""
 
@@ -190,7 +199,7 @@ class Panel:
             return f"{name}  ·  {n['']} edge{'s' * (n[''] != 1)} of both, {n['A']} of A alone, {n['B']} of B alone"
         n_edges = len(self.cell.edges)
         zeros = "".join(f", node {node} is zero" for node in self.cell.empty if self.cell.zeros)
-        return f"{name}  ·  depth {self.depth}, {n_edges} edge{'s' * (n_edges != 1)}{zeros}"
+        return f"{name}  ·  depth {_longest_path(self.cell)}, {n_edges} edge{'s' * (n_edges != 1)}{zeros}"
 
     def shapes(self, x0: float, y0: float) -> list[Shape]:
         """The shapes from that lower left corner: lines to the output, then edges, then boxes on top."""

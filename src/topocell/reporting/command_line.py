@@ -80,6 +80,13 @@ OperationsOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+def order_of(operations: str | None) -> list[str] | None:
+    """The words of `OperationsOption`; None without it."""
+    return None if operations is None else [word.strip() for word in operations.split(",")]
+
+
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Only errors, and the accuracy at the end.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line: docs/how-to/watching.md.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Start a run of more than an hour without asking.")]

@@ -39,7 +39,7 @@ def comparison(run_path: Path | str) -> list[list[str]]:
         return _compared(_selections(path))
 
 
-def cells_side_by_side(places: Sequence[str]) -> list[list[str]]:
+def cells_side_by_side(places: Sequence[str], operations: Sequence[str] | None = None) -> list[list[str]]:
     """Build a table of cells, its header first: what they are made of, their size, what is known of their accuracy.
 
     Operations, skip connections, depth and width are of each cell type, joined by ` + `. The size is that of the
@@ -47,10 +47,14 @@ def cells_side_by_side(places: Sequence[str]) -> list[list[str]]:
     column is the test accuracy of a run after the last epoch, or the paper's figure of a published cell. A cell that is
     given as its text is called by its place, as `text 2`.
 
+    Args:
+        places: what names each cell, see `topocell.reporting.rundirs.genotype_of`.
+        operations: of texts that number them.
+
     Raises:
         GenotypeError: a place that names no cell. RunError: a directory that cannot be read.
     """
-    rows = [_cell_row(place, genotype_of(place)) for place in places]
+    rows = [_cell_row(place, genotype_of(place, operations)) for place in places]
     names = [f"text {i}" if is_text(place) else one_line(place) for i, place in enumerate(places, 1)]
     return [_CELL_HEADER, *([name, *row] for name, row in zip(names, rows, strict=True))]
 

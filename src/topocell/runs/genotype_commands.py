@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from topocell.errors import GenotypeError
-from topocell.reporting.command_line import CellName, show
+from topocell.reporting.command_line import CellName, OperationsOption, order_of, show
 
 genotypes = typer.Typer(no_args_is_help=True, help="List and show the published cells, which commands take by name.")
 
@@ -44,6 +44,7 @@ def genotypes_show(
     form: Annotated[Form, typer.Option("--format", help="What to print: all that is known, or the text alone.")] = (
         Form.summary
     ),
+    operations: OperationsOption = None,
 ) -> None:
     """Print a cell: where it is from, its figures, its size, and its text.
 
@@ -59,7 +60,7 @@ def genotypes_show(
     from topocell.nn.count import MOBILE_SIZE, PUBLISHED_SIZES, mobile_size, published_size
     from topocell.reporting.rundirs import genotype_of
 
-    genotype = genotype_of(cell)
+    genotype = genotype_of(cell, order_of(operations))
     if form is Form.json:
         typer.echo(json.dumps(genotype.to_dict(), indent=1))
         return

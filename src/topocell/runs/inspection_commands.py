@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from topocell.errors import GenotypeError
-from topocell.reporting.command_line import Budget, OperationsOption, complete_cells, show
+from topocell.reporting.command_line import Budget, OperationsOption, complete_cells, order_of, show
 
 if TYPE_CHECKING:
     from topocell.reporting.terminal import Display
@@ -24,6 +24,7 @@ def compare(
             metavar="RUN|SWEEP|CELL...", help="A run; several runs and sweeps; or cells: published names, files, texts."
         ),
     ],
+    operations: OperationsOption = None,
 ) -> None:
     """Compare the selections of a run, several runs, or several cells, side by side.
 
@@ -49,7 +50,7 @@ def compare(
         _show_columns(comparison_table(groups_of(runs)))
         places = [_shown_path(run.path) for run in runs if (run.path / "genotype.json").is_file()]
     if places:
-        _show_columns(cells_side_by_side(places))
+        _show_columns(cells_side_by_side(places, order_of(operations)))
 
 
 def _shown_path(path: Path) -> str:
@@ -105,8 +106,7 @@ def draw(
     if len(cells) != 1 + diff:
         step = "give --diff, or draw one after the other" if len(cells) == 2 else "name them, and no others"
         raise GenotypeError(f"draw takes one cell, and two with --diff, but got {len(cells)}; {step}")
-    order = operations.split(",") if operations else None
-    found = [genotype_of(cell, order) for cell in cells]
+    found = [genotype_of(cell, order_of(operations)) for cell in cells]
     if diff:
         draw_difference(found[0], found[1], out, (cells[0], cells[1]))
     else:

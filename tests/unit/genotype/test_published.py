@@ -193,3 +193,23 @@ def test_lists_and_texts(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Genotype.from_dict(json.loads(capsys.readouterr().out)) == CELLS["nasnet-a"].genotype
     assert main(["genotypes", "show", ARCH, "--format", "nasbench201"]) == 0
     assert capsys.readouterr().out.strip() == ARCH
+
+
+def test_every_command_takes_the_order_of_numbered_operations(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = "none,max_pool_3x3,skip_connect,sep_conv_3x3"
+    text = str([[(0, 3), (1, 2), (0, 1), (2, 3)]] * 2)
+    cell = Genotype.from_text(text, operations=names.split(","))
+    for words in (["draw", text, "-o", str(tmp_path / "cell.svg")], ["genotypes", "show", text], ["compare", text]):
+        assert main(words) == 2 and "on the command line --operations A,B" in capsys.readouterr().err
+        assert main([*words, "--operations", names]) == 0
+        assert "draw" in words or cell.key in "".join(capsys.readouterr().out.split())
+    out = ["--budget", "smoke", "data.images=40", "--out", str(tmp_path / "out"), "--quiet"]
+    words = ["retrain", "--genotype", text, "random", *out]
+    assert main(words) == 2 and not (tmp_path / "out").exists()
+    assert main([*words, "--operations", names.replace(",", ", ")]) == 0
+    assert Genotype.load(tmp_path / "out/genotype.json").cells == cell.cells
+    capsys.readouterr()
+    assert main(["retrain", str(tmp_path / "out"), "--operations", names]) == 2
+    assert "--operations is for the text of a cell, which no run has" in capsys.readouterr().err

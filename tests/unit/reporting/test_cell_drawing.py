@@ -1,5 +1,6 @@
 """Drawings: complete, legible (nothing overlaps), reproducible, and safe with names from files."""
 
+import itertools
 import re
 import xml.etree.ElementTree as ET
 from itertools import pairwise
@@ -306,3 +307,11 @@ def test_epochs_of_retraining_are_whole_numbers(n, tmp_path):
     shown = ticks(retrain_panels(rows), tmp_path / "a.svg")
     assert [text for text in shown if "." not in text][:n] == ["1", "2"][:n]
     assert not {"0.95", "1.05", "1.2", "1.25", "1.5"} & set(shown[: n + 1])
+
+
+@pytest.mark.parametrize("sources", list(itertools.product(["none", "skip_connect"], repeat=6)))
+def test_a_caption_has_the_depth_of_the_cell_and_not_of_its_zeros(sources):
+    a, b, c, d, e, f = sources
+    genotype = Genotype.from_nasbench201(f"|{a}~0|+|{b}~0|{c}~1|+|{d}~0|{e}~1|{f}~2|")
+    (cell,) = shown_cells(genotype.to_dict())
+    assert f"depth {genotype.depth('cell')}," in Panel(cell).heading()
