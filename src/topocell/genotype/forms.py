@@ -35,7 +35,7 @@ _FOREIGN = (
     (r'"nbformat"', "a notebook, whose cells are none of a network"),
     (r"(?m)^(extends|search|selection|retrain):", "a recipe, which has no genotype"),
     (
-        r"(?m)(^\s*(#|//|%|;|--|REM|-).*|(<!--|/\*)(?s:.*))(\bGenotype\s*\(|~0\|)",
+        r"(?m)(^[ \t]*(#|//|%|;|--|REM|-).*|(<!--|/\*)(?s:.*))(\bGenotype\s*\(|~0\|)",
         "a genotype in a comment, or in a line that a diff takes away",
     ),
     (r"\A[\s,;()\[\]]*[0-9][\s,;()\[\]0-9]*\Z", "numbers without the names of operations, as of ENAS and NAO"),

@@ -22,7 +22,7 @@ from typing import Any
 from topocell.errors import GenotypeError, nearest
 from topocell.genotype import formats, forms
 from topocell.genotype.canonical import Pair, canonical
-from topocell.genotype.texts import decoded, from_json
+from topocell.genotype.texts import decoded
 from topocell.genotype.values import check_fields, is_list, whole, wrong
 from topocell.io import files
 from topocell.spaces.operations import KNOWN_OPERATIONS
@@ -201,8 +201,8 @@ class Genotype:
             raise GenotypeError(f"{path}: a genotype is a text, but this file is none; name a genotype.json or a text")
         damage = ""
         try:
-            data = from_json(raw)
-        except (ValueError, RecursionError) as error:
+            data = files.from_json(raw, unique=True)
+        except ValueError as error:
             data = None
             if raw.lstrip().startswith(b"{") and (b'"cells"' in raw or b'"format"' in raw):
                 damage = f"a genotype is a JSON file, but this is not: {error}"

@@ -15,7 +15,7 @@ import warnings
 from typing import Any, NamedTuple
 
 from topocell.errors import GenotypeError
-from topocell.io import plain_yaml
+from topocell.io import files, plain_yaml
 
 MAX_TEXT = 20_000
 MAX_NUMBER = 1_000
@@ -70,7 +70,7 @@ _PRINTS = re.compile(
 #: By which a program says that it is another, or that there may be another; a comment of TeX or C.
 _UNLESS = re.compile(r"(?:!=|\b(?:not|del|or|else))\s*\Z|(?<![0-9])\s(?:%|//)\s")
 #: What may follow it: a comment, or further cells of a table.
-_AFTER = re.compile(r"(?:\s+\(?[0-9]+(?:[.,][0-9]+)? ?%?\)?)*\s*(?:#.*|[,;|<&][^()\[\]{}]*)?")
+_AFTER = re.compile(r"(?:\s+\(?[0-9]+(?:[.,][0-9]+)?(?: ?%)?\)?)*\s*(?:#.*|[,;|<&][^()\[\]{}]*)?")
 
 
 class Call(NamedTuple):
@@ -126,26 +126,14 @@ def another(text: str) -> str | None:
     return shown(found[0]) if found else None
 
 
-def from_json(raw: str | bytes) -> Any:
-    """The value of a text of JSON. Raises ValueError for any other text, and where a key is there twice."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            raise ValueError(f"a key is there twice in {shown([key for key, _ in pairs])}")
-        return found
-
-    return json.loads(raw, object_pairs_hook=unique)
-
-
 def unwrapped(text: str) -> str:
     """The text in a text of JSON: that of a string, or of the entry `genotype` of a mapping; any other as it is.
 
     What is a mapping in YAML becomes JSON.
     """
     try:
-        data = from_json(text)
-    except (ValueError, RecursionError):
+        data = files.from_json(text, unique=True)
+    except ValueError:
         data = _in_yaml(text)
         if data is None:
             return text

@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import re
+import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -83,12 +84,22 @@ def is_json(text: bytes) -> bool:
     return True
 
 
-def from_json(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError for any other, and for one that nests too deeply."""
+def from_json(text: str | bytes, unique: bool = False) -> Any:
+    """The value of a JSON text. Raises ValueError for any other, and for one that nests too deeply.
+
+    With `unique` also where an object has a key twice, of which the last would count.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique if unique else None)
     except RecursionError:
         raise ValueError("it nests too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a key is there twice in {reprlib.repr([key for key, _ in pairs])}")
+    return found
 
 
 def json_object(line: bytes) -> dict[str, Any] | None:

@@ -3,6 +3,8 @@
 import codecs
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -312,6 +314,20 @@ def test_refusals_say_what_is_wrong(name: str) -> None:
         Genotype.from_text(text)
     assert message in str(caught.value) and len(str(caught.value)) < 500
     assert ("ENAS and NAO" in str(caught.value)) == (name in ("ENAS", "list of four"))
+
+
+@pytest.mark.parametrize(
+    "around",
+    ["{}" + "  1" * 2000 + " x", "{}" + " (1 %" * 1000 + "!", "{}" + "\n" * 15_000 + "x = 1 +"],
+    ids=["numbers", "shares", "lines"],
+)
+def test_what_stands_around_takes_no_time_that_doubles(around: str) -> None:
+    """With each further number on its line, say: such a text would never be done."""
+    code = "import sys; from topocell import Genotype; Genotype.from_text(sys.stdin.read())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=around.format(V2), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode in (0, 1) and ("GenotypeError" in done.stderr) == bool(done.returncode)
 
 
 def test_a_form_that_was_asked_for_is_held_to() -> None:
