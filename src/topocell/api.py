@@ -4,6 +4,7 @@ A run goes search → select → retrain → report. Each step reads what the on
 that a run resumes wherever it was stopped, and each step can be taken alone.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -354,7 +355,7 @@ def _resuming(recipe: Recipe, data: Given | Sequence[Any] | None, out: str | Pat
         return distributed.together(lambda: prepared(recipe, data))
     except DataError as fault:
         root = recipe.data.root
-        if root is None or Path(root).exists() or not (Path(out) / "recipe.yaml").is_file():
+        if root is None or os.path.exists(root) or not os.path.isfile(Path(out) / "recipe.yaml"):
             raise
         raise DataError(
             f"{fault} (were the images of {out} moved? the same command with data.root=DIR, their new place, resumes)"

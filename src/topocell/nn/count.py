@@ -90,6 +90,10 @@ def count(net: nn.Module, input_size: tuple[int, int, int], include: Include = "
     return Count(_parameters(net), products.get_total_flops() // 2 + others.found)
 
 
+#: What adds a tensor, such as a bias, to each element of its output → the place of that tensor among its arguments.
+_ADDED = {"add": 1, "addmm": 0, "convolution": 2}
+
+
 class _Elements(TorchDispatchMode):
     """Counts the elements that batch norm, ReLU, pooling, biases and sums of tensors compute with, as `count` says."""
 
@@ -104,7 +108,7 @@ class _Elements(TorchDispatchMode):
             self.found += args[0].numel() * (1 if args[1] is None else 2)
         elif name in ("relu", "mean") or "pool2d" in name:
             self.found += args[0].numel()
-        elif name == "addmm" or (name in ("add", "convolution") and isinstance(args[2 - (name == "add")], Tensor)):
+        elif name in _ADDED and isinstance(args[_ADDED[name]], Tensor):
             self.found += out.numel()
         return out
 
