@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from topocell.arguments import checked
 from topocell.config.load import resolved
 from topocell.config.recipe import Recipe
 from topocell.config.retrain import PROTOCOLS, RetrainPlan, short_plan
 from topocell.data.given import Given
-from topocell.errors import DataError, GenotypeError, must_be
-from topocell.genotype.genotype import MAKES_A_GENOTYPE, Genotype
+from topocell.errors import DataError, GenotypeError, RecipeError, RunError
+from topocell.genotype.genotype import Genotype
 from topocell.reporting.scores import random_cell_words
 from topocell.reporting.showing import display_of
 from topocell.reporting.terminal import Display, Quiet
@@ -43,6 +44,7 @@ from topocell.runs.trials import held_out_data, trained_in_trials
 from topocell.runtime import distributed
 
 
+@checked(RecipeError)
 @on_all_processes
 def run(
     recipe: Recipe,
@@ -81,6 +83,7 @@ def run(
         return work.report()
 
 
+@checked(RecipeError)
 @on_all_processes
 def search(
     recipe: Recipe,
@@ -102,6 +105,7 @@ def search(
         return work.directory.path
 
 
+@checked(RunError)
 @on_all_processes
 def select(
     out: str | Path,
@@ -140,6 +144,7 @@ def select(
         return work.select()
 
 
+@checked(RunError)
 @on_all_processes
 def retrain(
     out: str | Path,
@@ -202,6 +207,7 @@ def retrain(
     return _trained(setup, path, display, accept_data)
 
 
+@checked(RunError)
 @on_all_processes
 def validate(
     out: str | Path, display: Display | str | None = None, plan: RetrainPlan | None = None, *, seed: int | None = None
@@ -227,6 +233,7 @@ def validate(
         return beside.retrain()
 
 
+@checked(RunError)
 @on_all_processes
 def retrain_random_cell(
     out: str | Path,
@@ -250,6 +257,7 @@ def retrain_random_cell(
     return results
 
 
+@checked(GenotypeError)
 @on_all_processes
 def retrain_cell(
     genotype: Genotype,
@@ -275,7 +283,6 @@ def retrain_cell(
 
     Returns what results.json holds. Raises as `retrain`.
     """
-    must_be(genotype, Genotype, "genotype", MAKES_A_GENOTYPE, GenotypeError)
     setup, origin = _resuming(recipe, data, out), None if weights_from is None else Path(weights_from)
     begin_with_cell(setup, Path(out), genotype, origin, before=before, accept_data=accept_data)
     return _trained(setup, Path(out), display, accept_data)
@@ -309,12 +316,14 @@ def _retrain(work: Work, protocol: str, accept_data: bool) -> dict[str, Any]:
     return results
 
 
+@checked(RunError)
 def report(out: str | Path) -> Path:
     """Write report.html from what a run directory holds so far; returns its path."""
     with RunDir.existing(out, lock=False) as directory:
         return write_report(directory.path)
 
 
+@checked(RecipeError)
 def estimate(recipe: Recipe, display: Display | None = None) -> Estimate:
     """Estimate time and memory of a run of the recipe, from probes of a few steps; nothing is written.
 
@@ -328,24 +337,17 @@ def estimate(recipe: Recipe, display: Display | None = None) -> Estimate:
     for note in notes_of(setup):
         shows.say(note)
     free = free_memory(setup.device)
-    options: dict[str, Any] = {
-        "begin": lambda part: shows.status(f"measuring {part}"),
-        "seed": recipe.seed,
-        "device": setup.device,
-        "execution": execution(recipe),
-        "free": free,
-    }
-    plan, costs = recipe.selection.projection, setup.penalised
-    parts, genotype = estimate_search(
-        recipe.search, setup.space, setup.search_data, setup.rules, plan, costs=costs, **options
-    )
+    how: dict[str, Any] = {"seed": recipe.seed, "device": setup.device, "execution": execution(recipe), "free": free}
+    how["begin"] = lambda part: shows.status(f"measuring {part}")
+    plan, data, costs = recipe.selection.projection, setup.search_data, setup.penalised
+    parts, genotype = estimate_search(recipe.search, setup.space, data, setup.rules, plan, costs=costs, **how)
     if (trained := trained_in_trials(setup)) is not None:
         number, short = trained
-        one = estimate_retraining(genotype, short, held_out_data(setup), **options)
+        one = estimate_retraining(genotype, short, held_out_data(setup), **how)
         seconds, steps = number * one.seconds, number * one.steps
         parts.append(replace(one, name="trials", knobs=(), steps=steps, seconds=seconds, seeds=number))
-    if setup.ground_truth is None:
-        parts += [estimate_retraining(genotype, plan, setup.dataset, **options) for plan in recipe.trainings]
+    trainings = recipe.trainings if setup.ground_truth is None else ()
+    parts += [estimate_retraining(genotype, plan, setup.dataset, **how) for plan in trainings]
     return Estimate(str(setup.device), free, tuple(parts))
 
 

@@ -53,17 +53,3 @@ def nearest(word: object, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the known name closest to `word`, or an empty string when none is close."""
     found = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
     return f" (did you mean {found[0]!r}?)" if found else ""
-
-
-def must_be(value: object, kind: type, name: str, ways: str, error: type[TopocellError]) -> None:
-    """Raise an error where an argument is not of its type, as where a name stands for what it names.
-
-    Args:
-        value: of the argument.
-        kind: its type.
-        name: of the argument.
-        ways: how one is made.
-        error: what is raised.
-    """
-    if not isinstance(value, kind):
-        raise error(f"{name} is a {kind.__name__}, but got {repr(value)[:80]}; {ways}")

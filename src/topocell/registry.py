@@ -14,6 +14,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
+from topocell.arguments import checked
 from topocell.errors import RecipeError, nearest
 
 Part = TypeVar("Part")
@@ -90,6 +91,7 @@ def known(kind: str) -> Any:
     return getattr(import_module(module), name)
 
 
+@checked(RecipeError)
 def register(kind: str, name: str, piece: Any = None) -> Any:
     """Make a piece of a user's own known by name to recipes and the command line, in this process.
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -17,7 +18,20 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 #: The parts of the package from the bottom to the top: a part imports those before it.
 LAYERS = (
-    *("errors", "io", "registry", "spaces", "config", "genotype", "nn", "runtime", "relaxation", "topology", "data"),
+    *(
+        "errors",
+        "arguments",
+        "io",
+        "registry",
+        "spaces",
+        "config",
+        "genotype",
+        "nn",
+        "runtime",
+        "relaxation",
+        "topology",
+        "data",
+    ),
     *("reporting", "supernet", "networks", "selection", "searching", "testing", "runs", "api", "studies", "__init__"),
     *("cli", "__main__"),
 )
@@ -31,9 +45,15 @@ def name_of(path: Path) -> str:
 MODULES = {name_of(path): path for path in FILES}
 
 
+@cache
+def parsed(path: Path) -> tuple[ast.AST, ...]:
+    """All nodes of a file."""
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imports(path: Path) -> Iterator[str]:
     """Full names of the modules that a file imports, also those inside functions."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in parsed(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -128,7 +148,7 @@ def test_only_the_top_knows_whole_recipes() -> None:
     assert users == {"config", "runs", "api", "studies", "cli", "__init__"}
 
 
-@pytest.mark.parametrize("part", ["errors", "io", "registry", "spaces", "config", "genotype", "reporting"])
+@pytest.mark.parametrize("part", ["errors", "arguments", "io", "registry", "spaces", "config", "genotype", "reporting"])
 def test_plain_data_needs_no_torch(part: str) -> None:
     allowed = {"topocell.io.checkpoint"}  # of tensors
     assert members(part)

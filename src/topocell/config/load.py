@@ -17,6 +17,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from topocell.arguments import checked
 from topocell.config.budgets import BUDGETS
 from topocell.config.recipe import Budget, Recipe
 from topocell.config.reference import elsewhere, read_argument
@@ -25,6 +26,7 @@ from topocell.errors import RecipeError, nearest
 from topocell.io import plain_yaml
 
 
+@checked(RecipeError)
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), budget: Budget | str = "paper") -> Recipe:
     """Read a recipe by name or from a file, apply a budget and `key=value` overrides, and check everything.
 
@@ -145,10 +147,8 @@ def recipe_text(name_or_path: str | Path) -> str:
             reason = getattr(fault, "strerror", None) or "it is not UTF-8 text"
             raise RecipeError(f"cannot read the recipe {str(name_or_path)!r}: {reason}; check the path") from None
         if len(text) > plain_yaml.MAX_TEXT:
-            raise RecipeError(
-                f"a recipe has at most {plain_yaml.MAX_TEXT} characters, but {str(name_or_path)!r} has more; check the "
-                f"path"
-            )
+            most, path = plain_yaml.MAX_TEXT, str(name_or_path)
+            raise RecipeError(f"a recipe has at most {most} characters, but {path!r} has more; check the path")
         return text
     if name_or_path not in _builtin():
         raise RecipeError(

@@ -19,6 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from topocell.arguments import check_argument, checked
 from topocell.errors import GenotypeError, nearest
 from topocell.genotype import formats, forms
 from topocell.genotype.canonical import Pair, canonical
@@ -32,10 +33,6 @@ FORMAT = 1
 MAX_NODES = 64
 MAX_PAIRS = 256
 MAX_BYTES = 4_000_000
-#: What is said to somebody who gave something else in the place of one.
-MAKES_A_GENOTYPE = (
-    "topocell.genotype.published.published(NAME).genotype, Genotype.load(FILE) and Genotype.from_text(TEXT) make one"
-)
 
 
 def keeps_empty_nodes(cell_type: str) -> bool:
@@ -83,6 +80,7 @@ class Genotype:
     def __post_init__(self) -> None:
         if not isinstance(self.space, str) or not self.space:
             raise wrong("space", "must be a name", self.space)
+        check_argument("skeleton", self.skeleton, str, GenotypeError)
         _check_types(self.cells, self.skeleton)
         object.__setattr__(self, "skeleton", _checked_skeleton(self.skeleton, self.cells))
         try:
@@ -177,6 +175,7 @@ class Genotype:
         return cls(data["space"], built, data.get("origin", {}), data.get("skeleton", ""))
 
     @classmethod
+    @checked(GenotypeError)
     def load(
         cls, path: str | os.PathLike[str], form: str | None = None, operations: Sequence[str] | None = None
     ) -> "Genotype":
@@ -218,6 +217,7 @@ class Genotype:
         except GenotypeError as error:
             raise GenotypeError(f"{path}: {damage or error}") from None
 
+    @checked(GenotypeError)
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a JSON file; an interrupted write leaves the old file as it was.
 
@@ -230,6 +230,7 @@ class Genotype:
             raise GenotypeError(files.write_fault(Path(path), fault)) from None
 
     @classmethod
+    @checked(GenotypeError)
     def from_text(cls, text: str, form: str | None = None, operations: Sequence[str] | None = None) -> "Genotype":
         """From a text of another tool, in one of the forms of `topocell.genotype.forms.FORMS`.
 
@@ -258,6 +259,7 @@ class Genotype:
             raise GenotypeError(f"read as the form {found!r}, of {', '.join(forms.FORMS)}: {error}") from None
 
     @classmethod
+    @checked(GenotypeError)
     def from_darts(cls, text: str) -> "Genotype":
         """Parse `Genotype(normal=[('sep_conv_3x3', 1), ...], normal_concat=range(2, 6), reduce=..., ...)`.
 
@@ -280,6 +282,7 @@ class Genotype:
         return formats.format_darts(cells)
 
     @classmethod
+    @checked(GenotypeError)
     def from_nasbench201(cls, text: str) -> "Genotype":
         """Parse an architecture string, `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`; `none` edges are left out.
 

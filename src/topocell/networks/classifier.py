@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from topocell.arguments import checked
 from topocell.data import preprocessing
 from topocell.data.folder_listing import some
 from topocell.data.pictures import find_images, read_pictures
@@ -128,6 +129,7 @@ class Classifier(nn.Module):
         logits: Tensor = self.net(normal.to(self.mean.dtype))  # that of the network, also after half() and the like
         return logits
 
+    @checked(DataError)
     def predict(self, images: Any, *, batch_size: int = BATCH_SIZE, skip_unreadable: bool = False) -> Predictions:
         """Predict the classes of images.
 
@@ -218,6 +220,7 @@ def _check_scale(pixels: Tensor) -> None:
         )
 
 
+@checked(RunError)
 def load(path: str | os.PathLike[str], *, seed: int | None = None, device: str | torch.device = "cpu") -> Classifier:
     """Load the trained network of a run, or of an export.
 

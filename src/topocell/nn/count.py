@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from topocell.errors import SpaceError, must_be
+from topocell.arguments import checked
+from topocell.errors import SpaceError
 from topocell.genotype.genotype import Genotype
 from topocell.nn.network import FixedNet
 
@@ -51,6 +52,7 @@ def mobile_size(genotype: Genotype) -> "Count":
         return count(FixedNet(genotype, channels, layers, 1000, stem="imagenet"), (3, 224, 224))
 
 
+@checked(SpaceError)
 def count(net: nn.Module, input_size: tuple[int, int, int], include: Include = "convolutions") -> Count:
     """Parameters and multiply-adds of a network, without its auxiliary head.
 
@@ -72,7 +74,10 @@ def count(net: nn.Module, input_size: tuple[int, int, int], include: Include = "
     Raises:
         SpaceError: another `include`, or images that the network refuses.
     """
-    must_be(net, nn.Module, "net", "FixedNet(genotype, channels, layers, classes) makes one", SpaceError)
+    if min(input_size) < 1:
+        raise SpaceError(
+            f"input_size is (channels, height, width), each 1 or more, but got input_size={tuple(input_size)}"
+        )
     if include not in get_args(Include):
         raise SpaceError(f"include must be one of {', '.join(get_args(Include))}, but got {include!r}")
     from torch.utils.flop_counter import FlopCounterMode  # which imports Triton

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from topocell.errors import SpaceError, must_be
-from topocell.genotype.genotype import MAKES_A_GENOTYPE, CellGenotype, Genotype
+from topocell.arguments import checked
+from topocell.errors import SpaceError
+from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.nn.primitives import make
 from topocell.nn.scheduled import Scheduled, current, is_on
 from topocell.nn.skeleton import Skeleton
@@ -134,6 +135,7 @@ class FixedNet(Skeleton):
 
     drop_path = Scheduled(kind="a probability below 1")
 
+    @checked(SpaceError)
     def __init__(
         self,
         genotype: Genotype,
@@ -146,7 +148,6 @@ class FixedNet(Skeleton):
         drop_path: float = 0.0,
         head: str = "plain",
     ) -> None:
-        must_be(genotype, Genotype, "genotype", MAKES_A_GENOTYPE, SpaceError)
         if auxiliary and not stacking(genotype.skeleton).preprocess:
             raise SpaceError(
                 f"an auxiliary head needs skeleton 'darts' or one like it, but got {genotype.skeleton!r}; turn it off "

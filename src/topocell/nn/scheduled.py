@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from topocell.arguments import check_argument
 from topocell.errors import SpaceError
 
 _TENSORS = "_scheduled_tensors"
@@ -43,6 +44,7 @@ class Scheduled:
     def check(self, value: float) -> None:
         """Raise SpaceError for a value that this number cannot have."""
         name = self._key[1:]
+        check_argument(name, value, float, SpaceError)
         if not KINDS[self.kind](value):
             step = "; divide a percentage by 100, a count by its most" * ("probability" in self.kind and value >= 1)
             raise SpaceError(f"{name} is {self.kind}, but got {name}={value}{step}")

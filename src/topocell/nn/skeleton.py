@@ -142,10 +142,6 @@ class Skeleton(nn.Module):
             raise SpaceError(f"stem is 'cifar' or 'imagenet', but got {stem!r}")
         if head not in ("plain", "bn-relu"):
             raise SpaceError(f"head is 'plain' or 'bn-relu', but got {head!r}")
-        sizes = {"channels": channels, "layers": layers, "classes": classes, "in_channels": in_channels}
-        for name, size in sizes.items():
-            if isinstance(size, bool) or not hasattr(size, "__index__"):
-                raise SpaceError(f"{name} must be a whole number, but got {name}={size!r}")
         if classes < 1:
             raise SpaceError(f"a network has at least one class, but got classes={classes}")
         if in_channels < 1:

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
+from topocell.arguments import checked
 from topocell.config.data import DataPlan
 from topocell.config.load import resolved
 from topocell.config.recipe import Recipe
 from topocell.data.pictures import find_images, read_pictures
-from topocell.errors import DataError
+from topocell.errors import DataError, RunError
 from topocell.networks.classifier import Classifier, load
 from topocell.networks.exports.facts import Facts, Samples, network_results, random_samples, refuse_foreign
 from topocell.networks.exports.writing import Exported, find_format, write_export
@@ -24,6 +25,7 @@ from topocell.runs.setup import load_data
 SAMPLES = 64
 
 
+@checked(RunError)
 def export(
     path: str | os.PathLike[str],
     to: str,

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from topocell.arguments import checked
 from topocell.config.load import resolved
 from topocell.config.recipe import Recipe
 from topocell.errors import RunError, SpaceError
@@ -26,6 +27,7 @@ class Run:
         RunError: there is no run, or it holds a link, a pipe or a device.
     """
 
+    @checked(RunError)
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._directory = RunDir.existing(path, lock=False)

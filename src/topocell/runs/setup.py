@@ -17,7 +17,7 @@ from topocell.data.given import Given, given_source
 from topocell.data.preprocessing import Preprocessing
 from topocell.data.splits import Dataset, SearchData, search_data
 from topocell.data.stratify import split_notes
-from topocell.errors import RecipeError, SpaceError, must_be
+from topocell.errors import RecipeError, SpaceError
 from topocell.genotype.genotype import Genotype
 from topocell.networks.options import check_training
 from topocell.networks.retraining import Retraining
@@ -299,7 +299,6 @@ def check(recipe: Recipe) -> None:
     Raises:
         RecipeError, SpaceError: a combination that cannot be.
     """
-    must_be(recipe, Recipe, "recipe", "topocell.load_recipe(NAME) makes one", RecipeError)
     space, plan = build_space(recipe), recipe.search
     _check_contracts(recipe, space)
     for name, cell in space.cells.items():

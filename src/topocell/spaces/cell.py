@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
+from topocell.arguments import check_argument
 from topocell.errors import SpaceError, nearest
 from topocell.spaces.operations import KNOWN_OPERATIONS
 from topocell.spaces.skeletons import stacking
@@ -45,6 +46,8 @@ class CellSpec:
     pool_norm: bool = True
 
     def __post_init__(self) -> None:
+        for field_name, kind in (("inputs", int), ("stride", int), ("pool_norm", bool)):
+            check_argument(field_name, getattr(self, field_name), kind, SpaceError)
         if self.inputs not in (1, 2):
             raise SpaceError(f"a cell has 1 or 2 inputs, but got inputs={self.inputs}")
         _check_nodes(self.nodes)
@@ -52,7 +55,11 @@ class CellSpec:
             raise SpaceError(f"output is 'concat' or 'last', but got {self.output!r}")
         if self.stride not in (1, 2):
             raise SpaceError(f"stride is 1 or 2, but got stride={self.stride}")
-        edges = [(int(s), int(d)) for s, d in self.edges]
+        try:
+            edges = [(int(s), int(d)) for s, d in self.edges]
+        except (TypeError, ValueError):
+            raise SpaceError(f"edges is a list of (src, dst), but got {self.edges!r:.80}") from None
+        check_argument("candidates", self.candidates, Sequence[Any], SpaceError)
         shared = bool(self.candidates) and all(isinstance(c, str) for c in self.candidates)
         lists = [self.candidates] * len(edges) if shared else list(self.candidates)
         if len(lists) != len(edges):
@@ -70,7 +77,7 @@ class CellSpec:
                 raise SpaceError(f"every computed node has an input, but no edge enters node {dst}")
         for edge, names in zip(edges, lists):
             if isinstance(names, str) or not names:
-                raise SpaceError(f"edge {edge} needs a list of at least one candidate, but got {names!r}")
+                raise SpaceError(f"edge {edge} needs a list of at least one operation in candidates, but got {names!r}")
             for name in names:
                 if name not in KNOWN_OPERATIONS:
                     raise SpaceError(f"unknown operation {name!r} on edge {edge}{nearest(name, KNOWN_OPERATIONS)}")
@@ -140,12 +147,9 @@ def complete_edges(inputs: int, nodes: int) -> tuple[Edge, ...]:
 
 
 def _check_nodes(nodes: int) -> None:
+    check_argument("nodes", nodes, int, SpaceError)
     if not 1 <= nodes <= MAX_NODES:
         raise SpaceError(f"a cell has 1 to {MAX_NODES} computed nodes, but got nodes={nodes}")
-
-
-#: What is said to somebody who gave something else in the place of one.
-MAKES_A_SPACE = "topocell.spaces.get(NAME) makes one"
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,8 @@ class SpaceSpec:
     stem_multiplier: int = field(default=3)
 
     def __post_init__(self) -> None:
+        for name, kind in (("name", str), ("cells", Mapping), ("skeleton", str), ("stem_multiplier", int)):
+            check_argument(name, getattr(self, name), kind, SpaceError)
         stacked = stacking(self.skeleton)
         if set(self.cells) != set(stacked.strides):
             raise SpaceError(

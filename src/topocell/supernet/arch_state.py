@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from topocell import relaxation as relaxations
 from topocell import topology as topologies
-from topocell.errors import SpaceError, must_be
+from topocell.arguments import checked
+from topocell.errors import RecipeError, SpaceError
 from topocell.nn.scheduled import Scheduled, current
 from topocell.runtime.constants import Constants
-from topocell.spaces.cell import MAKES_A_SPACE, SpaceSpec
+from topocell.spaces.cell import SpaceSpec
 from topocell.supernet.weights import ArchWeights, OneHotWeights
 
 Choice = str | Mapping[str, Any]
@@ -26,6 +27,10 @@ def _named(choice: Choice) -> tuple[str, dict[str, Any]]:
     if isinstance(choice, str):
         return choice, {}
     options = dict(choice)
+    if "name" not in options:
+        raise RecipeError(
+            f"a relaxation or topology with options is {{'name': NAME, OPTION: VALUE}}, but got {options!r:.80}"
+        )
     return options.pop("name"), options
 
 
@@ -56,6 +61,7 @@ class ArchState(nn.Module):
     edge_temperature = Scheduled(1.0, "above 0")
     auxiliary_skip = Scheduled()
 
+    @checked(SpaceError)
     def __init__(
         self,
         space: SpaceSpec,
@@ -65,7 +71,6 @@ class ArchState(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        must_be(space, SpaceSpec, "space", MAKES_A_SPACE, SpaceError)
         self.space = space
         relax, relax_options = _named(relaxation)
         topo, topo_options = _named(topology)

@@ -101,6 +101,8 @@ class SuperCell(nn.Module):
         low_memory: bool = False,
     ) -> None:
         super().__init__()
+        if partial < 1:
+            raise SpaceError(f"partial is 1 or more (one of that many channels is computed), but got partial={partial}")
         if channels % partial or (spec.stride == 2 and (channels // partial) % 2):
             raise SpaceError(
                 f"channels must be divisible by partial={partial}, and even after that where a cell reduces, "

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from topocell.errors import CheckpointError, SpaceError, must_be, nearest
+from topocell.arguments import checked
+from topocell.errors import CheckpointError, SpaceError, nearest
 from topocell.nn.kernels.mode import KERNELS, using
 from topocell.nn.scheduled import Scheduled, current, is_held
 from topocell.nn.skeleton import Context, Skeleton, States
 from topocell.runtime.same_draws import SameDraws
-from topocell.spaces.cell import MAKES_A_SPACE, SpaceSpec
+from topocell.spaces.cell import SpaceSpec
 from topocell.spaces.skeletons import Slot
 from topocell.supernet.cell import Kept, SuperCell
 from topocell.supernet.weights import ArchWeights
@@ -82,6 +83,7 @@ class Supernet(nn.Module):
     drop_path = Scheduled(kind="a probability below 1")
     masked = False
 
+    @checked(SpaceError)
     def __init__(
         self,
         space: SpaceSpec,
@@ -97,9 +99,9 @@ class Supernet(nn.Module):
         kernels: str = "auto",
     ) -> None:
         super().__init__()
-        must_be(space, SpaceSpec, "space", MAKES_A_SPACE, SpaceError)
-        if kernels not in KERNELS:
-            raise SpaceError(f"kernels is one of {', '.join(KERNELS)}, but got {kernels!r}{nearest(kernels, KERNELS)}")
+        for name, value, known in (("kernels", kernels, KERNELS), ("memory", memory, ("standard", "low"))):
+            if value not in known:
+                raise SpaceError(f"{name} is one of {', '.join(known)}, but got {value!r}{nearest(value, known)}")
         self.space, self.kernels = space, kernels
 
         def make_cell(slot: Slot) -> SuperCell:

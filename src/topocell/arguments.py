@@ -1,0 +1,163 @@
+"""Arguments of public functions have the types of their annotations, or one line says which has not, before any work.
+
+Annotations say what a function takes; this module holds callers to them where a wrong type would end in an error from
+inside, or in something else than was meant. Ranges and names are checked by the functions themselves.
+"""
+
+import inspect
+import operator
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, wraps
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from topocell.errors import TopocellError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Name of a type → how one is made, for somebody who gave something else in its place.
+MAKES = {
+    "Genotype": "topocell.genotype.published.published(NAME).genotype, Genotype.load(FILE) and "
+    "Genotype.from_text(TEXT) make one",
+    "SpaceSpec": "topocell.spaces.get(NAME) makes one",
+    "Recipe": "topocell.load_recipe(NAME) makes one",
+    "Display": "its names are live, lines, json, quiet and none",
+    "Given": "see docs/how-to/own-dataset.md",
+    "Module": "FixedNet(genotype, channels, layers, classes) makes one",
+}
+
+_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", NoneType: "None"}
+
+
+def checked(error: type[TopocellError]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate a function so that an argument of another type than annotated raises `error`, in one line.
+
+    Lists stand for tuples, and paths of any kind for `Path`. Names that an annotation lists (`Literal`) and what a
+    mapping holds are left to the function.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                given = signature.bind(*args, **kwargs).arguments
+            except TypeError:  # an argument is missing, or there is none of that name: Python says which
+                return function(*args, **kwargs)
+            for name, value in given.items():
+                if signature.parameters[name].kind not in _SEVERAL:
+                    check_argument(name, value, _hints(function).get(name, Any), error)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+_SEVERAL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+@cache
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    return get_type_hints(function)
+
+
+def check_argument(name: str, value: object, hint: Any, error: type[TopocellError]) -> None:
+    """Raise `error` where a value is not of the type `hint`, an annotation; the line begins with `name`."""
+    if not _fits(value, hint):
+        steps = [MAKES[kind.__name__] for kind in _alternatives(hint) if getattr(kind, "__name__", "") in MAKES]
+        if isinstance(value, str) and Sequence in [get_origin(kind) for kind in _alternatives(hint)]:
+            steps.append(f"write {name}={[value] if '=' in value else re.split(' *, *', value)!r:.80}")
+        step = "".join(f"; {step}" for step in steps)
+        raise error(f"{name} must be {_words(hint)}, but got {name}={repr(value)[:80]}{step}")
+    if isinstance(value, (str, os.PathLike)) and _takes_paths(hint) and "\0" in os.fspath(value):
+        raise error(f"{name} is a path, which has no byte of zero, but got {name}={repr(value)[:80]}")
+
+
+def _takes_paths(hint: Any) -> bool:
+    return any((get_origin(kind) or kind) in (Path, os.PathLike) for kind in _alternatives(hint))
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    if get_origin(hint) is Annotated:
+        return _alternatives(get_args(hint)[0])
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    return any(_fits_one(value, kind) for kind in _alternatives(hint))
+
+
+def _fits_one(value: object, kind: Any) -> bool:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return any(isinstance(value, type(name)) for name in inner)
+    if origin in (tuple, Sequence):
+        return _fits_sequence(value, origin, inner)
+    if origin is not None:  # of mappings and functions, the outside alone
+        return isinstance(value, origin)
+    if kind is None:
+        return value is None
+    if kind in (Any, object):
+        return True
+    if getattr(kind, "_is_protocol", False):
+        return all(callable(getattr(value, name, None)) for name in _methods(kind))
+    if kind in _NUMBERS:
+        return _is_number(value, *_NUMBERS[kind])
+    return not isinstance(kind, type) or isinstance(value, os.PathLike if kind is Path else kind)
+
+
+#: What a number is converted by, as those of NumPy and PyTorch can be → what does not stand for it all the same.
+_NUMBERS: dict[Any, tuple[Callable[[Any], Any], tuple[type, ...]]] = {
+    int: (operator.index, (bool,)),
+    float: (float, (str, bytes, bytearray)),
+    bool: (operator.index, ()),
+}
+
+
+def _is_number(value: object, convert: Callable[[Any], Any], never: tuple[type, ...]) -> bool:
+    try:
+        convert(value)
+    except Exception:  # each type has errors of its own
+        return type(value).__name__ == "bool" and convert is operator.index
+    return not isinstance(value, never)
+
+
+def _methods(protocol: type) -> list[str]:
+    return [name for name, own in vars(protocol).items() if callable(own) and (name[0] != "_" or name == "__call__")]
+
+
+def _fits_sequence(value: object, origin: type, inner: tuple[Any, ...]) -> bool:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        return False
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return len(value) == len(inner) and all(map(_fits, value, inner))
+    return all(_fits(each, inner[0]) for each in value)
+
+
+def _words(hint: Any) -> str:
+    return " or ".join(dict.fromkeys(_words_of_one(kind) for kind in _alternatives(hint)))
+
+
+def _words_of_one(kind: Any) -> str:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, inner))}"
+    if origin is tuple and inner[-1] is not Ellipsis:
+        alike = len(set(inner)) == 1
+        return f"{len(inner)} values, each {_words(inner[0])}" if alike else f"({', '.join(map(_words, inner))})"
+    if origin in (tuple, Sequence):
+        return "a sequence" + f" of which each is {_words(inner[0])}" * (inner[0] is not Any)
+    if Mapping in (origin, kind):
+        return "a mapping"
+    if Callable in (origin, kind) or (getattr(kind, "_is_protocol", False) and "__call__" in vars(kind)):
+        return "a function"
+    if _takes_paths(kind):
+        return "a path"
+    name = getattr(kind, "__name__", str(kind))
+    return _WORDS.get(kind) or f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
