@@ -37,8 +37,13 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+# Types are checked beside the tests: on a core of its own where there are many, else within their time.
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy & types=$$!; failed=0; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal || failed=1; \
+	wait $$types && exit $$failed
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.all
