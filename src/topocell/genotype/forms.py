@@ -41,6 +41,9 @@ _FOREIGN = (
     (r"\A[\s,;()\[\]]*[0-9][\s,;()\[\]0-9]*\Z", "numbers without the names of operations, as of ENAS and NAO"),
 )
 
+#: A text that says where a genotype is.
+_PLACE = re.compile(r"\s*(?=.*[^\W\d_])(?!None\b|null\b|nan\b)[\w.~/\\-]{2,200}\s*")
+
 _KNOWN = f"a genotype is a JSON file or a text in one of the forms {', '.join(FORMS)}"
 
 #: Names of AutoDL-Projects for operations that are the same in all layers.
@@ -73,6 +76,11 @@ def recognise(text: str) -> tuple[str, Any]:
                 return _recognised(other)
         known = (kind for hint, kind in _FOREIGN if re.search(hint, text))
         seen = next((f"; it looks like {kind}: write it as one of the forms" for kind in known), "")
+        if _PLACE.fullmatch(text):
+            seen = (
+                "; a name or a path is not read: topocell.genotype.published.published(NAME).genotype is a published "
+                "cell, Genotype.load(PATH) reads a file or the directory of a run"
+            )
         raise GenotypeError(f"{error}{seen}") from None
 
 

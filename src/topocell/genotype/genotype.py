@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from topocell.arguments import check_argument, checked
+from topocell.arguments import checked
 from topocell.errors import GenotypeError, nearest
 from topocell.genotype import formats, forms
 from topocell.genotype.canonical import Pair, canonical
@@ -80,7 +80,6 @@ class Genotype:
     def __post_init__(self) -> None:
         if not isinstance(self.space, str) or not self.space:
             raise wrong("space", "must be a name", self.space)
-        check_argument("skeleton", self.skeleton, str, GenotypeError)
         _check_types(self.cells, self.skeleton)
         object.__setattr__(self, "skeleton", _checked_skeleton(self.skeleton, self.cells))
         try:
@@ -182,12 +181,14 @@ class Genotype:
         """Read a file: JSON as `save` writes it, or a text that `from_text` reads.
 
         Args:
-            path: the file.
+            path: the file, or the directory of a run, whose genotype.json is read.
             form, operations: of a text, see `from_text`.
 
         Raises:
             GenotypeError: no such file, neither of both, or no valid genotype; the message begins with the path.
         """
+        if os.path.isdir(path):
+            path = os.path.join(path, "genotype.json")
         try:
             with open(path, "rb") as file:
                 raw = file.read(MAX_BYTES + 1)
@@ -307,7 +308,9 @@ class Genotype:
 
 def _check_types(cells: object, skeleton: object) -> None:
     """Check which cells there are; a normal cell alone says which skeleton it is for, as DARTS' needs both."""
-    known: tuple[set[str], ...] = ({"normal", "reduce"}, {"cell"}, *([{"normal"}] if skeleton else []))
+    known: list[set[str]] = [{"normal", "reduce"}, {"cell"}]
+    if not isinstance(skeleton, str) or skeleton:
+        known.append({"normal"})
     if not isinstance(cells, Mapping) or set(cells) not in known:
         found = list(cells) if isinstance(cells, Mapping) else cells
         alone = ", or with a skeleton of 'normal' alone" if found == ["normal"] else ""
@@ -320,7 +323,7 @@ def _usual_skeleton(cells: Mapping[str, CellGenotype]) -> str:
 
 def _checked_skeleton(name: object, cells: Mapping[str, CellGenotype]) -> str:
     """The skeleton of that name, the usual one of its cells for an empty name."""
-    if name == "":
+    if isinstance(name, str) and not name:
         return _usual_skeleton(cells)
     if not isinstance(name, str) or name not in SKELETONS:
         near = nearest(name[:100], SKELETONS) if isinstance(name, str) else ""

@@ -297,6 +297,12 @@ REFUSED = {
     "NAS-Bench-101": ("[[0, 1], [0, 0]]\n['input', 'conv3x3-bn-relu']", "it looks like a cell of NAS-Bench-101, whose"),
     "NAS-Bench-101 in json": ('{"module_adjacency": [[0, 1], [0, 0]]}', "it looks like a cell of NAS-Bench-101"),
     "recurrent": ("Genotype(recurrent=[('tanh', 0)], concat=range(1, 9))", "it looks like a recurrent cell: write it"),
+    "name of a cell": (
+        "darts-v2",
+        "a name or a path is not read: topocell.genotype.published.published(NAME)",
+    ),
+    "path": ("runs/dots", "a name or a path is not read"),
+    "file": ("../cell.json\n", "a path is not read"),
     "TransNAS-Bench-101": ("64-41414-1_02_333", "it looks like a cell of TransNAS-Bench-101 in numbers"),
     "NATS-Bench": ("64:32:16:8:48", "it looks like the sizes of NATS-Bench, which are no cell"),
     "ENAS": ("0\n1 0\n2 1 0\n", "it looks like numbers without the names of operations, as of ENAS and NAO"),
