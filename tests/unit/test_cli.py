@@ -142,7 +142,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     # spaces and operations
     ([*RUN, "space=dartz"], "unknown space 'dartz' (did you mean 'darts'?)"),
     ([*RUN, "space.candidates=[sep_conv]"], "unknown operation 'sep_conv'"),
-    ([*RUN, "space.nodes=few"], "cannot be built with nodes='few'"),
+    ([*RUN, "space.nodes=few"], "nodes must be a whole number, but got nodes='few'"),
     ([*RUN, "space.candidates=[none]"], "needs an operation besides none"),
     # data and devices
     ([*RUN, "data.dataset=cifar11"], "unknown dataset 'cifar11' (did you mean 'cifar10'?)"),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from topocell.arguments import checked
 from topocell.errors import SpaceError, TopocellError
 from topocell.nn.modules import FactorizedReduce, ReLUConvBN, batch_norm
 from topocell.spaces.skeletons import Slot, check_resolution, layout, resolution_divisor, stacking
@@ -121,6 +122,7 @@ class Skeleton(nn.Module):
             cannot be halved.
     """
 
+    @checked(SpaceError)
     def __init__(
         self,
         *,

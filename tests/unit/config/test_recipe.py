@@ -885,7 +885,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     ("override", "words"),
     [
         ("space.nodes=0", "1 to 16 computed nodes"),
-        ("space.nodes=many", "space 'darts' cannot be built with nodes='many'"),
+        ("space.nodes=many", "nodes must be a whole number, but got nodes='many'"),
         ("space.nodez=4", "has no option 'nodez' (did you mean 'nodes'?)"),
         ("space.candidates=[none]", "needs an operation besides none"),
         ("space.candidates=[sep_conv]", "unknown operation 'sep_conv'"),

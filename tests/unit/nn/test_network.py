@@ -381,17 +381,17 @@ def test_what_stands_in_the_place_of_an_object_is_told() -> None:
     """A name, a text, a file, or a published cell with its figures."""
     way = r"but got .*; topocell\.genotype\.published\.published\(NAME\)\.genotype, Genotype\.load"
     for other in ("darts-v2", published("darts-v2"), "runs/a/genotype.json", None):
-        with pytest.raises(SpaceError, match=f"^genotype is a Genotype, {way}"):
+        with pytest.raises(SpaceError, match=f"^genotype must be a Genotype, {way}"):
             FixedNet(other, 4, 3, 3)  # type: ignore[arg-type]
-    with pytest.raises(GenotypeError, match=f"^genotype is a Genotype, {way}"):
+    with pytest.raises(GenotypeError, match=f"^genotype must be a Genotype, {way}"):
         api.retrain_cell("darts-v2", load_recipe("quickstart"), "new")  # type: ignore[arg-type]
     for build in (lambda space: Supernet(space, 4, 3, 3), ArchState):
-        with pytest.raises(SpaceError, match=r"^space is a SpaceSpec, but got 'darts'; topocell\.spaces\.get"):
+        with pytest.raises(SpaceError, match=r"^space must be a SpaceSpec, but got space=.darts.; topocell.spaces"):
             build("darts")  # type: ignore[arg-type]
     for command in (api.run, api.search, lambda recipe, _: api.estimate(recipe)):
-        with pytest.raises(RecipeError, match=r"^recipe is a Recipe, but got 'quickstart'; topocell\.load_recipe"):
+        with pytest.raises(RecipeError, match=r"^recipe must be a Recipe, but got recipe=.quickstart.; topocell"):
             command("quickstart", "new")  # type: ignore[arg-type]
-    with pytest.raises(SpaceError, match=r"^net is a Module, but got 'darts-v2'"):
+    with pytest.raises(SpaceError, match=r"^net must be a Module, but got net='darts-v2'"):
         count("darts-v2", (3, 32, 32))  # type: ignore[arg-type]
     assert not Path("new").exists()
 
