@@ -8,7 +8,7 @@ import inspect
 import operator
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, wraps
 from pathlib import Path
 from types import NoneType, UnionType
@@ -133,8 +133,10 @@ def _methods(protocol: type) -> list[str]:
 
 
 def _fits_sequence(value: object, origin: type, inner: tuple[Any, ...]) -> bool:
-    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable) or hasattr(value, "__array__"):
         return False
+    if not isinstance(value, Sequence):  # of keys, sets and generators, which can be read once
+        return True
     if origin is tuple and inner[-1] is not Ellipsis:
         return len(value) == len(inner) and all(map(_fits, value, inner))
     return all(_fits(each, inner[0]) for each in value)

@@ -13,10 +13,18 @@ import topocell
 from topocell import api, spaces
 from topocell.arguments import _fits, checked
 from topocell.config.load import load_recipe
+from topocell.config.selection import Rules
 from topocell.errors import DataError, TopocellError
 from topocell.genotype.published import published
 from topocell.networks.classifier import Classifier
+from topocell.nn.costs import NetworkSize, network_costs
+from topocell.relaxation.softmax import GroupedSoftmax, Softmax
+from topocell.selection.rules import derive
 from topocell.spaces import CellSpec
+from topocell.spaces.darts import darts
+from topocell.spaces.nasbench201 import nasbench201
+from topocell.spaces.robustdarts import s2, s3, s4
+from topocell.topology.assignments import wirings
 
 CELL, SPACE = published("darts-v2").genotype, spaces.get("darts", nodes=1)
 RECIPE = load_recipe("quickstart", budget="smoke")
@@ -47,6 +55,14 @@ TAKEN: dict[Callable[..., Any], dict[str, Any]] = {
     api.retrain_random_cell: {"out": "run"},
     api.retrain_cell: {"genotype": CELL, "recipe": RECIPE, "out": "run"},
     api.estimate: {"recipe": RECIPE},
+    published: {"name": "darts-v2"},
+    spaces.get: {"name": "darts"},
+    wirings: {"cell": SPACE.cells["normal"], "in_degree": 2},
+    derive: {"arch": topocell.ArchState(SPACE), "rules": Rules()},
+    network_costs: {"space": SPACE, "size": NetworkSize(4, 3, 2, (3, 8, 8))},
+    Softmax: {"cell": SPACE.cells["normal"]},
+    GroupedSoftmax: {"cell": SPACE.cells["normal"], "groups": ()},
+    **{space: {} for space in (darts, nasbench201, s2, s3, s4)},
 }
 
 #: Of types that hardly any argument has.
@@ -137,7 +153,7 @@ def test_words(name: str, value: object, words: str) -> None:
         *[("share", one) for one in (1, np.float32(0.5), torch.tensor(0.5), True)],
         *[("switch", one) for one in (1, 0, np.bool_(True), torch.tensor(True))],
         *[("size", one) for one in ([1, 2], torch.Size([1, 2]), torch.zeros(1, 2).shape)],
-        *[("texts", one) for one in ([], ["a"], ("a", "b"))],
+        *[("texts", one) for one in ([], ["a"], ("a", "b"), {"a": 1}.keys(), {"a"}, iter("ab"))],
         *[("path", one) for one in (Path("a"), "a", None)],
         ("options", {"a": "b"}),
         ("call", int),

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from topocell.arguments import checked
 from topocell.errors import GenotypeError, nearest
 from topocell.genotype.genotype import CellGenotype, Genotype
 
@@ -64,6 +65,7 @@ def _published(name: str, row: Mapping[str, Any]) -> Published:
     return Published(name, genotype, row["source"], row["published"], row["parameters"])
 
 
+@checked(GenotypeError)
 def published(name: str) -> Published:
     """Return a published cell; DARTS_V2 is darts-v2. Raises GenotypeError for an unknown name."""
     cells = published_cells()

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from topocell.arguments import checked
+from topocell.errors import SpaceError
 from topocell.nn.count import count
 from topocell.nn.primitives import make
 from topocell.nn.skeleton import PlacedCell, Skeleton
@@ -67,6 +69,7 @@ def multiply_adds_of(layer: Layer) -> float:
 COUNTED: Mapping[str, Meter] = {"parameters": parameters_of, "multiply_adds": multiply_adds_of}
 
 
+@checked(SpaceError)
 def network_costs(
     space: SpaceSpec, size: NetworkSize, measure: Measure = "parameters", meter: Meter | None = None
 ) -> NetworkCosts:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from topocell.arguments import checked
 from topocell.errors import RecipeError, SpaceError, nearest
 from topocell.runtime.constants import Constants, check_temperature
 from topocell.spaces.cell import CellSpec
@@ -53,6 +54,7 @@ class Relaxation(ABC):
     #: Whether the weights of each part sum to one.
     normalised: bool = True
 
+    @checked(SpaceError)
     def __init__(self, cell: CellSpec) -> None:
         self.cell = cell
         self._none = Constants(none=candidate_table(cell, {"none": True}, False))

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from topocell.errors import RecipeError
+from topocell.arguments import checked
+from topocell.errors import RecipeError, SpaceError
 from topocell.relaxation.base import Relaxation, candidate_table, check_known, offered
 from topocell.runtime.constants import Constants
 from topocell.spaces.cell import CellSpec
@@ -25,6 +26,7 @@ class Softmax(Relaxation):
         RecipeError: an offset for an unknown operation, or only for operations that the cell does not offer.
     """
 
+    @checked(SpaceError)
     def __init__(self, cell: CellSpec, offset: Mapping[str, float] | None = None) -> None:
         super().__init__(cell)
         self.offset = {op: float(value) for op, value in (offset or {}).items()}
@@ -69,6 +71,7 @@ class GroupedSoftmax(Softmax):
         RecipeError: an unknown operation, an empty group, or a candidate in no group or in two.
     """
 
+    @checked(SpaceError)
     def __init__(
         self, cell: CellSpec, groups: Sequence[Sequence[str]], offset: Mapping[str, float] | None = None
     ) -> None:

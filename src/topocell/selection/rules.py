@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from topocell.arguments import checked
 from topocell.config.selection import PERTURBATION, Rules, budget_fault, threshold_fault, trials_fault
-from topocell.errors import RecipeError, nearest
+from topocell.errors import RecipeError, SpaceError, nearest
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.registry import Registry
 from topocell.relaxation import candidate_table
@@ -182,6 +183,7 @@ def check_rules(rules: Rules) -> None:
             )
 
 
+@checked(SpaceError)
 def derive(arch: ArchState, rules: Rules) -> Derived:
     """The cells that `rules` derive from the current architecture state.
 

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from topocell.arguments import checked
 from topocell.errors import SpaceError, nearest
 from topocell.registry import Registry
 from topocell.spaces.bench_suite import bench_suite
@@ -53,6 +54,7 @@ __all__ = [
 ]
 
 
+@checked(SpaceError)
 def get(name: str, **options: Any) -> SpaceSpec:
     """The space of that name, e.g. `get("darts", nodes=4)`.
 

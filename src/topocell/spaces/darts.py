@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from topocell.arguments import checked
+from topocell.errors import SpaceError
 from topocell.spaces.cell import CellSpec, SpaceSpec, complete_edges
 from topocell.spaces.operations import OPERATIONS
 
@@ -11,6 +13,7 @@ DARTS_OPERATIONS: tuple[str, ...] = OPERATIONS[:8]
 DARTS_OPERATIONS_WITHOUT_NONE: tuple[str, ...] = OPERATIONS[1:8]
 
 
+@checked(SpaceError)
 def darts(nodes: int = 4, candidates: Sequence[str] = DARTS_OPERATIONS) -> SpaceSpec:
     """The DARTS space: a normal and a reduction cell with `nodes` intermediate nodes (DARTS: 4, 14 edges)."""
 

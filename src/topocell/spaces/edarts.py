@@ -6,6 +6,8 @@ The paper leaves open which pool it takes ("max or average"); max_pool_3x3 is ta
 from collections.abc import Mapping
 from dataclasses import replace
 
+from topocell.arguments import checked
+from topocell.errors import SpaceError
 from topocell.spaces.cell import SpaceSpec
 from topocell.spaces.darts import darts
 
@@ -22,6 +24,7 @@ SUBSPACES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+@checked(SpaceError)
 def subspace(name: str, nodes: int = 4, pool: str = "max_pool_3x3") -> SpaceSpec:
     """The sub-space of that name, a key of `SUBSPACES`."""
     return replace(darts(nodes, ("none", pool, "skip_connect", *SUBSPACES[name])), name=name)

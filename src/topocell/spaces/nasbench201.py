@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from topocell.arguments import checked
+from topocell.errors import SpaceError
 from topocell.spaces.cell import CellSpec, SpaceSpec, complete_edges
 
 #: The five operations of NAS-Bench-201, in the benchmark's order.
@@ -16,6 +18,7 @@ NASBENCH201_OPERATIONS: tuple[str, ...] = (
 NASBENCH201_OPERATIONS_WITHOUT_NONE: tuple[str, ...] = NASBENCH201_OPERATIONS[1:]
 
 
+@checked(SpaceError)
 def nasbench201(nodes: int = 3, candidates: Sequence[str] = NASBENCH201_OPERATIONS) -> SpaceSpec:
     """The NAS-Bench-201 space: node 0 is the input, node `nodes` the output; pools have no batch norm."""
     edges = complete_edges(1, nodes)

@@ -5,6 +5,8 @@ S1 holds for each edge the two candidates that a pruning left over; the others o
 
 from dataclasses import replace
 
+from topocell.arguments import checked
+from topocell.errors import SpaceError
 from topocell.spaces.cell import CellSpec, SpaceSpec, complete_edges
 from topocell.spaces.darts import darts
 
@@ -56,16 +58,19 @@ def s1() -> SpaceSpec:
     return SpaceSpec("s1", cells)
 
 
+@checked(SpaceError)
 def s2(nodes: int = 4) -> SpaceSpec:
     """S2: skip_connect and sep_conv_3x3."""
     return replace(darts(nodes, (_SKIP, _SEP3)), name="s2")
 
 
+@checked(SpaceError)
 def s3(nodes: int = 4) -> SpaceSpec:
     """S3: none, skip_connect and sep_conv_3x3."""
     return replace(darts(nodes, ("none", _SKIP, _SEP3)), name="s3")
 
 
+@checked(SpaceError)
 def s4(nodes: int = 4) -> SpaceSpec:
     """S4: noise and sep_conv_3x3; noise is the harmful candidate that a search should learn to avoid."""
     return replace(darts(nodes, ("noise", _SEP3)), name="s4")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from topocell.arguments import checked
 from topocell.errors import SpaceError
 from topocell.spaces.cell import CellSpec
 
@@ -25,6 +26,7 @@ def n_wirings(cell: CellSpec, in_degree: int) -> int:
     return math.prod(math.comb(n, min(in_degree, n)) for n in n_incoming)
 
 
+@checked(SpaceError)
 def wirings(cell: CellSpec, in_degree: int) -> list[tuple[int, ...]]:
     """All sets of edges, sorted indices, in which every computed node has `in_degree` inputs; it takes all of fewer.
 

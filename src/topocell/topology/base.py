@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from topocell.arguments import checked
 from topocell.errors import RecipeError, RunError, SpaceError
 from topocell.runtime.constants import Constants, check_temperature
 from topocell.spaces.cell import CellSpec
@@ -51,6 +52,7 @@ class Topology(ABC):
     #: Whether computed nodes from which no path leads to an end of the cell are dropped, as those without an input are.
     drops_dead_ends: bool = False
 
+    @checked(SpaceError)
     def __init__(self, cell: CellSpec, n_logits: int) -> None:
         self.cell = cell
         self.n_logits = n_logits
