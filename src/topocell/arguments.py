@@ -36,8 +36,8 @@ _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "True o
 def checked(error: type[TopocellError]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate a function so that an argument of another type than annotated raises `error`, in one line.
 
-    Lists stand for tuples, and paths of any kind for `Path`. Names that an annotation lists (`Literal`) and what a
-    mapping holds are left to the function.
+    Lists stand for tuples, and paths of any kind for `Path`; a path that begins with `~` is in the home directory.
+    Names that an annotation lists (`Literal`) and what a mapping holds are left to the function.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -46,13 +46,16 @@ def checked(error: type[TopocellError]) -> Callable[[Callable[P, R]], Callable[P
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
-                given = signature.bind(*args, **kwargs).arguments
+                bound = signature.bind(*args, **kwargs)
             except TypeError:  # an argument is missing, or there is none of that name: Python says which
                 return function(*args, **kwargs)
-            for name, value in given.items():
+            for name, value in bound.arguments.items():
                 if signature.parameters[name].kind not in _SEVERAL:
-                    check_argument(name, value, _hints(function).get(name, Any), error)
-            return function(*args, **kwargs)
+                    hint = _hints(function).get(name, Any)
+                    check_argument(name, value, hint, error)
+                    if _takes_paths(hint):
+                        bound.arguments[name] = at_home(value)
+            return function(*bound.args, **bound.kwargs)
 
         return call
 
@@ -60,6 +63,12 @@ def checked(error: type[TopocellError]) -> Callable[[Callable[P, R]], Callable[P
 
 
 _SEVERAL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def at_home(path: Any) -> Any:
+    """Return a path, or another value, with the home directory in the place of `~`."""
+    text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else ""
+    return type(path)(os.path.expanduser(text)) if text[:1] == "~" else path
 
 
 @cache

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import topocell
-from topocell import api, spaces
+from topocell import Genotype, api, spaces
 from topocell.arguments import _fits, checked
+from topocell.cli import main
 from topocell.config.load import load_recipe
 from topocell.config.selection import Rules
 from topocell.errors import DataError, TopocellError
@@ -174,3 +175,31 @@ def test_a_missing_or_unknown_argument_is_python_s_own_error() -> None:
 def test_memory_has_two_names() -> None:
     with pytest.raises(topocell.errors.SpaceError, match="memory is one of standard, low, but got 'lo'"):
         topocell.Supernet(SPACE, 4, 3, 2, memory="lo")
+
+
+@pytest.mark.parametrize("path", ["~/a", Path("~/a"), "~"])
+def test_a_path_in_the_home_directory(path: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    given = []
+    checked(TopocellError)(lambda place: given.append(place))("~/a")
+    assert given == ["~/a"]  # not said to be a path
+
+    @checked(TopocellError)
+    def taken(place: str | Path, text: str = "") -> None:
+        given.append((place, text))
+
+    taken(path, "~/a")
+    assert given[1:] == [(type(path)(str(path).replace("~", str(tmp_path))), "~/a")]
+
+
+def test_home_directories_of_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves `~` as it is in quotes and after `--out=`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main(["draw", "dots-c10", "--out=~/one.svg"]) == 0
+    assert main(["draw", "dots-c10", "-o", "~/two.svg"]) == 0
+    CELL.save("~/cell.json")
+    assert Genotype.load("~/cell.json") == Genotype.load("cell.json") == CELL
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cell.json", "one.svg", "two.svg"]

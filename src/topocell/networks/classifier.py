@@ -233,7 +233,7 @@ def load(path: str | os.PathLike[str], *, seed: int | None = None, device: str |
         RunError: there is no trained network, or none of that seed. CheckpointError, DataError: what is there is
         damaged. RecipeError: a device that is not there.
     """
-    given = Path(path).expanduser()
+    given = Path(path)
     place = given.parent if given.name == FILE else given
     meta = str(device) == "meta"
     where = torch.device("meta") if meta else find_device(str(device))

@@ -1,5 +1,6 @@
 """Shared parts of the commands: arguments and options, the display, tables."""
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from topocell.arguments import at_home
 from topocell.errors import RecipeError
 from topocell.runtime.hooks import on_signals
 
@@ -129,8 +131,16 @@ Address = Annotated[
 ]
 
 
+#: What no shell replaces after `--out=` or in quotes.
+_HOME = re.compile(r"^(--[\w-]+=)?~(?=/|$)")
+
+
+def _at_home(found: "re.Match[str]") -> str:
+    return f"{found[1] or ''}{at_home('~')}"
+
+
 def arranged(words: Sequence[str]) -> list[str]:
-    """Return the words of a command line with every `--import X` before the command.
+    """Return the words of a command line, home directories for `~`, with every `--import X` before the command.
 
     Raises:
         RecipeError: a word is empty, such as `"$RUN"` where no variable has that name: as a path it would be the
@@ -140,7 +150,7 @@ def arranged(words: Sequence[str]) -> list[str]:
         if not word or (word.startswith("--") and word.endswith("=")):
             what = word or (f"the word after {words[number - 1]!r}" if number else "the first word")
             raise RecipeError(f"no word of a command may be empty, but {what} is; name what it is, or `.`")
-    first, rest, given = list[str](), list[str](), iter(words)
+    first, rest, given = list[str](), list[str](), (_HOME.sub(_at_home, word) for word in words)
     for word in given:
         if word == "--import":
             first += [word, *islice(given, 1)]

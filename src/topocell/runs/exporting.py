@@ -55,9 +55,9 @@ def export(
             behind then. CheckpointError, DataError: what is there is damaged. RecipeError: a missing import.
     """
     find_format(to)
-    given = Path(path).expanduser()
+    given = Path(path)
     place = given.parent if given.name == FILE else given
-    target = place / "exports" / (to if seed is None else f"{to}-{seed}") if out is None else Path(out).expanduser()
+    target = place / "exports" / (to if seed is None else f"{to}-{seed}") if out is None else Path(out)
     refuse_foreign(target)
     model = load(place, seed=seed)
     if (place / "recipe.yaml").is_file():
