@@ -49,14 +49,22 @@ def given_source(given: Given | Sequence[Any]) -> Source:
         given = Given(*given)
     train, test = _tensors(given.train, "train"), _tensors(given.test, "test")
     if train[0].shape[1:] != test[0].shape[1:]:
+        step = "resize them" if train[0].shape[1] == test[0].shape[1] else "give all of them the same channels"
         raise DataError(
             f"training and test images have one shape, but got {tuple(train[0].shape[1:])} and "
-            f"{tuple(test[0].shape[1:])}; resize them"
+            f"{tuple(test[0].shape[1:])}; {step}"
         )
     labels = torch.cat([train[1], test[1]])
-    highest, count = int(labels.max()), len(labels)
+    highest, count, lowest = int(labels.max()), len(labels), int(labels.min())
+    if lowest < 0:
+        raise DataError(f"labels are integers from 0, but the lowest is {lowest}; number the classes")
     if given.classes is not None:
         classes = _checked(given.classes)
+        if highest >= len(classes):
+            raise DataError(
+                f"classes have a name for each label, but there are {len(classes)} and labels from 0 to {highest}; add "
+                f"names"
+            )
     else:
         classes = _agreed(*(_names(part)[: highest + 1] for part in (given.train, given.test)))
         if highest >= max(len(classes), count):  # before a name is made for each
@@ -64,7 +72,7 @@ def given_source(given: Given | Sequence[Any]) -> Source:
                 f"labels are integers from 0, one for each class, but the highest of {count:,} is {highest}; number "
                 f"the classes"
             )
-        if not classes and (lowest := int(labels.min())) > 0:
+        if not classes and lowest > 0:
             raise DataError(f"labels are integers from 0, but the lowest is {lowest}; subtract {lowest} from each")
         classes = classes if len(classes) > highest else tuple(map(str, range(highest + 1)))
     notes = ["the images were given from Python"]
@@ -76,7 +84,7 @@ def given_source(given: Given | Sequence[Any]) -> Source:
 
 def _checked(classes: Any) -> tuple[str, ...]:
     """The names of classes that are given. Raises DataError for what has no order or no names, or one of them twice."""
-    ordered = isinstance(classes, Iterable) and not isinstance(classes, Mapping | Set)
+    ordered = isinstance(classes, Iterable) and not isinstance(classes, Mapping | Set | str | bytes)
     names = tuple(map(str, classes)) if ordered else ()
     if not names or len(set(names)) < len(names):
         raise DataError(
@@ -91,7 +99,7 @@ def _tensors(part: Any, name: str) -> tuple[Tensor, Tensor]:
     if isinstance(part, tuple | list) and len(part) == 2 and not _are_items(part):
         images, labels = _stacked(part[0], name), _numbers(part[1], name)
     elif hasattr(part, "__getitem__") and hasattr(part, "__len__"):
-        items = [part[i] for i in range(len(part))]
+        items = _items(part, name)
         if not items or not all(isinstance(item, tuple | list) and len(item) >= 2 for item in items):
             keys = list(items[0])[:2] if items and isinstance(items[0], Mapping) else []
             way = "see docs/how-to/own-dataset.md"
@@ -123,6 +131,18 @@ def _tensors(part: Any, name: str) -> tuple[Tensor, Tensor]:
     return images.contiguous(), labels.long()
 
 
+def _items(part: Any, name: str) -> list[Any]:
+    """The items of a dataset. Raises DataError for a table, and what else has names in the place of numbers."""
+    try:
+        first = [part[0]] if len(part) else []
+    except KeyError:
+        raise DataError(
+            f"{name} is (images, labels) or a dataset with items 0, 1, ..., but got {type(part).__name__} without item "
+            f"0; give (list of images, list of labels)"
+        ) from None
+    return first + [part[i] for i in range(1, len(part))]
+
+
 def _are_items(pair: Sequence[Any]) -> bool:
     """Return whether two things are two items (image, label), not images and their labels."""
     if not all(isinstance(one, tuple | list) and len(one) >= 2 for one in pair):
@@ -136,7 +156,7 @@ def _stacked(images: Any, name: str) -> Tensor:
     if isinstance(images, Tensor | np.ndarray):
         return _tensor(images)
     pictures = list[Tensor]()
-    for image in images:
+    for image in images if isinstance(images, Iterable) else [images]:
         try:
             pictures.append(_picture(image))
         except TypeError:
@@ -189,13 +209,14 @@ def _agreed(names: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
 def _numbers(labels: Any, name: str) -> Tensor:
     """Labels as a tensor. Raises DataError where they are no integers, which would be cut or could not be read."""
     try:
-        plain = labels.tolist() if getattr(labels, "dtype", None) == np.dtype(object) else labels
+        array = labels if isinstance(labels, Tensor) or not hasattr(labels, "__array__") else np.asarray(labels)
+        plain = array.tolist() if getattr(array, "dtype", None) == np.dtype(object) else array
         found = _tensor(plain) if isinstance(plain, np.ndarray) else torch.as_tensor(plain)
         if not (found.is_floating_point() or found.is_complex()) or bool((found == found.trunc()).all()):
             return found
     except (TypeError, ValueError, RuntimeError):
         pass
-    first = next(iter(labels), labels)
+    first = next(iter(labels), labels) if isinstance(labels, Iterable) else labels
     raise DataError(f"labels are integers from 0, but those of {name} begin with {first!r}; number the classes")
 
 
@@ -210,16 +231,18 @@ def _picture(image: Any) -> Tensor:
         except (OSError, ValueError) as fault:
             raise DataError(f"images of a dataset must be read as 8 bits, but one cannot be: {fault}") from None
     pixels = _tensor(image)
+    if pixels.dim() not in (2, 3):
+        raise TypeError
     if pixels.dim() == 2:
         return pixels[None]
     if isinstance(image, Tensor) or (pixels.dim() == 3 and pixels.shape[2] > 4 >= pixels.shape[0]):
         return pixels
-    return pixels.permute(2, 0, 1) if pixels.dim() == 3 else pixels
+    return pixels.permute(2, 0, 1)
 
 
 def _tensor(array: Any) -> Tensor:
-    """A tensor without gradient of a tensor or an array, which may be read-only or reversed. Raises TypeError."""
+    """A tensor without gradient of a tensor or an array, sparse, read-only or reversed as well. Raises TypeError."""
     if isinstance(array, Tensor):
-        return array.detach()
+        return array.detach().to_dense()
     found = np.asarray(array)
     return torch.from_numpy(np.require(found, found.dtype.newbyteorder("="), ["C", "W"]))

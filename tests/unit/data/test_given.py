@@ -1,5 +1,6 @@
 """Images given from Python: tensors and datasets of torch, a whole run, and what is refused."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,25 @@ def backwards(values: torch.Tensor) -> np.ndarray:
     return values.numpy()[::-1].copy()[::-1]
 
 
+class Series:
+    """An array whose numbers are not places, as a column of a table of pandas after a choice of rows."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.values.numpy())
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        return self.values.numpy()
+
+    def __getitem__(self, key: Any) -> Any:
+        raise KeyError(key)
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -63,10 +83,12 @@ def backwards(values: torch.Tensor) -> np.ndarray:
         ([(image.numpy(), label) for image, label in zip(*TRAIN)], TEST),
         ((closed(TRAIN[0]), closed(TRAIN[1])), (backwards(TEST[0]), backwards(TEST[1]))),
         (((TRAIN[0].float() / 255).requires_grad_(), TRAIN[1]), TEST),
+        (((TRAIN[0].float() / 255).to_sparse(), TRAIN[1]), TEST),
+        ((TRAIN[0], Series(TRAIN[1])), (list(TEST[0]), Series(TEST[1]))),
     ],
     ids=[
         *("tensors", "TensorDataset", "PIL", "floats", "numpy", "lists of tensors", "lists of PIL", "lists of arrays"),
-        *("arrays (C, H, W)", "read-only and reversed arrays", "with a gradient"),
+        *("arrays (C, H, W)", "read-only and reversed arrays", "with a gradient", "sparse", "columns"),
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -93,7 +115,7 @@ def test_classes_have_the_names_of_the_dataset() -> None:
         assert given_source((train, test)).classes == ("cat", "dog", "owl")
         assert given_source((train, TEST)).classes == ("cat", "dog", "owl")
     assert given_source((Named(TRAIN, "cat", "dog", "owl", "rat"), test)).classes == ("cat", "dog", "owl")
-    assert given_source((named, test, "abc")).classes == ("a", "b", "c")
+    assert given_source((named, test, ("a", "b", "c"))).classes == ("a", "b", "c")
     for odd in (("cat", "dog"), ("cat", "cat", "owl"), (1, 2, 3), (("cat", "tom"), ("dog",), ("owl",))):
         assert given_source((Named(TRAIN, *odd), TEST)).classes == ("0", "1", "2")
 
@@ -142,7 +164,15 @@ def test_a_run_on_given_images_is_continued_with_them_and_not_without(tmp_path: 
         ((TRAIN, (TEST[0][:, :, :4], TEST[1])), "have one shape"),
         (((TRAIN[0].float() - 128, TRAIN[1]), TEST), "floats in 0..1 before any normalisation"),
         ((TRAIN, [TEST[0][0], TEST[0][1], TEST[0][2]]), "a dataset has items (image, label)"),
-        ((TRAIN, TEST, ("a",)), "labels lie in 0..0"),
+        ((TRAIN, TEST, ("a",)), "a name for each label, but there are 1 and labels from 0 to 2; add names"),
+        ((TRAIN, TEST, "abc"), "are different names in the order of the labels, as ['cat', 'dog'], but got 'abc'"),
+        (((TRAIN[0], TRAIN[1] - 1), TEST), "the lowest is -1; number the classes"),
+        (((TRAIN[1], TRAIN[0]), TEST), "are (48,) and (48, 3, 8, 8)"),
+        (((TRAIN[1].tolist(), TRAIN[0]), TEST), "but train has one of type int"),
+        ((TRAIN, (None, None)), "but test has one of type NoneType"),
+        (([(0, image) for image in TRAIN[0]], TEST), "but train has one of type int"),
+        ((Series(TRAIN[1]), TEST), "but got Series without item 0; give (list of images, list of labels)"),
+        (((TRAIN[0][:, :1], TRAIN[1]), TEST), "(1, 8, 8) and (3, 8, 8); give all of them the same channels"),
         (((TRAIN[0].permute(0, 2, 3, 1), TRAIN[1]), TEST), "looks like (N, H, W, C); permute them"),
         (([(image.permute(1, 2, 0), 0) for image in TRAIN[0]], TEST), "looks like (N, H, W, C)"),
         (
