@@ -37,8 +37,8 @@ def find_images(images: Any) -> tuple[list[Named], list[str]]:
 
     Args:
         images: a path of a file or of a folder, which is searched with all folders below it; the bytes of a file, or
-            a file that is open; an image of Pillow; an array (H, W), (H, W, C) or (N, H, W, C) of uint8; a tensor
-            (C, H, W) or (N, C, H, W), uint8 or float in 0..1; or a sequence or an iterator of these.
+            a file that is open; an image of Pillow; an array (H, W), (H, W, C) or (N, H, W, C), or a tensor
+            (C, H, W) or (N, C, H, W), of uint8 or float in 0..1; or a sequence or an iterator of these.
 
     Raises:
         DataError: no such file or folder, no image among them, or something that is none of these.
@@ -151,6 +151,8 @@ def _pixels(image: Any, how: Preprocessing) -> np.ndarray:
     """(C, H, W) uint8 of one image in the size and with the channels of the network."""
     mode = _MODES.get(how.channels)
     if isinstance(image, Tensor):
+        if image.dim() != 3:
+            raise ValueError(f"a tensor is (C, H, W) or (N, C, H, W), but this is {tuple(image.shape)}")
         found = _as_bytes(image)
         if mode is None or len(found) == how.channels:
             return _sized(found, how)
@@ -165,12 +167,11 @@ def _pixels(image: Any, how: Preprocessing) -> np.ndarray:
         native = how.size if how.resize == "fit" else None
         return _sized(torch.from_numpy(np.array(read_picture(image, mode, native, how.background).pixels)), how)
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3):
-            raise ValueError(f"an array is (H, W) or (H, W, C) of uint8, but this is {image.shape} of {image.dtype}")
-        if image.ndim == 3 and image.shape[2] > 4:
+        if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] > 4):
             raise ValueError(
                 f"an array is (H, W) or (H, W, C) of 1 to 4 channels, but this is {image.shape}: transpose it"
             )
+        image = _as_bytes(torch.from_numpy(np.ascontiguousarray(image)), "an array").numpy()
         image = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
     if not isinstance(image, Image.Image):
         raise ValueError(f"{type(image).__name__} is no image: give a path, an image of Pillow, an array or a tensor")
@@ -178,10 +179,8 @@ def _pixels(image: Any, how: Preprocessing) -> np.ndarray:
     return _sized(torch.from_numpy(np.array(pixels_of(picture))), how)
 
 
-def _as_bytes(image: Tensor) -> Tensor:
-    """(C, H, W) uint8 of a tensor."""
-    if image.dim() != 3:
-        raise ValueError(f"a tensor is (C, H, W) or (N, C, H, W), but this is {tuple(image.shape)}")
+def _as_bytes(image: Tensor, what: str = "a tensor") -> Tensor:
+    """The same as uint8, on the CPU."""
     if not image.numel():
         raise ValueError("it has no pixels")
     if image.dtype == torch.uint8:
@@ -190,7 +189,7 @@ def _as_bytes(image: Tensor) -> Tensor:
     low, high = (float(bound) for bound in image.float().aminmax())
     if not (image.dtype.is_floating_point and low >= 0 and high <= 1):
         raise ValueError(
-            f"a tensor is uint8, or float in 0..1 before any normalisation, but this is {image.dtype} from {low:g} to "
+            f"{what} is uint8, or float in 0..1 before any normalisation, but this is {image.dtype} from {low:g} to "
             f"{high:g}"
         )
     return (image.cpu().float() * 255).round().byte()

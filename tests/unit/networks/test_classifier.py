@@ -181,6 +181,14 @@ def test_threads_that_predict_at_once_agree_and_leave_the_modes(made: Path) -> N
     assert all(module.training for module in model.modules())
 
 
+def test_arrays_of_floats_are_as_tensors_of_floats(made: Path) -> None:
+    model, draw = topocell.load(made / "run"), np.random.default_rng(0)
+    whole = draw.integers(0, 256, (2, 9, 11, 3), dtype=np.uint8)
+    for dtype in (np.float64, np.float32):
+        assert list(model.predict((whole / 255).astype(dtype))) == list(model.predict(whole))
+    assert model.predict(whole[0, ..., 0] / 255)[0] == model.predict(whole[0, ..., 0])[0]
+
+
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_batch_has_an_image(made: Path, size: int) -> None:
     with pytest.raises(DataError, match=f"batch_size must be 1 or more, but got {size}"):
@@ -213,7 +221,8 @@ def test_all_images_that_cannot_be_read_are_named_or_skipped(made: Path, tmp_pat
     ("image", "words"),
     [
         (3, "int is no image"),
-        (np.zeros((4, 4), np.float32), "uint8"),
+        (np.full((4, 4, 3), 2.0), "an array is uint8, or float in 0..1"),
+        (np.zeros((4, 4), np.int64), "uint8"),
         (np.zeros((2, 2, 2, 2, 2), np.uint8), r"\(H, W\)"),
         (torch.full((3, 4, 4), 2.0), "float in 0..1"),
         (torch.zeros(4, 4), r"\(C, H, W\)"),
