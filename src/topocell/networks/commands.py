@@ -29,7 +29,8 @@ def predict(
         list[Path], typer.Argument(metavar="IMAGE...", help="Files, or folders with images below.", show_default=False)
     ],
     table: Annotated[
-        Path | None, typer.Option("--csv", help="Write file, class and all probabilities here.", show_default=False)
+        Path | None,
+        typer.Option("--csv", help="Write file, class and all probabilities here; - shows them.", show_default=False),
     ] = None,
     seed: SeedOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that are computed at once.")] = 64,
@@ -49,7 +50,7 @@ def predict(
     from topocell.networks.classifier import load
     from topocell.runtime.devices import find_device
 
-    if table is not None:
+    if table is not None and str(table) != "-":
         _refuse_other(table)
     model = load(network, seed=seed, device=find_device(device))
     found = model.predict([str(image) for image in images], batch_size=batch_size, skip_unreadable=skip_unreadable)
@@ -60,6 +61,8 @@ def predict(
             ranked = list(prediction.probabilities.items())[:SHOWN]
             told = ", ".join(f"{name} {100 * share:.1f} %" for name, share in ranked)
             typer.echo(one_line(f"{prediction.name}: {told}"))
+    elif str(table) == "-":
+        typer.echo(_table(found), nl=False)
     else:
         _write(table, found)
         typer.echo(f"{len(found):,} predictions: {table}")
@@ -93,17 +96,23 @@ def _refuse_other(path: Path) -> None:
         )
 
 
-def _write(path: Path, found: "Predictions") -> None:
-    """Write a table with one line for each image. Raises RunError where the disk refuses."""
+def _table(found: "Predictions") -> str:
+    """A table with one line for each image, as CSV."""
+    from topocell.networks.kept import csv_text
+
     rows = [
         (one.name, one.label, f"{one.probability:.6f}", *(f"{one.probabilities[name]:.6f}" for name in found.classes))
         for one in found
     ]
+    return csv_text([(*_COLUMNS, *_columns_of(found.classes)), *rows])
+
+
+def _write(path: Path, found: "Predictions") -> None:
+    """Write the table. Raises RunError where the disk refuses."""
     from topocell.io import files
-    from topocell.networks.kept import csv_text
 
     try:
-        files.replace(path, csv_text([(*_COLUMNS, *_columns_of(found.classes)), *rows]).encode())
+        files.replace(path, _table(found).encode())
     except OSError as fault:
         raise _unwritable(path, files.reason(fault)) from None
 

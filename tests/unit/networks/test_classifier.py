@@ -344,6 +344,9 @@ def test_the_command_shows_and_writes(made: Path, tmp_path: Path, capsys: Any) -
     assert [row["file"] for row in rows] == files
     assert list(rows[0]) == ["file", "predicted", "probability", *sorted(CLASSES)]
     assert all(row["probability"] == row[row["predicted"]] for row in rows)
+    capsys.readouterr()
+    assert main(["predict", str(made / "run"), *files, "--csv", "-", "--seed", "1"]) == 0
+    assert capsys.readouterr().out == table.read_text() and not Path("-").exists()
     assert main(["predict", str(made / "run"), files[0], "--csv", str(table)]) == 0 and len(rows_of(table)) == 1
     own = (made / "run" / "predictions.csv").read_bytes()
     for other in (made / "run" / "predictions.csv", Path(files[0])):

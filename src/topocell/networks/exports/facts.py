@@ -121,6 +121,10 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+#: How files of networks end.
+_FILES = (".onnx", ".pt", ".pt2", ".pth", ".py", ".safetensors", ".torchscript", ".zip")
+
+
 def refuse_foreign(out: Path) -> None:
     """Refuse a directory with anything but the files of an export, as that wrote them.
 
@@ -128,6 +132,11 @@ def refuse_foreign(out: Path) -> None:
         RunError: naming the first.
     """
     with files.guarded(out):
+        if not out.exists() and out.suffix in _FILES:
+            raise RunError(
+                f"--out names a directory for the files of an export, but {out} is called as a file; name one such as "
+                f"{out.with_suffix('')}"
+            )
         if not out.exists():
             return
         if not out.is_dir():

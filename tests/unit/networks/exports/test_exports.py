@@ -333,6 +333,10 @@ def test_commands_that_cannot_be(made: Path, tmp_path: Path, capsys: Any) -> Non
     assert "trained with seed 0, but got 4" in refused([run, "--to", "pt2", "--seed", "4"], capsys)
     (tmp_path / "file").write_text("x")
     assert "is a file; choose another --out" in refused([run, "--to", "pt2", "--out", tmp_path / "file"], capsys)
+    said = refused([run, "--to", "onnx", "--out", tmp_path / "new" / "owls.onnx"], capsys)
+    assert (
+        f"is called as a file; name one such as {tmp_path / 'new' / 'owls'}" in said and not (tmp_path / "new").exists()
+    )
     assert "holds 'file', which belongs to none" in refused([run, "--to", "pt2", "--out", tmp_path], capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "x"
     assert "file (not an image); leave it out" in refused(
