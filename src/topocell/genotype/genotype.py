@@ -181,14 +181,13 @@ class Genotype:
         """Read a file: JSON as `save` writes it, or a text that `from_text` reads.
 
         Args:
-            path: the file, or the directory of a run, whose genotype.json is read.
+            path: the file, or the directory of a run or of an export.
             form, operations: of a text, see `from_text`.
 
         Raises:
             GenotypeError: no such file, neither of both, or no valid genotype; the message begins with the path.
         """
-        if os.path.isdir(path):
-            path = os.path.join(path, "genotype.json")
+        path = file_of(Path(path))
         try:
             with open(path, "rb") as file:
                 raw = file.read(MAX_BYTES + 1)
@@ -304,6 +303,14 @@ class Genotype:
                 f"an architecture string has the cell type 'cell', but got {', '.join(self.cells)}; save JSON instead"
             )
         return formats.format_nasbench201(self.cells["cell"].nodes)
+
+
+def file_of(place: Path) -> Path:
+    """Return the file with the cell of a directory, of a run or of an export; any other path as it is."""
+    if not os.path.isdir(place):
+        return place
+    found = [place / name for name in ("genotype.json", "network.json")]
+    return next(filter(os.path.exists, found), found[0])
 
 
 def _check_types(cells: object, skeleton: object) -> None:

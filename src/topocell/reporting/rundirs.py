@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from topocell.errors import GenotypeError, RunError
-from topocell.genotype.genotype import MAX_BYTES, Genotype
+from topocell.genotype.genotype import MAX_BYTES, Genotype, file_of
 from topocell.genotype.published import published
 from topocell.genotype.texts import decoded
 from topocell.io import files
@@ -77,10 +77,10 @@ def _is_path(place: str) -> bool:
 
 
 def _of_run(place: Path) -> Path:
-    """The genotype.json of a run directory."""
+    """The file with the cell of the directory of a run or of an export."""
     with readable(place):
         files.refuse_links(place)
-    found = place / "genotype.json"
+    found = file_of(place)
     if not found.exists():
         searched = (place / "recipe.yaml").exists()
         step = f"its search has derived none yet: topocell run {place}/recipe.yaml --out {place}" * searched

@@ -45,12 +45,17 @@ def compare(
     if len(places) == 1 and os.path.isfile(Path(places[0]) / "recipe.yaml"):
         _show_columns(comparison(places[0]))
         return
-    if all(map(os.path.isdir, places)):
+    if all(os.path.isdir(place) and not _is_export(Path(place)) for place in places):
         runs = read_runs(places)
         _show_columns(comparison_table(groups_of(runs)))
         places = [_shown_path(run.path) for run in runs if (run.path / "genotype.json").is_file()]
     if places:
         _show_columns(cells_side_by_side(places, order_of(operations)))
+
+
+def _is_export(place: Path) -> bool:
+    """Return whether a directory is an export: a cell with weights, and no run."""
+    return (place / "network.json").is_file() and not (place / "recipe.yaml").is_file()
 
 
 def _shown_path(path: Path) -> str:

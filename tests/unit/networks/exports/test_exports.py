@@ -401,6 +401,18 @@ def test_logits_that_are_no_numbers_agree_with_nothing(value: float, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_export_is_named_as_a_cell(made: Path, tmp_path: Path, capsys: Any) -> None:
+    run, out = str(made / "run"), str(tmp_path / "out")
+    topocell.export(run, "safetensors", out)
+    assert topocell.Genotype.load(out) == topocell.Genotype.load(run)
+    capsys.readouterr()
+    assert main(["genotypes", "show", out]) == 0
+    assert capsys.readouterr().out.endswith(f"{topocell.Genotype.load(run).to_darts()}\n")
+    assert main(["compare", out, run]) == 0
+    assert topocell.Genotype.load(run).key in capsys.readouterr().out
+    assert main(["draw", out, "-o", str(tmp_path / "cell.svg")]) == 0
+
+
 def test_without_the_images_of_the_run_random_ones_are_taken_and_that_is_said(made: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(made / "photos", tmp_path / "run", ignore=shutil.ignore_patterns("exports")))
     recipe = run / "recipe.yaml"
