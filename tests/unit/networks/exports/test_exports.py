@@ -402,7 +402,7 @@ def test_logits_that_are_no_numbers_agree_with_nothing(value: float, tmp_path: P
 
 
 def test_an_export_is_named_as_a_cell(made: Path, tmp_path: Path, capsys: Any) -> None:
-    run, out = str(made / "run"), str(tmp_path / "out")
+    run, out = str(made / "photos"), str(tmp_path / "out")
     topocell.export(run, "safetensors", out)
     assert topocell.Genotype.load(out) == topocell.Genotype.load(run)
     capsys.readouterr()
