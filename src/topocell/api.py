@@ -16,7 +16,7 @@ from topocell.config.load import resolved
 from topocell.config.recipe import Recipe
 from topocell.config.retrain import PROTOCOLS, RetrainPlan, short_plan
 from topocell.data.given import Given
-from topocell.errors import DataError, GenotypeError, RecipeError, RunError
+from topocell.errors import DataError, GenotypeError, RecipeError, RunError, resuming, typed
 from topocell.genotype.genotype import Genotype
 from topocell.reporting.scores import random_cell_words
 from topocell.reporting.showing import display_of
@@ -311,7 +311,7 @@ def _retrain(work: Work, protocol: str, accept_data: bool) -> dict[str, Any]:
     if full:
         work.monitor.say(
             f"the full retraining is for cells above {100 * least:g} %; to train this one all the same: "
-            f"topocell retrain {work.directory.path} --protocol full"
+            f"topocell retrain {typed(work.directory.path)} --protocol full"
         )
     return results
 
@@ -392,8 +392,6 @@ def _reopened(
     except DataError as fault:
         if recipe.data.dataset == "given":  # they are nowhere
             raise
-        raise DataError(
-            f"{fault} (were the images moved? topocell run {out}/recipe.yaml data.root=DIR --out {out})"
-        ) from fault
+        raise DataError(f"{fault} (were the images moved? {resuming(out, 'data.root=DIR')})") from fault
     with _opened(setup, out, display, accept_data) as work:
         yield work

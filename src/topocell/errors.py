@@ -5,6 +5,8 @@ escapes is a bug of ours and keeps its traceback.
 """
 
 import difflib
+import os
+import shlex
 from collections.abc import Iterable
 
 
@@ -53,3 +55,14 @@ def nearest(word: object, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the known name closest to `word`, or an empty string when none is close."""
     found = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
     return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def typed(path: object) -> str:
+    """A path as it is typed in a command, in quotes where a shell needs them."""
+    return shlex.quote(str(path))
+
+
+def resuming(run: str | os.PathLike[str], *changes: str) -> str:
+    """The command that resumes a run, by its directory."""
+    recipe = os.path.join(run, "recipe.yaml")
+    return " ".join(("topocell run", typed(recipe), *changes, "--out", typed(run)))

@@ -2,15 +2,19 @@
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from functools import cache
 from graphlib import TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
+from topocell.errors import resuming
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCE = ROOT / "src/topocell"
@@ -255,3 +259,26 @@ def test_sources_cite_what_a_reader_can_find() -> None:
         if private.search(line)
     ]
     assert found == []
+
+
+#: What stands before a path in a command.
+_BEFORE = re.compile(r"(topocell (run|retrain|select|predict|export|report|draw|compare)|--out|--from|--import)[ =]$")
+
+
+def test_paths_in_commands_that_messages_name_can_be_typed() -> None:
+    """With blanks and quotes in them, they are still one word."""
+    bare = []
+    for path in FILES:
+        for node in parsed(path):
+            if isinstance(node, ast.JoinedStr):
+                for before, value in pairwise(node.values):
+                    if isinstance(before, ast.Constant) and _BEFORE.search(str(before.value)):
+                        bare.append(ast.unparse(value))
+    assert {"{typed(path)}", "{typed(place)}"} <= set(bare)
+    assert [text for text in bare if not text.startswith("{typed(")] == []
+
+
+@pytest.mark.parametrize("run", ["runs/a", "runs/my photos", "runs/Tom's", Path("a b")])
+def test_the_command_that_resumes_is_read_as_it_is_meant(run: str | Path) -> None:
+    words = shlex.split(resuming(run, "data.root=DIR"))
+    assert words == ["topocell", "run", f"{run}/recipe.yaml", "data.root=DIR", "--out", str(run)]

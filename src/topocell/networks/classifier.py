@@ -18,7 +18,7 @@ from topocell.data import preprocessing
 from topocell.data.folder_listing import some
 from topocell.data.pictures import find_images, read_pictures
 from topocell.data.preprocessing import Preprocessing
-from topocell.errors import DataError, RunError
+from topocell.errors import DataError, RunError, resuming
 from topocell.networks.kept import FILE, Kept, NetworkFile, load_weights
 from topocell.nn.kernels.cpu import ordinary
 from topocell.nn.network import FixedNet
@@ -257,5 +257,4 @@ def _no_network(place: Path) -> str:
         return f"{start} has none; name the directory of a finished run, or of an export to safetensors"
     if (place / "results.json").is_file():
         return f"{start} has none: the accuracy of its cell was looked up in a table, and no network was trained"
-    again = f"topocell run {place}/recipe.yaml --out {place}"
-    return f"{start} has none yet: its network is not trained; continue with: {again}"
+    return f"{start} has none yet: its network is not trained; continue with: {resuming(place)}"

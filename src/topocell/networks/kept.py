@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from topocell.data.batches import Images
 from topocell.data.preprocessing import Preprocessing
-from topocell.errors import CheckpointError, RunError, TopocellError
+from topocell.errors import CheckpointError, RunError, TopocellError, typed
 from topocell.genotype.genotype import Genotype
 from topocell.io import files
 from topocell.nn.network import FixedNet
@@ -122,7 +122,7 @@ class NetworkFile:
         try:
             genotype = Genotype.from_dict(data["genotype"])
         except TopocellError as fault:
-            brings = "".join(f" --import {text}" for text in missing)
+            brings = "".join(f" --import {typed(text)}" for text in missing)
             hint = f"; it was written with{brings}: add it" if missing else ""
             raise CheckpointError(f"{path}: {fault}{hint}") from None
         return cls(genotype, *sizes, networks, imports)

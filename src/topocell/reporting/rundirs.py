@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from topocell.errors import GenotypeError, RunError
+from topocell.errors import GenotypeError, RunError, resuming
 from topocell.genotype.genotype import MAX_BYTES, Genotype, file_of
 from topocell.genotype.published import published
 from topocell.genotype.texts import decoded
@@ -83,7 +83,7 @@ def _of_run(place: Path) -> Path:
     found = file_of(place)
     if not found.exists():
         searched = (place / "recipe.yaml").exists()
-        step = f"its search has derived none yet: topocell run {place}/recipe.yaml --out {place}" * searched
+        step = f"its search has derived none yet: {resuming(place)}" * searched
         raise RunError(
             f"a cell is in the genotype.json of a run directory, but {place} has none; "
             f"{step or 'name a run, or a file with a genotype'}"

@@ -25,7 +25,7 @@ from topocell.config.retrain import PROTOCOLS, RetrainPlan
 from topocell.config.selection import NO_TABLE, GroundTruthPlan
 from topocell.data.given import Given
 from topocell.data.preprocessing import Preprocessing
-from topocell.errors import CheckpointError, RecipeError, RunError, nearest
+from topocell.errors import CheckpointError, RecipeError, RunError, nearest, typed
 from topocell.genotype.genotype import Genotype
 from topocell.networks import kept
 from topocell.networks.options import initial_channels
@@ -323,7 +323,7 @@ def _weights_of(place: Path, genotype: Genotype, setup: Setup) -> tuple[bytes, s
     file, plan, shape = kept.NetworkFile.load(found), setup.recipe.retrain, setup.dataset.shape
     how = Preprocessing.load(found.parent)
     if file.genotype.cells != genotype.cells:
-        again = f"retrain that cell: topocell retrain {place} --as NAME --from {place}, or "
+        again = f"retrain that cell: topocell retrain {typed(place)} --as NAME --from {typed(place)}, or "
         raise RunError(
             f"weights are fine-tuned in a network of their own cell, but {place} has that of key {file.genotype.key}, "
             f"not {genotype.key}; {again * (found.parent / 'recipe.yaml').is_file()}leave --from out"

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from topocell.errors import RunError, one_line
+from topocell.errors import RunError, one_line, typed
 from topocell.genotype.genotype import Genotype
 from topocell.genotype.published import published_cells
 from topocell.io import files, plain_yaml
@@ -103,7 +103,7 @@ def _selections(path: Path) -> dict[str, Path]:
     beside = sorted(found.parent for found in (path / "selections").glob("*/genotype.json"))
     mine = [path] if (path / "genotype.json").is_file() else []
     if not mine + beside:
-        raise RunError(f"{path} has no derived cell to compare; continue with: topocell select {path}")
+        raise RunError(f"{path} has no derived cell to compare; continue with: topocell select {typed(path)}")
     return {"(run)" if found == path else found.name: found for found in mine + beside}
 
 

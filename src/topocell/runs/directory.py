@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 
 from topocell.config.load import RETRAINED
-from topocell.errors import CheckpointError, RunError, nearest
+from topocell.errors import CheckpointError, RunError, nearest, typed
 from topocell.io import files, plain_yaml
 from topocell.io.checkpoint import Checkpoints, load, save
 from topocell.nn.kernels import choice
@@ -47,7 +47,7 @@ class OtherRecipe(RunError):
     """A run directory that belongs to another recipe; `difference` is the first one, in words, at one of `keys`."""
 
     def __init__(self, path: Path, difference: str, keys: Collection[str] = ()) -> None:
-        again = f", or train its cell otherwise: topocell retrain {path} --as NAME KEY=VALUE"
+        again = f", or train its cell otherwise: topocell retrain {typed(path)} --as NAME KEY=VALUE"
         super().__init__(
             f"output directory {path} belongs to another recipe (first difference: {difference}); "
             f"choose another --out or delete it{again * bool(keys and set(keys) <= set(RETRAINED))}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from topocell.config.load import overridden
-from topocell.errors import RecipeError, RunError
+from topocell.errors import RecipeError, RunError, typed
 from topocell.io import files
 from topocell.registry import imported
 
@@ -105,7 +105,7 @@ def _accepted(path: Path, key: str, stored: dict[str, Any], env: Mapping[str, An
     if (path / "genotype.json").is_file() and key == "data_fingerprint":
         given = re.search(r"^ *dataset: given$", (path / "recipe.yaml").read_text(encoding="utf-8"), re.MULTILINE)
         python = f"topocell.retrain({str(path)!r}, name=NAME, data=(train, test))"
-        by = python if given else f"topocell retrain {path} --as NAME data.root=DIR"
+        by = python if given else f"topocell retrain {typed(path)} --as NAME data.root=DIR"
         beside = f"; its cell is trained on these by: {by}"
     words = f"{what} of {path} changed (it was {then}, is {now})"
     for part in _BUILT_FOR if key == "data_fingerprint" else ():
@@ -147,7 +147,7 @@ def naming_imports(path: str | Path) -> Iterator[None]:
     except RecipeError as fault:
         named = _imports_of(Path(path) / "env.json")
         if missing := [text for text in named if text not in imported()]:
-            brings = " ".join(f"--import {text}" for text in missing)
+            brings = " ".join(f"--import {typed(text)}" for text in missing)
             raise RecipeError(f"{fault}; the run in {path} was begun with {brings}: add it") from fault
         raise
 

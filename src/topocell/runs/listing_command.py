@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from topocell.errors import RecipeError, RunError, one_line
+from topocell.errors import RecipeError, RunError, one_line, typed
 from topocell.reporting.command_line import Ended, show
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def runs(
     else:
         raise RunError(
             f"runs are directories with a recipe.yaml, but there is none below {place}; begin with: topocell run "
-            f"RECIPE --out {place}/NAME"
+            f"RECIPE --out {typed(place / 'NAME')}"
         )
 
 

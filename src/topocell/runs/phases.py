@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-from topocell.errors import CheckpointError, RunError
+from topocell.errors import CheckpointError, RunError, typed
 from topocell.runs.directory import RunDir
 
 
@@ -67,5 +67,5 @@ def must_have_cell(directory: RunDir, phase: Phase) -> None:
     if phase in (Phase.SEARCH, Phase.SELECT) or not directory.genotype_path.exists():
         raise RunError(
             f"retraining needs a derived cell, but {directory.path} has none yet; "
-            f"continue with: topocell select {directory.path}"
+            f"continue with: topocell select {typed(directory.path)}"
         )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from topocell.errors import RecipeError, RunError
+from topocell.errors import RecipeError, RunError, typed
 from topocell.reporting.command_line import (
     Budget,
     BudgetOption,
@@ -116,7 +116,7 @@ def recipes_copy(
         files.replace(to, text.encode())
     except (OSError, ValueError) as fault:
         raise RunError(f"cannot write {to}: {getattr(fault, 'strerror', None) or fault}; choose another file") from None
-    typer.echo(f"{to}: run it with: topocell run {to} --out DIR")
+    typer.echo(f"{to}: run it with: topocell run {typed(to)} --out DIR")
 
 
 @recipes.command("keys")

@@ -12,7 +12,7 @@ from topocell.config.selection import Rules
 from topocell.data import preprocessing
 from topocell.data.accuracy_table import ground_truth_results
 from topocell.data.stream import close_streams
-from topocell.errors import GenotypeError, RecipeError, RunError, TopocellError, one_line
+from topocell.errors import GenotypeError, RecipeError, RunError, TopocellError, one_line, typed
 from topocell.genotype.genotype import Genotype
 from topocell.networks import kept
 from topocell.networks.start import Start
@@ -207,8 +207,9 @@ class Work:
         path = write_report(self.directory.path)
         self._unlogged.say(f"report: {path}")  # the report shows the log: written again, it is the same
         if self.directory.has(kept.FILE):
-            where = self.directory.path
-            self._unlogged.say(f"use it: topocell predict {where} IMAGE..., topocell export {where} --to onnx")
+            place = self.directory.path
+            use = f"topocell predict {typed(place)} IMAGE..., topocell export {typed(place)} --to onnx"
+            self._unlogged.say(f"use it: {use}")
         return path
 
     def _derived(self) -> Genotype:
