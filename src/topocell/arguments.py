@@ -115,7 +115,7 @@ def _fits_one(value: object, kind: Any) -> bool:
     if kind in (Any, object):
         return True
     if getattr(kind, "_is_protocol", False):
-        return all(callable(getattr(value, name, None)) for name in _methods(kind))
+        return any(callable(getattr(value, name, None)) for name in _methods(kind))  # some may be of no use to it
     if kind in _NUMBERS:
         return _is_number(value, *_NUMBERS[kind])
     return not isinstance(kind, type) or isinstance(value, os.PathLike if kind is Path else kind)
