@@ -9,6 +9,7 @@ import operator
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from functools import cache, wraps
 from pathlib import Path
 from types import NoneType, UnionType
@@ -65,6 +66,15 @@ def checked(error: type[TopocellError]) -> Callable[[Callable[P, R]], Callable[P
 _SEVERAL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
+def check_fields(instance: Any, error: type[TopocellError], *but: str) -> None:
+    """The same for the fields of a dataclass, from its `__post_init__`, `but` those that it checks itself."""
+    kind: Any = type(instance)
+    hints = _hints(kind)
+    for one in fields(instance):
+        if one.name not in but:
+            check_argument(one.name, getattr(instance, one.name), hints[one.name], error)
+
+
 def at_home(path: Any) -> Any:
     """Return a path, or another value, with the home directory in the place of `~`."""
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else ""
@@ -72,8 +82,8 @@ def at_home(path: Any) -> Any:
 
 
 @cache
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    return get_type_hints(function)
+def _hints(annotated: Any) -> dict[str, Any]:
+    return get_type_hints(annotated)
 
 
 def check_argument(name: str, value: object, hint: Any, error: type[TopocellError]) -> None:

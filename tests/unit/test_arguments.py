@@ -15,7 +15,7 @@ from topocell.arguments import _fits, checked
 from topocell.cli import main
 from topocell.config.load import load_recipe
 from topocell.config.selection import Rules
-from topocell.errors import DataError, TopocellError
+from topocell.errors import DataError, RecipeError, TopocellError
 from topocell.genotype.published import published
 from topocell.networks.classifier import Classifier
 from topocell.nn.costs import NetworkSize, network_costs
@@ -59,6 +59,8 @@ TAKEN: dict[Callable[..., Any], dict[str, Any]] = {
     published: {"name": "darts-v2"},
     spaces.get: {"name": "darts"},
     wirings: {"cell": SPACE.cells["normal"], "in_degree": 2},
+    Rules: {},
+    derive(topocell.ArchState(SPACE), Rules()).genotype: {"space": SPACE},
     derive: {"arch": topocell.ArchState(SPACE), "rules": Rules()},
     network_costs: {"space": SPACE, "size": NetworkSize(4, 3, 2, (3, 8, 8))},
     Softmax: {"cell": SPACE.cells["normal"]},
@@ -170,6 +172,12 @@ def test_a_missing_or_unknown_argument_is_python_s_own_error() -> None:
         topocell.FixedNet()  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="unexpected keyword argument 'depth'"):
         topocell.FixedNet(CELL, 4, 3, 2, depth=3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("rule", [{"in_degree": 0}, {"max_skips": -1}, {"threshold": 0.0}, {"threshold": 2.0}])
+def test_rules_have_the_ranges_of_recipes(rule: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=f"^{next(iter(rule))} is "):
+        Rules(**rule)
 
 
 def test_memory_has_two_names() -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from topocell.arguments import check_fields
 from topocell.config.cost import CostBudget
 from topocell.config.trials import TrialsPlan
 from topocell.config.values import (
@@ -14,6 +15,7 @@ from topocell.config.values import (
     Positive,
     one_of,
 )
+from topocell.errors import RecipeError
 from topocell.spaces.costs import NetworkCosts
 
 #: The rule by which a supernet is projected before its cell is derived (see `topocell.selection.projection`).
@@ -44,6 +46,9 @@ class Rules:
         budget: limit on the cost of the cell, or none.
         trials: whether what is random is drawn many times and evaluated (see `topocell.selection.trials`).
         costs: of the networks of the space, in the measure of the budget.
+
+    Raises:
+        RecipeError: a number that cannot be.
     """
 
     operations: str = "magnitude"
@@ -57,6 +62,15 @@ class Rules:
     budget: CostBudget | None = None
     trials: bool = False
     costs: NetworkCosts | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        check_fields(self, RecipeError)
+        if self.in_degree < 1:
+            raise RecipeError(f"in_degree is 1 or more, but got in_degree={self.in_degree}")
+        if self.max_skips is not None and self.max_skips < 0:
+            raise RecipeError(f"max_skips is 0 or more, but got max_skips={self.max_skips}; None is any number")
+        if self.threshold is not None and not 0 < self.threshold <= 1:
+            raise RecipeError(f"threshold is above 0 and at most 1, but got threshold={self.threshold}")
 
     @property
     def computes(self) -> bool:

@@ -39,6 +39,7 @@ class Derived:
     cells: Mapping[str, CellGenotype]
     notes: tuple[str, ...]
 
+    @checked(SpaceError)
     def genotype(self, space: SpaceSpec, origin: Mapping[str, Any] | None = None) -> Genotype:
         """The cells as a genotype of the space that they were searched in."""
         return Genotype(space.name, self.cells, origin or {}, space.skeleton)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-from topocell.arguments import check_argument
+from topocell.arguments import check_argument, check_fields
 from topocell.errors import SpaceError, nearest
 from topocell.spaces.operations import KNOWN_OPERATIONS
 from topocell.spaces.skeletons import stacking
@@ -46,8 +46,7 @@ class CellSpec:
     pool_norm: bool = True
 
     def __post_init__(self) -> None:
-        for field_name, kind in (("inputs", int), ("stride", int), ("pool_norm", bool)):
-            check_argument(field_name, getattr(self, field_name), kind, SpaceError)
+        check_fields(self, SpaceError, "edges", "candidates")
         if self.inputs not in (1, 2):
             raise SpaceError(f"a cell has 1 or 2 inputs, but got inputs={self.inputs}")
         _check_nodes(self.nodes)
@@ -173,8 +172,7 @@ class SpaceSpec:
     stem_multiplier: int = field(default=3)
 
     def __post_init__(self) -> None:
-        for name, kind in (("name", str), ("cells", Mapping), ("skeleton", str), ("stem_multiplier", int)):
-            check_argument(name, getattr(self, name), kind, SpaceError)
+        check_fields(self, SpaceError)
         stacked = stacking(self.skeleton)
         if set(self.cells) != set(stacked.strides):
             raise SpaceError(
