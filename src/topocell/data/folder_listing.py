@@ -30,6 +30,10 @@ _ANNOTATIONS = {
 }
 
 
+#: How names of masks of images end, in lower case, before a number: those of BUSI, ISIC and others.
+_MASKS = ("mask", "masks", "seg", "segmentation", "segmented", "label", "gt", "groundtruth", "annotation", "overlay")
+
+
 @dataclass
 class Unused:
     """Files of a tree of images that are no images of a class.
@@ -38,17 +42,20 @@ class Unused:
         hidden: how many are hidden, or in a folder that programs keep beside the images, by the name of either.
         others: how many have a suffix that no image has, by the suffix.
         outside: how many images are in no class folder.
+        masks: images that are called as masks of others beside them. They are used, as nobody can be sure.
     """
 
     hidden: Counter[str] = field(default_factory=Counter)
     others: Counter[str] = field(default_factory=Counter)
     outside: int = 0
+    masks: list[str] = field(default_factory=list)
 
     def add(self, other: "Unused") -> None:
         """Count those of another folder too."""
         self.hidden.update(other.hidden)
         self.others.update(other.others)
         self.outside += other.outside
+        self.masks += other.masks
 
     def notes(self) -> list[str]:
         """One line that says how many there are of which kind; none where there are none."""
@@ -60,7 +67,13 @@ class Unused:
         said = ", ".join(text for count, text in kinds if count)
         ways = {suffix: advice(suffix) for suffix in self.others}
         hints = "".join(f"; {suffix}: {way}" for suffix, way in ways.items() if way)
-        return [f"files not used: {said}{hints}"] if said else []
+        notes = [f"files not used: {said}{hints}"] if said else []
+        if count := len(self.masks):
+            notes.append(
+                f"{images(count)} called as masks of others beside them ({some(self.masks)}): they are images of their "
+                f"class here; move them out if they are none"
+            )
+        return notes
 
     def see(self, name: str) -> bool:
         """Count a file by its name, unless it is one of an image, which is returned."""
@@ -160,8 +173,21 @@ def listing(place: Path) -> tuple[tuple[str, ...], list[str], Tensor, Unused]:
     if len(classes) < 2:
         deeper = f", or move what is in {classes[0]!r} up into {where}" * bool(class_folders(place / named[0][1]))
         raise DataError(f"at least 2 classes are needed, but {where} has only {classes[0]!r}; add a folder{deeper}")
+    for files in found:
+        unused.masks += _masks(files)
     labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(files) for files in found]))
     return tuple(classes), [path for files in found for path in files], labels, unused
+
+
+def _masks(files: Sequence[str]) -> list[str]:
+    """The names of those that end as masks do, of images that are there: `a (1)_mask.png` beside `a (1).png`."""
+    stems, found = {os.path.splitext(file)[0] for file in files}, list[str]()
+    for file in files:
+        stem = os.path.splitext(file)[0].rstrip("0123456789_- ")
+        word = next((word for word in _MASKS if stem.lower().endswith(word)), "")
+        if word and stem[: -len(word)].rstrip("_- ") in stems:
+            found.append(os.path.basename(file))
+    return found
 
 
 def _entries(place: Path) -> list[tuple[str, bool]]:

@@ -243,6 +243,27 @@ def test_a_class_that_is_a_link_to_nowhere_is_not_lost_in_silence(tmp_path, layo
     assert load("folder", tmp_path).train.classes == ("cat", "dog")
 
 
+@pytest.mark.parametrize(
+    ("names", "masks"),
+    [
+        (("a (1).png", "a (1)_mask.png", "a (1)_mask_1.png"), ("a (1)_mask.png", "a (1)_mask_1.png")),
+        (("0.png", "0_Segmentation.png", "1.png", "1-GT.png"), ("0_Segmentation.png", "1-GT.png")),
+        (("mask.png", "a_mask.png", "b.png", "label 1.png", "0_mask/0.png"), ()),
+    ],
+)
+def test_masks_among_the_images_of_a_class_are_said(tmp_path, names, masks):
+    """They are used, as a folder of images would be elsewhere; nobody but the user knows what they are."""
+    tree(tmp_path)
+    for name in names:
+        put(tmp_path, os.path.join("cat", name))
+    notes = [note for note in load("folder", tmp_path).notes if "called as masks" in note]
+    assert len(notes) == bool(masks)
+    if masks:
+        assert notes[0].startswith(
+            f"2 images called as masks of others beside them ({', '.join(masks)}): they are images"
+        )
+
+
 def test_classes_may_be_called_mask_and_image(tmp_path):
     for name in ("mask", "no mask", "images"):
         for i in range(3):
