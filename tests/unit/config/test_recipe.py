@@ -889,7 +889,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("space.nodez=4", "has no option 'nodez' (did you mean 'nodes'?)"),
         ("space.candidates=[none]", "needs an operation besides none"),
         ("space.candidates=[sep_conv]", "unknown operation 'sep_conv'"),
-        ("space.candidates=5", "cannot be built with"),
+        ("space.candidates=5", "candidates must be a sequence of which each is a text, but got candidates=5"),
         ("search.partial=3", "choose a multiple of 6"),
         ("search.stages.topology.partial=3", "choose a multiple of 6"),
         ("search.stages.topology.mechanisms.auxiliary_skip.weight=-1", "weight: must be at least 0, but got -1"),
