@@ -94,7 +94,7 @@ def check_argument(name: str, value: object, hint: Any, error: type[TopocellErro
             steps.append(f"write {name}={[value] if '=' in value else re.split(' *, *', value)!r:.80}")
         step = "".join(f"; {step}" for step in steps)
         raise error(f"{name} must be {_words(hint)}, but got {name}={repr(value)[:80]}{step}")
-    if isinstance(value, (str, os.PathLike)) and _takes_paths(hint) and "\0" in os.fspath(value):
+    if isinstance(value, (str, os.PathLike)) and _takes_paths(hint) and "\0" in os.fsdecode(value):
         raise error(f"{name} is a path, which has no byte of zero, but got {name}={repr(value)[:80]}")
 
 
