@@ -44,6 +44,9 @@ def _listed(value: Any) -> Any:
 
 Logger = Annotated[Choice, BeforeValidator(name_only), one_of("logger")]
 
+#: How a share of the images for each split is written on a command line.
+HALVES = "'data.splits={train: 0.5, val: 0.5}'"
+
 
 class Recipe(Model):
     """All settings of a run, checked. Made by `load_recipe`.
@@ -132,7 +135,7 @@ class Recipe(Model):
             return None
         return (
             f"a cell is validated on images that it was not trained on, but data.splits of {self.name} has only "
-            f"{next(iter(self.data.splits))!r}; add a split, e.g. data.splits={{train: 0.5, val: 0.5}}"
+            f"{next(iter(self.data.splits))!r}; add a split, e.g. {HALVES}"
         )
 
     def _moment_faults(self) -> list[str]:
@@ -170,7 +173,7 @@ class Recipe(Model):
         where = f"search.stages.{stage.name}"
         return [
             f"{where}: level {stage.level} needs the split {split!r}, but data.splits has "
-            f"{', '.join(self.data.splits)}{nearest(split, self.data.splits)}"
+            f"{', '.join(self.data.splits)}{nearest(split, self.data.splits)}; add it, e.g. {HALVES}"
             for split in sorted(stage.splits_needed - {"all"} - self.data.splits.keys())
         ]
 
