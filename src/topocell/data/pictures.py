@@ -171,7 +171,7 @@ def _pixels(image: Any, how: Preprocessing) -> np.ndarray:
             raise ValueError(
                 f"an array is (H, W) or (H, W, C) of 1 to 4 channels, but this is {image.shape}: transpose it"
             )
-        image = _as_bytes(torch.from_numpy(np.ascontiguousarray(image)), "an array").numpy()
+        image = _as_bytes(torch.from_numpy(np.array(image, order="C")), "an array").numpy()
         image = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
     if not isinstance(image, Image.Image):
         raise ValueError(f"{type(image).__name__} is no image: give a path, an image of Pillow, an array or a tensor")
