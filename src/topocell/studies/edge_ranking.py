@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 from pydantic import Field
 
 from topocell.config.recipe import Recipe
-from topocell.config.selection import Rules
 from topocell.errors import RecipeError, RunError
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.reporting.terminal import Display
@@ -135,8 +134,7 @@ def _ranked(recipe: Recipe, path: Path, display: Display) -> Record:
     arch = finished_search(path).learner.arch
     cell_type = _ranked_type(arch.space)
     cell = arch.space.cells[cell_type]
-    plan = {f.name: getattr(recipe.selection, f.name) for f in fields(Rules) if hasattr(recipe.selection, f.name)}
-    derived = derive(arch, replace(Rules(**plan), none=False, budget=None, seed=recipe.seed))
+    derived = derive(arch, replace(recipe.selection.rules(recipe.seed), none=False, budget=None))
     nodes, chosen = derived.cells[cell_type].nodes, derived.chosen[cell_type]
     kept = set(derived.kept[cell_type]) & set(cell.incoming(cell.computed[-1]))
     words, weights = pair_weights(arch, cell_type)
