@@ -1,9 +1,12 @@
 """Finished runs side by side, whatever made them: accuracies by recipe, curves, cells, and what differs.
 
 Runs of one recipe that differ in their seeds alone are a group: its ± is over searches, so that a comparison becomes
-surer with every run that is named with the others. All is read leniently, as a report reads it.
+surer with every run that is named with the others. A cell that the recipe has trained and not found is of a group of
+its own. All is read leniently, as a report reads it.
 """
 
+import contextlib
+import dataclasses
 import functools
 import os
 import statistics
@@ -32,6 +35,8 @@ from topocell.reporting.tables import flattened, format_count, format_seconds, i
 
 #: Settings that runs of one group may differ in.
 _OWN = ("seed", "device", "about", "source", "published", "on_nan", "log")
+#: Whose cell a run has trained that has found it by its recipe, or has none yet.
+_FOUND = "found"
 #: What stands for stamps of one title with different words, of a reduced setting and of a smoke budget.
 _SEVERAL = (
     "Each in its own way, which its report tells. Accuracies and the order of methods may be others at full size.",
@@ -65,6 +70,18 @@ class FinishedRun:
     def accuracy(self) -> float | None:
         """Their mean; None without any."""
         return statistics.fmean(self.accuracies) if self.accuracies else None
+
+    @property
+    def cell(self) -> str:
+        """Where its cell comes from: `found` by its recipe, the name of a published one or of another recipe, a key."""
+        origin = self.genotype.get("origin")
+        origin = origin if isinstance(origin, Mapping) else {}
+        recipe, name = origin.get("recipe"), origin.get("published")
+        if not self.genotype or (name is None and recipe == self.recipe.get("name")):
+            return _FOUND
+        with contextlib.suppress(GenotypeError):
+            return str(name or recipe or Genotype.from_dict(self.genotype).key)
+        return _FOUND
 
     @functools.cached_property
     def cells(self) -> list[ShownCell]:
@@ -118,9 +135,13 @@ def run_paths(place: Path) -> list[Path]:
 
 
 def read_runs(places: Sequence[Path | str]) -> list[FinishedRun]:
-    """Return the runs of some places, each once, in their order. Raises as `run_paths`."""
+    """Return the runs of some places, each and all copies of it once, in their order. Raises as `run_paths`."""
     paths = dict.fromkeys(Path(os.path.abspath(path)) for place in places for path in run_paths(Path(place)))
-    return [_read(path) for path in paths]
+    found: list[FinishedRun] = []
+    for run in map(_read, paths):
+        if not run.results or not any(dataclasses.replace(run, path=other.path) == other for other in found):
+            found.append(run)
+    return found
 
 
 def _read(path: Path) -> FinishedRun:
@@ -137,7 +158,7 @@ def groups_of(runs: Sequence[FinishedRun]) -> list[Group]:
     """Return the groups in the order of their first runs; names tell apart groups of one recipe by their settings."""
     found: dict[tuple[tuple[str, str], ...], list[FinishedRun]] = {}
     for run in runs:
-        found.setdefault(tuple(_settings(run.recipe).items()), []).append(run)
+        found.setdefault(tuple(_settings(run).items()), []).append(run)
     rows = [dict(key) for key in found]
     labels = []
     for row in rows:
@@ -148,9 +169,10 @@ def groups_of(runs: Sequence[FinishedRun]) -> list[Group]:
     return [Group(label, tuple(of)) for label, of in zip(labels, found.values())]
 
 
-def _settings(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """Recipe as settings by dotted keys, without those that runs of one group may differ in."""
-    return dict(flattened({key: value for key, value in recipe.items() if key not in _OWN}))
+def _settings(run: FinishedRun) -> dict[str, str]:
+    """Cell and recipe as settings by dotted keys, without those that runs of one group may differ in."""
+    recipe = {key: value for key, value in run.recipe.items() if key not in _OWN}
+    return dict(flattened({"cell": run.cell, **recipe}))
 
 
 def _changed(rows: Sequence[Mapping[str, str]]) -> list[str]:
@@ -194,7 +216,7 @@ def _number(value: float | None) -> str:
 
 def differences_table(groups: Sequence[Group]) -> list[list[str]]:
     """The settings in which groups differ, a column for each group; empty where there is one group."""
-    rows = [_settings(group.runs[0].recipe) for group in groups]
+    rows = [_settings(group.runs[0]) for group in groups]
     changed = _changed(rows)
     head = ["setting", *(clipped(group.label, 60) for group in groups)]
     return [head, *([key, *(row.get(key, "—") for row in rows)] for key in changed)] if changed else []

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tests.unit.reporting.test_html import METRICS, PARTS, Page, results
 from topocell.cli import main
 from topocell.config.load import load_recipe
 from topocell.errors import RunError
+from topocell.genotype.genotype import Genotype
 from topocell.genotype.published import published
 from topocell.reporting.comparison import (
     comparison_table,
@@ -68,6 +70,38 @@ def test_runs_that_differ_in_their_seeds_alone_are_a_group(runs: list[Path]) -> 
     assert table[0]["parameters"] == "3.35 M" and table[0]["skips"] == "2" and table[0]["search time"] == "1 h 02 min"
     assert differences_table([first, wide]) == [["setting", first.label, wide.label], ["retrain.epochs", "3", "9"]]
     assert differences_table([first]) == []
+
+
+def test_cells_that_the_recipe_has_not_found_are_rows_of_their_own(tmp_path: Path) -> None:
+    """A random cell beside a run, published ones, one without an origin; not a retraining of a found one."""
+    mine = json.loads(PARTS["genotype.json"])
+    bare = Genotype.from_dict({**mine, "origin": {}})
+    cells = {
+        "a": mine,
+        "b": {**mine, "origin": {**mine["origin"], "seed": 8}},
+        "random": {**mine, "origin": {"recipe": "random", "seed": 7}},
+        "v1": published("darts-v1").genotype.to_dict(),
+        "v2": published("darts-v2").genotype.to_dict(),
+        "text": bare.to_dict(),
+    }
+    for seed, (name, cell) in enumerate(cells.items()):
+        (make(tmp_path / name, seed, [0.9]) / "genotype.json").write_text(json.dumps(cell))
+    (make(tmp_path / "begun", 9, [0.9]) / "genotype.json").unlink()
+    groups = groups_of(read_runs([tmp_path / name for name in [*cells, "begun"]]))
+    assert {group.label: [run.path.name for run in group.runs] for group in groups} == {
+        "dots cell=found": ["a", "b", "begun"],
+        "dots cell=random": ["random"],
+        "dots cell=darts-v1": ["v1"],
+        "dots cell=darts-v2": ["v2"],
+        f"dots cell={bare.key}": ["text"],
+    }
+
+
+def test_a_copy_of_a_run_is_no_further_search(runs: list[Path], tmp_path: Path) -> None:
+    shutil.copytree(runs[0], tmp_path / "copy")
+    (tmp_path / "link").symlink_to(runs[0], target_is_directory=True)
+    found = read_runs([*runs, tmp_path / "copy", tmp_path / "link"])
+    assert [run.path.name for run in found] == ["a", "b", "wide"]
 
 
 def test_more_seeds_make_the_same_row_surer(runs: list[Path], tmp_path: Path) -> None:
