@@ -154,7 +154,7 @@ def _are_items(pair: Sequence[Any]) -> bool:
 def _stacked(images: Any, name: str) -> Tensor:
     """Images of a part as one tensor; single ones, of which some may be grey, as (N, C, H, W)."""
     if isinstance(images, Tensor | np.ndarray):
-        return _tensor(images)
+        return tensor_of(images)
     pictures = list[Tensor]()
     for image in images if isinstance(images, Iterable) else [images]:
         try:
@@ -211,7 +211,7 @@ def _numbers(labels: Any, name: str) -> Tensor:
     try:
         array = labels if isinstance(labels, Tensor) or not hasattr(labels, "__array__") else np.asarray(labels)
         plain = array.tolist() if getattr(array, "dtype", None) == np.dtype(object) else array
-        found = _tensor(plain) if isinstance(plain, np.ndarray) else torch.as_tensor(plain)
+        found = tensor_of(plain) if isinstance(plain, np.ndarray) else torch.as_tensor(plain)
         if not (found.is_floating_point() or found.is_complex()) or bool((found == found.trunc()).all()):
             return found
     except (TypeError, ValueError, RuntimeError):
@@ -230,7 +230,7 @@ def _picture(image: Any) -> Tensor:
             image, _ = upright(image, "L" if image.mode in ("1", "L") else "RGB", WHITE)
         except (OSError, ValueError) as fault:
             raise DataError(f"images of a dataset must be read as 8 bits, but one cannot be: {fault}") from None
-    pixels = _tensor(image)
+    pixels = tensor_of(image)
     if pixels.dim() not in (2, 3):
         raise TypeError
     if pixels.dim() == 2:
@@ -240,7 +240,7 @@ def _picture(image: Any) -> Tensor:
     return pixels.permute(2, 0, 1)
 
 
-def _tensor(array: Any) -> Tensor:
+def tensor_of(array: Any) -> Tensor:
     """A tensor without gradient of a tensor or an array, sparse, read-only or reversed as well. Raises TypeError."""
     if isinstance(array, Tensor):
         return array.detach().to_dense()

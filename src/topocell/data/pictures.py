@@ -14,6 +14,7 @@ from torch import Tensor
 
 from topocell.data.augment import resize
 from topocell.data.folder_listing import Unused, images_below
+from topocell.data.given import tensor_of
 from topocell.data.image_file import Fault, careful_pillow, centred, fault_of, fit, pixels_of, read_picture, upright
 from topocell.data.preprocessing import Preprocessing
 from topocell.errors import DataError
@@ -171,7 +172,7 @@ def _pixels(image: Any, how: Preprocessing) -> np.ndarray:
             raise ValueError(
                 f"an array is (H, W) or (H, W, C) of 1 to 4 channels, but this is {image.shape}: transpose it"
             )
-        image = _as_bytes(torch.from_numpy(np.array(image, order="C")), "an array").numpy()
+        image = _as_bytes(tensor_of(image), "an array").numpy()
         image = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
     if not isinstance(image, Image.Image):
         raise ValueError(f"{type(image).__name__} is no image: give a path, an image of Pillow, an array or a tensor")

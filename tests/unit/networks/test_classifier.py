@@ -131,6 +131,24 @@ def test_a_network_of_other_outputs_predicts_once_they_have_names(made: Path, ou
     assert model.predict(image)[0].label in model.classes
 
 
+def test_arrays_of_any_layout_are_read_without_a_warning(made: Path) -> None:
+    """Read-only, as those of Pillow are, of the other byte order, reversed, in columns."""
+    model = topocell.load(made / "run")
+    with Image.open(min((made / "photos").rglob("*.bmp"))) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    turned = np.ascontiguousarray(pixels[:, ::-1])[:, ::-1]
+    floats = (pixels / 255).astype(">f4")
+    wanted = model.predict(pixels.copy()).probabilities
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for form in (pixels, turned, np.asfortranarray(pixels), floats):
+                assert torch.equal(model.predict(form).probabilities, wanted)
+    finally:
+        torch.set_warn_always(False)
+
+
 def test_floats_that_are_no_pixels_are_warned_of(made: Path) -> None:
     model = topocell.load(made / "run")
     pixels = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
