@@ -5,7 +5,6 @@ surer with every run that is named with the others. A cell that the recipe has t
 its own. All is read leniently, as a report reads it.
 """
 
-import contextlib
 import dataclasses
 import functools
 import os
@@ -26,7 +25,7 @@ from topocell.reporting.epochs import Epoch, number_at, retrain_epochs, search_e
 from topocell.reporting.ground_truth import ground_truth_of
 from topocell.reporting.page import rendered
 from topocell.reporting.run_files import RunFiles
-from topocell.reporting.rundirs import readable
+from topocell.reporting.rundirs import readable, source_of
 from topocell.reporting.scores import accuracy_of
 from topocell.reporting.series import DASHES, Line, Panel, cycle, spread_line
 from topocell.reporting.setting import SMOKE_STAMP, SettingOf, unknown
@@ -74,14 +73,7 @@ class FinishedRun:
     @property
     def cell(self) -> str:
         """Where its cell comes from: `found` by its recipe, the name of a published one or of another recipe, a key."""
-        origin = self.genotype.get("origin")
-        origin = origin if isinstance(origin, Mapping) else {}
-        recipe, name = origin.get("recipe"), origin.get("published")
-        if not self.genotype or (name is None and recipe == self.recipe.get("name")):
-            return _FOUND
-        with contextlib.suppress(GenotypeError):
-            return str(name or recipe or Genotype.from_dict(self.genotype).key)
-        return _FOUND
+        return source_of(self.genotype, self.recipe.get("name")) or _FOUND
 
     @functools.cached_property
     def cells(self) -> list[ShownCell]:

@@ -4,8 +4,9 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from topocell.errors import GenotypeError, RunError, resuming
 from topocell.genotype.genotype import MAX_BYTES, Genotype, file_of
@@ -19,6 +20,25 @@ _BRACKET = re.compile(r"[|(\[{]")
 _FILE = re.compile(r"[^\n]*\.(?:json|txt|py|ya?ml|log|csv)\Z")
 #: Name of the retraining of a random cell, beside which that of a run is shown.
 RANDOM_CELL = "random-cell"
+
+
+def source_of(cell: Mapping[str, Any], recipe: Any) -> str | None:
+    """Return where a cell comes from that a recipe has trained and not found: a published name, another recipe, a key.
+
+    None of a found cell, of none yet and of one that cannot be read.
+
+    Args:
+        cell: what a genotype.json holds.
+        recipe: name of the recipe.
+    """
+    origin = cell.get("origin")
+    origin = origin if isinstance(origin, Mapping) else {}
+    published_as, searched_by = origin.get("published"), origin.get("recipe")
+    if not cell or (published_as is None and searched_by == recipe):
+        return None
+    with contextlib.suppress(GenotypeError):
+        return str(published_as or searched_by or Genotype.from_dict(cell).key)
+    return None
 
 
 @contextlib.contextmanager

@@ -12,11 +12,13 @@ from topocell.config.data import DataPlan
 from topocell.config.load import resolved
 from topocell.config.recipe import Recipe
 from topocell.data.pictures import find_images, read_pictures
-from topocell.errors import DataError, RunError
+from topocell.errors import DataError, RunError, one_line
 from topocell.networks.classifier import Classifier, load
 from topocell.networks.exports.facts import Facts, Samples, network_results, random_samples, refuse_foreign
 from topocell.networks.exports.writing import Exported, find_format, write_export
 from topocell.networks.kept import FILE
+from topocell.reporting.run_files import RunFiles
+from topocell.reporting.rundirs import source_of
 from topocell.runs.directory import RunDir
 from topocell.runs.identity import naming_imports
 from topocell.runs.setup import load_data
@@ -85,10 +87,8 @@ def _name(place: Path) -> str:
 
 def _method(place: Path, recipe: Recipe) -> list[str]:
     """Sentences on how the cell was found."""
-    whole = place.resolve()
-    runs = [whole, whole.parent, whole.parent.parent]
-    if not any((run / "checkpoints" / "supernet.ckpt").is_file() for run in runs):
-        return ["The cell was given to the retraining; no search of its run has found it."]
+    if source := source_of(RunFiles(place).mapping("genotype.json"), recipe.name):
+        return [f"The cell was given to the retraining ({one_line(source)}); no search of its run has found it."]
     stages = [
         f"{stage.name} ({stage.level}, relaxation {stage.relaxation.name}, topology {stage.topology.name})"
         for stage in recipe.search.stages

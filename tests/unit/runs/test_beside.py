@@ -1,5 +1,6 @@
 """Further retrainings of a cell, and of a cell from elsewhere: what they share with a run, and what they refuse."""
 
+import dataclasses
 import html
 import json
 import shutil
@@ -222,6 +223,7 @@ def test_a_cell_from_elsewhere_is_retrained_without_a_search(tmp_path: Path, cap
         (["--as", "x", "retrian.epochs=3"], "did you mean 'retrain'"),
         (["--as", "x", "retrain.epochs=0"], "retrain.epochs"),
         (["--as", "x/y", "retrain.epochs=2"], "a name of up to 60 letters"),
+        (["--as", "-x", "retrain.epochs=2"], "that begins with none of '.+-', but got '-x'"),
         (["--as", "x", "--from", "absent"], "has none; check --from"),
         (["--as", "x", "--from", "RUN/weights.safetensors"], "weights.safetensors is a file; name {run}"),
         (["--as", "x", "--from", "RUN/genotype.json"], "genotype.json is a file; name {run}"),
@@ -414,6 +416,25 @@ def test_a_refused_place_of_the_images_is_not_kept(tmp_path: Path, capsys: Any) 
 
 
 # --- a random cell beside the found one
+
+
+def test_the_card_says_which_search_has_found_the_cell(mine: Path) -> None:
+    """Also of a retraining of a retraining and without the supernet; none has found a random cell or a given one."""
+    (mine / "checkpoints/supernet.ckpt").unlink()
+    api.retrain(mine, name="again", changes=["retrain.seeds=[0]"])
+    again = mine / "retrainings/again"
+    api.retrain(again, name="further", changes=["retrain.seeds=[1]"])
+
+    def card(place: Path) -> str:
+        return (topocell.export(place, "safetensors").path / "README.md").read_text()
+
+    for place in (mine, again, again / "retrainings/further"):
+        assert "| search | Baseline - a random cell" in card(place)
+    for origin, named in (({"recipe": "dots", "seed": 0}, "dots"), ({"published": "darts-v2"}, "darts-v2")):
+        dataclasses.replace(topocell.Genotype.load(again / "genotype.json"), origin=origin).save(
+            again / "genotype.json"
+        )
+        assert f"given to the retraining ({named}); no search of its run has found it" in card(again)
 
 
 def test_a_random_cell_is_retrained_alike_and_shown_beside(mine: Path) -> None:
