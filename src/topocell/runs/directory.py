@@ -291,8 +291,8 @@ class RunDir:
     def _file(self, name: str) -> Path:
         if not re.fullmatch(r"\w[\w.+-]{,59}", name):
             raise RunError(
-                f"a file of a run has a name of up to 60 letters, digits and '_.+-', but got {name[:80]!r}; "
-                "choose another"
+                f"a file of a run has a name of up to 60 letters, digits and '_.+-' that begins with none of '.+-', "
+                f"but got {name[:80]!r}; choose another"
             )
         return self.path / name
 
