@@ -198,7 +198,7 @@ def retrain(
         path = found.retraining_path(name)
     if (path / "genotype.json").is_file() and (moved or not changes) and origin is None:
         return retrain(path, display, changes=changes, accept_data=accept_data, data=data, before=before)
-    if data is not None or names_images(changes):
+    if accept_data or data is not None or names_images(changes):  # which need not be those of the run
         with naming_imports(out), RunDir.existing(out) as directory:
             setup, path = begin_retraining(directory, name, changes, origin, before, accept_data, data=data)
     else:

@@ -327,6 +327,27 @@ def test_a_limit_that_no_cell_meets_is_refused_before_the_search(tmp_path: Path)
 # --- where the data are
 
 
+def test_other_images_that_a_retraining_accepts_are_not_those_of_its_run(tmp_path: Path) -> None:
+    folder, run = tmp_path / "photos", tmp_path / "run"
+    for label in ("a", "b"):
+        (folder / label).mkdir(parents=True)
+        for i in range(8):
+            Image.new("RGB", (8, 8), (i * 20, 255 if label == "a" else 0, 0)).save(folder / label / f"{i}.png")
+    words = ["space.nodes=1", "data.dataset=folder", f"data.root={folder}", "retrain.seeds=[0]"]
+    api.run(load_recipe("random", words, "smoke"), run, "none")
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(folder / "a/0.png")
+    before = (run / "env.json").read_bytes()
+    for more in ([], ["--from", str(run)]):
+        asked = ["retrain", str(run), "--as", f"other{len(more)}", "retrain.epochs=1", "--quiet", *more]
+        assert main(asked) == 2
+        assert main([*asked, "--accept-data"]) == 0
+    assert (run / "env.json").read_bytes() == before
+    prints = [
+        json.loads((place / "env.json").read_text())["data_fingerprint"] for place in (run, run / "retrainings/other0")
+    ]
+    assert prints[0] != prints[1]
+
+
 def test_the_place_of_the_images_is_no_part_of_a_run(tmp_path: Path, capsys: Any) -> None:
     for label in ("a", "b"):
         (tmp_path / "photos" / label).mkdir(parents=True)
