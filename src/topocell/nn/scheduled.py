@@ -27,12 +27,27 @@ KINDS: dict[str, Callable[[float], bool]] = {
 }
 
 
+def check_number(name: str, value: float, kind: str) -> None:
+    """Raise SpaceError where a number is none of its kind, a row of `KINDS`, or expects a gradient."""
+    check_argument(name, value, float, SpaceError)
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise SpaceError(
+            f"{name} is a number without gradients, but got a tensor that requires grad; give its value, tensor.item()"
+        )
+    if not KINDS[kind](value):
+        step = "; divide a percentage by 100, a count by its most" * ("probability" in kind and value >= 1)
+        raise SpaceError(f"{name} is {kind}, but got {name}={value}{step}")
+
+
 class Scheduled:
     """A float attribute of an object, of which `hold` keeps a tensor beside it; `default` until it is set.
 
+    Numbers of every type are kept as floats of Python: a state dict that has one of NumPy is not read again with
+    `weights_only`.
+
     Args:
         default: the number that was not set.
-        kind: a row of `KINDS`; setting what it is not is a SpaceError.
+        kind: a row of `KINDS`; setting what it is not is a SpaceError, see `check_number`.
     """
 
     def __init__(self, default: float = 0.0, kind: str = "0 or more") -> None:
@@ -41,14 +56,6 @@ class Scheduled:
     def __set_name__(self, owner: type, name: str) -> None:
         self._key = f"_{name}"
 
-    def check(self, value: float) -> None:
-        """Raise SpaceError for a value that this number cannot have."""
-        name = self._key[1:]
-        check_argument(name, value, float, SpaceError)
-        if not KINDS[self.kind](value):
-            step = "; divide a percentage by 100, a count by its most" * ("probability" in self.kind and value >= 1)
-            raise SpaceError(f"{name} is {self.kind}, but got {name}={value}{step}")
-
     def __get__(self, instance: Any, owner: type | None = None) -> float:
         if instance is None:
             return self.default
@@ -56,7 +63,8 @@ class Scheduled:
         return value
 
     def __set__(self, instance: Any, value: float) -> None:
-        self.check(value)
+        check_number(self._key[1:], value, self.kind)
+        value = float(value)
         before = self.__get__(instance)
         instance.__dict__[self._key] = value
         instance.__dict__[f"{self._key}_is_on"] = value > 0

@@ -11,7 +11,7 @@ from topocell import relaxation as relaxations
 from topocell import topology as topologies
 from topocell.arguments import checked
 from topocell.errors import RecipeError, SpaceError
-from topocell.nn.scheduled import Scheduled, current
+from topocell.nn.scheduled import Scheduled, check_number, current
 from topocell.runtime.constants import Constants
 from topocell.spaces.cell import SpaceSpec
 from topocell.supernet.weights import ArchWeights, OneHotWeights
@@ -42,7 +42,7 @@ class ArchState(nn.Module):
         relaxation: how α becomes operation weights: a name of `topocell.relaxation.RELAXATIONS`, or a mapping
             with `name` and that relaxation's options.
         topology: how β becomes edge weights, likewise from `topocell.topology.TOPOLOGIES`.
-        init: standard deviation of the initial logits (DARTS: 1e-3; DOTS: 0).
+        init: standard deviation of the initial logits, 0 or more (DARTS: 1e-3; DOTS: 0).
         generator: source of the initial logits; default torch's own.
 
     Attributes:
@@ -54,7 +54,7 @@ class ArchState(nn.Module):
 
     Raises:
         RecipeError: unknown relaxation or topology, or options that it does not take. SpaceError: a temperature that is
-            not above 0, or a weight of auxiliary skips below 0.
+            not above 0, a weight of auxiliary skips or an `init` below 0.
     """
 
     op_temperature = Scheduled(1.0, "above 0")
@@ -71,6 +71,7 @@ class ArchState(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        check_number("init", init, "0 or more")
         self.space = space
         relax, relax_options = _named(relaxation)
         topo, topo_options = _named(topology)

@@ -3,8 +3,10 @@
 import copy
 import io
 import math
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,11 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from topocell import spaces
-from topocell.errors import RecipeError
+from topocell.errors import RecipeError, SpaceError
 from topocell.relaxation import RELAXATIONS
 from topocell.spaces import DARTS_OPERATIONS, DARTS_OPERATIONS_WITHOUT_NONE, CellSpec, SpaceSpec, complete_edges
 from topocell.supernet import OneHotWeights
-from topocell.supernet.arch_state import ArchState
+from topocell.supernet.arch_state import SCHEDULED, ArchState
 from topocell.topology import TOPOLOGIES
 
 GROUPS = [list(DARTS_OPERATIONS[:4]), list(DARTS_OPERATIONS[4:])]
@@ -385,6 +387,18 @@ def test_the_state_dict_keeps_logits_masks_and_temperatures() -> None:
     assert {name.split("_")[0] for name, _ in other.named_buffers()} == {"mask"}
 
 
+@pytest.mark.parametrize(
+    "number", [np.linspace(1, 0.5, 3)[2], np.float32(0.5), torch.tensor(0.5), torch.tensor([0.5]), Fraction(1, 2), 0.5]
+)
+def test_scheduled_numbers_of_every_type_survive_in_the_state_dict(number: Any) -> None:
+    """A curve of NumPy gives NumPy's numbers, which `weights_only` refuses to read."""
+    arch = state(None, "softmax", PAIRS)
+    for name in SCHEDULED:
+        setattr(arch, name, number)
+    found = through_a_file(arch.state_dict())["_extra_state"]
+    assert found == dict.fromkeys(SCHEDULED, 0.5) and {type(value) for value in found.values()} == {float}
+
+
 def test_weights_have_the_dtype_of_the_logits() -> None:
     weights: list[Tensor] = [t for w in state(None, "softmax", PAIRS).double()().values() for t in (w.ops, w.edges)]
     assert {w.dtype for w in weights} == {torch.float64}
@@ -400,6 +414,20 @@ def test_unknown_choices_are_refused_by_name() -> None:
         state(None, "softmax", {"name": "subset"})
     with pytest.raises(RecipeError, match="topology 'subsets' has no option 'size'"):
         state(None, "softmax", {"name": "subsets", "size": 2})
+
+
+def test_scheduled_numbers_are_not_learned() -> None:
+    """They would be without a gradient, and nobody would know."""
+    arch = state(None, "softmax", PAIRS)
+    for name in SCHEDULED:
+        with pytest.raises(SpaceError, match=f"{name} is a number without gradients, .* give its value, tensor.item"):
+            setattr(arch, name, torch.tensor(0.5, requires_grad=True))
+
+
+@pytest.mark.parametrize("init", [-1.0, math.nan, math.inf])
+def test_an_init_is_a_standard_deviation(init: float) -> None:
+    with pytest.raises(SpaceError, match=f"init is 0 or more, but got init={init}"):
+        state(None, "softmax", PAIRS, init=init)
 
 
 class Seen(nn.Module):
