@@ -152,12 +152,13 @@ def _methods(protocol: type) -> list[str]:
 
 
 def _fits_sequence(value: object, origin: type, inner: tuple[Any, ...]) -> bool:
-    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable) or hasattr(value, "__array__"):
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         return False
-    if not isinstance(value, Sequence):  # of keys, sets and generators, which can be read once
-        return True
-    if origin is tuple and inner[-1] is not Ellipsis:
-        return len(value) == len(inner) and all(map(_fits, value, inner))
+    if origin is tuple and inner[-1] is not Ellipsis:  # in an order, which arrays have too
+        values = list(value) if isinstance(value, Sequence) or getattr(value, "ndim", 0) == 1 else []
+        return len(values) == len(inner) and all(map(_fits, values, inner))
+    if not isinstance(value, Sequence):  # keys, sets and generators, which can be read once
+        return not hasattr(value, "__array__")
     return all(_fits(each, inner[0]) for each in value)
 
 
