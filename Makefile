@@ -37,13 +37,11 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Types are checked beside the tests: on a core of its own where there are many, else within their time.
+# Beside each other: types are checked by one process alone, which would leave the other cores idle.
 test: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy & types=$$!; failed=0; \
+	$(MAKE) --no-print-directory lint & lint=$$!; failed=0; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal || failed=1; \
-	wait $$types && exit $$failed
+	wait $$lint && exit $$failed
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.all
