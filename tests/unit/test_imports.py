@@ -22,22 +22,9 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 #: The parts of the package from the bottom to the top: a part imports those before it.
 LAYERS = (
-    *(
-        "errors",
-        "arguments",
-        "io",
-        "registry",
-        "spaces",
-        "config",
-        "genotype",
-        "nn",
-        "runtime",
-        "relaxation",
-        "topology",
-        "data",
-    ),
-    *("reporting", "supernet", "networks", "selection", "searching", "testing", "runs", "api", "studies", "__init__"),
-    *("cli", "__main__"),
+    *("errors", "arguments", "io", "registry", "spaces", "config", "genotype", "nn", "runtime", "relaxation"),
+    *("topology", "data", "reporting", "supernet", "networks", "selection", "searching", "testing", "runs", "api"),
+    *("studies", "__init__", "cli", "__main__"),
 )
 LAYER = {part: number for number, part in enumerate(LAYERS)}
 

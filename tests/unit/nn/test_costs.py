@@ -60,7 +60,7 @@ def genotypes(draw: st.DrawFn, space: SpaceSpec) -> Genotype:
     ("space", "size"), [(s, z) for s in SPACES for z in SIZES if s != "nasbench201" or z != "imagenet"]
 )
 @given(data=st.data())
-@settings(max_examples=6)
+@settings(max_examples=12)
 def test_costs_are_those_of_the_network(space: str, size: str, data: st.DataObject) -> None:
     genotype, at = data.draw(genotypes(SPACES[space])), SIZES[size]
     strides = {name: cell.stride for name, cell in SPACES[space].cells.items()}

@@ -20,7 +20,7 @@ from topocell.nn.kernels.gpu import launch, state
 from topocell.spaces import CellSpec, SpaceSpec, complete_edges
 from topocell.supernet import ArchWeights, Supernet
 
-EXAMPLES = 60 if os.environ.get("TOPOCELL_LONG") == "1" else 3
+EXAMPLES = 60 if os.environ.get("TOPOCELL_LONG") == "1" else 4
 CHAINS = {"sep": (1, 2), "dil": (2, 1)}
 CPU = torch.device("cpu")
 
