@@ -15,7 +15,7 @@ class Cooling(Mechanism):
     def on_epoch_end(self, search):
         for alpha in search.learner.arch.alpha.values():
             alpha.data.mul_(self.factor)
-        return {"largest_logit": max(float(a.abs().max()) for a in search.learner.arch.alpha.values())}
+        return {"largest_logit": max(float(a.detach().abs().max()) for a in search.learner.arch.alpha.values())}
 
     def reason_to_stop(self, search, record):
         return "all logits are small" if record["largest_logit"] <= self.least else None
