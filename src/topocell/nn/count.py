@@ -1,7 +1,8 @@
 """Parameters and multiply-adds of a network, and the number of channels for a number of parameters."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -72,7 +73,7 @@ def count(net: nn.Module, input_size: tuple[int, int, int], include: Include = "
         include: `"convolutions"` for convolutions and products of matrices without biases, or `"all"`.
 
     Raises:
-        SpaceError: another `include`, or images that the network refuses.
+        SpaceError: another `include`, a network that takes more than images, or images that it refuses.
     """
     if min(input_size) < 1:
         raise SpaceError(
@@ -80,19 +81,33 @@ def count(net: nn.Module, input_size: tuple[int, int, int], include: Include = "
         )
     if include not in get_args(Include):
         raise SpaceError(f"include must be one of {', '.join(get_args(Include))}, but got {include!r}")
+    _check_inputs(net)
     from torch.utils.flop_counter import FlopCounterMode  # which imports Triton
 
     modes = [(module, module.training) for module in net.modules()]
     like = next(net.parameters(), torch.empty(0))
     products, others = FlopCounterMode(display=False), _Elements()
     try:
-        net.eval()
+        with suppress(NotImplementedError):  # a graph of torch.export has one mode for good
+            net.eval()
         with torch.no_grad(), products, others if include == "all" else nullcontext():
             net(torch.zeros(1, *input_size, device=like.device, dtype=like.dtype))
     finally:
         for module, training in modes:
             module.training = training
     return Count(_parameters(net), products.get_total_flops() // 2 + others.found)
+
+
+def _check_inputs(net: nn.Module) -> None:
+    try:
+        inspect.signature(net.forward).bind("images")
+    except ValueError:  # TorchScript does not tell
+        return
+    except TypeError as error:
+        raise SpaceError(
+            f"what is counted takes images and nothing else, but got a {type(net).__name__} ({error}); put it into a "
+            f"module that gives the rest"
+        ) from None
 
 
 #: What adds a tensor, such as a bias, to each element of its output → the place of that tensor among its arguments.
