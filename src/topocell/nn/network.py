@@ -150,8 +150,8 @@ class FixedNet(Skeleton):
     ) -> None:
         if auxiliary and not stacking(genotype.skeleton).preprocess:
             raise SpaceError(
-                f"an auxiliary head needs skeleton 'darts' or one like it, but got {genotype.skeleton!r}; turn it off "
-                f"(retrain.auxiliary=0)"
+                f"an auxiliary head needs skeleton 'darts' or one like it, but got {genotype.skeleton!r}; leave it "
+                f"out: auxiliary=False (retrain.auxiliary=0)"
             )
 
         def make_cell(slot: Slot) -> nn.Module:

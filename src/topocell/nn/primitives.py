@@ -7,7 +7,7 @@ from typing import get_args
 
 from torch import Tensor, nn
 
-from topocell.errors import RecipeError, SpaceError, nearest
+from topocell.errors import RecipeError, SpaceError, check_known
 from topocell.nn.banks import (
     Bank,
     ConvBank,
@@ -177,6 +177,5 @@ def make(name: str, channels: int, stride: int, affine: bool) -> nn.Module:
     Raises:
         SpaceError: if no operation has that name.
     """
-    if name not in PRIMITIVES:
-        raise SpaceError(f"unknown operation {name!r}{nearest(name, PRIMITIVES)}; known: {', '.join(PRIMITIVES)}")
+    check_known("operation", name, PRIMITIVES, SpaceError)
     return PRIMITIVES[name].module(channels, stride, affine)

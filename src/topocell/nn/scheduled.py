@@ -20,8 +20,8 @@ _TENSORS = "_scheduled_tensors"
 
 #: What a scheduled number may be, in words → whether one is.
 KINDS: dict[str, Callable[[float], bool]] = {
-    "0 or more": lambda value: 0 <= value < math.inf,
-    "above 0": lambda value: 0 < value < math.inf,
+    "0 or more": lambda value: value >= 0,
+    "above 0": lambda value: value > 0,
     "a probability": lambda value: 0 <= value <= 1,
     "a probability below 1": lambda value: 0 <= value < 1,
 }
@@ -34,6 +34,8 @@ def check_number(name: str, value: float, kind: str) -> None:
         raise SpaceError(
             f"{name} is a number without gradients, but got a tensor that requires grad; give its value, tensor.item()"
         )
+    if not math.isfinite(value):
+        raise SpaceError(f"{name} is a finite number, {kind}, but got {name}={value}")
     if not KINDS[kind](value):
         step = "; divide a percentage by 100, a count by its most" * ("probability" in kind and value >= 1)
         raise SpaceError(f"{name} is {kind}, but got {name}={value}{step}")

@@ -83,6 +83,30 @@ class PlacedCell(nn.Module):
         return self.cell(states, *context)
 
 
+def check_images(x: Tensor, divisor: int) -> None:
+    """Raise SpaceError for what is no batch of images whose height and width are multiples of `divisor`.
+
+    What stands for a tensor while a graph is traced passes.
+    """
+    if not hasattr(x, "unsqueeze"):
+        step = "torch.stack(images)" if isinstance(x, (list, tuple)) else "torch.as_tensor(images)"
+        raise SpaceError(f"{_IMAGES}, but got a {type(x).__name__}; make one of it, e.g. by {step}")
+    dimensions = x.dim()
+    if isinstance(dimensions, int) and dimensions != 4:
+        step = _RESHAPED.get(dimensions, "images.view(N, channels, height, width)")
+        raise SpaceError(f"{_IMAGES}, but got the shape {tuple(x.shape)}; write {step}")
+    height, width = x.shape[-2], x.shape[-1]
+    if isinstance(height, int) and isinstance(width, int):
+        if width % divisor and width <= 4 < height:
+            raise SpaceError(f"{_IMAGES}, but got the shape {tuple(x.shape)}; write images.permute(0, 3, 1, 2)")
+        check_resolution(divisor, height, width)
+
+
+_IMAGES = "images are a tensor (N, channels, height, width)"
+#: Dimensions of what was given → how it becomes a batch of images.
+_RESHAPED = {3: "images[None] for one image", 5: "images.flatten(0, 1) for several views of each image"}
+
+
 def _no_context(slot: Slot) -> tuple:
     return ()
 
@@ -115,7 +139,8 @@ class Skeleton(nn.Module):
         block_before: index of a cell → index of the residual block before it.
         divisor: of which height and width of the images have to be multiples.
         stem, cells, blocks, head, classifier: submodules in order; `cells[c].preprocess0`, `.preprocess1` and
-            `.cell`; `blocks` holds residual blocks; `head.bn` exists for bn-relu.
+            `.cell`; `blocks` holds residual blocks; `head.bn` exists for bn-relu. Each may be replaced: a stem returns
+            both inputs of the first cell, or one tensor that is both; fewer cells are the first ones, `cells[:3]`.
 
     Raises:
         SpaceError: a layout, stem or head that cannot be; in `forward`, no batch of images, or a resolution that
@@ -195,7 +220,12 @@ class Skeleton(nn.Module):
         """The last cell's output, and that of cell `tap` (None: nothing), each `(N, channels, h, w)`."""
         tapped = None
         s0, s1 = self.begin(x)
-        for index in range(len(self.slots)):
+        if len(self.cells) > len(self.slots):
+            raise SpaceError(
+                f"a network has as many cells as it was made with, or the first of them, but got {len(self.cells)} of "
+                f"{len(self.slots)}; make a network of more layers"
+            )
+        for index in range(len(self.cells)):
             s0, s1 = self.advance(index, s0, s1, context)
             if index == tap:
                 tapped = s1
@@ -203,16 +233,9 @@ class Skeleton(nn.Module):
 
     def begin(self, x: Tensor) -> States:
         """Return the inputs of the first cell for images `(N, in_channels, H, W)`."""
-        height, width = x.shape[-2], x.shape[-1]
-        if isinstance(height, int) and isinstance(width, int):
-            if x.dim() != 4:
-                raise SpaceError(
-                    f"images are a tensor (N, channels, height, width), but got the shape {tuple(x.shape)}; give one "
-                    f"image as images[None]"
-                )
-            check_resolution(self.divisor, height, width)
-        states: States = self.stem(x)
-        return states
+        check_images(x, self.divisor)
+        states: Tensor | States = self.stem(x)
+        return states if isinstance(states, tuple) else (states, states)
 
     def advance(self, index: int, s0: Tensor, s1: Tensor, context: Context = _no_context) -> States:
         """Return the inputs of the cell after `index`, from those of that cell: the outputs of the two cells before."""

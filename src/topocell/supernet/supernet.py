@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from topocell.arguments import checked
-from topocell.errors import CheckpointError, SpaceError, nearest
+from topocell.errors import CheckpointError, SpaceError, check_known, nearest
 from topocell.nn.kernels.mode import KERNELS, using
 from topocell.nn.scheduled import Scheduled, current, is_held
 from topocell.nn.skeleton import Context, Skeleton, States
@@ -15,7 +15,7 @@ from topocell.runtime.same_draws import SameDraws
 from topocell.spaces.cell import SpaceSpec
 from topocell.spaces.skeletons import Slot
 from topocell.supernet.cell import Kept, SuperCell
-from topocell.supernet.weights import ArchWeights
+from topocell.supernet.weights import ArchWeights, checked_masks
 
 
 class _Piece(NamedTuple):
@@ -174,7 +174,12 @@ class Supernet(nn.Module):
                     f"{type(weights[name]).__name__}; make one of them"
                 )
             for field, wanted in (("ops", (cell.n_edges, cell.n_candidates)), ("edges", (cell.n_edges,))):
-                found = tuple(getattr(weights[name], field).shape)
+                value = getattr(weights[name], field)
+                if not isinstance(value, Tensor):
+                    raise SpaceError(
+                        f"{field} of {name} is a tensor, but got a {type(value).__name__}; write torch.as_tensor(...)"
+                    )
+                found = tuple(value.shape)
                 if found != wanted:
                     raise SpaceError(
                         f"{field} of {name} has the shape {wanted} of edges and candidates, but got {found}; take the "
@@ -184,6 +189,7 @@ class Supernet(nn.Module):
 
     def _first(self, cell_type: str) -> int:
         """Index of the first cell of a type; behind the last cell where the network has none."""
+        check_known("cell type", cell_type, self.space.cells, SpaceError)
         return next((slot.index for slot in self.slots if slot.cell_type == cell_type), len(self.slots))
 
     def _prepared(self, x: Tensor) -> Tensor:
@@ -192,7 +198,7 @@ class Supernet(nn.Module):
             cell.skip_dropout, cell.drop_path = self.skip_dropout, self.drop_path
             cell.rates, cell.masked = rates, self.masked
         # Kernels are not used inside transforms, and vmap knows no such layout.
-        if torch._C._are_functorch_transforms_active() or x.dim() != 4:
+        if torch._C._are_functorch_transforms_active() or not hasattr(x, "unsqueeze") or x.dim() != 4:
             return x
         return x.contiguous(memory_format=torch.channels_last)
 
@@ -201,11 +207,14 @@ class Supernet(nn.Module):
 
         The layout (E, K) of the weights stays. Returns each sliced parameter with the indices of its kept
         slices, for optimizer state; parameters that vanish are no longer in `parameters()`.
+
+        Raises:
+            SpaceError: a cell type that the space has not, or a mask that is no bool tensor of its cell's shape.
         """
-        kept: Kept = []
+        kept, known = Kept(), checked_masks(masks, self.space)
         for slot, cell in self._cells():
-            if slot.cell_type in masks:
-                kept += cell.restrict(masks[slot.cell_type])
+            if slot.cell_type in known:
+                kept += cell.restrict(known[slot.cell_type])
         return kept
 
     def structure(self) -> tuple[Hashable, ...]:

@@ -1,5 +1,6 @@
 import copy
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.genotype.published import published
 from topocell.nn.count import Count, channels_for, count
 from topocell.nn.network import AuxiliaryHead, FixedCell, FixedNet, drop_samples
+from topocell.nn.skeleton import CifarStem
 from topocell.spaces import NASBENCH201_OPERATIONS, OPERATIONS
 
 
@@ -311,6 +313,27 @@ def test_count_leaves_the_network_as_it_was() -> None:
     assert count(net, (3, 16, 16)) == first == count(meta(DARTS_V2, 4, 3, 10), (3, 16, 16))
 
 
+def test_what_takes_more_than_images_is_not_counted() -> None:
+    net = Supernet(spaces.get("darts", nodes=2), 4, 3, 5)
+    with pytest.raises(SpaceError, match=r"got a Supernet \(missing a required argument: 'weights'\); put it into"):
+        count(net, (3, 16, 16))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda net, x: torch.export.export(net, (x,)).module(),
+        torch.jit.trace,
+        lambda net, x: torch.fx.symbolic_trace(net),
+        lambda net, x: nn.DataParallel(net),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace")
+def test_other_forms_of_a_network_are_counted_alike(form: Any) -> None:
+    net = FixedNet(DARTS_V2, 4, 3, 10).eval()
+    assert count(form(net, torch.zeros(1, 3, 16, 16)), (3, 16, 16)) == count(net, (3, 16, 16))
+
+
 def test_a_failed_count_leaves_the_network_as_it_was() -> None:
     net = FixedNet(DARTS_V2, 4, 3, 10)
     with pytest.raises(SpaceError, match="divisible by 4"):
@@ -362,16 +385,16 @@ def test_what_a_schedule_sets_is_in_its_range(value: float) -> None:
     """As dropout of PyTorch says it; more would drop all, less would draw other numbers, in silence."""
     spec = spaces.get("darts", nodes=2)
     net, supernet, arch = FixedNet(DARTS_V2, 4, 5, 10), Supernet(spec, 4, 3, 10), ArchState(spec)
-    below_1 = "a probability below 1"
+    below_1, finite = "a probability below 1", "" if math.isfinite(value) else "a finite number, "
     places: list[tuple[Any, str, str]] = [(net, "drop_path", below_1), (supernet, "drop_path", below_1)]
     for place, name, rule in [*places, *[(supernet, "skip_dropout", "a probability")] * (value != 1)]:
         setattr(place, name, 0.2)
-        with pytest.raises(SpaceError, match=f"^{name} is {rule}, but got {name}={value}"):
+        with pytest.raises(SpaceError, match=f"^{name} is {finite}{rule}, but got {name}={value}"):
             setattr(place, name, value)
         assert getattr(place, name) == 0.2
     if not 0 < value < float("inf"):
         for name, rule in (("op_temperature", "above 0"), ("edge_temperature", "above 0"), ("auxiliary_skip", "0 or")):
-            with pytest.raises(SpaceError, match=f"^{name} is {rule}"):
+            with pytest.raises(SpaceError, match=f"^{name} is {finite}{rule}"):
                 setattr(arch, name, value)
     with pytest.raises(SpaceError, match="edge_temperature is above 0, but got edge_temperature=0"):
         arch.edge_temperature = 0
@@ -437,3 +460,27 @@ def test_networks_can_be_copied_and_pickled(tmp_path: Any) -> None:
     for again in (copy.deepcopy(net), torch.load(tmp_path / "net.pt", weights_only=False)):
         assert torch.equal(again(x), net(x))
         assert again.genotype == DARTS_V2
+
+
+def test_another_stem_gives_one_tensor_to_both_inputs() -> None:
+    net, x = FixedNet(DARTS_V2, 4, 3, 10), torch.randn(2, 3, 16, 16)
+    own = net.stem
+    assert isinstance(own, CifarStem)
+    both = net(x)
+    net.stem = nn.Sequential(own.conv, own.bn)
+    assert torch.equal(net(x), both)
+    assert torch.equal(torch.fx.symbolic_trace(net)(x), both)
+
+
+def test_the_first_cells_alone_are_a_network() -> None:
+    net, x = FixedNet(DARTS_V2, 4, 3, 10), torch.randn(2, 3, 16, 16)
+    s0, s1 = net.begin(x)
+    for index in range(2):
+        s0, s1 = net.advance(index, s0, s1, lambda slot: (None,))
+    net.cells = net.cells[:2]
+    net.classifier = nn.Linear(s1.shape[1], 10)
+    assert torch.equal(net(x), net.classify(s1))
+    for _ in range(2):
+        net.cells.append(net.cells[0])
+    with pytest.raises(SpaceError, match="as many cells as it was made with, or the first of them, but got 4 of 3"):
+        net(x)
