@@ -57,6 +57,12 @@ def nearest(word: object, known: Iterable[str]) -> str:
     return f" (did you mean {found[0]!r}?)" if found else ""
 
 
+def check_known(kind: str, name: object, known: Iterable[str], error: type[TopocellError]) -> None:
+    """Raise `error` where a name is not among the known ones of its kind."""
+    if not isinstance(name, str) or name not in known:
+        raise error(f"unknown {kind} {name!r:.100}{nearest(name, known)}; known: {', '.join(known)}")
+
+
 def typed(path: object) -> str:
     """A path as it is typed in a command, in quotes where a shell needs them."""
     return shlex.quote(str(path))

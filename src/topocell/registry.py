@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from topocell.arguments import checked
-from topocell.errors import RecipeError, nearest
+from topocell.errors import RecipeError, check_known, nearest
 
 Part = TypeVar("Part")
 
@@ -211,8 +211,7 @@ def build(axis: str, table: Mapping[str, Callable[..., Part]], name: str, *given
     Raises:
         RecipeError: unknown name, or an option that is unknown, missing or of another type than its parameter.
     """
-    if name not in table:
-        raise RecipeError(f"unknown {axis} {name!r}{nearest(name, table)}; known: {', '.join(table)}")
+    check_known(axis, name, table, RecipeError)
     check_options(axis, name, table[name], len(given), options)
     return table[name](*given, **options)
 

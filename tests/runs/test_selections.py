@@ -25,6 +25,7 @@ from topocell.runs.moments import moment_of
 from topocell.runs.monitor import RunMonitor
 from topocell.runs.setup import build_space
 from topocell.runtime.hooks import Interrupted
+from topocell.supernet.arch_state import SCHEDULED
 
 SMALL = ["data.images=24", "data.test_images=10", "space.nodes=3", "space.candidates=[skip_connect,sep_conv_3x3]"]
 PT = ["selection.operations=perturbation", "selection.edges=perturbation", "selection.projection.epochs=2"]
@@ -242,7 +243,7 @@ def test_rankings_are_read_from_decisions_or_from_the_supernet(searched: Path, t
     cold = tmp_path / "cold/checkpoints/supernet.ckpt"
     cold.parent.mkdir(parents=True)
     state = checkpoint.load(searched / "checkpoints/supernet.ckpt")
-    state["arch"]["_extra_state"]["op_temperature"] = 2e-5
+    state["arch"]["_extra_state"][SCHEDULED.index("op_temperature")] = 2e-5
     checkpoint.save(cold, state)
     assert ranking(tmp_path / "cold", made, []) == found  # an annealing would leave all losers equal
     made["selection"]["operations"] = "random"

@@ -22,7 +22,7 @@ from topocell.config.budgets import BUDGETS
 from topocell.config.recipe import Budget, Recipe
 from topocell.config.reference import elsewhere, read_argument
 from topocell.config.search import Stage
-from topocell.errors import RecipeError, nearest
+from topocell.errors import RecipeError, check_known, nearest
 from topocell.io import plain_yaml
 
 
@@ -40,8 +40,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), budget:
         RecipeError: unknown recipe, unreadable YAML, or any fault in it; all faults are in one message.
     """
     data = _read(name_or_path, [])
-    if budget not in BUDGETS:
-        raise RecipeError(f"unknown budget {budget!r}{nearest(budget, BUDGETS)}; known: {', '.join(BUDGETS)}")
+    check_known("budget", budget, BUDGETS, RecipeError)
     refinements = _own_budgets(data.pop("budgets", None), str(name_or_path))
     changes = [_parse_override(text) for text in overrides]
     for key, value in changes:

@@ -21,7 +21,7 @@ from topocell.data.preprocessing import Resize
 from topocell.data.readers import CIFAR10_STATISTICS, DATASETS, Entry, Part, Source, check_classes
 from topocell.data.stratify import RESERVED, split_indices
 from topocell.data.stream import StreamedSet
-from topocell.errors import DataError, TopocellError, nearest
+from topocell.errors import DataError, TopocellError, check_known, nearest
 from topocell.io.colours import Colour
 from topocell.io.files import existing, reason
 from topocell.registry import is_foreign, place_in_plugins
@@ -120,8 +120,7 @@ def load(
     Raises:
         DataError: unknown name, missing or unreadable files, a set or a number that cannot be used.
     """
-    if name not in DATASETS:
-        raise DataError(f"unknown dataset {name!r}{nearest(name, DATASETS)}; known: {', '.join(sorted(DATASETS))}")
+    check_known("dataset", name, sorted(DATASETS), DataError)
     if resolution is not None and (resolution < 8 or resolution % 4):
         raise DataError(f"data.resolution is a multiple of 4 and at least 8, but got {resolution}; 32 is usual")
     entry = DATASETS[name]

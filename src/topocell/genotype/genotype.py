@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from topocell.arguments import checked
-from topocell.errors import GenotypeError, nearest
+from topocell.errors import GenotypeError, check_known, nearest
 from topocell.genotype import formats, forms
 from topocell.genotype.canonical import Pair, canonical
 from topocell.genotype.texts import decoded
@@ -103,11 +103,11 @@ class Genotype:
 
     def operations(self, cell_type: str) -> Counter[str]:
         """Count each operation of a cell."""
-        return Counter(name for pairs in self.cells[cell_type].nodes for name, _ in pairs)
+        return Counter(name for pairs in self._cell(cell_type).nodes for name, _ in pairs)
 
     def depth(self, cell_type: str) -> int:
         """Longest path, in edges, from an input node to a computed node; 0 if no input is used."""
-        cell = self.cells[cell_type]
+        cell = self._cell(cell_type)
         depth: list[int | None] = [0] * cell.inputs
         for pairs in cell.nodes:
             reached = [d + 1 for _, p in pairs if (d := depth[p]) is not None]
@@ -116,8 +116,12 @@ class Genotype:
 
     def width(self, cell_type: str) -> int:
         """Number of computed nodes that take an input node."""
-        cell = self.cells[cell_type]
+        cell = self._cell(cell_type)
         return sum(any(p < cell.inputs for _, p in pairs) for pairs in cell.nodes)
+
+    def _cell(self, cell_type: str) -> CellGenotype:
+        check_known("cell type", cell_type, self.cells, GenotypeError)
+        return self.cells[cell_type]
 
     def canonical(self) -> "Genotype":
         """The same architecture without origin and dropped nodes, pairs and nodes in an order of their own.

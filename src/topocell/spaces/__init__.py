@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from topocell.arguments import checked
-from topocell.errors import SpaceError, nearest
+from topocell.errors import SpaceError, check_known, nearest
 from topocell.registry import Registry
 from topocell.spaces.bench_suite import bench_suite
 from topocell.spaces.cell import CellSpec, SpaceSpec, complete_edges
@@ -61,8 +61,7 @@ def get(name: str, **options: Any) -> SpaceSpec:
     Raises:
         SpaceError: unknown name, or an option that the space does not take.
     """
-    if name not in SPACES:
-        raise SpaceError(f"unknown space {name!r}{nearest(name, SPACES)}; known: {', '.join(sorted(SPACES))}")
+    check_known("space", name, sorted(SPACES), SpaceError)
     known = inspect.signature(SPACES[name]).parameters
     for option in options:
         if option not in known:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from topocell.errors import SpaceError, nearest
+from topocell.errors import SpaceError, check_known
 from topocell.registry import Registry
 
 
@@ -100,8 +100,7 @@ SKELETONS = Registry[Stacking](
 
 def stacking(skeleton: str) -> Stacking:
     """Return a skeleton by name. Raises SpaceError for an unknown one."""
-    if skeleton not in SKELETONS:
-        raise SpaceError(f"unknown skeleton {skeleton!r}{nearest(skeleton, SKELETONS)}; known: {', '.join(SKELETONS)}")
+    check_known("skeleton", skeleton, SKELETONS, SpaceError)
     return SKELETONS[skeleton]
 
 

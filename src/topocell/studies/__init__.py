@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from topocell.errors import RecipeError, nearest
+from topocell.errors import RecipeError, check_known
 from topocell.registry import Registry
 from topocell.reporting.terminal import Display, Quiet
 from topocell.studies import (
@@ -293,8 +293,7 @@ def run(name: str, words: Sequence[str], out: str | Path, display: Display | Non
         RecipeError: unknown study, unknown option or wrong value.
         RunError: `out` cannot be used, or belongs to a study with other options.
     """
-    if name not in STUDIES:
-        raise RecipeError(f"unknown study {name!r}{nearest(name, STUDIES)}; known: {', '.join(STUDIES)}")
+    check_known("study", name, STUDIES, RecipeError)
     study = STUDIES[name]
     if workers > 1 and not study.parallel:
         known = ", ".join(name for name, row in STUDIES.items() if row.parallel)

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from topocell import relaxation as relaxations
 from topocell import topology as topologies
 from topocell.arguments import checked
-from topocell.errors import RecipeError, SpaceError
+from topocell.errors import RecipeError, SpaceError, check_known
 from topocell.nn.scheduled import Scheduled, check_number, current
 from topocell.runtime.constants import Constants
 from topocell.spaces.cell import SpaceSpec
-from topocell.supernet.weights import ArchWeights, OneHotWeights
+from topocell.supernet.weights import ArchWeights, OneHotWeights, checked_masks
 
 Choice = str | Mapping[str, Any]
 
@@ -124,6 +124,7 @@ class ArchState(nn.Module):
 
         Where candidates have been decided away, their last logits count: how an operation did among all of them.
         """
+        self._check(cell_type)
         return self._strengths(cell_type, torch.tensor(self.space.cells[cell_type].live))
 
     def _strengths(self, cell_type: str, among: Tensor) -> Tensor:
@@ -131,36 +132,43 @@ class ArchState(nn.Module):
 
     def edge_strengths(self, cell_type: str) -> Tensor:
         """(E,) edge weights as decisions read them, see `strengths`."""
+        self._check(cell_type)
         return self.topologies[cell_type].weights(self.beta[cell_type].detach().cpu().double())
 
-    def get_extra_state(self) -> dict[str, float]:
-        """Return the scheduled values, for the state dict."""
-        return {name: getattr(self, name) for name in SCHEDULED}
+    def get_extra_state(self) -> Tensor:
+        """Return the scheduled values, for the state dict, whose entries many libraries take to be tensors."""
+        return torch.tensor([getattr(self, name) for name in SCHEDULED], dtype=torch.float64, device="cpu")
 
-    def set_extra_state(self, state: dict[str, float]) -> None:
-        """Take the scheduled values from the state dict."""
-        for name in SCHEDULED:
-            setattr(self, name, state[name])
+    def set_extra_state(self, state: Tensor | Mapping[str, float]) -> None:
+        """Take the scheduled values from the state dict; earlier ones had a mapping by name."""
+        values = state.tolist() if isinstance(state, Tensor) else [state[name] for name in SCHEDULED]
+        for name, value in zip(SCHEDULED, values):
+            setattr(self, name, value)
 
     def now(self, name: str) -> Any:
         """Return one of the scheduled values as arithmetic takes it: a float, or a tensor (0-dim) on a device."""
         return current(self, name)
 
+    def _check(self, cell_type: str) -> None:
+        check_known("cell type", cell_type, self.space.cells, SpaceError)
+
     def mask(self, cell_type: str) -> Tensor:
         """(E, K) bool: the candidates that are live."""
+        self._check(cell_type)
         mask: Tensor = getattr(self, f"mask_{cell_type}")
         return mask
 
     def ops(self, cell_type: str) -> Tensor:
         """(E, K) operation weights as the supernet sees them; exactly zero where a candidate is not live."""
-        alpha, mask = self.alpha[cell_type], self.mask(cell_type)
-        weights = self.relaxations[cell_type].weights(alpha, mask, self.now("op_temperature"))
+        mask = self.mask(cell_type)
+        weights = self.relaxations[cell_type].weights(self.alpha[cell_type], mask, self.now("op_temperature"))
         if self.auxiliary_skip:
             weights = weights + self.now("auxiliary_skip") * self._skips[cell_type].get("skips", weights) * mask
         return weights
 
     def edges(self, cell_type: str) -> Tensor:
         """(E,) edge weights."""
+        self._check(cell_type)
         return self.topologies[cell_type].weights(self.beta[cell_type], self.now("edge_temperature"))
 
     def penalty(self) -> Tensor:
@@ -173,7 +181,7 @@ class ArchState(nn.Module):
 
     def restrict(self, masks: Mapping[str, Tensor]) -> None:
         """Remove candidates for good: False in a cell type's (E, K) mask; what is gone already stays gone."""
-        for name, mask in masks.items():
+        for name, mask in checked_masks(masks, self.space).items():
             self.mask(name).logical_and_(mask.to(self.mask(name).device))
 
     def decided(self, cell_type: str) -> Tensor:

@@ -1,9 +1,13 @@
 """The seam between a search method and the supernet: two tensors per cell type, and nothing else."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from topocell.errors import SpaceError, check_known
+from topocell.spaces.cell import SpaceSpec
 
 
 class ArchWeights(NamedTuple):
@@ -33,3 +37,32 @@ def uniform_weights(n_edges: int, mask: Tensor) -> ArchWeights:
     """Return equal weights for every live candidate of an edge, one for every edge. `mask` is (E, K) bool."""
     live = mask.to(torch.get_default_dtype())
     return ArchWeights(live / live.sum(1, keepdim=True).clamp(min=1), live.new_ones(n_edges))
+
+
+def checked_masks(masks: Mapping[str, Tensor], space: SpaceSpec) -> dict[str, Tensor]:
+    """Return the masks (E, K) of cell types, each a bool tensor.
+
+    Raises:
+        SpaceError: a cell type that the space has not, a mask of another shape than its cell, or one of other values
+            than True and False.
+    """
+    if not isinstance(masks, Mapping):
+        raise SpaceError(
+            f"masks are a mapping from cell types to tensors (E, K), but got a {type(masks).__name__}; write "
+            f"{{t: arch.mask(t) for t in space.cells}}"
+        )
+    found = {}
+    for name, given in masks.items():
+        check_known("cell type", name, space.cells, SpaceError)
+        wanted = (space.cells[name].n_edges, space.cells[name].n_candidates)
+        try:
+            found[name] = torch.as_tensor(given)
+        except (TypeError, ValueError, RuntimeError):
+            raise SpaceError(f"a mask is a bool tensor of the shape {wanted}, but that of {name} is none") from None
+        if found[name].dtype != torch.bool or found[name].shape != wanted:
+            raise SpaceError(
+                f"a mask is a bool tensor of the shape {wanted} of edges and candidates, but that of {name} is one of "
+                f"{str(found[name].dtype).removeprefix('torch.')} and {tuple(found[name].shape)}; write e.g. "
+                f"arch.mask({name!r})"
+            )
+    return found

@@ -6,7 +6,7 @@ from importlib import resources
 
 import yaml
 
-from topocell.errors import RecipeError, SpaceError, nearest
+from topocell.errors import RecipeError, SpaceError, check_known
 from topocell.spaces.cell import CellSpec
 
 
@@ -38,8 +38,7 @@ def named_edges(name: str, cell: CellSpec) -> list[tuple[int, int]]:
     Raises:
         RecipeError: unknown name. SpaceError: the wiring is for cells with another number of nodes.
     """
-    if name not in WIRINGS:
-        raise RecipeError(f"unknown wiring {name!r}{nearest(name, WIRINGS)}; known: {', '.join(WIRINGS)}")
+    check_known("wiring", name, WIRINGS, RecipeError)
     wiring = WIRINGS[name]
     if len(wiring.inputs) != cell.nodes:
         raise SpaceError(

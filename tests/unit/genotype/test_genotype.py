@@ -3,6 +3,7 @@ import os
 import random
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -603,3 +604,10 @@ def test_a_normal_cell_alone_names_its_skeleton() -> None:
         Genotype("mine", {"normal": cell})
     with pytest.raises(GenotypeError, match="skeleton: must take the cell types normal"):
         Genotype("mine", {"normal": cell}, skeleton="darts")
+
+
+@pytest.mark.parametrize("of", [Genotype.operations, Genotype.depth, Genotype.width])
+def test_cell_types_that_there_are_not_are_refused(of: Callable[[Genotype, str], Any]) -> None:
+    cell = darts(CellGenotype(2, ((("skip_connect", 0),),), (2,)))
+    with pytest.raises(GenotypeError, match=r"unknown cell type 'norml' \(did you mean 'normal'\?\); known: normal"):
+        of(cell, "norml")

@@ -396,7 +396,14 @@ def test_scheduled_numbers_of_every_type_survive_in_the_state_dict(number: Any) 
     for name in SCHEDULED:
         setattr(arch, name, number)
     found = through_a_file(arch.state_dict())["_extra_state"]
-    assert found == dict.fromkeys(SCHEDULED, 0.5) and {type(value) for value in found.values()} == {float}
+    assert torch.equal(found, torch.tensor([0.5, 0.5, 0.5], dtype=torch.float64))
+    assert all(isinstance(value, Tensor) for value in arch.state_dict().values())  # as safetensors and averages ask
+
+
+def test_the_state_of_earlier_versions_is_read() -> None:
+    arch, values = state(None, "softmax", PAIRS), dict(zip(SCHEDULED, (0.3, 0.1, 0.7)))
+    arch.load_state_dict({**arch.state_dict(), "_extra_state": values})
+    assert {name: getattr(arch, name) for name in SCHEDULED} == values
 
 
 def test_weights_have_the_dtype_of_the_logits() -> None:
@@ -424,9 +431,11 @@ def test_scheduled_numbers_are_not_learned() -> None:
             setattr(arch, name, torch.tensor(0.5, requires_grad=True))
 
 
-@pytest.mark.parametrize("init", [-1.0, math.nan, math.inf])
-def test_an_init_is_a_standard_deviation(init: float) -> None:
-    with pytest.raises(SpaceError, match=f"init is 0 or more, but got init={init}"):
+@pytest.mark.parametrize(
+    ("init", "rule"), [(-1.0, ""), (math.nan, "a finite number, "), (math.inf, "a finite number, ")]
+)
+def test_an_init_is_a_standard_deviation(init: float, rule: str) -> None:
+    with pytest.raises(SpaceError, match=f"init is {rule}0 or more, but got init={init}"):
         state(None, "softmax", PAIRS, init=init)
 
 

@@ -5,16 +5,19 @@ import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from topocell import ArchState, Supernet, spaces
+from topocell import ArchState, FixedNet, Supernet, spaces
 from topocell.errors import CheckpointError, SpaceError
+from topocell.genotype.published import published
 from topocell.nn.banks import Bank
 from topocell.runtime.constants import Constants
+from topocell.supernet.weights import ArchWeights
 
 SPACES = "darts", "nasbench201"
 
@@ -160,11 +163,86 @@ def test_weights_of_other_candidates_are_refused_with_what_to_do(space: str) -> 
     torch.testing.assert_close(again(x, state()), net(x, arch()))
 
 
-@pytest.mark.parametrize("shape", [(3, 8, 8), (8, 8)])
-def test_one_image_alone_is_no_batch(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("kind", ["supernet", "network"])
+@pytest.mark.parametrize(
+    ("given", "step"),
+    [
+        (torch.zeros(3, 8, 8), r"shape \(3, 8, 8\); write images\[None\]"),
+        *[(torch.zeros(shape), r"write images\.view\(N, channels") for shape in ((8, 8), (8,), ())],
+        (torch.zeros(2, 5, 3, 8, 8), r"images\.flatten\(0, 1\) for several views"),
+        (torch.zeros(2, 8, 8, 3), r"images\.permute\(0, 3, 1, 2\)"),
+        ([torch.zeros(3, 8, 8)], r"got a list; make one of it, e\.g\. by torch\.stack"),
+        (np.zeros((2, 3, 8, 8)), r"got a ndarray; .* torch\.as_tensor"),
+        (None, "got a NoneType"),
+    ],
+)
+def test_what_is_no_batch_of_images_is_told_how_to_become_one(kind: str, given: Any, step: str) -> None:
     net, arch = supernet("darts")
-    with pytest.raises(SpaceError, match="give one image as images"):
-        net(torch.zeros(shape), arch())
+    fixed = FixedNet(published("DARTS_V2").genotype, 4, 3, 5)
+    with pytest.raises(SpaceError, match=step):
+        net(given, arch()) if kind == "supernet" else fixed(given)
+
+
+CELL_TYPES: list[Callable[[Supernet, ArchState, str], Any]] = [
+    lambda net, arch, name: arch.mask(name),
+    lambda net, arch, name: arch.ops(name),
+    lambda net, arch, name: arch.edges(name),
+    lambda net, arch, name: arch.decided(name),
+    lambda net, arch, name: arch.strengths(name),
+    lambda net, arch, name: arch.strengths_of_all(name),
+    lambda net, arch, name: arch.edge_strengths(name),
+    lambda net, arch, name: arch.restrict({name: arch.mask("normal")}),
+    lambda net, arch, name: net.restrict({name: arch.mask("normal")}),
+    lambda net, arch, name: net.prefix(images()[0], arch(), name),
+    lambda net, arch, name: net.suffix(net.prefix(images()[0], arch(), "normal"), arch(), name),
+]
+
+
+@pytest.mark.parametrize("of", CELL_TYPES)
+def test_cell_types_that_there_are_not_are_refused(of: Callable[[Supernet, ArchState, str], Any]) -> None:
+    net, arch = supernet("darts")
+    with pytest.raises(SpaceError, match=r"unknown cell type 'norml' \(did you mean 'normal'\?\); known: normal"):
+        of(net, arch, "norml")
+    of(net, arch, "normal")
+
+
+@pytest.mark.parametrize("part", ["supernet", "architecture"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda mask: mask.float(), r"bool tensor of the shape .*, but that of normal is one of float32"),
+        (lambda mask: mask.to(torch.int64), "one of int64"),
+        (lambda mask: mask[:1], r"one of bool and \(1, "),
+        (lambda mask: mask.flatten(), "one of bool and"),
+        (lambda mask: "all", "that of normal is none"),
+        (lambda mask: None, "that of normal is none"),
+    ],
+)
+def test_masks_of_other_values_and_shapes_are_refused(part: str, change: Any, words: str) -> None:
+    net, arch = supernet("darts")
+    before, target = arch.mask("normal").clone(), net if part == "supernet" else arch
+    with pytest.raises(SpaceError, match=words):
+        target.restrict({"normal": change(before)})
+    with pytest.raises(SpaceError, match=r"a mapping from cell types to tensors \(E, K\), but got a Tensor"):
+        target.restrict(before)  # type: ignore[arg-type]
+    assert torch.equal(arch.mask("normal"), before) and torch.equal(net.masks()["normal"], before)
+
+
+@pytest.mark.parametrize("form", [lambda mask: mask, lambda mask: mask.numpy(), lambda mask: mask.tolist()])
+def test_masks_of_every_form_restrict(form: Any) -> None:
+    net, arch = supernet("darts")
+    mask = arch.mask("normal").clone()
+    mask[0, :-1] = False
+    net.restrict({"normal": form(mask)})
+    arch.restrict({"normal": form(mask)})
+    assert torch.equal(net.masks()["normal"], mask) and torch.equal(arch.mask("normal"), mask)
+
+
+def test_weights_that_are_no_tensors_are_refused() -> None:
+    net, arch = supernet("darts")
+    arrays = {name: ArchWeights(*(part.detach().numpy() for part in weights)) for name, weights in arch().items()}
+    with pytest.raises(SpaceError, match=r"ops of normal is a tensor, but got a ndarray; write torch\.as_tensor"):
+        net(images()[0], arrays)
 
 
 def test_constants_keep_no_tensors_of_a_device_in_copies() -> None:
