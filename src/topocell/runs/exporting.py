@@ -92,12 +92,19 @@ def _method(place: Path, recipe: Recipe) -> list[str]:
     stages = [
         f"{stage.name} ({stage.level}, relaxation {stage.relaxation.name}, topology {stage.topology.name})"
         for stage in recipe.search.stages
+        if stage.epochs
     ]
     about = [f"{recipe.about}."] if recipe.about else []
     about += [f"After {recipe.source}."] if recipe.source else []
     rules = recipe.selection
     chosen = f"Selection: operations by {rules.operations}, edges by {rules.edges}."
-    return [*about, f"Stages: {', '.join(stages)}.", chosen]
+    if trials := rules.trials:
+        chosen += (
+            f" What is random there was drawn again in each of {f'at most {trials.number}' if trials.number else 'the'} "
+            f"trials (proposed by {trials.propose.name}), and the cell that did best by {trials.evaluate.name} was taken."
+        )
+    searched = f"Stages: {', '.join(stages)}." if stages else "No supernet was trained."
+    return [*about, searched, chosen]
 
 
 def _given(images: Any, model: Classifier) -> Samples:

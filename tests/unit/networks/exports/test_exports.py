@@ -147,6 +147,21 @@ def test_a_card_says_what_a_reader_has_to_know(made: Path, exported: Any, run: s
     assert warnings and text.count("\n- ") == len(warnings)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "searched", "chosen"),
+    [
+        ("dots", "Stages: operations (", "operations by "),
+        ("random", "No supernet was trained.", "operations by random, edges by random.$"),
+        ("random-search", "No supernet", r"in each of at most 24 trials \(proposed by random\), .* best by training was"),
+        ("evolution", "No supernet", r"in each of the trials \(proposed by evolution\), .* best by training was taken"),
+    ],
+)
+def test_a_card_says_how_the_cell_was_chosen(recipe: str, searched: str, chosen: str, tmp_path: Path) -> None:
+    changes = ["selection.trials.number=null", "selection.trials.seconds=60"] if recipe == "evolution" else []
+    words = exporting._method(tmp_path, load_recipe(recipe, changes))
+    assert any(word.startswith(searched) for word in words) and re.search(chosen, words[-1])
+
+
 def test_an_export_to_safetensors_is_loaded_and_exported_again(made: Path, exported: Any, tmp_path: Path) -> None:
     place, images = exported["photos", "safetensors"].path, made / "images"
     wanted = topocell.load(made / "photos", seed=1).predict(images)
