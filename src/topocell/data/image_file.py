@@ -193,7 +193,20 @@ def _foreign(path: str) -> str:
             return "HEIC or AVIF under another name; convert it" if still else "a film"
         if start.startswith(b"version https://git-lfs"):
             return "a pointer of Git LFS; fetch the image with `git lfs pull`"
+        if kind := _other_format(start):
+            return f"{kind} under another name; convert it"
     return "not an image"
+
+
+def _other_format(start: bytes) -> str | None:
+    """The format of an image that Pillow knows by how it begins, of those that are not read."""
+    Image.init()
+    for name in sorted(set(Image.OPEN) - set(readable_formats()[1])):
+        accepts = Image.OPEN[name][1]
+        with suppress(Exception):  # as for each decoder
+            if accepts is not None and accepts(start) is True:
+                return name
+    return None
 
 
 def archive(path: str | os.PathLike[str]) -> str | None:

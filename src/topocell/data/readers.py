@@ -1,7 +1,6 @@
 """Sources of images: a row of `DATASETS` per set, each with a reader of its files."""
 
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,11 @@ from torch import Tensor
 from topocell.data import downsampled, ilsvrc
 from topocell.data.augment import resize
 from topocell.data.downloads import fetched
-from topocell.data.folder_listing import beside, class_folders, images, is_image, listing, some
+from topocell.data.folder_listing import beside, class_folders, images, listing, some
 from topocell.data.image_file import archive
 from topocell.data.image_folder import Decoding, check_memory, decode_cached, named
 from topocell.data.preprocessing import Resize
+from topocell.data.split_folders import TEST, TRAIN, VAL, check_flat, part_of
 from topocell.errors import DataError
 from topocell.registry import Registry
 from topocell.runtime.rng import generator
@@ -34,10 +34,6 @@ CIFAR100_STATISTICS = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))  # DA
 #: Of the search and training scripts of NAS-Bench-201.
 IMAGENET16_STATISTICS = ((122.68 / 255, 116.66 / 255, 104.01 / 255), (63.22 / 255, 61.26 / 255, 65.09 / 255))
 SVHN_STATISTICS = ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))  # DARTS-PT
-
-#: What the folders of a split are called, in any case.
-TRAIN, TEST, VAL = ("train", "training"), ("test", "testing"), ("val", "valid", "validation")
-_PARTS = {*TRAIN, *TEST, *VAL}
 
 
 class Part(NamedTuple):
@@ -198,7 +194,7 @@ def _read_folder(root: Path | None, download: bool) -> Source:
         if root.is_file() and (kind := archive(root)):
             state = f"is {kind}: unpack it, and name the folder"
         raise DataError(f"data.root is a directory, but {str(root)!r} {state}; it should hold {layout}")
-    given, test_set, val = (_part(root, names) for names in (TRAIN, TEST, VAL))
+    given, test_set, val = (part_of(root, names) for names in (TRAIN, TEST, VAL))
     held_out = test_set or val
     if bool(given) != bool(held_out):
         only, other = (held_out, "train/") if held_out else (given, "test/ or val/")
@@ -222,7 +218,7 @@ def _read_folder(root: Path | None, download: bool) -> Source:
             notes = (f"{val}/ is not used: {test_set}/ is the test set, the search cuts its splits from {given}/",)
     else:
         classes, files, labels, unused = listing(root)
-        _check_flat(root)
+        check_flat(root)
         if single := [name for name, size in zip(classes, labels.bincount().tolist()) if size == 1]:
             raise DataError(f"each class has 2 images or more to be split, but {some(single)} have 1; add images")
         chosen, rest = _last_fifth(labels)
@@ -230,40 +226,6 @@ def _read_folder(root: Path | None, download: bool) -> Source:
         train_labels, test_labels = labels[chosen], labels[rest]
         notes = ("there is no test/ or val/: the last fifth of each class by file name is the test set",)
     return _in_files(root, classes, (train, train_labels), (test, test_labels), (*notes, *unused.notes()))
-
-
-def _part(root: Path, names: tuple[str, ...]) -> str | None:
-    """The folder of class folders that has one of these names, in any case."""
-    found = [name for name in class_folders(root) if name.lower() in names and class_folders(root / name)]
-    if len(found) > 1:
-        raise DataError(
-            f"one folder is the {names[0]} set, but {str(root)!r} has {some(found)}; keep {names[0]}/ and move the rest"
-        )
-    return found[0] if found else None
-
-
-def _check_flat(root: Path) -> None:
-    """Raise DataError where the folders of a flat tree look like the parts of a split instead of classes."""
-    classes = class_folders(root)
-    inside = [class_folders(root / name) for name in classes]
-    same = len(inside[0]) > 1 and all(names == inside[0] for names in inside)
-    if same and not any(is_image(path.name) for name in classes for path in (root / name).iterdir()):
-        raise DataError(
-            f"the folders of a flat tree are its classes, but {some(classes)} in {str(root)!r} all hold folders "
-            f"called {some(inside[0])}; name the parts of a split train/ and test/, or move images up into their class"
-        )
-    names = {name.lower() for name in classes}
-    words = {re.split("[^a-z]", name)[0] for name in names}  # `train` and `test1`, `train_images` and `test_images`
-    if _are_parts(names) or (_are_parts(words) and words <= _PARTS) or names <= _PARTS:
-        raise DataError(
-            f"the folders of a split hold CLASS/*, but {some(classes)} in {str(root)!r} hold images themselves; "
-            f"sort them into class folders, or rename them if these are the classes"
-        )
-
-
-def _are_parts(names: set[str]) -> bool:
-    """Return whether some of these names are those of a training set and of a test set."""
-    return not names.isdisjoint(TRAIN) and not names.isdisjoint((*TEST, *VAL))
 
 
 def _in_files(

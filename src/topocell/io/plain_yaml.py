@@ -42,11 +42,15 @@ class _FastLoader(_Rules, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # typ
     """The loader in C, several times as fast: reading a recipe is a good part of starting a command."""
 
 
-class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """Quotes the text that the loaders would read as a number."""
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that the loaders would read as a number; writes what is no character, as in paths of any bytes."""
 
 
-for _rules in (_Loader, _FastLoader, _Dumper):  # which take 6e-3 for text, since YAML 1.1 asks for 6.0e-3
+class _FastDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """The dumper in C, which takes characters alone."""
+
+
+for _rules in (_Loader, _FastLoader, _Dumper, _FastDumper):  # which take 6e-3 for text, since YAML 1.1 asks for 6.0e-3
     _rules.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+\Z"), list("-+0123456789")
     )
@@ -68,7 +72,11 @@ def load(text: str) -> Any:
 
 def dump(value: Any) -> str:
     """The YAML text that `load` reads as a value again."""
-    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
+    how: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": 100}
+    try:
+        return str(yaml.dump(value, Dumper=_FastDumper, **how))
+    except UnicodeEncodeError:
+        return str(yaml.dump(value, Dumper=_Dumper, **how))
 
 
 def load_argument(text: str, takes_list: bool) -> Any:

@@ -99,9 +99,10 @@ def _method(place: Path, recipe: Recipe) -> list[str]:
     rules = recipe.selection
     chosen = f"Selection: operations by {rules.operations}, edges by {rules.edges}."
     if trials := rules.trials:
+        number = f"at most {trials.number} trials" if trials.number else "the trials"
         chosen += (
-            f" What is random there was drawn again in each of {f'at most {trials.number}' if trials.number else 'the'} "
-            f"trials (proposed by {trials.propose.name}), and the cell that did best by {trials.evaluate.name} was taken."
+            f" What is random there was drawn again in each of {number} (proposed by {trials.propose.name}), and the "
+            f"cell that did best by {trials.evaluate.name} was taken."
         )
     searched = f"Stages: {', '.join(stages)}." if stages else "No supernet was trained."
     return [*about, searched, chosen]

@@ -155,7 +155,14 @@ def test_two_classes_that_look_alike_are_refused(tmp_path):
         load("folder", tmp_path)
 
 
-@pytest.mark.parametrize("names", [("train", "test1"), ("train_images", "test_images"), ("Train", "val", "sample")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        *[("train", "test1"), ("train_images", "test_images"), ("Train", "val", "sample"), ("X_train", "X_test")],
+        *[("seg_train", "seg_test", "seg_pred"), ("TrainImages", "TestImages"), ("trainset", "testset", "more")],
+        *[("dogs_training", "dogs_validation"), ("train_jpg", "test_png"), ("2019 train", "2020 val")],
+    ],
+)
 def test_parts_of_a_split_with_images_themselves_are_not_taken_for_classes(tmp_path, names):
     for name in names:
         for number in range(3):
@@ -164,7 +171,25 @@ def test_parts_of_a_split_with_images_themselves_are_not_taken_for_classes(tmp_p
         load("folder", tmp_path)
 
 
-@pytest.mark.parametrize("names", [("train", "car"), ("test tube", "train ticket", "cup"), ("test 1", "test 2")])
+@pytest.mark.parametrize("names", [("seg_train", "seg_test"), ("trainset", "testset"), ("my_train", "my_test", "pred")])
+@pytest.mark.parametrize("between", ["", "again/"])
+def test_parts_of_other_names_are_not_taken_for_classes(tmp_path, names, between):
+    """As Kaggle unpacks Intel Image Classification: seg_train/seg_train/CLASS; a part may lack a class."""
+    for name, classes in zip(names, (("a", "b", "c"), ("a", "b"), ())):
+        for label in classes or ("",):
+            put(tmp_path, f"{name}/{between}{label}/0.png")
+    words = r"called train/ and test/ \(or val/\) and hold CLASS/\* right inside, but .* has .*; rename the parts"
+    with pytest.raises(DataError, match=words):
+        load("folder", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        *[("train", "car"), ("test tube", "train ticket", "cup"), ("test 1", "test 2"), ("train", "trainer")],
+        *[("steam train", "blood test"), ("freight train", "passenger train"), ("value", "trains"), ("valid", "void")],
+    ],
+)
 def test_classes_may_be_called_like_a_part_of_a_split(tmp_path, names):
     for name in names:
         for number in range(3):

@@ -152,7 +152,11 @@ def test_a_card_says_what_a_reader_has_to_know(made: Path, exported: Any, run: s
     [
         ("dots", "Stages: operations (", "operations by "),
         ("random", "No supernet was trained.", "operations by random, edges by random.$"),
-        ("random-search", "No supernet", r"in each of at most 24 trials \(proposed by random\), .* best by training was"),
+        (
+            "random-search",
+            "No supernet",
+            r"in each of at most 24 trials \(proposed by random\), .* best by training was",
+        ),
         ("evolution", "No supernet", r"in each of the trials \(proposed by evolution\), .* best by training was taken"),
     ],
 )

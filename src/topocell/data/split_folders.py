@@ -1,0 +1,67 @@
+"""The folders of a split: what they are called, and folders that look like them where classes should be."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from topocell.data.folder_listing import class_folders, is_image, some
+from topocell.errors import DataError
+
+#: What the folders of a split are called, in any case.
+TRAIN, TEST, VAL = ("train", "training"), ("test", "testing"), ("val", "valid", "validation")
+_PARTS = {*TRAIN, *TEST, *VAL}
+
+
+def part_of(root: Path, names: tuple[str, ...]) -> str | None:
+    """The folder of class folders that has one of these names, in any case."""
+    found = [name for name in class_folders(root) if name.lower() in names and class_folders(root / name)]
+    if len(found) > 1:
+        raise DataError(
+            f"one folder is the {names[0]} set, but {str(root)!r} has {some(found)}; keep {names[0]}/ and move the rest"
+        )
+    return found[0] if found else None
+
+
+def check_flat(root: Path) -> None:
+    """Raise DataError where the folders of a flat tree look like the parts of a split instead of classes."""
+    classes = class_folders(root)
+    inside = [class_folders(root / name) for name in classes]
+    same = len(inside[0]) > 1 and all(names == inside[0] for names in inside)
+    if same and not any(is_image(path.name) for name in classes for path in (root / name).iterdir()):
+        raise DataError(
+            f"the folders of a flat tree are its classes, but {some(classes)} in {str(root)!r} all hold folders "
+            f"called {some(inside[0])}; name the parts of a split train/ and test/, or move images up into their class"
+        )
+    if not _are_called_as_parts(classes):
+        return
+    if any(inside):
+        raise DataError(
+            f"the parts of a split are called train/ and test/ (or val/) and hold CLASS/* right inside, but "
+            f"{str(root)!r} has {some(classes)}; rename the parts, and move CLASS folders that lie deeper up into them"
+        )
+    raise DataError(
+        f"the folders of a split hold CLASS/*, but {some(classes)} in {str(root)!r} hold images themselves; "
+        f"sort them into class folders, or rename them if these are the classes"
+    )
+
+
+def _are_called_as_parts(names: Sequence[str]) -> bool:
+    """Return whether folders are called as parts of a split.
+
+    All of them begin with such a word, or the names of two differ in such a word alone: `seg_train` and `seg_test`.
+    """
+    words = [[word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)] for name in names]
+    kinds: dict[tuple[str, ...], set[str]] = {}
+    for of_one in words:
+        part = next((word for word in of_one if _part_word(word)), "")
+        kinds.setdefault(tuple(word for word in of_one if word != part), set()).add(_part_word(part))
+    first = {_part_word(of_one[0]) if of_one else "" for of_one in words}
+    return any({"train", "test"} <= found for found in kinds.values()) or (
+        "" not in first and (len(first) > 1 or {name.lower() for name in names} <= _PARTS)
+    )
+
+
+def _part_word(word: str) -> str:
+    """`train` or `test` (or validation) for a word that a part of a split is called by, empty for any other."""
+    plain = re.sub("(set|data|images?)$", "", word)
+    return "train" if plain in TRAIN else "test" if plain in _PARTS else ""
