@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from topocell.arguments import checked
-from topocell.errors import SpaceError
+from topocell.errors import SpaceError, TopocellError
 from topocell.genotype.genotype import Genotype
 from topocell.nn.network import FixedNet
 
@@ -81,17 +81,27 @@ def count(net: nn.Module, input_size: tuple[int, int, int], include: Include = "
         )
     if include not in get_args(Include):
         raise SpaceError(f"include must be one of {', '.join(get_args(Include))}, but got {include!r}")
+    net = getattr(net, "_orig_mod", net)  # of torch.compile, which warns where calls are counted
     _check_inputs(net)
     from torch.utils.flop_counter import FlopCounterMode  # which imports Triton
 
     modes = [(module, module.training) for module in net.modules()]
     like = next(net.parameters(), torch.empty(0))
+    images = torch.zeros(1, *input_size, device=like.device, dtype=like.dtype)
     products, others = FlopCounterMode(display=False), _Elements()
     try:
         with suppress(NotImplementedError):  # a graph of torch.export has one mode for good
             net.eval()
         with torch.no_grad(), products, others if include == "all" else nullcontext():
-            net(torch.zeros(1, *input_size, device=like.device, dtype=like.dtype))
+            net(images)
+    except TopocellError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SpaceError(
+            f"what is counted takes images {tuple(images.shape)} of {images.dtype}, but a {type(net).__name__} does "
+            f"not ({reason}); count the network that it was made of"
+        ) from error
     finally:
         for module, training in modes:
             module.training = training
@@ -134,7 +144,7 @@ class _Elements(TorchDispatchMode):
 
 
 def _parameters(net: nn.Module) -> int:
-    return sum(p.numel() for name, p in net.named_parameters() if not name.startswith("auxiliary_head."))
+    return sum(p.numel() for name, p in net.named_parameters() if "auxiliary_head" not in name.split("."))
 
 
 #: Channels of the small networks from which the size of all others follows.

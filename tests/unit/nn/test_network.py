@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.helpers.golden_genotypes import ALL, DARTS_V1, DARTS_V2, DOTS_C100, PARAMETERS, PDARTS
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from topocell import ArchState, Supernet, api, spaces
 from topocell.config.load import load_recipe
@@ -332,6 +333,22 @@ def test_what_takes_more_than_images_is_not_counted() -> None:
 def test_other_forms_of_a_network_are_counted_alike(form: Any) -> None:
     net = FixedNet(DARTS_V2, 4, 3, 10).eval()
     assert count(form(net, torch.zeros(1, 3, 16, 16)), (3, 16, 16)) == count(net, (3, 16, 16))
+
+
+@pytest.mark.parametrize("wrap", [nn.Sequential, AveragedModel, torch.compile])
+@pytest.mark.filterwarnings("error")
+def test_no_wrapper_makes_an_auxiliary_head_count(wrap: Any) -> None:
+    net = FixedNet(DARTS_V2, 4, 3, 10, auxiliary=True)
+    assert count(wrap(net), (3, 16, 16)) == count(net, (3, 16, 16)) == count(FixedNet(DARTS_V2, 4, 3, 10), (3, 16, 16))
+
+
+def test_a_graph_for_other_images_is_not_counted() -> None:
+    graph = torch.export.export(FixedNet(DARTS_V2, 4, 3, 10).eval(), (torch.zeros(2, 3, 16, 16),)).module()
+    words = (
+        r"takes images \(1, 3, 16, 16\) of torch.float32, but a GraphModule does not \(.*; count the network that it"
+    )
+    with pytest.raises(SpaceError, match=words):
+        count(graph, (3, 16, 16))
 
 
 def test_a_failed_count_leaves_the_network_as_it_was() -> None:

@@ -26,6 +26,7 @@ from topocell.nn.separable import separable, usable
 from topocell.runtime.memory import DispatcherCalls, SavedBytes
 from topocell.spaces import CellSpec, SpaceSpec, complete_edges
 from topocell.supernet import ArchWeights, OneHotWeights, Supernet
+from topocell.supernet.cell import SuperCell
 from topocell.supernet.learner import frozen
 
 CHAINS = ("sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7", "dil_conv_3x3", "dil_conv_5x5")
@@ -419,3 +420,48 @@ def test_modules_that_ask_for_more_are_the_library_s(build: Callable[[], nn.Modu
         torch.testing.assert_close(buffer, plain.state_dict()[name])
     if change == "a hook":
         assert len(seen) == 2 * (len(list(module.modules())) - 1)
+
+
+@pytest.mark.parametrize("name", ["projection", "reduction", "sep_conv_3x3", "dil_conv_5x5"])
+def test_a_mean_that_is_large_against_the_spread_costs_no_digits(name: str) -> None:
+    """Images that nobody normalised: variances from sums of squares would lose twice as many digits."""
+    torch.manual_seed(0)
+    module = {"projection": ReLUConvBN, "reduction": FactorizedReduce}.get(name)
+    built = make(name, 12, 1, True) if module is None else module(12, 12, True)
+    exact, x = copy.deepcopy(built).double(), 300 + torch.randn(4, 12, 16, 16)
+    found, wanted = built(x.contiguous(memory_format=torch.channels_last)), exact(x.double())
+    border = 0 if module else 4  # beyond which zeros are no outliers
+    inner = slice(border, found.shape[2] - border)
+    assert near(found[..., inner, inner], wanted[..., inner, inner], 3e-4)
+    norms = [m for m in built.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm, other in zip(norms, [m for m in exact.modules() if isinstance(m, nn.BatchNorm2d)]):
+        assert near(norm.running_var, other.running_var, 1e-4)
+
+
+def test_nor_in_a_cell_of_the_supernet() -> None:
+    torch.manual_seed(0)
+    cell = SuperCell(CellSpec(1, 2, ((0, 1), (0, 2), (1, 2)), ("max_pool_3x3", "sep_conv_3x3")), 12)
+    exact, x = copy.deepcopy(cell).double(), 300 + torch.randn(4, 12, 16, 16)
+    weights = ArchWeights(torch.rand(3, 2), torch.ones(3))
+    found = cell([x.contiguous(memory_format=torch.channels_last)], weights)
+    assert near(found, exact([x.double()], ArchWeights(*(part.double() for part in weights))), 1e-4)
+
+
+@pytest.mark.parametrize("name", ["projection", "reduction", "sep_conv_3x3", "dil_conv_5x5"])
+def test_where_an_input_is_not_a_number_all_gradients_are_those_of_the_library(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What skips or clips steps asks which of them are numbers; a ReLU lets the gradient pass at NaN."""
+    torch.manual_seed(0)
+    module = {"projection": ReLUConvBN, "reduction": FactorizedReduce}.get(name)
+    first = make(name, 8, 1, True) if module is None else module(8, 8, True)
+    x = torch.randn(2, 8, 8, 8).contiguous(memory_format=torch.channels_last)
+    x[0, 0, 0, 0] = float("nan")
+    found = []
+    for native in ("1", "0"):
+        monkeypatch.setenv("TOPOCELL_NATIVE", native)
+        built, given_x = copy.deepcopy(first), x.clone(memory_format=torch.preserve_format).requires_grad_()
+        built(given_x).sum().backward()
+        gradients = [given_x.grad, *(p.grad for p in built.parameters())]
+        found.append([g.isnan() for g in gradients if g is not None])
+    assert len(found[0]) == len(found[1]) and all(map(torch.equal, *found))

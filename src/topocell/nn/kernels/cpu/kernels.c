@@ -348,11 +348,18 @@ typedef struct {
     long pixel, plane;
 } Map;
 
-/* sum (filled C), square (filled C) of what is written, and whether that goes past the caches. */
+/* sum and square (filled C) of what is written less the first pixel of it, `origin` (filled C), so that a mean which is
+ * large against the spread costs no digits; and whether what is written goes past the caches. */
 typedef struct {
-    float *sum, *square;
+    float *sum, *square, *origin;
     int stream;
 } Moments;
+
+/* Adds to the sums and squares those of n values of which the sums s and squares q less the origin are known. */
+INLINE void add_moments(double *sum, double *square, double s, double q, double origin, int n) {
+    *sum += s + n * origin;
+    *square += q + origin * (2 * s + n * origin);
+}
 
 /* Pixels p to p + P - 1 of Q blocks of outputs from block c on: from C channels times w (planes, C, LANES). */
 INLINE void products(Map from, int C, const float *w, Map to, int p, int c, int tail, Moments moments, const int P,
@@ -384,14 +391,19 @@ INLINE void products(Map from, int C, const float *w, Map to, int p, int c, int 
                 stream(to.at + (p + j) * to.pixel + (c + r) * to.plane, sum[j][r]);
     if (!moments.sum) return;
     UNROLL for (int r = 0; r < Q; r++) {
+        if (p == 0) STORE(moments.origin + (c + r) * LANES, sum[0][r]);
+        const vec origin = LOAD(moments.origin + (c + r) * LANES);
         vec s = LOAD(moments.sum + (c + r) * LANES), q = LOAD(moments.square + (c + r) * LANES);
-        UNROLL for (int j = 0; j < P; j++) s += sum[j][r], q += sum[j][r] * sum[j][r];
+        UNROLL for (int j = 0; j < P; j++) {
+            const vec v = sum[j][r] - origin;
+            s += v, q += v * v;
+        }
         STORE(moments.sum + (c + r) * LANES, s), STORE(moments.square + (c + r) * LANES, q);
     }
 }
 
 /* n pixels of a 1 x 1 convolution from C channels to `all` blocks of channels, w (all, C, LANES) as (out, in); of the
- * last block the first `tail` are written. Moments are added to where they are not null. */
+ * last block the first `tail` are written. Moments, where they are not null, begin with zeros. */
 static void pointwise(Map from, int C, const float *w, Map to, int all, int n, int tail, Moments moments) {
 #define SOME(P, Q) \
     for (; p + P <= n; p += P) products(from, C, w, to, p, c, c + Q == all ? tail : LANES, moments, P, Q);
@@ -455,11 +467,12 @@ static void outer(Map a, int C, const float *b, int D, int n, float *sum) {
 /* One block of channels of `moments_of`, `wide` of them there; with `other` b is read. */
 INLINE void moments_block(const float *a, const float *b, int C, long step, vec mu, int n, int wide, double *sum,
                           double *square, const int other) {
+    const vec origin = other ? (vec){0} : get(a, wide);
     vec s[2] = {{0}}, q[2] = {{0}};
     int p = 0;
 #define ONE(J)                                                        \
     do {                                                              \
-        const vec v = get(a + (long)(p + J) * C, wide);               \
+        const vec v = get(a + (long)(p + J) * C, wide) - origin;      \
         s[J] += v;                                                    \
         if (other) q[J] += v * (get(b + (p + J) * step, wide) - mu);  \
         else q[J] += v * v;                                           \
@@ -471,7 +484,7 @@ INLINE void moments_block(const float *a, const float *b, int C, long step, vec 
     if (p < n) ONE(0);
 #undef ONE
     s[0] += s[1], q[0] += q[1];
-    for (int i = 0; i < LANES && i < wide; i++) sum[i] += s[0][i], square[i] += q[0][i];
+    for (int i = 0; i < LANES && i < wide; i++) add_moments(sum + i, square + i, s[0][i], q[0][i], origin[i], n);
 }
 
 /* Adds to sum (C,) the sums over n pixels of a, whose pixels are C floats long; to square (C,) those of its squares, or
@@ -596,9 +609,9 @@ void stage_forward(const Shape *s, const float *const *in, const Norm *before, c
 #pragma omp parallel num_threads(threads)
     {
         const long deep_plane = (long)tile * s->w * LANES;
-        float *padded = zeros(plane * all), *deep = floats(deep_plane * all), *of_tile = floats(2 * wide);
+        float *padded = zeros(plane * all), *deep = floats(deep_plane * all), *of_tile = floats(3 * wide);
         double *mine = sums + (long)omp_get_thread_num() * s->M * C * 2;
-        const Moments moments = {of_tile, of_tile + wide, streams(z, s->M * s->N * out, C)};
+        const Moments moments = {of_tile, of_tile + wide, of_tile + 2 * wide, streams(z, s->M * s->N * out, C)};
 #pragma omp for schedule(static)
         for (int n = 0; n < s->N; n++)
             for (int m = 0; m < s->M; m++) {
@@ -616,10 +629,9 @@ void stage_forward(const Shape *s, const float *const *in, const Norm *before, c
                     memset(of_tile, 0, sizeof(float) * 2 * wide);
                     pointwise((Map){deep, LANES, deep_plane}, C, pws + edge * C, (Map){to + (long)y * s->w * C, C, LANES},
                               all, rows * s->w, tail, moments);
-                    for (int c = 0; c < C; c++) {
-                        mine[(long)m * C + c] += moments.sum[c];
-                        mine[((long)s->M + m) * C + c] += moments.square[c];
-                    }
+                    for (int c = 0; c < C; c++)
+                        add_moments(mine + (long)m * C + c, mine + ((long)s->M + m) * C + c, moments.sum[c],
+                                    moments.square[c], moments.origin[c], rows * s->w);
                 }
             }
         free(padded), free(deep), free(of_tile);
@@ -635,7 +647,7 @@ INLINE void passed_row(const float *mask, const float *d, int W, int C, float *t
     const vec mu = norm ? get(mean, wide) : (vec){0};
     vec s = {0}, q = {0};
     for (int x = 0; x < W; x++, mask += LANES, d += LANES, to += C) {
-        vec passed = KEEP(LOAD(mask) > (vec){0}, LOAD(d));
+        vec passed = KEEP(~(LOAD(mask) <= (vec){0}), LOAD(d));
         if (norm) {
             s += passed, q += passed * (get(z, wide) - mu);
             z += C;
@@ -690,7 +702,7 @@ void stage_backward(const Shape *s, const float *const *in, const Norm *before, 
                     for (int i = 0; i < rows; i++) /* into the rows of a plane with a border */
                         pointwise((Map){d_z + (long)i * s->w * wide, wide, LANES}, C, pws + edge * C,
                                   (Map){d_deep + (y + i + pad) * grad_row + pad * LANES, LANES, grad_plane}, all,
-                                  s->w, LANES, (Moments){NULL, NULL, 0});
+                                  s->w, LANES, (Moments){NULL, NULL, NULL, 0});
                     if (!learns) continue;
                     for (int c = 0; c < all; c++)
                         depthwise(padded + c * plane + (long)y * s->stride * row, row,
@@ -788,9 +800,9 @@ void project_forward(const Project *s, const float *in, const float *weights, fl
     double *sums = double_zeros((long)s->threads * s->O * 2);
 #pragma omp parallel num_threads(s->threads)
     {
-        float *active = zeros((long)tile * filled(s->I)), *of_tile = floats(2 * wide);
+        float *active = zeros((long)tile * filled(s->I)), *of_tile = floats(3 * wide);
         double *mine = sums + (long)omp_get_thread_num() * s->O * 2;
-        const Moments moments = {of_tile, of_tile + wide, 0};
+        const Moments moments = {of_tile, of_tile + wide, of_tile + 2 * wide, 0};
 #pragma omp for schedule(static)
         for (int n = 0; n < s->N; n++)
             for (int p = 0; p < pixels; p += tile) {
@@ -800,7 +812,8 @@ void project_forward(const Project *s, const float *in, const float *weights, fl
                 pointwise((Map){active, filled(s->I), LANES}, s->I, packed,
                           (Map){z + ((long)n * pixels + p) * s->total + s->first, s->total, LANES}, all, some,
                           s->O - (all - 1) * LANES, moments);
-                for (int c = 0; c < s->O; c++) mine[c] += moments.sum[c], mine[s->O + c] += moments.square[c];
+                for (int c = 0; c < s->O; c++)
+                    add_moments(mine + c, mine + s->O + c, moments.sum[c], moments.square[c], moments.origin[c], some);
             }
         free(active), free(of_tile);
     }
@@ -832,12 +845,12 @@ void project_backward(const Project *s, const float *in, const float *weights, c
                 if (d_weights) outer((Map){active, in_wide, LANES}, s->I, d_z, s->O, some, mine);
                 if (!d_in) continue;
                 pointwise((Map){d_z, wide, LANES}, s->O, packed, (Map){d_active, in_wide, LANES}, planes(s->I), some,
-                          LANES, (Moments){NULL, NULL, 0});
+                          LANES, (Moments){NULL, NULL, NULL, 0});
                 for (int j = 0; j < some; j++) {
                     float *to = d_in + image + source(s, p + j);
                     for (int c = 0; c < s->I; c += LANES) {
                         const long at = (long)j * in_wide + c;
-                        put(to + c, KEEP(LOAD(active + at) > (vec){0}, LOAD(d_active + at)), s->I - c);
+                        put(to + c, KEEP(~(LOAD(active + at) <= (vec){0}), LOAD(d_active + at)), s->I - c);
                     }
                 }
             }
@@ -1018,7 +1031,7 @@ void relu_backward(long size, int P, const float *x, const float *const *grad, f
         const int left = size - i < LANES ? (int)(size - i) : LANES;
         vec sum = {0};
         for (int p = 0; p < P; p++) sum += get(grad[p] + i, left);
-        put(d_x + i, get(d_x + i, left) + KEEP(get(x + i, left) > (vec){0}, sum), left);
+        put(d_x + i, get(d_x + i, left) + KEEP(~(get(x + i, left) <= (vec){0}), sum), left);
     }
 }
 

@@ -280,7 +280,7 @@ def depthwise_input(
     if BEFORE:
         mean, rstd = _norm(before, edge, M, c, real, C, EPS)
         v = (v - mean[None, :]) * rstd[None, :]
-    found = tl.where(there & (v > 0), acc, 0.0)
+    found = tl.where(there & ~(v <= 0), acc, 0.0)
     to = d_x + edge_at + (pix * C)[:, None] + c[None, :]
     if ADD:
         found += tl.load(to, mask=there, other=0.0).to(tl.float32)
