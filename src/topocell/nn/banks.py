@@ -4,6 +4,7 @@ A bank takes the source node once and returns the weighted outputs of all its ed
 (N, M·C, H', W'), edge-major. Its parameters carry the edges in dimension 0, so removing an edge is a slice.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Self
@@ -14,6 +15,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from topocell.nn.functional import convolve, depthwise_separable, normalise
+
+
+def _draw(stacked: Tensor) -> Tensor:
+    for piece in stacked:
+        nn.init.kaiming_uniform_(piece, a=5**0.5)
+    return stacked
 
 
 class Bank(nn.Module):
@@ -30,11 +37,13 @@ class Bank(nn.Module):
 
     def stack(self, name: str, *shape: int) -> None:
         """Add a parameter of M slices of `shape`, each drawn as torch draws a convolution's weight."""
-        weight = torch.empty(len(self.edges), *shape)
-        for piece in weight:
-            nn.init.kaiming_uniform_(piece, a=5**0.5)
-        self.register_parameter(name, nn.Parameter(weight))
+        self.register_parameter(name, nn.Parameter(_draw(torch.empty(len(self.edges), *shape))))
         self._stacked.append(name)
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew, as PyTorch's modules do, such as after `to_empty`."""
+        for weight in self.tensors():
+            _draw(weight.detach())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Take what `to` and its like do to tensors: to stacked weights as to those of convolutions side by side.
@@ -43,8 +52,11 @@ class Bank(nn.Module):
         """
 
         def apply(tensor: Tensor) -> Tensor:
-            stacked = tensor.dim() == 5
-            return fn(tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2]) if stacked else fn(tensor)
+            if tensor.dim() != 5:
+                return fn(tensor)
+            flat = tensor.flatten(0, 1)
+            found = fn(flat)
+            return tensor if found is flat else found.unflatten(0, tensor.shape[:2])  # a view cannot be swapped
 
         return super()._apply(apply, recurse)
 
@@ -179,6 +191,10 @@ class NoiseBank(Bank):
         return noise * weight.view(1, -1, 1, 1)
 
 
+def _nothing() -> None:
+    pass
+
+
 class ModuleBank(Bank):
     """Any operation: on each edge the module of a network, run one after the other.
 
@@ -209,6 +225,20 @@ class ModuleBank(Bank):
             owner.register_parameter(name.rpartition(".")[2], None)
             self.register_parameter(name.replace(".", "__"), nn.Parameter(stack))
             self._stacked.append(name.replace(".", "__"))
+        for module in self.template.modules():
+            if hasattr(module, "reset_parameters"):  # its parameters are those of the bank
+                module.reset_parameters = _nothing  # type: ignore[assignment]
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew by the `reset_parameters` of the module's parts; what these leave alone stays."""
+        for edge in zip(*(stacked.detach() for stacked in self.tensors())):
+            module = copy.deepcopy(self.template)
+            for name, weight in zip(self._names, edge):
+                owner, _, last = name.rpartition(".")
+                module.get_submodule(owner).register_parameter(last, nn.Parameter(weight))
+            for part in module.modules():
+                if hasattr(type(part), "reset_parameters"):
+                    type(part).reset_parameters(part)  # type: ignore[attr-defined]
 
     def compute(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         weights = weight.view(-1, self.channels)

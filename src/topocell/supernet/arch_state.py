@@ -14,7 +14,7 @@ from topocell.errors import RecipeError, SpaceError, check_known
 from topocell.nn.scheduled import Scheduled, check_number, current
 from topocell.runtime.constants import Constants
 from topocell.spaces.cell import SpaceSpec
-from topocell.supernet.weights import ArchWeights, OneHotWeights, checked_masks
+from topocell.supernet.weights import ArchWeights, OneHotWeights, checked_masks, real_tensor
 
 Choice = str | Mapping[str, Any]
 
@@ -82,18 +82,30 @@ class ArchState(nn.Module):
         }
         self.alpha = nn.ParameterDict()
         self.beta = nn.ParameterDict()
+        self._init = init
         for name, cell in space.cells.items():
             shapes = (cell.n_edges, cell.n_candidates), (self.topologies[name].n_logits,)
             self.alpha[name], self.beta[name] = (
                 nn.Parameter(init * torch.randn(shape, generator=generator)) for shape in shapes
             )
-            mask = torch.tensor(cell.live)
-            mask[list(self.topologies[name].absent)] = False
-            self.register_buffer(f"mask_{name}", mask)
+            self.register_buffer(f"mask_{name}", self._all_live(name))
         self._skips = {
             t: Constants(skips=relaxations.candidate_table(cell, {"skip_connect": 1.0}, 0.0))
             for t, cell in space.cells.items()
         }
+
+    def _all_live(self, cell_type: str) -> Tensor:
+        mask = torch.tensor(self.space.cells[cell_type].live)
+        mask[list(self.topologies[cell_type].absent)] = False
+        return mask
+
+    def reset_parameters(self) -> None:
+        """Draw all logits anew and make all candidates live, as when it was made, such as after `to_empty`."""
+        with torch.no_grad():
+            for name in self.space.cells:
+                self.mask(name).copy_(self._all_live(name))
+                for logits in (self.alpha[name], self.beta[name]):
+                    logits.normal_(0, self._init)
 
     def forward(self) -> dict[str, ArchWeights]:
         """`ArchWeights` of every cell type; a new sample on each call where the relaxation samples."""
@@ -106,7 +118,9 @@ class ArchState(nn.Module):
     def expected(self) -> dict[str, ArchWeights]:
         """`ArchWeights` of every cell type without sampling and auxiliary skips, to evaluate the supernet under."""
         return {
-            t: ArchWeights(relax.expected(self.alpha[t], self.mask(t), self.now("op_temperature")), self.edges(t))
+            t: ArchWeights(
+                relax.expected(real_tensor(self.alpha[t]), self.mask(t), self.now("op_temperature")), self.edges(t)
+            )
             for t, relax in self.relaxations.items()
         }
 
@@ -161,7 +175,9 @@ class ArchState(nn.Module):
     def ops(self, cell_type: str) -> Tensor:
         """(E, K) operation weights as the supernet sees them; exactly zero where a candidate is not live."""
         mask = self.mask(cell_type)
-        weights = self.relaxations[cell_type].weights(self.alpha[cell_type], mask, self.now("op_temperature"))
+        weights = self.relaxations[cell_type].weights(
+            real_tensor(self.alpha[cell_type]), mask, self.now("op_temperature")
+        )
         if self.auxiliary_skip:
             weights = weights + self.now("auxiliary_skip") * self._skips[cell_type].get("skips", weights) * mask
         return weights
@@ -169,7 +185,7 @@ class ArchState(nn.Module):
     def edges(self, cell_type: str) -> Tensor:
         """(E,) edge weights."""
         self._check(cell_type)
-        return self.topologies[cell_type].weights(self.beta[cell_type], self.now("edge_temperature"))
+        return self.topologies[cell_type].weights(real_tensor(self.beta[cell_type]), self.now("edge_temperature"))
 
     def penalty(self) -> Tensor:
         """Validity penalty r(β), summed over the cell types (TopoNAS Eq. 14)."""

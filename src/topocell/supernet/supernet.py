@@ -1,6 +1,6 @@
 """The supernet: a skeleton of `SuperCell`s, and the exchange of its weights with the per-edge layout."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from topocell.runtime.same_draws import SameDraws
 from topocell.spaces.cell import SpaceSpec
 from topocell.spaces.skeletons import Slot
 from topocell.supernet.cell import Kept, SuperCell
-from topocell.supernet.weights import ArchWeights, checked_masks
+from topocell.supernet.weights import ArchWeights, checked_masks, real_tensor
 
 
 class _Piece(NamedTuple):
@@ -33,15 +33,33 @@ def _check_candidates(net: nn.Module, state: Mapping[str, Any], prefix: str, _: 
     theirs = {name: len(value) for name, value in state.items() if ".banks." in name and name.startswith(prefix)}
     ours = {prefix + name: len(p) for name, p in net.named_parameters() if ".banks." in name}
     wrong = sorted(name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name])
-    if strict and ours.keys() & theirs.keys():
+    if strict:
         wrong += sorted(ours.keys() ^ theirs.keys())
-    if wrong:
-        name = wrong[0]
-        raise CheckpointError(
-            f"weights are loaded into a supernet with the same live candidates, but {name} has {theirs.get(name, 0)} "
-            f"edges in the state and {ours.get(name, 0)} here; remove the same candidates first, as the state of their "
-            f"ArchState has them: arch.load_state_dict(...); net.restrict({{t: arch.mask(t) for t in space.cells}})"
-        )
+    if not wrong or _banks(theirs) - _banks(ours) or sum(theirs.values()) > sum(ours.values()):
+        return  # another network: PyTorch lists the names and the shapes
+    name = wrong[0]
+    raise CheckpointError(
+        f"weights are loaded into a supernet with the same live candidates, but {name} has {theirs.get(name, 0)} "
+        f"edges in the state and {ours.get(name, 0)} here; remove the same candidates first, as the state of their "
+        f"ArchState has them: arch.load_state_dict(...); net.restrict({{t: arch.mask(t) for t in space.cells}})"
+    )
+
+
+def _banks(names: Iterable[str]) -> set[tuple[str, frozenset[str]]]:
+    """Return for each bank in which cell it is, and what its parameters are called."""
+    found: dict[str, set[str]] = {}
+    for name in names:
+        bank, _, parameter = name.rpartition(".")
+        found.setdefault(bank, set()).add(parameter)
+    return {(bank.partition(".banks.")[0], frozenset(parameters)) for bank, parameters in found.items()}
+
+
+def _super_cell(placed: nn.Module) -> SuperCell | None:
+    """The cell in its place, also inside what wraps either (checkpointing, compilation); None for another one."""
+    cell = placed.cell
+    if isinstance(cell, SuperCell):
+        return cell
+    return next((module for module in placed.modules() if isinstance(module, SuperCell)), None)
 
 
 class Supernet(nn.Module):
@@ -193,6 +211,7 @@ class Supernet(nn.Module):
         return next((slot.index for slot in self.slots if slot.cell_type == cell_type), len(self.slots))
 
     def _prepared(self, x: Tensor) -> Tensor:
+        real_tensor(x)
         rates = (current(self, "skip_dropout"), current(self, "drop_path")) if is_held(self) else None
         for _, cell in self._cells():
             cell.skip_dropout, cell.drop_path = self.skip_dropout, self.drop_path
@@ -264,8 +283,8 @@ class Supernet(nn.Module):
             target.copy_(state[name])
 
     def _cells(self) -> list[tuple[Slot, SuperCell]]:
-        cells = [placed.cell for placed in self.skeleton.cells]
-        return [(slot, cell) for slot, cell in zip(self.slots, cells) if isinstance(cell, SuperCell)]
+        cells = map(_super_cell, self.skeleton.cells)
+        return [(slot, cell) for slot, cell in zip(self.slots, cells) if cell is not None]
 
     def _pieces(self) -> dict[str, _Piece]:
         pieces: dict[str, _Piece] = {}

@@ -33,6 +33,16 @@ class OneHotWeights(ArchWeights):
     """
 
 
+def real_tensor(value: Tensor) -> Tensor:
+    """Return a tensor. Raises SpaceError for what `torch.fx.symbolic_trace` has in its place, without shape."""
+    if isinstance(value, torch.fx.Proxy):
+        raise SpaceError(
+            "torch.fx.symbolic_trace traces a FixedNet, but no supernet and no ArchState; use make_fx, torch.export or "
+            "torch.compile"
+        )
+    return value
+
+
 def uniform_weights(n_edges: int, mask: Tensor) -> ArchWeights:
     """Return equal weights for every live candidate of an edge, one for every edge. `mask` is (E, K) bool."""
     live = mask.to(torch.get_default_dtype())

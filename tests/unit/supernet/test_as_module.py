@@ -10,13 +10,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torch.nn.utils import prune
 
 from topocell import ArchState, FixedNet, Supernet, spaces
 from topocell.errors import CheckpointError, SpaceError
 from topocell.genotype.published import published
-from topocell.nn.banks import Bank
+from topocell.nn.banks import Bank, ModuleBank
+from topocell.nn.skeleton import PlacedCell
 from topocell.runtime.constants import Constants
+from topocell.supernet.cell import SuperCell
 from topocell.supernet.weights import ArchWeights
 
 SPACES = "darts", "nasbench201"
@@ -250,3 +253,118 @@ def test_constants_keep_no_tensors_of_a_device_in_copies() -> None:
     constants.get("places", torch.zeros(1, device="meta"))
     for other in (copy.deepcopy(constants), pickle.loads(pickle.dumps(constants))):
         assert not other._converted and other.get("places", torch.zeros(1)).tolist() == [0, 1, 2]
+
+
+def checkpointed(net: Supernet) -> None:
+    apply_activation_checkpointing(net, check_fn=lambda module: isinstance(module, SuperCell))
+
+
+def compiled(net: Supernet) -> None:
+    for placed in net.skeleton.cells:
+        placed.cell = torch.compile(placed.cell, backend="eager")
+
+
+def in_place(net: Supernet) -> None:
+    apply_activation_checkpointing(net, check_fn=lambda module: isinstance(module, PlacedCell))
+
+
+@pytest.mark.parametrize("wrap", [checkpointed, compiled, in_place])
+def test_cells_in_wrappers_are_restricted_and_dropped_alike(wrap: Callable[[Supernet], None]) -> None:
+    (plain, arch), (net, _), (x, _) = supernet("darts"), supernet("darts"), images()
+    wrap(net)
+    masks = {name: arch.mask(name).clone() for name in net.space.cells}
+    for mask in masks.values():
+        mask[:, 4:] = False
+    for each in (plain, net):
+        each.restrict(masks)
+    arch.restrict(masks)
+    assert net.structure() == plain.structure() and net.masks().keys() == plain.masks().keys()
+    assert sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in plain.parameters())
+    assert len(net.per_edge_state_dict()) == len(plain.per_edge_state_dict())
+    torch.testing.assert_close(net(x, arch()), plain(x, arch()))
+    net.drop_path = 0.5
+    assert not torch.equal(net(x, arch()), net(x, arch()))
+
+
+def test_tensors_may_be_swapped_on_conversion() -> None:
+    net, arch = supernet("darts")
+    before = copy.deepcopy(net.state_dict())
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        net(images()[0], arch()).sum().backward()
+        net.float().to("cpu").share_memory()
+        assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+        net.zero_grad()
+        assert {p.dtype for p in net.double().parameters()} == {torch.float64}
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+def test_a_supernet_made_on_meta_is_filled_by_reset_parameters() -> None:
+    """As PyTorch fills modules: `to_empty`, then `reset_parameters` of each that has it."""
+    spec = spaces.get("darts", nodes=2)
+    with torch.device("meta"):
+        net, arch = Supernet(spec, 4, 5, 3), ArchState(spec)
+    for module in (net.to_empty(device="cpu"), arch.to_empty(device="cpu")):
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensor.data.fill_(float("nan") if tensor.is_floating_point() else 0)
+        for part in module.modules():
+            if hasattr(part, "reset_parameters"):
+                part.reset_parameters()  # type: ignore[operator]
+        assert all(p.isfinite().all() and p.std() > 0 for p in module.parameters() if p.numel() > 16)
+    assert net(images()[0], arch()).isfinite().all()
+    fresh = ArchState(spec)
+    assert all(torch.equal(arch.mask(name), fresh.mask(name)) for name in spec.cells)
+
+
+def test_operations_of_a_user_are_reset_by_their_own_parts() -> None:
+    bank = ModuleBank(
+        lambda c, s, affine: nn.Sequential(nn.Conv2d(c, c, 1), nn.BatchNorm2d(c, affine=affine)), 4, 1, [0, 2]
+    )
+    before = [tensor.detach().clone() for tensor in bank.tensors()]
+    for part in bank.modules():
+        if hasattr(part, "reset_parameters"):
+            part.reset_parameters()  # type: ignore[operator]
+    assert all(not torch.equal(old, new) and new.abs().max() <= 0.5 for old, new in zip(before, bank.tensors()))
+    assert not torch.equal(*bank.tensors()[0].unbind())
+
+
+@pytest.mark.parametrize("weights", ["state", "expected", "constant"])
+def test_symbolic_traces_are_refused_in_words(weights: str) -> None:
+    net, arch = supernet("darts")
+    constant = {name: ArchWeights(*(part.detach() for part in pair)) for name, pair in arch().items()}
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.arch = net, arch
+
+        def forward(self, x: Tensor) -> Any:
+            ways = {"state": self.arch, "expected": self.arch.expected, "constant": lambda: constant}
+            return self.net(x, ways[weights]())
+
+    with pytest.raises(SpaceError, match=r"symbolic_trace traces a FixedNet, but no supernet .*; use make_fx"):
+        torch.fx.symbolic_trace(Model())
+
+
+def without_one(state: dict[str, Any]) -> dict[str, Any]:
+    name = next(name for name in state if ".banks." in name)
+    return {key: value for key, value in state.items() if key != name}
+
+
+OTHERS: list[Callable[[Supernet], dict[str, Any]]] = [
+    lambda net: without_one(net.state_dict()),
+    lambda net: {name.replace(".cell.", ".cell._orig_mod."): value for name, value in net.state_dict().items()},
+    lambda net: Supernet(spaces.get("darts", nodes=3), 4, 5, 3).state_dict(),
+    lambda net: Supernet(net.space, 4, 8, 3).state_dict(),
+    lambda net: Supernet(net.space, 8, 5, 3).state_dict(),
+    lambda net: {name.replace(".dw1", ".dw1_orig"): value for name, value in net.state_dict().items()},
+]
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_weights_of_another_network_are_listed_by_pytorch(other: Callable[[Supernet], dict[str, Any]]) -> None:
+    """Removing candidates would not help."""
+    net, _ = supernet("darts")
+    with pytest.raises(RuntimeError, match=r"Error\(s\) in loading state_dict for Supernet"):
+        net.load_state_dict(other(net))
