@@ -34,6 +34,7 @@ from topocell.runs.consent import Before, announce
 from topocell.runs.directory import RunDir
 from topocell.runs.estimate import Estimate, estimate_retraining, estimate_search, free_memory
 from topocell.runs.identity import named_root, names_images, naming_imports, only_moves
+from topocell.runs.images import check_place
 from topocell.runs.logs import Log, Logs, loggers_of
 from topocell.runs.phases import Phase
 from topocell.runs.processes import on_all_processes, opened
@@ -353,6 +354,8 @@ def estimate(recipe: Recipe, display: Display | None = None) -> Estimate:
 
 def _resuming(recipe: Recipe, data: Given | Sequence[Any] | None, out: str | Path) -> Setup:
     """What a recipe names; where images are missing with which a run began, the fault says what to do."""
+    if data is None:
+        check_place(recipe, out)
     try:
         return distributed.together(lambda: prepared(recipe, data))
     except DataError as fault:

@@ -20,7 +20,7 @@ _HELPERS = (".", "@", "__")
 #: Names, in lower case, of what operating systems leave in folders.
 _LEFT_BEHIND = (
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
-    *("$recycle.bin", "#recycle", "system volume information", "lost+found"),
+    *("$recycle.bin", "#recycle", "#snapshot", "~snapshot", "system volume information", "lost+found"),
 )
 #: Names, in lower case, of folders of images and of masks or labels of these, in data sets of other tasks: VOC, YOLO.
 _PICTURES = {"images", "image", "imgs", "img", "jpegimages"}
@@ -106,12 +106,17 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(readable_formats()[0]) and not _is_left_behind(name)
 
 
+def composed(name: str) -> str:
+    """The name of a class folder with its accents as one character each, as macOS does not write them."""
+    return unicodedata.normalize("NFC", name)
+
+
 def class_folders(place: Path) -> list[str]:
     """Names of the folders in a folder, sorted, but of those that are hidden or that programs keep beside the images.
 
     Empty if the folder does not exist. Raises DataError if it is closed.
     """
-    return [name for name, is_folder in _entries(place) if is_folder and not _is_helper(name)]
+    return [name for name, is_folder in _entries(place) if is_folder and not is_helper(name)]
 
 
 def beside(place: Path, used: Container[str] | None = None) -> Unused:
@@ -123,7 +128,7 @@ def beside(place: Path, used: Container[str] | None = None) -> Unused:
     for name, is_folder in _entries(place):
         if not is_folder:
             unused.outside += unused.see(name)
-        elif _is_helper(name):
+        elif is_helper(name):
             if count := _files_in(place / name):
                 unused.hidden[name] += count
         elif used is not None and name not in used:
@@ -146,7 +151,7 @@ def listing(place: Path) -> tuple[tuple[str, ...], list[str], Tensor, Unused]:
             f"a class folder may be a link to a folder, but in {str(place)!r} nothing is where {some(lost)} "
             f"{'lead' if lost[1:] else 'leads'}; mend or delete such links"
         )
-    named = sorted((unicodedata.normalize("NFC", name), name) for name in class_folders(place))
+    named = sorted((composed(name), name) for name in class_folders(place))
     classes, unused = [label for label, _ in named], beside(place)
     lower = {name.lower() for name in classes}
     if lower & _ANNOTATIONS and lower & _PICTURES and lower <= _ANNOTATIONS | _PICTURES:
@@ -203,7 +208,7 @@ def _entries(place: Path) -> list[tuple[str, bool]]:
 def _leads_nowhere(path: Path) -> bool:
     """Return whether what may have been a class folder is a link to what is not there; images say so themselves."""
     name = path.name
-    return path.is_symlink() and not path.exists() and not (is_image(name) or _is_helper(name))
+    return path.is_symlink() and not path.exists() and not (is_image(name) or is_helper(name))
 
 
 def _refuse(fault: OSError) -> NoReturn:
@@ -212,7 +217,7 @@ def _refuse(fault: OSError) -> NoReturn:
     ) from None
 
 
-def _is_helper(name: str) -> bool:
+def is_helper(name: str) -> bool:
     """Return whether a folder of that name is hidden, or a helper of some program."""
     return name.startswith(_HELPERS) or name.lower() in _LEFT_BEHIND
 
@@ -241,10 +246,10 @@ def _images_of(top: Path, unused: Unused) -> Iterator[str]:
             inside.clear()
             continue
         seen.add((stat.st_dev, stat.st_ino))
-        for helper in filter(_is_helper, inside):
+        for helper in filter(is_helper, inside):
             if count := _files_in(Path(folder, helper)):
                 unused.hidden[helper] += count
-        inside[:] = sorted(name for name in inside if not _is_helper(name))
+        inside[:] = sorted(name for name in inside if not is_helper(name))
         yield from (os.path.join(folder, name) for name in names if unused.see(name))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import ConcatDataset, Subset
 
 from topocell.data.folder_listing import some
 from topocell.data.image_file import upright
@@ -66,7 +67,8 @@ def given_source(given: Given | Sequence[Any]) -> Source:
                 f"names"
             )
     else:
-        classes = _agreed(*(_names(part)[: highest + 1] for part in (given.train, given.test)))
+        named = ((given.train, train[1]), (given.test, test[1]))
+        classes = _agreed(*(_names(part, numbers)[: highest + 1] for part, numbers in named))
         if highest >= max(len(classes), count):  # before a name is made for each
             raise DataError(
                 f"labels are integers from 0, one for each class, but the highest of {count:,} is {highest}; number "
@@ -172,23 +174,46 @@ def _stacked(images: Any, name: str) -> Tensor:
     return torch.stack(pictures) if pictures else torch.empty(0)
 
 
-def _names(part: Any) -> tuple[str, ...]:
+def _names(part: Any, labels: Tensor, chosen: Tensor | None = None) -> tuple[str, ...]:
     """Names of the classes of a dataset by number, also of a part of one (`Subset`) or of several (`ConcatDataset`).
 
-    None where it has none. Raises DataError where several disagree.
+    None where it has none, or where what changes its labels stands around or in it. Raises DataError where several
+    disagree.
+
+    Args:
+        part: the dataset, or (images, labels).
+        labels: (N,) of the images that are used.
+        chosen: (N,) which ones of the dataset these are; default all.
     """
-    while not hasattr(part, "classes") and hasattr(part, "dataset"):
-        part = part.dataset
-    several = getattr(part, "datasets", None)
-    if not hasattr(part, "classes") and isinstance(several, tuple | list):
-        named: tuple[str, ...] = ()
-        for one in several:
-            named = _agreed(named, _names(one))
-        return named
-    found = getattr(part, "classes", None)
-    if not isinstance(found, tuple | list) or not all(isinstance(name, str) for name in found):
+    chosen = torch.arange(len(labels)) if chosen is None else chosen
+    if hasattr(part, "classes"):
+        found = () if getattr(part, "target_transform", None) is not None else part.classes
+        named = isinstance(found, tuple | list) and all(isinstance(name, str) for name in found)
+        return tuple(found) if named and len(set(found)) == len(found) else ()
+    if isinstance(part, Subset):
+        return _names(part.dataset, labels, torch.as_tensor(part.indices)[chosen])
+    if isinstance(part, ConcatDataset):
+        several: tuple[str, ...] = ()
+        for begin, end, one in zip([0, *part.cumulative_sizes], part.cumulative_sizes, part.datasets):
+            inside = (chosen >= begin) & (chosen < end)
+            several = _agreed(several, _names(one, labels[inside], chosen[inside] - begin))
+        return several
+    inner = getattr(part, "dataset", None)
+    known = None if inner is None else _targets(inner)
+    if known is None or (len(chosen) and int(chosen.max()) >= len(known)) or not torch.equal(known[chosen], labels):
         return ()
-    return tuple(found) if len(set(found)) == len(found) else ()
+    return _names(inner, labels, chosen)
+
+
+def _targets(part: Any) -> Tensor | None:
+    """The labels (N,) that a dataset of torchvision, or a part of one, lists; None where there is no list."""
+    if isinstance(part, Subset):
+        whole = _targets(part.dataset)
+        return None if whole is None else whole[torch.as_tensor(part.indices)]
+    try:
+        return torch.as_tensor(part.targets).long()
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        return None
 
 
 def _agreed(names: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:

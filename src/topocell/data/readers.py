@@ -20,8 +20,8 @@ from topocell.data.folder_listing import beside, class_folders, images, listing,
 from topocell.data.image_file import archive
 from topocell.data.image_folder import Decoding, check_memory, decode_cached, named
 from topocell.data.preprocessing import Resize
-from topocell.data.split_folders import TEST, TRAIN, VAL, check_flat, part_of
-from topocell.errors import DataError
+from topocell.data.split_folders import TEST, TRAIN, VAL, check_classes_agree, check_flat, part_of
+from topocell.errors import DataError, typed
 from topocell.registry import Registry
 from topocell.runtime.rng import generator
 
@@ -201,18 +201,15 @@ def _read_folder(root: Path | None, download: bool) -> Source:
         bare = [name for name in class_folders(root) if name.lower() in (TRAIN if held_out else (*TEST, *VAL))]
         lack = f"in {str(root)!r} no CLASS folders are in {some(bare)}"
         state = lack if bare else f"{str(root)!r} has only {only}/"
-        raise DataError(f"{only}/ and {other} go together, but {state}; it should hold {layout}")
+        alone = f"; data.root={typed(root / given)} alone is cut into a training and a test set" if given else ""
+        raise DataError(f"{only}/ and {other} go together, but {state}; it should hold {layout}{alone}")
     if given and held_out:
         unused = beside(root, [name for name in (given, test_set, val) if name])
         classes, train, train_labels, in_train = listing(root / given)
-        test_classes, test, test_labels, in_test = listing(root / held_out)
+        check_classes_agree(root, given, held_out, val)
+        _, test, test_labels, in_test = listing(root / held_out)
         unused.add(in_train)
         unused.add(in_test)
-        if differing := sorted(set(classes) ^ set(test_classes)):
-            raise DataError(
-                f"{given}/ and {held_out}/ have the same classes, but only one of them has {some(differing)}; "
-                f"make the folders in {str(root)!r} agree"
-            )
         notes = () if test_set else (f"{val}/ is used as the test set",)
         if test_set and val:
             notes = (f"{val}/ is not used: {test_set}/ is the test set, the search cuts its splits from {given}/",)

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from topocell.data.folder_listing import class_folders, is_image, some
-from topocell.errors import DataError
+from topocell.data.folder_listing import class_folders, composed, is_helper, is_image, some
+from topocell.errors import DataError, typed
 
 #: What the folders of a split are called, in any case.
 TRAIN, TEST, VAL = ("train", "training"), ("test", "testing"), ("val", "valid", "validation")
@@ -20,6 +20,19 @@ def part_of(root: Path, names: tuple[str, ...]) -> str | None:
             f"one folder is the {names[0]} set, but {str(root)!r} has {some(found)}; keep {names[0]}/ and move the rest"
         )
     return found[0] if found else None
+
+
+def check_classes_agree(root: Path, train: str, held_out: str, val: str | None) -> None:
+    """Raise DataError where the folders of a split do not have the same class folders."""
+    names = [{composed(name) for name in class_folders(root / part)} for part in (train, held_out)]
+    if differing := sorted(names[0] ^ names[1]):
+        way = f"data.root={typed(root / train)} alone is cut into a training and a test set"
+        if val not in (None, held_out):
+            way += f", and without {held_out}/ the test set is {val}/"
+        raise DataError(
+            f"{train}/ and {held_out}/ have the same classes, but only one of them has {some(differing)}; "
+            f"make the folders in {str(root)!r} agree; {way}"
+        )
 
 
 def check_flat(root: Path) -> None:
@@ -65,3 +78,18 @@ def _part_word(word: str) -> str:
     """`train` or `test` (or validation) for a word that a part of a split is called by, empty for any other."""
     plain = re.sub("(set|data|images?)$", "", word)
     return "train" if plain in TRAIN else "test" if plain in _PARTS else ""
+
+
+def check_apart(root: Path, out: Path) -> None:
+    """Raise DataError for a place among the class folders of a tree, where what is written would become a class."""
+    tree, place = root.resolve(), out.resolve()
+    if tree not in place.parents or not tree.is_dir():
+        return
+    first, *_ = place.relative_to(tree).parts
+    split = part_of(tree, TRAIN) is not None
+    if is_helper(first) or (split and first.lower() not in _PARTS):
+        return
+    raise DataError(
+        f"what a run writes is no class, but {str(out)!r} lies among the class folders of data.root={str(root)!r}; "
+        f"choose an --out beside it" + ", and move the run there" * out.exists()
+    )

@@ -17,7 +17,7 @@ from topocell.registry import imported
 _MAY_CHANGE = ("on_nan", "runtime", "log")
 
 #: Keys of `data` that say where images are, and who reads them, and not what they are.
-_PLACES = ("root", "download", "cache_root", "workers")
+PLACES = ("root", "download", "cache_root", "workers")
 
 
 #: What a run rests on besides its recipe, by the key of its fingerprint in env.json.
@@ -25,7 +25,7 @@ _FINGERPRINTS = {"data_fingerprint": "the data", "ground_truth_fingerprint": "th
 
 
 #: What of env.json no change of the data may touch: the networks are built for it.
-_BUILT_FOR = ("classes", "image_shape")
+_BUILT_FOR = ("classes", "class_names", "image_shape")
 
 
 _VERSIONS = ("topocell", "torch", "torchvision", "numpy")
@@ -40,7 +40,7 @@ def lasting(recipe: Any) -> Any:
         return recipe
     kept = {k: v for k, v in recipe.items() if k not in _MAY_CHANGE}
     if isinstance(kept.get("data"), dict):  # images are told by their fingerprint, not by their place
-        kept["data"] = {k: v for k, v in kept["data"].items() if k not in _PLACES}
+        kept["data"] = {k: v for k, v in kept["data"].items() if k not in PLACES}
     selection = kept.get("selection")
     if isinstance(selection, dict) and isinstance(trials := selection.get("trials"), dict):
         kept["selection"] = selection | {"trials": {k: v for k, v in trials.items() if k != "workers"}}
@@ -107,12 +107,13 @@ def _accepted(path: Path, key: str, stored: dict[str, Any], env: Mapping[str, An
         python = f"topocell.retrain({str(path)!r}, name=NAME, data=(train, test))"
         by = python if given else f"topocell retrain {typed(path)} --as NAME data.root=DIR"
         beside = f"; its cell is trained on these by: {by}"
+    others = f"restore {what}, or choose another --out{beside}"
     words = f"{what} of {path} changed (it was {then}, is {now})"
     for part in _BUILT_FOR if key == "data_fingerprint" else ():
         if part in stored and stored[part] != env.get(part):
             raise RunError(
-                f"a run resumes with images of the shape and classes that it began with, but {part} was "
-                f"{stored[part]} and is {env.get(part)}; restore {what}, or choose another --out{beside}"
+                f"a run resumes with images of the shape and classes that it began with, but {part} of {path} was "
+                f"{reprlib.repr(stored[part])} and is {reprlib.repr(env.get(part))}; {others}"
             )
     if not accept:
         raise RunError(

@@ -1,10 +1,13 @@
 """The images that a recipe names."""
 
+from pathlib import Path
 from typing import Any
 
+from topocell.arguments import at_home
 from topocell.config.recipe import Recipe
 from topocell.data.from_files import Streaming
 from topocell.data.readers import Source
+from topocell.data.split_folders import check_apart
 from topocell.data.splits import Dataset, load
 from topocell.io.colours import rgb
 
@@ -21,6 +24,12 @@ _LOADED = (
     "jitter",
 )
 _STREAMED = ("store", "workers", "cache", "cache_root", "crop_scale")
+
+
+def check_place(recipe: Recipe, out: str | Path) -> None:
+    """Raise DataError for a directory of a run among the class folders of its images."""
+    if recipe.data.dataset == "folder" and recipe.data.root is not None:
+        check_apart(at_home(Path(recipe.data.root)), Path(out))
 
 
 def load_data(recipe: Recipe, given: Source | None = None, checked: bool = True) -> Dataset:

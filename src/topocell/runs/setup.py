@@ -215,7 +215,8 @@ class Setup:
         seeds = {"run": self.recipe.seed, **{f"retrain {i}": s for i, s in enumerate(self.recipe.retrain.seeds)}}
         with using(self.recipe.search.kernels):
             found = environment(self.device, self.dataset.fingerprint, seeds)
-        found |= {"classes": len(self.dataset.train.classes), "image_shape": list(self.dataset.shape)}
+        classes = list(self.dataset.train.classes)
+        found |= {"classes": len(classes), "class_names": classes, "image_shape": list(self.dataset.shape)}
         return (
             found if self.ground_truth is None else {**found, "ground_truth_fingerprint": self.ground_truth.fingerprint}
         )

@@ -21,6 +21,7 @@ from topocell.io import files
 from topocell.reporting.setting import SMOKE_STAMP
 from topocell.reporting.tables import format_seconds, is_number
 from topocell.reporting.terminal import Display, Quiet
+from topocell.runs.identity import PLACES
 from topocell.runtime.workers import Task, make_all
 
 Record = dict[str, Any]
@@ -243,9 +244,14 @@ class Bench:
             raise RunError(f"{self._stated} is damaged; restore it from a copy or choose another --out") from fault
         if then == asked:
             return
-        before, now = _leaves(then), _leaves(asked)
+        before, now = _identity(then), _identity(asked)
         for key in dict.fromkeys([*now, *before]):
             if before.get(key, ...) != now.get(key, ...) and not self._adds_items(key, before, now):
+                if key.startswith("inputs.data."):
+                    raise RunError(
+                        f"a {self.kind} resumes with the images it began with, but those of {self.path} changed; "
+                        f"restore them, or choose another --out"
+                    )
                 raise RunError(
                     f"output directory {self.path} belongs to another {self.kind} (first difference: {key} is "
                     f"{before.get(key)!r} there and {now.get(key)!r} here); choose another --out or delete it"
@@ -340,6 +346,17 @@ def _shown(column: str, value: Any) -> str:
     if isinstance(value, float) and is_number(value):
         return f"{value:.2f}" if column.endswith("%") else f"{value:.6g}"
     return str(value).replace("|", "\\|")
+
+
+def _identity(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a study another one, by its path: images are told by their fingerprint, not by their place."""
+    found = {}
+    for path, value in _leaves(asked).items():
+        if path == "options.overrides" and isinstance(value, list):
+            value = [word for word in value if not str(word).startswith(tuple(f"data.{place}=" for place in PLACES))]
+        if not re.fullmatch(rf"inputs\.recipes\..*\.data\.({'|'.join(PLACES)})", path):
+            found[path] = value
+    return found
 
 
 def _leaves(value: Any, where: str = "") -> dict[str, Any]:

@@ -13,6 +13,7 @@ from topocell.reporting.terminal import Display
 from topocell.runs import setup
 from topocell.runs.directory import RunDir
 from topocell.runs.image_checks import check_network
+from topocell.runs.images import check_place
 from topocell.runs.phases import Phase, save_phase
 from topocell.runtime.devices import find_device
 from topocell.runtime.provenance import environment
@@ -53,6 +54,8 @@ def begin(
 
     Raises as `check`, `Bench.begin`.
     """
+    for recipe in recipes.values():
+        check_place(recipe, bench.path)
     data = check(recipes.values(), genotypes)
     resolved_recipes = {label: recipe.model_dump(mode="json") for label, recipe in recipes.items()}
     named = {str(number): seed for number, seed in enumerate(seeds)}

@@ -15,6 +15,7 @@ from topocell.data import image_formats
 from topocell.data.augment import Augmentation
 from topocell.data.folder_listing import Unused, is_image, some
 from topocell.data.image_formats import readable_formats
+from topocell.data.split_folders import check_apart
 from topocell.data.splits import load
 from topocell.errors import DataError
 
@@ -409,3 +410,50 @@ def test_a_crop_that_leaves_nothing_is_refused(crop):
 
 def test_names_that_look_alike_are_told_apart():
     assert some(["cat", "cat ", "c\u200bat", "a b", "café"], 5) == "cat, 'cat ', 'c\\u200bat', a b, café"
+
+
+@pytest.mark.parametrize("name", ["#snapshot", "~snapshot", "#recycle", "@eaDir"])
+def test_copies_that_network_drives_keep_are_no_classes(tmp_path, name):
+    put(tree(tmp_path), f"{name}/0.png")
+    assert name not in load("folder", tmp_path).train.classes
+
+
+@pytest.mark.parametrize("others", [("test/cat",), ("test/unknown",), ("test/cat", "test/dog", "test/emu")])
+def test_where_the_parts_disagree_the_ways_out_are_named(tmp_path, others):
+    for name in ("train/cat", "train/dog", *others):
+        for number in range(2):
+            put(tmp_path, f"{name}/{number}.png")
+    words = r"train/ and test/ have the same classes, but only one .*; data.root=\S+train alone is cut into"
+    with pytest.raises(DataError, match=words):
+        load("folder", tmp_path)
+    for name in ("val/cat", "val/dog"):
+        put(tmp_path, f"{name}/0.png")
+    with pytest.raises(DataError, match=r"and without test/ the test set is val/$"):
+        load("folder", tmp_path)
+    assert load("folder", tmp_path / "train").train.classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("layout", "out", "fits"),
+    [
+        ("flat", "run", False),
+        ("flat", "runs/a", False),
+        ("flat", "cat/run", False),
+        ("flat", ".runs/a", True),
+        ("split", "runs/a", True),
+        ("split", "train/run", False),
+        ("split", "TEST/run", False),
+        ("flat", "../run", True),
+        ("flat", "../images-run", True),
+    ],
+)
+def test_a_run_is_not_written_among_the_class_folders(tmp_path, layout, out, fits):
+    root = tree(tmp_path / "images", LAYOUTS[layout])
+    if fits:
+        check_apart(root, root / out)
+        return
+    with pytest.raises(DataError, match=r"lies among the class folders of data\.root=.*; choose an --out beside it$"):
+        check_apart(root, root / out)
+    (root / out).mkdir(parents=True, exist_ok=True)
+    with pytest.raises(DataError, match=r"choose an --out beside it, and move the run there$"):
+        check_apart(root, root / out)

@@ -120,6 +120,35 @@ def test_classes_have_the_names_of_the_dataset() -> None:
         assert given_source((Named(TRAIN, *odd), TEST)).classes == ("0", "1", "2")
 
 
+class Around(Dataset[Any]):
+    """A dataset of another one's items, with labels of its own if asked."""
+
+    def __init__(self, dataset: Any, label: Any = lambda label: label) -> None:
+        self.dataset, self.label = dataset, label
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, i: int) -> tuple[Any, int]:
+        return self.dataset[i][0], self.label(self.dataset[i][1])
+
+
+def test_names_are_those_of_the_labels_that_are_given() -> None:
+    """What changes labels, around a dataset or in it, leaves them without names: they would be those of others."""
+    named = Named(TRAIN, "cat", "dog", "owl")
+    named.targets = TRAIN[1].tolist()  # type: ignore[attr-defined]
+    plain, parts = ("cat", "dog", "owl"), list(range(3, 40))
+    for train in (Around(named), Subset(Around(named), parts), Around(Subset(named, parts)), Around(named) + named):
+        assert given_source((train, TEST)).classes == plain
+    same, turned = (lambda label: label), (lambda label: 2 - label)
+    for train in (Around(named, turned), Subset(Around(named, turned), parts), Around(Subset(named, parts), turned)):
+        assert given_source((train, TEST)).classes == ("0", "1", "2")
+    unlisted = Around(Named(TRAIN, *plain), same)
+    named.target_transform = same  # type: ignore[attr-defined]
+    for train in (unlisted, named, Around(named), Subset(named, parts)):
+        assert given_source((train, TEST)).classes == ("0", "1", "2")
+
+
 @pytest.mark.parametrize("grey", [0, 1])
 def test_grey_images_among_coloured_ones_are_grey(grey: int) -> None:
     """As those of a folder: one image of another mode is no fault."""

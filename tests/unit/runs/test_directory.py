@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -196,11 +197,17 @@ def test_earlier_fingerprints_that_are_no_list_are_refused(tmp_path: Path) -> No
     assert contents(tmp_path) == before
 
 
-def test_data_that_the_networks_do_not_fit_is_never_accepted(tmp_path: Path) -> None:
-    opened(tmp_path, classes=10).close()
+@pytest.mark.parametrize(
+    ("part", "then", "now"), [("classes", 10, 7), ("class_names", ["cat", "dog"], ["dog", "zcat"])]
+)
+def test_data_that_the_networks_do_not_fit_is_never_accepted(tmp_path: Path, part: str, then: Any, now: Any) -> None:
+    """Nor those of other names: what a trained network says would mean another class."""
+    opened(tmp_path, **{part: then}).close()
     before = contents(tmp_path)
-    with pytest.raises(RunError, match="classes was 10 and is 7"):
-        RunDir.open(tmp_path, RECIPE, env=ENV | {"data_fingerprint": "xyz", "classes": 7}, accept_data=True)
+    with pytest.raises(
+        RunError, match=f"{part} of .* was {re.escape(str(then))} and is {re.escape(str(now))}; restore"
+    ):
+        RunDir.open(tmp_path, RECIPE, env=ENV | {"data_fingerprint": "xyz", part: now}, accept_data=True)
     assert contents(tmp_path) == before
 
 

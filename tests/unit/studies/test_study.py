@@ -860,3 +860,24 @@ def test_cells_with_a_known_accuracy_are_looked_up(place: Path, tmp_path: Path) 
             [*words[:3], words[-1], "retrain_as=nb201-darts", f"genotypes={tmp_path / 'found.json'}"],
             tmp_path / "b",
         )
+
+
+def test_images_are_told_by_their_fingerprint_and_not_by_their_place(tmp_path: Path) -> None:
+    """A study goes on with the same images elsewhere, and says so where they are others."""
+
+    def begin(root: str, fingerprint: str, **options: Any) -> None:
+        recipe = {"data": {"dataset": "folder", "root": root, "workers": len(root)}, "seed": 0}
+        asked = {"overrides": [f"data.root={root}", "space.nodes=2"], **options}
+        with Bench("any", "about", asked, tmp_path / "a", Quiet()) as bench:
+            bench.begin(1, {"recipes": {"dots.data": recipe}, "data": {fingerprint: "folder"}}, {})
+
+    begin("photos", "abc")
+    begin("elsewhere/photos", "abc")
+    before = (tmp_path / "a/study.json").read_bytes()
+    with pytest.raises(
+        RunError, match=r"a study resumes with the images it began with, but those of .* changed; restore"
+    ):
+        begin("photos", "xyz")
+    with pytest.raises(RunError, match=r"belongs to another study .*options\.number is None there and 2"):
+        begin("photos", "abc", number=2)
+    assert (tmp_path / "a/study.json").read_bytes() == before
