@@ -7,8 +7,9 @@ from typing import Any
 
 from topocell.errors import GenotypeError, nearest
 from topocell.genotype import exports, formats, namedtuples
+from topocell.genotype.comments import is_commented, uncommented
 from topocell.genotype.exports import BENCH_PREFIX, HUB_KEY, NNI_KEY
-from topocell.genotype.texts import Call, another, bounded, read, shown, uncommented, unescaped, unwrapped
+from topocell.genotype.texts import Call, another, bounded, read, shown, unescaped, unwrapped
 from topocell.spaces.operations import KNOWN_OPERATIONS
 
 #: Name of a form → what it looks like.
@@ -26,7 +27,7 @@ FORMS: dict[str, str] = {
 #: Those of `Genotype(...)` and of dictionaries with the same fields.
 NAMEDTUPLES = ("darts", "pt.darts", "gdas", "fairdarts")
 
-#: What is no form, and what it is.
+#: What is no form, and what it is; None for what is commented out.
 _FOREIGN = (
     (r"conv[13]x[13]-bn-relu|module_adjacency|ModelSpec\(", "a cell of NAS-Bench-101, whose operations are its nodes"),
     (r"\brecurrent['\"]?\s*[=:]", "a recurrent cell"),
@@ -34,10 +35,7 @@ _FOREIGN = (
     (r"\A\W*[0-9]+(:[0-9]+)+\W*\Z", "the sizes of NATS-Bench, which are no cell"),
     (r'"nbformat"', "a notebook, whose cells are none of a network"),
     (r"(?m)^(extends|search|selection|retrain):", "a recipe, which has no genotype"),
-    (
-        r"(?m)(^[ \t]*(#|//|%|;|--|REM|-).*|(<!--|/\*)(?s:.*))(\bGenotype\s*\(|~0\|)",
-        "a genotype in a comment, or in a line that a diff takes away",
-    ),
+    (None, "a genotype in a comment, or in a line that a diff takes away"),
     (r"\A[\s,;()\[\]]*[0-9][\s,;()\[\]0-9]*\Z", "numbers without the names of operations, as of ENAS and NAO"),
 )
 
@@ -74,7 +72,7 @@ def recognise(text: str) -> tuple[str, Any]:
         if (other := unescaped(text)) != text:
             with suppress(GenotypeError):
                 return _recognised(other)
-        known = (kind for hint, kind in _FOREIGN if re.search(hint, text))
+        known = (kind for hint, kind in _FOREIGN if (is_commented(text) if hint is None else re.search(hint, text)))
         seen = next((f"; it looks like {kind}: write it as one of the forms" for kind in known), "")
         if _PLACE.fullmatch(text):
             seen = (

@@ -10,7 +10,6 @@ import html
 import json
 import re
 import reprlib
-import textwrap
 import warnings
 from typing import Any, NamedTuple
 
@@ -46,10 +45,6 @@ _GRADIENT = re.compile(r",\s*grad_fn=<\w*>")
 #: An array as NumPy prints it.
 _PRINTED = re.compile(r"\[\s*[0-9]+\.?(?:\s+[0-9]+\.?)+\s*\]")
 
-#: A line of comment in some language, or one that a diff takes away.
-_COMMENT = re.compile(r"\s*(?:#|//|%|;|--\s|<!--|REM\s|-(?=[A-Za-z_|]))")
-_BLOCK = re.compile(r"<!--.*?-->|/\*.*?\*/", re.DOTALL)
-_HUNK = re.compile(r"^@@ .*@@", re.MULTILINE)
 #: A genotype in a form that is neither a call of `Genotype` nor an architecture string.
 _MAPPED = re.compile(
     r"""['"](?:cells|normal|reduce)['"]+\s*:\s*['"]*[\[({]|\bnormal(?:_n[0-9]+_(?:p[0-9]|switch)|/op_)|\bedge_normal_[0-9]"""
@@ -108,16 +103,6 @@ def bounded(text: object) -> str:
 def unescaped(text: str) -> str:
     """The text without what is put before `_`, `|` and quotes by Markdown, LaTeX, strings in strings, and CSV."""
     return _ESCAPE.sub(r"\1", text).replace('""', '"')
-
-
-def uncommented(text: str) -> str:
-    """The text without marks of quotation and prompts, comments, and lines that a diff takes away."""
-    marks = r"(?:>+|\.\.\.)" if ">>> " in text else ">+"
-    text = re.sub(rf"(?m)^[ \t]*{marks}[ \t]", "", text)
-    lines = _BLOCK.sub("", text).expandtabs().split("\n")
-    if _HUNK.search(text):
-        lines = [line[line.startswith(("+", " ")) :] for line in lines if not line.startswith("-")]
-    return textwrap.dedent("\n".join(line for line in lines if not _COMMENT.match(line)))
 
 
 def another(text: str) -> str | None:

@@ -1,0 +1,75 @@
+"""What a text does not say: comments, and lines that a diff takes away."""
+
+import re
+import textwrap
+
+from topocell.errors import GenotypeError
+
+#: A line of comment in some language, or one that a diff takes away: `- item` and `-   item` are of a list.
+_COMMENT = re.compile(r"\s*(?:#|//|%|;|--\s|[<!]\s|(?i:@?rem)\s|::|-(?! (?: {2})?\S|-\w|-+\s*$|[0-9.]))")
+#: A line that a diff of two columns takes away, or has with the one in its place.
+_OF_TWO = re.compile(r".*\s<\s*$|\s*([\w.]+\s*=).*\s\|\s*\1")
+#: Where other parts that are none begin and end; the first also where the text ends.
+_BLOCKS = (("<!--", "-->"), ("/*", "*/"), ("<del", "</del>"), ("<s>", "</s>"), ("<strike", "</strike>"))
+#: The head of a hunk, of as many versions as it has signs less one.
+_HUNK = re.compile(r"^( *)@(@+) .*@@", re.MULTILINE)
+#: What a diff of context has of the old file: all up to the new one.
+_OLD = re.compile(r"^\*{3} [0-9,]+ \*{4}$.*?(?:^--- [0-9,]+ -{4}$|\Z)", re.MULTILINE | re.DOTALL)
+_ADDED = re.compile(r"^ *\+(?![0-9.])", re.MULTILINE)
+_CONFLICT = re.compile(r"^ *(?:<{7}|>{7}|\|{7})(?: |$)", re.MULTILINE)
+
+_GENOTYPE = re.compile(r"\bGenotype\s*\(|~0\|")
+
+
+def uncommented(text: str) -> str:
+    """The text without marks of quotation and prompts, comments, and lines that a diff takes away.
+
+    Raises GenotypeError where it has two versions of a conflict.
+    """
+    if _CONFLICT.search(text):
+        raise GenotypeError("a text must have one version, but has those of a conflict; keep one")
+    return textwrap.dedent("\n".join(_parted(text)[0]))
+
+
+def is_commented(text: str) -> bool:
+    """Return whether a genotype is in what `uncommented` leaves out."""
+    return _GENOTYPE.search("\n".join(_parted(text)[1])) is not None
+
+
+def _parted(text: str) -> tuple[list[str], list[str]]:
+    """The lines that are kept, and what is left out."""
+    marks = r"(?:>+|\.\.\.)" if ">>> " in text else ">+"
+    text = re.sub(rf"(?m)^[ \t]*{marks}[ \t]", "", text).expandtabs()
+    out: list[str] = []
+    for begin, end in _BLOCKS:
+        text = _without(text, begin, end, out)
+    out += _OLD.findall(text)
+    lines = _OLD.sub("", text).split("\n")
+    if hunk := _HUNK.search(text):
+        width = len(hunk[2])
+        lines = [line.removeprefix(hunk[1]) for line in lines]
+        taken = ["-" in line[:width] for line in lines]
+        lines = [line[width if not line[:width].strip("+ ") else 0 :] for line in lines]
+    else:
+        added = _ADDED.search(text) is not None
+        taken = [added and line.lstrip().startswith("-") for line in lines]
+    kept: list[str] = []
+    for line, is_taken in zip(lines, taken):
+        (out if is_taken or _COMMENT.match(line) or _OF_TWO.match(line) else kept).append(line)
+    return kept, out
+
+
+def _without(text: str, begin: str, end: str, out: list[str]) -> str:
+    """The text without what stands from `begin` to `end`, which goes to `out`.
+
+    A comment of HTML that is not closed goes to the end of the text.
+    """
+    kept = ""
+    while begin in text:
+        before, _, inside = text.partition(begin)
+        block, closed, after = inside.partition(end)
+        if not closed and begin != "<!--":
+            break
+        out.append(block)
+        kept, text = kept + before, after
+    return kept + text

@@ -1,0 +1,81 @@
+"""Genotypes in comments and diffs: what is taken away is none, and what stays is read."""
+
+import time
+
+import pytest
+from tests.helpers.golden_genotypes import DARTS_V2
+
+from topocell.errors import GenotypeError
+from topocell.genotype.genotype import Genotype
+
+V2 = DARTS_V2.to_darts()
+NOISE = V2.replace("skip_connect", "noise")
+ARCH = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|avg_pool_3x3~1|nor_conv_1x1~2|"
+
+
+@pytest.mark.parametrize("cell", [V2, ARCH])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "5d4\n< DARTS = {}",
+        "5c5\n< DARTS = {}\n---\n> DARTS = OTHER",
+        "< {}",
+        "DARTS = {}   <",
+        "DARTS = {}   | DARTS = OTHER",
+        "-    BEST = {}\n+    BEST = OTHER",
+        "- BEST = {}\n+ BEST = OTHER",
+        "    - BEST = {}\n    + BEST = OTHER",
+        "-    BEST = {}\n",
+        "-  BEST = {}\n",
+        "- {}\n+ another is better",
+        "    @@ -1 +1 @@\n    - BEST = {}\n    + BEST = OTHER",
+        "@@@ -1,2 -1,2 +1,1 @@@\n- BEST = {}\n -BEST = {}\n  x = 1",
+        "*** 1,2 ****\n- BEST = {}\n--- 1 ----\n",
+        "*** 1,2 ****\n! BEST = {}\n--- 1,2 ----\n! BEST = OTHER",
+        "! BEST = {}\n",
+        "<del>{}</del>",
+        "<del>\n{}\n</del>",
+        "old: <s>{}</s>",
+        "<!-- old\n{}\n",
+        "rem old {}",
+    ],
+)
+def test_what_a_text_takes_away_is_no_genotype(text: str, cell: str) -> None:
+    with pytest.raises(GenotypeError) as caught:
+        Genotype.from_text(text.replace("{}", cell))
+    assert "a line that a diff takes away" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"- {V2}",
+        f"- found in 2019\n- {V2}\n- 97.2 %",
+        f"-   {V2}",
+        f"---\nbest: {V2}\n",
+        f"python train.py \\\n  --arch '{V2}'",
+        f"-    BEST = {NOISE}\n+    BEST = {V2}",
+        f"- BEST = {NOISE}\n+ BEST = {V2}",
+        f"5c5\n< DARTS = {NOISE}\n---\n> DARTS = {V2}",
+        f"4a5\n> DARTS = {V2}",
+        f"@@@ -1,2 -1,2 +1,1 @@@\n- BEST = {NOISE}\n -BEST = {NOISE}\n++BEST = {V2}",
+        f"<del>{NOISE}</del> {V2}",
+        f"/* {NOISE} */ {V2}",
+    ],
+)
+def test_what_stays_is_read(text: str) -> None:
+    assert Genotype.from_text(text) == DARTS_V2
+
+
+@pytest.mark.parametrize("text", [f"<<<<<<< HEAD\nBEST = {V2}\n=======\nBEST = OTHER\n>>>>>>> other"])
+def test_of_two_versions_none_is_taken(text: str) -> None:
+    with pytest.raises(GenotypeError, match="must have one version, but has those of a conflict; keep one"):
+        Genotype.from_text(text)
+
+
+@pytest.mark.parametrize("sign", ["<!--", "/*", "<del", "<s>"])
+def test_comments_that_are_not_closed_take_no_time_that_squares(sign: str) -> None:
+    start = time.process_time()
+    with pytest.raises(GenotypeError):
+        Genotype.from_text(f"x{sign}" * (19_000 // (1 + len(sign))))
+    assert time.process_time() - start < 1
