@@ -13,8 +13,14 @@ from topocell.genotype.namedtuples import unused
 from topocell.genotype.texts import bounded
 
 _EDGE = re.compile(r"([^|~+]+)~([0-9]{1,3})")
-_GROUP = r"\|(?:\s*[^|~+\s]+\s*~\s*[0-9]{1,3}\s*\|)+"
+_GROUP = r"\|(?:\s*[^|~+\s\\'\"`,;]+\s*~\s*[0-9]{1,3}\s*\|)+"
 _ARCH = re.compile(rf"{_GROUP}(?:\s*\+\s*{_GROUP})*")
+
+#: What is left of a longer architecture string, in a text where the whole ones are `\0`: an edge, a bar, a plus sign.
+_LEFT = re.compile(
+    r"\w~[0-9]|~\s*[0-9]+\s*\\?\||\|\s*\\?\w+\s*~|\|\\?\+|\+\\?\|"
+    r"|\+\W{0,40}?\0|\0\W{0,40}?\+(?![0-9.])|\|[^\w\s'\"`\0]{1,20}\0|\0[^\w\s'\"`\0]{1,20}\|"
+)
 
 
 def format_darts(cells: Mapping[str, tuple[Sequence[Sequence[Pair]], Sequence[int]]]) -> str:
@@ -64,9 +70,22 @@ def find_nasbench201(text: str) -> str | None:
                 f"an architecture string must be whole, but around {reprlib.repr(match[0])} stand "
                 f"{reprlib.repr(before)} and {reprlib.repr(after.lstrip())}; restore it"
             )
+    if found:
+        _check_rest(_LEFT, text, found[0][0])
     if len({_joined(match[0]) for match in found}) > 1:
         raise GenotypeError(f"a text must hold one genotype, but has {len(found)} architecture strings; keep one")
     return found[0][0] if found else None
+
+
+def _check_rest(left: re.Pattern[str], text: str, read: str) -> None:
+    """Raise GenotypeError where a text has a part of an architecture string beside whole ones."""
+    rest = _ARCH.sub("\0", text)
+    if found := left.search(rest):
+        around = rest[max(0, found.start() - 15) : found.end() + 15].replace("\0", "|..|")
+        raise GenotypeError(
+            f"an architecture string must be whole, but beside {reprlib.repr(read)} stands a part of one, "
+            f"{reprlib.repr(around)}; restore it"
+        )
 
 
 def _joined(text: str) -> str:

@@ -176,6 +176,14 @@ def test_the_nodes_of_a_structure_are_its_architecture_string() -> None:
     texts = f"first {ARCH}\nagain {ARCH}", ARCH.replace("|", "&#124;"), ARCH.replace("|", "\\|").replace("_", "\\_")
     texts = *texts, f"@@ -1 +1 @@\n-{ARCH.replace('none', 'noise')}\n+{ARCH}"
     ends = f"{ARCH},93.5\n", f"{ARCH} 93.5", f'"{ARCH}",93.5', f"{ARCH}\n{ARCH}", f"# {SHORT}\n{ARCH}", f"{ARCH}.\n"
+    ends = (
+        *ends,
+        f"{ARCH} (+0.3)",
+        f"acc ~93, {ARCH}, ~3 h",
+        f"|1|`{ARCH}`|93|",
+        f"INFO|arch={ARCH}",
+        f"a + b\n[{ARCH}]",
+    )
     around = f"Structure(4 nodes with {ARCH})", f"CellStructure(arch_str='{ARCH}')"
     for text in (*texts, *ends, *around, f"| 1 | `{ARCH}` | 93 |", repr(Genotype.from_text(ARCH))):
         assert Genotype.from_text(text) == Genotype.from_text(ARCH)
@@ -234,6 +242,20 @@ REFUSED = {
     "arch string of which a part": (f"arch: {ARCH[: ARCH.rfind('+')]}+...", "must be whole"),
     "arch string with dots": (f"{SHORT}...", "must be whole"),
     "arch string with dots apart": (f"arch: {SHORT} …", "must be whole"),
+    **{
+        f"arch string beside a part, {rest}": (text, "must be whole, but")
+        for rest, text in {
+            "an edge": "arch = |none~0|, none~0|",
+            "an edge before": "none~0|+ x |none~0|",
+            "a bar": "|none~0|-|",
+            "a plus": "|none~0| (+)",
+            "a plus before": "+ |none~0|",
+            "a sum": "'|none~0|' '+' '|none~0|'",
+            "escapes": r"|none~0\|+\|none~0|\skip_connect~1\|",
+            "escapes on another side": r"\|none~0\|+\|none~0|\skip_connect~1|",
+            "an escape": r"|none~0|\|",
+        }.items()
+    },
     "arch string of other nodes": (
         f"Structure(4 nodes with {SHORT})",
         "must have the 4 nodes, with the input, that stand",
