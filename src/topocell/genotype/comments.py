@@ -21,14 +21,15 @@ _CONFLICT = re.compile(r"^ *(?:<{7}|>{7}|\|{7})(?: |$)", re.MULTILINE)
 _GENOTYPE = re.compile(r"\bGenotype\s*\(|~0\|")
 
 
-def uncommented(text: str) -> str:
-    """The text without marks of quotation and prompts, comments, and lines that a diff takes away.
+def uncommented(text: str) -> tuple[str, str]:
+    """The text without marks of quotation and prompts, comments, and lines that a diff takes away; and these two.
 
     Raises GenotypeError where it has two versions of a conflict.
     """
     if _CONFLICT.search(text):
         raise GenotypeError("a text must have one version, but has those of a conflict; keep one")
-    return textwrap.dedent("\n".join(_parted(text)[0]))
+    kept, out = _parted(text)
+    return textwrap.dedent("\n".join(kept)), "\n".join(out)
 
 
 def is_commented(text: str) -> bool:

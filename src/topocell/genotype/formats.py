@@ -22,6 +22,9 @@ _LEFT = re.compile(
     r"|\+\W{0,40}?\0|\0\W{0,40}?\+(?![0-9.])|\|[^\w\s'\"`\0]{1,20}\0|\0[^\w\s'\"`\0]{1,20}\|"
 )
 
+#: The same in comments: a line that goes on with a string, or begins one, or has a part of it.
+_LEFT_OUT = re.compile(r"(?m)^\W{0,20}?\+\s*\0|\0\s*\+\s*$|\w~[0-9]")
+
 
 def format_darts(cells: Mapping[str, tuple[Sequence[Sequence[Pair]], Sequence[int]]]) -> str:
     """DARTS' text of cell type → (nodes, concat) for the types `normal` and `reduce`."""
@@ -47,8 +50,8 @@ def format_darts(cells: Mapping[str, tuple[Sequence[Sequence[Pair]], Sequence[in
     return f"Genotype({', '.join(parts)})"
 
 
-def find_nasbench201(text: str) -> str | None:
-    """The one architecture string in a text; None where there is none.
+def find_nasbench201(text: str, out: str = "") -> str | None:
+    """The one architecture string in a text of which `out` is left out; None where there is none.
 
     Raises:
         GenotypeError: there are several, or a part of one.
@@ -72,6 +75,7 @@ def find_nasbench201(text: str) -> str | None:
             )
     if found:
         _check_rest(_LEFT, text, found[0][0])
+        _check_rest(_LEFT_OUT, out, found[0][0])
     if len({_joined(match[0]) for match in found}) > 1:
         raise GenotypeError(f"a text must hold one genotype, but has {len(found)} architecture strings; keep one")
     return found[0][0] if found else None

@@ -83,9 +83,9 @@ def recognise(text: str) -> tuple[str, Any]:
 
 
 def _recognised(text: str) -> tuple[str, Any]:
-    plain = uncommented(text)
+    plain, out = uncommented(text)
     try:
-        arch = formats.find_nasbench201(plain)
+        arch = formats.find_nasbench201(plain, out)
         if arch is None and re.match(r"\s*\|[^|]*~", plain):  # its reader says what is wrong
             return "nasbench201", text
         if arch is not None:

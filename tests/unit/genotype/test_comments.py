@@ -73,6 +73,35 @@ def test_of_two_versions_none_is_taken(text: str) -> None:
         Genotype.from_text(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{first}\n# +{last}",
+        "{first}\n#+{last}",
+        "{first} \n// + {last}",
+        "{first}\n-+{last}",
+        "arch = {first}\n  # + {last}\n",
+        "{first}\n<!-- +{last} -->",
+        "{first}\n/*\n +{last} */",
+        "{one}+\n# |none~0|none~1|+\n|none~0|skip_connect~1|",
+        "{one}+|none~0|\n# none~1|\n|skip_connect~1|",
+        "- {first}\n+{last}",
+    ],
+)
+def test_an_architecture_string_that_goes_on_in_a_comment_is_not_whole(text: str) -> None:
+    first, last = ARCH.rsplit("+", 1)
+    with pytest.raises(GenotypeError, match="must be whole, but"):
+        Genotype.from_text(text.format(first=first, last=last, one=first.split("+")[0]))
+
+
+@pytest.mark.parametrize("comment", [ARCH.replace("none", "noise"), "|op~0|+|op~0|op~1|+...", "+0.3 %", "|none~0|"])
+def test_comments_beside_an_architecture_string(comment: str) -> None:
+    first, last = ARCH.rsplit("+", 1)
+    expected = Genotype.from_text(ARCH)
+    for text in (f"# {comment}\n{ARCH}", f"{ARCH}\n// {comment}", f"{first}\n# {comment}\n+{last}"):
+        assert Genotype.from_text(text) == expected
+
+
 @pytest.mark.parametrize("sign", ["<!--", "/*", "<del", "<s>"])
 def test_comments_that_are_not_closed_take_no_time_that_squares(sign: str) -> None:
     start = time.process_time()
