@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from topocell.errors import GenotypeError
 from topocell.genotype.canonical import Pair
 from topocell.genotype.namedtuples import unused
-from topocell.genotype.texts import bounded
+from topocell.genotype.texts import bounded, is_another
 
 _EDGE = re.compile(r"([^|~+]+)~([0-9]{1,3})")
 _GROUP = r"\|(?:\s*[^|~+\s\\'\"`,;]+\s*~\s*[0-9]{1,3}\s*\|)+"
@@ -24,6 +24,9 @@ _LEFT = re.compile(
 
 #: The same in comments: a line that goes on with a string, or begins one, or has a part of it.
 _LEFT_OUT = re.compile(r"(?m)^\W{0,20}?\+\s*\0|\0\s*\+\s*$|\w~[0-9]")
+
+#: What makes another of a string: a method, a part, a condition.
+_USED = re.compile(r"['\"`]\s*(?:\.\s*\w+\s*\(|\[).*|['\"`]?\s+if\b.*\belse\b.*")
 
 
 def format_darts(cells: Mapping[str, tuple[Sequence[Sequence[Pair]], Sequence[int]]]) -> str:
@@ -59,8 +62,10 @@ def find_nasbench201(text: str, out: str = "") -> str | None:
     found = list(_ARCH.finditer(text))
     for match in found:
         before, after = text[: match.start()].rpartition("\n")[2], text[match.end() :]
-        if re.search(r"#\s", before):
+        if re.search(r"#\s", before) or is_another(before.rstrip("'\"`")):
             raise GenotypeError(f"before a genotype may stand `NAME =` or a log prefix, but got {reprlib.repr(before)}")
+        if used := _USED.match(after):
+            raise GenotypeError(f"nothing may follow a genotype on its line, but got {reprlib.repr(used[0])}")
         told = re.search(r"([0-9]+) nodes with\s*\Z", before)  # as a Structure prints it, with its input
         if told and int(told[1]) != match[0].count("+") + 2:
             raise GenotypeError(

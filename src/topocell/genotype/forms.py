@@ -9,7 +9,7 @@ from topocell.errors import GenotypeError, nearest
 from topocell.genotype import exports, formats, namedtuples
 from topocell.genotype.comments import is_commented, uncommented
 from topocell.genotype.exports import BENCH_PREFIX, HUB_KEY, NNI_KEY
-from topocell.genotype.texts import Call, another, bounded, read, shown, unescaped, unwrapped
+from topocell.genotype.texts import Call, another, bounded, check_unchanged, read, shown, unescaped, unwrapped
 from topocell.spaces.operations import KNOWN_OPERATIONS
 
 #: Name of a form → what it looks like.
@@ -91,6 +91,7 @@ def _recognised(text: str) -> tuple[str, Any]:
         if arch is not None:
             if other := another(plain.replace(arch, "")):
                 raise GenotypeError(f"a text must hold one genotype, but has {other} beside {shown(arch)}; keep one")
+            check_unchanged(plain.replace(arch, ""))
             return "nasbench201", arch
         value = read(plain)
         if isinstance(value, Call) and not value.args and "cells" in value.fields:  # as ours is printed

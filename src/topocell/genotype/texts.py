@@ -52,7 +52,7 @@ _MAPPED = re.compile(
 )
 #: What a program changes about a genotype that it has written out.
 _CHANGED = re.compile(
-    r"\b_replace\(|\.(?:normal|reduce)\w*(?:\[[^\]\n]*\])*\s*"
+    r"\b_replace\(|\.replace\(|\.(?:normal|reduce)\w*(?:\[[^\]\n]*\])*\s*"
     r"(?:=(?!=)|\.(?:append|extend|insert|pop|remove|reverse|sort)\()"
 )
 _DEFINED = re.compile(r"namedtuple|class\s+Genotype\b", re.IGNORECASE)
@@ -63,7 +63,10 @@ _PRINTS = re.compile(
     r"""[\w.\s]*\b(?:print|pprint|log|debug|info|warning|critical|write|echo)\s*\(\s*(?:(['"])[^'"]*\1\s*[,%]\s*)?"""
 )
 #: By which a program says that it is another, or that there may be another; a comment of TeX or C.
-_UNLESS = re.compile(r"(?:!=|\b(?:not|del|or|else))\s*\Z|(?<![0-9])\s(?:%|//)\s")
+_UNLESS = re.compile(
+    r"(?:!=|<>|\b(?:or|else)|\b(?:not|del)\b[^.,;]*)\s*\Z|(?<![0-9])\s(?:%|//)\s"
+    r"|\b(?:mutat|cross|neighbo|replace|remove|discard|permut)\w*\W{0,5}\Z"
+)
 #: What may follow it: a comment, or further cells of a table.
 _AFTER = re.compile(r"(?:\s+\(?[0-9]+(?:[.,][0-9]+)?(?: ?%)?\)?)*\s*(?:#.*|[,;|<&][^()\[\]{}]*)?")
 
@@ -109,6 +112,17 @@ def another(text: str) -> str | None:
     """What says that a text holds a genotype, other than an architecture string; None where nothing does."""
     found = _CALL.search(text) or _MAPPED.search(text)
     return shown(found[0]) if found else None
+
+
+def is_another(before: str) -> bool:
+    """Return whether what stands before a genotype says that it is another, or that there may be another."""
+    return _UNLESS.search(before) is not None
+
+
+def check_unchanged(rest: str) -> None:
+    """Raise GenotypeError where the text beside a genotype changes it."""
+    if found := _CHANGED.search(rest):
+        raise GenotypeError(f"a genotype must be written out, but the text changes it by {shown(found[0])}")
 
 
 def unwrapped(text: str) -> str:
@@ -169,8 +183,7 @@ def read(text: str) -> Any:
             rest = rest.replace(piece, "")
         if other := another(rest):
             raise GenotypeError(f"a text must hold one genotype, but has another with {other}; keep one")
-        if found := _CHANGED.search(rest):
-            raise GenotypeError(f"a genotype must be written out, but the text changes it by {shown(found[0])}")
+        check_unchanged(rest)
         if isinstance(value, Call) and value.args and _DEFINED.search(rest):
             raise GenotypeError("fields must be given by name where the text defines Genotype, but are by position")
         return value
@@ -207,14 +220,10 @@ def _cut(text: str, start: int, bracket: int, alone: bool = False) -> str:
             before, after = before[:-1].removesuffix("b"), after[1:]
     if _PRINTS.fullmatch(before) and after.startswith(")"):
         before, after = "", after[1:]
-    if sum(map(above.count, "([{")) > sum(map(above.count, ")]}")):
+    if _opens(above):
         raise GenotypeError(f"before a genotype every bracket must be closed, but one is not in {shown(above)}")
-    if (
-        any(c in before for c in "'\"#`{")
-        or ";" in before[:-1]
-        or _UNLESS.search(before)
-        or not _BEFORE.fullmatch(before)
-    ):
+    signs = any(c in before for c in "'\"#`{") or ";" in before[:-1]
+    if signs or _opens(before) or is_another(before) or not _BEFORE.fullmatch(before):
         raise GenotypeError(f"before a genotype may stand `NAME =` or a log prefix, but got {shown(before)}")
     if not _AFTER.fullmatch(after) and after.strip() != ".":
         raise GenotypeError(f"nothing may follow a genotype on its line, but got {shown(after)}")
@@ -222,6 +231,11 @@ def _cut(text: str, start: int, bracket: int, alone: bool = False) -> str:
     if alone and re.search(r"[\[({]", text[end:].replace(piece, "")):
         raise GenotypeError(f"a text must hold one genotype, but got {shown(text[end:].strip())} after it")
     return piece
+
+
+def _opens(text: str) -> bool:
+    """Return whether a text has brackets that it does not close."""
+    return sum(map(text.count, "([{")) > sum(map(text.count, ")]}"))
 
 
 def _parsed(piece: str) -> Any:

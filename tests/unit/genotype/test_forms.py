@@ -287,6 +287,22 @@ REFUSED = {
     "taken away": (f"@@ -1 +1 @@\n-    BEST = {V2}\n+    BEST = OTHER\n", "line that a diff takes away"),
     "not": (f"assert best != {V2}", "before a genotype may stand"),
     "or": (f"best = found or {V2}", "before a genotype may stand"),
+    "not in words": (f"this is not the cell: {V2}", "before a genotype may stand"),
+    "by name in a call over lines": (f"best = mutated(genotype={V2},\n    times=3)", "before a genotype may stand"),
+    **{
+        f"arch string {what}": (text, message)
+        for what, text, message in (
+            ("not", f"assert arch != '{ARCH}'", "before a genotype may stand"),
+            ("not in words", f"not this: {ARCH}", "before a genotype may stand"),
+            ("or", f"arch = found or '{ARCH}'", "before a genotype may stand"),
+            ("del", f"del archs['{ARCH}']", "before a genotype may stand"),
+            ("in a call that changes it", f"arch = mutate('{ARCH}', 1)", "before a genotype may stand"),
+            ("replaced", f"arch = '{ARCH}'.replace('none', 'noise')", "nothing may follow a genotype on its line"),
+            ("replaced later", f"a = '{ARCH}'\na = a.replace('none', 'noise')", "the text changes it by '.replace('"),
+            ("cut by a number", f"'{ARCH}'[:15]", "nothing may follow a genotype on its line"),
+            ("on a condition", f"arch = '{ARCH}' if found else OTHER", "nothing may follow a genotype on its line"),
+        )
+    },
     "in a call over lines": (f"best = mutated(\n    {V2},\n)", "before a genotype may stand"),
     "second of a call over lines": (f"best = cross(\n    other,\n    {V2},\n)", "every bracket must be closed"),
     "replaced later": (
