@@ -9,8 +9,23 @@ from topocell.errors import GenotypeError
 _COMMENT = re.compile(r"\s*(?:#|//|%|;|--\s|[<!]\s|(?i:@?rem)\s|::|-(?! (?: {2})?\S|-\w|-+\s*$|[0-9.]))")
 #: A line that a diff of two columns takes away, or has with the one in its place.
 _OF_TWO = re.compile(r".*\s<\s*$|\s*([\w.]+\s*=).*\s\|\s*\1")
-#: Where other parts that are none begin and end; the first also where the text ends.
-_BLOCKS = (("<!--", "-->"), ("/*", "*/"), ("<del", "</del>"), ("<s>", "</s>"), ("<strike", "</strike>"))
+#: Where other parts that are none begin and end; those of `_OPEN` only where they end.
+_BLOCKS = {
+    "<!--": "-->",
+    "\\iffalse": "\\fi",
+    "\\begin{comment}": "\\end{comment}",
+    "#if 0": "#endif",
+    "--[[": "]]",
+    "<#": "#>",
+    "\n=begin": "\n=end",
+    "/*": "*/",
+    "<del": "</del>",
+    "<s>": "</s>",
+    "<strike": "</strike>",
+}
+_OPEN = ("/*", "<del", "<s>", "<strike")
+#: A string over lines that has no name, in a program.
+_STRING = re.compile(r"""^[ ]*("{3}|'{3})(?:(?!\1).)*\n(?:(?!\1).)*\1""", re.MULTILINE | re.DOTALL)
 #: The head of a hunk, of as many versions as it has signs less one.
 _HUNK = re.compile(r"^( *)@(@+) .*@@", re.MULTILINE)
 #: What a diff of context has of the old file: all up to the new one.
@@ -42,8 +57,12 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
     marks = r"(?:>+|\.\.\.)" if ">>> " in text else ">+"
     text = re.sub(rf"(?m)^[ \t]*{marks}[ \t]", "", text).expandtabs()
     out: list[str] = []
-    for begin, end in _BLOCKS:
+    text = f"\n{text}"
+    for begin, end in _BLOCKS.items():
         text = _without(text, begin, end, out)
+    if re.search(r"\w", rest := _STRING.sub("", text)):
+        out += [string[0] for string in _STRING.finditer(text)]
+        text = rest
     out += _OLD.findall(text)
     lines = _OLD.sub("", text).split("\n")
     if hunk := _HUNK.search(text):
@@ -61,15 +80,12 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
 
 
 def _without(text: str, begin: str, end: str, out: list[str]) -> str:
-    """The text without what stands from `begin` to `end`, which goes to `out`.
-
-    A comment of HTML that is not closed goes to the end of the text.
-    """
+    """The text without what stands from `begin` to `end`, or to its end, which goes to `out`."""
     kept = ""
     while begin in text:
         before, _, inside = text.partition(begin)
         block, closed, after = inside.partition(end)
-        if not closed and begin != "<!--":
+        if not closed and begin in _OPEN:
             break
         out.append(block)
         kept, text = kept + before, after

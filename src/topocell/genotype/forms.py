@@ -69,7 +69,7 @@ def recognise(text: str) -> tuple[str, Any]:
     try:
         return _recognised(text)
     except GenotypeError as error:
-        if (other := unescaped(text)) != text:
+        if (other := unescaped(text)) != text and not is_commented(text):
             with suppress(GenotypeError):
                 return _recognised(other)
         known = (kind for hint, kind in _FOREIGN if (is_commented(text) if hint is None else re.search(hint, text)))

@@ -38,6 +38,15 @@ ARCH = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|avg_pool_3x3~1|nor_conv
         "old: <s>{}</s>",
         "<!-- old\n{}\n",
         "rem old {}",
+        "\\iffalse\nold: {}\n\\fi",
+        "\\begin{comment}\n{}\n\\end{comment}",
+        "#if 0\n{}\n#endif",
+        "--[[\n{}\n]]",
+        "<#\n{}\n#>",
+        "=begin\n{}\n=end",
+        "x = 1\n=begin\n{}\n",
+        '"""\nOLD = {}\n"""\nBEST = OTHER',
+        "import x\n'''OLD = {}\n'''\n",
     ],
 )
 def test_what_a_text_takes_away_is_no_genotype(text: str, cell: str) -> None:
@@ -61,6 +70,11 @@ def test_what_a_text_takes_away_is_no_genotype(text: str, cell: str) -> None:
         f"@@@ -1,2 -1,2 +1,1 @@@\n- BEST = {NOISE}\n -BEST = {NOISE}\n++BEST = {V2}",
         f"<del>{NOISE}</del> {V2}",
         f"/* {NOISE} */ {V2}",
+        f"\\iffalse\n{NOISE}\n\\fi\n{V2}",
+        f'"""\n{V2}\n"""',
+        f'text = """\n{V2}\n"""',
+        f'"""Cells."""\nBEST = {V2}\n',
+        f'"""Cells.\n\nOLD = {NOISE}\n"""\nBEST = {V2}\n',
     ],
 )
 def test_what_stays_is_read(text: str) -> None:
@@ -102,7 +116,7 @@ def test_comments_beside_an_architecture_string(comment: str) -> None:
         assert Genotype.from_text(text) == expected
 
 
-@pytest.mark.parametrize("sign", ["<!--", "/*", "<del", "<s>"])
+@pytest.mark.parametrize("sign", ["<!--", "/*", "<del", "<s>", '\n"""', "\n=begin"])
 def test_comments_that_are_not_closed_take_no_time_that_squares(sign: str) -> None:
     start = time.process_time()
     with pytest.raises(GenotypeError):
