@@ -21,7 +21,9 @@ MAX_NUMBER = 1_000
 MAX_DEPTH = 8
 
 #: Not the beginning of a class of that name, nor the word before a bracket in a sentence.
-_CALL = re.compile(r"(?<![\w.])(?<!class )(?:[A-Za-z_]\w*\.)*Genotype\s*\((?=\s*(?:#.*\n\s*)*(?:[\[(]|\w+\s*=))")
+_CALL = re.compile(
+    r"(?<![\w.])(?<!class )(?:[A-Za-z_]\w*\.)*Genotype\s*\((?=\s*(?:#.*\n\s*)*(?:[\[(]|\w+\s*=|\*\*\s*\{))"
+)
 _FIELD = re.compile(r"\s*(?:normal|reduce)(?:_concat)?\s*[=:]")
 _LIST = re.compile(r"\s*(?:[A-Za-z_][\w.]*\s*[=:]\s*)?(?=[\[(])")
 _TOKEN = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|#[^\n]*|[()\[\]{}]""")
@@ -34,6 +36,8 @@ _MAPPING = re.compile(r"(?<![\w.])(?:dict|(?:collections\.)?OrderedDict)\s*\(")
 _DECORATION = re.compile("\x1b\\[[0-9;]*m|[\u00ad\u200b-\u200d\u2060\ufeff]")
 _BLANK = re.compile(r"[^\S \t\r\n]")
 _TYPESET = str.maketrans({"×": "x", "‘": "'", "’": "'", "′": "'", "“": '"', "”": '"', "″": '"'})
+#: Keys of a mapping whose text is a genotype, beside `genotype`.
+_ENTRIES = ("arch", "architecture", "arch_str", "cell", "best_genotype", "best_arch")
 #: Keys of a mapping in YAML that holds a genotype.
 _IN_YAML = re.compile(r"^(?:format|normal|genotype)\s*:", re.MULTILINE)
 _ESCAPE = re.compile(r"""\\([_|~'"])""")
@@ -62,6 +66,14 @@ _BEFORE = re.compile(r"|.*[\s=:]|[^()\[\]{}]*[,;|>&]")
 _PRINTS = re.compile(
     r"""[\w.\s]*\b(?:print|pprint|log|debug|info|warning|critical|write|echo)\s*\(\s*(?:(['"])[^'"]*\1\s*[,%]\s*)?"""
 )
+#: Commands of TeX that set a text as it is.
+_TYPESET_IN = re.compile(r"\\(?:texttt|text|mbox|code|verb|lstinline)\{\Z")
+#: Settings as argparse prints them, before and after a genotype.
+_NAMESPACE = re.compile(r"([^()\[\]{}]*)\bNamespace\((?:[^()\[\]{}]*,\s*)?(?:genotype|arch)=")
+_OTHERS = re.compile(r"(?:,\s*\w+=[^()\[\]{}]*)?\)")
+#: An option of a command before a genotype, and those after it.
+_OPTION = re.compile(r"(?<!\S)(--[\w-]+)[ =]\Z")
+_OPTIONS = re.compile(r"(?:\s+--[\w-]+(?:[ =][\w.,/:-]+)?)+\s*")
 #: By which a program says that it is another, or that there may be another; a comment of TeX or C.
 _UNLESS = re.compile(
     r"(?:!=|<>|\b(?:or|else)|\b(?:not|del)\b[^.,;]*)\s*\Z|(?<![0-9])\s(?:%|//)\s"
@@ -126,7 +138,7 @@ def check_unchanged(rest: str) -> None:
 
 
 def unwrapped(text: str) -> str:
-    """The text in a text of JSON: that of a string, or of the entry `genotype` of a mapping; any other as it is.
+    """The text in a text of JSON: that of a string, or of the entry of a mapping; any other as it is.
 
     What is a mapping in YAML becomes JSON.
     """
@@ -137,14 +149,20 @@ def unwrapped(text: str) -> str:
         if data is None:
             return text
         text = json.dumps(data)
-    if isinstance(data, dict) and data.keys().isdisjoint({"normal", "format"}) and "genotype" in data:
-        inner = data.pop("genotype")
+    if isinstance(data, dict) and data.keys().isdisjoint({"normal", "format"}) and (key := _entry(data)):
+        inner = data.pop(key)
         inner = inner if isinstance(inner, str) else json.dumps(inner)
         beside = json.dumps(data).replace(json.dumps(inner)[1:-1], "").replace(inner, "")
         if other := another(beside) or ("~0|" in beside and "an architecture string"):
-            raise GenotypeError(f"a text must hold one genotype, but beside 'genotype' it has {other}; keep one")
+            raise GenotypeError(f"a text must hold one genotype, but beside {key!r} it has {other}; keep one")
         return inner
     return data if isinstance(data, str) else text
+
+
+def _entry(data: dict[str, Any]) -> str | None:
+    """The key of the genotype in a mapping; of entries other than `genotype` it must be a text with a call."""
+    others = (key for key in _ENTRIES if _CALL.search(str(data.get(key))))
+    return "genotype" if "genotype" in data else next(others, None)
 
 
 def _in_yaml(text: str) -> Any:
@@ -215,11 +233,7 @@ def _cut(text: str, start: int, bracket: int, alone: bool = False) -> str:
         head, tail = head.rstrip(), tail.lstrip().removeprefix(",").lstrip()
     before, after = head.rpartition("\n")[2], tail.partition("\n")[0]
     above = head[: len(head) - len(before)]
-    for _ in range(3):
-        if before and before[-1] in "'\"`" and after.startswith(before[-1]):  # a text in quotes, or bytes
-            before, after = before[:-1].removesuffix("b"), after[1:]
-    if _PRINTS.fullmatch(before) and after.startswith(")"):
-        before, after = "", after[1:]
+    before, after = _bared(before, after)
     if _opens(above):
         raise GenotypeError(f"before a genotype every bracket must be closed, but one is not in {shown(above)}")
     signs = any(c in before for c in "'\"#`{") or ";" in before[:-1]
@@ -231,6 +245,23 @@ def _cut(text: str, start: int, bracket: int, alone: bool = False) -> str:
     if alone and re.search(r"[\[({]", text[end:].replace(piece, "")):
         raise GenotypeError(f"a text must hold one genotype, but got {shown(text[end:].strip())} after it")
     return piece
+
+
+def _bared(before: str, after: str) -> tuple[str, str]:
+    """What stands on the line before and after a genotype, without quotes and calls that leave it as it is."""
+    for _ in range(3):
+        if before and before[-1] in "'\"`" and after.startswith(before[-1]):  # a text in quotes, or bytes
+            before, after = before[:-1].removesuffix("b"), after[1:]
+    if _PRINTS.fullmatch(before) and after.startswith(")"):
+        return "", after[1:]
+    if (command := _TYPESET_IN.search(before)) and after.startswith("}"):
+        return before[: command.start()], after[1:]
+    if (settings := _NAMESPACE.fullmatch(before)) and (others := _OTHERS.match(after)):
+        return settings[1], after[others.end() :]
+    if (option := _OPTION.search(before)) and _OPTIONS.fullmatch(after):
+        again = any(option[1].startswith(word.partition("=")[0]) for word in after.split())  # the last one counts
+        return before, after if again else ""
+    return before, after
 
 
 def _opens(text: str) -> bool:
@@ -264,6 +295,8 @@ def _value(node: ast.expr, depth: int) -> Any:
         case ast.Dict(keys=keys, values=items):
             names = [_value(key, depth + 1) if key is not None else None for key in keys]
             return _unique(names, [_value(item, depth + 1) for item in items])
+        case ast.Call(func=function, args=[], keywords=[ast.keyword(arg=None, value=ast.Dict() as fields)]):
+            return _called(_dotted(function), (), _value(fields, depth + 1))
         case ast.Call(func=function, args=arguments, keywords=keywords):
             name = _dotted(function)
             args = tuple(_value(argument, depth + 1) for argument in arguments)

@@ -162,6 +162,13 @@ FIELDS_OF_V2: dict[str, Any] = {
         ">>> best = " + V2.replace("), (", "),\n... ("),
         f"print(\n    {V2}\n)",
         f"genotype: {V2}\nepoch: 3\nbest genotype: {V2}",
+        # as settings are printed, typeset and given to a command
+        f"Genotype(**{FIELDS_OF_V2})",
+        json.dumps({"arch": V2, "accuracy": 97.2}),
+        f"args = Namespace(genotype={V2}, layers=20)",
+        f"03/04, INFO args = Namespace(lr=0.1, genotype={V2})",
+        f"DARTS & \\texttt{{{V2}}} & 97.24 \\\\".replace("_", "\\_"),
+        f'python train.py --auxiliary --arch "{V2}" --cutout --gpu 0',
     ],
 )
 def test_what_stands_around_a_genotype(text: str) -> None:
@@ -287,6 +294,14 @@ REFUSED = {
     "taken away": (f"@@ -1 +1 @@\n-    BEST = {V2}\n+    BEST = OTHER\n", "line that a diff takes away"),
     "not": (f"assert best != {V2}", "before a genotype may stand"),
     "or": (f"best = found or {V2}", "before a genotype may stand"),
+    "fields beside a dictionary": (f"Genotype(**{FIELDS_OF_V2}, normal=[])", "each once, but got None"),
+    "settings and another": (json.dumps({"arch": V2, "best": NOISE}), "beside 'arch' it has 'Genotype('; keep one"),
+    "not settings": (f"old != Namespace(genotype={V2})", "before a genotype may stand"),
+    "settings in a call": (f"mutated(Namespace(genotype={V2}))", "before a genotype may stand"),
+    "settings of what was": (f"Namespace(old_genotype={V2}, layers=20)", "before a genotype may stand"),
+    "crossed out": (f"\\sout{{{V2}}}", "before a genotype may stand"),
+    "option twice": (f'train.py --arch "{V2}" --cutout --arch X', "nothing may follow a genotype on its line"),
+    "option twice, shorter": (f'train.py --arch "{V2}" --ar=X', "nothing may follow a genotype on its line"),
     "not in words": (f"this is not the cell: {V2}", "before a genotype may stand"),
     "by name in a call over lines": (f"best = mutated(genotype={V2},\n    times=3)", "before a genotype may stand"),
     **{
