@@ -6,10 +6,10 @@ import textwrap
 from topocell.errors import GenotypeError
 
 #: A line of comment in some language, or one that a diff takes away: `- item` and `-   item` are of a list.
-_COMMENT = re.compile(r"\s*(?:#|//|%|;|--\s|[<!]\s|(?i:@?rem)\s|::|-(?! (?: {2})?\S|-\w|-+\s*$|[0-9.]))")
+_COMMENT = re.compile(r"\s*(?:#|//|%|;|--\s|[<!'\"]\s|(?i:@?rem)\s|::|-(?! (?: {2})?\S|-\w|-+\s*$|[0-9.]))")
 #: A line that a diff of two columns takes away, or has with the one in its place.
 _OF_TWO = re.compile(r".*\s<\s*$|\s*([\w.]+\s*=).*\s\|\s*\1")
-#: Where other parts that are none begin and end; those of `_OPEN` only where they end.
+#: Where other parts that are none begin and end; those of `_OPEN` only where they end, or where a line begins so in C.
 _BLOCKS = {
     "<!--": "-->",
     "\\iffalse": "\\fi",
@@ -85,7 +85,8 @@ def _without(text: str, begin: str, end: str, out: list[str]) -> str:
     while begin in text:
         before, _, inside = text.partition(begin)
         block, closed, after = inside.partition(end)
-        if not closed and begin in _OPEN:
+        line = before.rpartition("\n")[2]
+        if not closed and begin in _OPEN and (begin != "/*" or line.strip()):
             break
         out.append(block)
         kept, text = kept + before, after

@@ -20,6 +20,7 @@ _ARCH = re.compile(rf"{_GROUP}(?:\s*\+\s*{_GROUP})*")
 _LEFT = re.compile(
     r"\w~[0-9]|~\s*[0-9]+\s*\\?\||\|\s*\\?\w+\s*~|\|\\?\+|\+\\?\|"
     r"|\+\W{0,40}?\0|\0\W{0,40}?\+(?![0-9.])|\|[^\w\s'\"`\0]{1,20}\0|\0[^\w\s'\"`\0]{1,20}\|"
+    r"|\0\s*\n\s*\|[^|\n]*(?:\n|\Z)"
 )
 
 #: The same in comments: a line that goes on with a string, or begins one, or has a part of it.
