@@ -51,8 +51,9 @@ _PRINTED = re.compile(r"\[\s*[0-9]+\.?(?:\s+[0-9]+\.?)+\s*\]")
 
 #: A genotype in a form that is neither a call of `Genotype` nor an architecture string.
 _MAPPED = re.compile(
-    r"""['"](?:cells|normal|reduce)['"]+\s*:\s*['"]*[\[({]|\bnormal(?:_n[0-9]+_(?:p[0-9]|switch)|/op_)|\bedge_normal_[0-9]"""
-    r"|\b(?:normal|reduce)\s*=\s*[\[(]\s*[\[(]"
+    r"""['"](?:cells|normal|reduce)['"]+\s*:\s*['"]*[\[({]|\b(?:normal|reduce)(?:_n[0-9]+_(?:p[0-9]|switch)|/op_)"""
+    r"|\bedge_(?:normal|reduce)_[0-9]"
+    r"|\b(?:normal|reduce)\s*=\s*[\[(]\s*[\[(]|\b(?:normal|reduce)_concat['\"]?\s*[=:]\s*(?:range|list|\[|\()"
 )
 #: What a program changes about a genotype that it has written out.
 _CHANGED = re.compile(
@@ -244,6 +245,8 @@ def _cut(text: str, start: int, bracket: int, alone: bool = False) -> str:
     piece = text[start:end]
     if alone and re.search(r"[\[({]", text[end:].replace(piece, "")):
         raise GenotypeError(f"a text must hold one genotype, but got {shown(text[end:].strip())} after it")
+    if alone and (other := another(text.replace(piece, ""))):
+        raise GenotypeError(f"a text must hold one genotype, but has another with {other}; keep one")
     return piece
 
 

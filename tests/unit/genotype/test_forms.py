@@ -275,6 +275,12 @@ REFUSED = {
     "call and dictionary": (f"{V2}\n{json.dumps(FIELDS_OF_V2)}", "must hold one genotype, but has another with"),
     "call and NNI": (f"{V2}\n{{'normal_n2_p0': 'maxpool'}}", "but has another with 'normal_n2_p0'"),
     "call and JSON of ours": (f"x {json.dumps(DARTS_V2.to_dict())}\n{V2}", "but has another with '\"cells\": {'"),
+    "call and the end of another": (f"{V2[-30:]}\n{V2}", "but has another with 'reduce_concat=range'"),
+    "dictionary and the end of another": (
+        f"{in_form(HUB, DARTS_V2)[-70:]}\n{in_form(HUB, DARTS_V2)}",
+        "but has another with 'reduce/op_'",
+    ),
+    "dictionary and its end": (f"{in_form(HUB, DARTS_V2)}\n{in_form(HUB, DARTS_V2)[-70:]}", "but has another with"),
     "call and another's": (f"{V2}\nPruned{NOISE}", "but has another with 'normal=[('"),
     "log in yaml": (f"genotype: {V2}\nepoch: 3\nbest genotype: {NOISE}", "beside 'genotype' it has 'Genotype('"),
     "entry and another": (
