@@ -5,6 +5,10 @@ import textwrap
 
 from topocell.errors import GenotypeError
 
+#: What stands for a part that is left out, where a genotype must not go on: whether it is a comment there, none knows.
+GAP = "\0"
+#: A line of comment in Python, or in JSON.
+_PLAIN = re.compile(r"\s*(?:#|//)")
 #: A line of comment in some language, or one that a diff takes away: `- item` and `-   item` are of a list.
 _COMMENT = re.compile(r"\s*(?:#|//|%|;|--\s|[<!'\"]\s|(?i:@?rem)\s|::|-(?! (?: {2})?\S|-\w|-+\s*$|[0-9.]))")
 #: A line that a diff of two columns takes away, or has with the one in its place.
@@ -75,7 +79,12 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
         taken = [added and line.lstrip().startswith("-") for line in lines]
     kept: list[str] = []
     for line, is_taken in zip(lines, taken):
-        (out if is_taken or _COMMENT.match(line) or _OF_TWO.match(line) else kept).append(line)
+        if not (is_taken or _COMMENT.match(line) or _OF_TWO.match(line)):
+            kept.append(line)
+            continue
+        out.append(line)
+        if kept and not (hunk and is_taken) and not _PLAIN.match(line):
+            kept[-1] += GAP
     return kept, out
 
 
@@ -89,5 +98,6 @@ def _without(text: str, begin: str, end: str, out: list[str]) -> str:
         if not closed and begin in _OPEN and (begin != "/*" or line.strip()):
             break
         out.append(block)
-        kept, text = kept + before, after
+        kept += before
+        kept, text = kept + GAP * (begin != "/*" and not kept.isspace()), after
     return kept + text

@@ -26,6 +26,9 @@ _LEFT = re.compile(
 #: The same in comments: a line that goes on with a string, or begins one, or has a part of it.
 _LEFT_OUT = re.compile(r"(?m)^\W{0,20}?\+\s*\0|\0\s*\+\s*$|\w~[0-9]")
 
+#: By which a string is cut.
+_CUT_AFTER = re.compile(r"\s*(?:\+|[(\[{]?\s*(?:…|\.\.))|[\w~|]")
+_CUT_BEFORE = re.compile(r"[\w~|+]\Z|(?:…|\.\.)\s*[)\]}]?\s*\Z")
 #: What makes another of a string: a method, a part, a condition.
 _USED = re.compile(r"['\"`]\s*(?:\.\s*\w+\s*\(|\[).*|['\"`]?\s+if\b.*\belse\b.*")
 
@@ -74,7 +77,9 @@ def find_nasbench201(text: str, out: str = "") -> str | None:
                 f"{reprlib.repr(match[0])}"
             )
         # A cell of fewer nodes would be read.
-        if re.match(r"\s*(?:\+|…|\.\.)|[\w~|]", after) or re.search(r"[\w~|+]\Z|(?:…|\.\.)\s*\Z", before):
+        quote = re.search(r"['\"`]\Z", before)
+        open_quote = quote is not None and quote[0] not in after.partition("\n")[0]
+        if open_quote or _CUT_AFTER.match(after) or _CUT_BEFORE.search(before):
             raise GenotypeError(
                 f"an architecture string must be whole, but around {reprlib.repr(match[0])} stand "
                 f"{reprlib.repr(before)} and {reprlib.repr(after.lstrip())}; restore it"

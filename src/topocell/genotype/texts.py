@@ -14,6 +14,7 @@ import warnings
 from typing import Any, NamedTuple
 
 from topocell.errors import GenotypeError
+from topocell.genotype.comments import GAP
 from topocell.io import files, plain_yaml
 
 MAX_TEXT = 20_000
@@ -229,7 +230,12 @@ def _cut(text: str, start: int, bracket: int, alone: bool = False) -> str:
                 break
     if end is None:
         raise GenotypeError(f"every bracket must be closed, but one is not in {shown(text[start:])}")
-    head, tail = text[:start], text[end:]
+    if GAP in text[start:end]:
+        whole = shown(text[start:end].replace(GAP, ""))
+        raise GenotypeError(
+            f"a genotype must be whole, but a part of {whole} is in a comment or taken away; restore it"
+        )
+    head, tail = text[:start].replace(GAP, ""), text[end:].replace(GAP, "")
     if head.rstrip().endswith("("):  # of a call over several lines
         head, tail = head.rstrip(), tail.lstrip().removeprefix(",").lstrip()
     before, after = head.rpartition("\n")[2], tail.partition("\n")[0]

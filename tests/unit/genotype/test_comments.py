@@ -85,6 +85,18 @@ def test_what_stays_is_read(text: str) -> None:
     assert Genotype.from_text(text) == DARTS_V2
 
 
+@pytest.mark.parametrize("sign", ["% ", "; ", "-- ", "-    ", "-", "< ", "! ", "' ", '" ', "rem "])
+def test_what_is_left_out_is_no_part_of_a_genotype(sign: str) -> None:
+    """Of a form that lists what a node has, a shorter cell was left."""
+    cell = "[('noise', 2, 0),\n('noise', 2, 1),\n('noise', 3, 0)]"
+    text = f"Genotype(normal={cell}, normal_concat=[2, 3], reduce={cell}, reduce_concat=[2, 3])"
+    lines = text.split("\n")
+    with pytest.raises(GenotypeError, match="a genotype must be whole, but a part of"):
+        Genotype.from_text("\n".join([lines[0], sign + lines[1], *lines[2:]]))
+    whole = "\n".join([f"{sign}old", *lines, f"{sign}old"])
+    assert Genotype.from_text(whole).cells["normal"].nodes[0] == (("noise", 0), ("noise", 1))
+
+
 @pytest.mark.parametrize("text", [f"<<<<<<< HEAD\nBEST = {V2}\n=======\nBEST = OTHER\n>>>>>>> other"])
 def test_of_two_versions_none_is_taken(text: str) -> None:
     with pytest.raises(GenotypeError, match="must have one version, but has those of a conflict; keep one"):

@@ -248,6 +248,9 @@ REFUSED = {
     "arch string cut in a node": (f"arch: {ARCH[: ARCH.rfind('~0')]}", "and '+|none'; restore it"),
     "arch string of which a part": (f"arch: {ARCH[: ARCH.rfind('+')]}+...", "must be whole"),
     "arch string with dots": (f"{SHORT}...", "must be whole"),
+    "arch string with dots in brackets": (f"arch: {SHORT}(...)", "must be whole"),
+    "arch string after dots in brackets": (f"[...] {SHORT}", "must be whole"),
+    "arch string in a quote that is cut": (f"arch = '{SHORT}", "must be whole"),
     "arch string with dots apart": (f"arch: {SHORT} …", "must be whole"),
     **{
         f"arch string beside a part, {rest}": (text, "must be whole, but")
