@@ -20,15 +20,15 @@ _ARCH = re.compile(rf"{_GROUP}(?:\s*\+\s*{_GROUP})*")
 _LEFT = re.compile(
     r"\w~[0-9]|~\s*[0-9]+\s*\\?\||\|\s*\\?\w+\s*~|\|\\?\+|\+\\?\|"
     r"|\+\W{0,40}?\0|\0\W{0,40}?\+(?![0-9.])|\|[^\w\s'\"`\0]{1,20}\0|\0[^\w\s'\"`\0]{1,20}\|"
-    r"|\0\s*\n\s*\|[^|\n]*(?:\n|\Z)"
+    r"|\0 *\n\s*+\|[^|\n]*(?:\n|\Z)|(?m:^)[^|\n\0]*\0[^|\n\0]*[^\s|'\"`\0]\|"
 )
 
 #: The same in comments: a line that goes on with a string, or begins one, or has a part of it.
 _LEFT_OUT = re.compile(r"(?m)^\W{0,20}?\+\s*\0|\0\s*\+\s*$|\w~[0-9]")
 
 #: By which a string is cut.
-_CUT_AFTER = re.compile(r"\s*(?:\+|[(\[{]?\s*(?:…|\.\.))|[\w~|]")
-_CUT_BEFORE = re.compile(r"[\w~|+]\Z|(?:…|\.\.)\s*[)\]}]?\s*\Z")
+_CUT_AFTER = re.compile(r"\s*(?:\+|(?:[(\[{]\s*)?(?:…|\.\.))|[\w~|]")
+_CUT_BEFORE = re.compile(r"[\w~|+]\Z|(?:…|\.\.)\s*(?:[)\]}]\s*)?\Z")
 #: What makes another of a string: a method, a part, a condition.
 _USED = re.compile(r"['\"`]\s*(?:\.\s*\w+\s*\(|\[).*|['\"`]?\s+if\b.*\belse\b.*")
 

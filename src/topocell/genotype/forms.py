@@ -40,7 +40,7 @@ _FOREIGN = (
 )
 
 #: A text that says where a genotype is.
-_PLACE = re.compile(r"\s*(?=.*[^\W\d_])(?!None\b|null\b|nan\b)[\w.~/\\-]{2,200}\s*")
+_PLACE = re.compile(r"\s*+(?=.*[^\W\d_])(?!None\b|null\b|nan\b)[\w.~/\\-]{2,200}\s*")
 
 _KNOWN = f"a genotype is a JSON file or a text in one of the forms {', '.join(FORMS)}"
 

@@ -138,3 +138,12 @@ def test_comments_that_are_not_closed_take_no_time_that_squares(sign: str) -> No
     with pytest.raises(GenotypeError):
         Genotype.from_text(f"x{sign}" * (19_000 // (1 + len(sign))))
     assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "\n"])
+def test_blanks_take_no_time_that_squares(blank: str) -> None:
+    start = time.process_time()
+    assert Genotype.from_text(f"{ARCH}{blank * 19_000}") == Genotype.from_text(ARCH)
+    with pytest.raises(GenotypeError):
+        Genotype.from_text(blank * 20_000)
+    assert time.process_time() - start < 1

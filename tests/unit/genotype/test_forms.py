@@ -258,6 +258,7 @@ REFUSED = {
             "an edge": "arch = |none~0|, none~0|",
             "an edge before": "none~0|+ x |none~0|",
             "a bar": "|none~0|-|",
+            "a bar after something": "|none~0| 1|",
             "a bar below": "|none~0|\n|",
             "an edge that is cut": "|none~0|\n|skip",
             "a plus": "|none~0| (+)",
