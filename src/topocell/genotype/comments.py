@@ -34,7 +34,7 @@ _STRING = re.compile(r"""^[ ]*("{3}|'{3})(?:(?!\1).)*\n(?:(?!\1).)*\1""", re.MUL
 _HUNK = re.compile(r"^( *)@(@+) .*@@", re.MULTILINE)
 #: What a diff of context has of the old file: all up to the new one.
 _OLD = re.compile(r"^\*{3} [0-9,]+ \*{4}$.*?(?:^--- [0-9,]+ -{4}$|\Z)", re.MULTILINE | re.DOTALL)
-_ADDED = re.compile(r"^ *\+(?![0-9.])", re.MULTILINE)
+_ADDED = re.compile(r"^ *\+(?![0-9.=-])", re.MULTILINE)
 _CONFLICT = re.compile(r"^ *(?:<{7}|>{7}|\|{7})(?: |$)", re.MULTILINE)
 
 _GENOTYPE = re.compile(r"\bGenotype\s*\(|~0\|")

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from topocell.errors import GenotypeError
 from topocell.genotype.canonical import Pair
+from topocell.genotype.comments import GAP
 from topocell.genotype.namedtuples import unused
 from topocell.genotype.texts import bounded, is_another
 
@@ -16,15 +17,16 @@ _EDGE = re.compile(r"([^|~+]+)~([0-9]{1,3})")
 _GROUP = r"\|(?:\s*[^|~+\s\\'\"`,;]+\s*~\s*[0-9]{1,3}\s*\|)+"
 _ARCH = re.compile(rf"{_GROUP}(?:\s*\+\s*{_GROUP})*")
 
-#: What is left of a longer architecture string, in a text where the whole ones are `\0`: an edge, a bar, a plus sign.
+#: What is left of a longer architecture string, in a text where the whole ones are `\x01`: an edge, a bar, a plus sign.
 _LEFT = re.compile(
     r"\w~[0-9]|~\s*[0-9]+\s*\\?\||\|\s*\\?\w+\s*~|\|\\?\+|\+\\?\|"
-    r"|\+\W{0,40}?\0|\0\W{0,40}?\+(?![0-9.])|\|[^\w\s'\"`\0]{1,20}\0|\0[^\w\s'\"`\0]{1,20}\|"
-    r"|\0 *\n\s*+\|[^|\n]*(?:\n|\Z)|(?m:^)[^|\n\0]*\0[^|\n\0]*[^\s|'\"`\0]\|"
+    r"|(?<![-=])\+(?![-=])\W{0,40}?\x01|\x01\W{0,40}?(?<![-=])\+(?![0-9.=-])"
+    r"|\|[^\w\s'\"`\x01]{1,20}\x01|\x01[^\w\s'\"`\x01]{1,20}\|"
+    r"|\x01 *\n\s*+\|[^|\n]*(?:\n|\Z)|(?m:^)[^|\n\x01]*\x01[^|\n\x01]*[^\s|'\"`\x01]\|"
 )
 
 #: The same in comments: a line that goes on with a string, or begins one, or has a part of it.
-_LEFT_OUT = re.compile(r"(?m)^\W{0,20}?\+\s*\0|\0\s*\+\s*$|\w~[0-9]")
+_LEFT_OUT = re.compile(r"(?m)^\W{0,20}?\+\s*\x01|\x01\s*\+\s*$|\w~[0-9]")
 
 #: By which a string is cut.
 _CUT_AFTER = re.compile(r"\s*(?:\+|(?:[(\[{]\s*)?(?:…|\.\.))|[\w~|]")
@@ -94,9 +96,9 @@ def find_nasbench201(text: str, out: str = "") -> str | None:
 
 def _check_rest(left: re.Pattern[str], text: str, read: str) -> None:
     """Raise GenotypeError where a text has a part of an architecture string beside whole ones."""
-    rest = _ARCH.sub("\0", text)
+    rest = _ARCH.sub("\x01", text)
     if found := left.search(rest):
-        around = rest[max(0, found.start() - 15) : found.end() + 15].replace("\0", "|..|")
+        around = rest[max(0, found.start() - 15) : found.end() + 15].replace("\x01", "|..|").replace(GAP, "")
         raise GenotypeError(
             f"an architecture string must be whole, but beside {reprlib.repr(read)} stands a part of one, "
             f"{reprlib.repr(around)}; restore it"

@@ -78,7 +78,7 @@ _OPTION = re.compile(r"(?<!\S)(--[\w-]+)[ =]\Z")
 _OPTIONS = re.compile(r"(?:\s+--[\w-]+(?:[ =][\w.,/:-]+)?)+\s*")
 #: By which a program says that it is another, or that there may be another; a comment of TeX or C.
 _UNLESS = re.compile(
-    r"~~|(?:!=|<>|\b(?:or|else)|\b(?:not|del)\b[^.,;]*)\s*\Z|(?<![0-9])\s(?:%|//)\s"
+    r"~~|(?:!=|<>|\b(?:or|else)|(?:\bnot|n't|\bdel)\b[^.,;]*)\s*\Z|(?<![0-9])\s(?:%|//)\s"
     r"|\b(?:mutat|cross|neighbo|replace|remove|discard|permut)\w*\W{0,5}\Z"
 )
 #: What may follow it: a comment, or further cells of a table.

@@ -128,7 +128,13 @@ def test_an_architecture_string_that_goes_on_in_a_comment_is_not_whole(text: str
 def test_comments_beside_an_architecture_string(comment: str) -> None:
     first, last = ARCH.rsplit("+", 1)
     expected = Genotype.from_text(ARCH)
-    for text in (f"# {comment}\n{ARCH}", f"{ARCH}\n// {comment}", f"{first}\n# {comment}\n+{last}"):
+    for text in (
+        f"# {comment}\n{ARCH}",
+        f"- old\n+ best = {ARCH}",
+        f"this isn't new, {ARCH}",
+        f"{ARCH}\n// {comment}",
+        f"{first}\n# {comment}\n+{last}",
+    ):
         assert Genotype.from_text(text) == expected
 
 

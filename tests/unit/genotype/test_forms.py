@@ -322,6 +322,7 @@ REFUSED = {
         for what, text, message in (
             ("not", f"assert arch != '{ARCH}'", "before a genotype may stand"),
             ("not in words", f"not this: {ARCH}", "before a genotype may stand"),
+            ("not in other words", f"this isn't the cell: {ARCH}", "before a genotype may stand"),
             ("or", f"arch = found or '{ARCH}'", "before a genotype may stand"),
             ("del", f"del archs['{ARCH}']", "before a genotype may stand"),
             ("in a call that changes it", f"arch = mutate('{ARCH}', 1)", "before a genotype may stand"),
