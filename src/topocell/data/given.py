@@ -55,6 +55,7 @@ def given_source(given: Given | Sequence[Any]) -> Source:
             f"training and test images have one shape, but got {tuple(train[0].shape[1:])} and "
             f"{tuple(test[0].shape[1:])}; {step}"
         )
+    notes = ["the images were given from Python"]
     labels = torch.cat([train[1], test[1]])
     highest, count, lowest = int(labels.max()), len(labels), int(labels.min())
     if lowest < 0:
@@ -67,8 +68,8 @@ def given_source(given: Given | Sequence[Any]) -> Source:
                 f"names"
             )
     else:
-        named = ((given.train, train[1]), (given.test, test[1]))
-        classes = _agreed(*(_names(part, numbers)[: highest + 1] for part, numbers in named))
+        parts = ((given.train, train[1]), (given.test, test[1]))
+        classes = _agreed(*(_names(part, numbers)[: highest + 1] for part, numbers in parts))
         if highest >= max(len(classes), count):  # before a name is made for each
             raise DataError(
                 f"labels are integers from 0, one for each class, but the highest of {count:,} is {highest}; number "
@@ -76,8 +77,13 @@ def given_source(given: Given | Sequence[Any]) -> Source:
             )
         if not classes and lowest > 0:
             raise DataError(f"labels are integers from 0, but the lowest is {lowest}; subtract {lowest} from each")
-        classes = classes if len(classes) > highest else tuple(map(str, range(highest + 1)))
-    notes = ["the images were given from Python"]
+        named = len(classes) > highest
+        if not named and (_has_names(given.train) or _has_names(given.test)):
+            notes.append(
+                "classes are called by their numbers: the names in the attribute `classes` are not one for each, or "
+                "labels are changed behind them; give them as data=(train, test, names)"
+            )
+        classes = classes if named else tuple(map(str, range(highest + 1)))
     there = set(train[1].tolist())
     if empty := [name for label, name in enumerate(classes) if label not in there]:
         notes.append(f"classes without a training image: {some(empty)}")
@@ -187,9 +193,7 @@ def _names(part: Any, labels: Tensor, chosen: Tensor | None = None) -> tuple[str
     """
     chosen = torch.arange(len(labels)) if chosen is None else chosen
     if hasattr(part, "classes"):
-        found = () if getattr(part, "target_transform", None) is not None else part.classes
-        named = isinstance(found, tuple | list) and all(isinstance(name, str) for name in found)
-        return tuple(found) if named and len(set(found)) == len(found) else ()
+        return () if getattr(part, "target_transform", None) is not None else _plain_names(part.classes)
     if isinstance(part, Subset):
         return _names(part.dataset, labels, torch.as_tensor(part.indices)[chosen])
     if isinstance(part, ConcatDataset):
@@ -203,6 +207,25 @@ def _names(part: Any, labels: Tensor, chosen: Tensor | None = None) -> tuple[str
     if known is None or (len(chosen) and int(chosen.max()) >= len(known)) or not torch.equal(known[chosen], labels):
         return ()
     return _names(inner, labels, chosen)
+
+
+def _plain_names(classes: Any) -> tuple[str, ...]:
+    """Names that are texts or numbers, each once, in a list or an array; none of what is something else."""
+    array = classes.tolist() if hasattr(classes, "tolist") else classes
+    names = tuple(array) if isinstance(array, tuple | list) else ()
+    return tuple(map(str, names)) if len(set(map(str, names))) == len(names) and all(map(_is_name, names)) else ()
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str | int | float)
+
+
+def _has_names(part: Any) -> bool:
+    return (
+        hasattr(part, "classes")
+        or any(map(_has_names, getattr(part, "datasets", ())))
+        or (hasattr(part, "dataset") and _has_names(part.dataset))
+    )
 
 
 def _targets(part: Any) -> Tensor | None:

@@ -9,6 +9,7 @@ from topocell.errors import GenotypeError, nearest
 from topocell.genotype import exports, formats, namedtuples
 from topocell.genotype.comments import is_commented, uncommented
 from topocell.genotype.exports import BENCH_PREFIX, HUB_KEY, NNI_KEY
+from topocell.genotype.prefixes import unprefixed
 from topocell.genotype.texts import Call, another, bounded, check_unchanged, read, shown, unescaped, unwrapped
 from topocell.spaces.operations import KNOWN_OPERATIONS
 
@@ -35,6 +36,14 @@ _FOREIGN = (
     (r"\A\W*[0-9]+(:[0-9]+)+\W*\Z", "the sizes of NATS-Bench, which are no cell"),
     (r'"nbformat"', "a notebook, whose cells are none of a network"),
     (r"(?m)^(extends|search|selection|retrain):", "a recipe, which has no genotype"),
+    (
+        r"NetworkSelectorDatasetInfo|Configuration\(values",
+        "a configuration as ConfigSpace prints it, of which JSON is read",
+    ),
+    (
+        r"(?is)\A(?!.*(?:Genotype\s*\(|_concat)).*(?<![\w.])(?:normal|reduc(?:e|tion))(?: cell)?['\"]?\s*[:=]\s*[\[(]",
+        "the lists of a cell without Genotype(...) and its concat",
+    ),
     (None, "a genotype in a comment, or in a line that a diff takes away"),
     (r"\A[\s,;()\[\]]*[0-9][\s,;()\[\]0-9]*\Z", "numbers without the names of operations, as of ENAS and NAO"),
 )
@@ -69,9 +78,10 @@ def recognise(text: str) -> tuple[str, Any]:
     try:
         return _recognised(text)
     except GenotypeError as error:
-        if (other := unescaped(text)) != text and not is_commented(text):
-            with suppress(GenotypeError):
-                return _recognised(other)
+        for other in (unescaped(text), unprefixed(text)):
+            if other != text and not is_commented(text):
+                with suppress(GenotypeError):
+                    return _recognised(other)
         known = (kind for hint, kind in _FOREIGN if (is_commented(text) if hint is None else re.search(hint, text)))
         seen = next((f"; it looks like {kind}: write it as one of the forms" for kind in known), "")
         if _PLACE.fullmatch(text):

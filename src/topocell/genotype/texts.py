@@ -37,10 +37,14 @@ _MAPPING = re.compile(r"(?<![\w.])(?:dict|(?:collections\.)?OrderedDict)\s*\(")
 _DECORATION = re.compile("\x1b\\[[0-9;]*m|[\u00ad\u200b-\u200d\u2060\ufeff]")
 _BLANK = re.compile(r"[^\S \t\r\n]")
 _TYPESET = str.maketrans({"×": "x", "‘": "'", "’": "'", "′": "'", "“": '"', "”": '"', "″": '"'})
+#: A name in quotes of LaTeX, among brackets and commas.
+_LATEX = re.compile(r"(?<=[(\[,\s])`{1,2}([\w\\]+)'{1,2}(?=[,)\]])")
 #: Keys of a mapping whose text is a genotype, beside `genotype`.
 _ENTRIES = ("arch", "architecture", "arch_str", "cell", "best_genotype", "best_arch")
 #: Keys of a mapping in YAML that holds a genotype.
-_IN_YAML = re.compile(r"^(?:format|normal|genotype)\s*:", re.MULTILINE)
+_IN_YAML = re.compile(
+    r"^[ \t]*(?:format|normal|genotype|(?:normal|reduce)(?:_n\d+_\w+|/\w+)|(?:\w+:darts:)?edge_\w+)\s*:", re.MULTILINE
+)
 _ESCAPE = re.compile(r"""\\([_|~'"])""")
 _LISTS = ("list", "tuple")
 _ARRAYS = ("array", "np.array", "numpy.array", "tensor", "torch.tensor")
@@ -59,7 +63,9 @@ _MAPPED = re.compile(
 #: What a program changes about a genotype that it has written out.
 _CHANGED = re.compile(
     r"\b_replace\(|\.replace\(|\.(?:normal|reduce)\w*(?:\[[^\]\n]*\])*\s*"
-    r"(?:=(?!=)|\.(?:append|extend|insert|pop|remove|reverse|sort)\()"
+    r"(?:[+*|-]?=(?!=)|\.(?:append|extend|insert|pop|remove|reverse|sort)\()"
+    r"|\bdel\s+\w+\.(?:normal|reduce)|\bsetattr\(|\bshuffle\(|\w\[[^\]\n]*\]\[[^\]\n]*\]\s*=(?!=)"
+    r"|\b([A-Za-z_]\w*)[ \t]*=[ \t]*[\w.]+\(\s*\1\b"
 )
 _DEFINED = re.compile(r"namedtuple|class\s+Genotype\b", re.IGNORECASE)
 
@@ -82,7 +88,9 @@ _UNLESS = re.compile(
     r"|\b(?:mutat|cross|neighbo|replace|remove|discard|permut)\w*\W{0,5}\Z"
 )
 #: What may follow it: a comment, or further cells of a table.
-_AFTER = re.compile(r"(?:\s+\(?[0-9]+(?:[.,][0-9]+)?(?: ?%)?\)?)*\s*(?:#.*|[,;|<&][^()\[\]{}]*)?")
+_AFTER = re.compile(
+    r"(?:\s+\(?[0-9]+(?:[.,][0-9]+)?(?: ?%)?\)?)*\s*(?:#.*|[,;|<&][^()\[\]{}]*|\\\\(?:\s*\\[a-z]+rule|\s*\\hline)?\s*)?"
+)
 
 
 class Call(NamedTuple):
@@ -114,7 +122,7 @@ def bounded(text: object) -> str:
     if not isinstance(text, str) or len(text) > MAX_TEXT:
         value = f"{len(text)}; keep the lines of one genotype" if isinstance(text, str) else shown(text)
         raise GenotypeError(f"a genotype is a text of at most {MAX_TEXT} characters, but got {value}")
-    return _BLANK.sub(" ", html.unescape(_DECORATION.sub("", text)).translate(_TYPESET))
+    return _LATEX.sub(r"'\1'", _BLANK.sub(" ", html.unescape(_DECORATION.sub("", text)).translate(_TYPESET)))
 
 
 def unescaped(text: str) -> str:
@@ -151,8 +159,11 @@ def unwrapped(text: str) -> str:
         if data is None:
             return text
         text = json.dumps(data)
-    if isinstance(data, dict) and data.keys().isdisjoint({"normal", "format"}) and (key := _entry(data)):
-        inner = data.pop(key)
+    if isinstance(data, dict) and data.keys().isdisjoint({"normal", "format"}) and (found := _entry(data)):
+        inside, key = found
+        inner = inside.pop(key)
+        if isinstance(inner, dict) and inner.keys() <= {"desc", "value"}:  # as wandb keeps settings
+            inner = inner.get("value")
         inner = inner if isinstance(inner, str) else json.dumps(inner)
         beside = json.dumps(data).replace(json.dumps(inner)[1:-1], "").replace(inner, "")
         if other := another(beside) or ("~0|" in beside and "an architecture string"):
@@ -161,10 +172,18 @@ def unwrapped(text: str) -> str:
     return data if isinstance(data, str) else text
 
 
-def _entry(data: dict[str, Any]) -> str | None:
-    """The key of the genotype in a mapping; of entries other than `genotype` it must be a text with a call."""
-    others = (key for key in _ENTRIES if _CALL.search(str(data.get(key))))
-    return "genotype" if "genotype" in data else next(others, None)
+def _entry(data: Any) -> tuple[dict[str, Any], str] | None:
+    """The mapping in which a genotype is, at any depth, and its key; None where there is none, or more than one.
+
+    Of entries other than `genotype` it must be a text with a call.
+    """
+    if not isinstance(data, dict):
+        return None
+    others = (key for key in _ENTRIES if isinstance(data.get(key), str) and _CALL.search(data[key]))
+    if key := "genotype" if "genotype" in data else next(others, None):
+        return data, key
+    inside = [found for value in data.values() if (found := _entry(value))]
+    return inside[0] if len(inside) == 1 else None
 
 
 def _in_yaml(text: str) -> Any:
@@ -173,9 +192,10 @@ def _in_yaml(text: str) -> Any:
         return None
     try:
         data = plain_yaml.load(text.replace("!!python/tuple", ""))
-        return data if isinstance(data, dict) and not {"format", "normal", "genotype"}.isdisjoint(data) else None
     except ValueError:
         return None
+    known = isinstance(data, dict) and (_entry(data) or any(_IN_YAML.match(f"{key}:") for key in data))
+    return data if known else None
 
 
 def listed(value: Any) -> Any:

@@ -18,7 +18,8 @@ from topocell.reporting.tables import format_count
 
 _HEADER = ["selection", "operations", "edges", "cell", "edges kept", "skips", "images measured", "parameters"]
 
-_CELL_HEADER = ["cell", "key", "operations", "skips", "depth", "width", "parameters", "multiply-adds", "accuracy"]
+_SIZE = ("parameters, published size", "multiply-adds, published size")
+_CELL_HEADER = ["cell", "key", "operations", "skips", "depth", "width", *_SIZE, "accuracy"]
 
 
 def comparison(run_path: Path | str) -> list[list[str]]:

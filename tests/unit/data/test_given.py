@@ -116,8 +116,13 @@ def test_classes_have_the_names_of_the_dataset() -> None:
         assert given_source((train, TEST)).classes == ("cat", "dog", "owl")
     assert given_source((Named(TRAIN, "cat", "dog", "owl", "rat"), test)).classes == ("cat", "dog", "owl")
     assert given_source((named, test, ("a", "b", "c"))).classes == ("a", "b", "c")
-    for odd in (("cat", "dog"), ("cat", "cat", "owl"), (1, 2, 3), (("cat", "tom"), ("dog",), ("owl",))):
-        assert given_source((Named(TRAIN, *odd), TEST)).classes == ("0", "1", "2")
+    for odd in (("cat", "dog"), ("cat", "cat", "owl"), (("cat", "tom"), ("dog",), ("owl",)), (None, "dog", "owl")):
+        source = given_source((Named(TRAIN, *odd), TEST))
+        assert source.classes == ("0", "1", "2") and "classes are called by their numbers" in source.notes[1]
+    for names in (np.array(["cat", "dog", "owl"]), np.array(["cat", "dog", "owl"], object), torch.tensor([5, 7, 9])):
+        named.classes = names  # type: ignore[assignment]
+        source = given_source((named, TEST))
+        assert source.classes == tuple(map(str, names.tolist())) and len(source.notes) == 1
 
 
 class Around(Dataset[Any]):

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,14 @@ from topocell.genotype.texts import MAX_TEXT
 V2 = DARTS_V2.to_darts()
 NOISE = V2.replace("skip_connect", "noise")
 ARCH = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|avg_pool_3x3~1|nor_conv_1x1~2|"
+PREFIXES = ["trainer_1  | ", "0: ", "[rank0]: ", "(pid=1234) ", "2022-05-01T10:00:00.123456789Z stdout F "]
 SHORT = ARCH[: ARCH.rfind("+")]
+
+
+def prefixed(line_of: Callable[[int, str], str]) -> str:
+    """The genotype over several lines, each with something before it."""
+    lines = f"genotype = {V2}".replace("), (", "),\n    (").splitlines()
+    return "\n".join(line_of(number, line) for number, line in enumerate(lines))
 
 
 # --- round trips ---
@@ -169,6 +177,22 @@ FIELDS_OF_V2: dict[str, Any] = {
         f"03/04, INFO args = Namespace(lr=0.1, genotype={V2})",
         f"DARTS & \\texttt{{{V2}}} & 97.24 \\\\".replace("_", "\\_"),
         f'python train.py --auxiliary --arch "{V2}" --cutout --gpu 0',
+        # in the last column of LaTeX, in its quotes, and as wandb and others keep settings
+        f"DARTS & 2.76 & {V2} \\\\".replace("_", "\\_"),
+        f"DARTS & 2.76 & \\texttt{{{V2}}} \\\\ \\hline".replace("_", "\\_"),
+        V2.replace("('", "(`").replace("_", "\\_"),
+        V2.replace("('", "(``").replace("',", "'',"),
+        json.dumps({"genotype": {"desc": None, "value": V2}, "lr": {"desc": None, "value": 0.1}}),
+        yaml.safe_dump({"genotype": {"desc": None, "value": V2}, "wandb_version": 1}),
+        yaml.safe_dump({"model": {"layers": 8, "genotype": json.loads(json.dumps(FIELDS_OF_V2))}}),
+        json.dumps({"model": {"genotype": FIELDS_OF_V2}, "epochs": 50}),
+        # with the same before every line
+        *(prefixed(lambda number, line, before=before: before + line) for before in PREFIXES),
+        prefixed(lambda number, line: f"{number + 70:6d}\t{line}"),
+        prefixed(lambda number, line: f"{number + 9}: {line}"),
+        prefixed(lambda number, line: f"search/log.txt{':-'[number > 0]}{line}"),
+        prefixed(lambda number, line: f"log.txt{':-'[number > 0]}{number + 12}{':-'[number > 0]}{line}"),
+        prefixed(lambda number, line: f"2022-01-01 10:00:0{number % 10},123 INFO search: {line}"),
     ],
 )
 def test_what_stands_around_a_genotype(text: str) -> None:
@@ -215,6 +239,30 @@ REFUSED = {
     "then replaced": (f"best = {V2}; best._replace(normal=[])", "nothing may follow a genotype"),
     "one of two arguments": (f"cross({V2}, other)", "before a genotype may stand"),
     "other identity": (V2.replace("skip_connect", "identity"), "identity is skip_connect in normal cells; in"),
+    "lists alone": (
+        "Normal cell: [('skip_connect', 0)]\nReduction cell: [('noise', 0)]",
+        "the lists of a cell without",
+    ),
+    "of a small letter": (V2.replace("Genotype", "genotype"), "but got 'genotype(nor"),
+    "printed by ConfigSpace": (
+        "Configuration:\n  NetworkSelectorDatasetInfo:darts:edge_normal_0, Value: 'sep_conv_3x3'",
+        "a configuration as ConfigSpace prints it, of which JSON is read",
+    ),
+    "of two processes": (
+        "\n".join(f"[rank{i % 2}] {line}" for i, line in enumerate(V2.replace("), (", "),\n(").splitlines())),
+        "in one of the forms",
+    ),
+    "lines left out of numbered ones": (
+        "\n".join(f"{i + i // 2}: {line}" for i, line in enumerate(V2.replace("), (", "),\n(").splitlines())),
+        "in one of the forms",
+    ),
+    **{
+        f"changed by {change}": (f"best = {V2}\n{change}", "must be written out, but the text changes it by")
+        for change in (
+            *("del best.normal[0]", "random.shuffle(best.normal)", "best.normal += []", "best[0][1] = ('noise', 0)"),
+            *("setattr(best, 'normal', [])", "best = mutate(best)", "best = ops.swap(best, 2)"),
+        )
+    },
     "replaced": (f"{V2}._replace(normal=[])", "nothing may follow a genotype on its line, but got '._replace("),
     "indexed": (f"{V2}[0]", "nothing may follow a genotype"),
     "after a comment sign": (f"x = 1  # {V2}", "before a genotype may stand"),
