@@ -36,7 +36,7 @@ def image_loader(reader: Any, requests: Iterable[Any], workers: int, pin_memory:
         collate_fn=_unchanged,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
-        multiprocessing_context=forking("torchvision.transforms.v2"),
+        multiprocessing_context=forking("torchvision.transforms.v2", script=False),
         generator=torch.Generator(),  # which would else be that of the training
         persistent_workers=True,
     )

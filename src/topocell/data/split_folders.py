@@ -43,7 +43,8 @@ def check_flat(root: Path) -> None:
     if same and not any(is_image(path.name) for name in classes for path in (root / name).iterdir()):
         raise DataError(
             f"the folders of a flat tree are its classes, but {some(classes)} in {str(root)!r} all hold folders "
-            f"called {some(inside[0])}; name the parts of a split train/ and test/, or move images up into their class"
+            f"called {some(inside[0])}; name the parts of a split train/ and test/, or if {some(classes)} are the "
+            f"classes, rename the folders in them so that they differ: {classes[0]}/{classes[0]}-{inside[0][0]}"
         )
     if not _are_called_as_parts(classes):
         return

@@ -10,7 +10,7 @@ GAP = "\0"
 #: A line of comment in Python, or in JSON.
 _PLAIN = re.compile(r"\s*(?:#|//)")
 #: A line of comment in some language, or one that a diff takes away: `- item` and `-   item` are of a list.
-_COMMENT = re.compile(r"\s*(?:#|//|%|;|--\s|[<!'\"]\s|(?i:@?rem)\s|::|-(?! (?: {2})?\S|-\w|-+\s*$|[0-9.]))")
+_COMMENT = re.compile(r"\s*(?:#|//|%|;|--\s|[<!'\"]\s|(?i:@?rem)\s|::|-(?!>| (?: {2})?\S|-\w|-+\s*$|[0-9.]))")
 #: A line that a diff of two columns takes away, or has with the one in its place.
 _OF_TWO = re.compile(r".*\s<\s*$|\s*([\w.]+\s*=).*\s\|\s*\1")
 #: Where other parts that are none begin and end; those of `_OPEN` only where they end, or where a line begins so in C.
@@ -61,7 +61,7 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
     marks = r"(?:>+|\.\.\.)" if ">>> " in text else ">+"
     text = re.sub(rf"(?m)^[ \t]*{marks}[ \t]", "", text).expandtabs()
     out: list[str] = []
-    text = f"\n{text}"
+    text = "\n" + re.sub(r"(?m)^[ ]*(?:```|~~~)(\w*)[ ]*$", lambda fence: "@@ @@" * (fence[1] == "diff"), text)
     for begin, end in _BLOCKS.items():
         text = _without(text, begin, end, out)
     if re.search(r"\w", rest := _STRING.sub("", text)):

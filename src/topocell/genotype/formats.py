@@ -28,6 +28,8 @@ _LEFT = re.compile(
 #: The same in comments: a line that goes on with a string, or begins one, or has a part of it.
 _LEFT_OUT = re.compile(r"(?m)^\W{0,20}?\+\s*\x01|\x01\s*\+\s*$|\w~[0-9]")
 
+#: A comment behind a string.
+_BEHIND = re.compile(r"\s#\s|(?<=[,;'\"])\s+//\s")
 #: By which a string is cut.
 _CUT_AFTER = re.compile(r"\s*(?:\+|(?:[(\[{]\s*)?(?:…|\.\.))|[\w~|]")
 _CUT_BEFORE = re.compile(r"[\w~|+]\Z|(?:…|\.\.)\s*(?:[)\]}]\s*)?\Z")
@@ -65,6 +67,8 @@ def find_nasbench201(text: str, out: str = "") -> str | None:
     Raises:
         GenotypeError: there are several, or a part of one.
     """
+    text, behind = _without_comments(text)
+    out = f"{out}\n{behind}"
     found = list(_ARCH.finditer(text))
     for match in found:
         before, after = text[: match.start()].rpartition("\n")[2], text[match.end() :]
@@ -92,6 +96,17 @@ def find_nasbench201(text: str, out: str = "") -> str | None:
     if len({_joined(match[0]) for match in found}) > 1:
         raise GenotypeError(f"a text must hold one genotype, but has {len(found)} architecture strings; keep one")
     return found[0][0] if found else None
+
+
+def _without_comments(text: str) -> tuple[str, str]:
+    """The text without what a program says behind an architecture string on its line; and that."""
+    kept, out = [], []
+    for line in text.split("\n"):
+        string = _ARCH.search(line)
+        comment = _BEHIND.search(line, string.end()) if string else None
+        kept.append(line[: comment.start()] if comment else line)
+        out += [line[comment.start() :]] if comment else []
+    return "\n".join(kept), "\n".join(out)
 
 
 def _check_rest(left: re.Pattern[str], text: str, read: str) -> None:

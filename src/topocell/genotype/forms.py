@@ -11,6 +11,7 @@ from topocell.genotype.comments import is_commented, uncommented
 from topocell.genotype.exports import BENCH_PREFIX, HUB_KEY, NNI_KEY
 from topocell.genotype.prefixes import unprefixed
 from topocell.genotype.texts import Call, another, bounded, check_unchanged, read, shown, unescaped, unwrapped
+from topocell.spaces.nasbench201 import NASBENCH201_OPERATIONS
 from topocell.spaces.operations import KNOWN_OPERATIONS
 
 #: Name of a form → what it looks like.
@@ -96,7 +97,7 @@ def _recognised(text: str) -> tuple[str, Any]:
     plain, out = uncommented(text)
     try:
         arch = formats.find_nasbench201(plain, out)
-        if arch is None and re.match(r"\s*\|[^|]*~", plain):  # its reader says what is wrong
+        if arch is None and re.match(r"\s*\|[^|\\]*~", plain):  # its reader says what is wrong
             return "nasbench201", text
         if arch is not None:
             if other := another(plain.replace(arch, "")):
@@ -104,6 +105,8 @@ def _recognised(text: str) -> tuple[str, Any]:
             check_unchanged(plain.replace(arch, ""))
             return "nasbench201", arch
         value = read(plain)
+        while isinstance(value, dict) and value.keys() == {"genotype"}:
+            value = value["genotype"]
         if isinstance(value, Call) and not value.args and "cells" in value.fields:  # as ours is printed
             return "topocell", {"format": 1, **value.fields}
         if isinstance(value, Call) or (isinstance(value, dict) and "normal" in value and "format" not in value):
@@ -189,7 +192,8 @@ def _named(cell_type: str, pairs: Sequence[tuple[str, int]]) -> list[tuple[str, 
     for name, source in pairs:
         ours = _SAME.get(name, name) if name not in KNOWN_OPERATIONS else name
         if ours not in KNOWN_OPERATIONS:
-            why = f"; {name} {_OTHER[name]}" if name in _OTHER else nearest(name[:100], KNOWN_OPERATIONS)
+            known = NASBENCH201_OPERATIONS if cell_type == "cell" else KNOWN_OPERATIONS
+            why = f"; {name} {_OTHER[name]}" if name in _OTHER else nearest(name[:100], known)
             raise GenotypeError(
                 f"{cell_type}: an operation must be one of topocell's or registered, but got {shown(name)}{why}"
             )

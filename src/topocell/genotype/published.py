@@ -69,9 +69,10 @@ def _published(name: str, row: Mapping[str, Any]) -> Published:
 def published(name: str) -> Published:
     """Return a published cell; DARTS_V2 is darts-v2. Raises GenotypeError for an unknown name."""
     cells = published_cells()
-    if found := cells.get(name) or cells.get(name.lower().replace("_", "-")):
+    lower = name.lower().replace("_", "-")
+    if found := cells.get(name) or cells.get(lower):
         return found
     raise GenotypeError(
         f"a cell is a file, a run directory, the name of a published cell or a text, but {name!r} is none"
-        f"{nearest(name, cells)}; `topocell genotypes list` shows the published cells"
+        f"{nearest(lower, [known for known in cells if known.startswith(lower)] or cells)}; `topocell genotypes list` shows the published cells"
     )

@@ -27,12 +27,16 @@ _CALL = re.compile(
 )
 _FIELD = re.compile(r"\s*(?:normal|reduce)(?:_concat)?\s*[=:]")
 _LIST = re.compile(r"\s*(?:[A-Za-z_][\w.]*\s*[=:]\s*)?(?=[\[(])")
+#: Where lists of pairs begin, behind something else.
+_LISTED = re.compile(r"(?<![\w.\])])(?=[\[(]\s*(?:[\[(]\s*)+['\"]?\w+['\"]?\s*,\s*[0-9])")
 _TOKEN = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|#[^\n]*|[()\[\]{}]""")
 _JSON = {"true": True, "false": False, "null": None}
 _NUMPY = {"int": int, "uint": int, "float": float, "str_": str}
 _RANGES = ("range", "np.arange", "numpy.arange", "torch.arange")
 _MAPPINGS = ("dict", "OrderedDict", "collections.OrderedDict")
-_MAPPING = re.compile(r"(?<![\w.])(?:dict|(?:collections\.)?OrderedDict)\s*\(")
+_MAPPING = re.compile(
+    r"(?<![\w.])(?:dict\s*\(|(?:collections\.)?OrderedDict\s*\(|(?:\w+\.)*(?:Cell)?Structure\s*\((?=\s*[\[(]))"
+)
 #: What terminals, word processors and PDF files put in place of, or beside, what a program wrote.
 _DECORATION = re.compile("\x1b\\[[0-9;]*m|[\u00ad\u200b-\u200d\u2060\ufeff]")
 _BLANK = re.compile(r"[^\S \t\r\n]")
@@ -45,7 +49,7 @@ _ENTRIES = ("arch", "architecture", "arch_str", "cell", "best_genotype", "best_a
 _IN_YAML = re.compile(
     r"^[ \t]*(?:format|normal|genotype|(?:normal|reduce)(?:_n\d+_\w+|/\w+)|(?:\w+:darts:)?edge_\w+)\s*:", re.MULTILINE
 )
-_ESCAPE = re.compile(r"""\\([_|~'"])""")
+_ESCAPE = re.compile(r"""\\([_|~'"\[\]()])""")
 _LISTS = ("list", "tuple")
 _ARRAYS = ("array", "np.array", "numpy.array", "tensor", "torch.tensor")
 #: What arrays and tensors print beside their values.
@@ -58,8 +62,12 @@ _PRINTED = re.compile(r"\[\s*[0-9]+\.?(?:\s+[0-9]+\.?)+\s*\]")
 _MAPPED = re.compile(
     r"""['"](?:cells|normal|reduce)['"]+\s*:\s*['"]*[\[({]|\b(?:normal|reduce)(?:_n[0-9]+_(?:p[0-9]|switch)|/op_)"""
     r"|\bedge_(?:normal|reduce)_[0-9]"
-    r"|\b(?:normal|reduce)\s*=\s*[\[(]\s*[\[(]|\b(?:normal|reduce)_concat['\"]?\s*[=:]\s*(?:range|list|\[|\()"
+    r"|\b(?:normal|reduce)\s*=\s*[\[(]\s*[\[(]|\b(?:normal|reduce)_concat['\"]?\s*[=:]\s*(?:(?:range|list)\s*\(|\[|\()"
+    r"|[\[(]\s*['\"]\w+['\"]\s*,\s*[0-9]+\s*[\])][\s,\[\]()]*['\"]\w+['\"]\s*,\s*[0-9]+\s*[\])]"
+    r"|(?:[\[(]\s*[0-9]+\s*,\s*[0-9]+\s*[\])][\s,]*){4}"
 )
+#: A comment behind something else.
+_BEHIND = re.compile(r"(?<=\S)[ \t]+# .*")
 #: What a program changes about a genotype that it has written out.
 _CHANGED = re.compile(
     r"\b_replace\(|\.replace\(|\.(?:normal|reduce)\w*(?:\[[^\]\n]*\])*\s*"
@@ -132,6 +140,7 @@ def unescaped(text: str) -> str:
 
 def another(text: str) -> str | None:
     """What says that a text holds a genotype, other than an architecture string; None where nothing does."""
+    text = _BEHIND.sub("", text)
     found = _CALL.search(text) or _MAPPED.search(text)
     return shown(found[0]) if found else None
 
@@ -232,7 +241,7 @@ def read(text: str) -> Any:
     if mapping := _MAPPING.search(plain):
         return _parsed(_cut(plain, mapping.start(), mapping.end() - 1, alone=True))
     begin = plain.find("{")
-    if begin < 0 and (found := _LIST.match(plain)):
+    if begin < 0 and (found := _LIST.match(plain) or _LISTED.search(plain)):
         begin = found.end()
     return None if begin < 0 else _parsed(_cut(plain, begin, begin, alone=True))
 
@@ -357,6 +366,8 @@ def _called(name: str, args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
     """The value of a call: of `Genotype`, of `range`, of `list`, of a scalar or an array of NumPy, of a tensor."""
     if name.rpartition(".")[2] == "Genotype":
         return Call(args, fields)
+    if name.rpartition(".")[2] in ("Structure", "CellStructure") and len(args) == 1 and not fields:
+        return args[0]
     if name in ("dict", "CellGenotype") and not args:
         return fields
     pairs = args[0] if not fields and len(args) == 1 and isinstance(args[0], tuple) else None

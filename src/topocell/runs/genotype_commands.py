@@ -28,11 +28,11 @@ def genotypes_list() -> None:
 
         topocell genotypes list
     """
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from topocell.genotype.published import published_cells
 
-    table = Table("cell", "source", "published", "parameters")
+    table = Table(Column("cell", no_wrap=True), "source", "published", "parameters")
     for name, cell in published_cells().items():
         table.add_row(name, cell.source, cell.figures, f"{cell.parameters:,}")
     show(table)

@@ -49,11 +49,11 @@ def recipe_for(
 @recipes.command("list")
 def recipes_list() -> None:
     """List the recipes with what each is and the published figure it aims at."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from topocell.config.load import recipe_names, recipe_summary
 
-    table = Table("recipe", "what it is", "published")
+    table = Table(Column("recipe", no_wrap=True), "what it is", "published")
     for name in recipe_names():
         table.add_row(name, *recipe_summary(name))
     show(table)

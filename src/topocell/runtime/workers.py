@@ -20,6 +20,13 @@ from topocell.errors import RunError, TopocellError
 from topocell.registry import load_plugins
 from topocell.runtime.hooks import Interrupted, on_signals
 
+if sys.platform == "linux":
+    from multiprocessing.context import ForkServerContext as _Context
+    from multiprocessing.context import ForkServerProcess as _Process
+else:
+    from multiprocessing.context import SpawnContext as _Context
+    from multiprocessing.context import SpawnProcess as _Process
+
 #: Seconds between two checks for a request to stop.
 POLL_SECONDS = 0.5
 
@@ -112,18 +119,45 @@ def stop_requests() -> Iterator[list[int]]:
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
-def forking(*needed: str) -> Any:
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """Let no process that starts import the script that this one runs."""
+    script = sys.modules["__main__"]
+    spec, file = script.__spec__, script.__dict__.pop("__file__", None)
+    script.__spec__ = None
+    try:
+        yield
+    finally:
+        script.__spec__ = spec
+        if file is not None:
+            script.__file__ = file
+
+
+class _Alone(_Process):
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        with _without_script():
+            return _Process._Popen(process_obj)
+
+
+class _StartingAlone(_Context):
+    Process = _Alone
+
+
+def forking(*needed: str, script: bool = True) -> Any:
     """Return the context of multiprocessing in which workers are started.
 
     Args:
         needed: modules that they are going to import, beside `PRELOAD`.
+        script: whether they import the script that this process runs, which may have pieces of a user's own. A script
+            that does more than that where it is imported has to say `if __name__ == "__main__":`.
 
     On Linux they are forks of a process that has imported torch and topocell and done nothing else ("forkserver"):
     importing takes seconds, more where memory is short, and is done once for all of them. Elsewhere, where libraries
     may not survive a fork, every worker imports for itself ("spawn").
     """
     if sys.platform != "linux":
-        return multiprocessing.get_context("spawn")
+        return multiprocessing.get_context("spawn") if script else _StartingAlone()
     from multiprocessing import forkserver, resource_tracker
 
     multiprocessing.set_forkserver_preload([*PRELOAD, *needed])
@@ -134,7 +168,7 @@ def forking(*needed: str) -> Any:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return multiprocessing.get_context("forkserver")
+    return multiprocessing.get_context("forkserver") if script else _StartingAlone()
 
 
 class Ended(Exception):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 from typer.core import TyperGroup
 
 from topocell import studies
@@ -17,7 +17,7 @@ app = typer.Typer(rich_markup_mode="markdown")
 @app.command("list")
 def studies_list() -> None:
     """List the studies with what each shows and the figure or table of a paper that it repeats."""
-    table = Table("study", "what it shows", "after")
+    table = Table(Column("study", no_wrap=True), "what it shows", "after")
     for name, row in studies.STUDIES.items():
         table.add_row(name, row.about, row.source)
     show(table)

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -492,3 +494,14 @@ def test_a_jitter_of_images_in_memory_is_torchvisions():
     plain = load("digits", images=20, test_images=20)
     assert not torch.equal(batches(data).batch(0, 0)[0], batches(plain).batch(0, 0)[0])
     assert torch.equal(batches(data).batch(0, 0)[0], batches(data).batch(0, 0)[0])
+
+
+def test_a_script_without_a_guard_reads_images_by_workers(tmp_path: Path) -> None:
+    """As it does by a loader of torch on Linux: what workers make of requests needs nothing of the script."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from torch.utils.data import Subset\nfrom topocell.data.loading import made_of\n"
+        "print(list(made_of(Subset(range(10, 20), range(10)), [[1, 2], [3]], 2)), __file__)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+    assert (done.stdout, done.returncode) == (f"[[11, 12], [13]] {script}\n", 0), done.stderr

@@ -25,6 +25,7 @@ V2 = DARTS_V2.to_darts()
 NOISE = V2.replace("skip_connect", "noise")
 ARCH = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|avg_pool_3x3~1|nor_conv_1x1~2|"
 PREFIXES = ["trainer_1  | ", "0: ", "[rank0]: ", "(pid=1234) ", "2022-05-01T10:00:00.123456789Z stdout F "]
+NODES = [[("nor_conv_3x3", 0)], [("none", 0), ("skip_connect", 1)]]
 SHORT = ARCH[: ARCH.rfind("+")]
 
 
@@ -186,6 +187,15 @@ FIELDS_OF_V2: dict[str, Any] = {
         yaml.safe_dump({"genotype": {"desc": None, "value": V2}, "wandb_version": 1}),
         yaml.safe_dump({"model": {"layers": 8, "genotype": json.loads(json.dumps(FIELDS_OF_V2))}}),
         json.dumps({"model": {"genotype": FIELDS_OF_V2}, "epochs": 50}),
+        f"-> {V2}",
+        str({"genotype": FIELDS_OF_V2}),
+        f"```python\n{V2}\n```",
+        V2.replace("[", "\\[").replace("]", "\\]").replace("(", "\\(").replace(")", "\\)"),
+        f"class Genotype(NamedTuple):\n    normal: list[tuple[str, int]]\n    normal_concat: list[int]\n\nV2 = {V2}\n",
+        f"V2 = {V2}\nconcat = genotype.normal_concat     # normal_concat: range(2,6)",
+        f"```diff\n-{V2.replace('range(2, 6)', 'range(2, 5)')}\n+{V2}\n```",
+        f"```diff\n best = Genotype(\n     normal={FIELDS_OF_V2['normal']},\n-    normal_concat=[2],\n"
+        f"+    normal_concat=range(2, 6),\n     reduce={FIELDS_OF_V2['reduce']}, reduce_concat=range(2, 6))\n```",
         # with the same before every line
         *(prefixed(lambda number, line, before=before: before + line) for before in PREFIXES),
         prefixed(lambda number, line: f"{number + 70:6d}\t{line}"),
@@ -214,6 +224,14 @@ def test_the_nodes_of_a_structure_are_its_architecture_string() -> None:
         f"|1|`{ARCH}`|93|",
         f"INFO|arch={ARCH}",
         f"a + b\n[{ARCH}]",
+        f"arch = '{ARCH}'  # was {SHORT}",
+        f"arch = '{ARCH}';  // {SHORT}",
+        ARCH.replace("~", "\\~").replace("|", "\\|").replace("_", "\\_"),
+        f"X = Structure({value})",
+        f"CellStructure({value})",
+        f"```python\n{value}\n```",
+        f"2022-01-01 INFO best = {value}",
+        f"print({value})",
     )
     around = f"Structure(4 nodes with {ARCH})", f"CellStructure(arch_str='{ARCH}')"
     for text in (*texts, *ends, *around, f"| 1 | `{ARCH}` | 93 |", repr(Genotype.from_text(ARCH))):
@@ -239,6 +257,15 @@ REFUSED = {
     "then replaced": (f"best = {V2}; best._replace(normal=[])", "nothing may follow a genotype"),
     "one of two arguments": (f"cross({V2}, other)", "before a genotype may stand"),
     "other identity": (V2.replace("skip_connect", "identity"), "identity is skip_connect in normal cells; in"),
+    "call and a list of nodes": (f"a = {V2}\nb = {NODES}", "must hold one genotype"),
+    "string and a list of nodes": (f"a = '{SHORT}'\nb = {NODES}", "must hold one genotype"),
+    "list of nodes and a string": (f"b = {NODES}\na = '{SHORT}'", "must hold one genotype"),
+    "call and a list of four": (f"a = {V2}\nb = {json.dumps([*FIELDS_OF_V2.values()])}", "must hold one genotype"),
+    "call and numbers": (
+        f"a = {V2}\nb = [[(0, 5), (1, 0), (0, 5), (1, 0)], [(0, 5), (1, 0)]]",
+        "must hold one genotype",
+    ),
+    "a name of another tool": (ARCH.replace("nor_conv_3x3", "conv3x3"), "did you mean 'nor_conv_3x3'?"),
     "lists alone": (
         "Normal cell: [('skip_connect', 0)]\nReduction cell: [('noise', 0)]",
         "the lists of a cell without",
@@ -327,7 +354,7 @@ REFUSED = {
     "call and dictionary": (f"{V2}\n{json.dumps(FIELDS_OF_V2)}", "must hold one genotype, but has another with"),
     "call and NNI": (f"{V2}\n{{'normal_n2_p0': 'maxpool'}}", "but has another with 'normal_n2_p0'"),
     "call and JSON of ours": (f"x {json.dumps(DARTS_V2.to_dict())}\n{V2}", "but has another with '\"cells\": {'"),
-    "call and the end of another": (f"{V2[-30:]}\n{V2}", "but has another with 'reduce_concat=range'"),
+    "call and the end of another": (f"{V2[-30:]}\n{V2}", "but has another with 'reduce_concat=range('"),
     "dictionary and the end of another": (
         f"{in_form(HUB, DARTS_V2)[-70:]}\n{in_form(HUB, DARTS_V2)}",
         "but has another with 'reduce/op_'",

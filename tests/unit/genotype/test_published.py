@@ -213,3 +213,11 @@ def test_every_command_takes_the_order_of_numbered_operations(
     capsys.readouterr()
     assert main(["retrain", str(tmp_path / "out"), "--operations", names]) == 2
     assert "--operations is for the text of a cell, which no run has" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("PC-DARTS", "pc-darts-cifar"), ("PDARTS", "p-darts"), ("Darts_V9", "darts-v2")]
+)
+def test_a_name_is_told_the_nearest_in_any_case(name: str, near: str) -> None:
+    with pytest.raises(GenotypeError, match=f"is none \\(did you mean '{near[:8]}"):
+        published(name)

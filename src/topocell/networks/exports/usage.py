@@ -8,10 +8,7 @@ from topocell.networks.exports.reading import READERS
 from topocell.networks.exports.standalone import model_name
 
 #: What the blocks that read images by Pillow alone leave out.
-_TRANSPARENT = (
-    " Images with transparent pixels are to be laid on the background first, see below, and those of more than 8 bits "
-    "per channel are to be brought to 8; this code does neither."
-)
+_DEEP = " Images of more than 8 bits per channel are to be brought to 8 first."
 
 
 def usage(to: str, how: Preprocessing, name: str, imports: Sequence[str]) -> tuple[str, str]:
@@ -60,7 +57,7 @@ print(classes[int(logits[0].argmax())])
         "For ONNX Runtime and whatever else reads ONNX. The input `pixels` is uint8 (N, C, H, W) with any N, from 0 to "
         "255: normalisation is part of the graph. The output `logits` is float32 (N, classes); softmax makes "
         "probabilities of it. Class names and preprocessing are in the metadata of the model and in preprocessing.json."
-        + _TRANSPARENT
+        + _DEEP
     )
 
 
@@ -103,18 +100,17 @@ print(classes[int(logits[0].argmax())])
 """
     return code, (
         "A graph of `torch.export`, for PyTorch alone, AOTInductor or ExecuTorch. It takes pixels (N, C, H, W), uint8, "
-        "with any N, and returns logits (N, classes)." + _TRANSPARENT
+        "with any N, and returns logits (N, classes)." + _DEEP
     )
 
 
 def _timm(how: Preprocessing, name: str, imports: Sequence[str]) -> tuple[str, str]:
     called = model_name(name)
     if how.channels in (1, 3):
-        mode = "L" if how.channels == 1 else "RGB"
         head = f"import timm\nimport torch\n{_pillow(how)}\nimport {called}  # registers the model\n"
         image = (
             "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))\n"
-            f"{_opened(mode)}\nx = transform(image)[None]"
+            f"{_opened(how)}\nx = transform(image)[None]"
         )
     else:
         head = f"import timm\nimport torch\n\nimport {called}  # registers the model\n"
@@ -130,7 +126,7 @@ print({called}.CLASSES[int(logits[0].argmax())])
         f"For timm: importing {called}.py registers the model; the weights are in model.safetensors. It takes images "
         "that are normalised already, as all models of timm do; its default_cfg has their mean and standard deviation. "
         "`num_classes` gives it another last layer, `in_chans` another number of channels. timm's own transforms round "
-        "differently where images are scaled." + _TRANSPARENT
+        "differently where images are scaled." + _DEEP
     )
 
 
@@ -143,7 +139,7 @@ def _pixels(how: Preprocessing) -> str:
     height, width = how.size
     if how.channels not in (1, 3):
         return f"pixels = np.zeros((1, {how.channels}, {height}, {width}), np.uint8)"
-    mode, order = ("L", "[None, None]") if how.channels == 1 else ("RGB", ".transpose(2, 0, 1)[None]")
+    order = "[None, None]" if how.channels == 1 else ".transpose(2, 0, 1)[None]"
     size = f"({width}, {height}), Image.Resampling.BILINEAR"
     sized = {
         "fit": f"image = ImageOps.fit(image, {size})",
@@ -153,9 +149,14 @@ image = image.resize([{round(width * 8 / 7)} * length // side for length in imag
 left, top = round((image.width - {width}) / 2), round((image.height - {height}) / 2)
 image = image.crop((left, top, left + {width}, top + {height}))""",
     }[how.resize]
-    return f"{_opened(mode)}\n{sized}\npixels = np.array(image){order}"
+    return f"{_opened(how)}\n{sized}\npixels = np.array(image){order}"
 
 
-def _opened(mode: str) -> str:
-    """The line that makes `image`, upright, of a mode of Pillow."""
-    return f'image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("{mode}")'
+def _opened(how: Preprocessing) -> str:
+    """The lines that make `image`, upright and laid on the background, of a mode of Pillow."""
+    mode = "L" if how.channels == 1 else "RGB"
+    return f"""image = ImageOps.exif_transpose(Image.open("photo.jpg"))
+if image.has_transparency_data:
+    background = Image.new("RGBA", image.size, {(*how.background, 255)})
+    image = Image.alpha_composite(background, image.convert("RGBA"))
+image = image.convert("{mode}")"""

@@ -100,6 +100,14 @@ def test_the_block_of_each_card_runs(
     exif[274] = 6
     turned.save(place / "photo.jpg", "PNG", exif=exif)
     image = tmp_path / "upright.png"
+    model = topocell.load(made / run, seed=1 if run == "photos" else None)
+    with Image.open(image) as opaque:  # its left half is of the background, once below transparent pixels
+        seen = opaque.convert("RGB")
+    clear = seen.convert("RGBA")
+    seen.paste(model.preprocessing.background, (0, 0, 10, 16))
+    clear.paste((1, 2, 3, 0), (0, 0, 10, 16))
+    seen.save(tmp_path / "seen.png")
+    clear.save(tmp_path / "clear.png")
     monkeypatch.chdir(place)
     monkeypatch.syspath_prepend(place)
     before = set(sys.modules)
@@ -110,15 +118,26 @@ def test_the_block_of_each_card_runs(
         shutil.copy(image, place / "photo.jpg")
         again = dict(known)
         exec(compile(block, "card", "exec"), again)
+        halves = []
+        for name in ("seen.png", "clear.png"):
+            shutil.copy(tmp_path / name, place / "photo.jpg")
+            halves.append(dict(known))
+            exec(compile(block, "card", "exec"), halves[-1])
     finally:
         for name in set(sys.modules) - before:
             if name == "network" or name.startswith("topocell_"):
                 del sys.modules[name]
-    label = topocell.load(made / run, seed=1 if run == "photos" else None).predict(image).labels[0]
-    first, second = capsys.readouterr().out.splitlines()
-    assert label in first and first == second
+    label = model.predict(image).labels[0]
+    first, second, *both = capsys.readouterr().out.splitlines()
+    assert (
+        label in first
+        and first == second
+        and both[0] == both[1]
+        and model.predict(tmp_path / "clear.png").labels[0] in both[0]
+    )
     for name in {"pixels", "x"} & known.keys():
-        assert torch.equal(*(torch.as_tensor(seen[name]) for seen in (known, again)))
+        for pair in ((known, again), halves):
+            assert torch.equal(*(torch.as_tensor(found[name]) for found in pair))
 
 
 @pytest.mark.parametrize("run", ["digits", "photos"])
