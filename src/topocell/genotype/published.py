@@ -72,7 +72,8 @@ def published(name: str) -> Published:
     lower = name.lower().replace("_", "-")
     if found := cells.get(name) or cells.get(lower):
         return found
+    alike = nearest(lower, [known for known in cells if known.startswith(lower)] or cells)
     raise GenotypeError(
-        f"a cell is a file, a run directory, the name of a published cell or a text, but {name!r} is none"
-        f"{nearest(lower, [known for known in cells if known.startswith(lower)] or cells)}; `topocell genotypes list` shows the published cells"
+        f"a cell is a file, a run directory, the name of a published cell or a text, but {name!r} is none{alike}; "
+        f"`topocell genotypes list` shows the published cells"
     )
