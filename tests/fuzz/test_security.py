@@ -94,7 +94,8 @@ def test_the_yaml_loader_is_a_safe_one() -> None:
         "_Rules": [],
         "_Loader": ["_Rules", "yaml.SafeLoader"],
         "_FastLoader": ["_Rules", "getattr(yaml, 'CSafeLoader', yaml.SafeLoader)"],
-        "_Dumper": ["getattr(yaml, 'CSafeDumper', yaml.SafeDumper)"],
+        "_Dumper": ["yaml.SafeDumper"],
+        "_FastDumper": ["getattr(yaml, 'CSafeDumper', yaml.SafeDumper)"],
     }
 
 

@@ -84,7 +84,13 @@ class Bank(nn.Module):
         sliced = []
         for parameter in self.parameters():
             kept = index.to(parameter.device)
-            parameter.data = parameter.data[kept].clone()
+            slices, other = (
+                parameter.data[kept].clone(),
+                torch.double if parameter.dtype != torch.double else torch.float,
+            )
+            # A graph that is still alive, as that of the last loss, keeps the old shape, unless the type is another.
+            parameter.data = slices.to(other)
+            parameter.data = slices
             parameter.grad = None
             sliced.append((parameter, kept))
         for name, mask in self.named_buffers(recurse=False):  # of pruning

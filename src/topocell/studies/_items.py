@@ -247,7 +247,7 @@ class Bench:
         before, now = _identity(then), _identity(asked)
         for key in dict.fromkeys([*now, *before]):
             if before.get(key, ...) != now.get(key, ...) and not self._adds_items(key, before, now):
-                if key.startswith("inputs.data."):
+                if key.startswith("inputs.data.") and all(map(_names_images, (then, asked))):
                     raise RunError(
                         f"a {self.kind} resumes with the images it began with, but those of {self.path} changed; "
                         f"restore them, or choose another --out"
@@ -346,6 +346,11 @@ def _shown(column: str, value: Any) -> str:
     if isinstance(value, float) and is_number(value):
         return f"{value:.2f}" if column.endswith("%") else f"{value:.6g}"
     return str(value).replace("|", "\\|")
+
+
+def _names_images(asked: Mapping[str, Any]) -> bool:
+    """Whether the inputs of a study have fingerprints of images, as those of this version have."""
+    return isinstance(asked["inputs"], dict) and isinstance(asked["inputs"].get("data"), dict)
 
 
 def _identity(asked: Mapping[str, Any]) -> dict[str, Any]:

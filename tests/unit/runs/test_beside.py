@@ -412,7 +412,11 @@ def test_a_retraining_with_images_of_its_own_needs_none_of_the_run(tmp_path: Pat
     capsys.readouterr()
     assert main(["retrain", str(run), "--as", "small", "retrain.channels=2"]) == 2
     error = capsys.readouterr().err
-    assert "classes was 2 and is 3" in error and f"retrain {run} --as NAME data.root=DIR" in error
+    assert (
+        "but classes of" in error
+        and " was 2 and is 3; restore the data" in error
+        and f"retrain {run} --as NAME data.root=DIR" in error
+    )
     assert further("grown", f"data.root={photos}", "--from", str(run))["classes"] == 3
     assert further("others", f"data.root={others}")["classes"] == 3
     assert further("digits", "data.dataset=digits", "data.root=null")["classes"] == 10

@@ -241,6 +241,25 @@ def test_masks_of_every_form_restrict(form: Any) -> None:
     assert torch.equal(net.masks()["normal"], mask) and torch.equal(arch.mask("normal"), mask)
 
 
+def test_candidates_are_removed_while_the_last_loss_is_alive() -> None:
+    """In a loop the name of the loss is, and so is its graph."""
+    (net, arch), (x, _) = supernet("darts"), images()
+    loss = net(x, arch()).square().mean()
+    loss.backward()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+    optimizer.step()
+    masks = {name: arch.mask(name).clone() for name in net.space.cells}
+    for mask in masks.values():
+        mask[0, :-1] = False
+    optimizer.zero_grad()
+    net.restrict(masks)
+    arch.restrict(masks)
+    again = net(x, arch()).square().mean()
+    again.backward()
+    assert all(p.grad is None or p.grad.shape == p.shape for p in net.parameters())
+    assert sum(p.grad is not None for p in net.parameters()) > 20 and loss.isfinite()
+
+
 def test_weights_that_are_no_tensors_are_refused() -> None:
     net, arch = supernet("darts")
     arrays = {name: ArchWeights(*(part.detach().numpy() for part in weights)) for name, weights in arch().items()}
