@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Subset
 
+from topocell.data.class_names import agreed, has_names, names_of
 from topocell.data.folder_listing import some
 from topocell.data.image_file import upright
 from topocell.data.readers import Source, in_memory
@@ -69,7 +69,13 @@ def given_source(given: Given | Sequence[Any]) -> Source:
             )
     else:
         parts = ((given.train, train[1]), (given.test, test[1]))
-        classes = _agreed(*(_names(part, numbers)[: highest + 1] for part, numbers in parts))
+        every = [names_of(part, numbers) for part, numbers in parts]
+        classes = agreed(*(names[: highest + 1] for names in every))
+        if (most := max(map(len, every))) > highest + 1 and classes:
+            notes.append(
+                f"the dataset has {most} names of classes, but labels from 0 to {highest}: {some(classes)} are used; "
+                f"if these are not their names, give data=(train, test, names)"
+            )
         if highest >= max(len(classes), count):  # before a name is made for each
             raise DataError(
                 f"labels are integers from 0, one for each class, but the highest of {count:,} is {highest}; number "
@@ -78,7 +84,7 @@ def given_source(given: Given | Sequence[Any]) -> Source:
         if not classes and lowest > 0:
             raise DataError(f"labels are integers from 0, but the lowest is {lowest}; subtract {lowest} from each")
         named = len(classes) > highest
-        if not named and (_has_names(given.train) or _has_names(given.test)):
+        if not named and (has_names(given.train) or has_names(given.test)):
             notes.append(
                 "classes are called by their numbers: the names in the attribute `classes` are not one for each, or "
                 "labels are changed behind them; give them as data=(train, test, names)"
@@ -178,80 +184,6 @@ def _stacked(images: Any, name: str) -> Tensor:
     if len(shapes) > 1:
         raise DataError(f"images of a dataset have one shape, but those of {name} have {shapes[:3]}; resize them")
     return torch.stack(pictures) if pictures else torch.empty(0)
-
-
-def _names(part: Any, labels: Tensor, chosen: Tensor | None = None) -> tuple[str, ...]:
-    """Names of the classes of a dataset by number, also of a part of one (`Subset`) or of several (`ConcatDataset`).
-
-    None where it has none, or where what changes its labels stands around or in it. Raises DataError where several
-    disagree.
-
-    Args:
-        part: the dataset, or (images, labels).
-        labels: (N,) of the images that are used.
-        chosen: (N,) which ones of the dataset these are; default all.
-    """
-    chosen = torch.arange(len(labels)) if chosen is None else chosen
-    if hasattr(part, "classes"):
-        return () if getattr(part, "target_transform", None) is not None else _plain_names(part.classes)
-    if isinstance(part, Subset):
-        return _names(part.dataset, labels, torch.as_tensor(part.indices)[chosen])
-    if isinstance(part, ConcatDataset):
-        several: tuple[str, ...] = ()
-        for begin, end, one in zip([0, *part.cumulative_sizes], part.cumulative_sizes, part.datasets):
-            inside = (chosen >= begin) & (chosen < end)
-            several = _agreed(several, _names(one, labels[inside], chosen[inside] - begin))
-        return several
-    inner = getattr(part, "dataset", None)
-    known = None if inner is None else _targets(inner)
-    if known is None or (len(chosen) and int(chosen.max()) >= len(known)) or not torch.equal(known[chosen], labels):
-        return ()
-    return _names(inner, labels, chosen)
-
-
-def _plain_names(classes: Any) -> tuple[str, ...]:
-    """Names that are texts or numbers, each once, in a list or an array; none of what is something else."""
-    array = classes.tolist() if hasattr(classes, "tolist") else classes
-    names = tuple(array) if isinstance(array, tuple | list) else ()
-    return tuple(map(str, names)) if len(set(map(str, names))) == len(names) and all(map(_is_name, names)) else ()
-
-
-def _is_name(name: Any) -> bool:
-    return isinstance(name, str | int | float)
-
-
-def _has_names(part: Any) -> bool:
-    return (
-        hasattr(part, "classes")
-        or any(map(_has_names, getattr(part, "datasets", ())))
-        or (hasattr(part, "dataset") and _has_names(part.dataset))
-    )
-
-
-def _targets(part: Any) -> Tensor | None:
-    """The labels (N,) that a dataset of torchvision, or a part of one, lists; None where there is no list."""
-    if isinstance(part, Subset):
-        whole = _targets(part.dataset)
-        return None if whole is None else whole[torch.as_tensor(part.indices)]
-    try:
-        return torch.as_tensor(part.targets).long()
-    except (AttributeError, TypeError, ValueError, RuntimeError):
-        return None
-
-
-def _agreed(names: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of classes of two datasets, of which one may have none, or fewer.
-
-    Raises:
-        DataError: a label means one class in one and another in the other.
-    """
-    for label, (one, other) in enumerate(zip(names, others, strict=False)):
-        if one != other:
-            raise DataError(
-                f"a label is the same class in all images, but {label} is {one!r} and {other!r}; make their classes "
-                f"agree"
-            )
-    return max(names, others, key=len)
 
 
 def _numbers(labels: Any, name: str) -> Tensor:

@@ -138,6 +138,13 @@ class Around(Dataset[Any]):
         return self.dataset[i][0], self.label(self.dataset[i][1])
 
 
+class Delegating(Around):
+    """One that passes on what it is asked for, as many wrappers do."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["dataset"], name)
+
+
 def test_names_are_those_of_the_labels_that_are_given() -> None:
     """What changes labels, around a dataset or in it, leaves them without names: they would be those of others."""
     named = Named(TRAIN, "cat", "dog", "owl")
@@ -148,6 +155,18 @@ def test_names_are_those_of_the_labels_that_are_given() -> None:
     same, turned = (lambda label: label), (lambda label: 2 - label)
     for train in (Around(named, turned), Subset(Around(named, turned), parts), Around(Subset(named, parts), turned)):
         assert given_source((train, TEST)).classes == ("0", "1", "2")
+    for train in (Delegating(named, turned), Subset(Delegating(named, turned), parts)):
+        assert given_source((train, TEST)).classes == ("0", "1", "2")
+    assert given_source((Delegating(named), TEST)).classes == plain
+    named.class_to_idx = {"owl": 0, "cat": 1, "dog": 2}  # type: ignore[attr-defined]
+    assert given_source((named, TEST)).classes == ("owl", "cat", "dog")
+    named.class_to_idx = {"owl": 0, "cat": 0, "dog": 2}  # type: ignore[attr-defined]
+    assert given_source((named, TEST)).classes == ("0", "1", "2")
+    named.class_to_idx = {"cat": 0, "dog": 1, "owl": 2}  # type: ignore[attr-defined]
+    few = Named((TRAIN[0], TRAIN[1] % 2), *plain)
+    few.targets = (TRAIN[1] % 2).tolist()  # type: ignore[attr-defined]
+    source = given_source((few, (TEST[0], TEST[1] % 2)))
+    assert source.classes == ("cat", "dog") and "has 3 names of classes, but labels from 0 to 1" in source.notes[1]
     unlisted = Around(Named(TRAIN, *plain), same)
     named.target_transform = same  # type: ignore[attr-defined]
     for train in (unlisted, named, Around(named), Subset(named, parts)):

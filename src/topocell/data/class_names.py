@@ -1,0 +1,100 @@
+"""Names of the classes of a dataset that is given from Python, by the labels of its items."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Subset
+
+from topocell.errors import DataError
+
+
+def names_of(part: Any, labels: Tensor, chosen: Tensor | None = None) -> tuple[str, ...]:
+    """Names of the classes of a dataset by number, also of a part of one (`Subset`) or of several (`ConcatDataset`).
+
+    None where it has none, or where what changes its labels stands around or in it. Raises DataError where several
+    disagree.
+
+    Args:
+        part: the dataset, or (images, labels).
+        labels: (N,) of the images that are used.
+        chosen: (N,) which ones of the dataset these are; default all.
+    """
+    chosen = torch.arange(len(labels)) if chosen is None else chosen
+    if hasattr(part, "classes"):
+        known = _targets(part)
+        changed = known is not None and not _are_at(known, chosen, labels)
+        if changed or getattr(part, "target_transform", None) is not None:
+            return ()
+        return _in_order(_plain_names(part.classes), getattr(part, "class_to_idx", None))
+    if isinstance(part, Subset):
+        return names_of(part.dataset, labels, torch.as_tensor(part.indices)[chosen])
+    if isinstance(part, ConcatDataset):
+        several: tuple[str, ...] = ()
+        for begin, end, one in zip([0, *part.cumulative_sizes], part.cumulative_sizes, part.datasets):
+            inside = (chosen >= begin) & (chosen < end)
+            several = agreed(several, names_of(one, labels[inside], chosen[inside] - begin))
+        return several
+    inner = getattr(part, "dataset", None)
+    known = None if inner is None else _targets(inner)
+    return () if known is None or not _are_at(known, chosen, labels) else names_of(inner, labels, chosen)
+
+
+def _are_at(known: Tensor, chosen: Tensor, labels: Tensor) -> bool:
+    """Return whether the labels that a dataset lists are, where they are chosen, those that its items have."""
+    return (not len(chosen) or int(chosen.max()) < len(known)) and torch.equal(known[chosen], labels)
+
+
+def _in_order(names: tuple[str, ...], numbers: Any) -> tuple[str, ...]:
+    """Names by the number that `class_to_idx` has for each, where it has one for each; none where they do not fit."""
+    if not isinstance(numbers, Mapping) or set(map(str, numbers)) != set(names):
+        return names
+    ordered = {int(number): str(name) for name, number in numbers.items()}
+    return tuple(ordered[i] for i in range(len(names))) if sorted(ordered) == list(range(len(names))) else ()
+
+
+def _plain_names(classes: Any) -> tuple[str, ...]:
+    """Names that are texts or numbers, each once, in a list or an array; none of what is something else."""
+    array = classes.tolist() if hasattr(classes, "tolist") else classes
+    names = tuple(array) if isinstance(array, tuple | list) else ()
+    return tuple(map(str, names)) if len(set(map(str, names))) == len(names) and all(map(_is_name, names)) else ()
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str | int | float)
+
+
+def has_names(part: Any) -> bool:
+    """Return whether a dataset, or one that it is made of, has names of classes."""
+    return (
+        hasattr(part, "classes")
+        or any(map(has_names, getattr(part, "datasets", ())))
+        or (hasattr(part, "dataset") and has_names(part.dataset))
+    )
+
+
+def _targets(part: Any) -> Tensor | None:
+    """The labels (N,) that a dataset of torchvision, or a part of one, lists; None where there is no list."""
+    if isinstance(part, Subset):
+        whole = _targets(part.dataset)
+        return None if whole is None else whole[torch.as_tensor(part.indices)]
+    try:
+        return torch.as_tensor(part.targets).long()
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        return None
+
+
+def agreed(names: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of classes of two datasets, of which one may have none, or fewer.
+
+    Raises:
+        DataError: a label means one class in one and another in the other.
+    """
+    for label, (one, other) in enumerate(zip(names, others, strict=False)):
+        if one != other:
+            raise DataError(
+                f"a label is the same class in all images, but {label} is {one!r} and {other!r}; make their classes "
+                f"agree"
+            )
+    return max(names, others, key=len)
