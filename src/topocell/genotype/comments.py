@@ -37,6 +37,9 @@ _OLD = re.compile(r"^\*{3} [0-9,]+ \*{4}$.*?(?:^--- [0-9,]+ -{4}$|\Z)", re.MULTI
 _ADDED = re.compile(r"^ *\+(?![0-9.=-])", re.MULTILINE)
 _CONFLICT = re.compile(r"^ *(?:<{7}|>{7}|\|{7})(?: |$)", re.MULTILINE)
 
+#: A comment with a genotype behind another one.
+_BEHIND = re.compile(r"(?<=\))['\"`,;]*\s+(?:#|%|//)\s.*\bGenotype\s*\(.*")
+
 _GENOTYPE = re.compile(r"\bGenotype\s*\(|~0\|")
 
 
@@ -79,6 +82,9 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
         taken = [added and line.lstrip().startswith("-") for line in lines]
     kept: list[str] = []
     for line, is_taken in zip(lines, taken):
+        if behind := _BEHIND.search(line):
+            out.append(behind[0])
+            line = line[: behind.start()]
         if not (is_taken or _COMMENT.match(line) or _OF_TWO.match(line)):
             kept.append(line)
             continue

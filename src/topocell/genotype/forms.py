@@ -10,7 +10,8 @@ from topocell.genotype import exports, formats, namedtuples
 from topocell.genotype.comments import is_commented, uncommented
 from topocell.genotype.exports import BENCH_PREFIX, HUB_KEY, NNI_KEY
 from topocell.genotype.prefixes import unprefixed
-from topocell.genotype.texts import Call, another, bounded, check_unchanged, read, shown, unescaped, unwrapped
+from topocell.genotype.settings import unwrapped
+from topocell.genotype.texts import Call, another, bounded, check_unchanged, read, shown, unescaped
 from topocell.spaces.nasbench201 import NASBENCH201_OPERATIONS
 from topocell.spaces.operations import KNOWN_OPERATIONS
 

@@ -7,7 +7,6 @@ prefix of a log line, other cells of a table, a call that prints it, other lines
 import ast
 import codecs
 import html
-import json
 import re
 import reprlib
 import warnings
@@ -15,14 +14,13 @@ from typing import Any, NamedTuple
 
 from topocell.errors import GenotypeError
 from topocell.genotype.comments import GAP
-from topocell.io import files, plain_yaml
 
 MAX_TEXT = 20_000
 MAX_NUMBER = 1_000
 MAX_DEPTH = 8
 
 #: Not the beginning of a class of that name, nor the word before a bracket in a sentence.
-_CALL = re.compile(
+CALL = re.compile(
     r"(?<![\w.])(?<!class )(?:[A-Za-z_]\w*\.)*Genotype\s*\((?=\s*(?:#.*\n\s*)*(?:[\[(]|\w+\s*=|\*\*\s*\{))"
 )
 _FIELD = re.compile(r"\s*(?:normal|reduce)(?:_concat)?\s*[=:]")
@@ -43,13 +41,18 @@ _BLANK = re.compile(r"[^\S \t\r\n]")
 _TYPESET = str.maketrans({"×": "x", "‘": "'", "’": "'", "′": "'", "“": '"', "”": '"', "″": '"'})
 #: A name in quotes of LaTeX, among brackets and commas.
 _LATEX = re.compile(r"(?<=[(\[,\s])`{1,2}([\w\\]+)'{1,2}(?=[,)\]])")
-#: Keys of a mapping whose text is a genotype, beside `genotype`.
-_ENTRIES = ("arch", "architecture", "arch_str", "cell", "best_genotype", "best_arch")
-#: Keys of a mapping in YAML that holds a genotype.
-_IN_YAML = re.compile(
-    r"^[ \t]*(?:format|normal|genotype|(?:normal|reduce)(?:_n\d+_\w+|/\w+)|(?:\w+:darts:)?edge_\w+)\s*:", re.MULTILINE
+#: An array around the lists of a whole text.
+_ARRAY = re.compile(
+    r"(\s*(?:[A-Za-z_][\w.]*\s*[=:]\s*)?)(?:\w+\.)?(?:array|tensor)\((\[.*\])(?:,\s*dtype=[\w.]+)?\)\s*", re.DOTALL
 )
 _ESCAPE = re.compile(r"""\\([_|~'"\[\]()])""")
+#: Characters and what stands for them in LaTeX.
+_IN_LATEX = {
+    "~": r"\\textasciitilde(?:\{\}|\s|(?=[0-9]))|\$\\sim\$|\\~\{\}",
+    "|": r"\\textbar(?:\{\}|\s|(?=\W))|\$(?:\\vert|\\mid|\|)\$",
+    "_": r"\\textunderscore(?:\{\}|\s)",
+    "x": r"\$\\times\$",
+}
 _LISTS = ("list", "tuple")
 _ARRAYS = ("array", "np.array", "numpy.array", "tensor", "torch.tensor")
 #: What arrays and tensors print beside their values.
@@ -134,14 +137,19 @@ def bounded(text: object) -> str:
 
 
 def unescaped(text: str) -> str:
-    """The text without what is put before `_`, `|` and quotes by Markdown, LaTeX, strings in strings, and CSV."""
+    """The text without what is put before `_`, `|` and quotes by Markdown, LaTeX, strings in strings, and CSV.
+
+    And with the characters that LaTeX has by their names.
+    """
+    for character, command in _IN_LATEX.items():
+        text = re.sub(command, character, text)
     return _ESCAPE.sub(r"\1", text).replace('""', '"')
 
 
 def another(text: str) -> str | None:
     """What says that a text holds a genotype, other than an architecture string; None where nothing does."""
     text = _BEHIND.sub("", text)
-    found = _CALL.search(text) or _MAPPED.search(text)
+    found = CALL.search(text) or _MAPPED.search(text)
     return shown(found[0]) if found else None
 
 
@@ -154,57 +162,6 @@ def check_unchanged(rest: str) -> None:
     """Raise GenotypeError where the text beside a genotype changes it."""
     if found := _CHANGED.search(rest):
         raise GenotypeError(f"a genotype must be written out, but the text changes it by {shown(found[0])}")
-
-
-def unwrapped(text: str) -> str:
-    """The text in a text of JSON: that of a string, or of the entry of a mapping; any other as it is.
-
-    What is a mapping in YAML becomes JSON.
-    """
-    try:
-        data = files.from_json(text, unique=True)
-    except ValueError:
-        data = _in_yaml(text)
-        if data is None:
-            return text
-        text = json.dumps(data)
-    if isinstance(data, dict) and data.keys().isdisjoint({"normal", "format"}) and (found := _entry(data)):
-        inside, key = found
-        inner = inside.pop(key)
-        if isinstance(inner, dict) and inner.keys() <= {"desc", "value"}:  # as wandb keeps settings
-            inner = inner.get("value")
-        inner = inner if isinstance(inner, str) else json.dumps(inner)
-        beside = json.dumps(data).replace(json.dumps(inner)[1:-1], "").replace(inner, "")
-        if other := another(beside) or ("~0|" in beside and "an architecture string"):
-            raise GenotypeError(f"a text must hold one genotype, but beside {key!r} it has {other}; keep one")
-        return inner
-    return data if isinstance(data, str) else text
-
-
-def _entry(data: Any) -> tuple[dict[str, Any], str] | None:
-    """The mapping in which a genotype is, at any depth, and its key; None where there is none, or more than one.
-
-    Of entries other than `genotype` it must be a text with a call.
-    """
-    if not isinstance(data, dict):
-        return None
-    others = (key for key in _ENTRIES if isinstance(data.get(key), str) and _CALL.search(data[key]))
-    if key := "genotype" if "genotype" in data else next(others, None):
-        return data, key
-    inside = [found for value in data.values() if (found := _entry(value))]
-    return inside[0] if len(inside) == 1 else None
-
-
-def _in_yaml(text: str) -> Any:
-    """The mapping of a text in YAML that could hold a genotype; None for all others."""
-    if not _IN_YAML.search(text):
-        return None
-    try:
-        data = plain_yaml.load(text.replace("!!python/tuple", ""))
-    except ValueError:
-        return None
-    known = isinstance(data, dict) and (_entry(data) or any(_IN_YAML.match(f"{key}:") for key in data))
-    return data if known else None
 
 
 def listed(value: Any) -> Any:
@@ -222,7 +179,9 @@ def read(text: str) -> Any:
         GenotypeError: the text is too long, has two values, or one that is no plain data.
     """
     plain = _PRINTED.sub(lambda array: re.sub(r"(?<=[0-9.])\s+(?=[0-9])", ", ", array[0]), _GRADIENT.sub("", text))
-    if calls := list(_CALL.finditer(plain)):
+    if whole := _ARRAY.fullmatch(plain):
+        plain = whole[1] + whole[2]
+    if calls := list(CALL.finditer(plain)):
         pieces = [_cut(plain, call.start(), call.end() - 1) for call in calls]
         value, *others = map(_parsed, pieces)
         if any(other != value for other in others):

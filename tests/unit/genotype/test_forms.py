@@ -196,6 +196,10 @@ FIELDS_OF_V2: dict[str, Any] = {
         f"```diff\n-{V2.replace('range(2, 6)', 'range(2, 5)')}\n+{V2}\n```",
         f"```diff\n best = Genotype(\n     normal={FIELDS_OF_V2['normal']},\n-    normal_concat=[2],\n"
         f"+    normal_concat=range(2, 6),\n     reduce={FIELDS_OF_V2['reduce']}, reduce_concat=range(2, 6))\n```",
+        f"best = {V2}  # was {NOISE}",
+        f"{V2} % was {NOISE}",
+        f"DARTS & {V2} & 97.24 \\\\".replace("_", "\\textunderscore{}"),
+        yaml.dump(FIELDS_OF_V2 | {"normal_concat": range(2, 6), "reduce_concat": range(2, 6)}),
         # with the same before every line
         *(prefixed(lambda number, line, before=before: before + line) for before in PREFIXES),
         prefixed(lambda number, line: f"{number + 70:6d}\t{line}"),
@@ -217,6 +221,7 @@ def test_the_nodes_of_a_structure_are_its_architecture_string() -> None:
     texts = f"first {ARCH}\nagain {ARCH}", ARCH.replace("|", "&#124;"), ARCH.replace("|", "\\|").replace("_", "\\_")
     texts = *texts, f"@@ -1 +1 @@\n-{ARCH.replace('none', 'noise')}\n+{ARCH}"
     ends = f"{ARCH},93.5\n", f"{ARCH} 93.5", f'"{ARCH}",93.5', f"{ARCH}\n{ARCH}", f"# {SHORT}\n{ARCH}", f"{ARCH}.\n"
+    tildes = "\\textasciitilde{}", "\\textasciitilde ", "$\\sim$", "\\~{}"
     ends = (
         *ends,
         f"{ARCH} (+0.3)",
@@ -227,6 +232,8 @@ def test_the_nodes_of_a_structure_are_its_architecture_string() -> None:
         f"arch = '{ARCH}'  # was {SHORT}",
         f"arch = '{ARCH}';  // {SHORT}",
         ARCH.replace("~", "\\~").replace("|", "\\|").replace("_", "\\_"),
+        *(f"1 & {ARCH.replace('~', tilde)} & 93 \\\\".replace("_", "\\_") for tilde in tildes),
+        ARCH.replace("|", "\\textbar{}").replace("~", "\\textasciitilde{}").replace("_", "\\_"),
         f"X = Structure({value})",
         f"CellStructure({value})",
         f"```python\n{value}\n```",
