@@ -234,8 +234,9 @@ class Skeleton(nn.Module):
     def begin(self, x: Tensor) -> States:
         """Return the inputs of the first cell for images `(N, in_channels, H, W)`."""
         check_images(x, self.divisor)
-        states: Tensor | States = self.stem(x)
-        return states if isinstance(states, tuple) else (states, states)
+        states = self.stem(x)
+        s0, s1 = states if isinstance(states, (tuple, list)) else (states, states)
+        return s0, s1
 
     def advance(self, index: int, s0: Tensor, s1: Tensor, context: Context = _no_context) -> States:
         """Return the inputs of the cell after `index`, from those of that cell: the outputs of the two cells before."""
