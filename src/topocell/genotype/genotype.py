@@ -185,7 +185,7 @@ class Genotype:
         """Read a file: JSON as `save` writes it, or a text that `from_text` reads.
 
         Args:
-            path: the file, or the directory of a run or of an export.
+            path: the file, or the directory of a run or of an export to safetensors.
             form, operations: of a text, see `from_text`.
 
         Raises:
@@ -310,7 +310,7 @@ class Genotype:
 
 
 def file_of(place: Path) -> Path:
-    """Return the file with the cell of a directory, of a run or of an export; any other path as it is."""
+    """Return the file with the cell of a directory, of a run or an export to safetensors; any other path as it is."""
     if not os.path.isdir(place):
         return place
     found = [place / name for name in ("genotype.json", "network.json")]

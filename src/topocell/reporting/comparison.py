@@ -1,8 +1,8 @@
 """Finished runs side by side, whatever made them: accuracies by recipe, curves, cells, and what differs.
 
-Runs of one recipe that differ in their seeds alone are a group: its ± is over searches, so that a comparison becomes
-surer with every run that is named with the others. A cell that the recipe has trained and not found is of a group of
-its own. All is read leniently, as a report reads it.
+Runs of one recipe, on the same images, that differ in their seeds alone are a group: its ± is over searches, so that a
+comparison becomes surer with every run that is named with the others. Retrainings of one search are no further ones.
+A cell that the recipe has trained and not found is of a group of its own. All is read leniently, as a report reads it.
 """
 
 import dataclasses
@@ -47,7 +47,10 @@ MOST_CELLS, MOST_NAMED = 8, 3
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run as it is compared: its directory, its files, and its accuracies in percent, one for each network."""
+    """A run as it is compared: its directory, its files, and its accuracies in percent, one for each network.
+
+    `images` are what env.json says of its images: the names of their classes, and their fingerprint.
+    """
 
     path: Path
     recipe: Mapping[str, Any]
@@ -55,15 +58,29 @@ class FinishedRun:
     metrics: Sequence[Mapping[str, Any]]
     genotype: Mapping[str, Any]
     timings: Mapping[str, Any]
+    images: Mapping[str, Any]
+
+    @property
+    def networks(self) -> list[tuple[Any, float]]:
+        """Seed of the training and test accuracy after its last epoch of each network; or the true accuracy."""
+        if truth := ground_truth_of(self.results):
+            return [(None, float(truth["accuracy"]))]
+        runs = self.results.get("runs")
+        found = [run for run in runs if isinstance(run, Mapping)] if isinstance(runs, list) else []
+        return [(run.get("seed"), 100 * run["last"]) for run in found if is_number(run.get("last"))]
 
     @property
     def accuracies(self) -> list[float]:
-        """Test accuracies after the last epoch, one for each network; or the true accuracy."""
-        if truth := ground_truth_of(self.results):
-            return [float(truth["accuracy"])]
-        runs = self.results.get("runs")
-        found = [run.get("last") for run in runs if isinstance(run, Mapping)] if isinstance(runs, list) else []
-        return [100 * value for value in found if is_number(value)]
+        """Those of the networks."""
+        return [accuracy for _, accuracy in self.networks]
+
+    @property
+    def search(self) -> Path:
+        """The run that has searched its cell: a retraining and a selection have none of their own."""
+        place = self.path
+        while place.parent.name in ("retrainings", "selections"):
+            place = place.parent.parent
+        return place
 
     @property
     def accuracy(self) -> float | None:
@@ -93,10 +110,17 @@ class Group:
 
     @property
     def values(self) -> list[float]:
-        """The accuracy of each run that has one, in percent; of a single run that of each of its networks."""
-        if len(self.runs) == 1:
-            return self.runs[0].accuracies
-        return [run.accuracy for run in self.runs if run.accuracy is not None]
+        """The mean accuracy of each search that has one, in percent; of a single one that of each network, once."""
+        found: dict[Path, dict[tuple[Any, float], float]] = {}
+        for run in self.runs:
+            found.setdefault(run.search, {}).update({network: network[1] for network in run.networks})
+        by_search = [list(networks.values()) for networks in found.values() if networks]
+        return by_search[0] if len(found) == 1 and by_search else [statistics.fmean(values) for values in by_search]
+
+    @property
+    def searches(self) -> int:
+        """How many searches there are; several retrainings of one are one."""
+        return len({run.search for run in self.runs})
 
     @property
     def spread(self) -> float | None:
@@ -140,10 +164,11 @@ def _read(path: Path) -> FinishedRun:
     with files.guarded(path):
         files.refuse_links(path)
     found = RunFiles(path)
-    recipe, results, genotype, timings = (
-        found.mapping(name) for name in ("recipe.yaml", "results.json", "genotype.json", "timings.json")
+    recipe, results, genotype, timings, env = (
+        found.mapping(name) for name in ("recipe.yaml", "results.json", "genotype.json", "timings.json", "env.json")
     )
-    return FinishedRun(path, recipe, results, found.rows("metrics.jsonl"), genotype, timings)
+    images: dict[str, Any] = {name: env[name] for name in ("class_names", "data_fingerprint") if name in env}
+    return FinishedRun(path, recipe, results, found.rows("metrics.jsonl"), genotype, timings, images)
 
 
 def groups_of(runs: Sequence[FinishedRun]) -> list[Group]:
@@ -164,7 +189,21 @@ def groups_of(runs: Sequence[FinishedRun]) -> list[Group]:
 def _settings(run: FinishedRun) -> dict[str, str]:
     """Cell and recipe as settings by dotted keys, without those that runs of one group may differ in."""
     recipe = {key: value for key, value in run.recipe.items() if key not in _OWN}
-    return dict(flattened({"cell": run.cell, **recipe}))
+    return dict(flattened({"cell": run.cell, **recipe, **_images_of(run)}))
+
+
+def _images_of(run: FinishedRun) -> dict[str, Any]:
+    """What tells the images of a run from others of the same recipe.
+
+    Those given from Python have no place, but a fingerprint: where a part of them is chosen it depends on the seed.
+    """
+    data = run.recipe.get("data")
+    data = data if isinstance(data, Mapping) else {}
+    found = {"classes": run.images["class_names"]} if "class_names" in run.images else {}
+    chosen = data.get("images") is not None and data["images"] == run.results.get("train_images")
+    if data.get("dataset") == "given" and not chosen:
+        found["fingerprint"] = str(run.images.get("data_fingerprint", ""))[:12]
+    return {f"data.{name}": value for name, value in found.items()}
 
 
 def _changed(rows: Sequence[Mapping[str, str]]) -> list[str]:
@@ -178,14 +217,14 @@ def comparison_table(groups: Sequence[Group]) -> list[list[str]]:
     head = ["recipe", "searches", "accuracy", "± is over", "parameters", "multiply-adds", "skips", "search time"]
     rows = []
     for group in groups:
-        values, several = group.values, len(group.runs) > 1
+        values, several = group.values, group.searches > 1
         over = f"{len(values)} {'searches' if several else 'retrainings'}" if group.spread is not None else "—"
         spread = f" ± {group.spread:.2f}" if group.spread is not None else ""
         mean = f"{statistics.fmean(values):.2f}{spread} %" if values else "—"
         rows.append(
             [
                 clipped(group.label, 120),
-                str(len(group.runs)),
+                str(group.searches),
                 mean,
                 over,
                 format_count(group.mean(lambda run: run.results.get("parameters"))),

@@ -97,7 +97,7 @@ def _is_path(place: str) -> bool:
 
 
 def _of_run(place: Path) -> Path:
-    """The file with the cell of the directory of a run or of an export."""
+    """The file with the cell of the directory of a run or of an export to safetensors."""
     with readable(place):
         files.refuse_links(place)
     found = file_of(place)

@@ -72,8 +72,9 @@ def genotypes_show(
             raise
         text = json.dumps(genotype.to_dict())
     if form is Form.summary:
-        if genotype.origin.get("published") == cell and (known := published_cells().get(cell)):
-            typer.echo(f"{cell}: {known.source}; {known.figures}")
+        known = published_cells().get(cell.lower().replace("_", "-"))
+        if known is not None and genotype.origin.get("published") == known.name:
+            typer.echo(f"{known.name}: {known.source}; {known.figures}")
         found, (channels, layers) = published_size(genotype), PUBLISHED_SIZES["cell" in genotype.cells]
         typer.echo(
             f"{found.parameters:,} parameters, {found.multiply_adds:,} multiply-adds with {channels} channels and "

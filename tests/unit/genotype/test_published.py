@@ -221,3 +221,9 @@ def test_every_command_takes_the_order_of_numbered_operations(
 def test_a_name_is_told_the_nearest_in_any_case(name: str, near: str) -> None:
     with pytest.raises(GenotypeError, match=f"is none \\(did you mean '{near[:8]}"):
         published(name)
+
+
+@pytest.mark.parametrize("name", ["darts-v2", "DARTS_V2", "Darts-V2"])
+def test_figures_are_shown_by_every_spelling_of_the_name(name: str, capsys: Any) -> None:
+    assert main(["genotypes", "show", name]) == 0
+    assert capsys.readouterr().out.startswith("darts-v2: Liu et al.")

@@ -104,6 +104,42 @@ def test_a_copy_of_a_run_is_no_further_search(runs: list[Path], tmp_path: Path) 
     assert [run.path.name for run in found] == ["a", "b", "wide"]
 
 
+def test_retrainings_of_a_search_are_no_further_searches(runs: list[Path]) -> None:
+    """The same network counts once, one of another seed makes the accuracy of the search surer."""
+    again = make(runs[0] / "retrainings/again", 0, [0.90, 0.92])
+    (group,) = groups_of(read_runs([runs[0], again]))
+    assert group.values == pytest.approx([90.0, 92.0]) and group.searches == 1
+    assert comparison_table([group])[1][1:4] == ["1", "91.00 ± 1.41 %", "2 retrainings"]
+    further = make(again / "retrainings/further", 0, [0.94, 0.96])
+    (group,) = groups_of(read_runs([runs[0], runs[1], further]))
+    assert group.values == pytest.approx([93.0, 80.0]) and group.searches == 2
+    assert comparison_table([group])[1][3] == "2 searches"
+
+
+def seen(path: Path, classes: list[str], fingerprint: str) -> Path:
+    (path / "env.json").write_text(json.dumps({"class_names": classes, "data_fingerprint": fingerprint}))
+    return path
+
+
+def test_runs_on_other_images_are_rows_of_their_own(tmp_path: Path) -> None:
+    """Those given from Python have no place that tells them apart; a part of them is chosen by the seed of the run."""
+    given = {**RECIPE["data"], "dataset": "given", "root": None, "images": None}
+    some = {**given, "images": results(1)["train_images"]}
+    sets = [
+        ("a", given, ["cat"], "x"),
+        ("b", given, ["cat"], "y"),
+        ("c", given, ["cat"], "x"),
+        ("d", given, ["dog"], "x"),
+    ]
+    sets += [("e", some, ["cat"], "x"), ("f", some, ["cat"], "y"), ("g", some, ["dog"], "x")]
+    places = [seen(make(tmp_path / name, 0, [0.9], data=data), *of) for name, data, *of in sets]
+    groups = groups_of(read_runs([seen(path, *of) for path, (_, _, *of) in zip(places, sets)]))
+    assert sorted(["".join(run.path.name for run in group.runs) for group in groups]) == ["a", "b", "d", "ef", "g"]
+    folder = {**RECIPE["data"], "dataset": "folder", "root": "photos"}
+    places = [seen(make(tmp_path / f"{n}", n, [0.9], data=folder), ["cat"], str(n)) for n in range(2)]
+    assert len(groups_of(read_runs(places))) == 1
+
+
 def test_more_seeds_make_the_same_row_surer(runs: list[Path], tmp_path: Path) -> None:
     more = make(tmp_path / "c", 2, [0.85])
     (group,) = groups_of(read_runs([*runs[:2], more]))
