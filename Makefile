@@ -32,14 +32,14 @@ $(READY): pyproject.toml
 demo: $(READY)
 	$(BIN)/topocell run quickstart --out runs/demo
 
+LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
 lint: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(LINT)
 
 # Beside each other: types are checked by one process alone, which would leave the other cores idle.
 test: $(READY)
-	$(MAKE) --no-print-directory lint & lint=$$!; failed=0; \
+	($(LINT)) & lint=$$!; failed=0; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal || failed=1; \
 	wait $$lint && exit $$failed
 

@@ -1,8 +1,10 @@
 """Names of the classes of a dataset that is given from Python, by the labels of its items."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
@@ -29,7 +31,7 @@ def names_of(part: Any, labels: Tensor, chosen: Tensor | None = None) -> tuple[s
             return ()
         return _in_order(_plain_names(part.classes), getattr(part, "class_to_idx", None))
     if isinstance(part, Subset):
-        return names_of(part.dataset, labels, torch.as_tensor(part.indices)[chosen])
+        return names_of(part.dataset, labels, torch.as_tensor(part.indices, dtype=torch.long).cpu()[chosen])
     if isinstance(part, ConcatDataset):
         several: tuple[str, ...] = ()
         for begin, end, one in zip([0, *part.cumulative_sizes], part.cumulative_sizes, part.datasets):
@@ -50,6 +52,8 @@ def _in_order(names: tuple[str, ...], numbers: Any) -> tuple[str, ...]:
     """Names by the number that `class_to_idx` has for each, where it has one for each; none where they do not fit."""
     if not isinstance(numbers, Mapping) or set(map(str, numbers)) != set(names):
         return names
+    if not all(isinstance(number, int | np.integer) for number in numbers.values()):
+        return ()
     ordered = {int(number): str(name) for name, number in numbers.items()}
     return tuple(ordered[i] for i in range(len(names))) if sorted(ordered) == list(range(len(names))) else ()
 
@@ -76,13 +80,14 @@ def has_names(part: Any) -> bool:
 
 def _targets(part: Any) -> Tensor | None:
     """The labels (N,) that a dataset of torchvision, or a part of one, lists; None where there is no list."""
+    inner = getattr(part, "dataset", None)
     if isinstance(part, Subset):
-        whole = _targets(part.dataset)
-        return None if whole is None else whole[torch.as_tensor(part.indices)]
-    try:
-        return torch.as_tensor(part.targets).long()
-    except (AttributeError, TypeError, ValueError, RuntimeError):
-        return None
+        whole = _targets(inner)
+        return None if whole is None else whole[torch.as_tensor(part.indices, dtype=torch.long).cpu()]
+    for name in ("targets", "labels", "_labels"):
+        with suppress(AttributeError, TypeError, ValueError, RuntimeError):
+            return torch.as_tensor(getattr(part, name)).long().cpu()
+    return None if inner is None else _targets(inner)
 
 
 def agreed(names: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:

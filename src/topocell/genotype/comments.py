@@ -27,14 +27,18 @@ _BLOCKS = {
     "<s>": "</s>",
     "<strike": "</strike>",
 }
-_OPEN = ("/*", "<del", "<s>", "<strike")
+_OPEN = ("/*", "<del", "<s>", "<strike", "<#", "--[[")
 #: A string over lines that has no name, in a program.
-_STRING = re.compile(r"""^[ ]*("{3}|'{3})(?:(?!\1).)*\n(?:(?!\1).)*\1""", re.MULTILINE | re.DOTALL)
+_STRING = re.compile(r"""("{3}|'{3}).*?\1""", re.DOTALL)
 #: The head of a hunk, of as many versions as it has signs less one.
 _HUNK = re.compile(r"^( *)@(@+) .*@@", re.MULTILINE)
 #: What a diff of context has of the old file: all up to the new one.
 _OLD = re.compile(r"^\*{3} [0-9,]+ \*{4}$.*?(?:^--- [0-9,]+ -{4}$|\Z)", re.MULTILINE | re.DOTALL)
-_ADDED = re.compile(r"^ *\+(?![0-9.=-])", re.MULTILINE)
+#: A diff among other lines of Markdown.
+_DIFF = re.compile(r"^ *(?:```|~~~)diff *\n(.*?)(?:^ *(?:```|~~~) *$|\Z)", re.MULTILINE | re.DOTALL)
+_ADDED = re.compile(r"^( *)\+(?![0-9.=-])(.*)", re.MULTILINE)
+#: What a line of a diff has of a genotype.
+_PART = re.compile(r"Genotype\s*\(|\b(?:normal|reduce)|~[0-9]+\||['\"]\w+['\"]\s*,\s*[0-9]")
 _CONFLICT = re.compile(r"^ *(?:<{7}|>{7}|\|{7})(?: |$)", re.MULTILINE)
 
 #: A comment with a genotype behind another one.
@@ -54,6 +58,22 @@ def uncommented(text: str) -> tuple[str, str]:
     return textwrap.dedent("\n".join(kept)), "\n".join(out)
 
 
+def _applied(diff: str, out: list[str]) -> str:
+    """The lines of a diff as they are after it."""
+    kept = []
+    for line in diff.splitlines():
+        if line.startswith("-"):
+            out.append(line)
+        elif not line.startswith(("@@", "+++")):
+            kept.append(line[1:] if line[:1] in ("+", " ") else line)
+    return "\n".join(kept)
+
+
+def is_comment(line: str) -> bool:
+    """Return whether a line is one of comment."""
+    return _COMMENT.match(line) is not None
+
+
 def is_commented(text: str) -> bool:
     """Return whether a genotype is in what `uncommented` leaves out."""
     return _GENOTYPE.search("\n".join(_parted(text)[1])) is not None
@@ -64,12 +84,14 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
     marks = r"(?:>+|\.\.\.)" if ">>> " in text else ">+"
     text = re.sub(rf"(?m)^[ \t]*{marks}[ \t]", "", text).expandtabs()
     out: list[str] = []
-    text = "\n" + re.sub(r"(?m)^[ ]*(?:```|~~~)(\w*)[ ]*$", lambda fence: "@@ @@" * (fence[1] == "diff"), text)
+    text = _DIFF.sub(lambda diff: _applied(diff[1], out), text)
+    text = "\n" + re.sub(r"(?m)^[ ]*(?:```|~~~)\w*[ ]*$", "", text)
     for begin, end in _BLOCKS.items():
         text = _without(text, begin, end, out)
-    if re.search(r"\w", rest := _STRING.sub("", text)):
-        out += [string[0] for string in _STRING.finditer(text)]
-        text = rest
+    bare: list[str] = []
+    rest = _STRING.sub(lambda string: _kept(string, bare), text)
+    if re.search(r"\w", rest):
+        out, text = out + bare, rest
     out += _OLD.findall(text)
     lines = _OLD.sub("", text).split("\n")
     if hunk := _HUNK.search(text):
@@ -78,8 +100,17 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
         taken = ["-" in line[:width] for line in lines]
         lines = [line[width if not line[:width].strip("+ ") else 0 :] for line in lines]
     else:
-        added = _ADDED.search(text) is not None
-        taken = [added and line.lstrip().startswith("-") for line in lines]
+        added: dict[str, str] = {}
+        for plus in _ADDED.finditer(text):
+            added[plus[1]] = added.get(plus[1], "") + plus[2]
+        indents = [line[: len(line) - len(line.lstrip())] for line in lines]
+        taken = [line.lstrip().startswith("-") and indent in added for line, indent in zip(lines, indents)]
+        for line, indent, is_taken in zip(lines, indents, taken):
+            if is_taken and _GENOTYPE.search(line) and not _PART.search(added[indent]):
+                raise GenotypeError(
+                    f"a genotype must not be in a line that a diff takes away, but no line that begins with + has one "
+                    f"in place of {line.strip()[:60]!r}; leave the signs out"
+                )
     kept: list[str] = []
     for line, is_taken in zip(lines, taken):
         if behind := _BEHIND.search(line):
@@ -92,6 +123,15 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
         if kept and not (hunk and is_taken) and not _PLAIN.match(line):
             kept[-1] += GAP
     return kept, out
+
+
+def _kept(string: re.Match[str], bare: list[str]) -> str:
+    """A string of a program; nothing in place of one over lines that begins its line, which goes to `bare`."""
+    before = string.string[: string.start()].rpartition("\n")[2]
+    if before.strip() or "\n" not in string[0]:
+        return string[0]
+    bare.append(string[0])
+    return ""
 
 
 def _without(text: str, begin: str, end: str, out: list[str]) -> str:

@@ -21,7 +21,7 @@ _ARCH = re.compile(rf"{_GROUP}(?:\s*\+\s*{_GROUP})*")
 _LEFT = re.compile(
     r"\w~[0-9]|~\s*[0-9]+\s*\\?\||\|\s*\\?\w+\s*~|\|\\?\+|\+\\?\|"
     r"|(?<![-=])\+(?![-=])\W{0,40}?\x01|\x01\W{0,40}?(?<![-=])\+(?![0-9.=-])"
-    r"|\|[^\w\s'\"`\x01]{1,20}\x01|\x01[^\w\s'\"`\x01]{1,20}\|"
+    r"|\|[^\w\s'\"`\x01*]{1,20}\x01|\x01[^\w\s'\"`\x01*]{1,20}\|"
     r"|\x01 *\n\s*+\|[^|\n]*(?:\n|\Z)|(?m:^)[^|\n\x01]*\x01[^|\n\x01]*[^\s|'\"`\x01]\|"
 )
 
@@ -34,7 +34,7 @@ _BEHIND = re.compile(r"\s#\s|(?<=[,;'\"])\s+//\s")
 _CUT_AFTER = re.compile(r"\s*(?:\+|(?:[(\[{]\s*)?(?:…|\.\.))|[\w~|]")
 _CUT_BEFORE = re.compile(r"[\w~|+]\Z|(?:…|\.\.)\s*(?:[)\]}]\s*)?\Z")
 #: What makes another of a string: a method, a part, a condition.
-_USED = re.compile(r"['\"`]\s*(?:\.\s*\w+\s*\(|\[).*|['\"`]?\s+if\b.*\belse\b.*")
+_USED = re.compile(r"['\"`]\s*(?:\.\s*\w+\s*\(|\[).*|['\"`]?[ \t]+if\b.*\belse\b.*")
 
 
 def format_darts(cells: Mapping[str, tuple[Sequence[Sequence[Pair]], Sequence[int]]]) -> str:
@@ -70,8 +70,10 @@ def find_nasbench201(text: str, out: str = "") -> str | None:
     text, behind = _without_comments(text)
     out = f"{out}\n{behind}"
     found = list(_ARCH.finditer(text))
+    begin = 0
     for match in found:
-        before, after = text[: match.start()].rpartition("\n")[2], text[match.end() :]
+        before, after = text[begin : match.start()].rpartition("\n")[2], text[match.end() :]
+        begin = match.end()
         if re.search(r"#\s", before) or is_another(before.rstrip("'\"`")):
             raise GenotypeError(f"before a genotype may stand `NAME =` or a log prefix, but got {reprlib.repr(before)}")
         if used := _USED.match(after):

@@ -81,7 +81,7 @@ def recognise(text: str) -> tuple[str, Any]:
         return _recognised(text)
     except GenotypeError as error:
         for other in (unescaped(text), unprefixed(text)):
-            if other != text and not is_commented(text):
+            if other != text:
                 with suppress(GenotypeError):
                     return _recognised(other)
         known = (kind for hint, kind in _FOREIGN if (is_commented(text) if hint is None else re.search(hint, text)))
@@ -103,7 +103,7 @@ def _recognised(text: str) -> tuple[str, Any]:
         if arch is not None:
             if other := another(plain.replace(arch, "")):
                 raise GenotypeError(f"a text must hold one genotype, but has {other} beside {shown(arch)}; keep one")
-            check_unchanged(plain.replace(arch, ""))
+            check_unchanged(plain, arch)
             return "nasbench201", arch
         value = read(plain)
         while isinstance(value, dict) and value.keys() == {"genotype"}:

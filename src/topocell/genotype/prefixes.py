@@ -2,6 +2,8 @@
 
 import re
 
+from topocell.genotype.comments import is_comment
+
 _TIME = re.compile(r"\s*\[?\d{4}[-/]\d\d[-/]\d\d[T ][\d:.,+Z-]+\]?\s")
 #: `file.py:12:` and `file.py-13-`, as `grep` prints lines and those beside them.
 _PLACE = re.compile(r"([\w./]+?)[:-](?:\d+[:-])?(?![\w./]*[:-]\d)")
@@ -25,6 +27,8 @@ def unprefixed(text: str) -> str:
     lines = [line[time.end() :] for line, time in zip(lines, times)] or lines
     least, most = min(lines), max(lines)
     differ = (place for place, (one, other) in enumerate(zip(least, most)) if one != other)
+    if is_comment(least):
+        return text
     named = _NAMED.match(least[: next(differ, len(least))])
     return "\n".join(line[named.end() if named else 0 :] for line in lines) if named or times else text
 

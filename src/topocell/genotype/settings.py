@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from topocell.errors import GenotypeError
-from topocell.genotype.texts import CALL, another
+from topocell.genotype.texts import CALL, MAX_DEPTH, another
 from topocell.io import files, plain_yaml
 
 #: Keys of a mapping whose text is a genotype, beside `genotype`.
@@ -43,17 +43,17 @@ def unwrapped(text: str) -> str:
     return data if isinstance(data, str) else text
 
 
-def _entry(data: Any) -> tuple[dict[str, Any], str] | None:
+def _entry(data: Any, depth: int = 0) -> tuple[dict[str, Any], str] | None:
     """The mapping in which a genotype is, at any depth, and its key; None where there is none, or more than one.
 
     Of entries other than `genotype` it must be a text with a call.
     """
-    if not isinstance(data, dict):
+    if not isinstance(data, dict) or depth > MAX_DEPTH:
         return None
     others = (key for key in _ENTRIES if isinstance(data.get(key), str) and CALL.search(data[key]))
     if key := "genotype" if "genotype" in data else next(others, None):
         return data, key
-    inside = [found for value in data.values() if (found := _entry(value))]
+    inside = [found for value in data.values() if (found := _entry(value, depth + 1))]
     return inside[0] if len(inside) == 1 else None
 
 

@@ -26,7 +26,7 @@ CALL = re.compile(
 _FIELD = re.compile(r"\s*(?:normal|reduce)(?:_concat)?\s*[=:]")
 _LIST = re.compile(r"\s*(?:[A-Za-z_][\w.]*\s*[=:]\s*)?(?=[\[(])")
 #: Where lists of pairs begin, behind something else.
-_LISTED = re.compile(r"(?<![\w.\])])(?=[\[(]\s*(?:[\[(]\s*)+['\"]?\w+['\"]?\s*,\s*[0-9])")
+_LISTED = re.compile(r"(?:(?<![\w.\])(\[])|(?<=\w\())(?=[\[(](?:\s*+[\[(])++\s*+['\"]?\w+['\"]?\s*,\s*[0-9])")
 _TOKEN = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|#[^\n]*|[()\[\]{}]""")
 _JSON = {"true": True, "false": False, "null": None}
 _NUMPY = {"int": int, "uint": int, "float": float, "str_": str}
@@ -72,11 +72,14 @@ _MAPPED = re.compile(
 #: A comment behind something else.
 _BEHIND = re.compile(r"(?<=\S)[ \t]+# .*")
 #: What a program changes about a genotype that it has written out.
-_CHANGED = re.compile(
-    r"\b_replace\(|\.replace\(|\.(?:normal|reduce)\w*(?:\[[^\]\n]*\])*\s*"
-    r"(?:[+*|-]?=(?!=)|\.(?:append|extend|insert|pop|remove|reverse|sort)\()"
-    r"|\bdel\s+\w+\.(?:normal|reduce)|\bsetattr\(|\bshuffle\(|\w\[[^\]\n]*\]\[[^\]\n]*\]\s*=(?!=)"
-    r"|\b([A-Za-z_]\w*)[ \t]*=[ \t]*[\w.]+\(\s*\1\b"
+_CHANGED = (
+    r"\b_replace\(|\.(?:normal|reduce)\w*(?:\[[^\]\n]*\])*\s*"
+    r"(?:[+*|-]?=(?!=)|\.(?:append|extend|insert|pop|remove|reverse|sort)\()|\bdel\s+\w+\.(?:normal|reduce)"
+)
+#: The same of what is called by a name.
+_NAME_CHANGED = (
+    r"|\b(?:setattr|shuffle|__setattr__)\(\s*{0}\b|\b{0}\.replace\(|\b{0}\[[^\]\n]*\](?:\[[^\]\n]*\])?[ \t]*=(?!=)"
+    r"|\b{0}[ \t]*=[ \t]*[\w.]+\([^()\n]*\b{0}\b"
 )
 _DEFINED = re.compile(r"namedtuple|class\s+Genotype\b", re.IGNORECASE)
 
@@ -92,7 +95,7 @@ _NAMESPACE = re.compile(r"([^()\[\]{}]*)\bNamespace\((?:[^()\[\]{}]*,\s*)?(?:gen
 _OTHERS = re.compile(r"(?:,\s*\w+=[^()\[\]{}]*)?\)")
 #: An option of a command before a genotype, and those after it.
 _OPTION = re.compile(r"(?<!\S)(--[\w-]+)[ =]\Z")
-_OPTIONS = re.compile(r"(?:\s+--[\w-]+(?:[ =][\w.,/:-]+)?)+\s*")
+_OPTIONS = re.compile(r"(?:\s++--[\w-]++(?:[ =](?!-)[\w.,/:-]++)?+)++\s*")
 #: By which a program says that it is another, or that there may be another; a comment of TeX or C.
 _UNLESS = re.compile(
     r"~~|(?:!=|<>|\b(?:or|else)|(?:\bnot|n't|\bdel)\b[^.,;]*)\s*\Z|(?<![0-9])\s(?:%|//)\s"
@@ -143,7 +146,7 @@ def unescaped(text: str) -> str:
     """
     for character, command in _IN_LATEX.items():
         text = re.sub(command, character, text)
-    return _ESCAPE.sub(r"\1", text).replace('""', '"')
+    return re.sub('(?<!")""(?!")', '"', _ESCAPE.sub(r"\1", text))
 
 
 def another(text: str) -> str | None:
@@ -158,9 +161,15 @@ def is_another(before: str) -> bool:
     return _UNLESS.search(before) is not None
 
 
-def check_unchanged(rest: str) -> None:
-    """Raise GenotypeError where the text beside a genotype changes it."""
-    if found := _CHANGED.search(rest):
+def check_unchanged(text: str, *pieces: str) -> None:
+    """Raise GenotypeError where a text changes the genotype of which it has these pieces."""
+    names, rest = set[str](), text
+    for piece in pieces:
+        if assigned := re.search(r"([A-Za-z_]\w*)\s*(?::[^=\n]*)?=\s*['\"(]*\s*\Z", text.partition(piece)[0][-200:]):
+            names.add(assigned[1])
+        rest = rest.replace(piece, "")
+    changed = _CHANGED + "".join(_NAME_CHANGED.replace("{0}", name) for name in sorted(names))
+    if found := re.search(changed, rest):
         raise GenotypeError(f"a genotype must be written out, but the text changes it by {shown(found[0])}")
 
 
@@ -191,7 +200,7 @@ def read(text: str) -> Any:
             rest = rest.replace(piece, "")
         if other := another(rest):
             raise GenotypeError(f"a text must hold one genotype, but has another with {other}; keep one")
-        check_unchanged(rest)
+        check_unchanged(plain, *pieces)
         if isinstance(value, Call) and value.args and _DEFINED.search(rest):
             raise GenotypeError("fields must be given by name where the text defines Genotype, but are by position")
         return value

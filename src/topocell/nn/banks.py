@@ -86,7 +86,7 @@ class Bank(nn.Module):
             kept = index.to(parameter.device)
             slices, other = (
                 parameter.data[kept].clone(),
-                torch.double if parameter.dtype != torch.double else torch.float,
+                torch.half if parameter.dtype != torch.half else torch.float,
             )
             # A graph that is still alive, as that of the last loss, keeps the old shape, unless the type is another.
             parameter.data = slices.to(other)
@@ -245,6 +245,8 @@ class ModuleBank(Bank):
             for part in module.modules():
                 if hasattr(type(part), "reset_parameters"):
                     type(part).reset_parameters(part)  # type: ignore[attr-defined]
+            for name, buffer in module.named_buffers():
+                self.template.get_buffer(name).copy_(buffer)
 
     def compute(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         weights = weight.view(-1, self.channels)

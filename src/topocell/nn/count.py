@@ -94,7 +94,7 @@ def count(net: nn.Module, input_size: tuple[int, int, int], include: Include = "
             net.eval()
         with torch.no_grad(), products, others if include == "all" else nullcontext():
             net(images)
-    except TopocellError:
+    except (TopocellError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200]

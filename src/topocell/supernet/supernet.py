@@ -35,7 +35,13 @@ def _check_candidates(net: nn.Module, state: Mapping[str, Any], prefix: str, _: 
     wrong = sorted(name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name])
     if strict:
         wrong += sorted(ours.keys() ^ theirs.keys())
-    if not wrong or _banks(theirs) - _banks(ours) or sum(theirs.values()) > sum(ours.values()):
+    others = (prefix + name for name, _ in net.named_parameters() if ".banks." not in name)
+    if (
+        not wrong
+        or not all(name in state for name in others)
+        or _banks(theirs) - _banks(ours)
+        or sum(theirs.values()) > sum(ours.values())
+    ):
         return  # another network: PyTorch lists the names and the shapes
     name = wrong[0]
     raise CheckpointError(
@@ -56,7 +62,7 @@ def _banks(names: Iterable[str]) -> set[tuple[str, frozenset[str]]]:
 
 def _super_cell(placed: nn.Module) -> SuperCell | None:
     """The cell in its place, also inside what wraps either (checkpointing, compilation); None for another one."""
-    cell = placed.cell
+    cell = getattr(placed, "cell", None)
     if isinstance(cell, SuperCell):
         return cell
     return next((module for module in placed.modules() if isinstance(module, SuperCell)), None)

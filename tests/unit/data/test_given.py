@@ -125,6 +125,20 @@ def test_classes_have_the_names_of_the_dataset() -> None:
         assert source.classes == tuple(map(str, names.tolist())) and len(source.notes) == 1
 
 
+class Unlisted(Named):
+    """Without a list of the labels."""
+
+    def __init__(self, part: tuple[torch.Tensor, torch.Tensor], *classes: Any) -> None:
+        super().__init__(part, *classes)
+        self.found = self.__dict__.pop("labels")
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __getitem__(self, i: int) -> tuple[Any, int]:
+        return self.images[i], int(self.found[i])
+
+
 class Around(Dataset[Any]):
     """A dataset of another one's items, with labels of its own if asked."""
 
@@ -167,7 +181,13 @@ def test_names_are_those_of_the_labels_that_are_given() -> None:
     few.targets = (TRAIN[1] % 2).tolist()  # type: ignore[attr-defined]
     source = given_source((few, (TEST[0], TEST[1] % 2)))
     assert source.classes == ("cat", "dog") and "has 3 names of classes, but labels from 0 to 1" in source.notes[1]
-    unlisted = Around(Named(TRAIN, *plain), same)
+    for around in (Around(Around(named)), Around(Named(TRAIN, *plain), same)):  # of labels by another name
+        assert given_source((around, TEST)).classes == plain
+    none: Any = Subset(named, [])
+    assert given_source((ConcatDataset([none, named]), TEST)).classes == plain
+    named.class_to_idx = {"cat": [1, 0, 0], "dog": [0, 1, 0], "owl": [0, 0, 1]}  # type: ignore[attr-defined]
+    assert given_source((named, TEST)).classes == ("0", "1", "2")
+    unlisted = Around(Unlisted(TRAIN, *plain), same)
     named.target_transform = same  # type: ignore[attr-defined]
     for train in (unlisted, named, Around(named), Subset(named, parts)):
         assert given_source((train, TEST)).classes == ("0", "1", "2")

@@ -153,3 +153,19 @@ def test_blanks_take_no_time_that_squares(blank: str) -> None:
     with pytest.raises(GenotypeError):
         Genotype.from_text(blank * 20_000)
     assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '--arch "Genotype(normal=[])"' + " --aa" * 60 + ' "x"',
+        '"""' + "\n" * 19_000,
+        "x y " + "(" * 19_000,
+        "'|a~0| ' " * 1_500,
+    ],
+)
+def test_no_text_takes_time_that_squares_or_doubles(text: str) -> None:
+    start = time.process_time()
+    with pytest.raises(GenotypeError):
+        Genotype.from_text(text)
+    assert time.process_time() - start < 3

@@ -200,6 +200,12 @@ FIELDS_OF_V2: dict[str, Any] = {
         f"{V2} % was {NOISE}",
         f"DARTS & {V2} & 97.24 \\\\".replace("_", "\\textunderscore{}"),
         yaml.dump(FIELDS_OF_V2 | {"normal_concat": range(2, 6), "reduce_concat": range(2, 6)}),
+        # beside what only looks as if it took the cell away or changed it
+        f'X = """\nhelp\n"""\nDARTS = {V2}\ndef f():\n    """Doc."""',
+        f"- current best: {V2}\n```diff\n-lr=0.1\n+lr=0.2\n```\n",
+        f"see [below](<#cells>)\n{V2}",
+        f"DARTS = {V2}\nmodel = torch.compile(model)\nname = name.replace('-', '_')\nx[0][1] = 3\nrandom.shuffle(data)",
+        f"% old: {NOISE}\nDARTS & {V2} & 97.24 \\\\".replace("_", "\\_"),
         # with the same before every line
         *(prefixed(lambda number, line, before=before: before + line) for before in PREFIXES),
         prefixed(lambda number, line: f"{number + 70:6d}\t{line}"),
@@ -273,6 +279,19 @@ REFUSED = {
         "must hold one genotype",
     ),
     "a name of another tool": (ARCH.replace("nor_conv_3x3", "conv3x3"), "did you mean 'nor_conv_3x3'?"),
+    "one in a named string": (f'OLD = """\n{NOISE}\n"""\nBEST = {V2}\n\ndef f():\n    """Doc."""', "one genotype"),
+    "one in a list of others": (f"- DARTS: {V2}\n  + searched on CIFAR\n* other: {NOISE}", "must hold one genotype"),
+    "one in a list with merits": (f"- DARTS: {V2}\n+ fast\n* other: {NOISE}", "in a line that a diff takes away"),
+    "one beside a diff": (
+        f"- current best: {V2}\n```diff\n-lr=0.1\n+lr=0.2\n```\nwas: {NOISE}",
+        "must hold one genotype",
+    ),
+    "one after a link": (f"{V2}\nsee [below](<#cells>)\n{NOISE}", "must hold one genotype"),
+    "commented with a name": (
+        "\n".join(f"# old: {line}" for line in json.dumps(FIELDS_OF_V2, indent=1).splitlines()),
+        "in one of the forms",
+    ),
+    "nested without end": ('{"a":' * 900 + "1" + "}" * 900, "in one of the forms"),
     "lists alone": (
         "Normal cell: [('skip_connect', 0)]\nReduction cell: [('noise', 0)]",
         "the lists of a cell without",
@@ -409,7 +428,7 @@ REFUSED = {
             ("del", f"del archs['{ARCH}']", "before a genotype may stand"),
             ("in a call that changes it", f"arch = mutate('{ARCH}', 1)", "before a genotype may stand"),
             ("replaced", f"arch = '{ARCH}'.replace('none', 'noise')", "nothing may follow a genotype on its line"),
-            ("replaced later", f"a = '{ARCH}'\na = a.replace('none', 'noise')", "the text changes it by '.replace('"),
+            ("replaced later", f"a = '{ARCH}'\na = a.replace('none', 'noise')", "the text changes it by 'a.replace('"),
             ("cut by a number", f"'{ARCH}'[:15]", "nothing may follow a genotype on its line"),
             ("on a condition", f"arch = '{ARCH}' if found else OTHER", "nothing may follow a genotype on its line"),
         )

@@ -377,6 +377,8 @@ OTHERS: list[Callable[[Supernet], dict[str, Any]]] = [
     lambda net: Supernet(spaces.get("darts", nodes=3), 4, 5, 3).state_dict(),
     lambda net: Supernet(net.space, 4, 8, 3).state_dict(),
     lambda net: Supernet(net.space, 8, 5, 3).state_dict(),
+    lambda net: {},
+    lambda net: FixedNet(published("DARTS_V2").genotype, 4, 5, 3).state_dict(),
     lambda net: {name.replace(".dw1", ".dw1_orig"): value for name, value in net.state_dict().items()},
 ]
 
