@@ -62,10 +62,11 @@ def _plain_names(classes: Any) -> tuple[str, ...]:
     """Names that are texts or numbers, each once, in a list or an array; none of what is something else."""
     array = classes.tolist() if hasattr(classes, "tolist") else classes
     names = tuple(array) if isinstance(array, tuple | list) else ()
-    return tuple(map(str, names)) if len(set(map(str, names))) == len(names) and all(map(_is_name, names)) else ()
+    return tuple(map(str, names)) if len(set(map(str, names))) == len(names) and all(map(is_name, names)) else ()
 
 
-def _is_name(name: Any) -> bool:
+def is_name(name: Any) -> bool:
+    """Return whether something is a text or a number, as names of classes are."""
     return isinstance(name, str | int | float)
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from topocell.data.class_names import agreed, has_names, names_of
+from topocell.data.class_names import agreed, has_names, is_name, names_of
 from topocell.data.folder_listing import some
 from topocell.data.image_file import upright
 from topocell.data.readers import Source, in_memory
@@ -58,10 +58,17 @@ def given_source(given: Given | Sequence[Any]) -> Source:
     notes = ["the images were given from Python"]
     labels = torch.cat([train[1], test[1]])
     highest, count, lowest = int(labels.max()), len(labels), int(labels.min())
+    if len(set(train[1].tolist())) < 2:
+        raise DataError(
+            f"at least 2 classes are needed, but all training images have the label {int(train[1][0])}; check "
+            f"where the labels come from"
+        )
     if lowest < 0:
         raise DataError(f"labels are integers from 0, but the lowest is {lowest}; number the classes")
     if given.classes is not None:
         classes = _checked(given.classes)
+        if lowest and highest - lowest < len(classes) <= highest:
+            raise DataError(f"labels are integers from 0, but the lowest is {lowest}; subtract {lowest} from each")
         if highest >= len(classes):
             raise DataError(
                 f"classes have a name for each label, but there are {len(classes)} and labels from 0 to {highest}; add "
@@ -98,8 +105,15 @@ def given_source(given: Given | Sequence[Any]) -> Source:
 
 def _checked(classes: Any) -> tuple[str, ...]:
     """The names of classes that are given. Raises DataError for what has no order or no names, or one of them twice."""
-    ordered = isinstance(classes, Iterable) and not isinstance(classes, Mapping | Set | str | bytes)
-    names = tuple(map(str, classes)) if ordered else ()
+    array = classes.tolist() if hasattr(classes, "tolist") else classes
+    ordered = isinstance(array, Iterable) and not isinstance(array, Mapping | Set | str | bytes)
+    found = tuple(array) if ordered else ()
+    if not all(map(is_name, found)):
+        raise DataError(
+            f"data are (train, test) or (train, test, names), with the names of the classes as texts or numbers, but "
+            f"the third begins with a {type(found[0]).__name__}; leave it out, the search cuts its splits from train"
+        )
+    names = tuple(map(str, found))
     if not names or len(set(names)) < len(names):
         raise DataError(
             f"classes are different names in the order of the labels, as ['cat', 'dog'], but got "

@@ -92,7 +92,9 @@ def count(net: nn.Module, input_size: tuple[int, int, int], include: Include = "
     try:
         with suppress(NotImplementedError):  # a graph of torch.export has one mode for good
             net.eval()
-        with torch.no_grad(), products, others if include == "all" else nullcontext():
+        rnn = any(isinstance(module, nn.LSTM) for module in net.modules())  # whose products oneDNN does by itself
+        plain = torch.backends.mkldnn.flags(enabled=False) if rnn else nullcontext()
+        with torch.no_grad(), plain, products, others if include == "all" else nullcontext():
             net(images)
     except (TopocellError, MemoryError, torch.OutOfMemoryError):
         raise

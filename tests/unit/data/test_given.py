@@ -240,6 +240,16 @@ def test_a_run_on_given_images_is_continued_with_them_and_not_without(tmp_path: 
         ((TRAIN, TEST, ("a",)), "a name for each label, but there are 1 and labels from 0 to 2; add names"),
         ((TRAIN, TEST, "abc"), "are different names in the order of the labels, as ['cat', 'dog'], but got 'abc'"),
         (((TRAIN[0], TRAIN[1] - 1), TEST), "the lowest is -1; number the classes"),
+        ((TRAIN, TEST, TEST), "the third begins with a Tensor; leave it out, the search cuts its splits"),
+        ((TRAIN, TEST, [TEST, TEST, TEST]), "the third begins with a tuple; leave it out"),
+        (
+            ((TRAIN[0], TRAIN[1] * 0), TEST),
+            "at least 2 classes are needed, but all training images have the label 0; check",
+        ),
+        (
+            ((TRAIN[0], TRAIN[1] + 1), (TEST[0], TEST[1] + 1), ["a", "b", "c"]),
+            "labels are integers from 0, but the lowest is 1; subtract 1 from each",
+        ),
         (((TRAIN[1], TRAIN[0]), TEST), "are (48,) and (48, 3, 8, 8)"),
         (((TRAIN[1].tolist(), TRAIN[0]), TEST), "but train has one of type int"),
         ((TRAIN, (None, None)), "but test has one of type NoneType"),

@@ -342,6 +342,23 @@ def test_no_wrapper_makes_an_auxiliary_head_count(wrap: Any) -> None:
     assert count(wrap(net), (3, 16, 16)) == count(net, (3, 16, 16)) == count(FixedNet(DARTS_V2, 4, 3, 10), (3, 16, 16))
 
 
+class Recurrent(nn.Module):
+    """Rows of an image as a sequence."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.rnn = kind(12, 5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.rnn(x.permute(0, 2, 1, 3).flatten(2))[0]
+        return out
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.RNN, 1), (nn.GRU, 3), (nn.LSTM, 4)])
+def test_recurrent_layers_are_counted(kind: type[nn.RNNBase], gates: int) -> None:
+    assert count(Recurrent(kind), (3, 6, 4)).multiply_adds == 6 * gates * 5 * (12 + 5)
+
+
 def test_a_graph_for_other_images_is_not_counted() -> None:
     graph = torch.export.export(FixedNet(DARTS_V2, 4, 3, 10).eval(), (torch.zeros(2, 3, 16, 16),)).module()
     words = (
