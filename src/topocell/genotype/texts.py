@@ -36,9 +36,16 @@ _MAPPING = re.compile(
     r"(?<![\w.])(?:dict\s*\(|(?:collections\.)?OrderedDict\s*\(|(?:\w+\.)*(?:Cell)?Structure\s*\((?=\s*[\[(]))"
 )
 #: What terminals, word processors and PDF files put in place of, or beside, what a program wrote.
-_DECORATION = re.compile("\x1b\\[[0-9;]*m|[\u00ad\u200b-\u200d\u2060\ufeff]")
+_DECORATION = re.compile(
+    "\x1b\\[[0-?]*[ -/]*[@-~]|\x1b\\][^\x07\x1b]*(?:\x07|\x1b\\\\)|[\u00ad\u200b-\u200d\u2060\ufeff]"
+)
 _BLANK = re.compile(r"[^\S \t\r\n]")
 _TYPESET = str.maketrans({"×": "x", "‘": "'", "’": "'", "′": "'", "“": '"', "”": '"', "″": '"'})
+#: A tag of HTML with attributes, but those that may strike out or hide what is in it.
+_TAG = re.compile(
+    r"<(table|tbody|tr|t[dh]|code|pre|span|p|div|li)\s(?![^<>]*(?:del|strik|through|old|rem|minus|hid|none))[^<>]*>",
+    re.IGNORECASE,
+)
 #: A name in quotes of LaTeX, among brackets and commas.
 _LATEX = re.compile(r"(?<=[(\[,\s])`{1,2}([\w\\]+)'{1,2}(?=[,)\]])")
 #: An array around the lists of a whole text.
@@ -136,7 +143,8 @@ def bounded(text: object) -> str:
     if not isinstance(text, str) or len(text) > MAX_TEXT:
         value = f"{len(text)}; keep the lines of one genotype" if isinstance(text, str) else shown(text)
         raise GenotypeError(f"a genotype is a text of at most {MAX_TEXT} characters, but got {value}")
-    return _LATEX.sub(r"'\1'", _BLANK.sub(" ", html.unescape(_DECORATION.sub("", text)).translate(_TYPESET)))
+    plain = html.unescape(_TAG.sub(r"<\1>", _DECORATION.sub("", text)))
+    return _LATEX.sub(r"'\1'", _BLANK.sub(" ", plain.translate(_TYPESET)))
 
 
 def unescaped(text: str) -> str:
