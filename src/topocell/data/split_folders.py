@@ -41,10 +41,14 @@ def check_flat(root: Path) -> None:
     inside = [class_folders(root / name) for name in classes]
     same = len(inside[0]) > 1 and all(names == inside[0] for names in inside)
     if same and not any(is_image(path.name) for name in classes for path in (root / name).iterdir()):
+        first, within = classes[0], inside[0]
+        way = f"rename the folders in them so that they differ: {first}/{first}-{within[0]}"
+        if _are_called_as_parts(within):
+            way = f"move the parts of the split up: {within[0]}/{first}"
         raise DataError(
             f"the folders of a flat tree are its classes, but {some(classes)} in {str(root)!r} all hold folders "
-            f"called {some(inside[0])}; name the parts of a split train/ and test/, or if {some(classes)} are the "
-            f"classes, rename the folders in them so that they differ: {classes[0]}/{classes[0]}-{inside[0][0]}"
+            f"called {some(within)}; name the parts of a split train/ and test/, or if {some(classes)} are the "
+            f"classes, {way}"
         )
     if not _are_called_as_parts(classes):
         return

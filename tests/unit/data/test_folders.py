@@ -412,6 +412,22 @@ def test_names_that_look_alike_are_told_apart():
     assert some(["cat", "cat ", "c\u200bat", "a b", "café"], 5) == "cat, 'cat ', 'c\\u200bat', a b, café"
 
 
+@pytest.mark.parametrize(
+    ("within", "way"),
+    [
+        (("40X", "100X"), r"rename the folders in them so that they differ: cat/cat-100X$"),
+        (("train", "test"), r"move the parts of the split up: test/cat$"),
+        (("train", "valid", "test"), r"move the parts of the split up: test/cat$"),
+    ],
+)
+def test_classes_that_all_hold_folders_of_the_same_names_are_told_a_way(tmp_path, within, way):
+    for label in ("cat", "dog"):
+        for name in within:
+            put(tmp_path, f"{label}/{name}/0.png")
+    with pytest.raises(DataError, match=rf"all hold folders called .*, or if cat, dog are the classes, {way}"):
+        load("folder", tmp_path)
+
+
 @pytest.mark.parametrize("name", ["#snapshot", "~snapshot", "#recycle", "@eaDir"])
 def test_copies_that_network_drives_keep_are_no_classes(tmp_path, name):
     put(tree(tmp_path), f"{name}/0.png")

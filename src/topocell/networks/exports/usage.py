@@ -68,6 +68,7 @@ def _standalone(how: Preprocessing, name: str, imports: Sequence[str]) -> tuple[
         image, names = f'{reader}("photo.jpg", SIZE, CHANNELS, BACKGROUND)[None]', f"{constants}, {reader}, load"
     else:
         image, names = "torch.zeros(1, CHANNELS, *SIZE, dtype=torch.uint8)", "CHANNELS, CLASSES, SIZE, load"
+    reads = " To read files of images it needs Pillow; `python network.py photo.jpg` prints the most probable classes."
     code = f"""import torch
 from network import {names}
 
@@ -79,8 +80,9 @@ print(CLASSES[int(probabilities.argmax())], float(probabilities.max()))
 """
     return code, (
         "For PyTorch alone: network.py holds the network as plain modules, network.pt its weights (a state dict of "
-        "PyTorch, read with weights_only=True, since safetensors would be one more package). To read files of images "
-        "it needs Pillow; `python network.py photo.jpg` prints the most probable classes."
+        "PyTorch, read with weights_only=True, since safetensors would be one more package)."
+        + reads
+        * (how.channels in (1, 3))
     )
 
 

@@ -319,6 +319,17 @@ def test_networks_of_other_forms(genotype: Genotype, options: dict[str, Any], to
     assert done.difference <= (1e-4 if to == "onnx" else 0)
 
 
+@pytest.mark.parametrize(("channels", "reads"), [(1, True), (3, True), (5, False)])
+def test_files_are_read_by_a_network_of_their_channels_alone(channels: int, reads: bool, tmp_path: Path) -> None:
+    """And nothing says so of another."""
+    source = directory(classifier(DARTS_V2, images=(channels, 8, 8), layers=1), tmp_path / "network")
+    place = topocell.export(source, "standalone").path
+    for name in ("network.py", "README.md"):
+        assert ("photo.jpg" in (place / name).read_text(encoding="utf-8")) == reads
+    program = (place / "network.py").read_text(encoding="utf-8")
+    assert ("Pillow" in program) == reads and ('if __name__ == "__main__"' in program) == reads
+
+
 def test_operations_of_a_users_own_and_noise(tmp_path: Path) -> None:
     PRIMITIVES.add("mine", Primitive(lambda c, s, affine: nn.Conv2d(c, c, 3, s, 1)))
     edges = ((("mine", 0), ("skip_connect", 1)),)
