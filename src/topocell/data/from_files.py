@@ -199,6 +199,11 @@ def _notes(
     """How images are read, and which are read in a way of their own."""
     source = "their files" if streaming.cache is None else f"copies with a shorter side of {streaming.cache} pixels"
     notes = [f"images are streamed from {source} at {side}x{side}"]
+    if streaming.cache not in (None, exact := round(side * 8 / 7)):
+        notes.append(
+            f"data.cache={streaming.cache} scales images twice: predictions from files, which are scaled once, see "
+            f"other pixels than the test; data.cache={exact} gives the same"
+        )
     counts = {letter: sum(letter in each.record.kinds for each in found) for letter in KINDS}
     if kinds := [f"{count:,} {KINDS[letter]}" for letter, count in counts.items() if count]:
         notes.append(f"images of other kinds: {', '.join(kinds)}")

@@ -138,7 +138,7 @@ def _tensors(part: Any, name: str) -> tuple[Tensor, Tensor]:
     else:
         instead = "; give its dataset" if hasattr(part, "dataset") else "; see docs/how-to/own-dataset.md"
         raise DataError(f"{name} is (images, labels) or a dataset, but got {type(part).__name__}" + instead)
-    if images.dim() != 4 or len(images) != len(labels) or labels.dim() != 1 or not images.numel():
+    if images.dim() != 4 or labels.dim() != 1 or len(images) != len(labels) or not images.numel():
         raise DataError(
             f"images are (N, C, H, W) and labels (N,), but those of {name} are {tuple(images.shape)} and "
             f"{tuple(labels.shape)}; change them"

@@ -240,6 +240,10 @@ def test_a_run_on_given_images_is_continued_with_them_and_not_without(tmp_path: 
         ((TRAIN, TEST, ("a",)), "a name for each label, but there are 1 and labels from 0 to 2; add names"),
         ((TRAIN, TEST, "abc"), "are different names in the order of the labels, as ['cat', 'dog'], but got 'abc'"),
         (((TRAIN[0], TRAIN[1] - 1), TEST), "the lowest is -1; number the classes"),
+        (
+            ((Photos(*TRAIN)[0][0], 0), (Photos(*TRAIN)[1][0], 1)),
+            "images are (N, C, H, W) and labels (N,), but those of",
+        ),
         ((TRAIN, TEST, TEST), "the third begins with a Tensor; leave it out, the search cuts its splits"),
         ((TRAIN, TEST, [TEST, TEST, TEST]), "the third begins with a tuple; leave it out"),
         (

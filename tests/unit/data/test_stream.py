@@ -390,6 +390,9 @@ def test_copies_are_evaluated_as_files_are(tree):
     assert torch.equal(files.test.pixels(every), copies.test.pixels(every))
     assert torch.equal(copies.train.subset(every[1:3]).pixels(every[:2]), files.train.pixels(every[1:3]))
     assert "images are streamed from copies with a shorter side of 32 pixels at 28x28" in copies.notes
+    said = "data.cache=40 scales images twice: predictions from files, which are scaled once, see other pixels than"
+    assert not any("scales images twice" in note for note in (*files.notes, *copies.notes))
+    assert f"{said} the test; data.cache=32 gives the same" in opened(tree, resolution=28, cache=40).notes
 
 
 def test_a_cache_is_written_once_and_goes_on_where_it_was_stopped(tree, monkeypatch):
