@@ -189,7 +189,8 @@ def groups_of(runs: Sequence[FinishedRun]) -> list[Group]:
 def _settings(run: FinishedRun) -> dict[str, str]:
     """Cell and recipe as settings by dotted keys, without those that runs of one group may differ in."""
     recipe = {key: value for key, value in run.recipe.items() if key not in _OWN}
-    return dict(flattened({"cell": run.cell, **recipe, **_images_of(run)}))
+    begun = {"weights": run.results["initial_weights"]} if run.results.get("initial_weights") else {}
+    return dict(flattened({"cell": run.cell, **begun, **recipe, **_images_of(run)}))
 
 
 def _images_of(run: FinishedRun) -> dict[str, Any]:

@@ -116,6 +116,15 @@ def test_retrainings_of_a_search_are_no_further_searches(runs: list[Path]) -> No
     assert comparison_table([group])[1][3] == "2 searches"
 
 
+def test_fine_tuned_networks_are_a_row_of_their_own(runs: list[Path]) -> None:
+    tuned = make(runs[0] / "retrainings/tuned", 0, [0.99])
+    found = json.loads((tuned / "results.json").read_text())
+    (tuned / "results.json").write_text(json.dumps({**found, "initial_weights": "a, seed 0"}))
+    scratch, of_weights = groups_of(read_runs([runs[0], tuned]))
+    assert scratch.values == pytest.approx([90.0, 92.0]) and of_weights.values == pytest.approx([99.0])
+    assert of_weights.label == "dots weights=a, seed 0"
+
+
 def seen(path: Path, classes: list[str], fingerprint: str) -> Path:
     (path / "env.json").write_text(json.dumps({"class_names": classes, "data_fingerprint": fingerprint}))
     return path
