@@ -75,8 +75,13 @@ class FinishedRun:
         return [accuracy for _, accuracy in self.networks]
 
     @property
-    def search(self) -> Path:
-        """The run that has searched its cell: a retraining and a selection have none of their own."""
+    def search(self) -> Path | str:
+        """The run that has searched its cell: a retraining and a selection have none of their own.
+
+        Of a cell that was given it is the cell: trained again it is not searched again.
+        """
+        if self.cell != _FOUND:
+            return repr(self.genotype.get("cells"))
         place = self.path
         while place.parent.name in ("retrainings", "selections"):
             place = place.parent.parent
@@ -111,9 +116,11 @@ class Group:
     @property
     def values(self) -> list[float]:
         """The mean accuracy of each search that has one, in percent; of a single one that of each network, once."""
-        found: dict[Path, dict[tuple[Any, float], float]] = {}
+        found: dict[Path | str, dict[tuple[Any, ...], float]] = {}
         for run in self.runs:
-            found.setdefault(run.search, {}).update({network: network[1] for network in run.networks})
+            found.setdefault(run.search, {}).update(
+                {(run.recipe.get("seed"), *network): network[1] for network in run.networks}
+            )
         by_search = [list(networks.values()) for networks in found.values() if networks]
         return by_search[0] if len(found) == 1 and by_search else [statistics.fmean(values) for values in by_search]
 

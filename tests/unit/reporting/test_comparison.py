@@ -116,6 +116,17 @@ def test_retrainings_of_a_search_are_no_further_searches(runs: list[Path]) -> No
     assert comparison_table([group])[1][3] == "2 searches"
 
 
+def test_trainings_of_a_given_cell_are_no_searches(tmp_path: Path) -> None:
+    cell = json.dumps(published("darts-v2").genotype.to_dict())
+    for seed, last in enumerate((0.9, 0.8)):
+        (make(tmp_path / str(seed), seed, [last]) / "genotype.json").write_text(cell)
+    (group,) = groups_of(read_runs([tmp_path / "0", tmp_path / "1"]))
+    assert group.searches == 1 and comparison_table([group])[1][2:4] == ["85.00 ± 7.07 %", "2 retrainings"]
+    (make(tmp_path / "2", 2, [0.9]) / "genotype.json").write_text(cell)
+    (group,) = groups_of(read_runs([tmp_path / name for name in "012"]))
+    assert group.values == pytest.approx([90.0, 80.0, 90.0])
+
+
 def test_fine_tuned_networks_are_a_row_of_their_own(runs: list[Path]) -> None:
     tuned = make(runs[0] / "retrainings/tuned", 0, [0.99])
     found = json.loads((tuned / "results.json").read_text())
