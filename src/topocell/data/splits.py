@@ -158,7 +158,7 @@ def load(
 
 def _read(name: str, entry: Entry, root: str | Path | None, download: bool) -> Source:
     """Call the reader of a dataset. Raises DataError where one of a user's own fails, or returns no dataset."""
-    place = _place(root) if root is not None else None
+    place = place_of(root) if root is not None else None
     if not is_foreign(entry.read):
         return entry.read(place, download)
     try:
@@ -216,7 +216,7 @@ def _found(source: Source, train: Images, test: Images, chosen: int, held_out: i
     return "; ".join([text, *left_out])
 
 
-def _place(root: str | Path) -> Path:
+def place_of(root: str | Path) -> Path:
     """The folder that a user means, which may not be there. Raises DataError where the system cannot even look."""
     try:
         return existing(root)

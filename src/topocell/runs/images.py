@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from topocell.arguments import at_home
 from topocell.config.recipe import Recipe
 from topocell.data.from_files import Streaming
 from topocell.data.readers import Source
 from topocell.data.split_folders import check_apart
-from topocell.data.splits import Dataset, load
+from topocell.data.splits import Dataset, load, place_of
 from topocell.io.colours import rgb
 
 #: Keys of `data` that are arguments of `load`, and fields of `Streaming`.
@@ -27,9 +26,9 @@ _STREAMED = ("store", "workers", "cache", "cache_root", "crop_scale")
 
 
 def check_place(recipe: Recipe, out: str | Path) -> None:
-    """Raise DataError for a directory of a run among the class folders of its images."""
+    """Raise DataError for a directory of a run among the class folders of its images, or for no path to these."""
     if recipe.data.dataset == "folder" and recipe.data.root is not None:
-        check_apart(at_home(Path(recipe.data.root)), Path(out))
+        check_apart(place_of(recipe.data.root), Path(out))
 
 
 def load_data(recipe: Recipe, given: Source | None = None, checked: bool = True) -> Dataset:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from tests.helpers.odd_images import READABLE, UNREADABLE, encoded
 
+from topocell.config.load import load_recipe
 from topocell.data import image_formats
 from topocell.data.augment import Augmentation
 from topocell.data.folder_listing import Unused, is_image, some
@@ -18,6 +19,7 @@ from topocell.data.image_formats import readable_formats
 from topocell.data.split_folders import check_apart
 from topocell.data.splits import load
 from topocell.errors import DataError
+from topocell.runs.images import check_place
 
 
 @pytest.fixture(autouse=True)
@@ -410,6 +412,14 @@ def test_a_crop_that_leaves_nothing_is_refused(crop):
 
 def test_names_that_look_alike_are_told_apart():
     assert some(["cat", "cat ", "c\u200bat", "a b", "café"], 5) == "cat, 'cat ', 'c\\u200bat', a b, café"
+
+
+@pytest.mark.parametrize("root", ["a\0b", "~nobody-of-that-name/x", "a" * 5000])
+def test_a_place_that_no_system_has_is_told_before_it_is_compared_with_that_of_the_run(tmp_path, root):
+    recipe = load_recipe("quickstart", ["data.dataset=folder"])
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": root})})
+    with pytest.raises(DataError, match=r"data\.root names a directory, but .* cannot be looked up .*; check the path"):
+        check_place(recipe, tmp_path)
 
 
 @pytest.mark.parametrize(
