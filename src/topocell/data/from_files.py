@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from topocell.data.fingerprints import measure, repeated
-from topocell.data.image_file import read_header
+from topocell.data.image_file import read_header, scaled_for
 from topocell.data.image_folder import Decoding, memory_of_machine, refuse_faults, side_of
 from topocell.data.loading import made_of, usual_workers
 from topocell.data.readers import Source, Statistics, check_classes, left_out
@@ -199,7 +199,7 @@ def _notes(
     """How images are read, and which are read in a way of their own."""
     source = "their files" if streaming.cache is None else f"copies with a shorter side of {streaming.cache} pixels"
     notes = [f"images are streamed from {source} at {side}x{side}"]
-    if streaming.cache not in (None, exact := round(side * 8 / 7)):
+    if streaming.cache not in (None, exact := scaled_for(side)):
         notes.append(
             f"data.cache={streaming.cache} scales images twice: predictions from files, which are scaled once, see "
             f"other pixels than the test; data.cache={exact} gives the same"

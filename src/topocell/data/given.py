@@ -58,7 +58,8 @@ def given_source(given: Given | Sequence[Any]) -> Source:
     notes = ["the images were given from Python"]
     labels = torch.cat([train[1], test[1]])
     highest, count, lowest = int(labels.max()), len(labels), int(labels.min())
-    if len(set(train[1].tolist())) < 2:
+    there = set(train[1].tolist())
+    if len(there) < 2:
         raise DataError(
             f"at least 2 classes are needed, but all training images have the label {int(train[1][0])}; check "
             f"where the labels come from"
@@ -97,7 +98,6 @@ def given_source(given: Given | Sequence[Any]) -> Source:
                 "labels are changed behind them; give them as data=(train, test, names)"
             )
         classes = classes if named else tuple(map(str, range(highest + 1)))
-    there = set(train[1].tolist())
     if empty := [name for label, name in enumerate(classes) if label not in there]:
         notes.append(f"classes without a training image: {some(empty)}")
     return in_memory(classes, train, test, tuple(notes))

@@ -147,7 +147,12 @@ def centred(image: Image.Image, side: int) -> Image.Image:
     """
     if max(image.size) > _LONG * min(image.size):
         image = _middle(image, (min(image.width, _LONG * image.height), min(image.height, _LONG * image.width)))
-    return _middle(shrunk(image, round(side * 8 / 7)), (side, side))
+    return _middle(shrunk(image, scaled_for(side)), (side, side))
+
+
+def scaled_for(side: int) -> int:
+    """How many pixels the shorter side is scaled to before the middle of `side` pixels is cut out: 256 for 224."""
+    return round(side * 8 / 7)
 
 
 def shrunk(image: Image.Image, shorter: int) -> Image.Image:

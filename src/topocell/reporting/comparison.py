@@ -25,7 +25,7 @@ from topocell.reporting.epochs import Epoch, number_at, retrain_epochs, search_e
 from topocell.reporting.ground_truth import ground_truth_of
 from topocell.reporting.page import rendered
 from topocell.reporting.run_files import RunFiles
-from topocell.reporting.rundirs import readable, source_of
+from topocell.reporting.rundirs import readable, run_before, source_of
 from topocell.reporting.scores import accuracy_of
 from topocell.reporting.series import DASHES, Line, Panel, cycle, spread_line
 from topocell.reporting.setting import SMOKE_STAMP, SettingOf, unknown
@@ -47,7 +47,7 @@ MOST_CELLS, MOST_NAMED = 8, 3
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run as it is compared: its directory, its files, and its accuracies in percent, one for each network.
+    """A run as it is compared: its directory, its files, and the accuracies of its networks in percent.
 
     `images` are what env.json says of its images: the names of their classes, and their fingerprint.
     """
@@ -70,11 +70,6 @@ class FinishedRun:
         return [(run.get("seed"), 100 * run["last"]) for run in found if is_number(run.get("last"))]
 
     @property
-    def accuracies(self) -> list[float]:
-        """Those of the networks."""
-        return [accuracy for _, accuracy in self.networks]
-
-    @property
     def search(self) -> Path | str:
         """The run that has searched its cell: a retraining and a selection have none of their own.
 
@@ -83,14 +78,9 @@ class FinishedRun:
         if self.cell != _FOUND:
             return repr(self.genotype.get("cells"))
         place = self.path
-        while place.parent.name in ("retrainings", "selections"):
-            place = place.parent.parent
+        while (before := run_before(place)) is not None:
+            place = before
         return place
-
-    @property
-    def accuracy(self) -> float | None:
-        """Their mean; None without any."""
-        return statistics.fmean(self.accuracies) if self.accuracies else None
 
     @property
     def cell(self) -> str:

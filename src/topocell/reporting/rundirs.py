@@ -22,6 +22,11 @@ _FILE = re.compile(r"[^\n]*\.(?:json|txt|py|ya?ml|log|csv)\Z")
 RANDOM_CELL = "random-cell"
 
 
+def run_before(place: Path) -> Path | None:
+    """The run to which a retraining or a selection belongs; None for a run of its own."""
+    return place.parent.parent if place.parent.name in ("retrainings", "selections") else None
+
+
 def source_of(cell: Mapping[str, Any], recipe: Any) -> str | None:
     """Return where a cell comes from that a recipe has trained and not found: a published name, another recipe, a key.
 

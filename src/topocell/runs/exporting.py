@@ -18,7 +18,7 @@ from topocell.networks.exports.facts import Facts, Samples, network_results, ran
 from topocell.networks.exports.writing import Exported, find_format, write_export
 from topocell.networks.kept import FILE
 from topocell.reporting.run_files import RunFiles
-from topocell.reporting.rundirs import source_of
+from topocell.reporting.rundirs import run_before, source_of
 from topocell.runs.directory import RunDir
 from topocell.runs.identity import naming_imports
 from topocell.runs.setup import load_data
@@ -80,8 +80,8 @@ def _facts(place: Path, recipe: Recipe, model: Classifier) -> Facts:
 def _name(place: Path) -> str:
     """The name of a run; of a retraining or a selection with that of its run before it."""
     whole = place.resolve()
-    if whole.parent.name in ("retrainings", "selections"):
-        return f"{_name(whole.parent.parent)}-{whole.name}"
+    if (before := run_before(whole)) is not None:
+        return f"{_name(before)}-{whole.name}"
     return whole.name or "network"
 
 

@@ -30,8 +30,7 @@ with torch.no_grad():
 #: What is said of it where files of images have its channels.
 _OF_FILES = """, and Pillow to read files of images.
 
-    python network.py photo.jpg        prints the most probable classes
-"""
+    python network.py photo.jpg        prints the most probable classes"""
 
 _STANDALONE = '''"""{title}. It needs PyTorch{of_files}
 
@@ -240,7 +239,7 @@ def write_standalone(model: Classifier, folder: Path, name: str) -> Compute:
     source, network = network_source(model)
     text = _STANDALONE.format(
         title=_title(model, name),
-        of_files=_OF_FILES.rstrip("\n") if how.channels in (1, 3) else ".",
+        of_files=_OF_FILES if how.channels in (1, 3) else ".",
         source=source,
         network=network,
         arguments=_arguments(model, str(len(how.classes))),

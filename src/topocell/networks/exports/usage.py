@@ -62,13 +62,16 @@ print(classes[int(logits[0].argmax())])
 
 
 def _standalone(how: Preprocessing, name: str, imports: Sequence[str]) -> tuple[str, str]:
+    reads = ""
     if how.channels in (1, 3):
+        reads = (
+            " To read files of images it needs Pillow; `python network.py photo.jpg` prints the most probable classes."
+        )
         reader = READERS[how.resize].__name__
         constants = "BACKGROUND, CHANNELS, CLASSES, SIZE"
         image, names = f'{reader}("photo.jpg", SIZE, CHANNELS, BACKGROUND)[None]', f"{constants}, {reader}, load"
     else:
         image, names = "torch.zeros(1, CHANNELS, *SIZE, dtype=torch.uint8)", "CHANNELS, CLASSES, SIZE, load"
-    reads = " To read files of images it needs Pillow; `python network.py photo.jpg` prints the most probable classes."
     code = f"""import torch
 from network import {names}
 
@@ -80,9 +83,7 @@ print(CLASSES[int(probabilities.argmax())], float(probabilities.max()))
 """
     return code, (
         "For PyTorch alone: network.py holds the network as plain modules, network.pt its weights (a state dict of "
-        "PyTorch, read with weights_only=True, since safetensors would be one more package)."
-        + reads
-        * (how.channels in (1, 3))
+        "PyTorch, read with weights_only=True, since safetensors would be one more package)." + reads
     )
 
 
