@@ -6,14 +6,18 @@ from typing import Any
 
 import pytest
 
-from topocell import Genotype, api
+from topocell import Genotype, Run, api
 from topocell.cli import main
 from topocell.config.load import load_recipe, shallow_of
 from topocell.config.recipe import Recipe
 from topocell.config.retrain import PROTOCOLS, RetrainPlan, ShallowPlan
-from topocell.errors import RecipeError
+from topocell.errors import RecipeError, RunError
+from topocell.genotype.published import published
+from topocell.reporting.comparison import groups_of, read_runs
 from topocell.reporting.terminal import Quiet
+from topocell.runs.listing import Listing, State
 from topocell.runs.phases import Phase
+from topocell.runs.reports import write_report
 
 TINY = ["data.images=24", "data.test_images=10", "space.nodes=2", "search.evaluation_batches=1", "shallow.seeds=[0,1]"]
 
@@ -98,6 +102,33 @@ def test_the_filter(threshold: float, trained: bool, tmp_path: Path) -> None:
         assert api.retrain(path) == small
         api.retrain(path, protocol="full")
         assert results(path)["n"] == 1
+
+
+@pytest.mark.parametrize("protocol", ["shallow", "filter"])
+def test_a_run_that_its_protocol_ends_with_a_shallow_evaluation_is_finished(
+    protocol: str, tmp_path: Path, capsys: Any
+) -> None:
+    path = tmp_path / "run"
+    words = ["random", "--budget", "smoke", *TINY, f"protocol={protocol}", "shallow.threshold=0.99"]
+    assert main(["run", *words, "--quiet", "--out", str(path)]) == 0
+    small, shown = results(path / "shallow"), f"{100 * results(path / 'shallow')['last_mean']:.2f}"
+    assert capsys.readouterr().out.startswith(f"test accuracy, last epoch of the shallow evaluation: {shown} ± ")
+    assert Run(path).results == {**small, "protocol": "shallow"}
+    page = write_report(path).read_text()
+    assert "Test accuracy, last epoch of the shallow evaluation" in page and "unfinished" not in page
+    listed = {run.path: run for run in Listing(tmp_path).read()}
+    assert {place.name: (run.state, run.measured) for place, run in listed.items()} == {
+        "run": (State.FINISHED, "shallow"),
+        "shallow": (State.FINISHED, "shallow"),
+    }
+    (group,) = groups_of(read_runs([path]))
+    assert group.values == pytest.approx([100 * run["last"] for run in small["runs"]])
+    assert main(["compare", str(path), "dots-c10"]) == 0
+    assert shown in capsys.readouterr().out
+    (path / "shallow/genotype.json").write_text(json.dumps(published("dots-c10").genotype.to_dict()))
+    with pytest.raises(RunError, match=r"results\.json"):
+        _ = Run(path).results
+    assert "unfinished" in write_report(path).read_text()
 
 
 def test_protocols_that_do_not_exist(tmp_path: Path, capsys: Any) -> None:

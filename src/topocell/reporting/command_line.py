@@ -90,6 +90,7 @@ def order_of(operations: str | None) -> list[str] | None:
 
 
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Only errors, and the accuracy at the end.")]
+QuietStudy = Annotated[bool, typer.Option("--quiet", help="Only errors; what was found is in the report.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line: docs/how-to/watching.md.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Start a run of more than an hour without asking.")]
 AcceptData = Annotated[

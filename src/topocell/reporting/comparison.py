@@ -1,8 +1,9 @@
 """Finished runs side by side, whatever made them: accuracies by recipe, curves, cells, and what differs.
 
 Runs of one recipe, on the same images, that differ in their seeds alone are a group: its ± is over searches, so that a
-comparison becomes surer with every run that is named with the others. Retrainings of one search are no further ones.
-A cell that the recipe has trained and not found is of a group of its own. All is read leniently, as a report reads it.
+comparison becomes surer with every run that is named with the others. Retrainings of one search are no further ones,
+and neither is a search again that has found the same cell from the same seed. A cell that the recipe has trained and
+not found is of a group of its own. All is read leniently, as a report reads it.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from topocell.config.lasting import lasting
 from topocell.errors import GenotypeError, RunError
 from topocell.genotype.genotype import Genotype
 from topocell.io import files
@@ -32,8 +34,8 @@ from topocell.reporting.setting import SMOKE_STAMP, SettingOf, unknown
 from topocell.reporting.style import clipped
 from topocell.reporting.tables import flattened, format_count, format_seconds, is_number
 
-#: Settings that runs of one group may differ in.
-_OWN = ("seed", "device", "about", "source", "published", "on_nan", "log")
+#: Settings of those that last that runs of one group may differ in.
+_OWN = ("seed", "device", "about", "source", "published")
 #: Whose cell a run has trained that has found it by its recipe, or has none yet.
 _FOUND = "found"
 #: What stands for stamps of one title with different words, of a reduced setting and of a smoke budget.
@@ -71,12 +73,16 @@ class FinishedRun:
 
     @property
     def search(self) -> Path | str:
-        """The run that has searched its cell: a retraining and a selection have none of their own.
+        """What searched its cell: the seed and what it found, or the run, where none is found yet.
 
-        Of a cell that was given it is the cell: trained again it is not searched again.
+        A retraining and a selection have no search of their own. Of a cell that was given it is the cell: trained again
+        it is not searched again.
         """
+        origin, cells = self.genotype.get("origin"), repr(self.genotype.get("cells"))
         if self.cell != _FOUND:
-            return repr(self.genotype.get("cells"))
+            return cells
+        if isinstance(origin, Mapping) and "seed" in origin:
+            return f"{origin['seed']!r} {cells}"
         place = self.path
         while (before := run_before(place)) is not None:
             place = before
@@ -103,21 +109,35 @@ class Group:
     label: str
     runs: tuple[FinishedRun, ...]
 
-    @property
-    def values(self) -> list[float]:
-        """The mean accuracy of each search that has one, in percent; of a single one that of each network, once."""
+    @functools.cached_property
+    def measured(self) -> list[list[float]]:
+        """The accuracies of each search that has some, in percent: of each of its networks, once."""
         found: dict[Path | str, dict[tuple[Any, ...], float]] = {}
         for run in self.runs:
             found.setdefault(run.search, {}).update(
                 {(run.recipe.get("seed"), *network): network[1] for network in run.networks}
             )
-        by_search = [list(networks.values()) for networks in found.values() if networks]
-        return by_search[0] if len(found) == 1 and by_search else [statistics.fmean(values) for values in by_search]
+        return [list(networks.values()) for networks in found.values() if networks]
+
+    @property
+    def values(self) -> list[float]:
+        """The mean accuracy of each search that has one, in percent; of a single one that of each network."""
+        return self.measured[0] if len(self.measured) == 1 else [statistics.fmean(values) for values in self.measured]
 
     @property
     def searches(self) -> int:
         """How many searches there are; several retrainings of one are one."""
         return len({run.search for run in self.runs})
+
+    @property
+    def over(self) -> str:
+        """What the mean is of, in words: `3 searches`, `3 of 4 searches`, `2 retrainings of 1 of 4 searches`."""
+        measured, several = len(self.measured), self.searches > 1
+        some = f"{measured} of {self.searches} searches" if measured < self.searches else f"{measured} searches"
+        if measured != 1:
+            return some if measured else "—"
+        trained = f"{len(self.values)} retrainings" if len(self.values) > 1 else ""
+        return " of ".join(filter(None, (trained, some * several))) or "—"
 
     @property
     def spread(self) -> float | None:
@@ -161,11 +181,11 @@ def _read(path: Path) -> FinishedRun:
     with files.guarded(path):
         files.refuse_links(path)
     found = RunFiles(path)
-    recipe, results, genotype, timings, env = (
-        found.mapping(name) for name in ("recipe.yaml", "results.json", "genotype.json", "timings.json", "env.json")
+    recipe, genotype, timings, env = (
+        found.mapping(name) for name in ("recipe.yaml", "genotype.json", "timings.json", "env.json")
     )
     images: dict[str, Any] = {name: env[name] for name in ("class_names", "data_fingerprint") if name in env}
-    return FinishedRun(path, recipe, results, found.rows("metrics.jsonl"), genotype, timings, images)
+    return FinishedRun(path, recipe, found.results(), found.rows("metrics.jsonl"), genotype, timings, images)
 
 
 def groups_of(runs: Sequence[FinishedRun]) -> list[Group]:
@@ -185,21 +205,22 @@ def groups_of(runs: Sequence[FinishedRun]) -> list[Group]:
 
 def _settings(run: FinishedRun) -> dict[str, str]:
     """Cell and recipe as settings by dotted keys, without those that runs of one group may differ in."""
-    recipe = {key: value for key, value in run.recipe.items() if key not in _OWN}
-    begun = {"weights": run.results["initial_weights"]} if run.results.get("initial_weights") else {}
-    return dict(flattened({"cell": run.cell, **begun, **recipe, **_images_of(run)}))
+    recipe = {key: value for key, value in lasting(run.recipe).items() if key not in _OWN}
+    told = {"weights": "initial_weights", "evaluation": "protocol"}
+    trained = {name: run.results[key] for name, key in told.items() if run.results.get(key)}
+    return dict(flattened({"cell": run.cell, **trained, **recipe, **_images_of(run)}))
 
 
 def _images_of(run: FinishedRun) -> dict[str, Any]:
-    """What tells the images of a run from others of the same recipe.
+    """What tells the images of a run from others: not their place, but a fingerprint, and the names of their classes.
 
-    Those given from Python have no place, but a fingerprint: where a part of them is chosen it depends on the seed.
+    Where a part of them is chosen the fingerprint depends on the seed, and tells nothing.
     """
-    data = run.recipe.get("data")
-    data = data if isinstance(data, Mapping) else {}
+    data, plan = (part if isinstance(part := run.recipe.get(key), Mapping) else {} for key in ("data", "retrain"))
     found = {"classes": run.images["class_names"]} if "class_names" in run.images else {}
-    chosen = data.get("images") is not None and data["images"] == run.results.get("train_images")
-    if data.get("dataset") == "given" and not chosen:
+    taken = {"images": None if plan.get("early_stop") else "train_images", "test_images": "test_images"}
+    counts = {key: run.results.get(str(count)) for key, count in taken.items()}  # where there are fewer, all are taken
+    if all(data.get(key) is None or (is_number(n := counts[key]) and n < data[key]) for key in taken):
         found["fingerprint"] = str(run.images.get("data_fingerprint", ""))[:12]
     return {f"data.{name}": value for name, value in found.items()}
 
@@ -212,11 +233,10 @@ def _changed(rows: Sequence[Mapping[str, str]]) -> list[str]:
 
 def comparison_table(groups: Sequence[Group]) -> list[list[str]]:
     """A row of texts for each group, the header first."""
-    head = ["recipe", "searches", "accuracy", "± is over", "parameters", "multiply-adds", "skips", "search time"]
+    head = ["recipe", "searches", "accuracy", "mean of", "parameters", "multiply-adds", "skips", "search time"]
     rows = []
     for group in groups:
-        values, several = group.values, group.searches > 1
-        over = f"{len(values)} {'searches' if several else 'retrainings'}" if group.spread is not None else "—"
+        values = group.values
         spread = f" ± {group.spread:.2f}" if group.spread is not None else ""
         mean = f"{statistics.fmean(values):.2f}{spread} %" if values else "—"
         rows.append(
@@ -224,7 +244,7 @@ def comparison_table(groups: Sequence[Group]) -> list[list[str]]:
                 clipped(group.label, 120),
                 str(group.searches),
                 mean,
-                over,
+                group.over,
                 format_count(group.mean(lambda run: run.results.get("parameters"))),
                 format_count(group.mean(lambda run: run.results.get("multiply_adds"))),
                 _number(group.mean(_skips)),

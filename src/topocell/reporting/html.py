@@ -47,6 +47,7 @@ from topocell.reporting.tables import (
     format_count,
     format_seconds,
     is_number,
+    kept_epochs,
     results_table,
     value_text,
 )
@@ -60,7 +61,7 @@ _FILES = {
     "genotype.json": "the derived cell",
     "results.json": "test accuracy by seed and class or true accuracy",
     "network.json": "the trained networks, for topocell.load and topocell predict",
-    "weights.safetensors": "weights of the first seed, after the last epoch",
+    "weights.safetensors": "weights of the first seed, after the last epoch or the one that early stopping kept",
     "preprocessing.json": "class names, and how images are prepared for the networks",
     "predictions.csv": "what that network predicts for every test image",
     "timings.json": "seconds per phase",
@@ -93,7 +94,7 @@ def write_run_figures(run_path: Path | str, folder: Path) -> list[Path]:
     from topocell.reporting.cell_drawing import draw_genotype
 
     found = _opened(run_path)
-    metrics, recipe, results = found.rows("metrics.jsonl"), found.mapping("recipe.yaml"), found.mapping("results.json")
+    metrics, recipe, results = found.rows("metrics.jsonl"), found.mapping("recipe.yaml"), found.results()
     drawn = write_figures(metrics, recipe, _trajectory(results), folder)
     if genotype := found.mapping("genotype.json"):
         draw_genotype(genotype, folder / "cells.svg")
@@ -112,13 +113,14 @@ def _opened(run_path: Path | str) -> RunFiles:
 
 def _page(found: RunFiles, setting_of: SettingOf) -> str:
     path = found.path
-    recipe, env, results, timings, genotype = (
-        found.mapping(name) for name in ("recipe.yaml", "env.json", "results.json", "timings.json", "genotype.json")
+    recipe, env, timings, genotype = (
+        found.mapping(name) for name in ("recipe.yaml", "env.json", "timings.json", "genotype.json")
     )
+    results = found.results()
     metrics, log = found.rows("metrics.jsonl"), found.text("log.txt").splitlines()
     cells, drawing_fault = _cells(genotype)
     epochs, headline = search_epochs(metrics), _headline(results)
-    looked_up, beside = bool(ground_truth_of(results)), _beside(path)
+    looked_up, beside = bool(ground_truth_of(results)), _beside(path, results)
     figures, data = _charts(metrics, recipe, results)
     setting = setting_of(recipe, results)
     return rendered(
@@ -243,7 +245,7 @@ def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Multiply-adds", format_count(results.get("multiply_adds"))),
         ("Initial channels", str(results.get("channels", "—"))),
         ("Cells", str(results.get("layers", "—"))),
-        ("Epochs", str(results.get("epochs", "—"))),
+        ("Epochs, at most" if kept_epochs(results) else "Epochs", str(results.get("epochs", "—"))),
         ("Classes", str(results.get("classes", "—"))),
         ("Training images", _thousands(results.get("train_images"))),
         ("Test images", _thousands(results.get("test_images"))),
@@ -251,10 +253,14 @@ def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(label, value) for label, value in facts if value != "—"]
 
 
-def _beside(path: Path) -> list[tuple[str, str]]:
-    """Return the accuracies of the shallow evaluation and of a random cell retrained alike, if there were any."""
-    places = (("Shallow evaluation", "shallow"), ("Random cell, retrained alike", f"retrainings/{RANDOM_CELL}"))
-    found = [(title, accuracy_of(RunFiles(path / place).mapping("results.json"), "last")) for title, place in places]
+def _beside(path: Path, results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the accuracies of a random cell retrained alike and of the shallow evaluation, where these are others."""
+    places = {"Shallow evaluation": "shallow", "Random cell, retrained alike": f"retrainings/{RANDOM_CELL}"}
+    if "protocol" in results:
+        del places["Shallow evaluation"]
+    found = [
+        (title, accuracy_of(RunFiles(path / place).mapping("results.json"), "last")) for title, place in places.items()
+    ]
     return [(title, accuracy) for title, accuracy in found if accuracy != "—"]
 
 

@@ -30,7 +30,7 @@ def run_card(path: Path, setting_of: SettingOf = unknown) -> str:
         setting_of: what its numbers rest on; its stamp says what keeps them from saying much, such as a smoke budget.
     """
     found = RunFiles(path)
-    recipe, results, genotype = (found.mapping(name) for name in ("recipe.yaml", "results.json", "genotype.json"))
+    recipe, genotype, results = found.mapping("recipe.yaml"), found.mapping("genotype.json"), found.results()
     truth = ground_truth_of(results)
     headline = ground_truth_headline(truth) if truth else score_headline(results)
     try:

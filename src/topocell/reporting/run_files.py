@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from topocell.config.retrain import PROTOCOLS
 from topocell.io import files, plain_yaml
+from topocell.reporting.tables import is_number
 
 
 class RunFiles:
@@ -43,6 +45,25 @@ class RunFiles:
             self.states[name] = f"damaged: it holds a {type(value).__name__} in place of a mapping"
             return {}
         return value
+
+    def results(self) -> dict[str, Any]:
+        """What results.json holds, or, with `protocol` added, that of the shallow evaluation with which the run ended.
+
+        It does by the protocol `shallow`, and by `filter` where its cell is not above the threshold, unless a full
+        training has begun all the same.
+        """
+        recipe, beside = self.mapping("recipe.yaml"), RunFiles(self.path / "shallow")
+        protocol, plan = str(recipe.get("protocol")), recipe.get("shallow")
+        shallow, full = PROTOCOLS.get(protocol, (False, True))
+        if (mine := self.mapping("results.json")) or not shallow:
+            return mine
+        found, cell = beside.mapping("results.json"), self.mapping("genotype.json").get("cells")
+        least = plan.get("threshold") if full and isinstance(plan, dict) else None
+        passed = is_number(least) and is_number(found.get("last_mean")) and found["last_mean"] > least
+        begun = any(row.get("phase") == "retrain" for row in self.rows("metrics.jsonl"))
+        if passed or begun or not found or beside.mapping("genotype.json").get("cells") != cell:
+            return {}
+        return {**found, "protocol": "shallow"}
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """Parse a file of JSON objects, one per line; torn or damaged lines are counted and skipped."""

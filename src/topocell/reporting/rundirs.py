@@ -24,7 +24,9 @@ RANDOM_CELL = "random-cell"
 
 def run_before(place: Path) -> Path | None:
     """The run to which a retraining or a selection belongs; None for a run of its own."""
-    return place.parent.parent if place.parent.name in ("retrainings", "selections") else None
+    before = place.parent.parent
+    beside = place.parent.name in ("retrainings", "selections") and (before / "recipe.yaml").is_file()
+    return before if beside else None
 
 
 def source_of(cell: Mapping[str, Any], recipe: Any) -> str | None:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from topocell.errors import one_line
-from topocell.reporting.tables import format_accuracy, format_count, format_percent, is_number
+from topocell.reporting.tables import format_accuracy, format_count, format_percent, is_number, kept_epochs
 
 #: Largest class of the test images over smallest, from which the balanced accuracy is the headline.
 UNEQUAL = 1.5
+#: Of which epoch the weights are after early stopping.
+_KEPT = ", the one with the highest accuracy on the images that early stopping held out"
 #: Classes whose recall the terminal names; of more, the lowest.
 SHOWN = 8
 #: Classes up to which the report has a confusion matrix.
@@ -36,7 +38,9 @@ def score_headline(results: Mapping[str, Any]) -> dict[str, str]:
         details = [_sentence(plain)] if plain else []
     else:  # the interval is that of the plain accuracy, and stands beside it alone
         details = [_sentence(text) for text in (_majority(results, balanced=True),) if text]
-        details.append(f"Test accuracy, last epoch: {accuracy_of(results, 'last')}" + f"; {plain}" * bool(plain))
+        details.append(
+            f"Test accuracy, {_moment(results)}: {accuracy_of(results, 'last')}" + f"; {plain}" * bool(plain)
+        )
     if top := _top_k(results):
         details.append(_sentence(top))
     best = accuracy_of(results, "best")
@@ -48,7 +52,7 @@ def score_headline(results: Mapping[str, Any]) -> dict[str, str]:
 def score_lines(results: Mapping[str, Any]) -> list[str]:
     """A results.json of a retraining in words, for the terminal; what leads stands first."""
     known = accuracy_of(results, "last"), _interval(results), _majority(results)
-    last = f"test accuracy, last epoch: {'; '.join(text for text in known if text)}"
+    last = f"test accuracy, {_moment(results)}: {'; '.join(text for text in known if text)}"
     balanced = f"balanced accuracy (mean recall of the classes): {accuracy_of(results, 'balanced_accuracy')}"
     if majority := _majority(results, balanced=True):
         balanced += f"; {majority}"
@@ -73,7 +77,7 @@ def score_lines(results: Mapping[str, Any]) -> list[str]:
 def _top_k(results: Mapping[str, Any]) -> str:
     """How often the class is among the k most probable ones, in words; empty where it was not measured."""
     top = accuracy_of(results, "top_k")
-    return "" if top == "—" else f"top-{results.get('k', 'k')} accuracy, last epoch: {top}"
+    return "" if top == "—" else f"top-{results.get('k', 'k')} accuracy, {_moment(results)}: {top}"
 
 
 def score_warnings(results: Mapping[str, Any]) -> list[str]:
@@ -130,7 +134,8 @@ def score_notes(results: Mapping[str, Any]) -> list[str]:
     if not score_headline(results):
         return [*notes, "No test accuracy has been computed for this run yet; validation accuracies do not replace it."]
     notes.append(
-        "The headline is of the last epoch. “Best epoch” picks an epoch by its test accuracy and is therefore "
+        f"The headline is of the {_moment(results)}{_KEPT * bool(kept_epochs(results))}. "
+        "“Best epoch” picks an epoch by its test accuracy and is therefore "
         "optimistic; it is given for comparison with reports that use it."
     )
     if _leading(results)[0] != "last":
@@ -161,8 +166,14 @@ def _leading(results: Mapping[str, Any]) -> tuple[str, str]:
     numbers = [size for size in sizes if is_number(size)]
     unequal = bool(numbers) and max(numbers) >= UNEQUAL * max(min(numbers), 1)
     if unequal and is_number(results.get("balanced_accuracy_mean")):
-        return "balanced_accuracy", "Balanced test accuracy, last epoch"
-    return "last", "Test accuracy, last epoch"
+        return "balanced_accuracy", f"Balanced test accuracy, {_moment(results)}"
+    return "last", f"Test accuracy, {_moment(results)}"
+
+
+def _moment(results: Mapping[str, Any]) -> str:
+    """Of which epoch the weights are that were tested and kept, and of which training, where it is not the full one."""
+    training = f" of the {results['protocol']} evaluation" if "protocol" in results else ""
+    return f"{'kept' if kept_epochs(results) else 'last'} epoch{training}"
 
 
 def _interval(results: Mapping[str, Any]) -> str:

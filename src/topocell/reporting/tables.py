@@ -69,18 +69,27 @@ def format_seconds(value: object) -> str:
 def results_table(results: Mapping[str, Any]) -> list[list[str]]:
     """Rows of a results.json, the header first: one per seed, then the mean over seeds when there are several.
 
-    "Last" is the test accuracy after the last epoch; "best" the highest of any epoch, which was chosen by looking at
-    test accuracy and is therefore optimistic.
+    "Last" is the test accuracy after the last epoch, or "kept" of the epoch that early stopping has returned to;
+    "best" the highest of any epoch, which was chosen by looking at test accuracy and is therefore optimistic.
     """
-    rows = [["seed", "last epoch", "best epoch", "best at epoch"]]
+    kept = kept_epochs(results)
+    ended = ["kept epoch", "kept of"] if kept else ["last epoch"]
+    rows = [["seed", *ended, "best epoch", "best at epoch"]]
     for run in _runs(results):
         epoch = run.get("best_epoch")
         at = str(epoch + 1) if isinstance(epoch, int) else "—"
-        rows.append([str(run.get("seed", "—")), format_percent(run.get("last")), format_percent(run.get("best")), at])
+        of = [f"epoch {run['kept_epoch'] + 1} of {run['stopped_epoch'] + 1}"] if run in kept else ["—"] * bool(kept)
+        last = format_percent(run.get("last"))
+        rows.append([str(run.get("seed", "—")), last, *of, format_percent(run.get("best")), at])
     n = results.get("n")
     if isinstance(n, int) and n >= 2:
-        rows.append([f"mean of {n}", _spread(results, "last"), _spread(results, "best"), ""])
+        rows.append([f"mean of {n}", _spread(results, "last"), *[""] * bool(kept), _spread(results, "best"), ""])
     return rows
+
+
+def kept_epochs(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The trainings of a results.json that early stopping has ended, and returned to an epoch before."""
+    return [run for run in _runs(results) if all(isinstance(run.get(k), int) for k in ("kept_epoch", "stopped_epoch"))]
 
 
 def _runs(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:

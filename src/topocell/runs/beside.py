@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from topocell.config.lasting import recipe_hash
 from topocell.config.load import reselected, resolved, retrained, shallow_of
 from topocell.config.recipe import Recipe
 from topocell.config.retrain import PROTOCOLS, RetrainPlan
@@ -35,7 +36,7 @@ from topocell.reporting.rundirs import RANDOM_CELL, readable
 from topocell.runs import processes
 from topocell.runs.consent import Before, announce
 from topocell.runs.directory import OtherRecipe, RunDir
-from topocell.runs.identity import only_moves, recipe_hash
+from topocell.runs.identity import only_moves
 from topocell.runs.image_checks import check_network
 from topocell.runs.phases import Phase, must_have_cell, read_phase, save_phase
 from topocell.runs.run import Work, of_a_cell

@@ -12,7 +12,8 @@ from topocell.io import files, plain_yaml
 from topocell.nn.count import published_size
 from topocell.reporting.ground_truth import ground_truth_of
 from topocell.reporting.rankings import Ranking, agreement, ranking
-from topocell.reporting.rundirs import genotype_of, is_text, readable
+from topocell.reporting.run_files import RunFiles
+from topocell.reporting.rundirs import genotype_of, is_text, readable, source_of
 from topocell.reporting.scores import accuracy_of
 from topocell.reporting.tables import format_count
 
@@ -64,7 +65,7 @@ def _cell_row(place: str, genotype: Genotype) -> list[str]:
     kinds, found = genotype.cells, published_size(genotype)
     counts = [genotype.operations(kind) for kind in kinds]
     known = published_cells().get(str(genotype.origin.get("published")))
-    run = _mapping(Path(place) / "results.json") if os.path.isdir(place) else {}
+    run = RunFiles(Path(place)).results() if os.path.isdir(place) else {}
     return [
         genotype.key,
         " + ".join(str(sum(count.values())) for count in counts),
@@ -73,7 +74,7 @@ def _cell_row(place: str, genotype: Genotype) -> list[str]:
         " + ".join(str(genotype.width(kind)) for kind in kinds),
         format_count(found.parameters),
         format_count(found.multiply_adds),
-        _accuracy(run) if run or known is None else known.figures,
+        _accuracy(run) if os.path.isdir(place) or known is None else known.figures,
     ]
 
 
@@ -114,9 +115,13 @@ def _ranking(path: Path) -> Ranking:
 
 
 def _rules(path: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a cell was derived by: the selection of the recipe, or the rules that it was given instead."""
-    selection = recipe.get("selection")
-    return {**(selection if isinstance(selection, dict) else {}), **Genotype.load(path / "genotype.json").origin}
+    """Return what a cell was derived by: the selection of the recipe, or the rules that it was given instead.
+
+    Of a cell that the recipe has not found its rules say nothing.
+    """
+    selection, cell = recipe.get("selection"), Genotype.load(path / "genotype.json")
+    found = source_of(cell.to_dict(), recipe.get("name")) is None
+    return {**(selection if found and isinstance(selection, dict) else {}), **cell.origin}
 
 
 def _tau(mine: Ranking, other: Ranking) -> str:

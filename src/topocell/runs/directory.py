@@ -18,19 +18,13 @@ from typing import Any, Self
 import safetensors.torch
 import torch
 
+from topocell.config.lasting import first_difference, lasting, recipe_hash
 from topocell.config.load import RETRAINED
 from topocell.errors import CheckpointError, RunError, nearest, typed
 from topocell.io import files, plain_yaml
 from topocell.io.checkpoint import Checkpoints, load, save
 from topocell.nn.kernels import choice
-from topocell.runs.identity import (
-    accept_other_data,
-    first_difference,
-    lasting,
-    other_machine,
-    recipe_hash,
-    refuse_foreign,
-)
+from topocell.runs.identity import accept_other_data, other_machine, refuse_foreign
 from topocell.runs.records import Records
 
 #: Directories in which a run writes.

@@ -11,6 +11,7 @@ from typing import Any
 from topocell.errors import RunError, TopocellError
 from topocell.io import files, plain_yaml
 from topocell.reporting.ground_truth import ground_truth_of
+from topocell.reporting.run_files import RunFiles
 from topocell.reporting.rundirs import readable
 from topocell.reporting.tables import is_number
 from topocell.runs.records import FAILED
@@ -18,6 +19,8 @@ from topocell.runs.setting import smoke_words
 
 #: Folders of a run in which no run is.
 _NO_RUNS = ("checkpoints", "tensorboard")
+#: Folders of a run that are runs, whose accuracies are none of the test of a full training.
+_BESIDE = {"shallow": "shallow", "validation": "validation"}
 #: Bytes at the end of metrics.jsonl and log.txt that are read.
 _TAIL = 200_000
 
@@ -43,8 +46,8 @@ class Listed:
         recipe, dataset, seed: of its recipe.
         at: what its last record is of.
         accuracy, std: fractions, of `n` networks or cells, where it has results.
-        measured: `test`, `table` (a true accuracy), or, with the accuracy of its last epoch in place of results,
-            `validation`.
+        measured: `test`, `shallow` (a test after a shallow evaluation), `table` (a true accuracy), or `validation`: of
+            a training on the split of the search, or, in place of results, of the last epoch.
         smoke: whether it is too small to say anything.
         changed: when its files last did, in seconds since 1970.
         size: of its files in bytes, without those of the runs in it.
@@ -109,8 +112,13 @@ class Listing:
 
 
 def by_accuracy(runs: list[Listed]) -> list[Listed]:
-    """Return the runs in the order of their accuracies, the best first; those without results follow."""
-    return sorted(runs, key=lambda run: (run.n is None, -(run.accuracy or 0.0)))
+    """Return the runs in the order of their accuracies, the best first.
+
+    Those after a shallow evaluation follow, then those on validation images; each kind has figures of its own.
+    """
+    kinds = ("test", "table"), ("shallow",), ("validation",), ("",)
+    place = {kind: number for number, names in enumerate(kinds) for kind in names}
+    return sorted(runs, key=lambda run: (place[run.measured], run.n is None, -(run.accuracy or 0.0)))
 
 
 def _sizes(path: Path) -> tuple[dict[str, int], float]:
@@ -136,9 +144,12 @@ def _read(path: Path, running: bool, changed: float, size: int) -> Listed:
             "dataset": str(data.get("dataset", "")) if isinstance(data, Mapping) else "",
             "seed": seed if isinstance(seed, int) else None,
         }
-        results = _mapping(path / "results.json", files.from_json) if (path / "results.json").exists() else {}
+        mine = (path / "results.json").exists()
+        results = _mapping(path / "results.json", files.from_json) if mine else RunFiles(path).results()
         rows = _last_rows(path / "metrics.jsonl")
         known |= {"at": _at(rows[-1], recipe) if rows else "", **_accuracy(results, rows)}
+        if part := _BESIDE.get(path.name) if (path.parent / "recipe.yaml").exists() else results.get("protocol"):
+            known |= {"measured": part} if "n" in known else {}
         known["smoke"] = bool(smoke_words(recipe, bool(ground_truth_of(results))))
         if results and "n" not in known:
             raise ValueError(f"{path / 'results.json'} has no accuracy")

@@ -27,8 +27,9 @@ def runs(
 ) -> None:
     """List the runs below a directory: state, recipe, where they are, accuracy, age and size.
 
-    A run is running while a process works on it; it is finished with its results, failed after a fault, which is shown,
-    and stopped otherwise: the command that began it resumes it.
+    A run is running while a process works on it; it is finished with its results, or those of the shallow evaluation
+    that its protocol ends with, failed after a fault, which is shown, and stopped otherwise: the command that began it
+    resumes it, or, of a sweep, has chosen other cells to go on with.
 
     Examples:
 
@@ -141,9 +142,9 @@ def _accuracy(run: "Listed") -> Any:
 
     if run.accuracy is None:
         return "—"
-    if run.measured == "test":
-        words = format_accuracy(run.accuracy, run.std, run.n or 1)
-    else:
+    if run.n is None or run.measured == "table":
         words = f"{format_percent(run.accuracy)} ({run.measured})"
+    else:
+        words = format_accuracy(run.accuracy, run.std, run.n) + (f" {run.measured}" if run.measured != "test" else "")
     stamp = (" smoke", "yellow") if run.smoke else ""
     return Text.assemble((words, "dim" if run.smoke or run.n is None else ""), stamp)

@@ -12,6 +12,7 @@ from topocell.errors import RunError, SpaceError
 from topocell.genotype.genotype import Genotype
 from topocell.reporting.history import History, history
 from topocell.reporting.notebook import run_card
+from topocell.reporting.run_files import RunFiles
 from topocell.runs.directory import RunDir
 from topocell.runs.identity import naming_imports
 from topocell.runs.setting import setting_of
@@ -45,8 +46,8 @@ class Run:
 
     @property
     def results(self) -> dict[str, Any]:
-        """What results.json holds. Raises RunError where there is none yet."""
-        found: dict[str, Any] = self._directory.read_json("results.json")
+        """What results.json holds, see `RunFiles.results`. Raises RunError where there is none yet."""
+        found: dict[str, Any] = RunFiles(self.path).results() or self._directory.read_json("results.json")
         return found
 
     @overload

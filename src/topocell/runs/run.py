@@ -19,6 +19,7 @@ from topocell.networks.start import Start
 from topocell.registry import imported
 from topocell.reporting.ground_truth import ground_truth_of
 from topocell.reporting.history import history
+from topocell.reporting.run_files import RunFiles
 from topocell.reporting.tables import is_number
 from topocell.reporting.terminal import Display
 from topocell.runs.costs import cost_line
@@ -204,6 +205,8 @@ class Work:
         """Write the report."""
         if self.directory.has("results.json"):
             self.display.results(self._results())
+        elif results := RunFiles(self.directory.path).results():
+            self.display.results(results)
         path = write_report(self.directory.path)
         self._unlogged.say(f"report: {path}")  # the report shows the log: written again, it is the same
         if self.directory.has(kept.FILE):

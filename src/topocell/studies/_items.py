@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from topocell.config.lasting import PLACES
 from topocell.errors import RunError
 from topocell.io import files
 from topocell.reporting.setting import SMOKE_STAMP
 from topocell.reporting.tables import format_seconds, is_number
 from topocell.reporting.terminal import Display, Quiet
-from topocell.runs.identity import PLACES
 from topocell.runtime.workers import Task, make_all
 
 Record = dict[str, Any]

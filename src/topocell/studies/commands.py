@@ -9,7 +9,7 @@ from rich.table import Column, Table
 from typer.core import TyperGroup
 
 from topocell import studies
-from topocell.reporting.command_line import Budget, JsonOption, QuietOption, displayed, show
+from topocell.reporting.command_line import Budget, JsonOption, QuietStudy, displayed, show
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -43,7 +43,7 @@ def _add_study(name: str) -> None:
             Budget | None, typer.Option(help="Of a study that trains, the same as budget=.", show_default=False)
         ] = None,
         workers: Annotated[int, typer.Option(min=1, help=_WORKERS)] = 1,
-        quiet: QuietOption = False,
+        quiet: QuietStudy = False,
         as_json: JsonOption = False,
     ) -> None:
         words = [*(options or []), *([f"budget={budget.value}"] if budget else [])]

@@ -37,7 +37,9 @@ def make(path: Path, seed: int, lasts: list[float], **changes: Any) -> Path:
     for run, last in zip(found["runs"], lasts, strict=True):
         run["last"] = last
     found["last_mean"] = statistics.mean(lasts)
-    for name, text in PARTS.items():
+    cell = json.loads(PARTS["genotype.json"])
+    cell["origin"] = {**cell["origin"], "seed": seed}
+    for name, text in {**PARTS, "genotype.json": json.dumps(cell)}.items():
         (path / name).write_text(text)
     (path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (path / "results.json").write_text(json.dumps(found))
@@ -63,7 +65,7 @@ def test_runs_that_differ_in_their_seeds_alone_are_a_group(runs: list[Path]) -> 
     assert first.spread == pytest.approx(11 / 2**0.5) and wide.spread == pytest.approx(10 / 2**0.5)
     head, *rows = comparison_table([first, wide])
     table = [dict(zip(head, row, strict=True)) for row in rows]
-    assert [(row["searches"], row["accuracy"], row["± is over"]) for row in table] == [
+    assert [(row["searches"], row["accuracy"], row["mean of"]) for row in table] == [
         ("2", "85.50 ± 7.78 %", "2 searches"),
         ("1", "55.00 ± 7.07 %", "2 retrainings"),
     ]
@@ -156,8 +158,56 @@ def test_runs_on_other_images_are_rows_of_their_own(tmp_path: Path) -> None:
     groups = groups_of(read_runs([seen(path, *of) for path, (_, _, *of) in zip(places, sets)]))
     assert sorted(["".join(run.path.name for run in group.runs) for group in groups]) == ["a", "b", "d", "ef", "g"]
     folder = {**RECIPE["data"], "dataset": "folder", "root": "photos"}
-    places = [seen(make(tmp_path / f"{n}", n, [0.9], data=folder), ["cat"], str(n)) for n in range(2)]
-    assert len(groups_of(read_runs(places))) == 1
+    places = [seen(make(tmp_path / f"{n}", n, [0.9], data=folder), ["cat"], "xxy"[n]) for n in range(3)]
+    assert [len(group.runs) for group in groups_of(read_runs(places))] == [2, 1]
+
+
+def test_what_changes_no_result_makes_no_row(tmp_path: Path) -> None:
+    """Where images are and who reads them, how steps are carried out, how many processes make the trials."""
+    changes: list[dict[str, Any]] = [
+        {"data": {**RECIPE["data"], "download": True, "root": "photos/", "workers": 2, "cache_root": "c"}},
+        {"runtime": {"capture": "off"}},
+        {"selection": {"trials": {"workers": 4}}},
+        {"log": ["csv"], "on_nan": "skip"},
+    ]
+    base = {"data": {**RECIPE["data"], "root": "/a/photos"}, "selection": {"trials": {"workers": 1}}}
+    places = [make(tmp_path / str(n), n, [0.9], **{**base, **change}) for n, change in enumerate(changes)]
+    (group,) = groups_of(read_runs(places))
+    assert group.label == "dots" and group.searches == 4
+
+
+def test_a_search_that_finds_the_same_from_the_same_seed_is_no_further_one(tmp_path: Path) -> None:
+    """The same command again, a found cell trained in another place; not another seed, nor another cell."""
+    first, again = make(tmp_path / "a", 0, [0.90, 0.92]), make(tmp_path / "b", 0, [0.90, 0.92])
+    (group,) = groups_of(read_runs([first, again]))
+    assert comparison_table([group])[1][1:4] == ["1", "91.00 ± 1.41 %", "2 retrainings"]
+    elsewhere = make(tmp_path / "c", 1, [0.94])
+    (elsewhere / "genotype.json").write_text((first / "genotype.json").read_text())
+    (group,) = groups_of(read_runs([first, elsewhere]))
+    assert group.searches == 1 and group.values == pytest.approx([90.0, 92.0, 94.0])
+    cell = json.loads((again / "genotype.json").read_text())
+    cell["cells"]["normal"]["nodes"][0][0][0] = "sep_conv_5x5"
+    (again / "genotype.json").write_text(json.dumps(cell))
+    (group,) = groups_of(read_runs([first, again]))
+    assert group.searches == 2
+
+
+def test_folders_of_a_user_that_are_called_as_those_of_a_run(tmp_path: Path) -> None:
+    places = [make(tmp_path / "retrainings" / str(n), n, [0.9]) for n in range(2)]
+    for place in places:
+        (place / "genotype.json").unlink()
+    assert groups_of(read_runs(places))[0].searches == 2
+
+
+def test_the_mean_says_of_how_many_searches_it_is(tmp_path: Path) -> None:
+    places = [make(tmp_path / str(n), n, [0.9, 0.92]) for n in range(4)]
+    for place, words in zip(places, ("3 of 4 searches", "2 of 4 searches", "2 retrainings of 1 of 4 searches", "—")):
+        (place / "results.json").unlink()
+        (row,) = comparison_table(groups_of(read_runs(places)))[1:]
+        assert (row[1], row[3]) == ("4", words)
+        assert row[2] == ("—" if words == "—" else f"91.00 ± {1.41 if 'retrainings' in words else 0:.2f} %")
+    make(tmp_path / "one", 0, [0.9])
+    assert comparison_table(groups_of(read_runs([tmp_path / "one"])))[1][1:4] == ["1", "90.00 %", "—"]
 
 
 def test_more_seeds_make_the_same_row_surer(runs: list[Path], tmp_path: Path) -> None:

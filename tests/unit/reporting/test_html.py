@@ -18,6 +18,7 @@ from topocell.reporting import series
 from topocell.reporting.epochs import search_epochs
 from topocell.reporting.html import write_report, write_run_figures
 from topocell.reporting.page import SCRIPTS
+from topocell.reporting.scores import score_headline, score_lines
 from topocell.reporting.tables import (
     format_accuracy,
     format_count,
@@ -421,6 +422,23 @@ def test_test_accuracy_of_the_last_half_gets_its_own_panel_from_ten_epochs_on():
 )
 def test_accuracy_has_a_spread_only_for_several_runs(mean, std, n, text):
     assert format_accuracy(mean, std, n) == text
+
+
+def test_accuracies_after_early_stopping_are_of_the_epoch_that_it_kept(tmp_path):
+    stopped = results(2)
+    for run in stopped["runs"]:
+        run |= {"kept_epoch": 4, "stopped_epoch": 6, "validation": 0.9}
+    assert results_table(stopped)[:2] == [
+        ["seed", "kept epoch", "kept of", "best epoch", "best at epoch"],
+        ["0", "97.00 %", "epoch 5 of 7", "97.50 %", "5"],
+    ]
+    assert {len(row) for row in results_table(stopped)} == {5}
+    assert score_headline(stopped)["title"] == "Test accuracy, kept epoch"
+    assert score_lines(stopped)[0].startswith("test accuracy, kept epoch: 97.05 ± 0.07 % (n = 2)")
+    page = read(write_report(make_run(tmp_path / "run", results_json=json.dumps(stopped)))).text
+    assert "last epoch" not in page.replace("after the last epoch or the one that early stopping kept", "")
+    assert "the one with the highest accuracy on the images that early stopping held out" in page
+    assert "Epochs, at most" in page
 
 
 def test_results_table_has_a_mean_row_only_for_several_runs():

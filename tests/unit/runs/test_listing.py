@@ -68,6 +68,22 @@ def test_states(tmp_path: Path) -> None:
     assert (failed.recipe, failed.dataset, failed.seed, failed.accuracy) == ("dots", "cifar10", 0, 0.5)
 
 
+def test_accuracies_on_validation_images_are_no_test_accuracies(tmp_path: Path) -> None:
+    """Of the training by which a sweep chooses cells: named as such, and ranked after those of tests."""
+    made(tmp_path / "run", results={**RESULTS, "last_mean": 0.4})
+    made(tmp_path / "run/validation", results=RESULTS)
+    made(tmp_path / "run/shallow", results={**RESULTS, "last_mean": 0.3})
+    made(tmp_path / "validation", results={**RESULTS, "last_mean": 0.5})  # a run of a user, called so
+    found = by_accuracy(Listing(tmp_path).read())
+    assert [(str(run.path.relative_to(tmp_path)), run.measured) for run in found] == [
+        ("validation", "test"),
+        ("run", "test"),
+        ("run/shallow", "shallow"),
+        ("run/validation", "validation"),
+    ]
+    assert listing_command._accuracy(found[-1]).plain.startswith("90.00 ± 1.00 % (n = 2) validation")
+
+
 def test_a_lock_of_a_process_that_is_gone_is_none(tmp_path: Path) -> None:
     program = f"from topocell.io import files; from pathlib import Path; files.lock(Path({str(tmp_path)!r}))"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=600)

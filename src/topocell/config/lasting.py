@@ -1,0 +1,53 @@
+"""The part of a recipe that stays as it is while a run lasts: it tells runs apart, and results rest on it alone."""
+
+import hashlib
+import reprlib
+from typing import Any
+
+#: Keys of a recipe that may change while a run lasts: they choose the reaction to faults, or how what is computed.
+_MAY_CHANGE = ("on_nan", "runtime", "log")
+
+#: Keys of `data` that say where images are, and who reads them, and not what they are.
+PLACES = ("root", "download", "cache_root", "workers")
+
+
+def lasting(recipe: Any) -> Any:
+    """Return the part of a recipe that stays while a run lasts, with the order of its stages, which mappings lack."""
+    if not isinstance(recipe, dict):
+        return recipe
+    kept = {k: v for k, v in recipe.items() if k not in _MAY_CHANGE}
+    if isinstance(kept.get("data"), dict):  # images are told by their fingerprint, not by their place
+        kept["data"] = {k: v for k, v in kept["data"].items() if k not in PLACES}
+    selection = kept.get("selection")
+    if isinstance(selection, dict) and isinstance(trials := selection.get("trials"), dict):
+        kept["selection"] = selection | {"trials": {k: v for k, v in trials.items() if k != "workers"}}
+    search = kept.get("search")
+    if isinstance(search, dict) and isinstance(search.get("stages"), dict):
+        kept["search"] = search | {"order of stages": list(search["stages"])}
+    return kept
+
+
+def _ordered(value: Any) -> Any:
+    """A recipe with the keys of its mappings in order, so that equal ones read the same."""
+    if isinstance(value, dict):
+        return sorted((repr(key), _ordered(item)) for key, item in value.items())
+    return [_ordered(item) for item in value] if isinstance(value, list) else value
+
+
+def first_difference(then: Any, now: Any, where: str = "") -> str | None:
+    """The first place at which two recipes differ, in words, or None when they say the same."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        keys: list[Any] = [*then, *(key for key in now if key not in then)]
+        parts = [(f"{where}.{key}" if where else f"{key}", then.get(key), now.get(key)) for key in keys]
+    elif isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
+        parts = [(f"{where}[{index}]", a, b) for index, (a, b) in enumerate(zip(then, now, strict=True))]
+    elif type(then) is type(now) and then == now:
+        return None
+    else:
+        return f"key {where or '(top)'} is {reprlib.repr(then)} there and {reprlib.repr(now)} here"
+    return next((found for key, a, b in parts if (found := first_difference(a, b, key))), None)
+
+
+def recipe_hash(recipe: Any) -> str:
+    """Hash the part of a recipe that stays as it is while a run lasts."""
+    return hashlib.sha256(repr(_ordered(lasting(recipe))).encode()).hexdigest()
