@@ -9,8 +9,14 @@ from topocell.errors import GenotypeError
 GAP = "\0"
 #: A line of comment in Python, or in JSON.
 _PLAIN = re.compile(r"\s*(?:#|//)")
+#: Dashes and arrows as logs draw them before a title: they take nothing away.
+_DRAWN = r"-+>|---"
 #: A line of comment in some language, or one that a diff takes away: `- item` and `-   item` are of a list.
-_COMMENT = re.compile(r"\s*(?:#|//|%|;|--\s|[<!'\"]\s|(?i:@?rem)\s|::|-(?!>| (?: {2})?\S|-\w|-+\s*$|[0-9.]))")
+_COMMENT = re.compile(
+    rf"\s*(?:#|//|%|;|--\s|[<!'\"]\s|(?i:@?rem)\s|::|(?!{_DRAWN})-(?! (?: {{2}})?\S|-\w|-?\s*$|[0-9.]))"
+)
+#: A line that a diff takes away where it has others in its place.
+_TAKEN = re.compile(rf"\s*(?!{_DRAWN})-")
 #: A line that a diff of two columns takes away, or has with the one in its place.
 _OF_TWO = re.compile(r".*\s<\s*$|\s*([\w.]+\s*=).*\s\|\s*\1")
 #: Where other parts that are none begin and end; those of `_OPEN` only where they end, or where a line begins so in C.
@@ -44,7 +50,7 @@ _CONFLICT = re.compile(r"^ *(?:<{7}|>{7}|\|{7})(?: |$)", re.MULTILINE)
 #: A comment with a genotype behind another one.
 _BEHIND = re.compile(r"(?<=\))['\"`,;]*\s+(?:#|%|//)\s.*\bGenotype\s*\(.*")
 
-_GENOTYPE = re.compile(r"\bGenotype\s*\(|~0\|")
+_GENOTYPE = re.compile(r"(?<!class )\bGenotype\s*\(|~0\|")
 
 
 def uncommented(text: str) -> tuple[str, str]:
@@ -75,8 +81,9 @@ def is_comment(line: str) -> bool:
 
 
 def is_commented(text: str) -> bool:
-    """Return whether a genotype is in what `uncommented` leaves out."""
-    return _GENOTYPE.search("\n".join(_parted(text)[1])) is not None
+    """Return whether a genotype is in what `uncommented` leaves out, and none in what it keeps."""
+    kept, out = ("\n".join(lines) for lines in _parted(text))
+    return _GENOTYPE.search(out) is not None and _GENOTYPE.search(kept) is None
 
 
 def _parted(text: str) -> tuple[list[str], list[str]]:
@@ -104,7 +111,7 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
         for plus in _ADDED.finditer(text):
             added[plus[1]] = added.get(plus[1], "") + plus[2]
         indents = [line[: len(line) - len(line.lstrip())] for line in lines]
-        taken = [line.lstrip().startswith("-") and indent in added for line, indent in zip(lines, indents)]
+        taken = [_TAKEN.match(line) is not None and indent in added for line, indent in zip(lines, indents)]
         for line, indent, is_taken in zip(lines, indents, taken):
             if is_taken and _GENOTYPE.search(line) and not _PART.search(added[indent]):
                 raise GenotypeError(

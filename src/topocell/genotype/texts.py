@@ -108,9 +108,10 @@ _UNLESS = re.compile(
     r"~~|(?:!=|<>|\b(?:or|else)|(?:\bnot|n't|\bdel)\b[^.,;]*)\s*\Z|(?<![0-9])\s(?:%|//)\s"
     r"|\b(?:mutat|cross|neighbo|replace|remove|discard|permut)\w*\W{0,5}\Z"
 )
-#: What may follow it: a comment, or further cells of a table.
+#: What may follow it: a comment, a line that is drawn, or further cells of a table.
 _AFTER = re.compile(
-    r"(?:\s+\(?[0-9]+(?:[.,][0-9]+)?(?: ?%)?\)?)*\s*(?:#.*|[,;|<&][^()\[\]{}]*|\\\\(?:\s*\\[a-z]+rule|\s*\\hline)?\s*)?"
+    r"(?:\s+\(?[0-9]+(?:[.,][0-9]+)?(?: ?%)?\)?)*\s*"
+    r"(?:#.*|[-=*]{3,}\s*|[,;|<&][^()\[\]{}]*|\\\\(?:\s*\\[a-z]+rule|\s*\\hline)?\s*)?"
 )
 
 

@@ -71,6 +71,16 @@ def test_what_a_text_takes_away_is_no_genotype(text: str, cell: str) -> None:
         f"- BEST = {NOISE}\n+ BEST = {V2}",
         f"5c5\n< DARTS = {NOISE}\n---\n> DARTS = {V2}",
         f"4a5\n> DARTS = {V2}",
+        # dashes and arrows that a log draws
+        f"------ genotype: {V2}",
+        f"----- Best genotype: {V2} -----",
+        f"==== best: {V2} ====",
+        f"--> {V2}",
+        f"-> {V2}\n+ normal cells are better\n",
+        f"---- results ----\n{V2}\n-----------",
+        f"name|genotype\n---|---\nDARTS|{V2}|97.24",
+        f"--- a/cells.py\n+++ b/cells.py\n-BEST = {NOISE}\n+BEST = {V2}",
+        f"--- a/cells.py\n+++ b/cells.py\n@@ -1 +1 @@\n-BEST = {NOISE}\n+BEST = {V2}",
         f"@@@ -1,2 -1,2 +1,1 @@@\n- BEST = {NOISE}\n -BEST = {NOISE}\n++BEST = {V2}",
         f"<del>{NOISE}</del> {V2}",
         f"/* {NOISE} */ {V2}",
@@ -83,6 +93,15 @@ def test_what_a_text_takes_away_is_no_genotype(text: str, cell: str) -> None:
 )
 def test_what_stays_is_read(text: str) -> None:
     assert Genotype.from_text(text) == DARTS_V2
+
+
+@pytest.mark.parametrize("drawn", ["----- Best genotype: {} -----", "--> {}", "--- {} ---", "---- {}"])
+@pytest.mark.parametrize(("cell", "other"), [(V2, NOISE), (ARCH, ARCH.replace("none", "noise"))])
+def test_what_is_drawn_before_a_genotype_takes_it_not_away(drawn: str, cell: str, other: str) -> None:
+    """The other one was read, and this one left out without a word."""
+    assert Genotype.from_text(drawn.replace("{}", cell)) == Genotype.from_text(cell)
+    with pytest.raises(GenotypeError, match=r"must hold one genotype|must be whole"):
+        Genotype.from_text(f"genotype = {other}\n{drawn.replace('{}', cell)}")
 
 
 @pytest.mark.parametrize("sign", ["% ", "; ", "-- ", "-    ", "-", "< ", "! ", "' ", '" ', "rem "])
