@@ -158,7 +158,7 @@ class SpaceSpec:
     Args:
         name: name shown to users and written to genotypes.
         cells: cell type name → CellSpec. Skeleton `"darts"` takes `normal` and `reduce`, `"uniform"` takes `normal`;
-            skeleton `"nasbench201"` takes one type, `cell`, with one input and stride 1.
+            skeleton `"nasbench201"` takes one type, `cell`, with one input, stride 1 and the output `"last"`.
         skeleton: how cells are stacked: a row of `topocell.spaces.skeletons.SKELETONS`.
         stem_multiplier: stem channels as a multiple of the cell's channels (DARTS on CIFAR: 3).
 
@@ -186,6 +186,11 @@ class SpaceSpec:
             if stacked.preprocess:
                 rule = f"a normal cell of stride 1{' and a reduce cell of stride 2' if stacked.reduces else ''}"
             raise SpaceError(f"skeleton {self.skeleton!r} takes {rule}")
+        if not stacked.preprocess and self.cells["cell"].width != 1:
+            raise SpaceError(
+                f"skeleton {self.skeleton!r} takes the last node of its cell, but its output is "
+                f"{self.cells['cell'].output!r}; set output: last"
+            )
         object.__setattr__(self, "cells", MappingProxyType(dict(self.cells)))
 
     def __getstate__(self) -> dict[str, Any]:

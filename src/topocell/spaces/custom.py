@@ -30,7 +30,7 @@ def custom(
         output: see `CellSpec`.
         reduce: what the reduction cell has of its own: any of the arguments above. Its edges from inputs have stride 2.
         skeleton: how cells are stacked: a row of `topocell.spaces.skeletons.SKELETONS`. With `nasbench201` there is one
-            cell, of one input.
+            cell, of one input and the output `last`.
 
     Raises:
         SpaceError: the cell cannot be; the message names the edge or the value.

@@ -86,5 +86,9 @@ def test_a_space_as_data_on_another_skeleton() -> None:
         spaces.get("custom", skeleton="nasbench201", reduce={}, **options)
     with pytest.raises(SpaceError, match="skeleton 'nasbench201' takes a cell with one input and stride 1"):
         spaces.get("custom", skeleton="nasbench201")
+    with pytest.raises(
+        SpaceError, match="takes the last node of its cell, but its output is 'concat'; set output: last"
+    ):
+        spaces.get("custom", skeleton="nasbench201", inputs=1)
     with pytest.raises(SpaceError, match=r"unknown skeleton 'dart' .did you mean 'darts'"):
         spaces.get("custom", skeleton="dart")
