@@ -124,7 +124,9 @@ def _check_together(
         given: option → its value, of the others.
         other_recipe, other_budget: whether the recipe, or the budget, is not the default.
     """
-    from topocell.genotype.published import published_cells
+    from topocell.genotype.published import find
+    from topocell.genotype.texts import shown
+    from topocell.reporting.rundirs import is_text
 
     words = [option for option, value in given.items() if value]
     if random_cell and words:
@@ -140,10 +142,13 @@ def _check_together(
             raise RecipeError(f"--out begins a run of its own, but got {', '.join(beside)}; leave out one of them")
     elif given["--operations"]:
         raise RecipeError("--operations is for the text of a cell, which no run has; leave it out, or add --out DIR")
-    elif given["--genotype"] or (not os.path.isdir(source) and (os.path.isfile(source) or source in published_cells())):
+    elif given["--genotype"] or (
+        not os.path.isdir(source) and (os.path.isfile(source) or is_text(source) or find(source))
+    ):
+        cell = given["--genotype"] or source
         raise RecipeError(
-            f"a cell that comes from no run needs a directory of its own, but {given['--genotype'] or source} has "
-            f"none; add --out DIR"
+            f"a cell that comes from no run needs a directory of its own, but {shown(cell) if is_text(cell) else cell} "
+            f"has none; add --out DIR"
         )
     elif other_recipe or other_budget:
         raise RecipeError(

@@ -65,15 +65,19 @@ def _published(name: str, row: Mapping[str, Any]) -> Published:
     return Published(name, genotype, row["source"], row["published"], row["parameters"])
 
 
+def find(name: str) -> Published | None:
+    """Return the published cell of a name in any spelling, such as DARTS_V2 of darts-v2; None where there is none."""
+    return published_cells().get(name.lower().replace("_", "-"))
+
+
 @checked(GenotypeError)
 def published(name: str) -> Published:
     """Return a published cell; DARTS_V2 is darts-v2. Raises GenotypeError for an unknown name."""
-    cells = published_cells()
-    lower = name.lower().replace("_", "-")
-    if found := cells.get(name) or cells.get(lower):
+    if found := find(name):
         return found
+    cells, lower = published_cells(), name[:100].lower().replace("_", "-")
     alike = nearest(lower, [known for known in cells if known.startswith(lower)] or cells)
     raise GenotypeError(
-        f"a cell is a file, a run directory, the name of a published cell or a text, but {name!r} is none{alike}; "
+        f"a cell is a file, a run directory, the name of a published cell or a text, but {name!r:.100} is none{alike}; "
         f"`topocell genotypes list` shows the published cells"
     )

@@ -14,8 +14,8 @@ from topocell.genotype.published import published
 from topocell.genotype.texts import decoded
 from topocell.io import files
 
-#: It stands in every text of a genotype, and in no name of a published one.
-_BRACKET = re.compile(r"[|(\[{]")
+#: It stands in every text of a genotype, and in no name of a published one: a bracket, or the end of a first line.
+_IN_TEXT = re.compile(r"[|(\[{]|\n\s*\S")
 #: How the name of a file ends, and no text of a genotype.
 _FILE = re.compile(r"[^\n]*\.(?:json|txt|py|ya?ml|log|csv)\Z")
 #: Name of the retraining of a random cell, beside which that of a run is shown.
@@ -94,13 +94,13 @@ def genotype_of(place: str | Path, operations: Sequence[str] | None = None) -> G
 
 def is_text(place: str) -> bool:
     """Return whether a user gave the text of a cell, and not the name of one or of a file."""
-    return place == "-" or (_BRACKET.search(place) is not None and not os.path.lexists(place) and not _is_path(place))
+    return place == "-" or (_IN_TEXT.search(place) is not None and not os.path.lexists(place) and not _is_path(place))
 
 
 def _is_path(place: str) -> bool:
     """Return whether a word can only be meant as the path of a file."""
-    bracket = _BRACKET.search(place) is not None
-    return _FILE.match(place) is not None or (not bracket and re.search(r"[/\\]|\.\w+$", place) is not None)
+    text = _IN_TEXT.search(place) is not None
+    return _FILE.match(place) is not None or (not text and re.search(r"[/\\]|\.\w+$", place) is not None)
 
 
 def _of_run(place: Path) -> Path:

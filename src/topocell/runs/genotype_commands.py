@@ -56,7 +56,7 @@ def genotypes_show(
     """
     import json
 
-    from topocell.genotype.published import published_cells
+    from topocell.genotype.published import find
     from topocell.nn.count import MOBILE_SIZE, PUBLISHED_SIZES, mobile_size, published_size
     from topocell.reporting.rundirs import genotype_of
 
@@ -72,7 +72,7 @@ def genotypes_show(
             raise
         text = json.dumps(genotype.to_dict())
     if form is Form.summary:
-        known = published_cells().get(cell.lower().replace("_", "-"))
+        known = find(cell)
         if known is not None and genotype.origin.get("published") == known.name:
             typer.echo(f"{known.name}: {known.source}; {known.figures}")
         found, (channels, layers) = published_size(genotype), PUBLISHED_SIZES["cell" in genotype.cells]
