@@ -12,7 +12,7 @@ from topocell.genotype.canonical import Pair
 from topocell.genotype.namedtuples import TYPES, Cells, in_twos
 from topocell.genotype.texts import shown
 
-#: What the operations of NNI's DARTS example are called here; theirs put batch norm after pools.
+#: What the operations of the DARTS example of NNI 1 and 2 are called here; its pools have batch norm.
 NNI_NAMES = {
     "none": "none",
     "maxpool": "max_pool_3x3",
@@ -109,17 +109,22 @@ def _mutables(value: Mapping[str, Any], operations: Operations) -> Cells:
 
 
 def _switched(place: str, operations: Mapping[int, str], switch: Any) -> list[Pair]:
-    """The pairs of a node: those that its switch names, or all where it has none and there are two."""
+    """The pairs of a node: those that its switch names, or numbers as NNI 2 does, or both of two where it has none."""
     if switch is None:
         if len(operations) != 2:
             raise GenotypeError(
                 f"{place}: a node has a {place}_switch that names its inputs, but has none for {len(operations)} inputs"
             )
         return [(operations[source], source) for source in sorted(operations)]
-    names = {f"{place}_p{source}": source for source in operations}
-    sources = [names.get(name) for name in switch] if isinstance(switch, tuple) else [None]
+    order = sorted(operations)
+    named = [f"{place}_p{source}" for source in order]
+    places, rule = dict(zip(map(shown, named), order)), f"must list some of {shown(named)}"
+    if order and order[-1] < len(order):  # a number then counts the inputs, and stands behind p
+        places |= {str(source): source for source in order}
+        rule += f", or numbers from 0 to {order[-1]}"
+    sources = [places.get(shown(item)) for item in switch] if isinstance(switch, tuple) else [None]
     if None in sources or len(set(sources)) != len(sources):
-        raise GenotypeError(f"{place}_switch: must list some of {shown(list(names))}, but got {shown(switch)}")
+        raise GenotypeError(f"{place}_switch: {rule}, but got {shown(switch)}")
     return [(operations[source], source) for source in sources if source is not None]
 
 

@@ -10,7 +10,7 @@ from topocell.genotype import exports, formats, namedtuples
 from topocell.genotype.comments import is_commented, uncommented
 from topocell.genotype.exports import BENCH_PREFIX, HUB_KEY, NNI_KEY
 from topocell.genotype.prefixes import unprefixed
-from topocell.genotype.settings import unwrapped
+from topocell.genotype.settings import unwrapped, yaml_fault
 from topocell.genotype.texts import Call, another, bounded, check_unchanged, read, shown, unescaped
 from topocell.spaces.nasbench201 import NASBENCH201_OPERATIONS
 from topocell.spaces.operations import KNOWN_OPERATIONS
@@ -54,6 +54,7 @@ _FOREIGN = (
 _PLACE = re.compile(r"\s*+(?=.*[^\W\d_])(?!None\b|null\b|nan\b)[\w.~/\\-]{2,200}\s*")
 
 _KNOWN = f"a genotype is a JSON file or a text in one of the forms {', '.join(FORMS)}"
+_EXAMPLE = f"; e.g. {FORMS['darts']}; `topocell genotypes show darts-v2` prints one"
 
 #: Names of AutoDL-Projects for operations that are the same in all layers.
 _SAME = {
@@ -70,6 +71,10 @@ _OTHER = {
 }
 
 
+class _UnknownError(GenotypeError):
+    """A text in no form that is read."""
+
+
 def recognise(text: str) -> tuple[str, Any]:
     """The form of a text, and its value.
 
@@ -84,14 +89,22 @@ def recognise(text: str) -> tuple[str, Any]:
             if other != text:
                 with suppress(GenotypeError):
                     return _recognised(other)
-        known = (kind for hint, kind in _FOREIGN if (is_commented(text) if hint is None else re.search(hint, text)))
-        seen = next((f"; it looks like {kind}: write it as one of the forms" for kind in known), "")
-        if _PLACE.fullmatch(text):
-            seen = (
-                "; a name or a path is not read: topocell.genotype.published.published(NAME).genotype is a published "
-                "cell, Genotype.load(PATH) reads a file or the directory of a run"
-            )
-        raise GenotypeError(f"{error}{seen}") from None
+        raise GenotypeError(f"{error}{_next_step(text, isinstance(error, _UnknownError))}") from None
+
+
+def _next_step(text: str, unknown: bool) -> str:
+    """What a refusal says of the whole text; an example where it has no form that is read."""
+    if _PLACE.fullmatch(text):
+        return (
+            "; a name or a path is not read: topocell.genotype.published.published(NAME).genotype is a published "
+            "cell, Genotype.load(PATH) reads a file or the directory of a run"
+        )
+    if fault := yaml_fault(text):
+        return f"; it looks like YAML, which cannot be read: {fault}"
+    for hint, kind in _FOREIGN:
+        if is_commented(text) if hint is None else re.search(hint, text):
+            return f"; it looks like {kind}: write it as one of the forms"
+    return _EXAMPLE if unknown else ""
 
 
 def _recognised(text: str) -> tuple[str, Any]:
@@ -125,7 +138,7 @@ def _recognised(text: str) -> tuple[str, Any]:
         spelt = {key.replace("_COLON_", ":"): item for key, item in value.items()}  # as YAHPO Gym spells it
         if len(spelt) == len(value) and any(key.startswith(BENCH_PREFIX) for key in spelt):
             return "nasbench301", spelt
-        raise GenotypeError(f"{_KNOWN}, but got a dictionary of {shown(list(value))}")
+        raise _UnknownError(f"{_KNOWN}, but got a dictionary of {shown(list(value))}")
     if isinstance(value, tuple) and len(value) == 2 and all(map(_is_numbers, value)):
         return "compact", value
     if isinstance(value, tuple) and (arch := _nodes_of_nasbench201(value)):
@@ -133,7 +146,7 @@ def _recognised(text: str) -> tuple[str, Any]:
     if isinstance(value, tuple) and len(value) == len(namedtuples.FIELDS):  # JSON has no names for those of a tuple
         fields = dict(zip(namedtuples.FIELDS, value))
         return namedtuples.kind_of(fields), fields
-    raise GenotypeError(f"{_KNOWN}, but got {shown(text.strip())}")
+    raise _UnknownError(f"{_KNOWN}, but got {shown(text.strip())}")
 
 
 def _is_numbers(pairs: Any) -> bool:

@@ -213,7 +213,7 @@ class Genotype:
             if (
                 isinstance(data, Mapping)
                 and not {"format", "space", "cells"}.isdisjoint(data)
-                and "nbformat" not in data
+                and {"nbformat", "genotype"}.isdisjoint(data)
             ):
                 forms.checked(form, "topocell")
                 return cls.from_dict(data)

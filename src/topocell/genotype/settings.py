@@ -12,16 +12,17 @@ from topocell.io import files, plain_yaml
 _ENTRIES = ("arch", "architecture", "arch_str", "cell", "best_genotype", "best_arch")
 #: Keys of a mapping in YAML that holds a genotype.
 _IN_YAML = re.compile(
-    r"^[ \t]*(?:format|normal|genotype|(?:normal|reduce)(?:_n\d+_\w+|/\w+)|(?:\w+:darts:)?edge_\w+)\s*:", re.MULTILINE
+    r"^[ \t]*(?:- )*(?:format|normal|genotype|(?:normal|reduce)(?:_n\d+_\w+|/\w+)|(?:\w+:darts:)?edge_\w+)\s*:",
+    re.MULTILINE,
 )
 #: A range as PyYAML writes it.
 _YAML_RANGE = re.compile(r"!!python/object/apply:\w*\.x?range\s*\n((?: *- [0-9]{1,3}\n?){2,3})")
 
 
 def unwrapped(text: str) -> str:
-    """The text in a text of JSON: that of a string, or of the entry of a mapping; any other as it is.
+    """The text in a text of JSON: that of a string, or of an entry at any depth; any other as it is.
 
-    What is a mapping in YAML becomes JSON.
+    What is YAML with a genotype becomes JSON.
     """
     try:
         data = files.from_json(text, unique=True)
@@ -30,7 +31,8 @@ def unwrapped(text: str) -> str:
         if data is None:
             return text
         text = json.dumps(data)
-    if isinstance(data, dict) and data.keys().isdisjoint({"normal", "format"}) and (found := _entry(data)):
+    whole = isinstance(data, dict) and "genotype" not in data and not data.keys().isdisjoint({"normal", "format"})
+    if not whole and (found := _entry(data)):
         inside, key = found
         inner = inside.pop(key)
         if isinstance(inner, dict) and inner.keys() <= {"desc", "value"}:  # as wandb keeps settings
@@ -44,29 +46,51 @@ def unwrapped(text: str) -> str:
 
 
 def _entry(data: Any, depth: int = 0) -> tuple[dict[str, Any], str] | None:
-    """The mapping in which a genotype is, at any depth, and its key; None where there is none, or more than one.
+    """The mapping in which a genotype is, at any depth, and its key; None where there is none, or another one too.
 
     Of entries other than `genotype` it must be a text with a call.
     """
-    if not isinstance(data, dict) or depth > MAX_DEPTH:
+    if depth > MAX_DEPTH:
         return None
-    others = (key for key in _ENTRIES if isinstance(data.get(key), str) and CALL.search(data[key]))
-    if key := "genotype" if "genotype" in data else next(others, None):
-        return data, key
-    inside = [found for value in data.values() if (found := _entry(value, depth + 1))]
-    return inside[0] if len(inside) == 1 else None
+    if isinstance(data, dict):
+        others = (key for key in _ENTRIES if isinstance(data.get(key), str) and CALL.search(data[key]))
+        if key := "genotype" if "genotype" in data else next(others, None):
+            return data, key
+        data = list(data.values())
+    inside = [found for value in data if (found := _entry(value, depth + 1))] if isinstance(data, list) else []
+    values = [mapping[key] for mapping, key in inside]
+    if all(value == values[0] for value in values):
+        return inside[0] if inside else None
+    if all(another(value if isinstance(value, str) else json.dumps(value)) for value in values):
+        raise GenotypeError(f"a text must hold one genotype, but has {len(values)} under {inside[0][1]!r}; keep one")
+    return None
+
+
+def yaml_fault(text: str) -> str | None:
+    """Why a text is no YAML that seems to be some; None where it is, or has a genotype that stands for itself."""
+    if CALL.search(text) or "~0|" in text or not _IN_YAML.search(text):
+        return None
+    try:
+        _loaded(text)
+    except ValueError as fault:
+        return str(fault)
+    return None
 
 
 def _in_yaml(text: str) -> Any:
-    """The mapping of a text in YAML that could hold a genotype; None for all others."""
+    """The value of a text in YAML that could hold a genotype; None for all others."""
     if not _IN_YAML.search(text):
         return None
     try:
-        data = plain_yaml.load(_YAML_RANGE.sub(_as_list, text.replace("!!python/tuple", "")))
+        data = _loaded(text)
     except ValueError:
         return None
-    known = isinstance(data, dict) and (_entry(data) or any(_IN_YAML.match(f"{key}:") for key in data))
+    known = _entry(data) or (isinstance(data, dict) and any(_IN_YAML.match(f"{key}:") for key in data))
     return data if known else None
+
+
+def _loaded(text: str) -> Any:
+    return plain_yaml.load(_YAML_RANGE.sub(_as_list, text.replace("!!python/tuple", "")))
 
 
 def _as_list(found: re.Match[str]) -> str:

@@ -291,6 +291,8 @@ def _parsed(piece: str) -> Any:
             tree = ast.parse(piece, mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.msg[:100] if isinstance(error, SyntaxError) else "too deeply nested or not text"
+        if reason.startswith("unterminated string"):
+            reason = "a quote is not closed on its line; join the lines of a name that is broken"
         raise GenotypeError(f"a genotype must be plain data, but got {shown(piece)} ({reason})") from None
     return _value(tree.body, 0)
 
@@ -347,18 +349,20 @@ def _called(name: str, args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
         return args[0]
     if name in ("dict", "CellGenotype") and not args:
         return fields
-    pairs = args[0] if not fields and len(args) == 1 and isinstance(args[0], tuple) else None
-    if name in _MAPPINGS and pairs is not None and all(isinstance(p, tuple) and len(p) == 2 for p in pairs):
-        return _unique([key for key, _ in pairs], [item for _, item in pairs])
+    alone = args[0] if not fields and len(args) == 1 else None
+    if name in _MAPPINGS and isinstance(alone, dict):
+        return alone
+    if name in _MAPPINGS and isinstance(alone, tuple) and all(isinstance(p, tuple) and len(p) == 2 for p in alone):
+        return _unique([key for key, _ in alone], [item for _, item in alone])
     kinds = {**dict.fromkeys(_LISTS, (tuple,)), **dict.fromkeys(_ARRAYS, (tuple, int, float))}
-    if not fields and len(args) == 1 and type(args[0]) in kinds.get(name, ()):
-        return args[0]
+    if type(alone) in kinds.get(name, ()):
+        return alone
     if not fields and name in _RANGES:
         if 1 <= len(args) <= 3 and all(type(a) is int and abs(a) <= MAX_NUMBER for a in args) and args[2:] != (0,):
             return tuple(range(*args))
         raise GenotypeError(f"must be range(first, last + 1), numbers up to {MAX_NUMBER}, but got {name}{shown(args)}")
     library, _, kind = name.rpartition(".")
     wanted = _NUMPY.get(kind.rstrip("0123456789"))
-    if library in ("np", "numpy") and not fields and len(args) == 1 and type(args[0]) is wanted:
-        return args[0]
+    if library in ("np", "numpy") and type(alone) is wanted:
+        return alone
     raise GenotypeError(f"a genotype must be plain data, but has the call {shown(f'{name}(...)')}")

@@ -110,6 +110,9 @@ FIELDS_OF_V2: dict[str, Any] = {
         json.dumps({"genotype": DARTS_V2.to_dict()}),
         json.dumps(V2),
         f"OrderedDict({list(FIELDS_OF_V2.items())})",
+        f"OrderedDict({FIELDS_OF_V2})",  # as Python 3.12 prints it
+        f"best = collections.OrderedDict({FIELDS_OF_V2})",
+        f"best = dict({FIELDS_OF_V2})",
         f"best = dict({', '.join(f'{name}={value}' for name, value in FIELDS_OF_V2.items())})",
         f"the cell is `{V2}`",
         f"'{V2}',",
@@ -187,6 +190,12 @@ FIELDS_OF_V2: dict[str, Any] = {
         yaml.safe_dump({"genotype": {"desc": None, "value": V2}, "wandb_version": 1}),
         yaml.safe_dump({"model": {"layers": 8, "genotype": json.loads(json.dumps(FIELDS_OF_V2))}}),
         json.dumps({"model": {"genotype": FIELDS_OF_V2}, "epochs": 50}),
+        json.dumps({"results": [{"genotype": V2, "accuracy": 97.2}, {"lr": 0.1}]}),
+        json.dumps([{"genotype": FIELDS_OF_V2}, [{"genotype": FIELDS_OF_V2}]]),
+        yaml.safe_dump({"runs": [{"seed": 1, "genotype": json.loads(json.dumps(FIELDS_OF_V2))}]}),
+        yaml.safe_dump([{"genotype": json.loads(json.dumps(FIELDS_OF_V2))}]),
+        json.dumps({"format": "darts", "genotype": V2}),
+        f"date: 2024-01-01\ngenotype: {V2}\n",
         f"-> {V2}",
         str({"genotype": FIELDS_OF_V2}),
         f"```python\n{V2}\n```",
@@ -264,10 +273,22 @@ REFUSED = {
     "brackets": ("[]", "but got '[]'"),
     "nothing": ("", "in one of the forms topocell, darts, pt.darts, gdas, fairdarts"),
     "words": ("hello", "but got 'hello'"),
+    "sentence": ("hello you", "e.g. Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6)"),
     "two": (
         f"{V2}\n{V2}\n{V2.replace('skip_connect', 'noise')}",
         "must hold one genotype, but has 3 calls of Genotype",
     ),
+    "two in a list": (json.dumps([{"genotype": V2}, {"genotype": NOISE}]), "but has 2 under 'genotype'; keep one"),
+    "format and entry": (
+        json.dumps({"format": 1, "genotype": V2, "cells": {}}),
+        "beside 'genotype' it has '\"cells\": {'",
+    ),
+    "yaml with a date": (
+        yaml.safe_dump({"genotype": json.loads(json.dumps(FIELDS_OF_V2))}) + "date: 2024-01-01\n",
+        "it looks like YAML, which cannot be read: values are text, numbers, lists and mappings, but one is a date",
+    ),
+    "dict and more": (f"dict({FIELDS_OF_V2}, normal=[])", "has the call 'dict(...)'"),
+    "name over two lines": (V2.replace("sep_", "sep_\n", 1), "join the lines of a name that is broken"),
     "in a list": (f"[{V2}]", "before a genotype may stand"),
     "in a call": (f"mutated({V2})", "before a genotype may stand"),
     "in a printed call": (f"print(mutated({V2}))", "before a genotype may stand"),
@@ -496,6 +517,17 @@ def test_refusals_say_what_is_wrong(name: str) -> None:
     assert ("ENAS and NAO" in str(caught.value)) == (name in ("ENAS", "list of four"))
 
 
+def test_a_comment_is_told_only_where_nothing_else_is_there() -> None:
+    several = "\n".join(f"C{number} = {cell}" for number, cell in enumerate((V2, NOISE, V2, NOISE, V2)))
+    with pytest.raises(GenotypeError, match=r"has 5 calls of Genotype; keep one$"):
+        Genotype.from_text(f"{several}\n# OLD = {NOISE}\n")
+    with pytest.raises(GenotypeError, match="must be whole") as caught:
+        Genotype.from_text(f"{ARCH[:-1]}\n# {ARCH}")
+    assert "comment" not in str(caught.value)
+    with pytest.raises(GenotypeError, match="it looks like a genotype in a comment"):
+        Genotype.from_text(f"class Genotype(NamedTuple):\n    normal: list\n\n# OLD = {V2}\n")
+
+
 @pytest.mark.parametrize(
     "around",
     ["{}" + "  1" * 2000 + " x", "{}" + " (1 %" * 1000 + "!", "{}" + "\n" * 15_000 + "x = 1 +"],
@@ -588,7 +620,11 @@ def test_the_switch_of_nni_says_which_inputs_are_taken() -> None:
         ({"normal_n2_switch": None, "normal_n2_p1": []}, "normal_n2: a node has a normal_n2_switch"),
         ({"normal_n2_switch": ["normal_n2_p3"]}, "normal_n2_switch: must list some of"),
         ({"normal_n2_switch": ["normal_n2_p1"] * 2}, "normal_n2_switch: must list some of"),
-        ({"normal_n2_switch": [1]}, "normal_n2_switch: must list some of"),
+        ({"normal_n2_switch": [2]}, "_p1'], or numbers from 0 to 1, but got (2,)"),
+        ({"normal_n2_switch": [True]}, "normal_n2_switch: must list some of"),
+        ({"normal_n2_switch": [{"a": 1}]}, "normal_n2_switch: must list some of"),
+        ({"normal_n2_switch": [1, "normal_n2_p1"]}, "normal_n2_switch: must list some of"),
+        ({"normal_n2_switch": [1], "normal_n2_p0": []}, "must list some of ['normal_n2_p1'], but got (1,)"),
         ({"normal_n2_p0": [True, False]}, "normal_n2_p0: must be an operation, or [] for none"),
         ({"normal_n2_p0": 3}, "normal_n2_p0: an operation must have a name, but is the number 3"),
         ({"normal_n4_p0": "maxpool", "normal_n4_switch": ["normal_n4_p0"]}, "must be numbered from 2 without a gap"),
@@ -601,6 +637,17 @@ def test_faults_of_nni_name_the_key(changes: dict[str, Any], message: str) -> No
     with pytest.raises(GenotypeError) as caught:
         Genotype.from_text(json.dumps(BOTH | changes))
     assert message in str(caught.value) and "read as the form 'nni'" in str(caught.value)
+
+
+def test_the_switch_of_nni_2_has_numbers() -> None:
+    """Which count all inputs of the node, the most likely first."""
+    found: dict[str, Any] = {}
+    for name, cell in DARTS_V2.cells.items():
+        for node, pairs in enumerate(cell.nodes, 2):
+            found |= {f"{name}_n{node}_p{source}": "maxpool" for source in range(node)}
+            found |= {f"{name}_n{node}_p{source}": operation for operation, source in pairs}
+            found[f"{name}_n{node}_switch"] = [source for _, source in pairs]
+    assert Genotype.from_text(json.dumps(found)) == DARTS_V2
 
 
 def test_numbers_of_nni_need_their_order() -> None:

@@ -230,6 +230,17 @@ def test_files_of_another_kind_are_told(tmp_path: Path, text: str, words: str) -
         Genotype.load(tmp_path / "file")
 
 
+@pytest.mark.parametrize("beside", [{"cells": 20}, {"space": "darts"}, {"format": "darts"}])
+def test_settings_in_a_file_may_have_names_of_our_fields(tmp_path: Path, beside: dict[str, Any]) -> None:
+    (tmp_path / "settings.json").write_text(json.dumps({**beside, "genotype": DARTS_V2.to_darts()}))
+    assert Genotype.load(tmp_path / "settings.json") == DARTS_V2
+
+
+def test_a_genotype_in_the_origin_of_a_file_is_none(tmp_path: Path) -> None:
+    (tmp_path / "cell.json").write_text(json.dumps({**DARTS_V2.to_dict(), "origin": {"genotype": DARTS_V1.to_darts()}}))
+    assert Genotype.load(tmp_path / "cell.json").cells == DARTS_V2.cells
+
+
 @pytest.mark.parametrize("field", ["format", "space", "cells"])
 def test_a_missing_field_is_named(field: str) -> None:
     data = DARTS_V2.to_dict()

@@ -13,6 +13,7 @@ from topocell.cli import main
 from topocell.errors import GenotypeError
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.genotype.published import Published, published, published_cells
+from topocell.io import plain_yaml
 from topocell.nn.count import mobile_size, published_size
 from topocell.reporting.rundirs import genotype_of
 
@@ -103,6 +104,8 @@ def test_cells_as_users_name_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert genotype_of(place).cells == mine.cells
     assert genotype_of("DOTS_C10").cells == mine.cells
     assert genotype_of(ARCH) == Genotype.from_nasbench201(ARCH)
+    for settings in (mine.to_dict(), {"path": "a/b.json", "genotype": mine.to_dict()}):
+        assert genotype_of(plain_yaml.dump(settings).strip()).cells == mine.cells
     for text in (mine.to_darts().encode(), b"\xef\xbb\xbf" + json.dumps(mine.to_dict()).encode()):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
         assert genotype_of("-").cells == mine.cells
@@ -129,6 +132,11 @@ def test_cells_as_users_name_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (["retrain", "--genotype", "darts-v2", "dots"], "darts-v2 has none; add --out DIR"),
         (["retrain", "--genotype", "darts-v2", "dots", "--recipe", "gdas", "--out", "there"], "leave --recipe out"),
         (["retrain", "darts-v2"], "add --out DIR"),
+        (["retrain", "DARTS_V2"], "but DARTS_V2 has none; add --out DIR"),
+        (["retrain", ARCH], "has none; add --out DIR"),
+        (["retrain", CELLS["darts-v2"].genotype.to_darts()], "but 'Genotype(nor...=range(2, 6))' has none; add --out"),
+        (["retrain", "--genotype", ARCH, "dots"], "has none; add --out DIR"),
+        (["draw", "epochs: 3\nlayers: 8"], "but got 'epochs: 3\\nlayers: 8'; e.g. Genotype("),
         (["retrain", "--genotype", ARCH, "dots", "--budget", "smoke", "--out", "there"], "skeleton"),
         (["study", "depth", "genotypes=dots-c1", "--out", "there"], "did you mean 'dots-c10'?"),
         (["compare", "dots-c10", "dots-c1"], "did you mean 'dots-c10'?"),
@@ -147,6 +155,8 @@ def test_mistakes(argv: list[str], words: str, tmp_path: Path, capsys: Any, monk
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(GenotypeError, match=r"'dots-c11' is none \(did you mean 'dots-c10'\?\)"):
         published("dots-c11")
+    with pytest.raises(GenotypeError, match=r"but 'x{90,100} is none; `topocell genotypes list`"):
+        published("x" * 400)
 
 
 def test_a_published_cell_is_retrained_without_a_search(tmp_path: Path, capsys: Any) -> None:
