@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from topocell.data.image_formats import advice, readable_formats
-from topocell.errors import DataError
+from topocell.errors import DataError, typed
 from topocell.io.files import reason
 
 #: How the names of folders begin that programs keep beside the images: .ipynb_checkpoints, @eaDir, __MACOSX.
@@ -144,7 +144,7 @@ def listing(place: Path) -> tuple[tuple[str, ...], list[str], Tensor, Unused]:
 
     Raises:
         DataError: fewer than two classes, two of one name, a class without images, a folder that cannot be read, images
-            and their masks or labels in place of classes, a link to nowhere beside the classes.
+            and their masks or labels in place of classes or in that of a class, a link to nowhere beside the classes.
     """
     if lost := [name for name, is_folder in _entries(place) if not is_folder and _leads_nowhere(place / name)]:
         raise DataError(
@@ -153,11 +153,12 @@ def listing(place: Path) -> tuple[tuple[str, ...], list[str], Tensor, Unused]:
         )
     named = sorted((composed(name), name) for name in class_folders(place))
     classes, unused = [label for label, _ in named], beside(place)
-    lower = {name.lower() for name in classes}
-    if lower & _ANNOTATIONS and lower & _PICTURES and lower <= _ANNOTATIONS | _PICTURES:
+    kinds = {(_is_of_pictures(name), _is_of_annotations(name)) for name in classes}
+    if kinds == {(True, False), (False, True)}:
         raise DataError(
             f"folders of images are classes, but {some(classes)} in {str(place)!r} are images and what was drawn or "
             f"written about them, as for segmentation or detection; sort the images into a folder for each class"
+            f"{_deeper(place)}"
         )
     if twice := sorted(name for name, count in Counter(classes).items() if count > 1):
         raise DataError(
@@ -173,15 +174,48 @@ def listing(place: Path) -> tuple[tuple[str, ...], list[str], Tensor, Unused]:
     if empty := [name for name, files in zip(classes, found) if not files]:
         raise DataError(
             f"every class has an image, but in {str(place)!r} none is in {some(empty)}{aside}; add "
-            f"images, or delete such folders"
+            f"images, or delete such folders{_deeper(place)}"
         )
     if len(classes) < 2:
         deeper = f", or move what is in {classes[0]!r} up into {where}" * bool(class_folders(place / named[0][1]))
         raise DataError(f"at least 2 classes are needed, but {where} has only {classes[0]!r}; add a folder{deeper}")
+    if drawn := [folder for (_, name), files in zip(named, found) for folder in _annotations(place / name, files)]:
+        raise DataError(
+            f"all images in the folder of a class are of that class, but {some(drawn)} in {where} "
+            f"{'are' if drawn[1:] else 'is'} called as masks or labels of those beside; move such folders out, or "
+            f"rename them if their images are of the class too"
+        )
     for files in found:
         unused.masks += _masks(files)
     labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(files) for files in found]))
     return tuple(classes), [path for files in found for path in files], labels, unused
+
+
+def _is_of_pictures(name: str) -> bool:
+    """Return whether a folder is called as one of images, of whatever class."""
+    return name.lower() in _PICTURES
+
+
+def _is_of_annotations(name: str) -> bool:
+    """Return whether a folder is called as one of masks or labels of images: `masks`, `lung masks`."""
+    return name.lower() in _ANNOTATIONS or name.lower().endswith("masks")
+
+
+def _deeper(place: Path) -> str:
+    """What may be done where one folder, called as of images, holds folders: `images/CLASS` beside `labels`."""
+    found = [name for name in class_folders(place) if _is_of_pictures(name) and class_folders(place / name)]
+    if len(found) != 1:
+        return ""
+    return f", or if the folders in {found[0]!r} are the classes, set data.root={typed(place / found[0])}"
+
+
+def _annotations(top: Path, files: Sequence[str]) -> list[str]:
+    """Folders in that of a class, with images, that are called as masks or labels of images which lie beside them."""
+    places = {Path(folder) for folder in {os.path.dirname(file) for file in files}}
+    inside = {folder for place in places for folder in (place, *place.parents) if top in folder.parents}
+    pictured = places | {folder.parent for folder in inside if _is_of_pictures(folder.name)}
+    drawn = sorted(folder for folder in inside if _is_of_annotations(folder.name) and folder.parent in pictured)
+    return [str(folder.relative_to(top.parent)) for folder in drawn]
 
 
 def _masks(files: Sequence[str]) -> list[str]:

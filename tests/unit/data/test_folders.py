@@ -244,7 +244,10 @@ def test_a_tree_one_folder_too_deep_says_what_to_move(tmp_path):
 
 @pytest.mark.parametrize(
     "names",
-    [("images", "masks"), ("images", "labels"), ("JPEGImages", "Annotations", "SegmentationClass"), ("img", "gt")],
+    [
+        *[("images", "masks"), ("images", "labels"), ("JPEGImages", "Annotations", "SegmentationClass"), ("img", "gt")],
+        ("images", "infection masks", "Lung Masks"),
+    ],
 )
 @pytest.mark.parametrize("parts", [("",), ("train", "val")])
 def test_images_beside_their_masks_or_labels_are_no_classes(tmp_path, names, parts):
@@ -256,6 +259,53 @@ def test_images_beside_their_masks_or_labels_are_no_classes(tmp_path, names, par
     with pytest.raises(DataError, match="as for segmentation or detection; sort the images into") as caught:
         load("folder", tmp_path)
     assert all(name in str(caught.value) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("places", "drawn"),
+    [
+        (("cat/images", "cat/masks", "dog/images", "dog/masks"), ("cat/masks", "dog/masks")),
+        (("cat/images", "cat/lung masks", "dog"), ("cat/lung masks",)),
+        (("cat", "cat/GT", "dog"), ("cat/GT",)),
+        (("cat/a/images/left", "cat/a/labels/left", "cat/b", "dog"), ("cat/a/labels",)),
+        (("cat/images", "cat/more", "dog"), ()),
+        (("cat/gt", "cat/cabriolet", "cat/with mask", "dog/masks/images"), ()),
+    ],
+)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_masks_in_a_folder_of_a_class_are_none_of_its_images(tmp_path, layout, places, drawn):
+    """As COVID-QU-Ex has them: a network would be trained and tested on them, or told to rename the folders."""
+    for part in LAYOUTS[layout]:
+        for place in places:
+            for number in range(3):
+                put(tmp_path, os.path.join(part, place, f"{number}.png"))
+    if not drawn:
+        assert load("folder", tmp_path).train.classes == ("cat", "dog")
+        return
+    said = rf"but {', '.join(drawn)} in .* {'are' if drawn[1:] else 'is'} called as masks or labels of those beside"
+    with pytest.raises(DataError, match=said):
+        load("folder", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "others"),
+    [
+        ("Images", ("Annotation/cat/0.png", "Annotation/dog/0.png")),
+        ("images", ("meta/classes.txt",)),
+        ("images", ("imdb/imdb.mat", "labels/train1.txt")),
+        ("images", ("attributes/a.txt", "parts/p.txt", "segmentations/cat/0.png", "segmentations/dog/0.png")),
+    ],
+)
+def test_class_folders_that_lie_in_images_are_found(tmp_path, pictures, others):
+    """As of Stanford Dogs, Food-101, DTD and CUB: what is said is what to do."""
+    tree(tmp_path / pictures)
+    for name in others:
+        put(tmp_path, name, None if name.endswith("png") else b"")
+    with pytest.raises(DataError) as caught:
+        load("folder", tmp_path)
+    way = f", or if the folders in {pictures!r} are the classes, set data.root={tmp_path / pictures}"
+    assert str(caught.value).endswith(way)
+    assert load("folder", tmp_path / pictures).train.classes == ("cat", "dog")
 
 
 @pytest.mark.parametrize("target", ["gone", "owl"])
