@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base
 
-from topocell.data.image_formats import readable_formats
+from topocell.data.image_formats import advice, readable_formats
 from topocell.io.colours import Colour
 from topocell.io.files import reason
 
@@ -193,11 +193,16 @@ def _foreign(path: str) -> str:
             return "an empty file"
         if kind := archive(path):
             return f"{kind}; unpack it"
-        if start[4:8] == b"ftyp":
-            still = start[8:11] in (b"hei", b"hev", b"mif", b"msf", b"avi")
-            return "HEIC or AVIF under another name; convert it" if still else "a film"
         if start.startswith(b"version https://git-lfs"):
             return "a pointer of Git LFS; fetch the image with `git lfs pull`"
+        still = start[8:11] in (b"hei", b"hev", b"mif", b"msf", b"avi")
+        if start[4:8] == b"ftyp" and not still:
+            return "a film"
+        suffix = os.path.splitext(path)[1].lower()
+        if suffix not in readable_formats()[0] and (way := advice(suffix)):
+            return f"{suffix} files are not read here; {way}"
+        if start[4:8] == b"ftyp":
+            return "HEIC or AVIF under another name; convert it"
         if kind := _other_format(start):
             return f"{kind} under another name; convert it"
     return "not an image"

@@ -12,6 +12,7 @@ from PIL import Image
 from tests.helpers import odd_images
 from tests.helpers.odd_images import READABLE, TRANSPARENT, UNREADABLE, encoded, exif, orientation
 
+from topocell.data import image_formats
 from topocell.data.image_file import Picture, fault_of, read_header, read_picture
 
 WHITE = (255, 255, 255)
@@ -56,6 +57,25 @@ def test_what_cannot_be_read_says_why(tmp_path, name):
         read(path)
     fault = fault_of(path, caught.value)
     assert re.search(words, fault.reason) and "\n" not in fault.reason and fault.lasting
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "words"),
+    [
+        *[("heic", b"\0\0\0\x18ftypheic", "install topocell[heic] to read them, or convert them")],
+        *[("HEIF", b"\0\0\0\x18ftypmif1", "install topocell[heic] to read them, or convert them")],
+        *[("jp2", b"\0\0\0\x0cjP  \r\n\x87\n", "convert them"), ("ico", b"\0\0\1\0\1\0", "convert them")],
+        *[("dcm", b"a scan of a patient", "convert them")],
+    ],
+)
+def test_a_file_under_its_own_name_is_told_how_it_can_be_read(tmp_path, monkeypatch, suffix, content, words):
+    monkeypatch.setattr(image_formats, "find_spec", lambda name: None)
+    image_formats.readable_formats.cache_clear()
+    path = put(tmp_path, suffix, content)
+    with pytest.raises(Exception) as caught:
+        read(path)
+    assert fault_of(path, caught.value).reason == f".{suffix.lower()} files are not read here; {words}"
+    image_formats.readable_formats.cache_clear()
 
 
 def test_what_may_be_mended_without_a_change_of_the_file_does_not_last(tmp_path):
