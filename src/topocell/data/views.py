@@ -59,7 +59,8 @@ def view_of_file(path: str, view: View, seed: int) -> Tensor:
     """Decode a file and return its view, (side, side, 3) uint8; the draws are from the seed.
 
     A JPEG file is decoded by torchvision where that is faster, and by Pillow at a half, a quarter or an eighth of its
-    size where a random part stays as large as the result.
+    size where a random part stays as large as the result. Other files are decoded first: of TIFF, the size that is
+    said before may be that of the image upright.
 
     Raises:
         Exception: whatever a decoder makes of a damaged file.
@@ -72,6 +73,8 @@ def view_of_file(path: str, view: View, seed: int) -> Tensor:
         if not view.random or view.scale is None:
             picture, _ = upright(image, "RGB", view.background)
             return _finished(np.asarray(centred(picture, view.side)), view)
+        if image.format not in ("JPEG", "MPO"):
+            return view_of_copy(np.array(upright(image, "RGB", view.background)[0]), view, seed)
         turn = turn_of(image)
         width, height = image.size[::-1] if turn in SIDEWAYS else image.size
         box, shrink = random_box(height, width, view.scale), 1

@@ -124,6 +124,22 @@ def test_large_photos_are_decoded_smaller_and_look_the_same(tmp_path):
         assert (view_of_file(str(tmp_path / "b.jpg"), TRAINING, seed).float() - turned).abs().mean() < 4
 
 
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_random_parts_are_of_the_image_upright(tmp_path, kind, turn):
+    """Whether its size is said as it lies or, as of TIFF, already as it is turned."""
+    path, exif = str(tmp_path / f"a.{kind.lower()}"), Image.Exif()
+    exif[0x112] = turn
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 9, 3), dtype=np.uint8)
+    lossless = {"lossless": True} if kind == "WEBP" else {}
+    Image.fromarray(pixels).resize((60, 24)).save(path, kind, exif=exif, **lossless)
+    whole = read_picture(path, "RGB", None, (0, 0, 0)).pixels.transpose(1, 2, 0)
+    assert whole.shape == ((60, 24, 3) if turn > 4 else (24, 60, 3))
+    for seed in range(4):
+        of_file, wanted = view_of_file(path, TRAINING, seed), view_of_copy(np.array(whole), TRAINING, seed)
+        assert (of_file.float() - wanted.float()).abs().mean() < (4 if kind == "JPEG" else 1e-9)
+
+
 # Batches
 
 
