@@ -19,6 +19,9 @@ from topocell.config.values import (
     name_only,
 )
 
+#: Keys of a training that choose its channels in place of `channels`; null for none of them.
+SIZES = ("parameters", "max_parameters", "max_multiply_adds")
+
 
 class Policy(Model):
     """Random changes of colour and shape, before crop and flip. In a recipe a plain name is one with its defaults.

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from topocell.config.lasting import recipe_hash
 from topocell.config.load import reselected, resolved, retrained, shallow_of
 from topocell.config.recipe import Recipe
-from topocell.config.retrain import PROTOCOLS, RetrainPlan
+from topocell.config.retrain import PROTOCOLS, SIZES, RetrainPlan
 from topocell.config.selection import NO_TABLE, GroundTruthPlan
 from topocell.data.given import Given
 from topocell.data.preprocessing import Preprocessing
@@ -349,6 +349,8 @@ def _weights_of(place: Path, genotype: Genotype, setup: Setup) -> tuple[bytes, s
     except SafetensorError:
         raise CheckpointError(f"{found.parent / first.weights} must hold weights, but is damaged; restore it") from None
     except RunError as fault:
-        raise RunError(f"{fault}: {place} has channels {file.channels}, layers {file.layers}") from None
+        chosen = " ".join(f"retrain.{key}=null" for key in SIZES if getattr(plan, key) is not None)
+        more = f"; no other key may choose the channels: add {chosen}" * bool(chosen)
+        raise RunError(f"{fault}: {place} has channels {file.channels}, layers {file.layers}{more}") from None
     fresh = "" if "classifier.weight" in fits else f"; the classifier is fresh, for {classes} classes"
     return weights, f"{place}, seed {first.seed}{fresh}"

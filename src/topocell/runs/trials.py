@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from topocell.config.load import resolved
-from topocell.config.retrain import RetrainPlan, short_plan
+from topocell.config.retrain import SIZES, RetrainPlan, short_plan
 from topocell.config.selection import Rules
 from topocell.config.trials import SharedWeights, Training, TrialsPlan, ZeroCost
 from topocell.config.values import number_of
@@ -202,8 +202,7 @@ def trial_plan(retrain: RetrainPlan, options: Training) -> RetrainPlan:
         "seeds": retrain.seeds[:1],
     }
     if options.channels is not None:
-        sizes = dict.fromkeys(("parameters", "max_parameters", "max_multiply_adds"))
-        changes |= {"channels": options.channels, **sizes}
+        changes |= {"channels": options.channels, **dict.fromkeys(SIZES)}
     return short_plan(retrain, options.epochs).model_copy(update=changes)
 
 

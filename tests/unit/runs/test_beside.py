@@ -145,6 +145,22 @@ def test_a_classifier_is_kept_for_the_same_classes_only(mine: Path, tmp_path: Pa
     assert results["initial_weights"] == f"{mine}, seed 0{fresh}"
 
 
+@pytest.mark.parametrize(
+    ("limit", "named"),
+    [
+        ("retrain.max_parameters=20000", "retrain.max_parameters=null"),
+        ("retrain.max_multiply_adds=200000", "retrain.max_multiply_adds=null"),
+        ("retrain.parameters=20000", "retrain.parameters=null"),
+    ],
+)
+def test_weights_in_a_network_that_a_limit_chooses_are_told_what_suffices(mine: Path, limit: str, named: str) -> None:
+    changes = [limit, "retrain.seeds=[5]"]
+    with pytest.raises(RunError, match=rf"channels 4, layers 3; no other key may choose the channels: add {named}$"):
+        api.retrain(mine, name="limited", changes=changes, weights_from=mine)
+    changes += ["retrain.channels=4", "retrain.layers=3", named]
+    assert api.retrain(mine, name="limited", changes=changes, weights_from=mine)["channels"] == 4
+
+
 def test_weights_of_another_cell_or_of_images_of_other_channels_are_told(mine: Path, tmp_path: Path) -> None:
     """Also where each tensor has the shape that it would have: two operations of a node have changed places."""
     cell = topocell.Genotype.load(mine / "genotype.json")
