@@ -16,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from topocell.data.batches import Images
 from topocell.data.preprocessing import Preprocessing
 from topocell.errors import CheckpointError, RunError, TopocellError, typed
 from topocell.genotype.genotype import Genotype
 from topocell.io import files
+from topocell.networks.scores import confusion_matrix
 from topocell.nn.network import FixedNet
 from topocell.registry import imported
 from topocell.runtime.hooks import Trained
@@ -166,6 +169,15 @@ def predictions_csv(test: Images, network: Trained) -> str:
     told = zip(test.names, *labels, network.probabilities.tolist(), strict=True)
     rows = [(name, test.classes[true], test.classes[label], f"{share:.6f}") for name, true, label, share in told]
     return csv_text([COLUMNS, *rows])
+
+
+def confusion_of(path: Path, classes: Sequence[str]) -> Tensor:
+    """Count (K, K) what a predictions.csv says. Raises OSError, LookupError or ValueError for a file that is none."""
+    number = {name: i for i, name in enumerate(classes)}
+    with open(path, encoding="utf-8", newline="") as file:
+        pairs = [(number[row["true"]], number[row["predicted"]]) for row in csv.DictReader(file)]
+    true, predicted = torch.tensor(pairs).unbind(1)
+    return confusion_matrix(true, predicted, len(classes))
 
 
 def csv_text(rows: Iterable[Sequence[str]]) -> str:

@@ -104,7 +104,7 @@ class Retraining(Trainings):
     def _take_earlier(self) -> None:
         """Take over the seeds that are trained already; raises RunError where they are others."""
         for number, entry in enumerate(self._start.earlier):
-            self.confusions.append(torch.tensor(entry["confusion"]))
+            self.confusions.append(torch.as_tensor(entry["confusion"]))
             self.runs.append({key: value for key, value in entry.items() if key != "confusion"})
             if self.plan.seeds[number] != entry["seed"]:
                 raise RunError(

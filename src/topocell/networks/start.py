@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from topocell.errors import CheckpointError, RunError
 from topocell.io import files
+from topocell.networks.kept import confusion_of, predictions_name
 
 #: Name of the file of weights to fine-tune, in the directory of a retraining.
 INITIAL = "initial.safetensors"
@@ -37,7 +38,7 @@ class Start(NamedTuple):
     @classmethod
     def read(cls, directory: Path) -> "Start":
         """Read what a run directory says of it. Raises CheckpointError where a file is damaged."""
-        weights, entries, source = None, [], ""
+        weights, entries, source = None, list[Mapping[str, Any]](), ""
         where = directory / INITIAL
         try:
             if where.is_file():
@@ -46,7 +47,13 @@ class Start(NamedTuple):
                 source = str(files.from_json(where.read_bytes())["weights"])
             where = directory / EARLIER
             if where.is_file():
-                entries = [{**entry, "confusion": entry["confusion"]} for entry in files.from_json(where.read_bytes())]
+                entries = files.from_json(where.read_bytes())
+            for number, entry in enumerate(entries):
+                if entry["confusion"] is None:  # of more classes than results.json has them of
+                    where = directory / "env.json"
+                    classes = files.from_json(where.read_bytes())["class_names"]
+                    where = directory / predictions_name(number, entry["seed"])
+                    entries[number] = {**entry, "confusion": confusion_of(where, classes)}
         except (OSError, SafetensorError, LookupError, TypeError, ValueError):
             raise CheckpointError(f"{where} must be readable, but is damaged; restore it from a copy") from None
         return cls(weights, tuple(entries), source)

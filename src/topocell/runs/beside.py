@@ -290,7 +290,7 @@ def _earlier(directory: RunDir, recipe: Recipe, setup: Setup) -> list[Mapping[st
     known = {run["seed"]: run for run in directory.read_json("results.json").get("runs", [])}
     entries = []
     for seed in seeds:
-        if seed not in known or known[seed].get("confusion") is None:
+        if seed not in known or "confusion" not in known[seed]:
             break
         entries.append(known[seed])
     return entries

@@ -63,6 +63,19 @@ def test_more_seeds_train_only_those_that_are_new(mine: Path, monkeypatch: pytes
     assert topocell.load(mine / "retrainings/more", seed=2).file.of_seed(2).test_accuracy == whole["runs"][2]["last"]
 
 
+def test_seeds_are_taken_also_where_there_is_no_confusion_matrix(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many classes results.json has none; what the networks have predicted says as much."""
+    changes = ["retrain.seeds=[0,1,2]"]
+    whole = api.retrain(mine, name="whole", changes=changes)
+    results = json.loads((mine / "results.json").read_text())
+    for run in (*results["runs"], *whole["runs"]):
+        run["confusion"] = None
+    (mine / "results.json").write_text(json.dumps(results))
+    monkeypatch.setattr("topocell.networks.retraining.MOST_CLASSES", 2)
+    assert api.retrain(mine, name="more", changes=changes) == whole
+    assert "taken from the run, which has trained them: seed 0, 1" in (mine / "retrainings/more/log.txt").read_text()
+
+
 @pytest.mark.parametrize("changes", [["retrain.seeds=[2,0]"], ["retrain.seeds=[0,1]", "retrain.epochs=2"]])
 def test_other_settings_or_a_new_seed_before_them_train_anew(mine: Path, changes: list[str]) -> None:
     api.retrain(mine, name="other", changes=changes)

@@ -1,8 +1,7 @@
 """What is known of a network besides its weights, and stays with each export of it as export.json."""
 
-import csv
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +12,8 @@ from torch import Tensor
 from topocell.errors import RunError
 from topocell.io import files
 from topocell.networks.classifier import Classifier
-from topocell.networks.kept import predictions_name
-from topocell.networks.scores import class_scores, confusion_matrix
+from topocell.networks.kept import confusion_of, predictions_name
+from topocell.networks.scores import class_scores
 
 #: Name of the file in an export.
 FILE = "export.json"
@@ -89,22 +88,13 @@ def network_results(place: Path, model: Classifier) -> dict[str, Any]:
     keys = ("dataset", "train_images", "test_images", "epochs", "last_mean", "last_std", "n", "warnings")
     found = {key: results[key] for key in keys if key in results}
     try:
-        confusion = _confusion(place / predictions_name(number, model.kept.seed), model.classes)
+        confusion = confusion_of(place / predictions_name(number, model.kept.seed), model.classes)
         train = torch.tensor([entry["train_images"] for entry in results["per_class"]])
         scores = class_scores(model.classes, (train, confusion.sum(1)), [confusion])
     except (OSError, LookupError, TypeError, ValueError, RuntimeError):
         return found
     kept = ("per_class", "majority_class", "balanced_accuracy_mean")
     return {**found, "test_images": int(confusion.sum()), **{key: scores[key] for key in kept}}
-
-
-def _confusion(path: Path, classes: Sequence[str]) -> Tensor:
-    """(K, K) counts of a predictions.csv."""
-    number = {name: i for i, name in enumerate(classes)}
-    with open(path, encoding="utf-8", newline="") as file:
-        pairs = [(number[row["true"]], number[row["predicted"]]) for row in csv.DictReader(file)]
-    true, predicted = torch.tensor(pairs).unbind(1)
-    return confusion_matrix(true, predicted, len(classes))
 
 
 def read(place: Path) -> dict[str, Any]:
