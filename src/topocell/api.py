@@ -357,7 +357,7 @@ def _resuming(recipe: Recipe, data: Given | Sequence[Any] | None, out: str | Pat
     if data is None:
         check_place(recipe, out)
     try:
-        return distributed.together(lambda: prepared(recipe, data))
+        return distributed.together(lambda: prepared(recipe, data, out=out))
     except DataError as fault:
         root = recipe.data.root
         if root is None or os.path.exists(root) or not os.path.isfile(Path(out) / "recipe.yaml"):
@@ -391,7 +391,7 @@ def _reopened(
     if root is not None and recipe.data.root is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": root})})
     try:
-        setup = distributed.together(lambda: prepared(recipe, data))
+        setup = distributed.together(lambda: prepared(recipe, data, out=out))
     except DataError as fault:
         if recipe.data.dataset == "given":  # they are nowhere
             raise

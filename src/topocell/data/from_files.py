@@ -43,6 +43,7 @@ class Streaming:
         crop_scale: of random parts of training images.
         checked: whether all files are read once before, and those that cannot be are refused or left out. If not, such
             an image is black: good enough where only time is measured.
+        begun: what `auto` is for images that have files, `memory` or `stream`; None: what fits.
     """
 
     store: Literal["memory", "stream", "auto"] = "auto"
@@ -51,6 +52,7 @@ class Streaming:
     cache_root: str | None = None
     crop_scale: tuple[float, float] = (0.08, 1.0)
     checked: bool = True
+    begun: str | None = None
 
 
 IN_MEMORY = Streaming("memory")
@@ -93,6 +95,8 @@ def is_streamed(
         return False
     if streaming.store != "auto" or streaming.cache is not None:
         return streaming.store != "memory"
+    if streaming.begun is not None:
+        return streaming.begun == "stream"
     count, half = sum(map(len, chosen.values())), memory_of_machine() / 2
     if 3 * count * (resolution or STREAMED) ** 2 <= half:
         return False

@@ -193,7 +193,7 @@ def begin_retraining(
     recipe = retrained(of_run, changes)
     if load_ground_truth(recipe) is not None:  # a look-up would leave the settings without effect
         recipe = recipe.model_copy(update={"ground_truth": GroundTruthPlan(table=NO_TABLE)})
-    setup = prepared(recipe, data, like=like if recipe.data == of_run.data else None)
+    setup = prepared(recipe, data, like=like if recipe.data == of_run.data else None, out=path)
     genotype = Genotype.load(directory.genotype_path)
     same_data = setup.dataset.fingerprint == directory.read_json("env.json")["data_fingerprint"]
     earlier = _earlier(directory, of_run, setup) if same_data and weights_from is None else []

@@ -96,20 +96,31 @@ def naming_imports(path: str | Path) -> Iterator[None]:
     try:
         yield
     except RecipeError as fault:
-        named = _imports_of(Path(path) / "env.json")
+        named = _imports_of(Path(path))
         if missing := [text for text in named if text not in imported()]:
             brings = " ".join(f"--import {typed(text)}" for text in missing)
             raise RecipeError(f"{fault}; the run in {path} was begun with {brings}: add it") from fault
         raise
 
 
-def _imports_of(path: Path) -> list[str]:
-    """The imports that an env.json names; none where there is none, or it is damaged."""
+def begun_store(path: Path) -> str | None:
+    """How the run at `path` was begun to read its images, `memory` or `stream`; None where it does not say."""
+    store = _environment_of(path).get("data_store")
+    return store if store in ("memory", "stream") else None
+
+
+def _environment_of(path: Path) -> Mapping[str, Any]:
+    """What the env.json of a run holds; nothing where there is none, or it is damaged."""
     try:
-        found = files.from_json(path.read_bytes())
+        found = files.from_json((path / "env.json").read_bytes())
     except (OSError, ValueError):
-        return []
-    named = found.get("imports") if isinstance(found, dict) else None
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _imports_of(path: Path) -> list[str]:
+    """The imports that a run was begun with, as far as it says."""
+    named = _environment_of(path).get("imports")
     return [text for text in named if isinstance(text, str)] if isinstance(named, list) else []
 
 

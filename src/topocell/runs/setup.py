@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from topocell.data.given import Given, given_source
 from topocell.data.preprocessing import Preprocessing
 from topocell.data.splits import Dataset, SearchData, search_data
 from topocell.data.stratify import split_notes
+from topocell.data.stream import StreamedSet
 from topocell.errors import RecipeError, SpaceError
 from topocell.genotype.genotype import Genotype
 from topocell.networks.options import check_training
@@ -73,6 +75,7 @@ class Setup:
         data: Given | Sequence[Any] | None = None,
         like: "Setup | None" = None,
         checked: bool = True,
+        out: str | Path | None = None,
     ) -> "Setup":
         """Build what a recipe names.
 
@@ -81,6 +84,7 @@ class Setup:
             data: images in place of what it names, see `topocell.data.given.Given`; its dataset is then called `given`.
             like: a setup of the same data and seed, whose images are taken.
             checked: see `topocell.data.from_files.Streaming`.
+            out: directory of the run, see `load_data`.
 
         Raises:
             RecipeError, SpaceError, DataError: what the recipe asks for cannot be.
@@ -91,7 +95,7 @@ class Setup:
         if given is not None:
             plan = recipe.data.model_copy(update={"dataset": "given", "root": None})
             recipe = recipe.model_copy(update={"data": plan})
-        dataset = load_data(recipe, given, checked) if like is None else like.dataset
+        dataset = load_data(recipe, given, checked, out) if like is None else like.dataset
         execution(recipe).set_up()
         return cls(recipe, space, dataset, ground_truth, find_device(recipe.device))
 
@@ -217,6 +221,7 @@ class Setup:
             found = environment(self.device, self.dataset.fingerprint, seeds)
         classes = list(self.dataset.train.classes)
         found |= {"classes": len(classes), "class_names": classes, "image_shape": list(self.dataset.shape)}
+        found["data_store"] = "stream" if isinstance(self.dataset.train, StreamedSet) else "memory"
         return (
             found if self.ground_truth is None else {**found, "ground_truth_fingerprint": self.ground_truth.fingerprint}
         )
@@ -229,20 +234,24 @@ class Setup:
 
 
 def prepared(
-    recipe: Recipe, data: Given | Sequence[Any] | None = None, like: Setup | None = None, checked: bool = True
+    recipe: Recipe,
+    data: Given | Sequence[Any] | None = None,
+    like: Setup | None = None,
+    checked: bool = True,
+    out: str | Path | None = None,
 ) -> Setup:
     """Check a recipe and build what it names, so that faults show before anything starts.
 
     Args:
         recipe: from `topocell.load_recipe`.
         data: images in place of what it names, see `Setup.of`.
-        like, checked: see `Setup.of`.
+        like, checked, out: see `Setup.of`.
 
     Raises:
         RecipeError, SpaceError, DataError: what the recipe asks for cannot be.
     """
     check(recipe)
-    setup = Setup.of(recipe, data, like, checked)
+    setup = Setup.of(recipe, data, like, checked, out)
     if setup.ground_truth is None:
         check_images(recipe, setup.space, setup.dataset)
     check_reachable(recipe, setup.space, setup.rules, setup.penalised)

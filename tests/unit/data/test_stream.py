@@ -317,7 +317,10 @@ def test_what_is_streamed_by_itself(tree, monkeypatch):
     monkeypatch.setattr("topocell.data.from_files.memory_of_machine", lambda: 2 * 24 * 3 * 40**2)
     assert stored() == "ImageSet"  # these photos are small, and 24 of them fit
     monkeypatch.setattr("topocell.data.from_files.memory_of_machine", lambda: 10_000)
-    assert stored() == "StreamedSet"
+    assert stored() == "StreamedSet" and stored(begun="memory") == "ImageSet"
+    monkeypatch.undo()
+    assert stored(begun="stream") == "StreamedSet"
+    assert type(load("digits", streaming=Streaming(begun="stream")).train).__name__ == "ImageSet"
     with pytest.raises(DataError, match=r"those of 'digits' have none; use data\.store=memory"):
         load("digits", streaming=Streaming("stream"))
 

@@ -415,6 +415,24 @@ def test_the_place_of_the_images_is_no_part_of_a_run(tmp_path: Path, capsys: Any
     assert "a run resumes with the data it began with" in capsys.readouterr().err
 
 
+def test_what_the_memory_of_a_machine_chose_stays_on_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images in memory have a fingerprint of their own: the run would be told that they changed."""
+    photos = _photos(tmp_path / "photos", "ab")
+    words = ["space.nodes=1", "data.dataset=folder", f"data.root={photos}", "data.workers=0", "retrain.seeds=[0]"]
+    recipe = load_recipe("random", words, "smoke")
+    for store, memory, other in (("stream", 100, 1e12), ("memory", 1e12, 100)):
+        run = tmp_path / store
+        monkeypatch.setattr("topocell.data.from_files.memory_of_machine", lambda memory=memory: memory)
+        api.search(recipe, run)
+        monkeypatch.setattr("topocell.data.from_files.memory_of_machine", lambda memory=other: memory)
+        api.select(run)
+        api.run(recipe, run)
+        api.retrain(run, name="more", changes=["retrain.seeds=[0,1]"])
+        for place in (run, run / "retrainings/more"):
+            assert json.loads((place / "env.json").read_text())["data_store"] == store
+        assert "taken from the run" in (run / "retrainings/more/log.txt").read_text()
+
+
 def _photos(root: Path, labels: str, shade: int = 20) -> Path:
     """A folder of eight images for each class."""
     for number, label in enumerate(labels):
