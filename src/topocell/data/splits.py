@@ -124,9 +124,9 @@ def load(
     if resolution is not None and (resolution < 8 or resolution % 4):
         raise DataError(f"data.resolution is a multiple of 4 and at least 8, but got {resolution}; 32 is usual")
     entry = DATASETS[name]
-    source = _read(name, entry, root, download) if given is None else given
-    chosen = _balanced(source.train_labels, images, "images", len(source.classes), seed)
-    held_out = _balanced(source.test_labels, test_images, "test_images", len(source.classes), seed)
+    source = read_source(name, root, download) if given is None else given
+    chosen = balanced(source.train_labels, images, "images", len(source.classes), seed)
+    held_out = balanced(source.test_labels, test_images, "test_images", len(source.classes), seed)
     decoding = Decoding(resolution, background, unreadable, unreadable_share)
     chosen_of = {"training": chosen, "test": held_out}
     if is_streamed(name, source, chosen_of, resolution, streaming):
@@ -156,9 +156,9 @@ def load(
     return Dataset(name, train, test, mean, std, augmentation, digest, tuple(notes), resize, background)
 
 
-def _read(name: str, entry: Entry, root: str | Path | None, download: bool) -> Source:
+def read_source(name: str, root: str | Path | None, download: bool = False) -> Source:
     """Call the reader of a dataset. Raises DataError where one of a user's own fails, or returns no dataset."""
-    place = place_of(root) if root is not None else None
+    entry, place = DATASETS[name], place_of(root) if root is not None else None
     if not is_foreign(entry.read):
         return entry.read(place, download)
     try:
@@ -227,7 +227,7 @@ def place_of(root: str | Path) -> Path:
         ) from None
 
 
-def _balanced(labels: Tensor, count: int | None, option: str, classes: int, seed: int) -> Tensor:
+def balanced(labels: Tensor, count: int | None, option: str, classes: int, seed: int) -> Tensor:
     """Sorted indices of `count` images: every class in turn gives one of its images, in a seeded order."""
     if count is None or count >= len(labels):
         return torch.arange(len(labels))

@@ -5,10 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from topocell.arguments import checked
-from topocell.config.data import DataPlan
 from topocell.config.load import resolved
 from topocell.config.recipe import Recipe
 from topocell.data.pictures import find_images, read_pictures
@@ -21,7 +18,7 @@ from topocell.reporting.run_files import RunFiles
 from topocell.reporting.rundirs import run_before, source_of
 from topocell.runs.directory import RunDir
 from topocell.runs.identity import naming_imports
-from topocell.runs.setup import load_data
+from topocell.runs.images import some_test_images
 
 #: Images on which an export is checked, at most.
 SAMPLES = 64
@@ -66,7 +63,7 @@ def export(
         with RunDir.existing(place, lock=False) as directory, naming_imports(place):
             recipe = resolved(directory.recipe_yaml)
         known = _facts(place, recipe, model)
-        samples = _given(images, model) if images is not None else _test_images(recipe.data, recipe, model)
+        samples = _given(images, model) if images is not None else _test_images(recipe, model)
     else:
         known = Facts.of_export(place)
         samples = _given(images, model) if images is not None else random_samples(model, "an export has no images")
@@ -116,23 +113,12 @@ def _given(images: Any, model: Classifier) -> Samples:
     return Samples(pictures.pixels, f"{len(pictures.pixels)} images given to the export", True)
 
 
-def _test_images(plan: DataPlan, recipe: Recipe, model: Classifier) -> Samples:
+def _test_images(recipe: Recipe, model: Classifier) -> Samples:
     """Test images of the run, some of each class; random ones where these cannot be read."""
-    how = model.preprocessing
-    few = {
-        "download": False,
-        "images": _at_most(plan.images, max(len(how.classes), 4)),
-        "test_images": _at_most(plan.test_images, max(len(how.classes), SAMPLES)),
-    }
     try:
-        data = load_data(recipe.model_copy(update={"data": plan.model_copy(update=few)}))
+        pixels = some_test_images(recipe, model.preprocessing, SAMPLES)
     except DataError:  # whose message names a folder of this machine, which is nobody's business elsewhere
         return random_samples(model, "the images of the run cannot be read (--images names others)")
-    if (data.test.classes, data.shape) != (how.classes, (how.channels, *how.size)):
+    if pixels is None:
         return random_samples(model, "the images where those of the run were have other classes or another size")
-    chosen = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))[:SAMPLES]
-    return Samples(data.test.pixels(chosen), f"{len(chosen)} test images of the run", True)
-
-
-def _at_most(limit: int | None, count: int) -> int:
-    return count if limit is None else min(limit, count)
+    return Samples(pixels, f"{len(pixels)} test images of the run", True)

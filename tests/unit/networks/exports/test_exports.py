@@ -245,10 +245,10 @@ def test_metadata_of_onnx_and_no_folder_of_this_machine(exported: Any) -> None:
 def test_a_card_names_no_folder_of_this_machine(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither that of the images, also where they cannot be read, nor those of the maker's own pieces."""
 
-    def gone(recipe: Any) -> None:
+    def gone(*_: Any) -> None:
         raise DataError(f"data.root is a directory, but '{made}/photos' does not exist")
 
-    monkeypatch.setattr(exporting, "load_data", gone)
+    monkeypatch.setattr(exporting, "some_test_images", gone)
     run = Path(shutil.copytree(made / "photos", tmp_path / "run", ignore=shutil.ignore_patterns("exports")))
     described = json.loads((run / "network.json").read_text())
     (run / "network.json").write_text(json.dumps(described | {"imports": ["/home/me/pieces.py"]}))
@@ -472,6 +472,25 @@ def test_without_the_images_of_the_run_random_ones_are_taken_and_that_is_said(ma
     paint(tmp_path / "gone", 0, 4)
     shutil.rmtree(tmp_path / "gone" / CLASSES[0])
     assert "have other classes or another size" in topocell.export(run, "safetensors").images
+
+
+def test_the_test_images_are_taken_as_the_network_takes_them(made: Path, tmp_path: Path) -> None:
+    """Where a part of the images would be of another size and grey, and the test images of a class are unreadable."""
+    run = Path(shutil.copytree(made / "photos", tmp_path / "run", ignore=shutil.ignore_patterns("exports")))
+    photos = Path(shutil.copytree(made / "images", tmp_path / "images"))
+    for file in photos.rglob("*.*"):
+        with Image.open(file) as image:
+            image.convert("L").resize((40, 40)).save(file.with_suffix(".png"))
+        if file.suffix != ".png":
+            file.unlink()
+    for file in sorted((photos / CLASSES[0]).iterdir())[-2:]:
+        file.write_bytes(b"")
+    recipe = (run / "recipe.yaml").read_text().replace(str(made / "images"), str(photos))
+    for before, after in (("resolution: 16", "resolution: null"), ("unreadable: refuse", "unreadable: skip")):
+        assert before in recipe
+        recipe = recipe.replace(before, after)
+    (run / "recipe.yaml").write_text(recipe)
+    assert topocell.export(run, "safetensors").images == "4 test images of the run"
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"per_class": 3}', '{"per_class": [{}], "warnings": 3, "n": "x"}'])
