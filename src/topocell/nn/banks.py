@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _NormBase
 
 from topocell.nn.functional import convolve, depthwise_separable, normalise
 
@@ -204,8 +205,9 @@ def _nothing() -> None:
 class ModuleBank(Bank):
     """Any operation: on each edge the module of a network, run one after the other.
 
-    Its parameters are stacked over the edges like those of other banks. Batch norms take the statistics of the batch,
-    also in evaluation, as everywhere in the supernet. Modules without parameters will do; edges share the buffers.
+    Its parameters are stacked over the edges like those of other banks. Batch norms of any number of dimensions take
+    the statistics of the batch, also in evaluation, as everywhere in the supernet. Modules without parameters will do;
+    edges share the other buffers.
 
     Args:
         build: (channels, stride, affine) → module.
@@ -221,7 +223,7 @@ class ModuleBank(Bank):
         modules = [build(channels, stride, False) for _ in edges]
         self.template = modules[0]
         for module in self.template.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, _NormBase):
                 module.track_running_stats = False
                 module.running_mean = module.running_var = module.num_batches_tracked = None
         self._names = [name for name, _ in self.template.named_parameters()]

@@ -348,6 +348,30 @@ def test_operations_of_a_user_are_reset_by_their_own_parts() -> None:
     assert not torch.equal(*bank.tensors()[0].unbind())
 
 
+class Squeezed(nn.Module):
+    """Norms of one and of two dimensions beside each other."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.of_maps = nn.InstanceNorm2d(channels, track_running_stats=True)
+        self.of_vectors = nn.BatchNorm1d(channels, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.of_maps(x) * self.of_vectors(x.mean((2, 3))).sigmoid()[:, :, None, None]
+
+
+def test_norms_of_every_kind_take_the_statistics_of_the_batch_in_a_bank() -> None:
+    bank = ModuleBank(lambda channels, stride, affine: Squeezed(channels), 4, 1, [0, 2])
+    draw = torch.Generator().manual_seed(0)
+    first, other = torch.randn(2, 6, 4, 5, 5, generator=draw)
+    weight = torch.ones(8)
+    before = bank(first, first.relu(), weight)
+    bank(3 * other + 1, other.relu(), weight)
+    assert not list(bank.buffers())
+    torch.testing.assert_close(bank.eval()(first, first.relu(), weight), before)
+    torch.testing.assert_close(before[:, :4], Squeezed(4).train()(first))
+
+
 @pytest.mark.parametrize("weights", ["state", "expected", "constant"])
 def test_symbolic_traces_are_refused_in_words(weights: str) -> None:
     net, arch = supernet("darts")
