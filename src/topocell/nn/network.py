@@ -73,7 +73,7 @@ torch.fx.wrap("_pooled")  # one node of a graph that is traced without sizes
 
 
 class AuxiliaryHead(nn.Module):
-    """A second classifier on the output of cell 2L // 3, for training only (DARTS, after Szegedy et al.).
+    """A second classifier on the output of cell 2L // 3 of L, for training only (DARTS, after Szegedy et al.).
 
     ReLU, pooling to 2×2, 1×1 convolution to 128, batch norm, ReLU, 2×2 convolution to 768, batch norm, ReLU,
     linear. The pooling is the published 5×5 average of stride 3 on 8×8 maps (CIFAR) and of stride 2 on 7×7
@@ -119,14 +119,14 @@ class FixedNet(Skeleton):
         classes: width of the output.
         in_channels: channels of the images.
         stem: `"cifar"` (stem of 3C channels, C in skeleton nasbench201) or `"imagenet"` (C channels).
-        auxiliary: whether training also returns the logits of an auxiliary head on cell 2L // 3.
+        auxiliary: whether training also returns the logits of an auxiliary head on cell 2L // 3 of L.
         drop_path: probability that a sample loses the output of an operation in training (Larsson et al.,
             2017); identities are exempt, as in DARTS. Set the attribute `drop_path` anew in each epoch to
             ramp it.
         head: `"plain"`, or `"bn-relu"` for batch norm and ReLU before pooling (always in skeleton nasbench201).
 
     Attributes:
-        tap: index of the cell whose output an auxiliary head reads.
+        tap: index of the cell whose output an auxiliary head reads, the last one where fewer cells are left.
 
     Raises:
         SpaceError: an argument, or `drop_path` anew, out of its range; in `forward`, images whose resolution cannot be
@@ -174,13 +174,16 @@ class FixedNet(Skeleton):
         )
         self.genotype = genotype
         self.drop_path = drop_path
-        self.tap = 2 * layers // 3
         self.auxiliary_head: AuxiliaryHead | None = None
         if auxiliary:
             tapped = self.slots[self.tap]
             width = tapped.channels * len(genotype.cells[tapped.cell_type].concat)
             self.auxiliary_head = AuxiliaryHead(width, classes, last_norm=stem == "cifar")
         self.register_load_state_dict_pre_hook(_without_auxiliary_head)
+
+    @property
+    def tap(self) -> int:
+        return min(2 * len(self.slots) // 3, len(self.cells) - 1)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:  # type: ignore[override]
         """Logits `(N, classes)` of images `(N, in_channels, H, W)`; with `auxiliary` in training, both."""

@@ -220,11 +220,6 @@ class Skeleton(nn.Module):
         """The last cell's output, and that of cell `tap` (None: nothing), each `(N, channels, h, w)`."""
         tapped = None
         s0, s1 = self.begin(x)
-        if len(self.cells) > len(self.slots):
-            raise SpaceError(
-                f"a network has as many cells as it was made with, or the first of them, but got {len(self.cells)} of "
-                f"{len(self.slots)}; make a network of more layers"
-            )
         for index in range(len(self.cells)):
             s0, s1 = self.advance(index, s0, s1, context)
             if index == tap:
@@ -234,6 +229,11 @@ class Skeleton(nn.Module):
     def begin(self, x: Tensor) -> States:
         """Return the inputs of the first cell for images `(N, in_channels, H, W)`."""
         check_images(x, self.divisor)
+        if len(self.cells) > len(self.slots):
+            raise SpaceError(
+                f"a network has as many cells as it was made with, or the first of them, but got {len(self.cells)} of "
+                f"{len(self.slots)}; make a network of more layers"
+            )
         states = self.stem(x)
         s0, s1 = states if isinstance(states, (tuple, list)) else (states, states)
         return s0, s1

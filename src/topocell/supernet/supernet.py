@@ -176,7 +176,7 @@ class Supernet(nn.Module):
         seen = self._seen(weights)
         s0, s1 = states
         with using(self.kernels):
-            for index in range(self._first(cell_type), len(self.slots)):
+            for index in range(self._first(cell_type), len(self.skeleton.cells)):
                 s0, s1 = self.skeleton.advance(index, s0, s1, seen)
         return self.skeleton.classify(s1)
 
@@ -214,7 +214,8 @@ class Supernet(nn.Module):
     def _first(self, cell_type: str) -> int:
         """Index of the first cell of a type; behind the last cell where the network has none."""
         check_known("cell type", cell_type, self.space.cells, SpaceError)
-        return next((slot.index for slot in self.slots if slot.cell_type == cell_type), len(self.slots))
+        there = self.slots[: len(self.skeleton.cells)]
+        return next((slot.index for slot in there if slot.cell_type == cell_type), len(there))
 
     def _prepared(self, x: Tensor) -> Tensor:
         real_tensor(x)

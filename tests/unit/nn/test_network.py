@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -12,7 +13,7 @@ from tests.helpers.golden_genotypes import ALL, DARTS_V1, DARTS_V2, DOTS_C100, P
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from topocell import ArchState, Supernet, api, spaces
+from topocell import ArchState, Supernet, api, spaces, testing
 from topocell.config.load import load_recipe
 from topocell.errors import GenotypeError, RecipeError, SpaceError
 from topocell.genotype.genotype import CellGenotype, Genotype
@@ -20,7 +21,7 @@ from topocell.genotype.published import published
 from topocell.nn.count import Count, channels_for, count
 from topocell.nn.network import AuxiliaryHead, FixedCell, FixedNet, drop_samples
 from topocell.nn.skeleton import CifarStem
-from topocell.spaces import NASBENCH201_OPERATIONS, OPERATIONS
+from topocell.spaces import NASBENCH201_OPERATIONS, OPERATIONS, SKELETONS, Slot, Stacking
 
 
 def meta(genotype: Genotype, *args: Any, **options: Any) -> FixedNet:
@@ -518,3 +519,26 @@ def test_the_first_cells_alone_are_a_network() -> None:
         net.cells.append(net.cells[0])
     with pytest.raises(SpaceError, match="as many cells as it was made with, or the first of them, but got 4 of 3"):
         net(x)
+
+
+def test_an_auxiliary_head_reads_the_last_cell_where_its_own_is_gone() -> None:
+    net, x = FixedNet(DARTS_V2, 4, 6, 10, auxiliary=True), torch.randn(2, 3, 16, 16)
+    net.cells = net.cells[:4]
+    last = net.features(x)[0]
+    net.classifier, net.auxiliary_head = nn.Linear(last.shape[1], 10), AuxiliaryHead(last.shape[1], 10, True)
+    seen: list[Tensor] = []
+    net.auxiliary_head.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    logits, auxiliary = net(x)
+    assert logits.shape == auxiliary.shape == (2, 10) and net.tap == 3
+    torch.testing.assert_close(seen[0], last)
+
+
+@pytest.mark.parametrize(("layers", "cells", "tap"), [(20, 10, 6), (8, 4, 2), (3, 1, 0)])
+def test_the_auxiliary_head_stands_at_two_thirds_of_the_cells_that_there_are(
+    layers: int, cells: int, tap: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = Stacking(lambda channels, layers: [Slot("normal", channels, i) for i in range(layers // 2)])
+    monkeypatch.setitem(SKELETONS, "half", half)
+    net = meta(dataclasses.replace(DARTS_V2, skeleton="half"), 4, layers, 10, auxiliary=True)
+    assert (len(net.cells), net.tap) == (cells, tap)
+    testing.check_skeleton("half")

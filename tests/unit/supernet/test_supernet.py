@@ -221,6 +221,15 @@ def test_a_network_goes_on_from_the_first_cell_of_a_type(space: SpaceSpec, layer
             assert_close(one, net(x, alone))
 
 
+def test_the_first_cells_of_a_supernet_go_on_alike() -> None:
+    space = darts(candidates=QUIET)
+    net, x, weights = supernet(space, 6), random(4, 3, 8, 8), random_weights(space, seed=1)
+    net.skeleton.cells = net.skeleton.cells[:2]  # no reduction cell is left
+    net.skeleton.classifier = torch.nn.Identity()
+    for kind in space.cells:
+        assert_close(net.suffix(net.prefix(x, weights, kind), weights, kind), net(x, weights))
+
+
 def test_branches_draw_what_a_pass_of_its_own_draws() -> None:
     space = darts(candidates=("noise", "skip_connect"))
     net, x, weights = supernet(space, 4), random(2, 3, 8, 8), random_weights(space, seed=1)
