@@ -22,6 +22,9 @@ def drop_samples(x: Tensor, probability: float | Tensor) -> Tensor:
     return x / keep * kept
 
 
+torch.fx.wrap("drop_samples")  # one node of a graph that is traced without sizes
+
+
 class FixedCell(nn.Module):
     """One derived cell: every node sums its operations, the output is the concat of the listed nodes.
 
@@ -69,7 +72,7 @@ def _pooled(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, 5, stride) if stride else F.adaptive_avg_pool2d(x, 2)
 
 
-torch.fx.wrap("_pooled")  # one node of a graph that is traced without sizes
+torch.fx.wrap("_pooled")
 
 
 class AuxiliaryHead(nn.Module):

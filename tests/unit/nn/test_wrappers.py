@@ -8,6 +8,7 @@ import copy
 import io
 import itertools
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from tests.helpers.twins import (
     step,
 )
 from torch import Tensor, nn
+from torch.ao.quantization import get_default_qat_qconfig_mapping
+from torch.ao.quantization.quantize_fx import prepare_qat_fx
 from torch.func import functional_call, grad, hessian, jvp, vmap
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim.swa_utils import AveragedModel, update_bn
@@ -39,10 +42,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from topocell import ArchState, Supernet, spaces
-from topocell.genotype.genotype import Genotype
+from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.nn.functional import normalise
 from topocell.nn.kernels.cpu import kernels
-from topocell.nn.network import FixedNet
+from topocell.nn.network import FixedNet, drop_samples
 
 
 def frozen_batch_norm(net: Any, x: Tensor, y: Tensor) -> Found:
@@ -469,6 +472,30 @@ def test_an_auxiliary_head_is_traced_without_sizes(size: int) -> None:
     torch.testing.assert_close(outputs["last"], net.eval().features(x)[0])
 
 
+TRACERS: dict[str, Callable[[FixedNet, Tensor], Any]] = {
+    "symbolic_trace": lambda net, x: torch.fx.symbolic_trace(net),
+    "create_feature_extractor": lambda net, x: create_feature_extractor(net, {"classifier": "logits"}),
+    "prepare_qat_fx": lambda net, x: prepare_qat_fx(net, get_default_qat_qconfig_mapping("x86"), (x,)),
+}
+
+
+@pytest.mark.parametrize("tracer", TRACERS)
+def test_a_network_that_drops_paths_is_traced_and_drops_them_in_training(tracer: str) -> None:
+    torch.manual_seed(0)
+    net, (x, _) = FixedNet(GENOTYPES["mixed"], 8, 3, CLASSES, drop_path=0.2), images(torch.channels_last)
+    wanted, traced = [], TRACERS[tracer](copy.deepcopy(net), x)
+    losing = sum(not isinstance(o, nn.Identity) for placed in net.cells for o in placed.cell.operations)
+    assert sum(node.target is drop_samples for node in traced.graph.nodes) == losing > 3
+    for each in (traced, net):
+        torch.manual_seed(0)
+        found = each(x)
+        wanted.append(found["logits"] if isinstance(found, dict) else found)
+    if tracer != "prepare_qat_fx":  # whose numbers are rounded
+        torch.testing.assert_close(*wanted, rtol=1e-3, atol=1e-4)
+    if tracer == "create_feature_extractor":
+        torch.testing.assert_close(traced.eval()(x)["logits"], net.eval()(x))
+
+
 def test_one_compiled_network_is_for_all_probabilities_to_drop() -> None:
     """The probability is set anew in each epoch; a graph for each of them would soon be too many."""
     torch.manual_seed(0)
@@ -491,16 +518,49 @@ def test_kernels_are_there_in_these_tests() -> None:
         pytest.skip("no C compiler: nothing but the library's operations is tested here")
 
 
-def test_a_network_of_several_processes_with_operations_that_reach_nothing(tmp_path: Path) -> None:
-    """As docs/how-to/pytorch.md says: with `find_unused_parameters` a dead branch is no fault."""
-    dead = Genotype.from_nasbench201("|nor_conv_3x3~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|")
+def supernet_of_one_sample() -> tuple[nn.Module, tuple[Any, ...]]:
+    space = spaces.get("darts", nodes=2)
+    return Supernet(space, 4, 3, CLASSES), (ArchState(space, "gumbel-straight-through")(),)
+
+
+def of_cells(*nodes: Any, concat: tuple[int, ...]) -> tuple[nn.Module, tuple[Any, ...]]:
+    cell = CellGenotype(2, nodes, concat)
+    return FixedNet(Genotype("unread", dict.fromkeys(("normal", "reduce"), cell)), 4, 3, CLASSES), ()
+
+
+#: What docs/how-to/pytorch.md lists: a network, what it takes besides images, and where weights without a gradient are.
+UNUSED: dict[str, tuple[Callable[[], tuple[nn.Module, tuple[Any, ...]]], str]] = {
+    "nasbench201": (
+        lambda: (
+            FixedNet(
+                Genotype.from_nasbench201("|nor_conv_3x3~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|"),
+                *(4, 5, CLASSES),
+            ),
+            (),
+        ),
+        ".operations.0.",
+    ),
+    "an input that is not read": (lambda: of_cells((("sep_conv_3x3", 1),), concat=(2,)), ".preprocess0."),
+    "a node that leads nowhere": (
+        lambda: of_cells((("sep_conv_3x3", 0),), (("sep_conv_3x3", 0), ("skip_connect", 1)), concat=(3,)),
+        ".operations.0.",
+    ),
+    "a supernet under a sample": (supernet_of_one_sample, ".banks."),
+}
+
+
+@pytest.mark.parametrize("case", UNUSED)
+def test_a_network_of_several_processes_with_weights_that_reach_nothing(case: str, tmp_path: Path) -> None:
+    """As docs/how-to/pytorch.md says: with `find_unused_parameters` they are no fault."""
+    torch.manual_seed(0)
+    (plain, given), where = UNUSED[case][0](), UNUSED[case][1]
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
     try:
-        net = nn.parallel.DistributedDataParallel(FixedNet(dead, 4, 5, CLASSES), find_unused_parameters=True)
+        net = nn.parallel.DistributedDataParallel(plain, find_unused_parameters=True)
         x, y = images(torch.channels_last)
         for _ in range(2):
-            F.cross_entropy(net(x), y).backward()
+            F.cross_entropy(net(x, *given), y).backward(retain_graph=bool(given))
     finally:
         torch.distributed.destroy_process_group()
-    unused = [name for name, p in net.module.named_parameters() if p.grad is None]
-    assert unused and all(".operations.0." in name for name in unused)
+    unused = [name for name, p in plain.named_parameters() if p.grad is None]
+    assert unused and all(where in name for name in unused)
