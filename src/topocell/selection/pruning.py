@@ -1,6 +1,6 @@
 """Deciding for good in the middle of a search: what a mask removes leaves the supernet, and later steps cost less."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +19,21 @@ def decide(learner: Learner, masks: Mapping[str, Tensor]) -> None:
     """
     learner.arch.restrict(masks)
     sliced = learner.net.restrict(masks)
-    _follow(learner.weights_optimizer, list(learner.net.parameters()), sliced)
+    follow(learner.weights_optimizer, learner.net.parameters(), sliced)
 
 
-def _follow(
-    optimizer: Optimizer, parameters: Sequence[nn.Parameter], sliced: Sequence[tuple[nn.Parameter, Tensor]]
+def follow(
+    optimizer: Optimizer, parameters: Iterable[nn.Parameter], sliced: Sequence[tuple[nn.Parameter, Tensor]]
 ) -> None:
-    """Let the optimizer forget parameters that are no longer in `parameters`, and cut its state of sliced ones.
+    """Let the optimizer of a supernet's weights go on after candidates were removed.
 
-    Its state of a weight are momenta and the like, of the weight's shape or of size 1 in place of its first.
+    It forgets parameters that are no longer there, and its state of sliced ones is cut: momenta and the like, of the
+    weight's shape or of size 1 in place of its first.
+
+    Args:
+        optimizer: of these weights.
+        parameters: all that it goes on with, such as `net.parameters()`.
+        sliced: what `Supernet.restrict` returned.
     """
     left = set(parameters)
     for group in optimizer.param_groups:

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from topocell import spaces
 from topocell.config.search import WeightOptimizer
 from topocell.runtime.optimizers import build_optimizer
-from topocell.selection.pruning import _follow, decide, only, undecided, without_edges
+from topocell.selection.pruning import decide, follow, only, undecided, without_edges
 from topocell.supernet import Supernet
 from topocell.supernet.arch_state import ArchState
 from topocell.supernet.learner import ArchBatch, Batch, Learner
@@ -179,7 +179,7 @@ def test_the_state_of_any_optimizer_is_cut_with_the_weights(name: str) -> None:
         whole.grad, gone.grad = torch.ones_like(whole), torch.ones_like(gone)
         first.step()
     whole.data = whole.data[kept].clone()
-    _follow(first, [whole], [(whole, kept)])
+    follow(first, [whole], [(whole, kept)])
     assert first.param_groups[0]["params"] == [whole] and set(first.state) == {whole}
     for value in first.state[whole].values():
         if isinstance(value, Tensor) and value.dim():
