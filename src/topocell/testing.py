@@ -18,12 +18,14 @@ from topocell.data.readers import Decoding, Entry, Source, in_memory
 from topocell.data.splits import load as load_dataset
 from topocell.data.splits import search_data
 from topocell.errors import nearest
-from topocell.nn.banks import Bank
+from topocell.genotype.genotype import CellGenotype, Genotype
+from topocell.nn.network import FixedNet
 from topocell.nn.primitives import Primitive
 from topocell.relaxation import Relaxation, candidate_mask
 from topocell.runtime.contracts import ContractError, demand, demand_gradient, named, of
 from topocell.runtime.hooks import Keeping
 from topocell.runtime.losses import Loss
+from topocell.runtime.operation_contracts import check_bank, check_weightless
 from topocell.searching.loop import Search
 from topocell.searching.mechanisms import MECHANISMS, Mechanism
 from topocell.selection.rules import Rules
@@ -156,63 +158,9 @@ def check_operation(operation: "str | Primitive", channels: int = 4, strides: tu
             demand(bool((given == x).all()), at, "its input, which others read, is left alone", "another one")
             build = row.bank_at(stride)
             if build is None:
-                _check_weightless(at, row, module, x, stride, size)
+                check_weightless(at, row, module, x, stride, size)
                 continue
-            _check_bank(at, row.module, build(channels, stride, [0, 2, 5]).double(), x, stride)
-
-
-def _check_weightless(
-    who: str, row: Primitive, module: nn.Module, x: Tensor, stride: int, size: tuple[int, ...]
-) -> None:
-    """Check that an operation without weights is one function, as module and for all edges of a node."""
-    assert row.weightless is not None
-    given = x.clone()
-    bare, normalised = (row.weightless(given, stride, norm) for norm in (False, True))
-    demand(tuple(bare.shape) == size, who, f"weightless gives {size}", tuple(bare.shape))
-    demand(bool((given == x).all()), who, "the input of weightless, which others read, is left alone", "another one")
-    expected = module.train()(x)
-    same = any(torch.allclose(found, expected, atol=1e-9) for found in (bare, normalised))
-    demand(same, who, "weightless computes what the module does, up to batch norm", "other values")
-
-
-def _check_bank(who: str, build: Callable[..., nn.Module], bank: Bank, x: Tensor, stride: int) -> None:
-    """Check that a bank of three edges computes and learns like three modules, and forgets an edge."""
-    channels = x.shape[1]
-    modules = [build(channels, stride, False).double().train() for _ in bank.edges]
-    for module, edge in zip(modules, bank.edges):
-        pieces, own = bank.pieces(edge), list(module.parameters())
-        demand(len(pieces) == len(own), who, "a bank has the parameters of the module", f"{len(pieces)}, {len(own)}")
-        with torch.no_grad():
-            for parameter, (stack, number) in zip(own, pieces.values()):
-                parameter.copy_(stack[number].reshape(parameter.shape))
-    scale = torch.tensor([0.5, 2.0, 1.0], dtype=x.dtype)
-    weight = scale.repeat_interleave(channels)
-
-    def banked() -> Tensor:
-        return bank(x, x.relu(), weight[: len(bank.edges) * channels])
-
-    torch.manual_seed(0)
-    exact = torch.cat([module(x) * s for module, s in zip(modules, scale)], 1)
-    torch.manual_seed(0)
-    repeated = torch.cat([module(x) * s for module, s in zip(modules, scale)], 1)
-    torch.manual_seed(1)
-    random = not torch.equal(exact, torch.cat([module(x) * s for module, s in zip(modules, scale)], 1))
-    torch.manual_seed(0)
-    found = banked()
-    demand(found.shape == exact.shape, who, f"a bank of 3 edges gives {tuple(exact.shape)}", tuple(found.shape))
-    demand(torch.equal(exact, repeated), who, "draws come from torch's generator", "other numbers for one seed")
-    if random:
-        return
-    error = float((found - exact).abs().max().detach())
-    demand(error < 1e-9, who, "a bank computes what its modules do", f"a difference of {error:.3g}")
-    if parameters := list(bank.parameters()):
-        gradients = torch.autograd.grad(found.square().sum() + found.sum(), parameters, allow_unused=True)
-        learned = all(g is not None and bool(g.isfinite().all()) for g in gradients)
-        demand(learned, who, "every parameter of a bank has a finite gradient", "none, or NaN")
-    bank.keep(bank.edges[:2])
-    with torch.no_grad():
-        error = float((banked() - exact[:, : 2 * channels]).abs().max())
-    demand(error < 1e-9, who, "edges that stay do not change when one goes", f"a difference of {error:.3g}")
+            check_bank(at, row.module, build(channels, stride, [0, 2, 5]).double(), x, stride)
 
 
 def check_space(space: "str | Callable[..., SpaceSpec]", **options: Any) -> None:
@@ -236,15 +184,18 @@ def check_space(space: "str | Callable[..., SpaceSpec]", **options: Any) -> None
 
 
 def check_skeleton(skeleton: "str | Stacking") -> None:
-    """Check a skeleton at a few sizes: slots in order, of its cell types, and that a network of them takes a step.
+    """Check a skeleton at a few sizes: slots in order, of its cell types, and that networks of them work.
+
+    A supernet takes a step; a retraining gets logits, also of an auxiliary head where there are preprocess layers.
 
     Raises:
         ContractError: it breaks a rule.
     """
     who, stacked = named("skeleton", skeleton)
+    sizes = (stacked.small_layers or 3, 8) if isinstance(stacked, Stacking) else ()
     with of(who):
         demand(isinstance(stacked, Stacking), who, "a skeleton is a topocell.spaces.Stacking", type(stacked).__name__)
-        for layers in (stacked.small_layers or 3, 8):
+        for layers in sizes:
             slots = stacked.layout(4, layers)
             demand(bool(slots), who, "it has at least one cell", slots)
             order = [slot.index for slot in slots]
@@ -256,6 +207,13 @@ def check_skeleton(skeleton: "str | Stacking") -> None:
         inputs, output = (2, "concat") if stacked.preprocess else (1, "last")
         options = {"skeleton": skeleton, "nodes": 2, "inputs": inputs, "output": output}
         check_space("custom", candidates=["skip_connect", "sep_conv_3x3"], **options)
+        cell = CellGenotype(inputs, ((("skip_connect", 0), ("sep_conv_3x3", inputs - 1)),), (inputs,))
+        genotype, heads = Genotype("custom", dict.fromkeys(stacked.strides, cell), {}, skeleton), 1 + stacked.preprocess
+        with of(who), torch.device("meta"):
+            for net in (FixedNet(genotype, 4, layers, 2, auxiliary=stacked.preprocess) for layers in sizes):
+                found: Any = net(torch.randn(2, 3, max(8, net.divisor), max(8, net.divisor)))
+                shapes = [tuple(out.shape) for out in (found if heads > 1 else [found])]
+                demand(shapes == [(2, 2)] * heads, who, "each head of a retraining gives (N, classes)", shapes)
 
 
 #: What a search calls.

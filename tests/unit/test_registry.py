@@ -176,6 +176,10 @@ def other_pool(x: torch.Tensor, stride: int, norm: bool) -> torch.Tensor:
     return 1000 * x[:, :, ::stride, ::stride]
 
 
+def doubled(x: torch.Tensor, stride: int, norm: bool) -> torch.Tensor:
+    return x[:, :, ::stride, ::stride] * (1 + norm)
+
+
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mechanisms and skeletons are checked by their names."""
@@ -208,6 +212,10 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             lambda: testing.check_operation(Primitive(lambda c, s, a: nn.AvgPool2d(3, s, 1), weightless=other_pool)),
             "weightless computes what the module does",
+        ),
+        (
+            lambda: testing.check_operation(Primitive(lambda c, s, a: nn.AvgPool2d(1, s), weightless=doubled)),
+            "with norm=True is the same map, or that map behind batch norm",
         ),
         (lambda: testing.check_rule(lambda *_: [1], "edge rule"), "returns the kept edges, and a note or None"),
         (lambda: testing.check_skeleton("wide"), "its cells are of normal, reduce, but got ['wide']"),

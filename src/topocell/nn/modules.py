@@ -31,7 +31,7 @@ def batch_norm(channels: int, affine: bool, batch_statistics: bool = False) -> n
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 #: Methods that are set on a module to change what it computes, as for images that can be tiled.
-_METHODS = frozenset({"forward", "_conv_forward", "_check_input_dim"})
+_METHODS = frozenset({"forward", "_conv_forward", "_check_input_dim", "compute"})
 
 #: What kernels stand for, as it was when it was imported: somebody may put something else in its place.
 REPLACEABLE = tuple(

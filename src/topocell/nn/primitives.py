@@ -38,8 +38,25 @@ from topocell.spaces.operations import KNOWN_OPERATIONS, RESIDUAL_OPERATIONS, Fa
 Module = Callable[[int, int, bool], nn.Module]
 #: (channels, stride, indices of edges) → bank.
 BankBuilder = Callable[[int, int, Sequence[int]], Bank]
-#: (x, stride, norm) → map, followed by batch norm without gain and bias if `norm`.
+#: (x, stride, norm) → map; of a pool, followed by batch norm without gain and bias if `norm`.
 Map = Callable[[Tensor, int, bool], Tensor]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The `weightless` of a pool: `norm`, as DARTS asks, adds batch norm without gain and bias, and nothing else.
+
+    Compiled kernels add it together with the weights of the edges.
+
+    Args:
+        bare: (x, stride) → map.
+    """
+
+    bare: Callable[[Tensor, int], Tensor]
+
+    def __call__(self, x: Tensor, stride: int, norm: bool) -> Tensor:
+        y = self.bare(x, stride)
+        return normalise(y) if norm else y
 
 
 @dataclass(frozen=True)
@@ -51,7 +68,9 @@ class Primitive:
             norm, as operations are weighed against each other, and leaves its input, which others read, alone.
         bank: builds it for all edges that leave a node in the supernet; without one, `ModuleBank` holds one module for
             each edge. Beside `weightless`, it is for stride 2 alone.
-        weightless: computes it where it has no weights, once for all edges of a node.
+        weightless: computes it where it has no weights, once for all edges of a node: `(x, stride, norm)` → map.
+            `norm` says that pools end in batch norm, as a `Pool` does; where that has no meaning (a skip connection),
+            it is left unread.
         label: short name in drawings; default the name itself.
         family: colour in drawings.
     """
@@ -101,16 +120,6 @@ def _identity(x: Tensor, stride: int, norm: bool) -> Tensor:
     return x
 
 
-def _max_pool(x: Tensor, stride: int, norm: bool) -> Tensor:
-    y = max_pool(x, stride)
-    return normalise(y) if norm else y
-
-
-def _avg_pool(x: Tensor, stride: int, norm: bool) -> Tensor:
-    y = avg_pool(x, stride)
-    return normalise(y) if norm else y
-
-
 def _row(name: str, module: Module, bank: BankBuilder | None = None, weightless: Map | None = None) -> Primitive:
     """A row of those that come with the package, whose label and family are known."""
     return Primitive(module, bank, weightless, KNOWN_OPERATIONS[name].label, KNOWN_OPERATIONS[name].family)
@@ -151,8 +160,8 @@ PRIMITIVES = _Primitives(
     "operation",
     {
         "none": _row("none", lambda channels, stride, affine: Zero(stride), None, _nothing),
-        "max_pool_3x3": _row("max_pool_3x3", _max_module, None, _max_pool),
-        "avg_pool_3x3": _row("avg_pool_3x3", _avg_module, None, _avg_pool),
+        "max_pool_3x3": _row("max_pool_3x3", _max_module, None, Pool(max_pool)),
+        "avg_pool_3x3": _row("avg_pool_3x3", _avg_module, None, Pool(avg_pool)),
         "skip_connect": _row("skip_connect", _skip, ReduceBank, _identity),
         "sep_conv_3x3": _sep("sep_conv_3x3", 3),
         "sep_conv_5x5": _sep("sep_conv_5x5", 5),

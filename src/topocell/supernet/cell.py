@@ -7,7 +7,6 @@ a node is complete when its turn comes.
 """
 
 from collections import defaultdict
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from topocell.errors import SpaceError
 from topocell.nn.banks import Bank, ChainBank, ConvBank
 from topocell.nn.functional import shuffle_channels
 from topocell.nn.fused_choice import chosen
-from topocell.nn.fused_plan import Chain, Edges, Plan
+from topocell.nn.fused_plan import Edges, Plan
 from topocell.nn.kernels.cpu import ordinary
 from topocell.nn.modules import has_hooks, values_per_channel
 from topocell.nn.primitives import PRIMITIVES
@@ -26,46 +25,11 @@ from topocell.nn.separable import separable, usable
 from topocell.runtime.constants import Constants
 from topocell.spaces.cell import CellSpec
 from topocell.supernet.device_draws import dropped, masked
+from topocell.supernet.tasks import Shared, Task
 from topocell.supernet.weights import ArchWeights, OneHotWeights
 
 Kept = list[tuple[nn.Parameter, Tensor]]
 Sums = dict[int, Tensor]
-
-
-class _Shared(NamedTuple):
-    """A weightless operation on one edge: which function of which source, and where its weight stands."""
-
-    source: int
-    op: str
-    stride: int
-    edge: int
-    position: int
-
-
-class _Task(NamedTuple):
-    """A bank, the edges it has to run, their slices of its parameters (None: all), and where their weights stand."""
-
-    bank: Bank
-    edges: list[int]
-    rows: Tensor | None
-    positions: list[int]
-
-
-def _map(op: str, x: Tensor, stride: int, norm: bool) -> Tensor:
-    """The result of an operation where it has no weights."""
-    compute = PRIMITIVES[op].weightless
-    assert compute is not None
-    return compute(x, stride, norm)
-
-
-def _slots(task: _Task, edges: list[int]) -> tuple[int, ...]:
-    return tuple(edges.index(e) for e in task.edges)
-
-
-def _chain(task: _Task, edges: list[int]) -> Chain:
-    bank = task.bank
-    assert isinstance(bank, ChainBank)
-    return Chain(bank.kernel, bank.dilation, bank.stages, _slots(task, edges), tuple(task.positions))
 
 
 class SuperCell(nn.Module):
@@ -118,7 +82,7 @@ class SuperCell(nn.Module):
             for k, op in enumerate(names):
                 if live[e][k]:
                     groups[spec.edges[e][0], op, spec.edge_stride(e)].append(e)
-        self._shared: list[_Shared] = []
+        self._shared: list[Shared] = []
         for (source, op, stride), edges in sorted(groups.items()):
             if (build := PRIMITIVES[op].bank_at(stride)) is not None:
                 self.banks.append(build(channels // partial, stride, edges))
@@ -126,7 +90,7 @@ class SuperCell(nn.Module):
             elif op != "none":
                 for e in edges:
                     position = e * spec.n_candidates + spec.candidates[e].index(op)
-                    self._shared.append(_Shared(source, op, stride, e, position))
+                    self._shared.append(Shared(source, op, stride, e, position))
         self.live = tuple(on for row in live for on in row)
         self._bypassed = [any(row) for row in live]  # partial channels: does anything pass along the edge?
         self._index()
@@ -145,7 +109,7 @@ class SuperCell(nn.Module):
         self._by_source: dict[int, list[int]] = defaultdict(list)
         for i, bank in enumerate(self._all_banks()):
             self._by_source[spec.edges[bank.edges[0]][0]].append(i)
-        self._shared_by_source: dict[int, list[_Shared]] = defaultdict(list)
+        self._shared_by_source: dict[int, list[Shared]] = defaultdict(list)
         for shared in self._shared:
             self._shared_by_source[shared.source].append(shared)
 
@@ -200,16 +164,16 @@ class SuperCell(nn.Module):
         kept = torch.rand(self.spec.n_edges, len(x), device=x.device) < keep
         return (kept.to(x.dtype) / keep)[:, :, None, None, None]
 
-    def _task(self, number: int, drawn: list[bool] | None, device: torch.device) -> _Task | None:
+    def _task(self, number: int, drawn: list[bool] | None, device: torch.device) -> Task | None:
         """Return the task of a bank: all its edges, or those for which its operation was drawn."""
         bank, positions = self._all_banks()[number], self._positions[number]
         if drawn is None:
-            return _Task(bank, bank.edges, None, positions)
+            return Task(bank, bank.edges, None, positions)
         rows = [row for row, position in enumerate(positions) if drawn[position]]
         if not rows:
             return None
         edges, index = [bank.edges[r] for r in rows], torch.tensor(rows, device=device)
-        return _Task(bank, edges, index, [positions[r] for r in rows])
+        return Task(bank, edges, index, [positions[r] for r in rows])
 
     def _ordinary(self, x: Tensor) -> bool:
         """Return whether nothing asks for more than kernels do: hooks on banks, weights of another type, transforms.
@@ -220,27 +184,27 @@ class SuperCell(nn.Module):
             return False
         return values_per_channel(x, self.spec.stride) > 1
 
-    def _scale(self, task: _Task, joint: Tensor) -> Tensor:
+    def _scale(self, task: Task, joint: Tensor) -> Tensor:
         """(M,) weights of the edges of a task."""
         if task.rows is None:
             return joint[self._constants.get(str(task.positions), joint)]
         return joint[torch.tensor(task.positions, device=joint.device)]
 
     def _add_compiled(
-        self, x: Tensor, stride: int, tasks: list[_Task], ready: list[_Shared], joint: Tensor, sums: Sums
-    ) -> list[_Task]:
+        self, x: Tensor, stride: int, tasks: list[Task], ready: list[Shared], joint: Tensor, sums: Sums
+    ) -> list[Task]:
         """Run by compiled kernels the edges that leave the node `x` with one stride, as convolution or without weights.
 
         Returns the tasks that are left for the library.
         """
-        chains = [t for t in tasks if isinstance(t.bank, ChainBank) and t.bank.stride == stride]
-        ways = [chosen(x, _chain(t, t.edges), stride) for t in chains]
+        chains = [t for t in tasks if t.of(ChainBank, stride)]
+        ways = [chosen(x, t.chain(t.edges), stride) for t in chains]
         chains, lanes = [t for t, way in zip(chains, ways) if way], [way.lanes for way in ways if way]
-        dense = [t for t in tasks if isinstance(t.bank, ConvBank) and t.bank.stride == stride]
+        dense = [t for t in tasks if t.of(ConvBank, stride)]
         ready = [s for s in ready if s.stride == stride]
-        pooled: dict[tuple[str, int, int], list[_Shared]] = defaultdict(list)
+        pooled: dict[tuple[str, int, int], list[Shared]] = defaultdict(list)
         for shared in ready:
-            if PRIMITIVES[shared.op].family == "pool" and self.spec.pool_norm:
+            if self.spec.pool_norm and shared.pools:
                 pooled[self._key(shared)].append(shared)
         edges = sorted({e for t in chains + dense for e in t.edges} | {s.edge for s in ready})
         rest = [t for t in tasks if t not in chains and t not in dense]
@@ -253,11 +217,11 @@ class SuperCell(nn.Module):
         where = {(self._key(shared), shared.edge): shared.position for shared in mapped}
         targets = [self.spec.edges[e][1] for e in edges]
         plan = Plan(
-            tuple(_chain(t, edges)._replace(lanes=n) for t, n in zip(chains, lanes)),
+            tuple(t.chain(edges)._replace(lanes=n) for t, n in zip(chains, lanes)),
             stride,
             tuple(t in sums for t in targets),
             tuple(tuple(where.get((key, e), -1) for e in edges) for key in maps),
-            tuple(Edges(_slots(t, edges), tuple(t.positions)) for t in dense),
+            tuple(Edges(t.slots(edges), tuple(t.positions)) for t in dense),
             identity,
             tuple(
                 Edges(tuple(edges.index(s.edge) for s in found), tuple(s.position for s in found))
@@ -266,13 +230,13 @@ class SuperCell(nn.Module):
             low_memory=self.low_memory,
         )
         tensors = [tensor for t in chains + dense for tensor in t.bank.tensors(t.rows)]
-        tensors += [_map(op, x, stride, False) for op, _, _ in pooled]
+        tensors += [found[0].compute(x, False) for found in pooled.values()]
         bases = [sums[t] for t in targets if t in sums]
         given = list(maps.values())[identity:]
         sums.update(zip(targets, separable(x, plan, tensors, joint, given, bases)[0]))
         return rest
 
-    def _add_banks(self, x: Tensor, tasks: list[_Task], joint: Tensor, sums: Sums, passed: Tensor | None) -> None:
+    def _add_banks(self, x: Tensor, tasks: list[Task], joint: Tensor, sums: Sums, passed: Tensor | None) -> None:
         if not tasks:
             return
         active, part = x.relu(), x.shape[1]
@@ -286,26 +250,26 @@ class SuperCell(nn.Module):
                 node, piece = self.spec.edges[e][1], piece if passed is None else piece * passed[e]
                 sums[node] = sums[node] + piece if node in sums else piece
 
-    def _add_maps(self, x: Tensor, ready: list[_Shared], joint: Tensor, sums: Sums, passed: Tensor | None) -> None:
+    def _add_maps(self, x: Tensor, ready: list[Shared], joint: Tensor, sums: Sums, passed: Tensor | None) -> None:
         maps = self._maps(x, ready)
         for shared in ready:
             node, value, scalar = self.spec.edges[shared.edge][1], maps[self._key(shared)], joint[shared.position]
             scalar = scalar if passed is None else scalar * passed[shared.edge]
             sums[node] = torch.addcmul(sums[node], value, scalar) if node in sums else value * scalar
 
-    def _key(self, shared: _Shared) -> tuple[str, int, int]:
+    def _key(self, shared: Shared) -> tuple[str, int, int]:
         """Edges with equal keys share one result; dropout is drawn for each edge."""
         own = shared.op == "skip_connect" and self.training and self.skip_dropout > 0
         return shared.op, shared.stride, shared.edge if own else -1
 
-    def _maps(self, x: Tensor, ready: list[_Shared]) -> dict[tuple[str, int, int], Tensor]:
+    def _maps(self, x: Tensor, ready: list[Shared]) -> dict[tuple[str, int, int], Tensor]:
         """Results of operations without weights, each computed once."""
         found: dict[tuple[str, int, int], Tensor] = {}
         rate = self.skip_dropout if self.rates is None else self.rates[0]
         for shared in ready:
             key = self._key(shared)
             if key not in found:
-                value = _map(shared.op, x, shared.stride, self.spec.pool_norm)
+                value = shared.compute(x, self.spec.pool_norm)
                 found[key] = value if key[2] < 0 else dropped(value, rate)
         return found
 
