@@ -18,6 +18,7 @@ from topocell.nn.functional import BN_EPS, depthwise, subsample
 from topocell.nn.fused_choice import chosen
 from topocell.nn.fused_plan import Chain, Plan
 from topocell.nn.kernels.cpu import ordinary
+from topocell.nn.kernels.mode import by_own_mode
 from topocell.nn.projection import faster, projected
 from topocell.nn.separable import separable
 
@@ -142,6 +143,8 @@ class ReLUConvBN(nn.Module):
     Shapes: `(N, c_in, H, W)` to `(N, c_out, ceil(H / stride), ceil(W / stride))`.
     """
 
+    kernels = "auto"
+
     def __init__(
         self,
         c_in: int,
@@ -158,6 +161,7 @@ class ReLUConvBN(nn.Module):
         self.bn = batch_norm(c_out, affine, batch_statistics)
         self._pointwise, self._built = kernel == 1, _settings([self.conv], _tensors(self.conv, self.bn))
 
+    @by_own_mode
     def forward(self, x: Tensor) -> Tensor:
         if self._pointwise and _projectable(x, [self.conv], self._subsample, self.bn, self._built):
             return _projected(x, [self.conv], self._subsample, self.bn)
@@ -171,6 +175,8 @@ class FactorizedReduce(nn.Module):
     not allow, gives the second convolution one channel more.
     """
 
+    kernels = "auto"
+
     def __init__(self, c_in: int, c_out: int, affine: bool, *, batch_statistics: bool = False) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(c_in, c_out // 2, 1, bias=False)
@@ -178,6 +184,7 @@ class FactorizedReduce(nn.Module):
         self.bn = batch_norm(c_out, affine, batch_statistics)
         self._built = _settings([self.conv1, self.conv2], _tensors(self.conv1, self.conv2, self.bn))
 
+    @by_own_mode
     def forward(self, x: Tensor) -> Tensor:
         if _projectable(x, convolutions := [self.conv1, self.conv2], 2, self.bn, self._built):
             return _projected(x, convolutions, 2, self.bn)

@@ -19,6 +19,7 @@ from topocell.nn.functional import shuffle_channels
 from topocell.nn.fused_choice import chosen
 from topocell.nn.fused_plan import Edges, Plan
 from topocell.nn.kernels.cpu import ordinary
+from topocell.nn.kernels.mode import by_own_mode
 from topocell.nn.modules import has_hooks, values_per_channel
 from topocell.nn.primitives import PRIMITIVES
 from topocell.nn.separable import separable, usable
@@ -55,6 +56,8 @@ class SuperCell(nn.Module):
     rates: tuple[float | Tensor, float | Tensor] | None = None
     #: Whether candidates that were not drawn are computed too and then masked: which ones they are is never read.
     masked = False
+    #: Which kernels it uses, see `topocell.nn.kernels.mode`.
+    kernels = "auto"
 
     def __init__(
         self,
@@ -121,6 +124,7 @@ class SuperCell(nn.Module):
     def _all_banks(self) -> list[Bank]:
         return [bank for bank in self.banks if isinstance(bank, Bank)]
 
+    @by_own_mode
     def forward(self, states: list[Tensor], weights: ArchWeights) -> Tensor:
         """`states`: one (N, C, H, W) per input node → (N, width·C, H/stride, W/stride)."""
         spec, part = self.spec, self.channels // self.partial

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from topocell.arguments import checked
 from topocell.errors import CheckpointError, SpaceError, check_known, nearest
-from topocell.nn.kernels.mode import KERNELS, using
+from topocell.nn.kernels.mode import KERNELS
+from topocell.nn.modules import FactorizedReduce, ReLUConvBN
 from topocell.nn.scheduled import Scheduled, current, is_held
 from topocell.nn.skeleton import Context, Skeleton, States
 from topocell.runtime.same_draws import SameDraws
@@ -126,7 +127,7 @@ class Supernet(nn.Module):
         for name, value, known in (("kernels", kernels, KERNELS), ("memory", memory, ("standard", "low"))):
             if value not in known:
                 raise SpaceError(f"{name} is one of {', '.join(known)}, but got {value!r}{nearest(value, known)}")
-        self.space, self.kernels = space, kernels
+        self.space = space
 
         def make_cell(slot: Slot) -> SuperCell:
             return SuperCell(space.cells[slot.cell_type], slot.channels, partial=partial, low_memory=memory == "low")
@@ -145,6 +146,9 @@ class Supernet(nn.Module):
             batch_statistics=True,
             head=head,
         )
+        for module in self.modules():
+            if isinstance(module, SuperCell | ReLUConvBN | FactorizedReduce):
+                module.kernels = kernels
         self.register_load_state_dict_pre_hook(_check_candidates)
 
     @property
@@ -158,26 +162,23 @@ class Supernet(nn.Module):
         Raises:
             SpaceError: a cell type without weights, or weights of another shape than its cell.
         """
-        with using(self.kernels):
-            logits: Tensor = self.skeleton(self._prepared(x), self._seen(weights))
+        logits: Tensor = self.skeleton(self._prepared(x), self._seen(weights))
         return logits
 
     def prefix(self, x: Tensor, weights: Mapping[str, ArchWeights], cell_type: str) -> States:
         """Return the inputs of the first cell of a type: the outputs of the two cells before it, each (N, C, H, W)."""
         seen = self._seen(weights)
         s0, s1 = self.skeleton.begin(self._prepared(x))
-        with using(self.kernels):
-            for index in range(self._first(cell_type)):
-                s0, s1 = self.skeleton.advance(index, s0, s1, seen)
+        for index in range(self._first(cell_type)):
+            s0, s1 = self.skeleton.advance(index, s0, s1, seen)
         return s0, s1
 
     def suffix(self, states: States, weights: Mapping[str, ArchWeights], cell_type: str) -> Tensor:
         """Logits (N, classes) from what `prefix` has left; together they are `forward`."""
         seen = self._seen(weights)
         s0, s1 = states
-        with using(self.kernels):
-            for index in range(self._first(cell_type), len(self.skeleton.cells)):
-                s0, s1 = self.skeleton.advance(index, s0, s1, seen)
+        for index in range(self._first(cell_type), len(self.skeleton.cells)):
+            s0, s1 = self.skeleton.advance(index, s0, s1, seen)
         return self.skeleton.classify(s1)
 
     def _seen(self, weights: Mapping[str, ArchWeights]) -> Context:
@@ -231,8 +232,8 @@ class Supernet(nn.Module):
     def restrict(self, masks: Mapping[str, Tensor]) -> Kept:
         """Remove for good every candidate that is False in its cell type's mask (E, K); later steps cost less.
 
-        The layout (E, K) of the weights stays. Returns each sliced parameter with the indices of its kept
-        slices, for optimizer state; parameters that vanish are no longer in `parameters()`.
+        The layout (E, K) of the weights stays. Returns each sliced parameter with the indices of its kept slices, for
+        optimizer state (`topocell.selection.pruning.follow`); parameters that vanish are no longer in `parameters()`.
 
         Raises:
             SpaceError: a cell type that the space has not, or a mask that is no bool tensor of its cell's shape.

@@ -1,7 +1,8 @@
 """Networks whose modules a user has changed, and networks in surroundings of a user's own, like their plain twins."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -25,12 +26,22 @@ from tests.helpers.twins import (
 from torch import Tensor, nn
 from torch.ao.quantization import get_default_qat_qconfig_mapping
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_qat_fx
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
-from topocell import ArchState, CellSpec, SpaceSpec, Supernet
-from topocell.nn.modules import REPLACEABLE
+from topocell import ArchState, CellSpec, SpaceSpec, Supernet, spaces, testing
+from topocell.nn.banks import Bank, ConvBank, SepConvBank
+from topocell.nn.functional import normalise
+from topocell.nn.kernels import cpu
+from topocell.nn.kernels.mode import mode
+from topocell.nn.modules import REPLACEABLE, FactorizedReduce, ReLUConvBN
+from topocell.nn.primitives import PRIMITIVES, Pool, Primitive
+from topocell.nn.skeleton import PlacedCell
+from topocell.spaces import KNOWN_OPERATIONS
+from topocell.supernet import ArchWeights
+from topocell.supernet.cell import SuperCell
 
 
 def norms(net: nn.Module) -> Iterator[Any]:
@@ -300,3 +311,87 @@ def test_a_supernet_in_surroundings_of_a_user_s_own(where: str, memory: str, mon
         if a is not None and b is not None:
             scale = a.abs().max().clamp_min(1)
             torch.testing.assert_close(b / scale, a / scale, **(LOOSE if where == "autocast" else EXACT))
+
+
+PARTS = {"placed": (PlacedCell,), "cell": (SuperCell,), "layers": (ReLUConvBN, FactorizedReduce)}
+
+
+@needs_kernels
+@pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
+@pytest.mark.parametrize("kernels", ["plain", "fused"])
+@pytest.mark.parametrize("space", ["darts", "nasbench201"])
+def test_checkpointed_parts_of_a_supernet_are_computed_again_by_the_same_kernels(
+    space: str, kernels: str, parts: tuple[type, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TOPOCELL_NATIVE")
+    torch.manual_seed(0)
+    spec = spaces.get(space, nodes=2) if space == "darts" else spaces.get(space)
+    net, arch = Supernet(spec, 4, 5, 5, kernels=kernels), ArchState(spec, init=1.0)
+    x, wanted = images(torch.channels_last)[0], [*arch.alpha.values(), *net.parameters()]
+    asked: list[str] = []
+    monkeypatch.setattr(cpu, "mode", lambda: asked.append(mode()) or asked[-1])
+    found = [torch.autograd.grad(net(x, arch()).square().sum(), wanted, allow_unused=True)]
+    apply_activation_checkpointing(net, check_fn=lambda module: isinstance(module, parts))
+    found.append(torch.autograd.grad(net(x, arch()).square().sum(), wanted, allow_unused=True))
+    assert set(asked) == {kernels}
+    for a, b in zip(*found):
+        assert (a is None) == (b is None)
+        if a is not None and b is not None:
+            torch.testing.assert_close(a, b)
+
+
+class TwiceChain(SepConvBank):
+    def compute(self, x: Tensor, active: Tensor, weight: Tensor, tensors: Any) -> Tensor:
+        return 2 * super().compute(x, active, weight, tensors)
+
+
+class TwiceDense(ConvBank):
+    def forward(self, x: Tensor, active: Tensor, weight: Tensor, rows: Tensor | None = None) -> Tensor:
+        return 2 * super().forward(x, active, weight, rows)
+
+
+def alone(row: Primitive, monkeypatch: pytest.MonkeyPatch) -> SuperCell:
+    """A cell of one edge with one candidate, with the same weights each time."""
+    monkeypatch.setitem(PRIMITIVES, "mine", row)
+    monkeypatch.setitem(KNOWN_OPERATIONS, "mine", KNOWN_OPERATIONS["max_pool_3x3"])
+    torch.manual_seed(0)
+    return SuperCell(CellSpec(1, 1, ((0, 1),), (("mine",),)), 8)
+
+
+def thrice(cell: SuperCell) -> Tensor:
+    x = torch.arange(4 * 8 * 36.0).sin().view(4, 8, 6, 6).contiguous(memory_format=torch.channels_last)
+    return cell([x], ArchWeights(torch.full((1, 1), 3.0), torch.ones(1)))
+
+
+def pooled(x: Tensor, stride: int) -> Tensor:
+    return F.avg_pool2d(x, 5, stride, 2)
+
+
+@pytest.mark.parametrize("native", ["0", "1"])
+@pytest.mark.parametrize("norm", [False, True], ids=["bare", "normalised"])
+def test_a_pool_of_a_user_s_own_is_normalised_where_it_says_so(
+    norm: bool, native: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its colour in drawings."""
+    monkeypatch.setenv("TOPOCELL_NATIVE", native)
+    weightless = Pool(pooled) if norm else lambda x, stride, norm: pooled(x, stride)
+    row = Primitive(lambda channels, stride, affine: nn.AvgPool2d(5, stride, 2), weightless=weightless, family="pool")
+    testing.check_operation(row)
+    identity = thrice(alone(PRIMITIVES["skip_connect"], monkeypatch)) / 3
+    expected = 3 * (normalise(pooled(identity, 1)) if norm else pooled(identity, 1))
+    torch.testing.assert_close(thrice(alone(row, monkeypatch)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("native", ["0", "1"])
+@pytest.mark.parametrize("way", ["class", "method"])
+@pytest.mark.parametrize(("name", "kind"), [("sep_conv_3x3", TwiceChain), ("nor_conv_3x3", TwiceDense)])
+def test_a_bank_that_computes_otherwise_than_one_with_kernels_is_called(
+    name: str, kind: Callable[..., Bank], way: str, native: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOPOCELL_NATIVE", native)
+    row = PRIMITIVES[name]
+    cell = alone(Primitive(row.module, partial(kind, kernel=3)) if way == "class" else row, monkeypatch)
+    if way == "method":
+        bank: Any = cell.banks[0]
+        bank.compute = lambda *args: 2 * type(bank).compute(bank, *args)
+    torch.testing.assert_close(thrice(cell), 2 * thrice(alone(row, monkeypatch)), rtol=1e-4, atol=1e-5)
