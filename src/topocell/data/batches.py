@@ -5,7 +5,7 @@ it would have seen, and a batch can be asked for without the ones before it.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from typing import Literal, Protocol, Self
 
@@ -85,7 +85,8 @@ class Feed(Protocol):
 class ImageSet:
     """Labelled images in memory: `images` (N, C, H, W) uint8, `labels` (N,) int64 in 0..len(classes)-1, class names.
 
-    `files` says where each image is; it is empty for images that have no file of their own.
+    `files` says where each image is; it is empty for images that have no file of their own. `numbers` (N,) says which
+    of the set they are; None: all of it, in its order.
 
     Raises:
         DataError: another dtype or shape, a label without a class, another number of files.
@@ -95,6 +96,7 @@ class ImageSet:
     labels: Tensor
     classes: tuple[str, ...]
     files: tuple[str, ...] = ()
+    numbers: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.images.shape)
@@ -115,12 +117,16 @@ class ImageSet:
     def subset(self, indices: Tensor) -> "ImageSet":
         """A copy of the images at `indices` (M,) int64, in that order."""
         files = tuple(self.files[i] for i in indices.tolist()) if self.files else ()
-        return ImageSet(self.images[indices], self.labels[indices], self.classes, files)
+        return ImageSet(self.images[indices], self.labels[indices], self.classes, files, self._numbers[indices.cpu()])
+
+    @property
+    def _numbers(self) -> Tensor:
+        return torch.arange(len(self)) if self.numbers is None else self.numbers
 
     @property
     def names(self) -> tuple[str, ...]:
         """What each image is called: its file, or its number in the set."""
-        return self.files or tuple(map(str, range(len(self))))
+        return self.files or tuple(map(str, self._numbers.tolist()))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -137,7 +143,8 @@ class ImageSet:
     def joined(cls, parts: Sequence["ImageSet"]) -> "ImageSet":
         """The images of several parts of one set, one after the other."""
         images, labels = torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts])
-        return ImageSet(images, labels, parts[0].classes, tuple(file for p in parts for file in p.files))
+        files, numbers = tuple(file for p in parts for file in p.files), torch.cat([p._numbers for p in parts])
+        return ImageSet(images, labels, parts[0].classes, files, numbers)
 
     def pixels(self, indices: Tensor) -> Tensor:
         """Images (M, C, H, W) uint8."""
@@ -150,7 +157,7 @@ class ImageSet:
     def to(self, device: torch.device | str) -> "ImageSet":
         """The same set on the device, its images in channels_last memory format."""
         images = self.images.contiguous(memory_format=torch.channels_last)
-        return ImageSet(move(images, device), move(self.labels, device), self.classes, self.files)
+        return replace(self, images=move(images, device), labels=move(self.labels, device))
 
 
 class Kept:

@@ -186,7 +186,8 @@ def _image_set(
     """The images of a part with their labels. Raises DataError where a class has lost all that were chosen."""
     kept = labels[part.indices]
     check_classes(kept, labels[chosen], classes, name)
-    return ImageSet(part.images, kept, classes, tuple(files[i] for i in part.indices.tolist()) if files else ())
+    named = tuple(files[i] for i in part.indices.tolist()) if files else ()
+    return ImageSet(part.images, kept, classes, named, part.indices)
 
 
 def _augmentation(entry: Entry, side: int, flip: bool | None, crop: bool | int | None) -> Augmentation:

@@ -798,7 +798,7 @@ def folder_set(tmp_path):
 def test_search_data_holds_no_test_image(folder_set):
     sight = search_data(folder_set, {"train": 0.5, "val": 0.4}, seed=0)
     reached = tensors(sight)
-    assert len(reached) == 2 * 2 + 2  # images and labels of two splits, and their two orders
+    assert len(reached) == 2 * 3 + 2  # images, labels and numbers of two splits, and their two orders
     unseen = {folder_set.test.images.untyped_storage().data_ptr(), folder_set.test.labels.data_ptr()}
     assert not unseen & {tensor.untyped_storage().data_ptr() for tensor in reached}
     seen = [value for part in sight.splits.values() for value in values(part.images)]
