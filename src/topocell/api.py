@@ -114,6 +114,7 @@ def select(
     name: str | None = None,
     *,
     replace: bool = False,
+    accept_data: bool = False,
     data: Given | Sequence[Any] | None = None,
     **changes: Any,
 ) -> Genotype:
@@ -129,19 +130,19 @@ def select(
         display: as for `run`.
         name: of the directory in OUT/selections; without it the cell becomes the run's own.
         replace: whether a cell whose retraining has begun may give way to another, which drops that retraining.
-        data: as for `run`.
+        accept_data, data: as for `run`.
         changes: fields of `topocell.config.selection.SelectionPlan` to use instead of the recipe's.
 
     Raises:
         RunError: the search is not finished, `name` has other rules, or the cell is retrained and `replace` is False.
         RecipeError: a rule that does not exist.
     """
-    with _reopened(out, display, data=data) as work:
+    with _reopened(out, display, accept_data, data) as work:
         name = work.alternative_name(changes) if name is None else name
         if name is None:
             return work.select(again=True, replace=replace, **changes)
-        recipe, path = begin_alternative(work, name, changes)
-    with _opened(prepared(recipe, like=work.setup), path, display) as work:
+        recipe, path = begin_alternative(work, name, changes, accept_data)
+    with _opened(prepared(recipe, like=work.setup), path, display, accept_data) as work:
         return work.select()
 
 
@@ -173,9 +174,7 @@ def retrain(
         changes: `key=value` of `retrain`, `data`, `device`, `precision`, `compile`, `on_nan`; they need a name.
             `data.root` alone says where the images are now, and resumes.
         weights_from: directory with a trained network whose weights are fine-tuned; it needs a name.
-        accept_data: as for `run`.
-        data: as for `run`; with a name they may be others than those of the run.
-        before: as for `run`.
+        accept_data, data, before: as for `run`; with a name the images may be others than those of the run.
 
     Returns what results.json holds, of OUT/shallow where there was no full retraining.
 

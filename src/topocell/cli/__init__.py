@@ -191,6 +191,7 @@ def select(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Of `selection`, e.g. projection.batches=8.", show_default=False),
     ] = None,
+    accept_data: AcceptData = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -216,7 +217,7 @@ def select(
     given = {"operations": operations, "edges": edges, "in_degree": in_degree, "stage": stage, "after_epoch": epoch}
     wanted = overridden({}, changes or []) | {k: v for k, v in given.items() if v is not None}
     with displayed(quiet, as_json) as display:
-        api.select(run_path, display, name, replace=replace, **wanted)
+        api.select(run_path, display, name, replace=replace, accept_data=accept_data, **wanted)
 
 
 app.command()(retrain)

@@ -46,14 +46,16 @@ from topocell.selection.rules import derive
 from topocell.supernet.arch_state import ArchState
 
 
-def begin_alternative(work: Work, name: str, changes: Mapping[str, Any]) -> tuple[Recipe, Path]:
+def begin_alternative(
+    work: Work, name: str, changes: Mapping[str, Any], accept_data: bool = False
+) -> tuple[Recipe, Path]:
     """Make selections/NAME a run whose next phase is its selection; returns its recipe and directory."""
     work.must_be_searched()
     setup = Setup.of(reselected(work.recipe, changes), like=work.setup)
     path = work.directory.selection_path(name)
     work.moment(setup.recipe)  # before anything is written
     try:
-        found = processes.opened(setup, path, searched=True)
+        found = processes.opened(setup, path, accept_data, searched=True)
     except OtherRecipe as fault:
         raise RunError(
             f"a selection keeps the rules it began with, but {path} has others; name another with --as"

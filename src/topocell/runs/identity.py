@@ -51,13 +51,15 @@ def accept_other_data(path: Path, stored: dict[str, Any], env: Mapping[str, Any]
 def _accepted(path: Path, key: str, stored: dict[str, Any], env: Mapping[str, Any], accept: bool) -> str:
     """Put another fingerprint into `stored` and the one before beside it; returns a warning. Raises RunError."""
     what, then, now, list_key = _FINGERPRINTS[key], stored.get(key), env.get(key), f"earlier_{key}s"
-    beside = ""
+    restore, accepted, beside = f"restore {what}", "--accept-data", ""
+    by = f"topocell retrain {typed(path)} --as NAME data.root=DIR"
+    if re.search(r"^ *dataset: given$", (path / "recipe.yaml").read_text(encoding="utf-8"), re.MULTILINE):
+        accepted, by = "accept_data=True", f"topocell.retrain({str(path)!r}, name=NAME, data=(train, test))"
+        if key == "data_fingerprint":
+            restore = "give the images that it began with (a random transform makes others whenever they are read)"
     if (path / "genotype.json").is_file() and key == "data_fingerprint":
-        given = re.search(r"^ *dataset: given$", (path / "recipe.yaml").read_text(encoding="utf-8"), re.MULTILINE)
-        python = f"topocell.retrain({str(path)!r}, name=NAME, data=(train, test))"
-        by = python if given else f"topocell retrain {typed(path)} --as NAME data.root=DIR"
         beside = f"; its cell is trained on these by: {by}"
-    others = f"restore {what}, or choose another --out{beside}"
+    others = f"{restore}, or choose another --out{beside}"
     words = f"{what} of {path} changed (it was {then}, is {now})"
     for part in _BUILT_FOR if key == "data_fingerprint" else ():
         if part in stored and stored[part] != env.get(part):
@@ -67,8 +69,8 @@ def _accepted(path: Path, key: str, stored: dict[str, Any], env: Mapping[str, An
             )
     if not accept:
         raise RunError(
-            f"a run resumes with {what} it began with, but {words}; restore {what}, choose another --out, "
-            f"or resume all the same by --accept-data{beside}"
+            f"a run resumes with {what} it began with, but {words}; {restore}, choose another --out, "
+            f"or resume all the same by {accepted}{beside}"
         )
     earlier = stored.get(list_key, [])
     if not isinstance(earlier, list):
@@ -77,7 +79,7 @@ def _accepted(path: Path, key: str, stored: dict[str, Any], env: Mapping[str, An
             "restore the file from a copy"
         )
     stored |= {key: now, list_key: [*earlier, then]}
-    return f"{words}, which --accept-data allows: its figures rest on both"
+    return f"{words}, which {accepted} allows: its figures rest on both"
 
 
 def refuse_foreign(path: Path) -> None:

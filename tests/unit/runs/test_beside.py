@@ -485,6 +485,9 @@ def test_a_refused_place_of_the_images_is_not_kept(tmp_path: Path, capsys: Any) 
         assert (run / "recipe.yaml").read_bytes() == before
     assert main(["search", *words, f"data.root={photos}", "on_nan=skip"]) == 0
     assert "on_nan: skip" in (run / "recipe.yaml").read_text()
+    _photos(photos, "ab", 9)  # which are others now
+    assert main(["select", str(run), "--quiet"]) == 2 and "by --accept-data" in capsys.readouterr().err
+    assert main(["select", str(run), "--quiet", "--accept-data"]) == 0 and (run / "genotype.json").is_file()
 
 
 # --- a random cell beside the found one
