@@ -1,6 +1,7 @@
 """Names of the classes of a dataset that is given from Python, by the labels of its items."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
+from topocell.data.arrays import numbers_of
 from topocell.errors import DataError
 
 
@@ -31,7 +33,7 @@ def names_of(part: Any, labels: Tensor, chosen: Tensor | None = None) -> tuple[s
             return ()
         return _in_order(_plain_names(part.classes), getattr(part, "class_to_idx", None))
     if isinstance(part, Subset):
-        return names_of(part.dataset, labels, torch.as_tensor(part.indices, dtype=torch.long).cpu()[chosen])
+        return names_of(part.dataset, labels, numbers_of(part.indices).long()[chosen])
     if isinstance(part, ConcatDataset):
         several: tuple[str, ...] = ()
         for begin, end, one in zip([0, *part.cumulative_sizes], part.cumulative_sizes, part.datasets):
@@ -59,15 +61,30 @@ def _in_order(names: tuple[str, ...], numbers: Any) -> tuple[str, ...]:
 
 
 def _plain_names(classes: Any) -> tuple[str, ...]:
-    """Names that are texts or numbers, each once, in a list or an array; none of what is something else."""
+    """Names as `is_name` takes them, each once, in a list or an array; none of what is something else."""
     array = classes.tolist() if hasattr(classes, "tolist") else classes
-    names = tuple(array) if isinstance(array, tuple | list) else ()
-    return tuple(map(str, names)) if len(set(map(str, names))) == len(names) and all(map(is_name, names)) else ()
+    names = texts_of(array) if isinstance(array, tuple | list) and all(map(is_name, array)) else ()
+    return names if len(set(names)) == len(names) else ()
 
 
 def is_name(name: Any) -> bool:
-    """Return whether something is a text or a number, as names of classes are."""
-    return isinstance(name, str | int | float)
+    """Return whether something is a text or a number, as names of classes are, or several texts for one class."""
+    return isinstance(name, str | int | float) or _is_several(name)
+
+
+def _is_several(name: Any) -> bool:
+    return isinstance(name, tuple | list) and bool(name) and all(isinstance(word, str) for word in name)
+
+
+def texts_of(names: Sequence[Any]) -> tuple[str, ...]:
+    """Names as texts: of several for one class, as ImageNet has them in torchvision, the first.
+
+    It has the number of the class beside it where another class begins with it too: ImageNet has two cranes.
+    """
+    first = [str(name[0] if _is_several(name) else name) for name in names]
+    alike = Counter(first)
+    pairs = enumerate(zip(first, names))
+    return tuple(f"{text} {i}" if _is_several(name) and alike[text] > 1 else text for i, (text, name) in pairs)
 
 
 def has_names(part: Any) -> bool:
@@ -84,10 +101,10 @@ def _targets(part: Any) -> Tensor | None:
     inner = getattr(part, "dataset", None)
     if isinstance(part, Subset):
         whole = _targets(inner)
-        return None if whole is None else whole[torch.as_tensor(part.indices, dtype=torch.long).cpu()]
+        return None if whole is None else whole[numbers_of(part.indices).long()]
     for name in ("targets", "labels", "_labels"):
         with suppress(AttributeError, TypeError, ValueError, RuntimeError):
-            return torch.as_tensor(getattr(part, name)).long().cpu()
+            return numbers_of(getattr(part, name)).long()
     return None if inner is None else _targets(inner)
 
 

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from topocell.data.arrays import tensor_of
 from topocell.data.augment import resize
 from topocell.data.folder_listing import Unused, images_below
-from topocell.data.given import tensor_of
 from topocell.data.image_file import Fault, careful_pillow, centred, fault_of, fit, pixels_of, read_picture, upright
 from topocell.data.preprocessing import Preprocessing
 from topocell.errors import DataError

@@ -21,6 +21,7 @@ from topocell.data.stratify import split_notes
 from topocell.data.stream import StreamedSet
 from topocell.errors import RecipeError, SpaceError
 from topocell.genotype.genotype import Genotype
+from topocell.io.colours import rgb
 from topocell.networks.options import check_training
 from topocell.networks.retraining import Retraining
 from topocell.networks.start import AFRESH, Start
@@ -91,7 +92,7 @@ class Setup:
         """
         space = build_space(recipe)
         ground_truth = load_ground_truth(recipe, space)
-        given = None if data is None else given_source(data)
+        given = None if data is None else given_source(data, rgb(recipe.data.background))
         if given is not None:
             plan = recipe.data.model_copy(update={"dataset": "given", "root": None})
             recipe = recipe.model_copy(update={"data": plan})

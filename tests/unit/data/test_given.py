@@ -1,21 +1,25 @@
 """Images given from Python: tensors and datasets of torch, a whole run, and what is refused."""
 
-from collections.abc import Iterator
+import csv
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset, random_split
 
 import topocell
 from topocell.cli import main
 from topocell.data.given import Given, given_source
 from topocell.data.image_file import pixels_of, upright
 from topocell.data.image_folder import Decoding
-from topocell.errors import DataError
+from topocell.data.splits import load, search_data
+from topocell.errors import DataError, RunError
+from topocell.runs.setup import prepared
 
 
 def pictures(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -116,13 +120,24 @@ def test_classes_have_the_names_of_the_dataset() -> None:
         assert given_source((train, TEST)).classes == ("cat", "dog", "owl")
     assert given_source((Named(TRAIN, "cat", "dog", "owl", "rat"), test)).classes == ("cat", "dog", "owl")
     assert given_source((named, test, ("a", "b", "c"))).classes == ("a", "b", "c")
-    for odd in (("cat", "dog"), ("cat", "cat", "owl"), (("cat", "tom"), ("dog",), ("owl",)), (None, "dog", "owl")):
+    for odd in (("cat", "dog"), ("cat", "cat", "owl"), (("cat", 5), ("dog",), ("owl",)), (None, "dog", "owl")):
         source = given_source((Named(TRAIN, *odd), TEST))
         assert source.classes == ("0", "1", "2") and "classes are called by their numbers" in source.notes[1]
     for names in (np.array(["cat", "dog", "owl"]), np.array(["cat", "dog", "owl"], object), torch.tensor([5, 7, 9])):
         named.classes = names  # type: ignore[assignment]
         source = given_source((named, TEST))
         assert source.classes == tuple(map(str, names.tolist())) and len(source.notes) == 1
+
+
+def test_of_several_words_for_a_class_the_first_is_its_name() -> None:
+    """As torchvision has ImageNet's, of which two are cranes."""
+    for words, names in (
+        ([("cat", "tom"), ("dog",), ("owl",)], ("cat", "dog", "owl")),
+        ([("crane",), ("dog",), ("crane", "bird")], ("crane 0", "dog", "crane 2")),
+    ):
+        named = Named(TRAIN, *words)
+        assert given_source((named, Named(TEST, *words))).classes == names
+        assert given_source((TRAIN, TEST, named.classes)).classes == names
 
 
 class Unlisted(Named):
@@ -181,7 +196,9 @@ def test_names_are_those_of_the_labels_that_are_given() -> None:
     few.targets = (TRAIN[1] % 2).tolist()  # type: ignore[attr-defined]
     source = given_source((few, (TEST[0], TEST[1] % 2)))
     assert source.classes == ("cat", "dog") and "has 3 names of classes, but labels from 0 to 1" in source.notes[1]
-    for around in (Around(Around(named)), Around(Named(TRAIN, *plain), same)):  # of labels by another name
+    listed = Unlisted(TRAIN, *plain)
+    listed.targets = Series(TRAIN[1])  # type: ignore[attr-defined]
+    for around in (Around(Around(named)), Around(Named(TRAIN, *plain), same), Around(listed)):  # of labels elsewhere
         assert given_source((around, TEST)).classes == plain
     none: Any = Subset(named, [])
     assert given_source((ConcatDataset([none, named]), TEST)).classes == plain
@@ -215,16 +232,178 @@ def test_images_of_pillow_are_what_their_files_would_be(mode: str) -> None:
 
 
 def test_a_run_on_given_images_is_continued_with_them_and_not_without(tmp_path: Path, capsys: Any) -> None:
-    recipe, out = topocell.load_recipe("darts-v1", budget="smoke"), tmp_path / "run"
+    recipe, out = topocell.load_recipe("darts-v1", ["data.test_images=6"], budget="smoke"), tmp_path / "run"
+    numbers = load("given", given=given_source((TRAIN, TEST)), test_images=6, seed=recipe.seed).test.names
     topocell.search(recipe, out, data=(TRAIN, TEST))
     topocell.select(out, data=(TRAIN, TEST))
     assert main(["retrain", str(out)]) == 2
     error = capsys.readouterr().err
     assert "came from Python" in error and "data=(train, test)" in error and error.count("\n") == 1
-    assert topocell.retrain(out, data=(TRAIN, TEST))["test_images"] == 12
+    assert topocell.retrain(out, data=(TRAIN, TEST))["test_images"] == 6
+    with open(out / "predictions.csv", encoding="utf-8") as file:
+        told = [(row["file"], row["true"]) for row in csv.DictReader(file)]
+    assert told == [(number, str(int(TEST[1][int(number)]))) for number in numbers]
     assert topocell.run(recipe, out, data=(TRAIN, TEST)).exists()
-    with pytest.raises(topocell.errors.RunError, match="the data it began with"):
+    words = r"the data it began with, .*; give the images that it began with \(a random transform makes others .*\), "
+    with pytest.raises(RunError, match=words + "choose another --out, or resume all the same by accept_data=True; its"):
         topocell.run(recipe, out, data=(TEST, TEST))
+
+
+class Changing(Photos):
+    """Other images whenever they are read."""
+
+    def __init__(self, part: tuple[torch.Tensor, torch.Tensor]) -> None:
+        super().__init__(*part)
+        self.draw = torch.Generator().manual_seed(0)
+        self.transform = SimpleNamespace(transforms=[self.turned, torch.nn.Dropout()])
+
+    def turned(self, image: torch.Tensor) -> torch.Tensor:
+        return image.roll(int(torch.randint(1, 8, (), generator=self.draw)), 2)
+
+    def __getitem__(self, i: int) -> tuple[Any, int]:
+        return self.turned(self.images[i]), int(self.labels[i])
+
+
+def test_a_random_transform_is_told_and_another_reading_may_be_accepted(tmp_path: Path) -> None:
+    for part in (Changing(TRAIN), Subset(Changing(TRAIN), range(3))):  # type: ignore[arg-type]
+        told = given_source((part, TEST)).notes[1]
+        assert "images of train are others when they are read again (transform: turned, Dropout): every" in told
+        assert "needs accept_data=True; leave random changes to the run (data.flip" in told
+    for part in (Photos(*TRAIN), TensorDataset(*TRAIN), [Photos(*TRAIN)[i] for i in range(3)]):
+        assert len(given_source((part, TEST)).notes) == 1
+    recipe = topocell.load_recipe("darts-v1", ["space.nodes=1"], budget="smoke")
+    data, out = (Changing(TRAIN), TEST), topocell.search(recipe, tmp_path / "run", data=(TRAIN, TEST))
+    for name in (None, "other", "other"):
+        with pytest.raises(RunError, match="by accept_data=True"):
+            topocell.select(out, name=name, data=data)
+        assert isinstance(topocell.select(out, name=name, data=data, accept_data=True), topocell.Genotype)
+
+
+def test_images_have_their_numbers_in_the_set_that_was_given() -> None:
+    data = load("given", given=given_source((TRAIN, TEST)), images=30, test_images=6)
+    seen = search_data(data, {"train": 0.5, "val": 0.5}, 0)
+    parts = [data.train, seen.get("train"), seen.get("val"), seen.get("all")]
+    for part, (images, labels) in [*((part, TRAIN) for part in parts), (data.test, TEST)]:
+        at = [int(name) for name in part.names]
+        assert torch.equal(part.pixels(torch.arange(len(part))), images[at]) and torch.equal(part.labels, labels[at])
+        assert at != list(range(len(part)))
+
+
+def test_transparent_images_are_laid_on_the_background_of_the_recipe() -> None:
+    items = [(Image.new("RGBA", (8, 8), (255, 255, 255, 0)), i % 2) for i in range(40)]
+    for colour, value in (("black", 0), ("white", 255)):
+        recipe = topocell.load_recipe("darts-v1", ["space.nodes=1", f"data.background={colour}"], budget="smoke")
+        setup = prepared(recipe, (items, items))
+        assert bool((setup.dataset.train.pixels(torch.arange(4)) == value).all())
+        assert setup.preprocessing.background == (value,) * 3
+
+
+@pytest.mark.parametrize(
+    ("sizes", "wanted"),
+    [
+        ((12, 16, 16), (12, 16, 16)),
+        ((16, 16, 12), (12, 16, 16)),
+        ((16, 16, 20), (20, 16, 16)),
+        ((20, 16, 16), (20, 16, 16)),
+        ((8, 12, 3), (3, 8, 12)),
+        ((3, 8, 12), (3, 8, 12)),
+        ((8, 12, 16), None),
+        ((8, 8, 8), None),
+    ],
+)
+def test_the_channels_of_an_array_are_where_its_sides_differ(sizes: Any, wanted: Any) -> None:
+    """As rasterio and numpy have images of many bands; a tensor has them first."""
+    array = np.arange(np.prod(sizes)).astype(np.uint8).reshape(sizes)
+    tensor, several = torch.from_numpy(array), torch.arange(3)
+    alike = [(tensor, 0), (tensor, 1), (tensor, 0)]
+    if wanted is None:
+        with pytest.raises(DataError, match=r"which may be either; give a tensor \(C, H, W\), as torch.from_numpy"):
+            given_source(([(array, i) for i in range(3)], alike))
+        assert given_source((alike, alike)).pixels(several, several, Decoding())[0].images.shape[1:] == sizes
+    else:
+        items = [(array, i) for i in range(3)]
+        images = given_source((items, items)).pixels(several, several, Decoding())[0].images
+        assert images.shape[1:] == wanted
+        assert torch.equal(images[0], tensor if wanted == sizes else tensor.permute(2, 0, 1))
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor whose numbers are on another device, until `cpu` brings them here."""
+
+    def cpu(self, *_: Any, **__: Any) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [
+        lambda tensor: tensor.as_subclass(Elsewhere),
+        pytest.param(
+            lambda tensor: tensor.cuda(),
+            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that CUDA can use"),
+        ),
+    ],
+    ids=["stand-in", "GPU"],
+)
+def test_tensors_on_another_device_are_brought_to_the_cpu(moved: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    far = tuple(map(moved, TRAIN))
+    for train in (far, TensorDataset(*far), (list(far[0]), far[1])):
+        source = given_source((train, TEST))
+        first, *_ = source.pixels(torch.arange(48), torch.arange(12), Decoding())
+        for found, wanted in ((first.images, TRAIN[0]), (source.train_labels, TRAIN[1])):
+            assert type(found) is torch.Tensor and torch.equal(found, wanted)
+
+
+class Rows:
+    """Items of names and values, as the datasets of Hugging Face, of which the first alone may be read."""
+
+    def __init__(self) -> None:
+        self.features = {"image": object(), "labels": SimpleNamespace(names=["cat", "dog", "owl"])}
+
+    def __len__(self) -> int:
+        return 48
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        assert i == 0
+        return {"path": "0.png", "number": 7, "image": Photos(*TRAIN)[0][0], "labels": 0}
+
+
+class Stream(IterableDataset[Any]):
+    """Images in an order, without numbers."""
+
+    def __len__(self) -> int:
+        return 48
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(zip(*TRAIN))
+
+
+class Unread(Dataset[Any]):
+    """That no item may be read of."""
+
+    def __len__(self) -> int:
+        return 48
+
+    def __getitem__(self, i: int) -> Any:
+        raise AssertionError(i)
+
+
+def test_a_fault_of_a_dataset_itself_is_not_hidden() -> None:
+    """A key that its own table lacks, say; 0 may be such a key, too."""
+
+    class Looking(Dataset[Any]):
+        def __init__(self, key: Any) -> None:
+            self.key = key
+
+        def __len__(self) -> int:
+            return 48
+
+        def __getitem__(self, i: int) -> Any:
+            return {"image": TRAIN[0][i]}[self.key], 0
+
+    for key in ("label", 0):
+        with pytest.raises(KeyError, match=repr(key)):
+            given_source((Looking(key), TEST))
 
 
 @pytest.mark.parametrize(
@@ -244,8 +423,42 @@ def test_a_run_on_given_images_is_continued_with_them_and_not_without(tmp_path: 
             ((Photos(*TRAIN)[0][0], 0), (Photos(*TRAIN)[1][0], 1)),
             "images are (N, C, H, W) and labels (N,), but those of",
         ),
-        ((TRAIN, TEST, TEST), "the third begins with a Tensor; leave it out, the search cuts its splits"),
-        ((TRAIN, TEST, [TEST, TEST, TEST]), "the third begins with a tuple; leave it out"),
+        (
+            (TRAIN, TEST, TEST),
+            "the third has one of type Tensor; of (train, val, test) give (train, test): the search cuts",
+        ),
+        (
+            (TRAIN, TEST, [TEST, TEST, TEST]),
+            "the third has one of type tuple; of (train, val, test) give (train, test)",
+        ),
+        ((Unread(), Unread(), Unread()), "the third is of type Unread; of (train, val, test) give (train, test)"),
+        ((Unread(), Unread(), Photos(*TEST)), "the third is of type Photos; of (train"),
+        (random_split(Unread(), [0.7, 0.15, 0.15]), "the third is of type Subset; of (train"),
+        ((Unread(), Unread(), DataLoader(TensorDataset(*TEST))), "the third has one of type list; of (train"),
+        ((Stream(), TEST), "but got Stream; give list(train), whose items are (image, label)"),
+        (((item for item in zip(*TRAIN)), TEST), "but got generator; give list(train), whose items are (image, label)"),
+        (
+            (Rows(), TEST),
+            "give [(item['image'], item['labels']) for item in train], and train.features['labels'].names as the third",
+        ),
+        (
+            ([{"label": "cat", "image": image, "id": 3} for image in TRAIN[0]], TEST),
+            "give [(item['image'], item['id']) for item in train]",
+        ),
+        (
+            ([{"label": "cat", "image": image} for image in TRAIN[0]], TEST),
+            "give [(item['image'], item['label']) for item in train], or the keys of yours",
+        ),
+        (((np.array(["0.png"] * 48), TRAIN[1]), TEST), "but train has one of type str_; read them"),
+        (((torch.zeros(48, 16, 16, 12), TRAIN[1]), TEST), "looks like (N, H, W, C); permute them (0, 3, 1, 2)"),
+        (
+            ((np.zeros((48, 16, 16, 20)), TRAIN[1]), TEST),
+            "permute them (0, 3, 1, 2), or give a tensor if it is (N, C, H, W)",
+        ),
+        (
+            (Named(TRAIN, "cat", "dog", "owl"), Named(TEST, "cat", "owl"), ["cat", "dog", "owl"]),
+            "a label is the same class in all images, but 1 is 'dog' and 'owl'; make their classes agree",
+        ),
         (
             ((TRAIN[0], TRAIN[1] * 0), TEST),
             "at least 2 classes are needed, but all training images have the label 0; check",
