@@ -20,6 +20,7 @@ runs at the same time, a `twin`. Drawing the report is left out.
 """
 
 import copy
+import gc
 import json
 import os
 import select
@@ -110,6 +111,7 @@ def main() -> None:
     cpu.augmenter(torch.empty(0))
     for channels in (4, 8, 16):
         cpu.kernels(channels, torch.empty(0))
+    gc.freeze()  # no child looks through what is shared, which would copy it
     _serve(sys.stdin, sys.stdout)
 
 
