@@ -22,12 +22,12 @@ _YAML_RANGE = re.compile(r"!!python/object/apply:\w*\.x?range\s*\n((?: *- [0-9]{
 def unwrapped(text: str) -> str:
     """The text in a text of JSON: that of a string, or of an entry at any depth; any other as it is.
 
-    What is YAML with a genotype becomes JSON.
+    What is YAML with a genotype becomes JSON, and so do records of JSON, one in each line.
     """
     try:
         data = files.from_json(text, unique=True)
     except ValueError:
-        data = _in_yaml(text)
+        data = _records(text) or _in_yaml(text)
         if data is None:
             return text
         text = json.dumps(data)
@@ -43,6 +43,15 @@ def unwrapped(text: str) -> str:
             raise GenotypeError(f"a text must hold one genotype, but beside {key!r} it has {other}; keep one")
         return inner
     return data if isinstance(data, str) else text
+
+
+def _records(text: str) -> list[dict[str, Any]] | None:
+    """The values of lines of JSON, with a genotype in one; None where there is none, or a line is no mapping."""
+    try:
+        found = [files.from_json(line, unique=True) for line in text.splitlines() if line.strip()]
+    except ValueError:
+        return None
+    return found if all(isinstance(record, dict) for record in found) and _entry(found) else None
 
 
 def _entry(data: Any, depth: int = 0) -> tuple[dict[str, Any], str] | None:

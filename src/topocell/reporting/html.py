@@ -265,9 +265,9 @@ def _beside(path: Path, results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _beaten(path: Path, results: Mapping[str, Any]) -> list[str]:
-    """Say so where a random cell, retrained alike, is as good as that of the run or better."""
+    """Say so where a random cell, retrained alike, is as good as that of the run or better, or not told apart."""
     words = random_cell_words(results, RunFiles(path / "retrainings" / RANDOM_CELL).mapping("results.json"))
-    return [words] if "no better" in words else []
+    return [words] if words and " is better than " not in words else []
 
 
 def _thousands(value: object) -> str:

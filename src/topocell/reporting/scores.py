@@ -3,6 +3,7 @@
 Where the classes differ much in size, the balanced accuracy leads. Everything is read leniently from a results.json.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,15 +87,26 @@ def score_warnings(results: Mapping[str, Any]) -> list[str]:
 
 
 def random_cell_words(results: Mapping[str, Any], random_cell: Mapping[str, Any]) -> str:
-    """Compare the cell of a run with a random one that was retrained alike, in words; empty without both."""
+    """Compare the cell of a run with a random one that was retrained alike, in words; empty without both.
+
+    They are told apart by what test images and seeds leave open: 1.96 standard errors of the difference, of both.
+    """
     mine, other = results.get("last_mean"), random_cell.get("last_mean")
     if not is_number(mine) or not is_number(other):
         return ""
-    verdict = "no better than" if mine <= other else "better than"
+    apart = mine - other > 1.96 * math.sqrt(_variance(results) + _variance(random_cell))
+    verdict = "no better than" if mine <= other else "better than" if apart else "not told apart from"
     return (
         f"the found cell, {accuracy_of(results, 'last')}, is {verdict} a random cell retrained alike, "
         f"{accuracy_of(random_cell, 'last')}; one random cell is one sample"
     )
+
+
+def _variance(results: Mapping[str, Any]) -> float:
+    """Of the mean accuracy: of its test images, binomial, and of its seeds, as far as they are known."""
+    mean, std, n, images = (results.get(key) for key in ("last_mean", "last_std", "n", "test_images"))
+    of_images = mean * (1 - mean) / images if is_number(mean) and is_number(images) and images else 0.0
+    return of_images + (std**2 / n if is_number(std) and is_number(n) and n else 0.0)
 
 
 def class_table(results: Mapping[str, Any]) -> list[list[str]]:

@@ -195,6 +195,8 @@ FIELDS_OF_V2: dict[str, Any] = {
         yaml.safe_dump({"runs": [{"seed": 1, "genotype": json.loads(json.dumps(FIELDS_OF_V2))}]}),
         yaml.safe_dump([{"genotype": json.loads(json.dumps(FIELDS_OF_V2))}]),
         json.dumps({"format": "darts", "genotype": V2}),
+        "".join(json.dumps({"epoch": epoch, "genotype": V2}) + "\n" for epoch in range(2)),
+        "\n".join(json.dumps({"epoch": epoch, "genotype": FIELDS_OF_V2}) for epoch in range(2)),
         f"date: 2024-01-01\ngenotype: {V2}\n",
         f"-> {V2}",
         str({"genotype": FIELDS_OF_V2}),

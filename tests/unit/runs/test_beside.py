@@ -512,6 +512,25 @@ def test_the_card_says_which_search_has_found_the_cell(mine: Path) -> None:
         assert f"given to the retraining ({named}); no search of its run has found it" in card(again)
 
 
+@pytest.mark.parametrize(
+    ("mine", "other", "images", "verdict"),
+    [
+        ((0.375, 0.1326, 2), (0.3438, 0.0, 2), 32, "not told apart from"),  # one image apart
+        ((0.97, 0.001, 4), (0.96, 0.001, 4), 10_000, "better than"),
+        ((0.97, 0.02, 4), (0.96, 0.001, 4), 10_000, "not told apart from"),  # seeds differ more
+        ((0.97, None, 1), (0.96, None, 1), 500, "not told apart from"),
+        ((0.96, None, 1), (0.96, None, 1), 10_000, "no better than"),
+    ],
+)
+def test_a_random_cell_is_told_apart_by_images_and_seeds(
+    mine: tuple[Any, ...], other: tuple[Any, ...], images: int, verdict: str
+) -> None:
+    found, drawn = (
+        {"last_mean": mean, "last_std": std, "n": n, "test_images": images} for mean, std, n in (mine, other)
+    )
+    assert f" is {verdict} a random cell" in random_cell_words(found, drawn)
+
+
 def test_a_random_cell_is_retrained_alike_and_shown_beside(mine: Path) -> None:
     first = api.retrain_random_cell(mine)
     place = mine / "retrainings/random-cell"
@@ -523,6 +542,6 @@ def test_a_random_cell_is_retrained_alike_and_shown_beside(mine: Path) -> None:
     found = json.loads((mine / "results.json").read_text())
     words = random_cell_words(found, first)
     assert ("no better than" in words) == (found["last_mean"] <= first["last_mean"])
-    assert (words in html.unescape((mine / "report.html").read_text())) == ("no better" in words)
+    assert (words in html.unescape((mine / "report.html").read_text())) == (" is better than " not in words)
     drawn = topocell.Genotype.load(place / "genotype.json")
     assert all(len(pairs) <= 2 for cell in drawn.cells.values() for pairs in cell.nodes)
