@@ -112,7 +112,7 @@ class AccuracyTable(ABC):
             writer.writerow([index, arch, *(column[place] for column in values)])
         raw = out.getvalue().encode()
         with files.guarded(path):
-            files.replace(path, gzip.compress(raw, mtime=0) if path.suffix == ".gz" else raw)
+            files.write_out(path, gzip.compress(raw, mtime=0) if path.suffix == ".gz" else raw)
 
     def _own_columns(self) -> Mapping[str, Sequence[int]]:
         """Columns before those of accuracies."""

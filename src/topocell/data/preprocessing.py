@@ -96,7 +96,7 @@ class Preprocessing:
             DataError: it cannot be written.
         """
         try:
-            files.replace(Path(path), f"{json.dumps(asdict(self), indent=1)}\n".encode())
+            files.write_out(Path(path), f"{json.dumps(asdict(self), indent=1)}\n".encode())
         except OSError as fault:
             raise DataError(files.write_fault(Path(path), fault)) from None
 

@@ -229,7 +229,7 @@ class Genotype:
             GenotypeError: if the file cannot be written.
         """
         try:
-            files.replace(Path(path), f"{json.dumps(self.to_dict(), indent=1)}\n".encode())
+            files.write_out(Path(path), f"{json.dumps(self.to_dict(), indent=1)}\n".encode())
         except OSError as fault:
             raise GenotypeError(files.write_fault(Path(path), fault)) from None
 

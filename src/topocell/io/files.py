@@ -46,6 +46,19 @@ def replace(path: Path, *parts: bytes | memoryview) -> None:
     sync_directory(path.parent)
 
 
+def write_out(path: Path, data: bytes) -> None:
+    """Write what a user asked for where they said.
+
+    A file is replaced as by `replace`; of a link the file that it leads to. What is no file, such as a pipe or a
+    device, stays what it is and is written into. Raises OSError.
+    """
+    if path.exists() and not path.is_file():
+        with open(path, "wb") as file:
+            file.write(data)
+    else:
+        replace(Path(os.path.realpath(path)) if path.is_symlink() else path, data)
+
+
 def append_line(path: Path, line: str) -> None:
     """Add `line` to `path` durably. Raises OSError; no part of the line stays then."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _BINARY, 0o666)

@@ -65,7 +65,7 @@ def predict(
         typer.echo(_table(found), nl=False)
     else:
         _write(table, found)
-        typer.echo(f"{len(found):,} predictions: {table}")
+        typer.echo(f"{len(found):,} predictions: {table}", err=not table.is_file())
 
 
 #: The first columns of a table.
@@ -85,6 +85,8 @@ def _refuse_other(path: Path) -> None:
             raise _unwritable(path, f"{path.parent} is no directory")
         if path.is_dir():
             raise _unwritable(path, "is a directory")
+        if path.exists() and not path.is_file():  # a pipe, which would wait for somebody to write, or a device
+            return
         with open(path, "rb") as file:
             found = file.read(len(start))
     except OSError:
@@ -112,7 +114,9 @@ def _write(path: Path, found: "Predictions") -> None:
     from topocell.io import files
 
     try:
-        files.replace(path, _table(found).encode())
+        files.write_out(path, _table(found).encode())
+    except BrokenPipeError:  # of `--csv /dev/stdout | head`, as of what is shown
+        raise
     except OSError as fault:
         raise _unwritable(path, files.reason(fault)) from None
 

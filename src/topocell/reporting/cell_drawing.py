@@ -63,7 +63,7 @@ def draw_cells(cells: Sequence[ShownCell], path: Path, title: str | None = None)
         else:
             drawn = svg(genotype_drawing(cells, title), "Cells as graphs", alone=True)
             text = f'<?xml version="1.0" encoding="UTF-8"?>\n{drawn}\n'
-        files.replace(path, text.encode())
+        files.write_out(path, text.encode())
 
 
 def _write_figure(drawing: Drawing, path: Path) -> None:

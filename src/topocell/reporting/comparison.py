@@ -279,7 +279,7 @@ def write_comparison(places: Sequence[Path | str], out: Path, setting_of: Settin
     groups = groups_of(read_runs(places))
     with files.guarded(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        files.replace(out, _page(groups, out, setting_of).encode("utf-8"))
+        files.write_out(out, _page(groups, out, setting_of).encode("utf-8"))
     return out
 
 

@@ -157,4 +157,4 @@ def save(figure: "Figure", path: Path) -> None:
     else:
         figure.savefig(drawn, format="png", dpi=200, metadata={"Software": None})
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.replace(path, drawn.getvalue())
+    files.write_out(path, drawn.getvalue())

@@ -131,6 +131,15 @@ def test_a_long_operation_name_is_cut_in_the_drawing(tmp_path):
     assert "y" * 24 in shown
 
 
+@pytest.mark.parametrize("suffix", ["svg", "png", "dot"])
+def test_a_drawing_goes_where_a_link_leads(suffix, tmp_path):
+    (tmp_path / f"link.{suffix}").symlink_to(f"deep.{suffix}")
+    draw_genotype(DARTS, tmp_path / f"link.{suffix}")
+    draw_genotype(DARTS, tmp_path / f"other.{suffix}")
+    assert (tmp_path / f"link.{suffix}").is_symlink()
+    assert (tmp_path / f"deep.{suffix}").read_bytes() == (tmp_path / f"other.{suffix}").read_bytes()
+
+
 @pytest.mark.parametrize("name", ["cells.eps", "cells", "cells.svg.gz"])
 def test_other_suffixes_are_refused(name, tmp_path):
     with pytest.raises(GenotypeError, match=re.escape(f"draw writes .svg, .png, .pdf, .tex or .dot, but got {name!r}")):
