@@ -87,23 +87,24 @@ def class_scores(classes: Sequence[str], images: Sequence[Tensor], confusions: S
         "balanced_accuracy_std": statistics.stdev(balanced) if len(balanced) > 1 else None,
         "majority_class": {"class": classes[majority], "accuracy": alone},
         "interval": list(interval),
-        "warnings": _warnings(per_class, accuracy, interval[0], classes[majority], alone),
+        "warnings": _warnings(per_class, accuracy, interval[0], (classes[majority], alone), len(confusions)),
     }
 
 
 def _warnings(
-    per_class: Sequence[dict[str, Any]], accuracy: float, low: float, majority: str, alone: float
+    per_class: Sequence[dict[str, Any]], accuracy: float, low: float, answer: tuple[str, float], networks: int
 ) -> list[str]:
-    """Say what a reader of the accuracy should know."""
-    warnings = []
+    """Say what a reader of the accuracy should know; `answer` is the majority class and the accuracy of that alone."""
+    warnings, (majority, alone) = list[str](), answer
+    these = "the networks are" if networks > 1 else "the network is"
     if accuracy <= alone:
         warnings.append(
-            f"the networks are no better than the answer {majority!r} to every image: {100 * accuracy:.2f} % against "
+            f"{these} no better than the answer {majority!r} to every image: {100 * accuracy:.2f} % against "
             f"{100 * alone:.2f} %"
         )
     elif alone >= low:
         warnings.append(
-            f"the networks are not told apart from the answer {majority!r} to every image: {100 * accuracy:.2f} % "
+            f"{these} not told apart from the answer {majority!r} to every image: {100 * accuracy:.2f} % "
             f"(from {100 * low:.2f} %) against {100 * alone:.2f} %; more epochs may help, see retrain.epochs"
         )
     never = [entry["class"] for entry in per_class if not entry["predicted"]]

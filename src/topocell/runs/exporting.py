@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from topocell.config.recipe import Recipe
 from topocell.data.pictures import find_images, read_pictures
 from topocell.errors import DataError, RunError, one_line
 from topocell.networks.classifier import Classifier, load
-from topocell.networks.exports.facts import Facts, Samples, network_results, random_samples, refuse_foreign
+from topocell.networks.exports.facts import EXPORTS, Facts, Samples, network_results, random_samples, refuse_foreign
 from topocell.networks.exports.writing import Exported, find_format, write_export
 from topocell.networks.kept import FILE
 from topocell.reporting.run_files import RunFiles
@@ -56,7 +57,7 @@ def export(
     find_format(to)
     given = Path(path)
     place = given.parent if given.name == FILE else given
-    target = place / "exports" / (to if seed is None else f"{to}-{seed}") if out is None else Path(out)
+    target = place / EXPORTS / (to if seed is None else f"{to}-{seed}") if out is None else Path(out)
     refuse_foreign(target)
     model = load(place, seed=seed)
     if (place / "recipe.yaml").is_file():
@@ -107,7 +108,7 @@ def _method(place: Path, recipe: Recipe) -> list[str]:
 
 def _given(images: Any, model: Classifier) -> Samples:
     """Images that the user gives, as far as they are needed. Raises DataError where one cannot be read."""
-    pictures = read_pictures(find_images(images)[0][:SAMPLES], model.preprocessing)
+    pictures = read_pictures(islice(find_images(images)[0], SAMPLES), model.preprocessing)
     if pictures.faults:
         raise DataError(f"an export is checked on images that can be read, but {pictures.faults[0]}; leave it out")
     return Samples(pictures.pixels, f"{len(pictures.pixels)} images given to the export", True)

@@ -111,7 +111,7 @@ def source_of(function: Callable[..., Any]) -> str:
 
 def quoted(text: str) -> str:
     """A text as a literal of Python, on one line, that shows what is in it."""
-    return json.dumps(text, ensure_ascii=not text.isprintable())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in json.dumps(text, ensure_ascii=False))
 
 
 def _names(cell: CellGenotype) -> set[str]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from topocell.data.folder_listing import is_helper
 from topocell.errors import RunError
 from topocell.io import files
 from topocell.networks.classifier import Classifier
@@ -19,6 +20,8 @@ from topocell.networks.scores import class_scores
 FILE = "export.json"
 #: Of its layout.
 VERSION = 1
+#: Directory, in that of a network, where its exports are unless another is named.
+EXPORTS = "exports"
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ def random_samples(model: Classifier, why: str, count: int = 64, seed: int = 0) 
 def network_results(place: Path, model: Classifier) -> dict[str, Any]:
     """What a run directory says of one of its networks, under the keys of results.json.
 
-    Scores of the classes are those of this network alone, from its predictions. What is damaged or missing is left out.
+    Scores of the classes and warnings are those of this network alone, from its predictions. What is damaged or
+    missing is left out.
     """
     try:
         results = files.from_json((place / "results.json").read_bytes())
@@ -93,7 +97,7 @@ def network_results(place: Path, model: Classifier) -> dict[str, Any]:
         scores = class_scores(model.classes, (train, confusion.sum(1)), [confusion])
     except (OSError, LookupError, TypeError, ValueError, RuntimeError):
         return found
-    kept = ("per_class", "majority_class", "balanced_accuracy_mean")
+    kept = ("per_class", "majority_class", "balanced_accuracy_mean", "warnings")
     return {**found, "test_images": int(confusion.sum()), **{key: scores[key] for key in kept}}
 
 
@@ -106,6 +110,12 @@ def read(place: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) and data.get("version") == VERSION else {}
 
 
+def contents(out: Path) -> list[Path]:
+    """What is in a directory, sorted, but for what systems, Python and exports of the export itself leave in one."""
+    own = (found for found in out.iterdir() if not is_helper(found.name))
+    return sorted(found for found in own if not (found.name == EXPORTS and found.is_dir()))
+
+
 def digest(data: bytes) -> str:
     """sha256 of a file's contents."""
     return hashlib.sha256(data).hexdigest()
@@ -116,7 +126,7 @@ _FILES = (".onnx", ".pt", ".pt2", ".pth", ".py", ".safetensors", ".torchscript",
 
 
 def refuse_foreign(out: Path) -> None:
-    """Refuse a directory with anything but the files of an export, as that wrote them.
+    """Refuse a directory with anything but the files of an export, as that wrote them, and what using it leaves there.
 
     Raises:
         RunError: naming the first.
@@ -133,7 +143,7 @@ def refuse_foreign(out: Path) -> None:
             raise RunError(f"--out must name a directory, but {out} is a file; choose another --out")
         data = read(out).get("files")
         written = data if isinstance(data, dict) else {}
-        for found in sorted(out.iterdir()):
+        for found in contents(out):
             if found.name == FILE and written:
                 continue
             start = f"--out must name an empty directory or an export as it was written, but {out} holds {found.name!r}"

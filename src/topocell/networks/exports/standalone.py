@@ -98,7 +98,7 @@ if __name__ == "__main__":
     for name in sys.argv[1:]:
         try:
             pixels = {reader}(name, SIZE, CHANNELS, BACKGROUND)
-        except (OSError, ValueError) as fault:
+        except Exception as fault:  # whatever a decoder makes of a damaged file
             sys.exit(f"error: {{name!r}} cannot be read as an image: {{fault}}")
         with torch.no_grad():
             shares = network(pixels[None]).softmax(1)[0]

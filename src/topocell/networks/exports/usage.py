@@ -18,7 +18,7 @@ def usage(to: str, how: Preprocessing, name: str, imports: Sequence[str]) -> tup
         to: the format.
         how: how images are prepared.
         name: of the network.
-        imports: pieces of the user's own that loading it needs.
+        imports: pieces of the user's own that loading it may need.
     """
     return {
         "safetensors": _safetensors,
@@ -30,7 +30,9 @@ def usage(to: str, how: Preprocessing, name: str, imports: Sequence[str]) -> tup
 
 
 def _safetensors(how: Preprocessing, name: str, imports: Sequence[str]) -> tuple[str, str]:
-    brings = f" It needs pieces of its maker: `--import` {', '.join(map(file_name, imports))}." if imports else ""
+    named = ", ".join(map(file_name, imports))
+    brings = f" It was trained with `--import` {named}, which loading it needs where its cell has pieces of these."
+    brings = brings if imports else ""
     image = '"photo.jpg"' if how.channels in (1, 3) else f"torch.zeros({how.channels}, {how.size[0]}, {how.size[1]})"
     head = "import topocell\n" if how.channels in (1, 3) else "import torch\n\nimport topocell\n"
     code = f"""{head}

@@ -167,7 +167,7 @@ def _put(out: Path, contents: Mapping[str, bytes]) -> None:
     """Put files in a directory, in place of an earlier export; where the disk refuses, none of them stays."""
     with files.guarded(out):
         out.mkdir(parents=True, exist_ok=True)
-        before = {found.name for found in out.iterdir()}
+        before = {found.name for found in facts.contents(out)}
         try:
             for name, data in contents.items():  # the description of all others is the last
                 files.replace(out / name, data)

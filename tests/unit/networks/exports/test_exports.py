@@ -25,7 +25,7 @@ from topocell.config.load import load_recipe
 from topocell.errors import DataError, TopocellError
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.networks.exports import graphs, writing
-from topocell.networks.exports.facts import Facts, random_samples
+from topocell.networks.exports.facts import Facts, network_results, random_samples
 from topocell.networks.exports.writing import FORMATS, Format, write_export
 from topocell.networks.scores import wilson_interval
 from topocell.nn.primitives import PRIMITIVES, Primitive
@@ -162,8 +162,21 @@ def test_a_card_says_what_a_reader_has_to_know(made: Path, exported: Any, run: s
         "| #ffffff |".replace("#", "\\#") if run == "digits" else "\\#ff0000",
     ]
     assert [word for word in words if word not in text] == []
-    warnings = json.loads((made / run / "results.json").read_text())["warnings"]
+    warnings = network_results(made / run, model)["warnings"]
     assert warnings and text.count("\n- ") == len(warnings)
+
+
+def test_the_warnings_of_one_of_several_networks_are_its_own(made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made / "photos", tmp_path / "run", ignore=shutil.ignore_patterns("exports")))
+    for name, one in (("predictions.csv", None), ("predictions-1.csv", CLASSES[0])):
+        head, *rows = (run / name).read_text().splitlines()
+        told = [row.split(",") for row in rows]
+        lines = [",".join((file, true, one or true, share)) for file, true, _, share in told]
+        (run / name).write_text("\n".join([head, *lines, ""]))
+    first, second = (network_results(run, topocell.load(run, seed=seed))["warnings"] for seed in (3, 1))
+    assert not [text for text in first if "never predicted" in text or "no better" in text]
+    assert f"never predicted: {', '.join(sorted(CLASSES[1:]))}" in second
+    assert [text for text in second if text.startswith("the network is no better than the answer")]
 
 
 @pytest.mark.parametrize(
@@ -405,6 +418,15 @@ def test_an_export_is_replaced_as_long_as_it_is_one(made: Path, tmp_path: Path, 
         assert main(["export", str(made / "digits"), "--to", to, "--out", str(out)]) == 0
     assert {path.name for path in out.iterdir()} == ALWAYS | FILES["safetensors"]
     assert "compared on 60 test images of the run: all logits are equal, bit for bit" in capsys.readouterr().out
+    left = (".DS_Store", "Thumbs.db", "__pycache__/network.pyc", "exports/pt2/model.pt2")
+    for name in left:  # by using it
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("x")
+    assert main(["export", str(made / "digits"), "--to", "standalone", "--out", str(out)]) == 0
+    assert main(["export", str(made / "digits"), "--to", "safetensors", "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == ALWAYS | FILES["safetensors"] | {x.split("/")[0] for x in left}
+    assert all((out / name).read_text() == "x" for name in left)
+    capsys.readouterr()
     card = out / "README.md"
     card.write_text(f"{card.read_text(encoding='utf-8')}MIT", encoding="utf-8")
     error = refused([made / "digits", "--to", "safetensors", "--out", out], capsys)

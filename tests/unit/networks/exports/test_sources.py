@@ -1,6 +1,8 @@
 """The source that is written of a network computes what the network does, for every operation and skeleton."""
 
+import ast
 import importlib.util
+import runpy
 import sys
 import warnings
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tests.helpers.golden_genotypes import DARTS_V2
-from tests.helpers.odd_images import ODD_RATIONAL, exif, orientation
+from tests.helpers.odd_images import ODD_RATIONAL, claims, encoded, exif, orientation
 from tests.helpers.painted import paint
 from tests.helpers.untrained import classifier
 from torch import nn
@@ -220,6 +222,20 @@ def test_names_of_models(name: str, wanted: str) -> None:
 
 def test_quoted_texts_are_python() -> None:
     assert [quoted(text) for text in ("a", 'ü"', "\n")] == ['"a"', '"ü\\""', '"\\n"']
+    for text in ("\U0001f989\u200b", "\U000e0001", "\U0001f989\n", "\ud83d", "\\u200b\x7f"):
+        assert ast.literal_eval(quoted(text)) == text and quoted(text).isprintable()
+
+
+@pytest.mark.parametrize("damage", ["bomb", "chunk"])
+def test_a_damaged_file_is_one_line(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_standalone(classifier(NASBENCH201), tmp_path, "x")
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 300, 3)).astype(np.uint8))
+    first, second, rest = encoded(noise, "PNG").split(b"IDAT", 2)
+    broken = first + b"IDAT" + second + b"\0DAT" + rest  # of which Pillow says SyntaxError
+    (tmp_path / "odd.png").write_bytes(claims(60_000, 60_000) if damage == "bomb" else broken)
+    monkeypatch.setattr(sys, "argv", ["network.py", str(tmp_path / "odd.png")])
+    with pytest.raises(SystemExit, match=r"^error: '.*odd.png' cannot be read as an image: "):
+        runpy.run_path(str(tmp_path / "network.py"), run_name="__main__")
 
 
 @pytest.mark.parametrize(("resize", "size"), [("fit", (12, 16)), ("stretch", (12, 16)), ("centre", (12, 12))])
@@ -235,7 +251,7 @@ def test_files_are_read_as_topocell_reads_them(
     how = Preprocessing(
         ("a", "b"), (0.5,) * channels, (0.5,) * channels, size, channels, resize, (9, 200, 30), "cifar", "plain"
     )
-    found, _ = find_images(tmp_path)
+    found = list(find_images(tmp_path)[0])
     wanted = read_pictures(found, how)
     read = reading.READERS[resize]
     assert not wanted.faults and len(found) == 27
