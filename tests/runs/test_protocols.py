@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import topocell
 from topocell import Genotype, Run, api
 from topocell.cli import main
 from topocell.config.load import load_recipe, shallow_of
@@ -121,6 +122,12 @@ def test_a_run_that_its_protocol_ends_with_a_shallow_evaluation_is_finished(
         "run": (State.FINISHED, "shallow"),
         "shallow": (State.FINISHED, "shallow"),
     }
+    with pytest.raises(RunError, match=f"name {path / 'shallow'}, which .*: topocell retrain {path} --protocol full"):
+        topocell.load(path)
+    assert len(topocell.load(path / "shallow").classes) == 10
+    with pytest.raises(RunError, match=f"name {path / 'shallow'}, which .*: topocell retrain {path} --protocol full"):
+        topocell.load(path)
+    assert len(topocell.load(path / "shallow").classes) == 10
     (group,) = groups_of(read_runs([path]))
     assert group.values == pytest.approx([100 * run["last"] for run in small["runs"]])
     assert main(["compare", str(path), "dots-c10"]) == 0

@@ -1,6 +1,7 @@
 """The pixels of one image file: upright, laid on a background where it is transparent, scaled and cropped."""
 
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -230,10 +231,15 @@ def archive(path: str | os.PathLike[str]) -> str | None:
 
 
 def open_image(path: str | IO[bytes]) -> Image.Image:
-    """Open an image file without decoding it. Raises as `read_picture`."""
+    """Open an image file without decoding it. Raises as `read_picture`, also for more pixels than Pillow calls sane."""
     if isinstance(path, str):
         check_regular(path)
-    return Image.open(path, formats=readable_formats()[1])
+    image = Image.open(path, formats=readable_formats()[1])
+    pixels, most = image.width * image.height, Image.MAX_IMAGE_PIXELS
+    if most is not None and pixels > most:
+        image.close()
+        raise ValueError(f"its {pixels:,} pixels are more than {most:,}: it could be a decompression bomb")
+    return image
 
 
 def check_regular(path: str) -> None:
@@ -244,11 +250,18 @@ def check_regular(path: str) -> None:
 
 @contextmanager
 def careful_pillow() -> Iterator[None]:
-    """Let Pillow refuse images of more pixels than it takes for sane; keep other warnings to itself."""
+    """Keep warnings of Pillow to itself, in the main thread.
+
+    The filters of warnings are those of the whole process: of two threads that change and restore them, the last would
+    bring back what the first has changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # of damaged EXIF data and the like
         warnings.filterwarnings("ignore", "The image decoding", DeprecationWarning)
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `open_image` refuses it
         yield
 
 

@@ -3,8 +3,9 @@
 import io
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,57 +28,87 @@ _MODES = {1: "L", 3: "RGB"}
 
 
 class Named(NamedTuple):
-    """An image, not read yet, and what it is called: its path, or its number among those that were given."""
+    """An image, not read yet.
+
+    Args:
+        name: what it is called: its path, or its number among those that were given.
+        image: itself.
+        passing: whether it may be another one, or closed, as soon as the next is asked for.
+    """
 
     name: str
     image: Any
+    passing: bool = False
 
 
-def find_images(images: Any) -> tuple[list[Named], list[str]]:
-    """List what a user means by images, and say what was not used.
+def find_images(images: Any) -> tuple[Iterable[Named], Unused]:
+    """Find what a user means by images, and what is not used.
+
+    Those of a list or a tuple, and paths, are looked up at once. Others, such as those of an iterator, are asked for
+    one after the other, and so are the faults below and what is not used.
 
     Args:
         images: a path of a file or of a folder, which is searched with all folders below it; the bytes of a file, or
             a file that is open; an image of Pillow; an array (H, W), (H, W, C) or (N, H, W, C), or a tensor
-            (C, H, W) or (N, C, H, W), of uint8 or float in 0..1; or a sequence or an iterator of these.
+            (C, H, W) or (N, C, H, W), of uint8 or float in 0..1; or these in a list or whatever else gives them.
 
     Raises:
         DataError: no such file or folder, no image among them, or something that is none of these.
     """
-    found, unused = list[Named](), Unused()
-    for image in _each(images):
+    given, unused = _each(images), Unused()
+    found = _named(given, unused)
+    return (found if isinstance(given, Iterator) else list(found)), unused
+
+
+def _named(given: Iterable[Any], unused: Unused) -> Iterator[Named]:
+    """Each image; those of an iterator are passing. Raises as `find_images`."""
+    count, passing = 0, isinstance(given, Iterator)
+    for image in given:
         if isinstance(image, str) and not image:  # which would be the current folder
             raise DataError("an image is named by its path, but got an empty one; name a file, or `.` for this folder")
         if isinstance(image, str | os.PathLike):
-            found += _below(image, unused)
+            found = _below(image, unused)
         elif isinstance(image, Tensor | np.ndarray) and image.ndim == 4:
-            found += [Named(str(len(found) + i), one) for i, one in enumerate(image)]
+            found = [Named(str(count + i), one, passing) for i, one in enumerate(image)]
         elif _holds_images(image):
             raise DataError(
-                f"a prediction takes images alone, but got {type(image).__name__}; without labels that is "
-                f"[image for image, label in dataset] of a dataset, and the images of one batch of a loader"
+                f"a prediction takes images alone, but got {type(image).__name__}; give "
+                f"[image for image, label in dataset] of a dataset, list(dataset) of one without labels, and of a "
+                f"loader the images of one batch"
             )
         else:
-            found.append(Named(str(len(found)), image))
-    if not found:
+            found = [Named(str(count), image, passing and not isinstance(image, bytes))]
+        yield from found
+        count += len(found)
+    if not count:
         aside = "".join(f" ({note})" for note in unused.notes())
         raise DataError(f"a prediction is for one image or more, but there is none{aside}; name images or a folder")
-    return found, unused.notes()
 
 
 def _each(images: Any) -> Iterable[Any]:
-    """The images of a sequence or an iterator; a file that is open is one image, not an iterator of lines.
-
-    Paths may also stand in other collections: a column of a table, an array, the values of a dictionary, a set.
-    """
-    if isinstance(images, list | tuple | Iterator) and not _is_open(images):
+    """Images that are given together: as they are in a list or a tuple, else as an iterator, but for paths."""
+    if isinstance(images, list | tuple):
         return images
-    single = isinstance(images, str | bytes | bytearray | memoryview | Mapping) or getattr(images, "ndim", 1) != 1
-    if isinstance(images, Collection) and not single:
-        paths = list(images)
-        if paths and all(isinstance(path, str | os.PathLike) for path in paths):
-            return paths
-    return [images]
+    if _is_one(images):
+        return [images]
+    if isinstance(images, Iterator):
+        return images
+    rest = iter(images)
+    first = list(islice(rest, 1))
+    each = chain(first, rest)
+    return list(each) if first and isinstance(first[0], str | os.PathLike) else each
+
+
+def _is_one(images: Any) -> bool:
+    """Return whether something is no collection of images; a file that is open is none, though it iterates over lines.
+
+    Collections are columns of a table, arrays of objects, the values of a dictionary, sets, queues.
+    """
+    if isinstance(images, str | bytes | bytearray | memoryview | Mapping | Tensor | Image.Image) or _is_open(images):
+        return True
+    if isinstance(images, np.ndarray) and images.dtype.kind in "biufc":
+        return True
+    return not isinstance(images, Iterable) or getattr(images, "ndim", 1) != 1
 
 
 def _is_open(image: Any) -> bool:
@@ -125,8 +156,18 @@ class Pictures(NamedTuple):
     faults: tuple[str, ...]
 
 
-def read_pictures(images: Sequence[Named], how: Preprocessing) -> Pictures:
+def read_in_batches(images: Iterable[Named], size: int, how: Preprocessing) -> Iterator[Pictures]:
+    """Read images as `read_pictures`, at most `size` at once; the next are asked for when these were used."""
+    rest = iter(images)
+    while (pictures := read_pictures(islice(rest, size), how)).names or pictures.faults:
+        yield pictures
+
+
+def read_pictures(images: Iterable[Named], how: Preprocessing) -> Pictures:
     """Read images in parallel, each turned, laid on the background, converted and sized as `how` says.
+
+    One that is passing is read before the next is asked for, and one that is there several times is read once: images
+    of Pillow and files cannot be read by two threads.
 
     Args:
         images: from `find_images`.
@@ -139,8 +180,16 @@ def read_pictures(images: Sequence[Named], how: Preprocessing) -> Pictures:
         except Exception as error:  # whatever a decoder makes of a damaged file
             return fault_of(named.name, error)
 
+    begun, taken = dict[int, Future[np.ndarray | Fault]](), list[tuple[Named, Future[np.ndarray | Fault]]]()
     with careful_pillow(), ThreadPoolExecutor() as pool:
-        results = list(zip(images, pool.map(read, images)))
+        for named in images:
+            task = None if named.passing else begun.get(id(named.image))
+            if task is None:
+                task = begun[id(named.image)] = pool.submit(read, named)
+            if named.passing:
+                wait([task])
+            taken.append((named, task))
+    results = [(named, task.result()) for named, task in taken]
     faults = tuple(f"{named.name} ({found.reason})" for named, found in results if isinstance(found, Fault))
     good = [(named.name, found) for named, found in results if not isinstance(found, Fault)]
     empty = np.empty((0, how.channels, *how.size), np.uint8)
@@ -158,7 +207,10 @@ def _pixels(image: Any, how: Preprocessing) -> np.ndarray:
         if mode is None or len(found) == how.channels:
             return _sized(found, how)
         if len(found) > 4:
-            raise ValueError(f"a tensor is (C, H, W) of 1 to 4 channels, but this is {tuple(found.shape)}: permute it")
+            raise ValueError(
+                f"a tensor is (C, H, W) of 1 to 4 channels, but this is {tuple(found.shape)}: "
+                f"{'permute it' if found.shape[2] <= 4 else 'of many grey images give images[:, None]'}"
+            )
         image = _picture(found)
     if mode is None:
         raise ValueError(f"the network takes images of {how.channels} channels: give tensors (C, H, W)")
@@ -169,8 +221,10 @@ def _pixels(image: Any, how: Preprocessing) -> np.ndarray:
         return _sized(torch.from_numpy(np.array(read_picture(image, mode, native, how.background).pixels)), how)
     if isinstance(image, np.ndarray):
         if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] > 4):
+            grey = image.ndim == 3 and len(image) > 4
             raise ValueError(
-                f"an array is (H, W) or (H, W, C) of 1 to 4 channels, but this is {image.shape}: transpose it"
+                f"an array is (H, W) or (H, W, C) of 1 to 4 channels, but this is {image.shape}: "
+                f"{'of many grey images give images[..., None]' if grey else 'transpose it'}"
             )
         image = _as_bytes(tensor_of(image), "an array").numpy()
         image = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)

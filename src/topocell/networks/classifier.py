@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from topocell.arguments import checked
 from topocell.data import preprocessing
 from topocell.data.folder_listing import some
-from topocell.data.pictures import find_images, read_pictures
+from topocell.data.pictures import find_images, read_in_batches
 from topocell.data.preprocessing import Preprocessing
-from topocell.errors import DataError, RunError, resuming
+from topocell.errors import DataError, RunError, resuming, typed
 from topocell.networks.kept import FILE, Kept, NetworkFile, load_weights
 from topocell.nn.kernels.cpu import ordinary
 from topocell.nn.network import FixedNet
+from topocell.reporting.run_files import RunFiles
 from topocell.runtime.devices import find_device
 
 #: Images that are in memory at once while a folder is predicted.
@@ -110,7 +111,8 @@ class Classifier(nn.Module):
         self.net, self.preprocessing, self.file, self.kept = net.eval(), preprocessing, file, kept
         self.classes = preprocessing.classes
         for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(getattr(preprocessing, name))[:, None, None])
+            numbers = torch.tensor(getattr(preprocessing, name), dtype=torch.float32)
+            self.register_buffer(name, numbers[:, None, None])
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -136,10 +138,11 @@ class Classifier(nn.Module):
         Args:
             images: a path of a file or a folder, the bytes of a file or a file that is open, an image of Pillow, an
                 array (H, W), (H, W, C) or (N, H, W, C) of uint8, a tensor (C, H, W) or (N, C, H, W), uint8 or float in
-                0..1; or a sequence or iterator of these. They may have any size: they are prepared as those of the
-                training were.
-            batch_size: images that are read and computed at once.
-            skip_unreadable: whether images that cannot be read are left out; if not, all of them are named.
+                0..1; or these in a list, from an iterator, or in whatever else gives them. They may have any size: they
+                are prepared as those of the training were.
+            batch_size: images that are read and computed at once; an iterator is asked for so many, each of which is
+                read before the next, so that it may give one object again and again, as films of Pillow do.
+            skip_unreadable: whether images that cannot be read are left out; if not, the first ten are named.
 
         Raises:
             DataError: there are no images, or some cannot be read. RunError: the network was changed, and its outputs
@@ -147,13 +150,12 @@ class Classifier(nn.Module):
         """
         if batch_size < 1:
             raise DataError(f"batch_size must be 1 or more, but got {batch_size}; leave it out for {BATCH_SIZE}")
-        found, notes = find_images(images)
+        found, unused = find_images(images)
         names, parts = list[str](), list[Tensor]()
         faults = list[str]()
         device = self.mean.device
         with _evaluating(self):
-            for start in range(0, len(found), batch_size):
-                pictures = read_pictures(found[start : start + batch_size], self.preprocessing)
+            for pictures in read_in_batches(found, batch_size, self.preprocessing):
                 names += pictures.names
                 faults += pictures.faults
                 if len(pictures.pixels):
@@ -167,15 +169,16 @@ class Classifier(nn.Module):
                         )
                     parts.append(logits.float().softmax(1).cpu())
         if faults and not skip_unreadable:
+            count = len(names) + len(faults)
             raise DataError(
-                f"{len(faults):,} of {len(found):,} images cannot be read: {some(faults, 10)}; repair them or leave "
+                f"{len(faults):,} of {count:,} images cannot be read: {some(faults, 10)}; repair them or leave "
                 f"them out, or skip them (--skip-unreadable, skip_unreadable=True)"
             )
         if not names:
             raise DataError(
                 f"a prediction is for one image or more, but none can be read: {some(faults, 10)}; repair them"
             )
-        notes += [f"not read: {fault}" for fault in faults]
+        notes = [*unused.notes(), *(f"not read: {fault}" for fault in faults)]
         empty = torch.empty(0, len(self.classes))
         return Predictions(tuple(names), torch.cat(parts) if parts else empty, self.classes, tuple(notes))
 
@@ -242,7 +245,7 @@ def load(path: str | os.PathLike[str], *, seed: int | None = None, device: str |
     file = NetworkFile.load(place / FILE)
     how = Preprocessing.load(place / preprocessing.FILE)
     with torch.device("cpu"):  # whatever the default is: the meta device would lose the weights
-        net, kept = file.build(how), file.of_seed(seed)
+        net, kept = file.build(how).float(), file.of_seed(seed)  # also where another type is the default
         load_weights(net, place / kept.weights)
         model = Classifier(net, how, file, kept)
     return model.to(where)
@@ -257,4 +260,9 @@ def _no_network(place: Path) -> str:
         return f"{start} has none; name the directory of a finished run, or of an export to safetensors"
     if (place / "results.json").is_file():
         return f"{start} has none: the accuracy of its cell was looked up in a table, and no network was trained"
+    if RunFiles(place).results().get("protocol") == "shallow":
+        return (
+            f"{start} has none: its run ended with the shallow evaluation; name {place / 'shallow'}, which has the "
+            f"network of that, or train in full with: topocell retrain {typed(place)} --protocol full"
+        )
     return f"{start} has none yet: its network is not trained; continue with: {resuming(place)}"

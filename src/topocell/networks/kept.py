@@ -9,7 +9,7 @@ predictions.csv, predictions-SEED.csv      what each says of every test image
 
 import csv
 import io
-import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,8 @@ from topocell.runtime.hooks import Trained
 FILE = "network.json"
 #: Of the layout above.
 VERSION = 1
+#: What stands in a text for bytes of a file name that are no text.
+_NO_TEXT = re.compile(r"[\ud800-\udfff]")
 #: Columns of predictions.csv.
 COLUMNS = ("file", "true", "predicted", "probability")
 
@@ -181,9 +183,7 @@ def confusion_of(path: Path, classes: Sequence[str]) -> Tensor:
 
 
 def csv_text(rows: Iterable[Sequence[str]]) -> str:
-    """Return rows as CSV. A file name that is no text is written with a replacement character."""
+    """Return rows as CSV. A file name that is no text is written with replacement characters."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(
-        [os.fsencode(cell).decode(errors="replace") for cell in row] for row in rows
-    )
+    csv.writer(text, lineterminator="\n").writerows([_NO_TEXT.sub("\ufffd", cell) for cell in row] for row in rows)
     return text.getvalue()

@@ -1,6 +1,7 @@
 """Single image files of every kind that people have: what is read, and what is said of the rest."""
 
 import re
+import threading
 import warnings
 from pathlib import Path
 
@@ -13,16 +14,15 @@ from tests.helpers import odd_images
 from tests.helpers.odd_images import READABLE, TRANSPARENT, UNREADABLE, encoded, exif, orientation
 
 from topocell.data import image_formats
-from topocell.data.image_file import Picture, fault_of, read_header, read_picture
+from topocell.data.image_file import Picture, careful_pillow, fault_of, read_header, read_picture
 
 WHITE = (255, 255, 255)
 
 
 @pytest.fixture(autouse=True)
-def bombs_are_errors():
+def no_warning_counts():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
 
 
@@ -57,6 +57,26 @@ def test_what_cannot_be_read_says_why(tmp_path, name):
         read(path)
     fault = fault_of(path, caught.value)
     assert re.search(words, fault.reason) and "\n" not in fault.reason and fault.lasting
+
+
+def test_threads_that_read_at_once_leave_the_filters_of_warnings():
+    """Where the first of two ends before the second, that would bring back the filters of the first."""
+    before = list(warnings.filters)
+    inside, go = threading.Barrier(3, timeout=60), [threading.Event(), threading.Event()]
+
+    def hold(end: threading.Event) -> None:
+        with careful_pillow():
+            inside.wait()
+            end.wait(60)
+
+    threads = [threading.Thread(target=hold, args=(end,)) for end in go]
+    for thread in threads:
+        thread.start()
+    inside.wait()
+    for thread, end in zip(threads, go):
+        end.set()
+        thread.join()
+    assert warnings.filters == before
 
 
 @pytest.mark.parametrize(

@@ -4,20 +4,23 @@ import copy
 import csv
 import io
 import json
+import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 from tests.helpers.painted import CLASSES, paint
 from torch import Tensor
 
@@ -29,6 +32,7 @@ from topocell.data.pictures import find_images, read_pictures
 from topocell.data.preprocessing import Preprocessing
 from topocell.errors import DataError, RunError, TopocellError
 from topocell.networks import commands
+from topocell.networks.kept import csv_text
 from topocell.runs.setup import load_data
 
 RECIPE = [
@@ -249,6 +253,9 @@ def test_all_images_that_cannot_be_read_are_named_or_skipped(made: Path, tmp_pat
         (torch.zeros(3, 0, 4), "no pixels"),
         (torch.zeros(3, 4, 0, dtype=torch.uint8), "no pixels"),
         (np.zeros((3, 9, 9), np.uint8), r"1 to 4 channels, but this is \(3, 9, 9\): transpose it"),
+        (np.zeros(9, np.uint8), r"1 to 4 channels, but this is \(9,\): transpose it"),
+        (torch.zeros(9, 28, 28), r"but this is \(9, 28, 28\): of many grey images give images\[:, None\]"),
+        (np.zeros((9, 28, 28), np.uint8), r"but this is \(9, 28, 28\): .* give images\[..., None\]"),
         ([], "no image|there is none"),
         ("absent.jpg", "is not; check the path"),
         ("", "but got an empty one"),
@@ -275,6 +282,7 @@ def test_what_has_labels_is_told_how_to_be_given(made: Path) -> None:
         with pytest.raises(DataError, match=r"takes images alone, but got .*\[image for image, label in dataset\]"):
             model.predict(given)
     assert len(model.predict([image for image, label in dataset])) == 4
+    assert len(model.predict(torch.utils.data.DataLoader(images, 2))) == 4
     assert [len(model.predict(batch)) for batch, _ in loader] == [2, 2]
 
 
@@ -288,6 +296,64 @@ def test_paths_may_stand_in_any_collection(tmp_path: Path) -> None:
         assert sorted(named.name for named in find_images(given)[0]) == paths
     with pytest.raises(DataError, match="takes images alone, but got dict;"):
         find_images(numbered)
+
+
+def test_images_may_stand_in_any_collection(made: Path) -> None:
+    model, stack = topocell.load(made / "run"), np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+    wanted, each = model.predict(stack).probabilities, list(stack)
+    objects = np.empty(3, object)
+    objects[:] = each
+    for given in (deque(each), dict(enumerate(each)).values(), objects, map(Image.fromarray, each)):
+        assert torch.equal(model.predict(given, batch_size=2).probabilities, wanted)
+
+
+def test_an_iterator_may_take_back_what_it_has_given(made: Path, tmp_path: Path) -> None:
+    """Films of Pillow give one object again and again; a file is closed when the next is asked for."""
+    model, draw = topocell.load(made / "run"), np.random.default_rng(0)
+    frames = [Image.fromarray(draw.integers(0, 256, (16, 16, 3), np.uint8)) for _ in range(5)]
+    frames[0].save(tmp_path / "film.tiff", save_all=True, append_images=frames[1:])
+    wanted = model.predict(frames)
+    assert len({prediction.probability for prediction in wanted}) == 5
+
+    def files() -> Iterator[io.BufferedReader]:
+        for number, frame in enumerate(frames):
+            frame.save(tmp_path / f"{number}.png")
+            with open(tmp_path / f"{number}.png", "rb") as file:
+                yield file
+
+    def filled() -> Iterator[np.ndarray]:
+        buffer = np.empty((1, 16, 16, 3), np.uint8)
+        for frame in frames:
+            buffer[0] = frame
+            yield buffer
+
+    with Image.open(tmp_path / "film.tiff") as film:
+        for given in (ImageSequence.Iterator(film), files(), filled()):
+            found = model.predict(given, batch_size=3)
+            assert torch.equal(found.probabilities, wanted.probabilities) and found.names == wanted.names
+
+
+def test_an_iterator_is_asked_for_a_batch_at_a_time(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked, batches = topocell.load(made / "run"), list[int](), list[tuple[int, int]]()
+    forward = model.net.forward
+    monkeypatch.setattr(model.net, "forward", lambda x: batches.append((len(x), len(asked))) or forward(x))
+
+    def images() -> Iterator[np.ndarray]:
+        for number in range(5):
+            asked.append(number)
+            yield np.zeros((16, 16, 3), np.uint8)
+
+    assert len(model.predict(images(), batch_size=2)) == 5 and batches == [(2, 2), (2, 4), (1, 5)]
+
+
+def test_an_image_may_be_there_several_times(made: Path, tmp_path: Path) -> None:
+    """Neither an image of Pillow nor a file can be read by two threads."""
+    path, model = tmp_path / "large.png", topocell.load(made / "run")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)).save(path)
+    (wanted,) = model.predict(path).probabilities
+    with open(path, "rb") as file:
+        for one in (Image.open(path), file):
+            assert torch.equal(model.predict([one] * 40).probabilities, wanted.expand(40, -1))
 
 
 @pytest.mark.parametrize("given", ["a.jpg", Path("a.jpg"), np.zeros((1, 3, 8, 8), np.uint8), Image.new("L", (8, 8))])
@@ -318,6 +384,18 @@ def test_images_of_other_channels_than_a_picture_has_are_tensors() -> None:
     assert torch.equal(read_pictures(find_images(five)[0], how("fit", (6, 6), 5)).pixels[0], five)
     for wrong in (torch.zeros(3, 6, 6, dtype=torch.uint8), np.zeros((6, 6, 3), np.uint8)):
         assert "5 channels" in read_pictures(find_images([wrong])[0], how("fit", (6, 6), 5)).faults[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_network_is_what_was_trained_whatever_the_default(made: Path, dtype: torch.dtype) -> None:
+    wanted = topocell.load(made / "run")
+    torch.set_default_dtype(dtype)
+    try:
+        found = topocell.load(made / "run")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    assert torch.equal(found(images), wanted(images)) and found(images).dtype == torch.float32
 
 
 @pytest.mark.parametrize(("dtype", "apart"), [(torch.float64, 1e-5), (torch.float16, 2e-2), (torch.bfloat16, 1e-1)])
@@ -372,6 +450,42 @@ def test_the_command_shows_and_writes(made: Path, tmp_path: Path, capsys: Any) -
         assert main(["predict", str(made / "run"), files[0], "--csv", str(other)]) == 2
         assert "--csv replaces tables of predictions alone" in capsys.readouterr().err
     assert (made / "run" / "predictions.csv").read_bytes() == own
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_a_table_goes_where_a_link_leads_and_into_what_is_no_file(made: Path, tmp_path: Path) -> None:
+    """As /dev/null and /dev/stdout: neither is read first, which would wait, nor replaced."""
+    words = ["predict", str(made / "run"), str(min((made / "photos").rglob("*.bmp"))), "--csv"]
+    (tmp_path / "link.csv").symlink_to("table.csv")
+    for _ in range(2):
+        assert main([*words, str(tmp_path / "link.csv")]) == 0
+    assert (tmp_path / "link.csv").is_symlink() and len(rows_of(tmp_path / "table.csv")) == 1
+    pipe, read = tmp_path / "pipe", list[str]()
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    assert main([*words, str(pipe)]) == 0
+    reader.join(60)
+    assert read == [(tmp_path / "table.csv").read_text()] and pipe.is_fifo()
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["link.csv", "pipe", "table.csv"]
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="needs /dev/stdout")
+def test_a_table_may_be_cut_off(made: Path) -> None:
+    """As by `--csv /dev/stdout | head`."""
+    image = str(min((made / "photos").rglob("*.bmp")))
+    words = [sys.executable, "-m", "topocell", "predict", str(made / "run"), *[image] * 2000, "--csv", "/dev/stdout"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline().startswith("file,predicted,probability,")
+        process.stdout.close()
+        said = process.stderr.read()
+        assert process.wait(300) == 1 and said.count("\n") == 1 and said.startswith("network of seed 3")
+
+
+def test_names_are_written_as_they_are_whatever_the_system_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsencode", lambda text: text.encode("iso-8859-1", "surrogateescape"))
+    assert csv_text([("café", "\U0001f600", "a\udcff.png")]) == "café,\U0001f600,a\ufffd.png\n"
 
 
 def test_a_class_called_like_a_column_has_a_column_of_its_own() -> None:
