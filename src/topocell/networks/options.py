@@ -11,6 +11,7 @@ from topocell.data.stratify import held_out
 from topocell.genotype.genotype import Genotype
 from topocell.nn.count import channels_for, widest
 from topocell.runtime.losses import Loss, balanced_weights, build_loss, check_loss_options
+from topocell.runtime.micro_batches import adds_up
 from topocell.runtime.optimizers import check_optimizer
 
 
@@ -56,6 +57,17 @@ def training_loss(plan: RetrainPlan, weight: Tensor | None) -> Loss:
         RecipeError: as `build_loss`.
     """
     return build_loss(plan.loss, label_smoothing=plan.label_smoothing, weight=weight)
+
+
+def weights_of_shares(plan: RetrainPlan, weight: Tensor | None) -> Tensor | None:
+    """Return the weights (K,) by which micro batches share the loss of a batch of labels; None for their images.
+
+    They are those of the classes, `weight`, where the loss is divided by the weights of the batch, as cross entropy is.
+    """
+    if weight is None or plan.micro_batch is None:
+        return None
+    other = torch.arange(1.0, len(weight) + 1)
+    return weight if adds_up(training_loss(plan, other), len(weight), other) else None
 
 
 def check_training(plan: RetrainPlan, key: str) -> None:

@@ -22,6 +22,7 @@ from topocell.networks.options import (
     mixing,
     training_images,
     training_loss,
+    weights_of_shares,
 )
 from topocell.networks.scores import balanced_accuracy, confusion_matrix
 from topocell.networks.start import Start, load_initial
@@ -65,6 +66,7 @@ class Task:
         self.train, self.held_out = training_images(plan, data.train, derive_seed(seed, "retrain"))
         self.class_weights = class_weights(plan, self.train, device)
         self.loss, self.mixing = training_loss(plan, self.class_weights), mixing(plan)
+        self.share_weights = weights_of_shares(plan, self.class_weights)
 
     def network(self, number: int) -> FixedNet:
         """Return the network of a seed before its training."""
@@ -190,7 +192,7 @@ class SeedTraining:
     def backward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Seen]:
         """Compute the gradients of a batch; returns the loss (0-dim) that is lowered, and what was seen."""
         seen, totals = [], []
-        pieces = micro_batches((x, y), self.task.plan.micro_batch, self.task.class_weights)
+        pieces = micro_batches((x, y), self.task.plan.micro_batch, self.task.share_weights)
         for (images, target), share in pieces:
             total, of = self.losses(self.task.execution(self.net, images), target, share)
             total.backward()

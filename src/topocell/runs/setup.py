@@ -30,6 +30,7 @@ from topocell.registry import is_foreign, known
 from topocell.runs.costs import check_reachable, costs_for, costs_of_cell, network_size
 from topocell.runs.image_checks import check_images
 from topocell.runs.images import load_data
+from topocell.runs.loss_checks import check_losses
 from topocell.runtime.devices import find_device
 from topocell.runtime.hooks import Monitor
 from topocell.runtime.losses import check_loss_options
@@ -253,6 +254,7 @@ def prepared(
     """
     check(recipe)
     setup = Setup.of(recipe, data, like, checked, out)
+    check_losses(recipe, len(setup.dataset.train.classes))
     if setup.ground_truth is None:
         check_images(recipe, setup.space, setup.dataset)
     check_reachable(recipe, setup.space, setup.rules, setup.penalised)
@@ -361,9 +363,6 @@ def _check_depth(space: SpaceSpec, stage: Stage, layers: int) -> None:
 
 def _check_contracts(recipe: Recipe, space: SpaceSpec) -> None:
     """Raise RecipeError where a piece of a user's own, which the recipe names, fails its contract."""
-    for loss in (recipe.search.loss, *(plan.loss for plan in recipe.trainings)):
-        if is_foreign(known("loss")[loss.name]):
-            testing.check_loss(loss.name, **loss.model_dump(exclude={"name"}))
     for kind, name in (("operation rule", recipe.selection.operations), ("edge rule", recipe.selection.edges)):
         if is_foreign(known(kind)[name]):
             testing.check_rule(name, kind)

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,16 +39,20 @@ def cross_entropy(
 #: weighted by class, one with `label_smoothing` be smoothed.
 LOSSES = Registry[Callable[..., Tensor]]("loss", {"cross_entropy": cross_entropy})
 
-_GIVEN = ("weight", "label_smoothing")
+#: Argument of a loss → key of a training that sets it.
+_GIVEN = {"weight": "class_weights", "label_smoothing": "label_smoothing"}
 
 
-def build_loss(choice: Choice, *, label_smoothing: float = 0.0, weight: Tensor | None = None) -> Loss:
+def build_loss(
+    choice: Choice, *, label_smoothing: float = 0.0, weight: Tensor | None = None, of: str = "retrain"
+) -> Loss:
     """Return the loss that a recipe names, with its options.
 
     Args:
         choice: name and options.
         label_smoothing: passed on where it is not 0.
         weight: (K,) of each class, passed on where it is given.
+        of: part of the recipe that has the loss, for messages: a training, or `search`, which weighs and smooths none.
 
     Raises:
         RecipeError: an option that is unknown or of another type, or a loss that takes no weights or no smoothing.
@@ -55,18 +60,29 @@ def build_loss(choice: Choice, *, label_smoothing: float = 0.0, weight: Tensor |
     options = dict(choice.model_extra or {})
     function = LOSSES[choice.name]
     takes = inspect.signature(function).parameters
-    for name, key, wanted in zip(_GIVEN, ("class_weights", "label_smoothing"), (weight is not None, label_smoothing)):
+    given = given_to(label_smoothing, weight)
+    for name, key in _GIVEN.items():
+        own = f"{of}.{key}"
         if name in options:
-            raise RecipeError(f"options of a loss do not hold {name!r}; set retrain.{key}")
-        if wanted and name not in takes:
+            way = f"a search has no {key}: leave it out" if of == "search" else f"set {own}"
+            raise RecipeError(f"options of a loss do not hold {name!r}; {way}")
+        if name in given and name not in takes:
             raise RecipeError(
                 f"{key} needs a loss with an argument {name!r}, but {choice.name!r} has none; leave {key} out"
             )
-    if label_smoothing:
-        options["label_smoothing"] = label_smoothing
-    given = {} if weight is None else {"weight": weight}
-    check_options("loss", choice.name, function, 2, options)  # behind logits and target
+        if name in takes and name not in given and takes[name].default is inspect.Parameter.empty:
+            giver, way = ("a search", "") if of == "search" else (own, f", or set {own}")
+            raise RecipeError(
+                f"loss {choice.name!r} always needs {name!r}, but {giver} gives none; give {name!r} a default{way}"
+            )
+    check_options("loss", choice.name, function, 2, options | given)  # behind logits and target
     return partial(function, **options, **given)
+
+
+def given_to(label_smoothing: float = 0.0, weight: Tensor | None = None) -> dict[str, Any]:
+    """Return what a loss is given besides its options; arguments as for `build_loss`."""
+    smoothing = {"label_smoothing": label_smoothing} if label_smoothing else {}
+    return smoothing if weight is None else {**smoothing, "weight": weight}
 
 
 def check_loss_options(choice: Choice, key: str, *, label_smoothing: float = 0.0, weight: Tensor | None = None) -> None:
@@ -78,7 +94,7 @@ def check_loss_options(choice: Choice, key: str, *, label_smoothing: float = 0.0
         label_smoothing, weight: as for `build_loss`.
     """
     try:
-        build_loss(choice, label_smoothing=label_smoothing, weight=weight)
+        build_loss(choice, label_smoothing=label_smoothing, weight=weight, of=key.removesuffix(".loss"))
     except RecipeError as fault:
         raise RecipeError(f"{key}: {fault}") from fault
 

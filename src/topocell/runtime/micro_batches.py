@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from topocell.runtime.epoch_meter import Seen
+from topocell.runtime.losses import Loss
 
 Batch = tuple[Tensor, Tensor]
 
@@ -32,6 +34,27 @@ def micro_batches(batch: Batch, size: int | None, weight: Tensor | None = None) 
     if weight is None or target.dim() > 1:
         return [(piece, len(piece[0]) / len(images)) for piece in pieces]
     return [(piece, weight[piece[1]].sum() / weight[target].sum()) for piece in pieces]
+
+
+def adds_up(loss: Loss, classes: int, weight: Tensor | None = None, mixed: bool = False) -> bool:
+    """Return whether the loss of a random batch is the sum of share · loss of its micro batches.
+
+    It is for a mean over the images, and with `weight` for the mean of labels that is divided by their weights.
+
+    Args:
+        loss: of the batch.
+        classes: K.
+        weight: (K,), see `micro_batches`.
+        mixed: whether the target is probabilities.
+    """
+    draws = torch.Generator().manual_seed(0)
+    n = 4 * classes + 2
+    logits, labels = torch.randn(n, classes, generator=draws), torch.randint(classes, (n,), generator=draws)
+    labels = labels.sort().values  # so that micro batches have other classes
+    target = torch.softmax(torch.randn(n, classes, generator=draws), 1) if mixed else labels
+    whole = float(loss(logits, target))
+    parts = sum(float(share * loss(*piece)) for piece, share in micro_batches((logits, target), classes + 1, weight))
+    return abs(whole - parts) <= 1e-4 * max(1.0, abs(whole))
 
 
 def seen_together(seen: Sequence[Seen]) -> Seen:

@@ -12,7 +12,9 @@ from pydantic import ValidationError
 from tests.helpers.golden_genotypes import DARTS_V2
 from tests.helpers.identical import assert_identical
 from torch import Tensor
+from torch.nn import functional
 
+import topocell
 from topocell.config.retrain import RetrainPlan
 from topocell.data import splits
 from topocell.data.augment import Augmentation, augment
@@ -469,14 +471,27 @@ def small_step(digits: splits.Dataset, **options: Any) -> dict[str, Tensor]:
     return {"loss": seen.loss, "correct": seen.correct, **subject.net.state_dict()}
 
 
+def weighted(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+    """The mean over the images of what each has with its weight, where cross entropy is divided by the weights."""
+    return functional.cross_entropy(logits, target, weight=weight, reduction="none").mean()
+
+
 @pytest.mark.parametrize("micro_batch", [8, 2])
 @pytest.mark.parametrize(
-    "options", [{}, {"class_weights": "balanced", "label_smoothing": 0.1}, {"mixup": 1.0}], ids=str
+    "options",
+    [
+        {},
+        {"class_weights": "balanced", "label_smoothing": 0.1},
+        {"class_weights": "balanced", "loss": "my-weighted"},
+        {"mixup": 1.0},
+    ],
+    ids=str,
 )
 def test_micro_batches_give_the_step_of_the_whole_batch(
     options: dict[str, Any], micro_batch: int, digits: splits.Dataset
 ) -> None:
     """Where no batch norm looks at all images together; else each micro batch has its own statistics."""
+    topocell.register("loss", "my-weighted", weighted)
     few = replace(digits, train=digits.train.subset(digits.train.labels.argsort()[:50]))  # classes of other sizes
     whole, parts = (small_step(few, **options, **more) for more in ({}, {"micro_batch": micro_batch}))
     assert whole.keys() == parts.keys()

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -378,3 +379,36 @@ def test_a_search_learns_by_the_loss_of_the_recipe() -> None:
 def test_an_option_that_a_loss_does_not_take_is_found_by_python_too() -> None:
     with pytest.raises(RecipeError, match=r"search.loss: loss 'cross_entropy' has no option 'gamma'"):
         check(load_recipe("darts-v1", ["search.loss.gamma=2"], "smoke"))
+
+
+def costly(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Costs of the ten digits, of labels alone."""
+    each = F.cross_entropy(logits, target.flatten(), weight=torch.arange(1.0, 11.0), reduction="sum")
+    return each / torch.arange(1.0, 11.0)[target].sum()
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["retrain.loss=my-costly"], ""),
+        (["search.loss=my-costly"], ""),
+        (["retrain.loss=my-costly", "retrain.mixup=0.2"], "probabilities (N, K) fails on a small example"),
+        (
+            ["retrain.loss=my-costly", "retrain.batch_size=16", "retrain.micro_batch=8"],
+            "retrain.micro_batch needs a loss that is the mean over the images of a batch",
+        ),
+        (
+            ["search.loss=my-costly", "search.batch_size=16", "search.micro_batch=8"],
+            "search.micro_batch needs a loss that is the mean over the images of a batch",
+        ),
+    ],
+)
+def test_a_loss_of_ones_own_is_tried_with_the_classes_of_the_images_as_it_is_used(words: list[str], fault: str) -> None:
+    topocell.register("loss", "my-costly", costly)
+    recipe = load_recipe("darts-v1", words, "smoke")
+    if not fault:
+        assert len(prepared(recipe).dataset.train.classes) == 10
+        return
+    with pytest.raises(RecipeError, match=re.escape(fault)) as caught:
+        prepared(recipe)
+    assert "\n" not in str(caught.value)

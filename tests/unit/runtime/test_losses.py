@@ -1,5 +1,6 @@
 """Losses by name, with weights of classes, and the contract of a user's own."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ import topocell
 from topocell import testing
 from topocell.config.values import Choice
 from topocell.errors import RecipeError
-from topocell.runtime.losses import LOSSES, balanced_weights, build_loss
+from topocell.runtime.losses import LOSSES, balanced_weights, build_loss, check_loss_options
+from topocell.runtime.micro_batches import adds_up
 
 LOGITS = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 3, 0, 0, 1, 0])
@@ -95,8 +97,12 @@ def in_place(logits: Tensor, target: Tensor) -> Tensor:
             "of labels .N,. has a gradient, but got none",
         ),
         (lambda logits, target: 0 * F.cross_entropy(logits, target), "has a finite gradient that is not 0"),
-        (lambda logits, target: F.nll_loss(logits.log_softmax(1), target), "fails on a small example"),
-        (lambda logits, target: plain(logits, target) * (1 + target.dim()), "labels and their probabilities have one"),
+        (lambda logits, target: F.nll_loss(logits.log_softmax(2), target), "of labels .N,. fails on a small example"),
+        (
+            lambda logits, target: plain(logits, target if target.dim() == 1 else target.roll(1, 1)),
+            "labels and their probabilities have gradients of one direction",
+        ),
+        (lambda logits, target: F.nll_loss(logits.log_softmax(1), target), "of probabilities .N, K. fails on a small"),
         (lambda logits, target: plain(logits, target) * torch.rand(()), "one batch has one loss"),
         (in_place, "its arguments are left alone"),
     ],
@@ -105,3 +111,65 @@ def test_a_broken_loss_is_refused_in_one_line(loss: Any, words: str) -> None:
     with pytest.raises(testing.ContractError, match=words) as caught:
         testing.check_loss(loss)
     assert "\n" not in str(caught.value)
+
+
+def costly(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy with fixed costs of two classes, divided by those of the batch where the target is labels."""
+    return F.cross_entropy(logits, target, weight=torch.tensor([1.0, 10.0]))
+
+
+def test_a_loss_with_costs_of_its_classes_is_one_for_so_many_classes() -> None:
+    testing.check_loss(costly, 2)
+    with pytest.raises(testing.ContractError, match="all 3 classes"):
+        testing.check_loss(costly, 3)
+
+
+def test_a_loss_of_labels_alone_is_one_where_nothing_is_mixed() -> None:
+    testing.check_loss(lambda logits, target: F.nll_loss(logits.log_softmax(1), target), 2, False)
+
+
+def weighted(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Cross entropy, of which each image has its weight, and the mean is one over the images."""
+    return F.cross_entropy(logits, target, weight=weight, reduction="none").mean()
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_which_shares_of_micro_batches_add_up_to_a_loss(classes: int) -> None:
+    weight = torch.arange(1.0, classes + 1)
+    for divided, loss in ((True, F.cross_entropy), (False, weighted)):
+        assert adds_up(loss, classes) and adds_up(loss, classes, mixed=True)
+        assert adds_up(partial(loss, weight=weight), classes, weight) is divided
+        assert adds_up(partial(loss, weight=weight), classes) is not divided
+        assert adds_up(partial(loss, weight=weight), classes, weight, mixed=True)
+    assert not adds_up(partial(F.cross_entropy, reduction="sum"), classes)
+    costs = torch.tensor([1.0] + [10.0] * (classes - 1))
+    assert not adds_up(partial(F.cross_entropy, weight=costs), classes)
+
+
+def always(logits: Tensor, target: Tensor, weight: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """A loss that does not go without weights."""
+    return F.cross_entropy(logits, target, weight=weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "key", "words"),
+    [
+        ("my-always", {}, "retrain.loss", "but retrain.class_weights gives none; give 'weight' a default, or set"),
+        ("my-always", {}, "shallow.loss", "but shallow.class_weights gives none; give 'weight' a default, or set"),
+        ("my-always", {}, "search.loss", "but a search gives none; give 'weight' a default$"),
+        ("cross_entropy", {"label_smoothing": 0.1}, "shallow.loss", "set shallow.label_smoothing"),
+        ("cross_entropy", {"label_smoothing": 0.1}, "search.loss", "a search has no label_smoothing: leave it out"),
+    ],
+)
+def test_what_a_training_gives_its_loss_is_told_by_the_key_of_that_training(
+    name: str, options: dict[str, Any], key: str, words: str
+) -> None:
+    topocell.register("loss", "my-always", always)
+    with pytest.raises(RecipeError, match=f"^{key}: .*{words}"):
+        check_loss_options(Choice.model_validate({"name": name, **options}), key)
+
+
+def test_a_loss_that_needs_weights_gets_those_of_its_training() -> None:
+    topocell.register("loss", "my-always", always)
+    found = build_loss(Choice(name="my-always"), weight=torch.ones(4))(LOGITS, LABELS)
+    assert torch.equal(found, F.cross_entropy(LOGITS, LABELS, weight=torch.ones(4)))
