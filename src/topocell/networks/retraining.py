@@ -135,7 +135,7 @@ class Retraining(Trainings):
         with self.task.execution.plain():
             size = count(self.net, self.data.shape)
         measured = ["top_k"] if self.plan.top_k is not None else []
-        classes, (train, test) = self.data.train.classes, (self.data.train, self.data.test)
+        classes, (train, test) = self.data.train.classes, (self.task.train, self.data.test)
         images = tuple(part.labels.bincount(minlength=len(classes)) for part in (train, test))
         shown = [of.tolist() if len(classes) <= MOST_CLASSES else None for of in self.confusions]
         runs = [{**run, "confusion": confusion} for run, confusion in zip(self.runs, shown, strict=True)]

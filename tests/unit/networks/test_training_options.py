@@ -236,6 +236,7 @@ def test_a_training_stops_when_the_accuracy_rises_no_more(
     assert done.runs[0].items() >= found.items() and len(done.runs) == 1
     results = done.results()
     assert (results["train_images"], results["validation_images"]) == (52, 12)
+    assert sum(entry["train_images"] for entry in results["per_class"]) == 52
 
 
 def test_the_weights_of_the_best_epoch_are_kept(digits: splits.Dataset, scripted: Any) -> None:
