@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from topocell import registry
 from topocell.config.search import SearchPlan
+from topocell.data.augment import check_statistics
 from topocell.data.batches import ImageSet
 from topocell.data.readers import Decoding, Entry, Source, in_memory
 from topocell.data.splits import load as load_dataset
@@ -271,7 +272,7 @@ def check_mechanism(mechanism: "str | type[Mechanism]", level: str = "bilevel", 
 
 
 def check_dataset(dataset: "str | Entry") -> None:
-    """Check a dataset that needs no folder: labels, classes and pixels of its training and test images.
+    """Check a dataset that needs no folder: labels, classes and pixels of its training and test images, mean and std.
 
     Raises:
         ContractError: it breaks a rule.
@@ -286,6 +287,8 @@ def check_dataset(dataset: "str | Entry") -> None:
         train, test, _ = source.pixels(torch.arange(n[0]), torch.arange(n[1]), Decoding())
         for part, labels in ((train, source.train_labels), (test, source.test_labels)):
             ImageSet(part.images, labels, source.classes)
+        if entry.statistics is not None:
+            check_statistics(entry.statistics, train.images.shape[1])
 
 
 def check_rule(rule: "str | Callable[..., Any]", kind: str = "edge rule") -> None:

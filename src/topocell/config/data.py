@@ -23,8 +23,8 @@ class DataPlan(Model):
             out and says so.
         unreadable_share: largest share of the images that `skip` may leave out; null: any.
         store: `memory` decodes all images once and keeps them, `stream` reads their files again in every epoch, by
-            worker processes, in images of any number and size; `auto` streams those that do not fit into half the
-            memory.
+            worker processes, in images of any number and size; `auto` streams those of which 4 copies do not fit into
+            the memory.
         workers: processes that read streamed images, for each stream of batches; 0: none but the training itself;
             null: one for each processor, at most 8. Batches do not depend on it, and it may change while a run lasts.
         cache: shorter side in pixels of copies of streamed images, made once, which are then read in place of the

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from topocell.errors import DataError
 from topocell.nn.kernels.cpu import augmenter
+from topocell.runtime.distributed import share
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def augment(
     std: tuple[float, ...],
     augmentation: Augmentation | None,
     generator: torch.Generator | None,
+    whole: int | None = None,
 ) -> Tensor:
     """A batch as the network sees it: turned, cropped, flipped, normalised as (x/255 - mean)/std, then cut out.
 
@@ -92,25 +94,31 @@ def augment(
         mean, std: one number per channel, on the scale 0..1.
         augmentation: None for evaluation: normalisation only.
         generator: a CPU generator; may be None when nothing is drawn.
+        whole: images of the batch for which all is drawn, where these are this process's share of it.
 
     Returns:
         (N, C, H, W) float32 on the device of `images`, in channels_last memory format.
+
+    Raises:
+        DataError: another number of channels than of means.
     """
     plan = augmentation or NO_AUGMENTATION
-    n, _, height, width = images.shape
+    n, channels, height, width = images.shape
+    check_statistics((mean, std), channels)
     if plan.random:
         if generator is None:
             raise ValueError("random augmentation needs a generator")
         # rows of `bounds`: crop offset down and across, mirrored or not, centre of the cutout down and across
         bounds = (2 * plan.padding + 1, 2 * plan.padding + 1, 1 + plan.flip, height, width)
-        place = generator.device
-        drawn = torch.stack([torch.randint(bound, (n,), generator=generator, device=place) for bound in bounds])
+        place, of = generator.device, n if whole is None else whole
+        drawn = torch.stack([torch.randint(bound, (of,), generator=generator, device=place) for bound in bounds])
         if plan.affine:
-            uniform = torch.rand(n, 6, generator=generator, dtype=torch.float32, device=place)
-            images = transform(images, plan, uniform)
+            uniform = torch.rand(of, 6, generator=generator, dtype=torch.float32, device=place)
+            images = transform(images, plan, uniform if n == of else share(uniform))
         if plan.cutout and plan.cutout_probability < 1:
-            spared = torch.rand(n, generator=generator, device=place) >= plan.cutout_probability
+            spared = torch.rand(of, generator=generator, device=place) >= plan.cutout_probability
             drawn[3:].masked_fill_(spared, -plan.cutout)  # a square beyond the border hides nothing
+        drawn = drawn if n == of else share(drawn.T).T.contiguous()
         compiled = augmenter(images)
         if compiled is not None:
             out = torch.empty_like(images, dtype=torch.float32, memory_format=torch.channels_last)
@@ -129,6 +137,20 @@ def augment(
         hidden = hidden_rows.float()[:, :, None] * hidden_columns.float()[:, None, :]
         rows.addcmul_(rows, hidden, value=-1)
     return out
+
+
+def check_statistics(statistics: tuple[tuple[float, ...], tuple[float, ...]], channels: int) -> None:
+    """Raise DataError unless mean and std have one number for each channel, and those of std are above 0."""
+    try:
+        mean, std = statistics
+        fits = len(mean) == len(std) == channels and all(map(math.isfinite, (*mean, *std))) and min(std) > 0
+    except (TypeError, ValueError):  # no pair of tuples of numbers
+        fits = False
+    if not fits:
+        raise DataError(
+            f"mean and std are a pair of tuples with one number for each channel, here {channels}, and std is above 0, "
+            f"but got {repr(statistics)[:200]}; mend them"
+        )
 
 
 def transform(images: Tensor, plan: Augmentation, drawn: Tensor) -> Tensor:

@@ -115,9 +115,10 @@ class ImageSet:
         return len(self.labels)
 
     def subset(self, indices: Tensor) -> "ImageSet":
-        """A copy of the images at `indices` (M,) int64, in that order."""
+        """A copy of the images at `indices` (M,) int64, in that order, in the memory format of `to`."""
         files = tuple(self.files[i] for i in indices.tolist()) if self.files else ()
-        return ImageSet(self.images[indices], self.labels[indices], self.classes, files, self._numbers[indices.cpu()])
+        images = self.images.permute(0, 2, 3, 1).index_select(0, indices.to(self.images.device)).permute(0, 3, 1, 2)
+        return ImageSet(images, self.labels[indices], self.classes, files, self._numbers[indices.cpu()])
 
     @property
     def _numbers(self) -> Tensor:
@@ -271,7 +272,7 @@ class Batches:
         """
         whole, left = self.whole(epoch, step), self._feed.remaining(self.augmentation)
         labels, draws = self._feed.labels[whole], seeded(self.seed, self.stream, "augment", epoch, step)
-        x = augment(self._feed.drawn(epoch, step), self.mean, self.std, left, draws)
+        x = augment(self._feed.drawn(epoch, step), self.mean, self.std, left, draws, len(whole))
         x = share(x) if self.shared and len(x) == len(whole) else x
         return x, move(share(labels) if self.shared else labels, self.device)
 

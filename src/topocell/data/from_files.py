@@ -13,9 +13,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from topocell.data.augment import Augmentation, check_statistics
 from topocell.data.fingerprints import measure, repeated
 from topocell.data.image_file import read_header, scaled_for
-from topocell.data.image_folder import Decoding, memory_of_machine, refuse_faults, side_of
+from topocell.data.image_folder import COPIES, Decoding, memory_of_machine, refuse_faults, side_of
 from topocell.data.loading import made_of, usual_workers
 from topocell.data.readers import Source, Statistics, check_classes, left_out
 from topocell.data.shards import KINDS, Found, Shards
@@ -97,10 +98,38 @@ def is_streamed(
         return streaming.store != "memory"
     if streaming.begun is not None:
         return streaming.begun == "stream"
-    count, half = sum(map(len, chosen.values())), memory_of_machine() / 2
-    if 3 * count * (resolution or STREAMED) ** 2 <= half:
+    count, room = sum(map(len, chosen.values())), memory_of_machine() / COPIES
+    if 3 * count * (resolution or STREAMED) ** 2 <= room:
         return False
-    return resolution is not None or 3 * count * _usual_side(source, chosen["training"]) ** 2 > half
+    return resolution is not None or 3 * count * _usual_side(source, chosen["training"]) ** 2 > room
+
+
+def store_notes(source: Source, streaming: Streaming, kept: bool, augmentation: Augmentation) -> list[str]:
+    """Say what `auto` has chosen, since the crops of training images depend on it, and which setting has no effect.
+
+    Args:
+        source: the images.
+        streaming: what was asked for.
+        kept: whether the images are in memory.
+        augmentation: of training images.
+    """
+    notes = []
+    if source.root is not None and streaming.store == "auto" and streaming.cache is None:
+        why = f"where {COPIES} copies of them fit" if kept else f"for {COPIES} copies of them do not fit in memory"
+        why = why if streaming.begun is None else "as the run began"
+        notes.append(f"data.store=auto {'keeps the images in memory' if kept else 'streams the images'}, {why}")
+        if augmentation.scale is not None:
+            notes[0] += (
+                "; training images are random parts (data.crop_scale), data.store=memory takes crops after padding"
+            )
+        elif kept and augmentation.padding:
+            notes[0] += "; training images are crops after padding, data.store=stream takes random parts"
+    if streaming.crop_scale != Streaming.crop_scale and augmentation.scale is None:
+        notes.append(
+            "data.crop_scale has no effect: it is for random parts of streamed images, data.store=stream and "
+            "data.crop=true"
+        )
+    return notes
 
 
 def _usual_side(source: Source, chosen: Tensor) -> int:
@@ -135,6 +164,8 @@ def streamed(
     """
     root, side = source.root, decoding.resolution or STREAMED
     assert root is not None
+    if known is not None:
+        check_statistics(known, 3)
     if streaming.cache is not None and streaming.cache < side:
         raise DataError(
             f"data.cache is the resolution or more, {side}, but got {streaming.cache}; raise it, or lower "

@@ -29,6 +29,10 @@ from topocell.io.colours import Colour, colour_name
 Unreadable = Literal["refuse", "skip"]
 
 
+#: Where Linux says how much memory a container may have, cgroups of version 2 and 1.
+_CONTAINER = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
 @dataclass(frozen=True)
 class Decoding:
     """How image files become pixels.
@@ -226,6 +230,15 @@ def check_memory(needed: int, size: tuple[int, int]) -> None:
         )
 
 
+#: Copies of its images that a run may have at once: as read, as the splits of a search, as batches of all of them or as
+#: those of a training, and one that is being made.
+COPIES = 4
+
+
 def memory_of_machine() -> float:
-    """Return the bytes of memory of the machine; infinite where it does not say."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    """Return the bytes of memory of the machine, or of its container if that may have less; infinite if none says."""
+    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    for limit in _CONTAINER:
+        with suppress(OSError, ValueError):  # no such file, or `max`
+            most = min(most, int(limit.read_text()))
+    return most

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from topocell.data.augment import Augmentation
+from topocell.data.augment import Augmentation, check_statistics
 from topocell.data.batches import Batches, Draw, Images, ImageSet
 from topocell.data.fingerprints import fingerprint, measure, overlap, repetitions
 from topocell.data.folder_listing import some
-from topocell.data.from_files import IN_MEMORY, Streaming, is_streamed, streamed
+from topocell.data.from_files import IN_MEMORY, Streaming, is_streamed, store_notes, streamed
 from topocell.data.image_folder import Decoding, Unreadable
 from topocell.data.preprocessing import Resize
 from topocell.data.readers import CIFAR10_STATISTICS, DATASETS, Entry, Part, Source, check_classes
@@ -138,7 +138,9 @@ def load(
         first, second, notes = source.pixels(chosen, held_out, decoding)
         train = _image_set(first, chosen, source.train_labels, source.train_files, source.classes, "training")
         test = _image_set(second, held_out, source.test_labels, source.test_files, source.classes, "test")
-        mean, std = entry.statistics or measure(train.images)
+        statistics = entry.statistics or measure(train.images)
+        check_statistics(statistics, train.shape[0])
+        mean, std = statistics
         digest, (leaked, unsure) = fingerprint(train, test), repetitions(train, test)
     notes = [_found(source, train, test, len(chosen), len(held_out)), *source.notes, *notes]
     if leaked:
@@ -153,6 +155,7 @@ def load(
         resize = "centre"
         if crop is None or crop is True:
             augmentation = replace(augmentation, padding=0, scale=streaming.crop_scale if entry.crop or crop else None)
+    notes += store_notes(source, streaming, not isinstance(train, StreamedSet), augmentation)
     return Dataset(name, train, test, mean, std, augmentation, digest, tuple(notes), resize, background)
 
 

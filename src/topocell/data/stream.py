@@ -272,8 +272,7 @@ class Stream:
             if self._before is None or self._before[0] != (epoch, turn):
                 self._before = (epoch, turn), _occurrences(of.order(epoch, turn))
             before = self._before[1][start : start + len(numbers)]
-        left = self.remaining(of.augmentation)
-        if of.shared and (left is None or not left.random):  # what is drawn for a whole batch needs all of it
+        if of.shared:
             numbers, before = share(numbers), share(before)
         items = self._data.items(numbers.tolist(), before.tolist())
         return Request(self._view(), (of.seed, of.stream, "image", epoch, turn), items)

@@ -24,7 +24,7 @@ from topocell.reporting.tables import is_number
 from topocell.reporting.terminal import Display
 from topocell.runs.costs import cost_line
 from topocell.runs.directory import RunDir
-from topocell.runs.estimate import Knob, is_out_of_memory, out_of_memory, retrain_knobs, stage_knobs
+from topocell.runs.estimate import Knob, is_out_of_memory, out_of_memory, retrain_knobs, room_of_images, stage_knobs
 from topocell.runs.logs import Logs
 from topocell.runs.moments import Moment, moment_of
 from topocell.runs.monitor import RunHook, RunMonitor, fitting
@@ -340,7 +340,10 @@ class Work:
         except (RuntimeError, MemoryError) as fault:
             if not is_out_of_memory(fault):
                 raise
-            raise RunError(out_of_memory(phase, str(self.setup.device), knobs(self.recipe, phase))) from fault
+            device, data = self.setup.device, self.setup.dataset
+            switches = room_of_images((data.train, data.test), device)
+            words = out_of_memory(phase, str(device), knobs(self.recipe, phase), switches=switches)
+            raise RunError(words) from fault
 
     @contextmanager
     def _log_of_faults(self) -> Iterator[None]:

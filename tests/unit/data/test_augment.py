@@ -430,3 +430,15 @@ def test_the_gpu_sees_the_same_batch():
     (x, y), (gx, gy) = cpu.batch(1, 2), gpu.batch(1, 2)
     assert gx.is_cuda and torch.equal(y, gy.cpu())
     torch.testing.assert_close(gx.cpu(), x)
+
+
+def test_a_part_of_a_set_is_kept_once_for_all_its_batches():
+    """In the memory format of batches, so that none of them makes another copy."""
+    part = ImageSet(pictures(8), torch.arange(8) % 2, ("a", "b")).subset(torch.tensor([5, 0, 3]))
+    assert torch.equal(part.images, pictures(8)[[5, 0, 3]])
+    assert part.to("cpu").images.data_ptr() == part.images.data_ptr()
+
+
+def test_a_batch_of_other_channels_than_the_means_is_refused():
+    with pytest.raises(DataError, match="one number for each channel, here 3, and"):
+        augment(pictures(), MEAN[:1], STD[:1], Augmentation(), torch.Generator())

@@ -20,8 +20,11 @@ from torchvision.transforms import functional as transforms
 
 from topocell.data import image_folder as folders
 from topocell.data import splits
+from topocell.data.readers import DATASETS, Entry, in_memory
 from topocell.data.splits import Batches, ImageSet, fingerprint, load, overlap, search_data, split
 from topocell.errors import DataError
+from topocell.runs.estimate import free_memory
+from topocell.testing import check_dataset
 
 CIFAR_JPEG = os.environ.get("TOPOCELL_CIFAR_JPEG", "")
 
@@ -606,6 +609,34 @@ def test_a_set_larger_than_memory_is_refused_before_decoding(tmp_path, monkeypat
     monkeypatch.setattr(os, "sysconf", lambda name: 1 if name == "SC_PHYS_PAGES" else real(name))
     with pytest.raises(DataError, match=r"at 64x64; lower data\.resolution or data\.images"):
         load("folder", small(tmp_path, size=(64, 64)))
+
+
+def test_the_memory_of_a_container_counts(tmp_path, monkeypatch):
+    whole = folders.memory_of_machine()
+    files = tmp_path / "memory.max", tmp_path / "limit_in_bytes"
+    monkeypatch.setattr(folders, "_CONTAINER", files)
+    for text, expected in (("max\n", whole), ("40000\n", 40_000), (f"{2**63 - 4096}\n", whole)):
+        files[0].write_text(text)
+        assert folders.memory_of_machine() == expected
+    files[1].write_text("10000\n")
+    assert folders.memory_of_machine() == free_memory(torch.device("cpu")) == 10_000
+
+
+@pytest.mark.parametrize(
+    "statistics", [((0.5,), (0.5,)), ((0.5,) * 3, (0.5,)), ((0.5,) * 3, (0.5, 0.5, 0.0)), (0.5, 0.5)], ids=str
+)
+def test_mean_and_std_of_a_dataset_are_one_for_each_channel(monkeypatch, statistics):
+    """Others would have the compiled augmentation read beyond its table."""
+    images, labels = torch.zeros(8, 3, 8, 8, dtype=torch.uint8), torch.arange(8) % 2
+    source = in_memory(("a", "b"), (images, labels), (images, labels))
+    monkeypatch.setitem(DATASETS, "mine", Entry(lambda root, download: source, statistics))
+    for use in (lambda: load("mine"), lambda: check_dataset("mine")):
+        with pytest.raises(DataError, match="one number for each channel, here 3, and std is above 0") as caught:
+            use()
+        assert "\n" not in str(caught.value)
+    monkeypatch.setitem(DATASETS, "mine", Entry(lambda root, download: source, ((0.5,) * 3, (0.25,) * 3)))
+    check_dataset("mine")
+    assert load("mine").std == (0.25,) * 3
 
 
 # The cache of decoded folders

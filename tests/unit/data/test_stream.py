@@ -174,10 +174,16 @@ def test_an_image_does_not_depend_on_its_batch(tree):
     assert not torch.equal(of.batch(0, 0)[0], of.batch(1, 0)[0]) and not torch.equal(of.order(0, 0), other.order(0, 0))
 
 
-@pytest.mark.parametrize("cutout", [0, 8])
-def test_processes_read_their_shares_of_one_batch(tree, monkeypatch, cutout):
+@pytest.mark.parametrize(
+    "drawn",
+    [{}, {"cutout": 8}, {"cutout": 8, "cutout_probability": 0.5}, {"rotation": 20.0, "padding": 2, "scale": None}],
+    ids=str,
+)
+def test_processes_read_their_shares_of_one_batch(tree, monkeypatch, drawn):
+    """Also where something is drawn for the whole batch."""
     data = opened(tree)
-    whole = batches(data, augmentation=replace(data.augmentation, cutout=cutout))
+    augmentation = replace(data.augmentation, **drawn)
+    whole = batches(data, augmentation=augmentation)
     read, parts = [], []
     counted = stream.view_of_file
     monkeypatch.setattr(stream, "view_of_file", lambda *given: (read.append(given), counted(*given))[1])
@@ -185,10 +191,10 @@ def test_processes_read_their_shares_of_one_batch(tree, monkeypatch, cutout):
         monkeypatch.setattr("topocell.runtime.distributed.rank", lambda rank=rank: rank)
         monkeypatch.setattr("topocell.runtime.distributed.world", lambda: 2)
         monkeypatch.setattr("topocell.data.batches.world", lambda: 2)
-        mine = batches(data, augmentation=replace(data.augmentation, cutout=cutout))
+        mine = batches(data, augmentation=augmentation)
         mine.shared = True
         parts.append((*mine.batch(0, 1), mine.numbers(0, 1)))
-    assert len(read) == (8 if cutout else 4)  # squares are drawn for a whole batch
+    assert len(read) == 4
     x, y = whole.batch(0, 1)
     for rank, (images, labels, numbers) in enumerate(parts):
         assert torch.equal(images, x[rank::2]) and torch.equal(labels, y[rank::2])
@@ -314,8 +320,10 @@ def test_what_is_streamed_by_itself(tree, monkeypatch):
         return type(load("folder", tree, streaming=Streaming(**options)).train).__name__
 
     assert stored() == "ImageSet" and stored(cache=224) == "StreamedSet"
+    monkeypatch.setattr("topocell.data.from_files.memory_of_machine", lambda: 4 * 24 * 3 * 40**2)
+    assert stored() == "ImageSet"  # these photos are small, and 24 of them fit with all copies
     monkeypatch.setattr("topocell.data.from_files.memory_of_machine", lambda: 2 * 24 * 3 * 40**2)
-    assert stored() == "ImageSet"  # these photos are small, and 24 of them fit
+    assert stored() == "StreamedSet"
     monkeypatch.setattr("topocell.data.from_files.memory_of_machine", lambda: 10_000)
     assert stored() == "StreamedSet" and stored(begun="memory") == "ImageSet"
     monkeypatch.undo()
@@ -323,6 +331,25 @@ def test_what_is_streamed_by_itself(tree, monkeypatch):
     assert type(load("digits", streaming=Streaming(begun="stream")).train).__name__ == "ImageSet"
     with pytest.raises(DataError, match=r"those of 'digits' have none; use data\.store=memory"):
         load("digits", streaming=Streaming("stream"))
+
+
+def test_what_auto_has_chosen_is_said_with_the_crops_that_it_means(tree, monkeypatch):
+    def said(**options):
+        notes = load("folder", tree, streaming=Streaming(**options)).notes
+        return [note for note in notes if note.startswith(("data.store=auto", "data.crop_scale"))]
+
+    (note,) = said()
+    assert note.startswith(
+        "data.store=auto keeps the images in memory, where 4 copies of them fit; training images are "
+    )
+    (begun,) = said(begun="stream")
+    assert begun.startswith("data.store=auto streams the images, as the run began; training images are random parts")
+    monkeypatch.setattr("topocell.data.from_files.memory_of_machine", lambda: 10_000)
+    (note,) = said(crop_scale=(0.5, 1.0))
+    assert note.startswith("data.store=auto streams the images, for 4 copies of them do not fit in memory; training i")
+    assert said(store="memory") == said(store="stream") == said(cache=224) == []
+    (unused,) = said(store="memory", crop_scale=(0.5, 1.0))
+    assert unused.startswith("data.crop_scale has no effect: ")
 
 
 def test_the_fingerprint_is_of_contents_and_not_of_places(tree, tmp_path):

@@ -16,6 +16,7 @@ from topocell.cli import main
 from topocell.config.load import load_recipe
 from topocell.config.recipe import Recipe
 from topocell.config.selection import Racing
+from topocell.data.batches import ImageSet
 from topocell.data.splits import search_data
 from topocell.errors import RunError
 from topocell.networks.retraining import Retraining
@@ -391,6 +392,21 @@ def test_a_run_that_runs_out_of_memory_says_what_to_change_and_keeps_its_state(
     assert key in error and error.count("\n") == 1 and "topocell estimate" in error
     assert list((path / "checkpoints").glob("*.ckpt"))
     assert api.run(recipe, path).exists()
+
+
+def test_images_of_files_make_room_where_they_take_much_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.zeros(10, 3, 8, 8, dtype=torch.uint8)
+    of_files = ImageSet(images, torch.arange(10) % 2, ("a", "b"), tuple(map(str, range(10))))
+    for memory, parts, makes_room in (
+        (40 * images.nbytes - 1, (of_files,), True),
+        (40 * images.nbytes, (of_files,), False),
+        (100, (of_files, replace(of_files, files=())), False),
+    ):
+        monkeypatch.setattr("topocell.runs.estimate.memory.memory_of_machine", lambda memory=memory: memory)
+        switches = estimate.room_of_images(parts, CPU)
+        assert bool(switches) == makes_room
+        words = estimate.out_of_memory("search", "cpu", KNOBS[:1], switches=switches)
+        assert (", or set data.store=stream (in a new run): topocell estimate" in words) == makes_room
 
 
 def test_other_faults_stay_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

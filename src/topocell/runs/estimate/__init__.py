@@ -9,7 +9,16 @@ operations of the cell that is retrained (every candidate about equally often). 
 are timed as they begin: their time is an upper bound.
 """
 
-from topocell.runs.estimate.memory import Knob, Memory, free_memory, gigabytes, is_out_of_memory, out_of_memory, smaller
+from topocell.runs.estimate.memory import (
+    Knob,
+    Memory,
+    free_memory,
+    gigabytes,
+    is_out_of_memory,
+    out_of_memory,
+    room_of_images,
+    smaller,
+)
 from topocell.runs.estimate.parts import (
     Estimate,
     Part,
@@ -34,6 +43,7 @@ __all__ = [
     "out_of_memory",
     "quick_estimate",
     "retrain_knobs",
+    "room_of_images",
     "smaller",
     "stage_knobs",
 ]

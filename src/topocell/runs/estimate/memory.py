@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from topocell.data.batches import Images, ImageSet
+from topocell.data.image_folder import COPIES, memory_of_machine
 from topocell.data.stream import close_streams
 from topocell.errors import RunError
 
@@ -75,9 +77,15 @@ def smaller(what: str, memory: Memory, knobs: Sequence[Knob], switches: Sequence
     )
 
 
-def out_of_memory(what: str, device: str, knobs: Sequence[Knob], probe: bool = False) -> str:
-    """Advise what to change when memory has run out in the middle of something, or of a probe of it."""
+def out_of_memory(
+    what: str, device: str, knobs: Sequence[Knob], probe: bool = False, switches: Sequence[str] = ()
+) -> str:
+    """Advise what to change when memory has run out in the middle of something, or of a probe of it.
+
+    `switches` are settings that make room, besides the `knobs` to lower.
+    """
     ways = " or ".join(f"{knob.key} (now {knob.value})" for knob in knobs)
+    ways += "".join(f", or set {switch}" for switch in switches)
     found = (
         "topocell estimate finds values that fit; or make room: the same command then resumes from the last checkpoint"
     )
@@ -106,12 +114,21 @@ def is_out_of_memory(fault: BaseException) -> bool:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be had on a device; None where the system does not say."""
+    """Bytes that can still be had on a device, at most all that a container may have; None where none says."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     source = Path("/proc/meminfo")
     lines = source.read_text().splitlines() if device.type == "cpu" and source.exists() else []
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+    there = (1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    return next((int(min(free, memory_of_machine())) for free in there), None)
+
+
+def room_of_images(images: Sequence[Images], device: torch.device) -> tuple[str, ...]:
+    """The setting that makes room where images of files take a tenth of the memory, with all copies that a run has."""
+    kept = COPIES * sum(part.nbytes for part in images)
+    whole = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else memory_of_machine()
+    of_files = all(isinstance(part, ImageSet) and part.files for part in images)
+    return ("data.store=stream (in a new run)",) if of_files and kept > whole / 10 else ()
 
 
 def gigabytes(size: float) -> str:
