@@ -8,7 +8,7 @@ import inspect
 import operator
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache, wraps
 from pathlib import Path
@@ -37,8 +37,9 @@ _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "True o
 def checked(error: type[TopocellError]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate a function so that an argument of another type than annotated raises `error`, in one line.
 
-    Lists stand for tuples, and paths of any kind for `Path`; a path that begins with `~` is in the home directory.
-    Names that an annotation lists (`Literal`) and what a mapping holds are left to the function.
+    Lists stand for tuples, and paths of any kind for `Path`; a path that begins with `~` is in the home directory. What
+    can be read once reaches the function as a list, a whole number of NumPy or PyTorch as one of Python. Names that an
+    annotation lists (`Literal`) and what a mapping holds are left to the function.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -52,10 +53,7 @@ def checked(error: type[TopocellError]) -> Callable[[Callable[P, R]], Callable[P
                 return function(*args, **kwargs)
             for name, value in bound.arguments.items():
                 if signature.parameters[name].kind not in _SEVERAL:
-                    hint = _hints(function).get(name, Any)
-                    check_argument(name, value, hint, error)
-                    if _takes_paths(hint):
-                        bound.arguments[name] = at_home(value)
+                    bound.arguments[name] = check_argument(name, value, _hints(function).get(name, Any), error)
             return function(*bound.args, **bound.kwargs)
 
         return call
@@ -72,7 +70,8 @@ def check_fields(instance: Any, error: type[TopocellError], *but: str) -> None:
     hints = _hints(kind)
     for one in fields(instance):
         if one.name not in but:
-            check_argument(one.name, getattr(instance, one.name), hints[one.name], error)
+            meant = check_argument(one.name, getattr(instance, one.name), hints[one.name], error)
+            object.__setattr__(instance, one.name, meant)  # also where it is frozen
 
 
 def at_home(path: Any) -> Any:
@@ -86,16 +85,25 @@ def _hints(annotated: Any) -> dict[str, Any]:
     return get_type_hints(annotated)
 
 
-def check_argument(name: str, value: object, hint: Any, error: type[TopocellError]) -> None:
-    """Raise `error` where a value is not of the type `hint`, an annotation; the line begins with `name`."""
+def check_argument(name: str, value: Any, hint: Any, error: type[TopocellError]) -> Any:
+    """Return a value as a function takes it that annotates it with the type `hint`, see `checked`.
+
+    Raises `error` where it is not of that type; the line begins with `name`.
+    """
+    kinds = _alternatives(hint)
+    if isinstance(value, Iterator) and {tuple, Sequence}.intersection(map(get_origin, kinds)):
+        value = list(value)
     if not _fits(value, hint):
-        steps = [MAKES[kind.__name__] for kind in _alternatives(hint) if getattr(kind, "__name__", "") in MAKES]
-        if isinstance(value, str) and Sequence in [get_origin(kind) for kind in _alternatives(hint)]:
+        steps = [MAKES[kind.__name__] for kind in kinds if getattr(kind, "__name__", "") in MAKES]
+        if isinstance(value, str) and Sequence in [get_origin(kind) for kind in kinds]:
             steps.append(f"write {name}={[value] if '=' in value else re.split(' *, *', value)!r:.80}")
         step = "".join(f"; {step}" for step in steps)
         raise error(f"{name} must be {_words(hint)}, but got {name}={repr(value)[:80]}{step}")
     if isinstance(value, (str, os.PathLike)) and _takes_paths(hint) and "\0" in os.fsdecode(value):
         raise error(f"{name} is a path, which has no byte of zero, but got {name}={repr(value)[:80]}")
+    if int in kinds and not isinstance(value, int) and _fits_one(value, int):
+        return operator.index(value)
+    return at_home(value) if _takes_paths(hint) else value
 
 
 def _takes_paths(hint: Any) -> bool:
@@ -125,7 +133,8 @@ def _fits_one(value: object, kind: Any) -> bool:
     if kind in (Any, object):
         return True
     if getattr(kind, "_is_protocol", False):
-        return any(callable(getattr(value, name, None)) for name in _methods(kind))  # some may be of no use to it
+        named = _methods(kind)  # of which some may be of no use to it, but what is to be called can be called
+        return any(callable(getattr(value, name, None)) for name in ({"__call__"}.intersection(named) or named))
     if kind in _NUMBERS:
         return _is_number(value, *_NUMBERS[kind])
     return not isinstance(kind, type) or isinstance(value, os.PathLike if kind is Path else kind)
@@ -143,7 +152,7 @@ def _is_number(value: object, convert: Callable[[Any], Any], never: tuple[type, 
     try:
         convert(value)
     except Exception:  # each type has errors of its own
-        return type(value).__name__ == "bool" and convert is operator.index
+        return type(value).__name__ == "bool" and convert is operator.index and not never
     return not isinstance(value, never)
 
 

@@ -126,6 +126,7 @@ def takes(
     ("name", "value", "words"),
     [
         ("number", True, "number must be a whole number, but got number=True"),
+        ("number", np.bool_(True), "a whole number"),
         ("number", 1.0, "a whole number"),
         ("number", "1", "a whole number"),
         ("share", "0.5", "share must be a number, but got share='0.5'"),
@@ -140,6 +141,7 @@ def takes(
         ("texts", "a, b", r"texts must be a sequence of which each is a text, but .*; write texts=\['a', 'b'\]"),
         ("texts", "lr=[1,2]", r"write texts=\['lr=\[1,2\]'\]"),
         ("texts", [1], "a sequence of which each is a text"),
+        ("texts", iter([1]), r"each is a text, but got texts=\[1\]"),
         ("several", ["a", 1.5], "a sequence of which each is a text or a whole number"),
         ("path", 1, "a text or a path or None"),
         ("path", "a\0b", "no byte of zero"),
@@ -169,6 +171,29 @@ def test_words(name: str, value: object, words: str) -> None:
 )
 def test_what_stands_for_a_type(name: str, value: object) -> None:
     checked(TopocellError)(takes)(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [np.int64(3), np.uint8(3), torch.tensor(3)])
+def test_whole_numbers_arrive_as_those_of_python(value: Any) -> None:
+    @checked(TopocellError)
+    def given(number: int, other: int | None = None, share: float = 0.5) -> tuple[Any, ...]:
+        return number, other, share
+
+    assert [type(one) for one in given(value, value, value)] == [int, int, type(value)]
+    assert type(topocell.SpaceSpec("mine", dict(SPACE.cells), stem_multiplier=value).stem_multiplier) is int
+
+
+def test_what_can_be_read_once_arrives_as_a_list() -> None:
+    @checked(TopocellError)
+    def given(texts: Sequence[str], anything: Any = None) -> Any:
+        return texts, anything
+
+    once = iter("ab")
+    assert given((text for text in "ab"), once) == (["a", "b"], once) and given({"a": 1}.keys())[0] == {"a"}
+    edges = ((0, 2), (1, 2))
+    plain = CellSpec(2, 1, edges, ("skip_connect", "none"))
+    assert CellSpec(2, 1, iter(edges), iter(("skip_connect", "none"))) == plain  # type: ignore[arg-type]
+    assert CellSpec(2, 1, edges, (iter(("skip_connect", "none")) for _ in edges)) == plain  # type: ignore[arg-type]
 
 
 def test_a_missing_or_unknown_argument_is_python_s_own_error() -> None:

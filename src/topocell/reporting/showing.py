@@ -23,7 +23,7 @@ def shown(asked: Display | str | None) -> Iterator[Display]:
     Of several processes (torchrun) the first one alone shows something.
 
     Args:
-        asked: one of `NAMES`; a display, which is left as it is; None for `live` on a terminal, else `none`.
+        asked: one of `NAMES`; a display, which need not have all methods; None for `live` on a terminal, else `none`.
 
     Raises RecipeError for another name.
     """
@@ -32,7 +32,7 @@ def shown(asked: Display | str | None) -> Iterator[Display]:
     if asked is None:
         asked = "live" if sys.stdout is not None and sys.stdout.isatty() else "none"
     if not isinstance(asked, str):
-        yield asked
+        yield _whole(asked)
     elif asked in ("live", "lines"):
         console = Console(soft_wrap=True, highlight=False, force_terminal=False if asked == "lines" else None)
         with Terminal(console) as terminal:
@@ -52,6 +52,15 @@ def shown(asked: Display | str | None) -> Iterator[Display]:
         yield Quiet()
     else:
         raise RecipeError(f"a display is one of {', '.join(NAMES)}, but got {asked!r}{nearest(asked, NAMES)}; use one")
+
+
+def _whole(display: Display) -> Display:
+    """A display of a user's own with all methods; those that it lacks show nothing."""
+    whole = Quiet()
+    methods = [name for name in vars(Quiet) if name[0] != "_"]
+    own = {name: method for name in methods if callable(method := getattr(display, name, None))}
+    vars(whole).update(own)
+    return display if len(own) == len(methods) else whole
 
 
 def display_of(display: Display | str | None) -> Display:

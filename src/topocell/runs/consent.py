@@ -13,7 +13,7 @@ from topocell.runs.setup import Setup
 
 
 class Before(Protocol):
-    """What is done before a long run starts."""
+    """What is done before a long run starts: a function, which may have the method `measuring` as well."""
 
     def measuring(self, part: str) -> None:
         """A part is about to be measured."""
@@ -29,7 +29,8 @@ def announce(before: Before | None, setup: Setup, out: str | Path | None, **opti
     """
     if before is None or (out is not None and any((Path(out) / "checkpoints").glob("*.ckpt"))):
         return
-    found = quick_estimate(setup, begin=before.measuring, **options)
+    begin = getattr(before, "measuring", lambda part: None)
+    found = quick_estimate(setup, begin=begin, **options)
     if found is not None and found.seconds > LONG:
         before(found)
 

@@ -1,6 +1,6 @@
 """Search spaces as plain data: what a cell may be, and how cells are stacked. Nothing here imports torch."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -58,9 +58,9 @@ class CellSpec:
             edges = [(int(s), int(d)) for s, d in self.edges]
         except (TypeError, ValueError):
             raise SpaceError(f"edges is a list of (src, dst), but got {self.edges!r:.80}") from None
-        check_argument("candidates", self.candidates, Sequence[Any], SpaceError)
-        shared = bool(self.candidates) and all(isinstance(c, str) for c in self.candidates)
-        lists = [self.candidates] * len(edges) if shared else list(self.candidates)
+        candidates = check_argument("candidates", self.candidates, Sequence[Any], SpaceError)
+        shared = bool(candidates) and all(isinstance(c, str) for c in candidates)
+        lists = [candidates] * len(edges) if shared else [list(c) if isinstance(c, Iterator) else c for c in candidates]
         if len(lists) != len(edges):
             raise SpaceError(f"candidates has one entry per edge, but got {len(lists)} for {len(edges)} edges")
         for src, dst in edges:
@@ -192,6 +192,9 @@ class SpaceSpec:
                 f"{self.cells['cell'].output!r}; set output: last"
             )
         object.__setattr__(self, "cells", MappingProxyType(dict(self.cells)))
+
+    def __hash__(self) -> int:
+        return hash((self.name, frozenset(self.cells.items()), self.skeleton, self.stem_multiplier))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "cells": dict(self.cells)}  # Python copies and pickles no read-only views

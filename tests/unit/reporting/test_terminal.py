@@ -427,6 +427,19 @@ def test_the_quiet_one_ends_with_the_line_that_leads(capsys: Any) -> None:
     assert isinstance(display, Headline)
 
 
+def test_a_display_of_one_s_own_need_not_have_all_methods() -> None:
+    said: list[str] = []
+
+    class Mine:
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    with shown_as(Mine()) as display:  # type: ignore[arg-type]
+        use(display)
+        display.say("once more")
+    assert said[-1] == "once more"
+
+
 def test_what_is_shown_is_chosen_by_name(monkeypatch: Any, capsys: Any) -> None:
     mine = Quiet()
     with shown_as(mine) as display:

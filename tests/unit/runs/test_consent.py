@@ -14,6 +14,7 @@ from rich.console import Console
 from topocell import api
 from topocell.cli import main
 from topocell.config.load import load_recipe
+from topocell.errors import RecipeError
 from topocell.reporting.terminal import Terminal
 from topocell.runs import consent
 from topocell.runs.consent import Asking, announce
@@ -131,6 +132,26 @@ def test_a_published_recipe_names_the_small_budget(
 def test_in_python_nobody_is_asked(tmp_path: Path, long: list[Any]) -> None:
     api.search(load_recipe("random", SIZES, budget="smoke"), tmp_path / "run")
     assert long == []
+
+
+def test_before_may_be_a_plain_function(tmp_path: Path) -> None:
+    """With a run that is measured: the small one of the command line."""
+    given: list[Estimate] = []
+    recipe = load_recipe("random", [*SIZES, "retrain.epochs=1000000"], budget="smoke")
+
+    def stop(found: Estimate) -> None:
+        given.append(found)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        api.run(recipe, tmp_path / "run", before=stop)
+    assert given[0].seconds > 3600 and list(tmp_path.iterdir()) == []
+
+    class Measuring:
+        def measuring(self, part: str) -> None: ...
+
+    with pytest.raises(RecipeError, match="before must be a function or None, but got"):
+        api.run(recipe, tmp_path / "run", before=Measuring())  # type: ignore[arg-type]
 
 
 def test_what_is_short_is_not_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

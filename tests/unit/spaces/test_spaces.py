@@ -206,13 +206,17 @@ def test_nasbench201_counts_its_cells() -> None:
     assert cell.edges == ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 
 
+def test_spaces_are_keys_of_mappings() -> None:
+    assert {spaces.get("darts"): 1, spaces.get("darts", nodes=2): 2}[spaces.get("darts", nodes=2)] == 2
+
+
 @pytest.mark.parametrize("name", SPACES)
 def test_spaces_and_their_supernets_can_be_copied_and_pickled(name: str) -> None:
     spec = spaces.get(name)
     net, x = Supernet(spec, 4, 5, 3), torch.randn(2, 3, 8, 8)
     weights = ArchState(spec)()
     for each in (copy.deepcopy, lambda kept: pickle.loads(pickle.dumps(kept))):
-        assert each(spec) == spec
+        assert each(spec) == spec and hash(each(spec)) == hash(spec)
         with pytest.raises(TypeError):
             each(spec).cells["more"] = None
         expected, found = (torch.manual_seed(0) and one(x, weights) for one in (net, each(net)))
