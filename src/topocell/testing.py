@@ -23,6 +23,7 @@ from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.nn.network import FixedNet
 from topocell.nn.primitives import Primitive
 from topocell.relaxation import Relaxation, candidate_mask
+from topocell.runtime.as_found import as_found
 from topocell.runtime.contracts import ContractError, demand, demand_gradient, named, of
 from topocell.runtime.hooks import Keeping
 from topocell.runtime.losses import Loss
@@ -60,6 +61,7 @@ def _built(kind: str, given: Any, piece: Any, cell: CellSpec, options: dict[str,
     return registry.build(kind, {name: piece}, name, cell, **options)
 
 
+@as_found()
 def check_relaxation(relaxation: "str | type[Relaxation]", cell: CellSpec | None = None, **options: Any) -> None:
     """Check a relaxation on a cell: shapes, range, masks, sums and gradients of its weights.
 
@@ -101,6 +103,7 @@ def check_relaxation(relaxation: "str | type[Relaxation]", cell: CellSpec | None
         demand(bool(kept.any(1)[mask.any(1)].all()), who, "retained keeps a candidate of each edge", kept.tolist())
 
 
+@as_found()
 def check_topology(topology: "str | type[Topology]", cell: CellSpec | None = None, **options: Any) -> None:
     """Check a topology on a cell: shapes, range and gradients of its weights; that what it derives is a valid cell.
 
@@ -135,6 +138,7 @@ def check_topology(topology: "str | type[Topology]", cell: CellSpec | None = Non
         demand(piece.decode(beta) == piece.decode(beta), who, "equal logits give equal edges", "different ones")
 
 
+@as_found()
 def check_operation(operation: "str | Primitive", channels: int = 4, strides: tuple[int, ...] = (1, 2)) -> None:
     """Check an operation: sizes, gradients and, in the supernet, that its bank equals one module for each edge.
 
@@ -164,6 +168,7 @@ def check_operation(operation: "str | Primitive", channels: int = 4, strides: tu
             check_bank(at, row.module, build(channels, stride, [0, 2, 5]).double(), x, stride)
 
 
+@as_found()
 def check_space(space: "str | Callable[..., SpaceSpec]", **options: Any) -> None:
     """Check a space: that it is one, and that a supernet of it takes a step.
 
@@ -184,6 +189,7 @@ def check_space(space: "str | Callable[..., SpaceSpec]", **options: Any) -> None
         demand(out.shape == (2, 2), who, "a supernet of it gives (N, classes)", tuple(out.shape))
 
 
+@as_found()
 def check_skeleton(skeleton: "str | Stacking") -> None:
     """Check a skeleton at a few sizes: slots in order, of its cell types, and that networks of them work.
 
@@ -221,6 +227,7 @@ def check_skeleton(skeleton: "str | Stacking") -> None:
 _HOOKS = [name for name, of in vars(Mechanism).items() if callable(of) and not name.startswith("_")]
 
 
+@as_found()
 def check_mechanism(mechanism: "str | type[Mechanism]", level: str = "bilevel", **options: Any) -> None:
     """Check a mechanism in a search of two epochs on random images.
 
@@ -271,6 +278,7 @@ def check_mechanism(mechanism: "str | type[Mechanism]", level: str = "bilevel", 
             demand(same, who, rule, "other values (on_epoch_start is called again where an epoch is resumed)")
 
 
+@as_found()
 def check_dataset(dataset: "str | Entry") -> None:
     """Check a dataset that needs no folder: labels, classes and pixels of its training and test images, mean and std.
 
@@ -291,6 +299,7 @@ def check_dataset(dataset: "str | Entry") -> None:
             check_statistics(entry.statistics, train.images.shape[1])
 
 
+@as_found()
 def check_rule(rule: "str | Callable[..., Any]", kind: str = "edge rule") -> None:
     """Check a selection rule on a small cell: that it chooses candidates that it may, or edges that there are.
 
@@ -321,6 +330,7 @@ def check_rule(rule: "str | Callable[..., Any]", kind: str = "edge rule") -> Non
         demand(bool(edges) and all(0 <= e < cell.n_edges for e in edges), who, "it keeps edges of the cell", edges)
 
 
+@as_found()
 def check_loss(loss: "str | Loss", classes: int = 4, mixed: bool = True, /, **options: Any) -> None:
     """Check a loss on random logits: a finite mean, gradients, no draws and no state; the same of probabilities.
 

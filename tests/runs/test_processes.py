@@ -17,10 +17,12 @@ from tests.helpers.identical import assert_same_run
 from tests.helpers.processes import End, trained_together
 from torch import Tensor, nn
 
-from topocell import cli, spaces
+from topocell import api, cli, spaces
+from topocell.config.load import load_recipe
 from topocell.config.search import ArchOptimizer, WeightOptimizer
 from topocell.data.augment import Augmentation
 from topocell.data.batches import Batches, ImageSet
+from topocell.errors import ElsewhereError, RunError, TopocellError
 from topocell.runs.monitor import RunMonitor
 from topocell.runtime import distributed
 from topocell.runtime.batch_statistics import batch_norm
@@ -274,3 +276,39 @@ def test_the_first_process_waits_until_the_others_know_what_it_says(tmp_path: Pa
             return int(distributed.reported("the same fault"))
 
     assert [end.code for end in trained_together(3, act, tmp_path)] == [1, 0, 0]
+
+
+def test_a_script_calls_several_times_and_what_one_call_has_left_is_not_for_the_next(tmp_path: Path) -> None:
+    """Faults are told in both, by the first process; then a run is searched, derived and retrained in three calls."""
+
+    def act(number: int) -> None:
+        odd, recipe = (
+            load_recipe(COMMAND[1], [*COMMAND[2:5], *more], "smoke") for more in (["search.batch_size=15"], [])
+        )
+        for _ in range(2):
+            with pytest.raises(TopocellError) as fault:
+                api.search(odd, tmp_path / "run")
+            assert isinstance(fault.value, ElsewhereError) == (number > 0)
+        api.search(recipe, tmp_path / "run")
+        assert distributed.world() == 1
+        cell = api.select(tmp_path / "run")
+        torch.save((cell.key, api.retrain(tmp_path / "run")["last_mean"]), tmp_path / f"{number}.pt")
+
+    ends = trained_together(2, act, tmp_path / "said", seconds=100)
+    assert [end.code for end in ends] == [0, 0], ends
+    assert torch.load(tmp_path / "0.pt") == torch.load(tmp_path / "1.pt")
+
+
+def test_a_group_of_a_script_s_own_is_refused_in_one_line_and_left_alone(tmp_path: Path) -> None:
+    def act(number: int) -> None:
+        torch.distributed.init_process_group("gloo")
+        with pytest.raises(
+            RunError, match=r"^[^\n]* a process group of 2 already; leave init_process_group out, or call"
+        ):
+            api.run(load_recipe(COMMAND[1], COMMAND[2:5], "smoke"), tmp_path / "run")
+        assert distributed.world() == 2
+        torch.distributed.destroy_process_group()
+
+    ends = trained_together(2, act, tmp_path / "said")
+    assert [end.code for end in ends] == [0, 0], ends
+    assert not (tmp_path / "run").exists()

@@ -20,12 +20,14 @@ from topocell.reporting.rundirs import run_before, source_of
 from topocell.runs.directory import RunDir
 from topocell.runs.identity import naming_imports
 from topocell.runs.images import some_test_images
+from topocell.runtime.as_found import as_found
 
 #: Images on which an export is checked, at most.
 SAMPLES = 64
 
 
 @checked(RunError)
+@as_found()
 def export(
     path: str | os.PathLike[str],
     to: str,

@@ -19,6 +19,7 @@ from topocell.reporting.showing import shown
 from topocell.runs.directory import RunDir
 from topocell.runs.setup import Setup
 from topocell.runtime import distributed
+from topocell.runtime.as_found import as_found
 
 #: What a run directory has when its search is over.
 _SEARCHED = ("checkpoints/supernet.ckpt", "genotype.json")
@@ -34,6 +35,8 @@ def on_all_processes(act: Callable[Asked, Result]) -> Callable[Asked, Result]:
     read what the run has left from, and which is dropped at the end: `out` must be on a file system that all of them
     see. Nobody is asked before a long run.
 
+    What holds for a whole process is set as a run needs it, and left as it was (see `topocell.runtime.as_found`).
+
     Its argument `display` may be a name, or be left out, see `topocell.reporting.showing.shown`.
     """
     signature = inspect.signature(act)
@@ -41,11 +44,12 @@ def on_all_processes(act: Callable[Asked, Result]) -> Callable[Asked, Result]:
     @wraps(act)
     def acting(*args: Asked.args, **named: Asked.kwargs) -> Result:
         bound = signature.bind(*args, **named)
-        with shown(bound.arguments.get("display")) as display:
+        with as_found(), shown(bound.arguments.get("display")) as display:
             bound.arguments["display"] = display
-            if not distributed.asked_for() or distributed.world() > 1:
-                return act(*bound.args, **bound.kwargs)
-            return in_company(bound)
+            if distributed.asked_for() and distributed.world() == 1:
+                return in_company(bound)
+            distributed.check_company()
+            return act(*bound.args, **bound.kwargs)
 
     def in_company(bound: inspect.BoundArguments) -> Result:
         with distributed.joined():

@@ -10,8 +10,9 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -29,6 +30,9 @@ BUCKET = 25 * 2**20
 _PATIENCE = 5.0
 
 _store: list[dist.Store] = []
+
+#: Calls of this process so far that were one of several, as many in each.
+_calls = itertools.count()
 
 
 def rank() -> int:
@@ -50,8 +54,8 @@ def asked_for() -> bool:
 def joined() -> Iterator[None]:
     """Be one of the processes that the environment names (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT).
 
-    On GPUs each process takes the one of its LOCAL_RANK. Gradients travel by NCCL on GPUs and by Gloo on CPUs, what is
-    agreed on by Gloo. Without these variables nothing happens.
+    On GPUs each process takes the one of its LOCAL_RANK, inside. Gradients travel by NCCL on GPUs and by Gloo on CPUs,
+    what is agreed on by Gloo. Without these variables nothing happens.
 
     Raises:
         RunError: the others cannot be reached; inside, that another one has ended.
@@ -59,11 +63,11 @@ def joined() -> Iterator[None]:
     if not asked_for():
         yield
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
     try:
-        store, number, count = next(dist.rendezvous("env://", timeout=timedelta(minutes=5)))
+        met, number, count = _meet(*map(os.environ.get, ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")))
+        store = dist.PrefixStore(f"topocell {next(_calls)}", met)  # what one call leaves there is not for the next
         dist.init_process_group(backend, store=store, rank=number, world_size=count)
     except (RuntimeError, ValueError) as fault:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT', '')}"
@@ -73,10 +77,27 @@ def joined() -> Iterator[None]:
         ) from fault
     _store[:] = [store]
     try:
-        yield
+        with torch.cuda.device(int(os.environ.get("LOCAL_RANK", "0")) % gpus) if gpus else nullcontext():
+            yield
     finally:
         _store.clear()
         dist.destroy_process_group()
+
+
+@cache
+def _meet(*named: str | None) -> tuple[dist.Store, int, int]:
+    """The store of the processes that the environment names so, for all calls, and the number and count of this one."""
+    met: tuple[dist.Store, int, int] = next(dist.rendezvous("env://", timeout=timedelta(minutes=5)))
+    return met
+
+
+def check_company() -> None:
+    """Raise RunError where this process is one of several that a script of one's own has made a group of."""
+    if world() > 1 and not _store:
+        raise RunError(
+            f"the processes of a run join each other and leave again by themselves, but there is a process group of "
+            f"{world()} already; leave init_process_group out, or call destroy_process_group() before"
+        )
 
 
 def reported(text: str) -> bool:

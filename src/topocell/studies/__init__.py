@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from topocell.errors import RecipeError, check_known
 from topocell.registry import Registry
 from topocell.reporting.terminal import Display, Quiet
+from topocell.runtime.as_found import as_found
 from topocell.studies import (
     compare,
     cost_front,
@@ -277,6 +278,7 @@ def _signature(key: str, field: FieldInfo) -> str:
     return key if shown is None else f"{key}={shown}"
 
 
+@as_found()
 def run(name: str, words: Sequence[str], out: str | Path, display: Display | None = None, workers: int = 1) -> Path:
     """Run a study, or resume it, in the directory `out`.
 

@@ -7,6 +7,7 @@ from topocell.errors import RunError
 from topocell.io import files
 from topocell.reporting.sweep_report import write_sweep_report
 from topocell.reporting.terminal import Display, Quiet
+from topocell.runtime.as_found import as_found
 from topocell.runtime.workers import usable_cores
 from topocell.studies._items import Bench, csv_text
 from topocell.studies._training import begin
@@ -22,6 +23,7 @@ from topocell.studies.sweep.schedule import carry_out
 NAMED = 3
 
 
+@as_found()
 def sweep(
     words: Sequence[str],
     out: str | Path,
