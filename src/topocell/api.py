@@ -4,22 +4,19 @@ A run goes search → select → retrain → report. Each step reads what the on
 that a run resumes wherever it was stopped, and each step can be taken alone.
 """
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from topocell.arguments import checked
-from topocell.config.load import resolved
 from topocell.config.recipe import Recipe
 from topocell.config.retrain import PROTOCOLS, RetrainPlan, short_plan
 from topocell.data.given import Given
-from topocell.errors import DataError, GenotypeError, RecipeError, RunError, resuming, typed
+from topocell.errors import GenotypeError, RecipeError, RunError, typed
 from topocell.genotype.genotype import Genotype
 from topocell.reporting.scores import random_cell_words
-from topocell.reporting.showing import display_of
+from topocell.reporting.showing import display_of, shown
 from topocell.reporting.terminal import Display, Quiet
 from topocell.runs.beside import (
     begin_alternative,
@@ -28,21 +25,22 @@ from topocell.runs.beside import (
     begin_shallow,
     begin_validation,
     begin_with_cell,
+    begun_retraining,
     check_words,
 )
 from topocell.runs.consent import Before, announce
 from topocell.runs.directory import RunDir
 from topocell.runs.estimate import Estimate, estimate_retraining, estimate_search, free_memory
 from topocell.runs.identity import named_root, names_images, naming_imports, only_moves
-from topocell.runs.images import check_place
-from topocell.runs.logs import Log, Logs, loggers_of
+from topocell.runs.logs import Log
+from topocell.runs.opening import opened_work, reopened_work, setup_of
 from topocell.runs.phases import Phase
-from topocell.runs.processes import on_all_processes, opened
+from topocell.runs.processes import on_all_processes
 from topocell.runs.reports import write_report
 from topocell.runs.run import Work, notes_of
 from topocell.runs.setup import Setup, execution, prepared
 from topocell.runs.trials import held_out_data, trained_in_trials
-from topocell.runtime import distributed
+from topocell.runtime.as_found import as_found
 
 
 @checked(RecipeError)
@@ -74,9 +72,9 @@ def run(
         RunError, CheckpointError: `out` cannot be used, or what it holds is damaged.
         Interrupted: SIGINT or SIGTERM, after the state was saved.
     """
-    setup = _resuming(recipe, data, out)
+    setup = setup_of(recipe, data, out)
     announce(before, setup, out)
-    with _opened(setup, out, display, accept_data, log) as work:
+    with opened_work(setup, out, display, accept_data, log) as work:
         work.monitor.outlook.whole = True
         work.search()
         work.select()
@@ -99,9 +97,9 @@ def search(
 
     Resumes and raises as `run`.
     """
-    setup = _resuming(recipe, data, out)
+    setup = setup_of(recipe, data, out)
     announce(before, setup, out, retrain=False)
-    with _opened(setup, out, display, accept_data) as work:
+    with opened_work(setup, out, display, accept_data) as work:
         work.search()
         return work.directory.path
 
@@ -137,12 +135,12 @@ def select(
         RunError: the search is not finished, `name` has other rules, or the cell is retrained and `replace` is False.
         RecipeError: a rule that does not exist.
     """
-    with _reopened(out, display, accept_data, data) as work:
+    with reopened_work(out, display, accept_data, data) as work:
         name = work.alternative_name(changes) if name is None else name
         if name is None:
             return work.select(again=True, replace=replace, **changes)
         recipe, path = begin_alternative(work, name, changes, accept_data)
-    with _opened(prepared(recipe, like=work.setup), path, display, accept_data) as work:
+    with opened_work(prepared(recipe, like=work.setup), path, display, accept_data) as work:
         return work.select()
 
 
@@ -184,7 +182,7 @@ def retrain(
     check_words(protocol, name, changes, weights_from)
     moved = only_moves(changes)
     if name is None:
-        with _reopened(out, display, accept_data, data, named_root(changes)) as work:
+        with reopened_work(out, display, accept_data, data, named_root(changes)) as work:
             work.need_genotype()
             if work.phase == Phase.RETRAIN and work.state is None and before is not None:
                 wanted = work.recipe.model_copy(update={"protocol": protocol or work.recipe.protocol})
@@ -194,15 +192,13 @@ def retrain(
             work.display.results(results)
             return results
     origin = None if weights_from is None else Path(weights_from)
-    with RunDir.existing(out, lock=False) as found:
-        path = found.retraining_path(name)
-    if (path / "genotype.json").is_file() and (moved or not changes) and origin is None:
+    if (moved or not changes) and origin is None and (path := begun_retraining(out, name)) is not None:
         return retrain(path, display, changes=changes, accept_data=accept_data, data=data, before=before)
     if accept_data or data is not None or names_images(changes):  # which need not be those of the run
         with naming_imports(out), RunDir.existing(out) as directory:
             setup, path = begin_retraining(directory, name, changes, origin, before, accept_data, data=data)
     else:
-        with _reopened(out, Quiet(), accept_data) as work:
+        with reopened_work(out, Quiet(), accept_data) as work:
             setup, path = begin_retraining(work.directory, name, changes, origin, before, accept_data, work.setup)
     return _trained(setup, path, display, accept_data)
 
@@ -226,10 +222,10 @@ def validate(
     Returns what results.json of OUT/validation holds; what is called test there is validation. Raises as `run`, and
     RunError where no cell has been derived yet, RecipeError where the search has one split only.
     """
-    with _reopened(out, Quiet()) as work:
+    with reopened_work(out, Quiet()) as work:
         work.need_genotype()
         setup, path = begin_validation(work, plan or short_plan(work.recipe.retrain), seed)
-    with _opened(setup, path, display) as beside:
+    with opened_work(setup, path, display) as beside:
         return beside.retrain()
 
 
@@ -247,7 +243,7 @@ def retrain_random_cell(
 
     Returns what its results.json holds. Raises as `retrain`.
     """
-    with _reopened(out, Quiet(), accept_data, data) as work:
+    with reopened_work(out, Quiet(), accept_data, data) as work:
         setup, path = begin_random_cell(work, before, accept_data)
         mine = work.directory.read_json("results.json") if work.directory.has("results.json") else {}
     results = _trained(setup, path, display, accept_data)
@@ -283,14 +279,14 @@ def retrain_cell(
 
     Returns what results.json holds. Raises as `retrain`.
     """
-    setup, origin = _resuming(recipe, data, out), None if weights_from is None else Path(weights_from)
+    setup, origin = setup_of(recipe, data, out), None if weights_from is None else Path(weights_from)
     begin_with_cell(setup, Path(out), genotype, origin, before=before, accept_data=accept_data)
     return _trained(setup, Path(out), display, accept_data)
 
 
 def _trained(setup: Setup, path: Path, display: Display | str | None, accept_data: bool) -> dict[str, Any]:
     """Take the retraining of a directory to its end, and write its report."""
-    with _opened(setup, path, display, accept_data) as work:
+    with opened_work(setup, path, display, accept_data) as work:
         results = work.retrain()
         work.report()
         return results
@@ -302,7 +298,7 @@ def _retrain(work: Work, protocol: str, accept_data: bool) -> dict[str, Any]:
     if work.setup.ground_truth is not None or not shallow:
         return work.retrain()
     recipe, path = begin_shallow(work, accept_data)
-    with _opened(prepared(recipe, like=work.setup), path, work.display, accept_data) as beside:
+    with opened_work(prepared(recipe, like=work.setup), path, work.display, accept_data) as beside:
         results = beside.retrain()
     found, least = results["last_mean"], work.recipe.shallow.threshold
     work.monitor.say(f"shallow evaluation: {100 * found:.2f} % (n = {results['n']}), see {path}")
@@ -324,16 +320,22 @@ def report(out: str | Path) -> Path:
 
 
 @checked(RecipeError)
-def estimate(recipe: Recipe, display: Display | None = None) -> Estimate:
+@as_found()
+def estimate(recipe: Recipe, display: Display | str | None = None) -> Estimate:
     """Estimate time and memory of a run of the recipe, from probes of a few steps; nothing is written.
 
-    `display` shows the notes about the data, and which part is measured.
+    `display`, as for `run`, shows the notes about the data, and which part is measured.
 
     Raises:
         RecipeError, SpaceError, DataError: what the recipe asks for cannot be.
         RunError: memory runs out in a probe.
     """
-    setup, shows = prepared(recipe, checked=False), display_of(display)
+    with shown(display) as shows:
+        return _estimated(prepared(recipe, checked=False), shows)
+
+
+def _estimated(setup: Setup, shows: Display) -> Estimate:
+    recipe = setup.recipe
     for note in notes_of(setup):
         shows.say(note)
     free = free_memory(setup.device)
@@ -349,51 +351,3 @@ def estimate(recipe: Recipe, display: Display | None = None) -> Estimate:
     trainings = recipe.trainings if setup.ground_truth is None else ()
     parts += [estimate_retraining(genotype, plan, setup.dataset, **how) for plan in trainings]
     return Estimate(str(setup.device), free, tuple(parts))
-
-
-def _resuming(recipe: Recipe, data: Given | Sequence[Any] | None, out: str | Path) -> Setup:
-    """What a recipe names; where images are missing with which a run began, the fault says what to do."""
-    if data is None:
-        check_place(recipe, out)
-    try:
-        return distributed.together(lambda: prepared(recipe, data, out=out))
-    except DataError as fault:
-        root = recipe.data.root
-        if root is None or os.path.exists(root) or not os.path.isfile(Path(out) / "recipe.yaml"):
-            raise
-        raise DataError(
-            f"{fault} (were the images of {out} moved? the same command with data.root=DIR, their new place, resumes)"
-        ) from fault
-
-
-@contextmanager
-def _opened(
-    setup: Setup, out: str | Path, display: Display | str | None, accept_data: bool = False, log: Sequence[Log] = ()
-) -> Iterator[Work]:
-    loggers = distributed.together(lambda: loggers_of(setup.recipe.log, log) if distributed.rank() == 0 else [])
-    with opened(setup, out, accept_data) as directory, closing(Logs(loggers, directory)) as logs:
-        work = Work(setup, directory, display_of(display), logs=logs)
-        work.say_notes()
-        yield work
-
-
-@contextmanager
-def _reopened(
-    out: str | Path,
-    display: Display | str | None,
-    accept_data: bool = False,
-    data: Given | Sequence[Any] | None = None,
-    root: str | None = None,
-) -> Iterator[Work]:
-    with RunDir.existing(out, lock=False) as found, naming_imports(out):
-        recipe = resolved(found.recipe_yaml)
-    if root is not None and recipe.data.root is not None:
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": root})})
-    try:
-        setup = distributed.together(lambda: prepared(recipe, data, out=out))
-    except DataError as fault:
-        if recipe.data.dataset == "given":  # they are nowhere
-            raise
-        raise DataError(f"{fault} (were the images moved? {resuming(out, 'data.root=DIR')})") from fault
-    with _opened(setup, out, display, accept_data) as work:
-        yield work

@@ -417,7 +417,9 @@ def test_other_rules_on_a_finished_run(whole: Run, tmp_path: Path) -> None:
     """The same as a run with these rules from the start; nothing of the former cell is left to mislead."""
     mine = whole._replace(path=shutil.copytree(whole.path, tmp_path / "mine" / "run"))
     before = lasting(mine.path)
-    with pytest.raises(RunError, match="name the new one with --as NAME, or give --replace"):
+    with pytest.raises(
+        RunError, match=r"name the new one \(--as NAME, name=\), or drop that cell .* \(--replace, replace=True\)"
+    ):
         api.select(mine.path, edges="magnitude", in_degree=1)
     assert lasting(mine.path) == before and (mine.path / "report.html").exists()
     genotype = api.select(mine.path, edges="magnitude", in_degree=1, replace=True)

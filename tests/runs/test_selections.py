@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -168,9 +169,17 @@ def test_other_rules_on_a_projected_run_drop_its_decisions(projected: Path, tmp_
     assert metrics(other, "search") == metrics(projected, "search")
 
 
+@pytest.mark.parametrize("name", [None, "one"])
+def test_an_in_degree_without_effect_is_refused_with_and_without_a_name(mine: Path, name: str | None) -> None:
+    with pytest.raises(RecipeError, match=r"in_degree is for rules .* but edges is 'all'; leave it out, or choose"):
+        api.select(mine, name=name, edges="all", in_degree=1)
+    assert not (mine / "selections").exists()
+    assert api.select(mine, name=name, edges="magnitude", in_degree=np.int64(1)).cells["normal"].nodes
+
+
 def test_a_name_keeps_its_rules(mine: Path) -> None:
     api.select(mine, name="one", in_degree=1)
-    with pytest.raises(RunError, match=r"a selection keeps the rules it began with, .* name another with --as"):
+    with pytest.raises(RunError, match=r"a selection keeps the rules it began with, .* take another name"):
         api.select(mine, name="one", in_degree=2)
     with pytest.raises(RunError, match="letters, digits"):
         api.select(mine, name="../one", in_degree=2)

@@ -19,7 +19,7 @@ Include = Literal["convolutions", "all"]
 
 
 class Count(NamedTuple):
-    """Size of a network: trainable numbers, and multiply-adds per image."""
+    """Size of a network: numbers of its parameters, frozen ones too, and multiply-adds per image."""
 
     parameters: int
     multiply_adds: int

@@ -53,12 +53,12 @@ def begin_alternative(
     work.must_be_searched()
     setup = Setup.of(reselected(work.recipe, changes), like=work.setup)
     path = work.directory.selection_path(name)
-    work.moment(setup.recipe)  # before anything is written
+    work.decided(changes)  # before anything is written
     try:
         found = processes.opened(setup, path, accept_data, searched=True)
     except OtherRecipe as fault:
         raise RunError(
-            f"a selection keeps the rules it began with, but {path} has others; name another with --as"
+            f"a selection keeps the rules it began with, but {path} has others; take another name"
         ) from fault
     with found as directory:
         searched = (record for record in work.directory.metrics() if record.get("phase") == Phase.SEARCH)
@@ -146,11 +146,32 @@ def check_words(protocol: str | None, name: str | None, changes: Sequence[str], 
         )
     if name is None and ((changes and not only_moves(changes)) or weights_from is not None):
         asked = ", ".join(changes) or f"the weights of {weights_from}"
-        raise RecipeError(f"a retraining with other settings has a name, but there is none for {asked}; add --as NAME")
+        raise RecipeError(
+            f"a retraining with other settings has a name, but there is none for {asked}; add one (--as NAME, name=)"
+        )
     if name is not None and protocol not in (None, "full"):
         raise RecipeError(
-            f"a retraining by name trains in full, but got the protocol {protocol!r}; leave out --as or --protocol"
+            f"a retraining by name trains in full, but got the protocol {protocol!r}; leave out one of the two"
         )
+
+
+def begun_retraining(out: str | Path, name: str) -> Path | None:
+    """Return retrainings/NAME of a run where it was begun with the cell that the run has; None where there is none.
+
+    Raises RunError where it has another cell, which only a random one may be.
+    """
+    with RunDir.existing(out, lock=False) as run:
+        path = run.retraining_path(name)
+        if not (path / "genotype.json").is_file():
+            return None
+        if name != RANDOM_CELL:
+            _must_have(path / "genotype.json", Genotype.load(run.genotype_path))
+        return path
+
+
+def _must_have(there: Path, genotype: Genotype) -> None:
+    if Genotype.load(there).cells != genotype.cells:
+        raise RunError(f"a retraining keeps the cell it began with, but {there.parent} has another; take another name")
 
 
 def begin_retraining(
@@ -187,7 +208,7 @@ def begin_retraining(
     if name == RANDOM_CELL:
         raise RunError(
             f"{RANDOM_CELL!r} is the retraining of a random cell, which the report compares with the cell of the run; "
-            f"take another name, or --random-cell without settings"
+            f"take another name, or leave the settings out (--random-cell, retrain_random_cell)"
         )
     must_have_cell(directory, read_phase(directory)[0])
     path = directory.retraining_path(name)
@@ -256,8 +277,7 @@ def begin_with_cell(
         ) from fault
     with found as directory:
         if directory.genotype_path.exists():
-            if Genotype.load(directory.genotype_path).cells != genotype.cells:
-                raise RunError(f"a retraining keeps the cell it began with, but {path} has another; take another name")
+            _must_have(directory.genotype_path, genotype)
             _must_begin_with(directory, initial)
             return
         if initial is not None:
@@ -321,7 +341,7 @@ def _weights_of(place: Path, genotype: Genotype, setup: Setup) -> tuple[bytes, s
     """
     found = place / kept.FILE if place.is_dir() else place
     if not found.is_file() or found.name != kept.FILE:
-        holds = f"is a file; name {place.parent}" if (place.parent / kept.FILE).is_file() else "has none; check --from"
+        holds = f"is a file; name {place.parent}" if (place.parent / kept.FILE).is_file() else "has none; name another"
         raise RunError(f"weights are taken from a directory with a trained network, but {place} {holds}")
     file, plan, shape = kept.NetworkFile.load(found), setup.recipe.retrain, setup.dataset.shape
     how = Preprocessing.load(found.parent)
@@ -329,12 +349,12 @@ def _weights_of(place: Path, genotype: Genotype, setup: Setup) -> tuple[bytes, s
         again = f"retrain that cell: topocell retrain {typed(place)} --as NAME --from {typed(place)}, or "
         raise RunError(
             f"weights are fine-tuned in a network of their own cell, but {place} has that of key {file.genotype.key}, "
-            f"not {genotype.key}; {again * (found.parent / 'recipe.yaml').is_file()}leave --from out"
+            f"not {genotype.key}; {again * (found.parent / 'recipe.yaml').is_file()}leave the weights out"
         )
     if how.channels != shape[0]:
         raise RunError(
             f"weights are fine-tuned on images of as many channels, but those of {place} have {how.channels} and "
-            f"these {shape[0]}; convert the images, or leave --from out"
+            f"these {shape[0]}; convert the images, or leave the weights out"
         )
     classes, first = len(setup.dataset.train.classes), file.networks[0]
     channels, _ = initial_channels(genotype, plan, classes, shape)

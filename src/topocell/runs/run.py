@@ -116,13 +116,7 @@ class Work:
         rules = self._rules(**changes)
         if self.phase != Phase.SELECT and (not again or rules.computes):
             return Genotype.load(self.directory.genotype_path)
-        moment = self.moment(reselected(self.recipe, changes))
-        rules = rules if moment is None else moment.rules(rules)
-        if "in_degree" in changes and rules.edges in ("topology", "all"):
-            raise RecipeError(
-                f"in_degree is for rules that choose so many inputs of a node, but edges is {rules.edges!r}; leave "
-                f"it out, or add --edges magnitude"
-            )
+        rules, moment = self.decided(changes)
         begun = self._begun()
         if begun is not None and not changes:
             rules = begun
@@ -146,7 +140,7 @@ class Work:
         if another and trained and not replace:
             raise RunError(
                 f"the retraining in {self.directory.path} is of the cell that it has, but these rules derive another; "
-                f"name the new one with --as NAME, or give --replace to drop that cell and its retraining"
+                f"name the new one (--as NAME, name=), or drop that cell and its retraining (--replace, replace=True)"
             )
         if another:  # what retraining left belongs to the cell of before
             self._enter(Phase.SELECT)
@@ -253,6 +247,20 @@ class Work:
     def moment(self, recipe: Recipe) -> Moment | None:
         """The moment of the search that a recipe derives the cell from. Raises RunError where it is not recorded."""
         return moment_of(recipe, self.directory.path, self.directory.metrics())
+
+    def decided(self, changes: Mapping[str, Any]) -> tuple[Rules, Moment | None]:
+        """The rules of a selection with changes, and the moment that it derives the cell from.
+
+        Raises RecipeError for a change without effect. Otherwise as `moment`.
+        """
+        rules, moment = self._rules(**changes), self.moment(reselected(self.recipe, changes))
+        rules = rules if moment is None else moment.rules(rules)
+        if "in_degree" in changes and rules.edges in ("topology", "all"):
+            raise RecipeError(
+                f"in_degree is for rules that choose so many inputs of a node, but edges is {rules.edges!r}; leave "
+                f"it out, or choose the edges by magnitude (--edges magnitude, edges='magnitude')"
+            )
+        return rules, moment
 
     def _rules(self, **changes: Any) -> Rules:
         named = {key: changes[key] for key in ("operations", "edges") if key in changes}

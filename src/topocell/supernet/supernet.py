@@ -94,7 +94,6 @@ class Supernet(nn.Module):
         drop_path: probability below 1 with which an edge is dropped for an image in training, with all that passes
             along it; what is kept is divided by 1 - drop_path (RobustDARTS, SNAS); 0 at first. Above 0 the compiled
             kernels step aside.
-
         masked: whether candidates that a one-hot sample leaves out are computed too and masked, so that nobody has to
             wait for the sample; where it is not, only what was drawn runs.
 

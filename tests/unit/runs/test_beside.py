@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -174,6 +175,23 @@ def test_weights_in_a_network_that_a_limit_chooses_are_told_what_suffices(mine: 
     assert api.retrain(mine, name="limited", changes=changes, weights_from=mine)["channels"] == 4
 
 
+def test_a_retraining_by_name_is_of_the_cell_that_the_run_has(mine: Path) -> None:
+    """Also where the name alone is given; a random cell is another in any case."""
+    first = api.retrain(mine, name="more", changes=(text for text in ["retrain.seeds=[7]"]))
+    assert [run["seed"] for run in first["runs"]] == [7] and api.retrain(mine, name="more") == first
+    drawn = api.retrain_random_cell(mine)
+    api.select(mine, edges="magnitude", in_degree=1, replace=True)
+    for changes in ([], ["retrain.seeds=[7]"]):
+        with pytest.raises(RunError, match=r"keeps the cell it began with, but .*more has another; take another name"):
+            api.retrain(mine, name="more", changes=changes)
+    assert api.retrain(mine, name="random-cell") == drawn
+
+
+def test_a_seed_may_be_a_number_of_numpy(mine: Path) -> None:
+    results = api.validate(mine, seed=np.int64(3))
+    assert results == api.validate(mine, seed=3) and resolved((mine / "validation/recipe.yaml").read_text()).seed == 3
+
+
 def test_weights_of_another_cell_or_of_images_of_other_channels_are_told(mine: Path, tmp_path: Path) -> None:
     """Also where each tensor has the shape that it would have: two operations of a node have changed places."""
     cell = topocell.Genotype.load(mine / "genotype.json")
@@ -182,13 +200,13 @@ def test_weights_of_another_cell_or_of_images_of_other_channels_are_told(mine: P
         first, second = one["nodes"][0]
         one["nodes"][0] = [[first[0], second[1]], [second[0], first[1]]]
     recipe, other = load_recipe("random", SMALL, "smoke"), topocell.Genotype.from_dict(data)
-    with pytest.raises(RunError, match=r"of their own cell, but .* retrain that cell: topocell retrain .*--from out"):
+    with pytest.raises(RunError, match=r"of their own cell, but .* retrain that cell: topocell retrain .*weights out"):
         api.retrain_cell(other, recipe, tmp_path / "swapped", weights_from=mine)
     topocell.export(mine, "safetensors", tmp_path / "export")
-    with pytest.raises(RunError, match=rf"has that of key {cell.key}, not {other.key}; leave --from out"):
+    with pytest.raises(RunError, match=rf"has that of key {cell.key}, not {other.key}; leave the weights out"):
         api.retrain_cell(other, recipe, tmp_path / "swapped", weights_from=tmp_path / "export")
     images, labels = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8), torch.arange(40) % 10
-    with pytest.raises(RunError, match=r"but those of .* have 1 and these 3; convert the images, or leave --from out"):
+    with pytest.raises(RunError, match=r"but those of .* have 1 and these 3; convert .*, or leave the weights out"):
         api.retrain_cell(cell, recipe, tmp_path / "coloured", data=[(images, labels)] * 2, weights_from=mine)
     assert not (tmp_path / "swapped").exists() and not (tmp_path / "coloured").exists()
 
@@ -246,22 +264,22 @@ def test_a_cell_from_elsewhere_is_retrained_without_a_search(tmp_path: Path, cap
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["retrain.epochs=2"], "there is none for retrain.epochs=2; add --as NAME"),
-        (["--from", "RUN"], "add --as NAME"),
+        (["retrain.epochs=2"], "there is none for retrain.epochs=2; add one (--as NAME, name=)"),
+        (["--from", "RUN"], "add one (--as NAME, name=)"),
         (["--as", "x", "search.epochs=3"], "a retraining may change retrain, data"),
         (["--as", "x", "retrian.epochs=3"], "did you mean 'retrain'"),
         (["--as", "x", "retrain.epochs=0"], "retrain.epochs"),
         (["--as", "x/y", "retrain.epochs=2"], "a name of up to 60 letters"),
         (["--as", "-x", "retrain.epochs=2"], "that begins with none of '.+-', but got '-x'"),
-        (["--as", "x", "--from", "absent"], "has none; check --from"),
+        (["--as", "x", "--from", "absent"], "has none; name another"),
         (["--as", "x", "--from", "RUN/weights.safetensors"], "weights.safetensors is a file; name {run}"),
         (["--as", "x", "--from", "RUN/genotype.json"], "genotype.json is a file; name {run}"),
         (["--as", "x", "retrain.max_parameters=10"], "which is above retrain.max_parameters=10; raise the limit"),
         (["--as", "x", "retrain.max_parameters=9000", "retrain.parameters=9000"], "keep one of them"),
         (["--as", "x", "data.dataset=folder"], "data.root=DIR"),
         (["--as", "x", "retrain.seeds=[0,1,0]"], "seeds are different"),
-        (["--as", "x", "--protocol", "shallow"], "leave out --as or --protocol"),
-        (["--as", "random-cell", "retrain.epochs=2"], "--random-cell without settings"),
+        (["--as", "x", "--protocol", "shallow"], "leave out one of the two"),
+        (["--as", "random-cell", "retrain.epochs=2"], "leave the settings out (--random-cell, retrain_random_cell)"),
         (["--random-cell", "retrain.epochs=2"], "exactly as RUN was, but got KEY=VALUE"),
         (["--random-cell", "--as", "x", "--from", "RUN"], "exactly as RUN was, but got --as, --from"),
         (["--out", "x", "--as", "x"], "--out begins a run of its own, but got --as"),

@@ -125,6 +125,12 @@ def test_a_selection_by_perturbation_is_estimated() -> None:
     assert selection.steps > 0 and selection.seconds > selection.steps * selection.step_seconds
 
 
+def test_a_display_by_name(capsys: Any) -> None:
+    overrides = ["retrain.layers=1", "data.images=40", "data.test_images=20"]
+    api.estimate(recipe_of("random", *overrides), display="lines")
+    assert "measuring retraining" in capsys.readouterr().out
+
+
 def test_the_parameters_are_those_of_the_network(found: tuple[Recipe, Estimate]) -> None:
     recipe, guess = found
     setup_ = setup.prepared(recipe)
