@@ -205,7 +205,7 @@ def _execute(text: str) -> None:
         raise
 
 
-def build(axis: str, table: Mapping[str, Callable[..., Part]], name: str, *given: Any, **options: Any) -> Part:
+def build(axis: str, table: Mapping[str, Callable[..., Part]], name: str, /, *given: Any, **options: Any) -> Part:
     """`table[name](*given, **options)`, after a check of the name and of the names of the options.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from topocell import spaces, testing
+from topocell import spaces
 from topocell.config.cost import CostBudget, CostPlan
 from topocell.config.recipe import Recipe
 from topocell.config.search import Stage
@@ -26,11 +26,11 @@ from topocell.networks.options import check_training
 from topocell.networks.retraining import Retraining
 from topocell.networks.start import AFRESH, Start
 from topocell.nn.kernels.mode import using
-from topocell.registry import is_foreign, known
 from topocell.runs.costs import check_reachable, costs_for, costs_of_cell, network_size
 from topocell.runs.image_checks import check_images
 from topocell.runs.images import load_data
 from topocell.runs.loss_checks import check_losses
+from topocell.runs.piece_checks import check_pieces, offered
 from topocell.runtime.devices import find_device
 from topocell.runtime.hooks import Monitor
 from topocell.runtime.losses import check_loss_options
@@ -313,11 +313,11 @@ def check(recipe: Recipe) -> None:
         RecipeError, SpaceError: a combination that cannot be.
     """
     space, plan = build_space(recipe), recipe.search
-    _check_contracts(recipe, space)
+    check_pieces(recipe, space)
     for name, cell in space.cells.items():
         if all(op == "none" for candidates in cell.candidates for op in candidates):
             raise SpaceError(f"a cell needs an operation besides none, but {name} of space {space.name!r} has none")
-    offered = _offered(space)
+    known = offered(space)
     check_loss_options(plan.loss, "search.loss")
     for key, training in recipe.named_trainings.items():
         check_training(training, key)
@@ -325,9 +325,9 @@ def check(recipe: Recipe) -> None:
         check_optimizer(stage.weights, f"search.stages.{stage.name}.weights")
         mechanisms_of(stage)
         attention, stop = stage.mechanisms.attention, stage.mechanisms.early_stop
-        if attention is not None and not offered & attention.constants.keys():
+        if attention is not None and not known & attention.constants.keys():
             raise RecipeError(
-                f"attention is for candidates of the space, {', '.join(sorted(offered))}, but stage {stage.name!r} has "
+                f"attention is for candidates of the space, {', '.join(sorted(known))}, but stage {stage.name!r} has "
                 f"it for {', '.join(attention.constants)}; name one of them or leave it out"
             )
         if stop is not None and stop.stable is not None and not any(map(has_ranking, space.cells.values())):
@@ -359,32 +359,3 @@ def _check_depth(space: SpaceSpec, stage: Stage, layers: int) -> None:
             f"{' and no '.join(missing)} cell in {key}={layers}"
             + ("" if least is None else f"; the least that has is {key}={least}")
         )
-
-
-def _check_contracts(recipe: Recipe, space: SpaceSpec) -> None:
-    """Raise RecipeError where a piece of a user's own, which the recipe names, fails its contract."""
-    for kind, name in (("operation rule", recipe.selection.operations), ("edge rule", recipe.selection.edges)):
-        if is_foreign(known(kind)[name]):
-            testing.check_rule(name, kind)
-    if is_foreign(known("skeleton")[space.skeleton].layout):
-        testing.check_skeleton(space.skeleton)
-    for stage in recipe.search.stages:
-        for name, own in (stage.mechanisms.model_extra or {}).items():
-            if own is not None and is_foreign(known("mechanism")[name]):
-                testing.check_mechanism(name, **own)
-    for name in sorted(_offered(space)):
-        if is_foreign(known("operation")[name].module):
-            testing.check_operation(name)
-    for stage in recipe.search.stages:
-        for cell in space.cells.values():
-            for kind, choice, suite in (
-                ("relaxation", stage.relaxation, testing.check_relaxation),
-                ("topology", stage.topology, testing.check_topology),
-            ):
-                if is_foreign(known(kind)[choice.name]):
-                    suite(choice.name, cell, **choice.model_dump(exclude={"name"}))
-
-
-def _offered(space: SpaceSpec) -> set[str]:
-    """The operations that any edge of a space offers."""
-    return {op for cell in space.cells.values() for candidates in cell.candidates for op in candidates}
