@@ -229,12 +229,14 @@ def begin_random_cell(work: Work, before: Before | None = None, accept_data: boo
     """Make retrainings/random-cell a run whose next phase is the retraining of a random cell, as that of the run's own.
 
     Operations and edges are drawn from the space of the run by its seed, as the recipe `random` does: what its search
-    is worth shows against it.
+    is worth shows against it. A threshold on weights and a budget on cost, which choose by them, do not count.
 
     Returns its setup and directory. Raises as `begin_retraining`.
     """
     setup, path = work.setup, work.directory.retraining_path(RANDOM_CELL)
-    stage, rules = setup.recipe.search.stages[-1], dataclasses.replace(setup.rules, operations="random", edges="random")
+    drawing: dict[str, Any] = {"operations": "random", "edges": "random", "threshold": None, "isolated": "rescue"}
+    rules = dataclasses.replace(setup.recipe.selection.rules(setup.recipe.seed), **drawing, budget=None)
+    stage = setup.recipe.search.stages[-1]
     arch = ArchState(setup.space, stage.relaxation.model_dump(), stage.topology.model_dump())
     drawn = derive(arch, rules).genotype(setup.space, {"recipe": "random", "seed": setup.recipe.seed})
     begin_with_cell(setup, path, drawn, before=before, accept_data=accept_data)

@@ -563,3 +563,18 @@ def test_a_random_cell_is_retrained_alike_and_shown_beside(mine: Path) -> None:
     assert (words in html.unescape((mine / "report.html").read_text())) == (" is better than " not in words)
     drawn = topocell.Genotype.load(place / "genotype.json")
     assert all(len(pairs) <= 2 for cell in drawn.cells.values() for pairs in cell.nodes)
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        ["selection.threshold=0.85", "selection.isolated=drop"],
+        ["selection.budget.measure=parameters", "selection.budget.limit=1e9"],
+    ],
+)
+def test_a_random_cell_is_drawn_beside_rules_that_read_weights(tmp_path: Path, selection: list[str]) -> None:
+    rules = ["selection.operations=magnitude", "selection.edges=magnitude", *selection]
+    api.run(load_recipe("random", [*SMALL, *rules], "smoke"), tmp_path / "run")
+    results = api.retrain_random_cell(tmp_path / "run")
+    drawn = topocell.Genotype.load(tmp_path / "run/retrainings/random-cell/genotype.json")
+    assert drawn.origin["recipe"] == "random" and results["n"] == 1
