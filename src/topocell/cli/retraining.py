@@ -87,7 +87,7 @@ def retrain(
 
         topocell retrain runs/dots --as small retrain.max_parameters=50000
 
-        topocell retrain runs/dots --as four-seeds retrain.seeds=[0,1,2,3]
+        topocell retrain runs/dots --as four-seeds retrain.seeds=0,1,2,3
 
         topocell retrain runs/dots --as longer --from runs/dots retrain.epochs=5 retrain.weights.lr=0.005
 

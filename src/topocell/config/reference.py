@@ -74,12 +74,15 @@ def takes_list(name: str) -> bool:
 def read_argument(name: str, text: str) -> Any:
     """The value of a word of a command line for a key; where only text may stand, as it is written.
 
+    One integer alone is a list of one where only a list of integers may stand, as seeds are.
+
     Raises:
         ValueError: other values that are not YAML, see `topocell.io.plain_yaml.load`.
     """
     if _kind(name) in ("text", "text or null"):
         return plain_yaml.load_word(text)
-    return plain_yaml.load_argument(text, takes_list(name))
+    value = plain_yaml.load_argument(text, takes_list(name))
+    return [value] if type(value) is int and _kind(name) == "list of integer" else value
 
 
 def _kind(name: str) -> str | None:
@@ -132,7 +135,7 @@ def markdown() -> str:
 
 Made from the models that check recipes, by `python -m topocell.config.reference > docs/recipe-keys.md`. On the command
 line: `topocell recipes keys [PREFIX]`, `topocell recipes explain KEY`. `NAME` is the name of a stage. A list is written
-`0,1,2`, or in brackets, which some shells want in quotes: `'retrain.seeds=[0]'`.
+`0,1,2`, one seed alone as `0`; or in brackets, which some shells want in quotes: `'retrain.seeds=[0]'`.
 
 | key | value | default | meaning |
 |---|---|---|---|

@@ -665,6 +665,7 @@ def test_a_key_is_suggested_in_a_recipe_without_stages(search: str, tmp_path: Pa
     [
         ("retrain.seeds=0,1", "seeds", (0, 1)),
         ("retrain.seeds=[0,1]", "seeds", (0, 1)),
+        ("retrain.seeds=3", "seeds", (3,)),
     ],
 )
 def test_a_list_needs_no_brackets(override: str, key: str, value: Any) -> None:
