@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, IterableDataset
 from topocell.data.arrays import numbers_of
 from topocell.data.class_names import agreed, has_names, is_name, names_of, texts_of
 from topocell.data.folder_listing import some
-from topocell.data.given_images import as_bytes, is_image, layout, stacked
+from topocell.data.given_images import as_bytes, as_images, is_image, stacked
 from topocell.data.readers import Source, in_memory
 from topocell.errors import DataError
 from topocell.io.colours import Colour
@@ -153,19 +153,7 @@ def _tensors(part: Any, name: str, background: Colour) -> tuple[Tensor, Tensor]:
         instead = _instead(part, name)
         raise DataError(f"{name} is (images, labels) or a dataset, but got {type(part).__name__}; {instead}")
     images, labels = stacked(given, name, background), _numbers(numbers, name)
-    if images.dim() != 4 or labels.dim() != 1 or len(images) != len(labels) or not images.numel():
-        raise DataError(
-            f"images are (N, C, H, W) and labels (N,), but those of {name} are {tuple(images.shape)} and "
-            f"{tuple(labels.shape)}; change them"
-        )
-    first, _, last = images.shape[1:]
-    unsure = isinstance(given, np.ndarray)  # unlike a tensor, which has its channels first
-    if first > 4 and layout(images.shape[1:]) == "last" and (first > last or unsure):
-        raise DataError(
-            f"images are (N, C, H, W), but those of {name} are {tuple(images.shape)}, which looks like (N, H, W, C); "
-            f"permute them (0, 3, 1, 2)" + (", or give a tensor if it is (N, C, H, W)" if first <= last else "")
-        )
-    return as_bytes(images, name).contiguous(), labels.long()
+    return as_images(images, labels, name, isinstance(given, np.ndarray)), labels.long()
 
 
 def _instead(part: Any, name: str) -> str:

@@ -99,3 +99,29 @@ def as_bytes(images: Tensor, name: str) -> Tensor:
             f"from {low:g} to {high:g}; convert them"
         )
     return (images.float() * 255).round().byte()
+
+
+def as_images(images: Tensor, labels: Tensor, name: str, unsure: bool) -> Tensor:
+    """Images of a part as (N, C, H, W) uint8.
+
+    Args:
+        images: of the part; floats are in 0..1.
+        labels: theirs.
+        name: of the part.
+        unsure: whether they come from an array, which unlike a tensor may well have its channels last.
+
+    Raises:
+        DataError: other shapes, and those that have their channels last; what `as_bytes` refuses.
+    """
+    if images.dim() != 4 or labels.dim() != 1 or len(images) != len(labels) or not images.numel():
+        raise DataError(
+            f"images are (N, C, H, W) and labels (N,), but those of {name} are {tuple(images.shape)} and "
+            f"{tuple(labels.shape)}; change them"
+        )
+    first, _, last = images.shape[1:]
+    if first > 4 and layout(images.shape[1:]) == "last" and (first > last or unsure):
+        raise DataError(
+            f"images are (N, C, H, W), but those of {name} are {tuple(images.shape)}, which looks like (N, H, W, C); "
+            f"permute them (0, 3, 1, 2)" + (", or give a tensor if it is (N, C, H, W)" if first <= last else "")
+        )
+    return as_bytes(images, name).contiguous()

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from topocell.data import downsampled, ilsvrc
+from topocell.data.arrays import numbers_of, tensor_of
 from topocell.data.augment import resize
 from topocell.data.downloads import fetched
 from topocell.data.folder_listing import beside, class_folders, images, listing, some
+from topocell.data.given_images import as_images
 from topocell.data.image_file import archive
 from topocell.data.image_folder import Decoding, check_memory, decode_cached, named
 from topocell.data.preprocessing import Resize
@@ -114,35 +116,45 @@ def _digits() -> Source:
 
 def in_memory(
     classes: tuple[str, ...],
-    train: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
+    train: tuple[Tensor | np.ndarray, Tensor | np.ndarray],
+    test: tuple[Tensor | np.ndarray, Tensor | np.ndarray],
     notes: tuple[str, ...] = (),
 ) -> Source:
-    """Make a dataset of tensors.
+    """Make a dataset of tensors or arrays.
 
     Args:
         classes: their names.
-        train, test: images (N, C, H, W) uint8 and labels (N,) int64.
+        train, test: images (N, C, H, W), uint8 or floats in 0..1, and labels (N,) int64.
         notes: sentences for the report.
 
     Raises:
-        DataError: another number of labels than of images.
+        DataError: another number of labels than of images, or images of another kind.
     """
-
-    for pictures, labels in (train, test):
-        if (n := len(pictures)) != len(labels):
-            raise DataError(
-                f"a dataset has one label for each image, but got {n} images and {len(labels)} labels; mend it"
-            )
+    (images, labels), (test_images, test_labels) = _in_memory(train, "train"), _in_memory(test, "test")
+    if images.shape[1] != test_images.shape[1]:
+        raise DataError(
+            f"training and test images have the same channels, but got {images.shape[1]} and {test_images.shape[1]}; "
+            f"convert them"
+        )
 
     def pixels(chosen: Tensor, held_out: Tensor, decoding: Decoding) -> tuple[Part, Part, list[str]]:
-        channels, height, width = train[0].shape[1:]
+        channels, height, width = images.shape[1:]
         size = (height, width) if decoding.resolution is None else (decoding.resolution, decoding.resolution)
         check_memory((len(chosen) + len(held_out)) * channels * size[0] * size[1], size)
-        first = Part(resize(train[0][chosen], size), chosen)
-        return first, Part(resize(test[0][held_out], size), held_out), []
+        first = Part(resize(images[chosen], size), chosen)
+        return first, Part(resize(test_images[held_out], size), held_out), []
 
-    return Source(classes, train[1], test[1], pixels, notes)
+    return Source(classes, labels, test_labels, pixels, notes)
+
+
+def _in_memory(part: tuple[Tensor | np.ndarray, Tensor | np.ndarray], name: str) -> tuple[Tensor, Tensor]:
+    """Images (N, C, H, W) uint8 and labels (N,) of a part. Raises DataError."""
+    images, labels = tensor_of(part[0]), numbers_of(part[1])
+    if len(images) != len(labels):
+        raise DataError(
+            f"a dataset has one label for each image, but got {len(images)} images and {len(labels)} labels; mend it"
+        )
+    return as_images(images, labels, name, isinstance(part[0], np.ndarray)), labels
 
 
 def _torchvision(kind: str) -> Callable[[Path | None, bool], Source]:

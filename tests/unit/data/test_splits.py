@@ -888,3 +888,44 @@ def test_cifar10_as_jpeg_files(tmp_path):
     assert got.train.labels.bincount().tolist() == [20] * 10 and got.test.labels.bincount().tolist() == [10] * 10
     assert got.mean == pytest.approx(splits.CIFAR10_STATISTICS[0], abs=0.06)
     assert got.std == pytest.approx(splits.CIFAR10_STATISTICS[1], abs=0.03)
+
+
+# --- sets in memory, as a reader of one's own gives them
+
+
+def stripes(n=24):
+    labels = torch.arange(n) % 2
+    images = torch.full((n, 1, 8, 8), 51, dtype=torch.uint8)
+    images[labels == 1, :, ::2] = 204
+    return images, labels
+
+
+@pytest.mark.parametrize("resolution", [8, 16])
+@pytest.mark.parametrize("kind", ["uint8", "floats", "arrays"])
+def test_floats_and_arrays_are_the_images_that_bytes_are(kind, resolution):
+    images, labels = stripes()
+    given = {"uint8": images, "floats": images / 255, "arrays": images.numpy()}[kind]
+    numbers = labels.numpy() if kind == "arrays" else labels
+    found = load("digits", given=in_memory(("a", "b"), (given, numbers), (given, numbers)), resolution=resolution)
+    expected = load("digits", given=in_memory(("a", "b"), (images, labels), (images, labels)), resolution=resolution)
+    assert torch.equal(found.train.images, expected.train.images) and torch.equal(found.test.labels, labels)
+    assert (int(found.train.images.min()), int(found.train.images.max())) == (51, 204)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda images: images[:, 0],
+            r"and labels \(N,\), but those of test are \(24, 8, 8\)",
+        ),
+        (lambda images: images.float(), "floats in 0..1 before any normalisation, but those of test are torch.float32"),
+        (lambda images: images.int(), "but those of test are torch.int32 from 51 to 204; convert them"),
+        (lambda images: images.repeat(1, 3, 1, 1), "have the same channels, but got 1 and 3; convert them"),
+        (lambda images: images.repeat(1, 3, 1, 1).permute(0, 2, 3, 1).numpy(), r"permute them \(0, 3, 1, 2\)"),
+    ],
+)
+def test_images_in_memory_of_another_kind_are_refused(change, words):
+    images, labels = stripes()
+    with pytest.raises(DataError, match=words):
+        in_memory(("a", "b"), (images, labels), (change(images), labels))
