@@ -10,7 +10,7 @@ from typing import Any
 from topocell.config.load import overridden
 from topocell.errors import RecipeError, RunError, typed
 from topocell.io import files
-from topocell.registry import imported
+from topocell.registry import fingerprints, imported
 
 #: What a run rests on besides its recipe, by the key of its fingerprint in env.json.
 _FINGERPRINTS = {"data_fingerprint": "the data", "ground_truth_fingerprint": "the table of true accuracies"}
@@ -29,10 +29,10 @@ _MACHINE = (*_VERSIONS, "platform", "cpu", "instruction_set", "device", "gpu", "
 def other_machine(stored: Mapping[str, Any], env: Mapping[str, Any]) -> list[str]:
     """Warn, in words, of versions and hardware that are not those of the stored env.json."""
     changed = [key for key in _MACHINE if stored.get(key) != env.get(key)]
-    before, now = stored.get("import_fingerprints"), env.get("import_fingerprints")
-    warnings = (
-        ["the imported files are not those the run began with: its figures rest on both"] if before != now else []
-    )
+    now = set(_import_hashes(env).values())
+    others = [text for text, content in _import_hashes(stored).items() if content not in now]
+    named = f"the imported files are not those the run began with ({', '.join(others)}): its figures rest on both"
+    warnings = [named] if others else []
     if not changed:
         return warnings
     words = ", ".join(f"{key} was {stored.get(key)}, is {env.get(key)}" for key in changed)
@@ -98,8 +98,7 @@ def naming_imports(path: str | Path) -> Iterator[None]:
     try:
         yield
     except RecipeError as fault:
-        named = _imports_of(Path(path))
-        if missing := [text for text in named if text not in imported()]:
+        if missing := _missing_imports(Path(path)):
             brings = " ".join(f"--import {typed(text)}" for text in missing)
             raise RecipeError(f"{fault}; the run in {path} was begun with {brings}: add it") from fault
         raise
@@ -120,10 +119,18 @@ def _environment_of(path: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _imports_of(path: Path) -> list[str]:
-    """The imports that a run was begun with, as far as it says."""
-    named = _environment_of(path).get("imports")
-    return [text for text in named if isinstance(text, str)] if isinstance(named, list) else []
+def _missing_imports(path: Path) -> list[str]:
+    """The imports that a run was begun with, as far as it says, but for those that are there, from whatever place."""
+    env, now = _environment_of(path), set(fingerprints().values())
+    named, before = env.get("imports"), _import_hashes(env)
+    every = [text for text in named if isinstance(text, str)] if isinstance(named, list) else []
+    return [text for text in every if text not in imported() and before.get(text) not in now]
+
+
+def _import_hashes(env: Mapping[str, Any]) -> dict[str, str]:
+    """The hash of each imported file that the contents of an env.json have."""
+    found = env.get("import_fingerprints")
+    return {text: str(content) for text, content in found.items()} if isinstance(found, dict) else {}
 
 
 def named_root(changes: Sequence[str]) -> str | None:

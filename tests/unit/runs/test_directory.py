@@ -25,6 +25,7 @@ import torch
 from topocell.errors import CheckpointError, RunError
 from topocell.io import checkpoint, files
 from topocell.runs.directory import RunDir
+from topocell.runs.identity import other_machine
 from topocell.runtime.provenance import environment
 
 RECIPE = "name: quickstart\nsearch:\n  stages:\n    one: {epochs: 50, lr: 0.025}\n    two: {epochs: 25}\nseed: 0\n"
@@ -232,6 +233,21 @@ def test_another_machine_is_a_warning_and_the_first_environment_stays(tmp_path: 
         assert "torch was 2.13.0, is 2.15.0, threads was 2, is 8" in run.warnings[0]
         assert run.warnings[0] in (tmp_path / "log.txt").read_text()
         assert run.read_json("env.json") == ENV
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "named"),
+    [
+        (None, {"/a/mine.py": "1"}, None),  # begun without
+        ({"/a/mine.py": "1"}, {"/b/mine.py": "1"}, None),  # moved
+        ({"/a/mine.py": "1"}, {"/a/mine.py": "1", "/a/other.py": "2"}, None),
+        ({"/a/mine.py": "1", "/a/other.py": "2"}, {"/a/mine.py": "3", "/a/other.py": "2"}, "(/a/mine.py)"),
+        ({"/a/mine.py": "1"}, {}, "(/a/mine.py)"),
+    ],
+)
+def test_imported_files_are_those_that_a_run_began_with_wherever_they_are(before: Any, now: Any, named: Any) -> None:
+    warnings = other_machine({"import_fingerprints": before}, {"import_fingerprints": now})
+    assert len(warnings) == bool(named) and all(f"began with {named}" in text for text in warnings)
 
 
 def test_existing_opens_without_a_recipe_and_suggests_the_nearest(tmp_path: Path) -> None:
