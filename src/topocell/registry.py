@@ -135,10 +135,10 @@ def load_plugins(named: Sequence[str] = ()) -> None:
     Raises:
         RecipeError: one of them cannot be imported, or registers nothing.
     """
-    for entry in metadata.entry_points(group="topocell.plugins"):
-        _import(f"{entry.name} (of an installed package)", entry.load)
-    listed = [text for text in os.environ.get(IMPORT_VARIABLE, "").split(os.pathsep) if text]
-    listed += [text for text in map(_absolute, named) if text not in listed]
+    for text, entry in _installed().items():
+        _import(text, entry.load)
+    before = [text for text in os.environ.get(IMPORT_VARIABLE, "").split(os.pathsep) if text]
+    listed = list(dict.fromkeys(map(_absolute, [*before, *named])))  # files go by their place, whoever has named them
     if listed:
         os.environ[IMPORT_VARIABLE] = os.pathsep.join(listed)
     for text in listed:
@@ -153,12 +153,21 @@ def is_foreign(piece: object) -> bool:
 
 def place_in_plugins(fault: BaseException) -> str:
     """Return where in an imported file a fault arose, as `; see FILE, line N`; empty where it did not arise in one."""
-    named = [text for text in _imported if text.endswith(".py")]
-    modules = [sys.modules.get(text) for text in _imported if not text.endswith(".py")]
-    named += [module.__file__ for module in modules if module is not None and module.__file__ is not None]
+    named, folders = {text for text in _imported if text.endswith(".py")}, list[str]()
+    installed = {text: entry.module for text, entry in _installed().items()}
+    for text in set(_imported) - named:
+        whole = sys.modules.get(installed.get(text, text).partition(".")[0])  # pieces may lie anywhere in a package
+        named.add(getattr(whole, "__file__", None) or text)
+        folders += getattr(whole, "__path__", [])
     frames = traceback.extract_tb(fault.__traceback__)
-    found = [frame for frame in frames if frame.filename in named]
+    found = [f for f in frames if f.filename in named or any(map(Path(f.filename).is_relative_to, folders))]
     return f"; see {found[-1].filename}, line {found[-1].lineno}" if found else ""
+
+
+def _installed() -> dict[str, metadata.EntryPoint]:
+    """What installed packages offer, by what it is called once it is imported."""
+    offered = metadata.entry_points(group="topocell.plugins")
+    return {f"{entry.name} (of an installed package)": entry for entry in offered}
 
 
 def _absolute(text: str) -> str:

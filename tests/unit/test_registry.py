@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from topocell.runs.directory import RunDir
 from topocell.runs.phases import read_phase
 from topocell.searching.mechanisms import Mechanism
 from topocell.spaces import DARTS_OPERATIONS, Slot, Stacking
+from topocell.spaces.operations import KNOWN_OPERATIONS
 from topocell.topology import EdgeSigmoid
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
@@ -330,6 +332,45 @@ def test_a_piece_that_fails_in_a_run_is_one_line(here: Path, capsys: Any, change
     assert main(command) == 2
     error = capsys.readouterr().err
     assert words.replace("FILE,", f"{here / 'failing.py'},") in error and error.count("\n") == 1
+
+
+FAILING_OPERATION = """
+import topocell
+from topocell.nn.primitives import Primitive
+
+def build(channels, stride, affine):
+    raise KeyError("boom")
+
+topocell.register("operation", "broken", Primitive(build))
+"""
+
+
+@pytest.mark.parametrize("way", ["variable", "package", "installed"])
+def test_a_piece_that_fails_is_found_however_it_is_imported(
+    here: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    place, name = here / "ownpieces" / "ops.py", f"broken-{way}"
+    place.parent.mkdir()
+    place.write_text(FAILING_OPERATION.replace('"broken"', repr(name)))
+    (place.parent / "__init__.py").write_text("from . import ops\n")
+    for module in ("ownpieces", "ownpieces.ops"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.syspath_prepend(here)
+    for table in (known("operation"), KNOWN_OPERATIONS):  # put back in the end
+        monkeypatch.setitem(table, name, None)
+        monkeypatch.delitem(table, name)
+    if way == "variable":
+        monkeypatch.setenv(registry.IMPORT_VARIABLE, "ownpieces/ops.py")
+        topocell.registry.load_plugins(["./ownpieces/ops.py"])
+        assert registry.imported() == [str(place)] == [os.environ[registry.IMPORT_VARIABLE]]
+    elif way == "package":
+        topocell.registry.load_plugins(["ownpieces"])
+    else:
+        entry = metadata.EntryPoint("own", "ownpieces", "topocell.plugins")
+        monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [entry])
+        topocell.registry.load_plugins()
+    with pytest.raises(RecipeError, match=f"KeyError: 'boom'; see {place}, line 6; mend it"):
+        testing.check_operation(name)
 
 
 @pytest.mark.parametrize(
