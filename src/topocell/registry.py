@@ -117,6 +117,12 @@ def imported() -> list[str]:
     return list(_imported)
 
 
+def named_imports() -> list[str]:
+    """Return the files and modules that were imported because somebody named them."""
+    installed = _installed()
+    return [text for text in _imported if text not in installed]
+
+
 def fingerprints() -> dict[str, str]:
     """Return a hash of each imported file, as it is now, by the name it was imported under; modules have none."""
     files = {text: Path(text) for text in _imported if text.endswith(".py")}

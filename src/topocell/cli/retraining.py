@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from topocell.errors import RecipeError
+from topocell.errors import RecipeError, typed
 from topocell.reporting.command_line import (
     AcceptData,
     Budget,
@@ -20,7 +20,6 @@ from topocell.reporting.command_line import (
     displayed,
     order_of,
 )
-from topocell.runs.inspection_commands import asking
 from topocell.runs.recipe_commands import recipe_for
 
 #: Whose images and training a cell gets that comes from no run, where no recipe is named.
@@ -94,12 +93,13 @@ def retrain(
         topocell retrain --genotype dots-c10 dots --budget small data.dataset=digits --out runs/dots-c10
     """
     from topocell import api
+    from topocell.runs.consent import Asking
 
     given = {"--as": name, "--from": weights_from, "--protocol": protocol, "KEY=VALUE": changes, "--out": out}
     given |= {"--genotype": genotype, "--operations": operations}
     _check_together(source, random_cell, given, recipe != DEFAULT, budget != Budget.paper)
     with displayed(quiet, as_json) as display:
-        before = None if quiet else asking(display, yes or as_json)
+        before = None if quiet else Asking(display, _shorter(random_cell, name, protocol, out, budget), yes or as_json)
         shared: dict[str, Any] = {"weights_from": weights_from, "accept_data": accept_data, "before": before}
         if random_cell:
             api.retrain_random_cell(Path(source), display, accept_data=accept_data, before=before)
@@ -111,6 +111,16 @@ def retrain(
             cell = genotype_of(genotype or source, order_of(operations))
             plan = recipe_for(out, source if genotype else recipe, changes, budget)
             api.retrain_cell(cell, plan, out, display, **shared)
+
+
+def _shorter(random_cell: bool, name: str | None, protocol: str | None, out: Path | None, budget: Budget) -> str:
+    """Ways to a shorter training that these words leave open; none where the training has to be that of the run."""
+    if random_cell or protocol in ("shallow", "filter"):
+        return ""
+    if name is None and out is None:
+        return "--protocol shallow, small networks first"
+    smaller = "--budget small, minutes, or " * (out is not None and budget is Budget.paper)
+    return f"{smaller}fewer epochs or seeds"
 
 
 def _check_together(
@@ -140,6 +150,13 @@ def _check_together(
     if given["--out"]:
         if beside := [option for option in words if option in ("--as", "--protocol")]:
             raise RecipeError(f"--out begins a run of its own, but got {', '.join(beside)}; leave out one of them")
+        own = os.path.join(source, "recipe.yaml")
+        if not given["--genotype"] and not other_recipe and os.path.isfile(own):
+            raise RecipeError(
+                f"--out is for a cell that comes from no run, but {source} is one, with a recipe; leave --out out, or "
+                f"train its cell in another place by: topocell retrain --genotype {typed(source)} {typed(own)} --out "
+                f"{typed(given['--out'])}"
+            )
     elif given["--operations"]:
         raise RecipeError("--operations is for the text of a cell, which no run has; leave it out, or add --out DIR")
     elif given["--genotype"] or (

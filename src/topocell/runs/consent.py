@@ -40,7 +40,7 @@ class Asking:
 
     Args:
         display: shows it.
-        shorter: ways to a shorter run, in words.
+        shorter: ways to a shorter run, in words, if there are some.
         yes: whether it starts in any case; off a terminal it does.
     """
 
@@ -55,7 +55,8 @@ class Asking:
         """Say it and ask. Raises typer.Exit where the answer is not yes."""
         parts = ", ".join(f"{part.name} {format_seconds(part.seconds)}" for part in found.parts if part.steps)
         self._display.say(f"this will take about {format_seconds(found.seconds)} on {found.device}: {parts}")
-        self._display.say(f"shorter: {self._shorter}")
+        if self._shorter:
+            self._display.say(f"shorter: {self._shorter}")
         if self._yes or not (sys.stdin.isatty() and sys.stdout.isatty()):
             return
         try:

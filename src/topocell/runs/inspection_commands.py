@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from topocell.errors import GenotypeError
+from topocell.registry import named_imports
 from topocell.reporting.command_line import Budget, OperationsOption, complete_cells, order_of, show
 
 if TYPE_CHECKING:
@@ -139,13 +140,12 @@ def show_estimate(recipe: str, found: "Estimate") -> None:
         typer.echo(sentence)
 
 
-def asking(display: "Display", yes: bool, words: Sequence[str] = (), budget: Budget = Budget.paper) -> "Asking":
-    """What tells and asks before a long run of a recipe with its overrides, or, without words, before a retraining."""
+def asking(display: "Display", yes: bool, words: Sequence[str], budget: Budget) -> "Asking":
+    """What tells and asks before a long run of a recipe with its overrides."""
     from topocell.runs.consent import Asking
 
-    if not words:
-        return Asking(display, "--protocol shallow, small networks first", yes)
     smaller = "--budget small, minutes, or" if budget is Budget.paper else ""
     given = [] if budget is Budget.paper else ["--budget", budget.value]
-    command = shlex.join(["topocell", "estimate", *words, *given])
+    imports = [word for text in named_imports() for word in ("--import", text)]
+    command = shlex.join(["topocell", "estimate", *imports, *words, *given])
     return Asking(display, f"{smaller} fewer epochs or seeds; what takes how long: {command}".strip(), yes)

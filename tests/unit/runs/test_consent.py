@@ -3,6 +3,7 @@
 import io
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 import typer
 from rich.console import Console
 
-from topocell import api
+from topocell import api, registry
 from topocell.cli import main
 from topocell.config.load import load_recipe
 from topocell.errors import RecipeError
@@ -111,6 +112,39 @@ def test_a_retraining_is_measured_alone_and_not_when_it_resumes(
     assert (tmp_path / "run" / "results.json").exists() and len(long) == 2
     assert main(["retrain", out]) == 0  # done
     assert len(long) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "shorter"),
+    [
+        (["OUT", "--as", "other", "retrain.epochs=2"], "shorter: fewer epochs or seeds"),
+        (["OUT", "--random-cell"], None),
+        (["OUT", "--protocol", "shallow"], None),
+        (["--genotype", "OUT", "OUT/recipe.yaml", "--out", "NEW"], "shorter: --budget small, minutes, or fewer epochs"),
+    ],
+)
+def test_what_is_shorter_is_what_the_command_may_say(
+    tmp_path: Path, long: list[Any], capsys: Any, terminal_of_a_person: Any, words: list[str], shorter: str | None
+) -> None:
+    out = str(tmp_path / "run")
+    assert main(["search", *RUN[1:], "--quiet", "--out", out]) == 0 and main(["select", out, "--quiet"]) == 0
+    terminal_of_a_person("n")
+    given = [word.replace("OUT", out).replace("NEW", str(tmp_path / "new")) for word in words]
+    assert main(["retrain", *given]) == 0
+    said = capsys.readouterr().out
+    assert "this will take about" in said and (shorter in said if shorter else "shorter" not in said)
+
+
+def test_the_estimate_of_a_run_with_pieces_of_ones_own_imports_them(
+    tmp_path: Path, long: list[Any], capsys: Any, terminal_of_a_person: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = "own (of an installed package)"
+    entry = metadata.EntryPoint("own", "ownpieces", "topocell.plugins")
+    monkeypatch.setattr(registry, "_imported", ["/a b/mine.py", installed])
+    monkeypatch.setattr(registry, "_installed", lambda: {installed: entry})
+    terminal_of_a_person("n")
+    assert main([*RUN, "--out", str(tmp_path / "run")]) == 0
+    assert "topocell estimate --import '/a b/mine.py' random" in capsys.readouterr().out
 
 
 def test_a_search_does_not_count_its_retraining(tmp_path: Path, long: list[Any]) -> None:
