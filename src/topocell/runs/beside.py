@@ -330,6 +330,7 @@ def _copy_seeds(source: RunDir, directory: RunDir, earlier: Sequence[Mapping[str
                 directory.write_bytes(
                     name_of(number, seed), (source.path / name_of(seeds.index(seed), seed)).read_bytes()
                 )
+    directory.forget([Phase.RETRAIN])  # what was copied before a kill
     for record in source.metrics():
         if record.get("phase") == Phase.RETRAIN and record.get("seed") in [entry["seed"] for entry in earlier]:
             directory.append_metrics(record)

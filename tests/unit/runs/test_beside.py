@@ -22,6 +22,7 @@ from topocell.errors import RecipeError, RunError, SpaceError
 from topocell.nn.count import channels_for, count, widest
 from topocell.nn.network import FixedNet
 from topocell.reporting.scores import random_cell_words
+from topocell.runs import beside
 from topocell.runtime.hooks import Interrupted
 
 SMALL = ["data.images=40", "data.test_images=20", "space.nodes=1"]
@@ -75,6 +76,24 @@ def test_seeds_are_taken_also_where_there_is_no_confusion_matrix(mine: Path, mon
     monkeypatch.setattr("topocell.networks.retraining.MOST_CLASSES", 2)
     assert api.retrain(mine, name="more", changes=changes) == whole
     assert "taken from the run, which has trained them: seed 0, 1" in (mine / "retrainings/more/log.txt").read_text()
+
+
+@pytest.mark.parametrize("at", ["save_phase", "genotype"])
+def test_a_kill_while_seeds_are_taken_over_leaves_each_record_once(
+    mine: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise Interrupted(15)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        if at == "save_phase":
+            patch.setattr(beside, "save_phase", killed)
+        else:
+            patch.setattr(topocell.Genotype, "save", killed)
+        api.retrain(mine, name="more", changes=["retrain.seeds=[0,1,2]"])
+    api.retrain(mine, name="more", changes=["retrain.seeds=[0,1,2]"])
+    records = [json.loads(line) for line in (mine / "retrainings/more/metrics.jsonl").read_text().splitlines()]
+    assert [record["seed"] for record in records] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("changes", [["retrain.seeds=[2,0]"], ["retrain.seeds=[0,1]", "retrain.epochs=2"]])
@@ -284,6 +303,7 @@ def test_a_cell_from_elsewhere_is_retrained_without_a_search(tmp_path: Path, cap
         (["--random-cell", "--as", "x", "--from", "RUN"], "exactly as RUN was, but got --as, --from"),
         (["--out", "x", "--as", "x"], "--out begins a run of its own, but got --as"),
         (["--budget", "smoke"], "there is no --out"),
+        (["--out", "x"], "by: topocell retrain --genotype {run} {run}/recipe.yaml --out x"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(mine: Path, capsys: Any, words: list[str], said: str) -> None:
@@ -291,6 +311,13 @@ def test_mistakes_are_one_line_and_leave_nothing(mine: Path, capsys: Any, words:
     error = capsys.readouterr().err
     assert said.replace("{run}", str(mine)) in error and error.count("\n") == 1
     assert not (mine / "retrainings/x").exists() and not (mine / "retrainings/random-cell").exists()
+
+
+def test_the_cell_of_a_run_is_trained_in_another_place_by_the_recipe_of_the_run(mine: Path, tmp_path: Path) -> None:
+    words = ["--genotype", str(mine), str(mine / "recipe.yaml"), "--out", str(tmp_path / "there"), "--quiet"]
+    assert main(["retrain", *words]) == 0
+    found, own = (json.loads((place / "results.json").read_bytes()) for place in (tmp_path / "there", mine))
+    assert found["last_mean"] == own["last_mean"] and found["n"] == own["n"] == 2
 
 
 def test_a_cell_without_a_directory_is_told_what_it_needs(tmp_path: Path, capsys: Any) -> None:
