@@ -6,6 +6,7 @@ rule, what the piece did instead, and what to change. The pieces that come with 
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from topocell.relaxation import Relaxation, candidate_mask
 from topocell.runtime.as_found import as_found
 from topocell.runtime.contracts import ContractError, demand, demand_gradient, named, of
 from topocell.runtime.hooks import Keeping
+from topocell.runtime.loss_contracts import gradient_of
 from topocell.runtime.losses import Loss
 from topocell.runtime.operation_contracts import check_at_stride
 from topocell.searching.loop import Search
@@ -387,22 +389,7 @@ def check_loss(loss: "str | Loss", classes: int = 4, mixed: bool = True, /, **op
     gradients = []
     for target in targets:
         what = "labels (N,)" if target is labels else "probabilities (N, K)"
-        with of(f"{who} of {what}"):
-            given, seen = target.clone(), logits.detach().clone()
-            value = function(logits, target, **options)
-            scalar = isinstance(value, Tensor) and value.dim() == 0
-            demand(scalar, who, f"the loss of {what} is one number", getattr(value, "shape", value))
-            demand(bool(value.isfinite()), who, f"the loss of {what} is finite", value)
-            demand(
-                torch.equal(target, given) and torch.equal(logits, seen), who, "its arguments are left alone", "others"
-            )
-            demand(value.requires_grad, who, f"the loss of {what} has a gradient", "none")
-            (gradient,) = torch.autograd.grad(value, logits, allow_unused=True)
-            moves = gradient is not None and bool(gradient.isfinite().all()) and bool((gradient != 0).any())
-            demand(moves, who, f"the loss of {what} has a finite gradient that is not 0", gradient)
-            again = function(logits, target, **options)
-            demand(torch.equal(value, again), who, "one batch has one loss", f"{value:g} and {again:g}")
-            gradients.append(gradient.flatten())
+        gradients.append(gradient_of(partial(function, **options), logits, target, who, what).flatten())
     if mixed:  # up to a factor, since costs of classes may be divided out of the mean of labels
         alike = float(nn.functional.cosine_similarity(gradients[0], gradients[1], dim=0))
         demand(alike >= 1 - 1e-4, who, "labels and their probabilities have gradients of one direction", f"{alike:g}")
