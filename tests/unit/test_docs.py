@@ -68,7 +68,11 @@ def test_a_module_that_is_not_imported_yet_is_told() -> None:
 def test_no_shell_takes_a_list_for_a_pattern() -> None:
     """Brackets in a command stand in quotes, which zsh needs."""
     written = [" ".join(page.read_text(encoding="utf-8").split()) for page in PAGES]
-    spans = [span for text in written for span in re.findall(r"topocell (?:run|search|study) [^`|]*", text)]
+    spans = [
+        span
+        for text in written
+        for span in re.findall(r"topocell (?:run|search|study|retrain|select|sweep|estimate) [^`|]*", text)
+    ]
     assert len(spans) > 40
     bare = [re.sub(r"'[^']*'|\"[^\"]*\"", "", span.split(" topocell ")[0]) for span in spans]
     assert [span for span in bare if re.search(r" [a-z_.]+=\[", span)] == []
