@@ -19,7 +19,7 @@ from topocell.data.batches import ImageSet
 from topocell.data.readers import Decoding, Entry, Source, in_memory
 from topocell.data.splits import load as load_dataset
 from topocell.data.splits import search_data
-from topocell.errors import SpaceError, nearest
+from topocell.errors import nearest
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.nn.network import FixedNet
 from topocell.nn.primitives import Primitive
@@ -35,7 +35,7 @@ from topocell.searching.mechanisms import MECHANISMS, Mechanism
 from topocell.selection.rules import Rules
 from topocell.spaces import CellSpec, SpaceSpec, Stacking
 from topocell.spaces import get as get_space
-from topocell.spaces.skeletons import least_layers, stacking
+from topocell.spaces.skeletons import least_layers, small_and_large, stacking
 from topocell.supernet.arch_state import ArchState
 from topocell.topology import Topology
 
@@ -62,21 +62,6 @@ def _without_one(live: Tensor) -> Tensor:
     mask = live.clone()
     mask[torch.nonzero(mask.sum(1) > 1)[:1], 0] = False
     return mask
-
-
-def _sizes(stacked: Stacking) -> list[int]:
-    """Numbers of layers that a skeleton can have: a small one, and one from 8 on."""
-    small = None if stacked.small_layers is None else [stacked.small_layers]
-    tried = (small or [*range(3, 101), 1, 2]), range(8, 101)
-    return list(dict.fromkeys(layers for some in tried for layers in [n for n in some if _can_have(stacked, n)][:1]))
-
-
-def _can_have(stacked: Stacking, layers: int) -> bool:
-    try:
-        stacked.layout(4, layers)
-    except SpaceError:
-        return False
-    return True
 
 
 def _built(kind: str, given: Any, piece: Any, cell: CellSpec, options: dict[str, Any]) -> Any:
@@ -199,7 +184,7 @@ def check_space(space: "str | Callable[..., SpaceSpec]", /, **options: Any) -> N
     with of(who):
         spec = build(**options)
         demand(isinstance(spec, SpaceSpec), who, "a space is a function that returns a SpaceSpec", type(spec).__name__)
-        net = Supernet(spec, channels=4, layers=_sizes(stacking(spec.skeleton))[0], classes=2)
+        net = Supernet(spec, channels=4, layers=small_and_large(stacking(spec.skeleton))[0], classes=2)
         arch = ArchState(spec)
         side = max(8, net.skeleton.divisor)
         out = net(torch.randn(2, 3, side, side), arch())
@@ -219,7 +204,7 @@ def check_skeleton(skeleton: "str | Stacking") -> None:
     who, stacked = named("skeleton", skeleton)
     with of(who):
         demand(isinstance(stacked, Stacking), who, "a skeleton is a topocell.spaces.Stacking", type(stacked).__name__)
-        sizes = _sizes(stacked)
+        sizes = small_and_large(stacked)
         demand(bool(sizes), who, "it can have some number of layers", "SpaceError for each up to 100")
         for layers in sizes:
             slots = stacked.layout(4, layers)
@@ -291,7 +276,7 @@ def check_mechanism(
     data = search_data(load_dataset("digits", given=given), {"train": 0.5, "val": 0.5}, seed=0)
     keys = {"level": stage} if isinstance(stage, str) else stage
     space, rules = space or get_space("darts", nodes=1), Rules(edges="magnitude")
-    layers = least_layers(space.skeleton, 0) or _sizes(stacking(space.skeleton))[0]
+    layers = least_layers(space.skeleton, 0) or small_and_large(stacking(space.skeleton))[0]
     sizes = {"channels": channels, "layers": layers, "batch_size": 4, "evaluation_batches": 1}
     stages = {"search": {**keys, "epochs": 2, "mechanisms": {mechanism: options}}}
     plan = SearchPlan.model_validate({**sizes, "stages": stages})
