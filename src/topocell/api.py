@@ -11,7 +11,7 @@ from typing import Any
 
 from topocell.arguments import checked
 from topocell.config.recipe import Recipe
-from topocell.config.retrain import PROTOCOLS, RetrainPlan, short_plan
+from topocell.config.retrain import PROTOCOLS, RetrainPlan, goes_on, short_plan
 from topocell.data.given import Given
 from topocell.errors import GenotypeError, RecipeError, RunError, typed
 from topocell.genotype.genotype import Genotype
@@ -302,7 +302,7 @@ def _retrain(work: Work, protocol: str, accept_data: bool) -> dict[str, Any]:
         results = beside.retrain()
     found, least = results["last_mean"], work.recipe.shallow.threshold
     work.monitor.say(f"shallow evaluation: {100 * found:.2f} % (n = {results['n']}), see {path}")
-    if full and found > least:
+    if goes_on(protocol, found, least):
         return work.retrain()
     if full:
         work.monitor.say(

@@ -35,7 +35,7 @@ from topocell.searching.mechanisms import MECHANISMS, Mechanism
 from topocell.selection.rules import Rules
 from topocell.spaces import CellSpec, SpaceSpec, Stacking
 from topocell.spaces import get as get_space
-from topocell.spaces.skeletons import least_layers, small_and_large, stacking
+from topocell.spaces.skeletons import layout, least_layers, resolution_divisor, small_and_large, stacking
 from topocell.supernet.arch_state import ArchState
 from topocell.topology import Topology
 
@@ -269,14 +269,15 @@ def check_mechanism(
     for name in [name for own in piece.__mro__ if not issubclass(Mechanism, own) for name in vars(own)]:
         hook = name.startswith(("on_", "reason_")) or nearest(name, _HOOKS) != ""
         demand(not hook or name in _HOOKS, who, f"its hooks are {', '.join(_HOOKS)}", f"{name}{nearest(name, _HOOKS)}")
+    space, rules = space or get_space("darts", nodes=1), Rules(edges="magnitude")
+    layers = least_layers(space.skeleton, 0) or small_and_large(stacking(space.skeleton))[0]
+    side = max(8, resolution_divisor(space.skeleton, layout(space.skeleton, channels, layers), "cifar"))
     draw = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (16, 1, 8, 8), dtype=torch.uint8, generator=draw)
+    images = torch.randint(0, 256, (16, 1, side, side), dtype=torch.uint8, generator=draw)
     labels = torch.arange(16) % 2
     given = in_memory(("a", "b"), (images, labels), (images[:8], labels[:8]))
     data = search_data(load_dataset("digits", given=given), {"train": 0.5, "val": 0.5}, seed=0)
     keys = {"level": stage} if isinstance(stage, str) else stage
-    space, rules = space or get_space("darts", nodes=1), Rules(edges="magnitude")
-    layers = least_layers(space.skeleton, 0) or small_and_large(stacking(space.skeleton))[0]
     sizes = {"channels": channels, "layers": layers, "batch_size": 4, "evaluation_batches": 1}
     stages = {"search": {**keys, "epochs": 2, "mechanisms": {mechanism: options}}}
     plan = SearchPlan.model_validate({**sizes, "stages": stages})

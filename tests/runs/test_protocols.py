@@ -14,7 +14,7 @@ from topocell.config.recipe import Recipe
 from topocell.config.retrain import PROTOCOLS, RetrainPlan, ShallowPlan
 from topocell.errors import RecipeError, RunError
 from topocell.genotype.published import published
-from topocell.reporting.comparison import groups_of, read_runs
+from topocell.reporting.comparison import comparison_table, groups_of, read_runs
 from topocell.reporting.terminal import Quiet
 from topocell.runs.listing import Listing, State
 from topocell.runs.phases import Phase
@@ -125,13 +125,13 @@ def test_a_run_that_its_protocol_ends_with_a_shallow_evaluation_is_finished(
     with pytest.raises(RunError, match=f"name {path / 'shallow'}, which .*: topocell retrain {path} --protocol full"):
         topocell.load(path)
     assert len(topocell.load(path / "shallow").classes) == 10
-    with pytest.raises(RunError, match=f"name {path / 'shallow'}, which .*: topocell retrain {path} --protocol full"):
-        topocell.load(path)
-    assert len(topocell.load(path / "shallow").classes) == 10
     (group,) = groups_of(read_runs([path]))
     assert group.values == pytest.approx([100 * run["last"] for run in small["runs"]])
+    assert comparison_table([group])[1][2].endswith(" % (shallow)")
     assert main(["compare", str(path), "dots-c10"]) == 0
-    assert shown in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert shown in told and "(shallow)" in told
+    assert "--random-cell" not in page and "retrained alike" not in page
     (path / "shallow/genotype.json").write_text(json.dumps(published("dots-c10").genotype.to_dict()))
     with pytest.raises(RunError, match=r"results\.json"):
         _ = Run(path).results

@@ -190,3 +190,8 @@ def short_plan(plan: RetrainPlan, epochs: int | None = None) -> RetrainPlan:
 
 #: Protocol → whether a cell is evaluated in shallow networks, whether it is retrained in full.
 PROTOCOLS: dict[str, tuple[bool, bool]] = {"full": (False, True), "shallow": (True, False), "filter": (True, True)}
+
+
+def goes_on(protocol: str, accuracy: float, threshold: float) -> bool:
+    """Return whether a cell is retrained in full after its shallow evaluation has found that accuracy, a fraction."""
+    return PROTOCOLS[protocol][1] and accuracy > threshold

@@ -16,7 +16,14 @@ from torch import Tensor
 from topocell.data.augment import Augmentation, check_statistics
 from topocell.data.fingerprints import measure, repeated
 from topocell.data.image_file import read_header, scaled_for
-from topocell.data.image_folder import COPIES, Decoding, memory_of_machine, refuse_faults, side_of
+from topocell.data.image_folder import (
+    COPIES,
+    Decoding,
+    memory_of_machine,
+    physical_memory,
+    refuse_faults,
+    side_of,
+)
 from topocell.data.loading import made_of, usual_workers
 from topocell.data.readers import Source, Statistics, check_classes, left_out
 from topocell.data.shards import KINDS, Found, Shards
@@ -44,7 +51,8 @@ class Streaming:
         crop_scale: of random parts of training images.
         checked: whether all files are read once before, and those that cannot be are refused or left out. If not, such
             an image is black: good enough where only time is measured.
-        begun: what `auto` is for images that have files, `memory` or `stream`; None: what fits.
+        begun: what `auto` is for images that have files, `memory` or `stream`; `half`: as runs chose that did not write
+            it down, whether they fit into half the memory of the machine; None: whether `COPIES` of them fit.
     """
 
     store: Literal["memory", "stream", "auto"] = "auto"
@@ -96,9 +104,11 @@ def is_streamed(
         return False
     if streaming.store != "auto" or streaming.cache is not None:
         return streaming.store != "memory"
-    if streaming.begun is not None:
+    if streaming.begun in ("memory", "stream"):
         return streaming.begun == "stream"
     count, room = sum(map(len, chosen.values())), memory_of_machine() / COPIES
+    if streaming.begun == "half":
+        room = physical_memory() / 2
     if 3 * count * (resolution or STREAMED) ** 2 <= room:
         return False
     return resolution is not None or 3 * count * _usual_side(source, chosen["training"]) ** 2 > room

@@ -74,7 +74,8 @@ def given_source(given: Given | Sequence[Any], background: Colour = (255, 255, 2
     if lowest < 0:
         raise DataError(f"labels are integers from 0, but the lowest is {lowest}; number the classes")
     every = [names_of(part, numbers) for part, numbers in ((given.train, train[1]), (given.test, test[1]))]
-    classes = agreed(*(names[: highest + 1] for names in every))  # other names excuse nothing: labels mean one class
+    spelt = str if named is None else str.casefold  # other names excuse no more than a spelling: a label is one class
+    classes = agreed(*(tuple(map(spelt, names[: highest + 1])) for names in every))
     if named is not None:
         classes = named
         if lowest and highest - lowest < len(classes) <= highest:
@@ -196,7 +197,7 @@ def _by_keys(item: Mapping[Any, Any], features: Any, name: str) -> str:
     named = {key for key, kind in features.items() if hasattr(kind, "names")} if isinstance(features, Mapping) else ()
     images = [key for key, value in item.items() if is_image(value)]
     numbers = [key for key, value in item.items() if isinstance(value, int) or getattr(value, "ndim", 1) == 0]
-    image = (images or list(item))[0]
+    image = (images or [key for key in item if key not in numbers] or list(item))[0]
     label = max(numbers or [key for key in item if key != image], key=lambda key: key in named)
     way = f"give [(item[{image!r}], item[{label!r}]) for item in {name}]"
     if not (images and numbers):

@@ -226,7 +226,8 @@ def check_memory(needed: int, size: tuple[int, int]) -> None:
     if needed > memory / 2:
         raise DataError(
             f"decoded images fit into half the memory, {memory / 2e9:.1f} GB, but these need "
-            f"{needed / 1e9:.1f} GB at {size[0]}x{size[1]}; lower data.resolution or data.images"
+            f"{needed / 1e9:.1f} GB at {size[0]}x{size[1]}; lower data.resolution or data.images, "
+            f"or begin a run with data.store=stream"
         )
 
 
@@ -235,9 +236,14 @@ def check_memory(needed: int, size: tuple[int, int]) -> None:
 COPIES = 4
 
 
+def physical_memory() -> float:
+    """Return the bytes of memory of the machine; infinite if it does not say."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+
+
 def memory_of_machine() -> float:
     """Return the bytes of memory of the machine, or of its container if that may have less; infinite if none says."""
-    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    most = physical_memory()
     for limit in _CONTAINER:
         with suppress(OSError, ValueError):  # no such file, or `max`
             most = min(most, int(limit.read_text()))

@@ -50,10 +50,12 @@ def write_out(path: Path, data: bytes) -> None:
     """Write what a user asked for where they said.
 
     A file is replaced as by `replace`; of a link the file that it leads to. What is no file, such as a pipe or a
-    device, stays what it is and is written into. Raises OSError.
+    device, stays what it is and is written into, and so does what is open already, such as /dev/stdout, at its end.
+    Raises OSError.
     """
-    if path.exists() and not path.is_file():
-        with open(path, "wb") as file:
+    is_open = path.parts[:3] in (("/", "dev", "stdout"), ("/", "dev", "stderr"), ("/", "dev", "fd"))
+    if is_open or (path.exists() and not path.is_file()):
+        with open(path, "ab" if is_open else "wb") as file:
             file.write(data)
     else:
         replace(Path(os.path.realpath(path)) if path.is_symlink() else path, data)

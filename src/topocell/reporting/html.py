@@ -256,8 +256,8 @@ def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _beside(path: Path, results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the accuracies of a random cell retrained alike and of the shallow evaluation, where these are others."""
     places = {"Shallow evaluation": "shallow", "Random cell, retrained alike": f"retrainings/{RANDOM_CELL}"}
-    if "protocol" in results:
-        del places["Shallow evaluation"]
+    if "protocol" in results:  # which is the shallow evaluation, and no random cell was trained alike
+        return []
     found = [
         (title, accuracy_of(RunFiles(path / place).mapping("results.json"), "last")) for title, place in places.items()
     ]
@@ -266,6 +266,8 @@ def _beside(path: Path, results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _beaten(path: Path, results: Mapping[str, Any]) -> list[str]:
     """Say so where a random cell, retrained alike, is as good as that of the run or better, or not told apart."""
+    if "protocol" in results:
+        return []
     words = random_cell_words(results, RunFiles(path / "retrainings" / RANDOM_CELL).mapping("results.json"))
     return [words] if words and " is better than " not in words else []
 
@@ -340,7 +342,7 @@ def _notes(results: Mapping[str, Any], beside: bool) -> list[str]:
     """Notes that a reader must know to trust the numbers as far as they go, and no further."""
     ground_truth = ground_truth_of(results)
     notes = ground_truth_notes(ground_truth) if ground_truth else score_notes(results)
-    if "last_mean" in results and not beside:
+    if "last_mean" in results and "protocol" not in results and not beside:
         notes.append(
             "Whether the search was worth its time shows beside a random cell, retrained alike: topocell retrain RUN "
             "--random-cell."

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from topocell.config.retrain import PROTOCOLS
+from topocell.config.retrain import PROTOCOLS, goes_on
 from topocell.io import files, plain_yaml
 from topocell.reporting.tables import is_number
 
@@ -54,12 +54,11 @@ class RunFiles:
         """
         recipe, beside = self.mapping("recipe.yaml"), RunFiles(self.path / "shallow")
         protocol, plan = str(recipe.get("protocol")), recipe.get("shallow")
-        shallow, full = PROTOCOLS.get(protocol, (False, True))
-        if (mine := self.mapping("results.json")) or not shallow:
+        if (mine := self.mapping("results.json")) or not PROTOCOLS.get(protocol, (False, True))[0]:
             return mine
         found, cell = beside.mapping("results.json"), self.mapping("genotype.json").get("cells")
-        least = plan.get("threshold") if full and isinstance(plan, dict) else None
-        passed = is_number(least) and is_number(found.get("last_mean")) and found["last_mean"] > least
+        least, accuracy = plan.get("threshold") if isinstance(plan, dict) else None, found.get("last_mean")
+        passed = is_number(least) and is_number(accuracy) and goes_on(protocol, accuracy, least)
         begun = any(row.get("phase") == "retrain" for row in self.rows("metrics.jsonl"))
         if passed or begun or not found or beside.mapping("genotype.json").get("cells") != cell:
             return {}

@@ -29,6 +29,11 @@ def run_before(place: Path) -> Path | None:
     return before if beside else None
 
 
+def is_validation(place: Path) -> bool:
+    """Return whether a run is the training of a cell on the split of a search, as a sweep chooses cells by."""
+    return place.name == "validation" and (place.parent / "recipe.yaml").is_file()
+
+
 def source_of(cell: Mapping[str, Any], recipe: Any) -> str | None:
     """Return where a cell comes from that a recipe has trained and not found: a published name, another recipe, a key.
 

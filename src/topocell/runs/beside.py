@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from topocell.config.lasting import recipe_hash
+from topocell.config.lasting import lasting, recipe_hash
 from topocell.config.load import reselected, resolved, retrained, shallow_of
 from topocell.config.recipe import Recipe
 from topocell.config.retrain import PROTOCOLS, SIZES, RetrainPlan
@@ -113,7 +113,7 @@ def begin_validation(work: Work, plan: RetrainPlan, seed: int | None = None) -> 
     seed = work.recipe.seed if seed is None else seed
     recipe = work.recipe.model_copy(update={**changes, "seed": seed})
     like = work.setup if seed == work.recipe.seed else None
-    setup = Setup.of(recipe, like=like)
+    setup = Setup.of(recipe, like=like, out=work.directory.path)
     whole = setup.dataset
     fingerprint = hashlib.sha256(f"{whole.fingerprint} {recipe.data.splits} {seed} {fit} {held}".encode()).hexdigest()
     dataset = dataclasses.replace(
@@ -164,7 +164,7 @@ def begun_retraining(out: str | Path, name: str) -> Path | None:
         path = run.retraining_path(name)
         if not (path / "genotype.json").is_file():
             return None
-        if name != RANDOM_CELL:
+        if name != RANDOM_CELL and run.genotype_path.exists():
             _must_have(path / "genotype.json", Genotype.load(run.genotype_path))
         return path
 
@@ -216,7 +216,9 @@ def begin_retraining(
     recipe = retrained(of_run, changes)
     if load_ground_truth(recipe) is not None:  # a look-up would leave the settings without effect
         recipe = recipe.model_copy(update={"ground_truth": GroundTruthPlan(table=NO_TABLE)})
-    setup = prepared(recipe, data, like=like if recipe.data == of_run.data else None, out=path)
+    then, now = (lasting({"data": of.data.model_dump()}) for of in (of_run, recipe))
+    begun = directory.path if then == now and not (path / "env.json").exists() else path
+    setup = prepared(recipe, data, like=like if recipe.data == of_run.data else None, out=begun)
     genotype = Genotype.load(directory.genotype_path)
     same_data = setup.dataset.fingerprint == directory.read_json("env.json")["data_fingerprint"]
     earlier = _earlier(directory, of_run, setup) if same_data and weights_from is None else []

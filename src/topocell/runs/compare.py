@@ -163,7 +163,7 @@ def _shallow(path: Path) -> str:
 def _accuracy(results: dict[str, Any]) -> str:
     if ground_truth := ground_truth_of(results):
         return f"{ground_truth['accuracy']:.2f} % (true)"
-    return accuracy_of(results, "last")
+    return accuracy_of(results, "last") + (f" ({of})" if (of := results.get("protocol")) else "")
 
 
 def _images(path: Path) -> int | None:

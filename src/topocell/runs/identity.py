@@ -105,9 +105,10 @@ def naming_imports(path: str | Path) -> Iterator[None]:
 
 
 def begun_store(path: Path) -> str | None:
-    """How the run at `path` was begun to read its images, `memory` or `stream`; None where it does not say."""
-    store = _environment_of(path).get("data_store")
-    return store if store in ("memory", "stream") else None
+    """How the run at `path` was begun to read its images, see `Streaming.begun`; None of one that is not begun."""
+    environment = _environment_of(path)
+    store = environment.get("data_store", "half" if environment else None)
+    return store if store in ("memory", "stream", "half") else None
 
 
 def _environment_of(path: Path) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.networks.options import image_policy, initial_channels
 from topocell.nn.network import FixedNet
 from topocell.spaces.cell import SpaceSpec
-from topocell.spaces.skeletons import check_resolution, layout, resolution_divisor, stacking
+from topocell.spaces.skeletons import can_have, check_resolution, layout, resolution_divisor, stacking
 
 #: Parameters from which a network is checked without its storage, which takes PyTorch seconds to prepare for.
 LARGE = 50_000_000
@@ -55,18 +55,11 @@ def check_skeleton(skeleton: str, plan: RetrainPlan) -> None:
         layout(skeleton, plan.channels, plan.layers)
     except SpaceError as fault:
         faults.append(str(fault))
-        if (fewest := next((n for n in range(plan.layers, plan.layers + 9) if _stands(skeleton, n)), None)) is not None:
+        more, stacked = range(plan.layers, plan.layers + 9), stacking(skeleton)
+        if (fewest := next((n for n in more if can_have(stacked, n)), None)) is not None:
             changes.append(f"retrain.layers={fewest}")
     if faults:
         raise SpaceError("; ".join(faults) + (f"; set {' '.join(changes)}" if changes else ""))
-
-
-def _stands(skeleton: str, layers: int) -> bool:
-    """Return whether a network of a skeleton may have so many layers."""
-    try:
-        return bool(layout(skeleton, 1, layers))
-    except SpaceError:
-        return False
 
 
 def check_network(genotype: Genotype, plan: RetrainPlan, dataset: Dataset) -> None:

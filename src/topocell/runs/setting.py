@@ -122,10 +122,10 @@ def _less(scale: _Scale, recipe: Recipe, published: Recipe) -> str:
 def setting_table(recipe: Recipe, results: Mapping[str, Any]) -> list[list[str]]:
     """A table of what a run and the published result rest on, the header first; empty without a published result.
 
-    The published figure stands beside ours, each with the setting that it is of.
+    The published figure stands beside ours, each with the setting that it is of. Ours of a shallow evaluation has none.
     """
     text, published = recipe.get("published"), published_recipe(recipe)
-    if not isinstance(text, str) or not text or published is None:
+    if not isinstance(text, str) or not text or published is None or "protocol" in results:
         return []
     dataset = results.get("dataset") or _at(recipe, "data", "dataset") or "—"
     rows = [["", "published", "this run"], ["result", text, _result(results)]]

@@ -159,11 +159,12 @@ def least_layers(skeleton: str, above: int) -> int | None:
 def small_and_large(stacked: Stacking) -> list[int]:
     """Return numbers of layers that a skeleton can have, to try it with: a small one, and one from 8 on."""
     small = [*range(3, 101), 1, 2] if stacked.small_layers is None else [stacked.small_layers]
-    found = [next((layers for layers in some if _can_have(stacked, layers)), None) for some in (small, range(8, 101))]
+    found = [next((layers for layers in some if can_have(stacked, layers)), None) for some in (small, range(8, 101))]
     return [layers for layers in dict.fromkeys(found) if layers is not None]
 
 
-def _can_have(stacked: Stacking, layers: int) -> bool:
+def can_have(stacked: Stacking, layers: int) -> bool:
+    """Return whether a network of a skeleton may have so many layers."""
     try:
         stacked.layout(4, layers)
     except SpaceError:

@@ -76,7 +76,7 @@ def retrained(recipe: Recipe, genotype: Genotype, path: Path, display: Display) 
 
     Returns results, genotype and seconds. Raises as `api.retrain`.
     """
-    with RunDir.open(path, recipe.to_yaml(), env=setup.Setup.of(recipe).environment()) as directory:
+    with RunDir.open(path, recipe.to_yaml(), env=setup.Setup.of(recipe, out=path).environment()) as directory:
         if directory.latest() is None:  # before the cell, which no run without a checkpoint has
             save_phase(directory, Phase.RETRAIN)
         if not directory.genotype_path.exists():
@@ -101,7 +101,7 @@ def finished_search(path: Path) -> Search:
     with RunDir.existing(path, lock=False) as directory:
         recipe = resolved(directory.recipe_yaml)
         state = directory.load_named("supernet")
-    search = setup.Setup.of(recipe).search()
+    search = setup.Setup.of(recipe, out=path).search()
     search.load_state_dict(state)
     return search
 

@@ -325,8 +325,10 @@ def test_what_is_streamed_by_itself(tree, monkeypatch):
     monkeypatch.setattr("topocell.data.from_files.memory_of_machine", lambda: 2 * 24 * 3 * 40**2)
     assert stored() == "StreamedSet"
     monkeypatch.setattr("topocell.data.from_files.memory_of_machine", lambda: 10_000)
-    assert stored() == "StreamedSet" and stored(begun="memory") == "ImageSet"
+    assert stored() == "StreamedSet" and stored(begun="memory") == stored(begun="half") == "ImageSet"
     monkeypatch.undo()
+    monkeypatch.setattr("topocell.data.from_files.physical_memory", lambda: 10_000)  # what runs of before went by
+    assert stored() == "ImageSet" and stored(begun="half") == "StreamedSet"
     assert stored(begun="stream") == "StreamedSet"
     assert type(load("digits", streaming=Streaming(begun="stream")).train).__name__ == "ImageSet"
     with pytest.raises(DataError, match=r"those of 'digits' have none; use data\.store=memory"):

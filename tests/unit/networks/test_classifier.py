@@ -483,6 +483,16 @@ def test_a_table_may_be_cut_off(made: Path) -> None:
         assert process.wait(300) == 1 and said.count("\n") == 1 and said.startswith("network of seed 3")
 
 
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="needs /dev/stdout")
+def test_tables_behind_each_other_in_one_file(tmp_path: Path) -> None:
+    """As by `--csv /dev/stdout >> all.csv`, which is open: it is not replaced by a file with the last table alone."""
+    program = "import pathlib; from topocell.io import files; files.write_out(pathlib.Path('/dev/stdout'), b'x;')"
+    for _ in range(2):
+        with (tmp_path / "all.csv").open("a") as out:
+            subprocess.run([sys.executable, "-c", program], stdout=out, check=True, timeout=300)
+    assert (tmp_path / "all.csv").read_text() == "x;x;"
+
+
 def test_names_are_written_as_they_are_whatever_the_system_uses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsencode", lambda text: text.encode("iso-8859-1", "surrogateescape"))
     assert csv_text([("café", "\U0001f600", "a\udcff.png")]) == "café,\U0001f600,a\ufffd.png\n"

@@ -23,6 +23,7 @@ from topocell.nn.count import channels_for, count, widest
 from topocell.nn.network import FixedNet
 from topocell.reporting.scores import random_cell_words
 from topocell.runs import beside
+from topocell.runs.identity import begun_store
 from topocell.runtime.hooks import Interrupted
 
 SMALL = ["data.images=40", "data.test_images=20", "space.nodes=1"]
@@ -473,9 +474,17 @@ def test_what_the_memory_of_a_machine_chose_stays_on_another(tmp_path: Path, mon
         api.select(run)
         api.run(recipe, run)
         api.retrain(run, name="more", changes=["retrain.seeds=[0,1]"])
-        for place in (run, run / "retrainings/more"):
+        shutil.copytree(photos, tmp_path / f"moved-{store}")
+        moved = [f"data.root={tmp_path / f'moved-{store}'}", "retrain.seeds=[0,1]"]
+        api.retrain(run, name="moved", changes=moved)
+        api.validate(run, seed=5)
+        for place in (run, run / "retrainings/more", run / "retrainings/moved", run / "validation"):
             assert json.loads((place / "env.json").read_text())["data_store"] == store
-        assert "taken from the run" in (run / "retrainings/more/log.txt").read_text()
+        for name in ("more", "moved"):
+            assert "taken from the run" in (run / f"retrainings/{name}/log.txt").read_text()
+    env = json.loads((run / "env.json").read_text())
+    (run / "env.json").write_text(json.dumps({key: value for key, value in env.items() if key != "data_store"}))
+    assert [begun_store(place) for place in (run, tmp_path / "none")] == ["half", None]
 
 
 def _photos(root: Path, labels: str, shade: int = 20) -> Path:
