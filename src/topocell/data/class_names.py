@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from topocell.data.arrays import numbers_of
 from topocell.errors import DataError
@@ -28,7 +28,7 @@ def names_of(part: Any, labels: Tensor, chosen: Tensor | None = None) -> tuple[s
     chosen = torch.arange(len(labels)) if chosen is None else chosen
     if hasattr(part, "classes"):
         known = _targets(part)
-        changed = known is not None and not _are_at(known, chosen, labels)
+        changed = known is not None and not _are_of(part, known, chosen, labels)
         if changed or getattr(part, "target_transform", None) is not None:
             return ()
         return _in_order(_plain_names(part.classes), getattr(part, "class_to_idx", None))
@@ -42,12 +42,12 @@ def names_of(part: Any, labels: Tensor, chosen: Tensor | None = None) -> tuple[s
         return several
     inner = getattr(part, "dataset", None)
     known = None if inner is None else _targets(inner)
-    return () if known is None or not _are_at(known, chosen, labels) else names_of(inner, labels, chosen)
+    return () if known is None or not _are_of(part, known, chosen, labels) else names_of(inner, labels, chosen)
 
 
-def _are_at(known: Tensor, chosen: Tensor, labels: Tensor) -> bool:
-    """Return whether the labels that a dataset lists are, where they are chosen, those that its items have."""
-    return (not len(chosen) or int(chosen.max()) < len(known)) and torch.equal(known[chosen], labels)
+def _are_of(part: Any, known: Tensor, chosen: Tensor, labels: Tensor) -> bool:
+    """Return whether listed labels are those of the items of a dataset: one for each, and where chosen as they are."""
+    return len(known) == len(part) and torch.equal(known[chosen], labels)
 
 
 def _in_order(names: tuple[str, ...], numbers: Any) -> tuple[str, ...]:
@@ -87,13 +87,11 @@ def texts_of(names: Sequence[Any]) -> tuple[str, ...]:
     return tuple(f"{text} {i}" if _is_several(name) and alike[text] > 1 else text for i, (text, name) in pairs)
 
 
-def has_names(part: Any) -> bool:
-    """Return whether a dataset, or one that it is made of, has names of classes."""
-    return (
-        hasattr(part, "classes")
-        or any(map(has_names, getattr(part, "datasets", ())))
-        or (hasattr(part, "dataset") and has_names(part.dataset))
-    )
+def has_names(part: Any, depth: int = 0) -> bool:
+    """Return whether a dataset, or one that it is made of or keeps in whatever attribute, has names of classes."""
+    kept = [one for one in getattr(part, "__dict__", {}).values() if isinstance(one, Dataset)]
+    inside = [*kept, *getattr(part, "datasets", ()), *([part.dataset] if hasattr(part, "dataset") else [])]
+    return hasattr(part, "classes") or (depth < 10 and any(has_names(one, depth + 1) for one in inside))
 
 
 def _targets(part: Any) -> Tensor | None:

@@ -210,6 +210,56 @@ def test_names_are_those_of_the_labels_that_are_given() -> None:
         assert given_source((train, TEST)).classes == ("0", "1", "2")
 
 
+class Some(Delegating):
+    """Items of some classes of another dataset, numbered anew."""
+
+    def __init__(self, dataset: Any, kept: dict[int, int]) -> None:
+        super().__init__(dataset, lambda label: kept[label])
+        self.places = [i for i, label in enumerate(dataset.targets) if label in kept]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, i: int) -> tuple[Any, int]:
+        return super().__getitem__(self.places[i])
+
+
+class Hidden(Some):
+    """The same, of which nothing is passed on."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)
+
+
+@pytest.mark.parametrize("kind", [Some, Hidden])
+def test_a_part_with_classes_numbered_anew_has_none_of_the_names(kind: type[Some]) -> None:
+    """Sorted by class, as folders are, its labels begin as those of the whole: cats, then what was dogs there."""
+    order = TRAIN[1].argsort()
+    named = Named((TRAIN[0][order], TRAIN[1][order]), "cat", "dog", "owl")
+    named.targets = TRAIN[1][order].tolist()  # type: ignore[attr-defined]
+    part = kind(named, {0: 0, 2: 1})
+    assert [part[i][1] for i in range(len(part))] == sorted([0, 1] * 16)
+    source = given_source((part, (TEST[0], TEST[1] % 2)))
+    assert source.classes == ("0", "1") and any("called by their numbers" in note for note in source.notes)
+
+
+def test_names_that_a_wrapper_keeps_anywhere_are_told_of() -> None:
+    """As `self.subset = subset`: nobody knows that its items are those of it, but the names are worth a word."""
+
+    class Mine(Dataset[Any]):
+        def __init__(self, subset: Any) -> None:
+            self.subset = subset
+
+        def __len__(self) -> int:
+            return len(self.subset)
+
+        def __getitem__(self, i: int) -> Any:
+            return self.subset[i]
+
+    source = given_source((Mine(Subset(Named(TRAIN, "cat", "dog", "owl"), range(40))), TEST))
+    assert source.classes == ("0", "1", "2") and "called by their numbers" in source.notes[1]
+
+
 @pytest.mark.parametrize("grey", [0, 1])
 def test_grey_images_among_coloured_ones_are_grey(grey: int) -> None:
     """As those of a folder: one image of another mode is no fault."""
