@@ -177,8 +177,10 @@ def listing(place: Path) -> tuple[tuple[str, ...], list[str], Tensor, Unused]:
             f"images, or delete such folders{_deeper(place)}"
         )
     if len(classes) < 2:
-        deeper = f", or move what is in {classes[0]!r} up into {where}" * bool(class_folders(place / named[0][1]))
-        raise DataError(f"at least 2 classes are needed, but {where} has only {classes[0]!r}; add a folder{deeper}")
+        deeper = f"move what is in {classes[0]!r} up into {where}"
+        sort = f"sort the images that are in {classes[0]!r} into a folder for each class"
+        way = deeper if class_folders(place / named[0][1]) else sort
+        raise DataError(f"at least 2 classes are needed, but {where} has only {classes[0]!r}; add a folder, or {way}")
     if drawn := [folder for (_, name), files in zip(named, found) for folder in _annotations(place / name, files)]:
         raise DataError(
             f"all images in the folder of a class are of that class, but {some(drawn)} in {where} "

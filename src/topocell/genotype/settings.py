@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from topocell.errors import GenotypeError
+from topocell.genotype.namedtuples import FIELDS
 from topocell.genotype.texts import CALL, MAX_DEPTH, another
 from topocell.io import files, plain_yaml
 
@@ -12,9 +13,11 @@ from topocell.io import files, plain_yaml
 _ENTRIES = ("arch", "architecture", "arch_str", "cell", "best_genotype", "best_arch")
 #: Keys of a mapping in YAML that holds a genotype.
 _IN_YAML = re.compile(
-    r"^[ \t]*(?:- )*(?:format|normal|genotype|(?:normal|reduce)(?:_n\d+_\w+|/\w+)|(?:\w+:darts:)?edge_\w+)\s*:",
+    r"^[ \t]*(?:- )*\{?(?:format|normal|genotype|(?:normal|reduce)(?:_n\d+_\w+|/\w+)|(?:\w+:darts:)?edge_\w+)\s*:",
     re.MULTILINE,
 )
+#: How a list of lists begins in YAML; one with a bracket of Python further on is none.
+_LISTS = re.compile(r"\s*(?:\[\s*\[|- - )[^(]*\Z")
 #: A range as PyYAML writes it.
 _YAML_RANGE = re.compile(r"!!python/object/apply:\w*\.x?range\s*\n((?: *- [0-9]{1,3}\n?){2,3})")
 
@@ -87,14 +90,16 @@ def yaml_fault(text: str) -> str | None:
 
 
 def _in_yaml(text: str) -> Any:
-    """The value of a text in YAML that could hold a genotype; None for all others."""
-    if not _IN_YAML.search(text):
+    """The value of a text in YAML that could hold a genotype, also as the list of its four; None for all others."""
+    lists = _LISTS.match(text) is not None
+    if not lists and not _IN_YAML.search(text):
         return None
     try:
         data = _loaded(text)
     except ValueError:
         return None
     known = _entry(data) or (isinstance(data, dict) and any(_IN_YAML.match(f"{key}:") for key in data))
+    known = known or (lists and isinstance(data, list) and len(data) == len(FIELDS))
     return data if known else None
 
 

@@ -487,7 +487,10 @@ def _images_without_classes(root):
 
 
 def _one_class(root):
-    return "at least 2 classes are needed, but .* has only 'a'", tree(root, {"a": 5})
+    words = (
+        "at least 2 classes are needed, but .* has only 'a'; add a folder, or sort the images that are in 'a' into a "
+    )
+    return words, tree(root, {"a": 5})
 
 
 def _one_class_in_train(root):
