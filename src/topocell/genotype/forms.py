@@ -119,7 +119,9 @@ def _recognised(text: str) -> tuple[str, Any]:
             check_unchanged(plain, arch)
             return "nasbench201", arch
         value = read(plain)
-        while isinstance(value, dict) and value.keys() == {"genotype"}:
+        while isinstance(value, dict) and "genotype" in value and value.keys().isdisjoint({"normal", "format"}):
+            if other := another(str({key: item for key, item in value.items() if key != "genotype"})):
+                raise GenotypeError(f"a text must hold one genotype, but beside 'genotype' it has {other}; keep one")
             value = value["genotype"]
         if isinstance(value, Call) and not value.args and "cells" in value.fields:  # as ours is printed
             return "topocell", {"format": 1, **value.fields}

@@ -23,7 +23,7 @@ def unprefixed(text: str) -> str:
             return "\n".join(line[number.end() :] for line, number in zip(lines, numbered))
     times = _matched(_TIME, lines)
     if not times and (places := _matched(_PLACE, lines)) and len({place[1] for place in places}) == 1:
-        return "\n".join(line[place.end() :] for line, place in zip(lines, places))
+        return unprefixed("\n".join(line[place.end() :] for line, place in zip(lines, places)))  # `trainer-1  | `
     lines = [line[time.end() :] for line, time in zip(lines, times)] or lines
     least, most = min(lines), max(lines)
     differ = (place for place, (one, other) in enumerate(zip(least, most)) if one != other)

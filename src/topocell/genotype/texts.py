@@ -97,9 +97,17 @@ _PRINTS = re.compile(
 )
 #: Commands of TeX that set a text as it is.
 _TYPESET_IN = re.compile(r"\\(?:texttt|text|mbox|code|verb|lstinline)\{\Z")
-#: Settings as argparse prints them, before and after a genotype.
-_NAMESPACE = re.compile(r"([^()\[\]{}]*)\bNamespace\((?:[^()\[\]{}]*,\s*)?(?:genotype|arch)=")
-_OTHERS = re.compile(r"(?:,\s*\w+=[^()\[\]{}]*)?\)")
+#: Settings as argparse and a dictionary print them, before and after a genotype.
+_SETTINGS = (
+    (
+        re.compile(r"([^()\[\]{}]*)\bNamespace\((?:[^()\[\]{}]*,\s*)?(?:genotype|arch)="),
+        re.compile(r"(?:,\s*\w+=[^()\[\]{}]*)?\)"),
+    ),
+    (
+        re.compile(r"([^()\[\]{}]*)\{(?:[^()\[\]{}]*,\s*)?(?:'genotype'|'arch'):\s*"),
+        re.compile(r"(?:,\s*'\w+':[^()\[\]{}]*)?\}"),
+    ),
+)
 #: An option of a command before a genotype, and those after it.
 _OPTION = re.compile(r"(?<!\S)(--[\w-]+)[ =]\Z")
 _OPTIONS = re.compile(r"(?:\s++--[\w-]++(?:[ =](?!-)[\w.,/:-]++)?+)++\s*")
@@ -271,8 +279,9 @@ def _bared(before: str, after: str) -> tuple[str, str]:
         return "", after[1:]
     if (command := _TYPESET_IN.search(before)) and after.startswith("}"):
         return before[: command.start()], after[1:]
-    if (settings := _NAMESPACE.fullmatch(before)) and (others := _OTHERS.match(after)):
-        return settings[1], after[others.end() :]
+    for around, behind in _SETTINGS:
+        if (settings := around.fullmatch(before)) and (others := behind.match(after)):
+            return settings[1], after[others.end() :]
     if (option := _OPTION.search(before)) and _OPTIONS.fullmatch(after):
         again = any(option[1].startswith(word.partition("=")[0]) for word in after.split())  # the last one counts
         return before, after if again else ""

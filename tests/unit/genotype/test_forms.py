@@ -198,6 +198,10 @@ FIELDS_OF_V2: dict[str, Any] = {
         "".join(json.dumps({"epoch": epoch, "genotype": V2}) + "\n" for epoch in range(2)),
         "\n".join(json.dumps({"epoch": epoch, "genotype": FIELDS_OF_V2}) for epoch in range(2)),
         f"date: 2024-01-01\ngenotype: {V2}\n",
+        f"{{'layers': 20, 'genotype': {V2}, 'lr': 0.1}}",
+        str({"layers": 20, "genotype": V2}),
+        str({"layers": 20, "genotype": FIELDS_OF_V2}),
+        "\n".join(f"trainer-1  | {line}" for line in V2.replace(", reduce=", ",\n    reduce=").splitlines()),
         *(
             yaml.safe_dump(json.loads(json.dumps(of)), default_flow_style=style)
             for of in (FIELDS_OF_V2, {"genotype": FIELDS_OF_V2, "lr": 0.1}, list(FIELDS_OF_V2.values()))
