@@ -66,7 +66,7 @@ def _entry(data: Any, depth: int = 0) -> tuple[dict[str, Any], str] | None:
         return None
     if isinstance(data, dict):
         others = (key for key in _ENTRIES if isinstance(data.get(key), str) and CALL.search(data[key]))
-        if key := "genotype" if "genotype" in data else next(others, None):
+        if key := "genotype" if data.get("genotype") else next(others, None):  # null: none yet
             return data, key
         data = list(data.values())
     inside = [found for value in data if (found := _entry(value, depth + 1))] if isinstance(data, list) else []

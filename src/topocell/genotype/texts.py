@@ -40,7 +40,9 @@ _DECORATION = re.compile(
     "\x1b\\[[0-?]*[ -/]*[@-~]|\x1b\\][^\x07\x1b]*(?:\x07|\x1b\\\\)|[\u00ad\u200b-\u200d\u2060\ufeff]"
 )
 _BLANK = re.compile(r"[^\S \t\r\n]")
-_TYPESET = str.maketrans({"×": "x", "‘": "'", "’": "'", "′": "'", "“": '"', "”": '"', "″": '"'})
+_TYPESET = str.maketrans(
+    {"\u223c": "~", "\u02dc": "~", "×": "x", "‘": "'", "’": "'", "′": "'", "“": '"', "”": '"', "″": '"'}
+)
 #: A tag of HTML with attributes, but those that may strike out or hide what is in it.
 _TAG = re.compile(
     r"<(table|tbody|tr|t[dh]|code|pre|span|p|div|li)\s(?![^<>]*(?:del|strik|through|old|rem|minus|hid|none))[^<>]*>",

@@ -199,6 +199,8 @@ FIELDS_OF_V2: dict[str, Any] = {
         "\n".join(json.dumps({"epoch": epoch, "genotype": FIELDS_OF_V2}) for epoch in range(2)),
         f"date: 2024-01-01\ngenotype: {V2}\n",
         f"{{'layers': 20, 'genotype': {V2}, 'lr': 0.1}}",
+        "\n".join(json.dumps({"epoch": i, "genotype": of}) for i, of in enumerate((None, None, FIELDS_OF_V2))),
+        json.dumps({"genotype": None, "result": {"genotype": FIELDS_OF_V2}}),
         str({"layers": 20, "genotype": V2}),
         str({"layers": 20, "genotype": FIELDS_OF_V2}),
         "\n".join(f"trainer-1  | {line}" for line in V2.replace(", reduce=", ",\n    reduce=").splitlines()),
