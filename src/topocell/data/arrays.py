@@ -23,6 +23,8 @@ def numbers_of(labels: Any) -> Tensor:
 
     Raises TypeError, ValueError or RuntimeError for what holds no numbers.
     """
-    array = labels if isinstance(labels, Tensor) or not hasattr(labels, "__array__") else np.asarray(labels)
+    of_arrays = isinstance(labels, list) and bool(labels) and isinstance(labels[0], np.ndarray)
+    listed = of_arrays or (hasattr(labels, "__array__") and not isinstance(labels, Tensor))
+    array = np.asarray(labels) if listed else labels
     plain = array.tolist() if getattr(array, "dtype", None) == np.dtype(object) else array
     return tensor_of(plain) if isinstance(plain, Tensor | np.ndarray) else torch.as_tensor(plain)

@@ -243,6 +243,14 @@ def test_a_part_with_classes_numbered_anew_has_none_of_the_names(kind: type[Some
     assert source.classes == ("0", "1") and any("called by their numbers" in note for note in source.notes)
 
 
+@pytest.mark.filterwarnings("error")
+def test_labels_that_are_arrays_are_told_without_a_warning_of_torch() -> None:
+    """As MedMNIST has them: an array of one number for each image."""
+    items: Any = [(image, np.array([int(label)])) for image, label in zip(*TRAIN)]
+    with pytest.raises(DataError, match=r"labels \(N,\), but those of train are \(48, 3, 8, 8\) and \(48, 1\)"):
+        given_source((items, TEST))
+
+
 def test_names_that_a_wrapper_keeps_anywhere_are_told_of() -> None:
     """As `self.subset = subset`: nobody knows that its items are those of it, but the names are worth a word."""
 
