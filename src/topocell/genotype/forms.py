@@ -1,5 +1,6 @@
 """The forms of a genotype that are read: which one a text has, and its cells."""
 
+import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -119,10 +120,10 @@ def _recognised(text: str) -> tuple[str, Any]:
             check_unchanged(plain, arch)
             return "nasbench201", arch
         value = read(plain)
-        while isinstance(value, dict) and "genotype" in value and value.keys().isdisjoint({"normal", "format"}):
-            if other := another(str({key: item for key, item in value.items() if key != "genotype"})):
-                raise GenotypeError(f"a text must hold one genotype, but beside 'genotype' it has {other}; keep one")
-            value = value["genotype"]
+        if (
+            isinstance(value, dict) and (found := unwrapped(settings := json.dumps(value))) != settings
+        ):  # settings in Python
+            return _recognised(found)
         if isinstance(value, Call) and not value.args and "cells" in value.fields:  # as ours is printed
             return "topocell", {"format": 1, **value.fields}
         if isinstance(value, Call) or (isinstance(value, dict) and "normal" in value and "format" not in value):

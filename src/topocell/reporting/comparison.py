@@ -27,7 +27,7 @@ from topocell.reporting.epochs import Epoch, number_at, retrain_epochs, search_e
 from topocell.reporting.ground_truth import ground_truth_of
 from topocell.reporting.page import rendered
 from topocell.reporting.run_files import RunFiles
-from topocell.reporting.rundirs import is_validation, readable, run_before, source_of
+from topocell.reporting.rundirs import evaluation_of, readable, run_before, source_of
 from topocell.reporting.scores import accuracy_of
 from topocell.reporting.series import DASHES, Line, Panel, cycle, spread_line
 from topocell.reporting.setting import SMOKE_STAMP, SettingOf, unknown
@@ -220,7 +220,9 @@ def _images_of(run: FinishedRun) -> dict[str, Any]:
     found = {"classes": run.images["class_names"]} if "class_names" in run.images else {}
     taken = {"images": None if plan.get("early_stop") else "train_images", "test_images": "test_images"}
     counts = {key: run.results.get(str(count)) for key, count in taken.items()}  # where there are fewer, all are taken
-    if data.get("unreadable") == "skip" or is_validation(run.path):  # or where some of them were left out
+    if (
+        data.get("unreadable") == "skip" or evaluation_of(run.path) == "validation"
+    ):  # or where some of them were left out
         counts = {}
     if all(data.get(key) is None or (is_number(n := counts.get(key)) and n < data[key]) for key in taken):
         found["fingerprint"] = str(run.images.get("data_fingerprint", ""))[:12]

@@ -29,9 +29,13 @@ def run_before(place: Path) -> Path | None:
     return before if beside else None
 
 
-def is_validation(place: Path) -> bool:
-    """Return whether a run is the training of a cell on the split of a search, as a sweep chooses cells by."""
-    return place.name == "validation" and (place.parent / "recipe.yaml").is_file()
+def evaluation_of(place: Path) -> str:
+    """Return which evaluation of a run lies there, `shallow` or `validation`; empty for a run of its own.
+
+    A validation trains a cell on the split of a search; sweeps choose cells by it.
+    """
+    beside = place.name in ("shallow", "validation") and (place.parent / "recipe.yaml").is_file()
+    return place.name if beside else ""
 
 
 def source_of(cell: Mapping[str, Any], recipe: Any) -> str | None:

@@ -12,15 +12,15 @@ from topocell.errors import RunError, TopocellError
 from topocell.io import files, plain_yaml
 from topocell.reporting.ground_truth import ground_truth_of
 from topocell.reporting.run_files import RunFiles
-from topocell.reporting.rundirs import readable
+from topocell.reporting.rundirs import evaluation_of, readable
 from topocell.reporting.tables import is_number
 from topocell.runs.records import FAILED
 from topocell.runs.setting import smoke_words
 
 #: Folders of a run in which no run is.
 _NO_RUNS = ("checkpoints", "tensorboard")
-#: Folders of a run that are runs, whose accuracies are none of the test of a full training.
-_BESIDE = {"shallow": "shallow", "validation": "validation"}
+#: What accuracies may be of, see `Listed.measured`, in the order of `by_accuracy`: each kind has figures of its own.
+_KINDS = {"test": 0, "table": 0, "shallow": 1, "validation": 2, "": 3}
 #: Bytes at the end of metrics.jsonl and log.txt that are read.
 _TAIL = 200_000
 
@@ -112,13 +112,8 @@ class Listing:
 
 
 def by_accuracy(runs: list[Listed]) -> list[Listed]:
-    """Return the runs in the order of their accuracies, the best first.
-
-    Those after a shallow evaluation follow, then those on validation images; each kind has figures of its own.
-    """
-    kinds = ("test", "table"), ("shallow",), ("validation",), ("",)
-    place = {kind: number for number, names in enumerate(kinds) for kind in names}
-    return sorted(runs, key=lambda run: (place[run.measured], run.n is None, -(run.accuracy or 0.0)))
+    """Return the runs in the order of their accuracies, the best first; of tests, of shallow evaluations, of others."""
+    return sorted(runs, key=lambda run: (_KINDS[run.measured], run.n is None, -(run.accuracy or 0.0)))
 
 
 def _sizes(path: Path) -> tuple[dict[str, int], float]:
@@ -148,8 +143,8 @@ def _read(path: Path, running: bool, changed: float, size: int) -> Listed:
         results = _mapping(path / "results.json", files.from_json) if mine else RunFiles(path).results()
         rows = _last_rows(path / "metrics.jsonl")
         known |= {"at": _at(rows[-1], recipe) if rows else "", **_accuracy(results, rows)}
-        if part := _BESIDE.get(path.name) if (path.parent / "recipe.yaml").exists() else results.get("protocol"):
-            known |= {"measured": part} if "n" in known else {}
+        if "n" in known and (part := evaluation_of(path) or results.get("protocol")):
+            known["measured"] = part
         known["smoke"] = bool(smoke_words(recipe, bool(ground_truth_of(results))))
         if results and "n" not in known:
             raise ValueError(f"{path / 'results.json'} has no accuracy")

@@ -203,6 +203,7 @@ FIELDS_OF_V2: dict[str, Any] = {
         json.dumps({"genotype": None, "result": {"genotype": FIELDS_OF_V2}}),
         str({"layers": 20, "genotype": V2}),
         str({"layers": 20, "genotype": FIELDS_OF_V2}),
+        str({"genotype": None, "best": [{"genotype": FIELDS_OF_V2}]}),
         "\n".join(f"trainer-1  | {line}" for line in V2.replace(", reduce=", ",\n    reduce=").splitlines()),
         *(
             yaml.safe_dump(json.loads(json.dumps(of)), default_flow_style=style)
