@@ -134,8 +134,8 @@ def _check_together(
         given: option → its value, of the others.
         other_recipe, other_budget: whether the recipe, or the budget, is not the default.
     """
+    from topocell.genotype.literals import shown
     from topocell.genotype.published import find
-    from topocell.genotype.texts import shown
     from topocell.reporting.rundirs import is_text
 
     words = [option for option, value in given.items() if value]

@@ -7,13 +7,15 @@ from topocell.errors import GenotypeError
 
 #: What stands for a part that is left out, where a genotype must not go on: whether it is a comment there, none knows.
 GAP = "\0"
+#: A sign of comment in Python; several before a genotype draw its title, as a log or Markdown does.
+_HASH = r"#(?!#.*(?:\bGenotype\s*\(|~0\|))"
 #: A line of comment in Python, or in JSON.
-_PLAIN = re.compile(r"\s*(?:#|//)")
+_PLAIN = re.compile(rf"\s*(?:{_HASH}|//)")
 #: Dashes and arrows as logs draw them before a title: they take nothing away.
 _DRAWN = r"-+>|---"
 #: A line of comment in some language, or one that a diff takes away: `- item` and `-   item` are of a list.
 _COMMENT = re.compile(
-    rf"\s*(?:#|//|%|;|--\s|[<!'\"]\s|(?i:@?rem)\s|::|(?!{_DRAWN})-(?! (?: {{2}})?\S|-\w|-?\s*$|[0-9.]))"
+    rf"\s*(?:{_HASH}|//|%|;|--\s|[<!'\"]\s|(?i:@?rem)\s|::|(?!{_DRAWN})-(?! (?: {{2}})?\S|-\w|-?\s*$|[0-9.]))"
 )
 #: A line that a diff takes away where it has others in its place.
 _TAKEN = re.compile(rf"\s*(?!{_DRAWN})-")
@@ -34,21 +36,25 @@ _BLOCKS = {
     "<strike": "</strike>",
 }
 _OPEN = ("/*", "<del", "<s>", "<strike", "<#", "--[[")
+#: Not what stands in a path such as `search/*/log.txt`.
+_BEGINS = {"/*": re.compile(r"(?<![\w*/.'\"~$?}-])/\*")}
 #: A string over lines that has no name, in a program.
 _STRING = re.compile(r"""("{3}|'{3}).*?\1""", re.DOTALL)
 #: The head of a hunk, of as many versions as it has signs less one.
-_HUNK = re.compile(r"^( *)@(@+) .*@@", re.MULTILINE)
+_HUNK = re.compile(r"^( *)@(@+) .*?@@", re.MULTILINE)
 #: What a diff of context has of the old file: all up to the new one.
 _OLD = re.compile(r"^\*{3} [0-9,]+ \*{4}$.*?(?:^--- [0-9,]+ -{4}$|\Z)", re.MULTILINE | re.DOTALL)
 #: A diff among other lines of Markdown.
 _DIFF = re.compile(r"^ *(?:```|~~~)diff *\n(.*?)(?:^ *(?:```|~~~) *$|\Z)", re.MULTILINE | re.DOTALL)
 _ADDED = re.compile(r"^( *)\+(?![0-9.=-])(.*)", re.MULTILINE)
+#: Lines that all begin with a plus sign, as those that a diff adds; one before a bar joins an architecture string.
+_ALL_ADDED = re.compile(r"(?:\s*^\+(?![0-9.=-]| ?\|).*$)+\s*", re.MULTILINE)
 #: What a line of a diff has of a genotype.
 _PART = re.compile(r"Genotype\s*\(|\b(?:normal|reduce)|~[0-9]+\||['\"]\w+['\"]\s*,\s*[0-9]")
 _CONFLICT = re.compile(r"^ *(?:<{7}|>{7}|\|{7})(?: |$)", re.MULTILINE)
 
-#: A comment with a genotype behind another one.
-_BEHIND = re.compile(r"(?<=\))['\"`,;]*\s+(?:#|%|//)\s.*\bGenotype\s*\(.*")
+#: A comment with a genotype behind another one, which ends in two brackets.
+_BEHIND = re.compile(r"(?<=[\])]\))['\"`,;]*\s+(?:#|%|//)\s.*\bGenotype\s*\(.*")
 
 _GENOTYPE = re.compile(r"(?<!class )\bGenotype\s*\(|~0\|")
 
@@ -89,7 +95,9 @@ def is_commented(text: str) -> bool:
 def _parted(text: str) -> tuple[list[str], list[str]]:
     """The lines that are kept, and what is left out."""
     marks = r"(?:>+|\.\.\.)" if ">>> " in text else ">+"
-    text = re.sub(rf"(?m)^[ \t]*{marks}[ \t]", "", text).expandtabs()
+    text = re.sub(rf"(?m)^[ \t]*(?:{marks}[ \t])+", "", text).expandtabs()
+    if _ALL_ADDED.fullmatch(text):
+        text = re.sub(r"(?m)^\+", "", text)
     out: list[str] = []
     text = _DIFF.sub(lambda diff: _applied(diff[1], out), text)
     text = "\n" + re.sub(r"(?m)^[ ]*(?:```|~~~)\w*[ ]*$", "", text)
@@ -103,7 +111,7 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
     lines = _OLD.sub("", text).split("\n")
     if hunk := _HUNK.search(text):
         width = len(hunk[2])
-        lines = [line.removeprefix(hunk[1]) for line in lines]
+        lines = [line.removeprefix(hunk[1]) for line in lines if not _HUNK.match(line)]
         taken = ["-" in line[:width] for line in lines]
         lines = [line[width if not line[:width].strip("+ ") else 0 :] for line in lines]
     else:
@@ -143,10 +151,10 @@ def _kept(string: re.Match[str], bare: list[str]) -> str:
 
 def _without(text: str, begin: str, end: str, out: list[str]) -> str:
     """The text without what stands from `begin` to `end`, or to its end, which goes to `out`."""
-    kept = ""
-    while begin in text:
-        before, _, inside = text.partition(begin)
-        block, closed, after = inside.partition(end)
+    kept, begins = "", _BEGINS.get(begin, re.compile(re.escape(begin)))
+    while found := begins.search(text):
+        before = text[: found.start()]
+        block, closed, after = text[found.end() :].partition(end)
         line = before.rpartition("\n")[2]
         if not closed and begin in _OPEN and (begin != "/*" or line.strip()):
             break

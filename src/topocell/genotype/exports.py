@@ -9,8 +9,8 @@ from typing import Any
 
 from topocell.errors import GenotypeError
 from topocell.genotype.canonical import Pair
+from topocell.genotype.literals import shown
 from topocell.genotype.namedtuples import TYPES, Cells, in_twos
-from topocell.genotype.texts import shown
 
 #: What the operations of the DARTS example of NNI 1 and 2 are called here; its pools have batch norm.
 NNI_NAMES = {

@@ -11,7 +11,7 @@ from topocell.errors import GenotypeError
 from topocell.genotype.canonical import Pair
 from topocell.genotype.comments import GAP
 from topocell.genotype.namedtuples import unused
-from topocell.genotype.texts import bounded, is_another
+from topocell.genotype.texts import BesideError, bounded, is_another
 
 _EDGE = re.compile(r"([^|~+]+)~([0-9]{1,3})")
 _GROUP = r"\|(?:\s*[^|~+\s\\'\"`,;]+\s*~\s*[0-9]{1,3}\s*\|)+"
@@ -75,9 +75,9 @@ def find_nasbench201(text: str, out: str = "") -> str | None:
         before, after = text[begin : match.start()].rpartition("\n")[2], text[match.end() :]
         begin = match.end()
         if re.search(r"#\s", before) or is_another(before.rstrip("'\"`")):
-            raise GenotypeError(f"before a genotype may stand `NAME =` or a log prefix, but got {reprlib.repr(before)}")
+            raise BesideError(f"before a genotype may stand `NAME =` or a log prefix, but got {reprlib.repr(before)}")
         if used := _USED.match(after):
-            raise GenotypeError(f"nothing may follow a genotype on its line, but got {reprlib.repr(used[0])}")
+            raise BesideError(f"nothing may follow a genotype on its line, but got {reprlib.repr(used[0])}")
         told = re.search(r"([0-9]+) nodes with\s*\Z", before)  # as a Structure prints it, with its input
         if told and int(told[1]) != match[0].count("+") + 2:
             raise GenotypeError(

@@ -10,9 +10,10 @@ from topocell.errors import GenotypeError, nearest
 from topocell.genotype import exports, formats, namedtuples
 from topocell.genotype.comments import is_commented, uncommented
 from topocell.genotype.exports import BENCH_PREFIX, HUB_KEY, NNI_KEY
+from topocell.genotype.literals import Call, shown
 from topocell.genotype.prefixes import unprefixed
 from topocell.genotype.settings import unwrapped, yaml_fault
-from topocell.genotype.texts import Call, another, bounded, check_unchanged, read, shown, unescaped
+from topocell.genotype.texts import CALL, BesideError, another, bounded, check_unchanged, read, unescaped
 from topocell.spaces.nasbench201 import NASBENCH201_OPERATIONS
 from topocell.spaces.operations import KNOWN_OPERATIONS
 
@@ -37,6 +38,11 @@ _FOREIGN = (
     (r"\brecurrent['\"]?\s*[=:]", "a recurrent cell"),
     (r"\A\W*[0-9]+-[0-9]+-[0-9]_[0-9]{2}_[0-9]{3}\W*\Z", "a cell of TransNAS-Bench-101 in numbers"),
     (r"\A\W*[0-9]+(:[0-9]+)+\W*\Z", "the sizes of NATS-Bench, which are no cell"),
+    (
+        r"!!python/object|['\"]py/object",
+        "an object that PyYAML or jsonpickle keeps; load and print it",
+    ),
+    (r"\b(?:di)?graph\s*\w*\s*\{", "a drawing of Graphviz, which does not have all of a cell"),
     (r'"nbformat"', "a notebook, whose cells are none of a network"),
     (r"(?m)^(extends|search|selection|retrain):", "a recipe, which has no genotype"),
     (
@@ -82,7 +88,9 @@ def recognise(text: str) -> tuple[str, Any]:
     Raises:
         GenotypeError: no form that is read, more than one genotype, or no plain data.
     """
-    text = bounded(unwrapped(bounded(text)))
+    plain = bounded(text)
+    inside = unwrapped(text)  # before quotes of word processors become those of JSON
+    text = bounded(unwrapped(plain) if inside == text else inside)
     try:
         return _recognised(text)
     except GenotypeError as error:
@@ -90,10 +98,10 @@ def recognise(text: str) -> tuple[str, Any]:
             if other != text:
                 with suppress(GenotypeError):
                     return _recognised(other)
-        raise GenotypeError(f"{error}{_next_step(text, isinstance(error, _UnknownError))}") from None
+        raise GenotypeError(f"{error}{_next_step(text, error)}") from None
 
 
-def _next_step(text: str, unknown: bool) -> str:
+def _next_step(text: str, error: GenotypeError) -> str:
     """What a refusal says of the whole text; an example where it has no form that is read."""
     if _PLACE.fullmatch(text):
         return (
@@ -105,32 +113,40 @@ def _next_step(text: str, unknown: bool) -> str:
     for hint, kind in _FOREIGN:
         if is_commented(text) if hint is None else re.search(hint, text):
             return f"; it looks like {kind}: write it as one of the forms"
-    return _EXAMPLE if unknown else ""
+    if isinstance(error, BesideError):
+        return f"; give {_alone(text)}"
+    return _EXAMPLE if isinstance(error, _UnknownError) else ""
+
+
+def _alone(text: str) -> str:
+    """What of a text would be read where it stood for itself."""
+    if calls := list(CALL.finditer(text)):
+        one = "\n" in text.strip() and len(calls) == 1
+        line = f" in line {text.count(chr(10), 0, calls[0].start()) + 1}" if one else ""
+        return f"one genotype alone, from `Genotype(`{line} to its closing bracket"
+    return "the architecture string alone" if "~0" in text else "the genotype alone, from its first bracket to its last"
 
 
 def _recognised(text: str) -> tuple[str, Any]:
     plain, out = uncommented(text)
-    try:
-        arch = formats.find_nasbench201(plain, out)
-        if arch is None and re.match(r"\s*\|[^|\\]*~", plain):  # its reader says what is wrong
-            return "nasbench201", text
-        if arch is not None:
-            if other := another(plain.replace(arch, "")):
-                raise GenotypeError(f"a text must hold one genotype, but has {other} beside {shown(arch)}; keep one")
-            check_unchanged(plain, arch)
-            return "nasbench201", arch
-        value = read(plain)
-        if (
-            isinstance(value, dict) and (found := unwrapped(settings := json.dumps(value))) != settings
-        ):  # settings in Python
-            return _recognised(found)
-        if isinstance(value, Call) and not value.args and "cells" in value.fields:  # as ours is printed
-            return "topocell", {"format": 1, **value.fields}
-        if isinstance(value, Call) or (isinstance(value, dict) and "normal" in value and "format" not in value):
-            fields = namedtuples.fields_of(value)
-            return namedtuples.kind_of(fields), fields
-    except GenotypeError as error:
-        raise GenotypeError(f"{_KNOWN}: {error}") from None
+    arch = formats.find_nasbench201(plain, out)
+    if arch is None and re.match(r"\s*\|[^|\\]*~", plain):  # its reader says what is wrong
+        return "nasbench201", text
+    if arch is not None:
+        if other := another(plain.replace(arch, "")):
+            raise GenotypeError(f"a text must hold one genotype, but has {other} beside {shown(arch)}; keep one")
+        check_unchanged(plain, arch)
+        return "nasbench201", arch
+    value = read(plain)
+    if (
+        isinstance(value, dict) and (found := unwrapped(settings := json.dumps(value))) != settings
+    ):  # settings in Python
+        return _recognised(found)
+    if isinstance(value, Call) and not value.args and "cells" in value.fields:  # as ours is printed
+        return "topocell", {"format": 1, **value.fields}
+    if isinstance(value, Call) or (isinstance(value, dict) and "normal" in value and "format" not in value):
+        fields = namedtuples.fields_of(value)
+        return namedtuples.kind_of(fields), fields
     if isinstance(value, dict):
         inner = value.get("optimized_hyperparamater_config")  # as NAS-Bench-301 spells it
         value = inner if isinstance(inner, dict) else value

@@ -23,6 +23,7 @@ from topocell.arguments import checked
 from topocell.errors import GenotypeError, check_known, nearest
 from topocell.genotype import formats, forms
 from topocell.genotype.canonical import Pair, canonical
+from topocell.genotype.settings import lines_of_json
 from topocell.genotype.texts import decoded
 from topocell.genotype.values import check_fields, is_list, whole, wrong
 from topocell.io import files
@@ -201,18 +202,21 @@ class Genotype:
         if len(raw) > MAX_BYTES:
             raise GenotypeError(f"{path}: a genotype has at most {MAX_BYTES} bytes, but this file has more")
         if b"\0" in raw and not raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise GenotypeError(f"{path}: a genotype is a text, but this file is none; name a genotype.json or a text")
+            raise GenotypeError(
+                f"{path}: a genotype is a text, but this file is none; name a genotype.json or print the genotype in it"
+            )
         damage = ""
         try:
             data = files.from_json(raw, unique=True)
         except ValueError as error:
             data = None
-            if raw.lstrip().startswith(b"{") and (b'"cells"' in raw or b'"format"' in raw):
+            torn = raw.lstrip().startswith(b"{") and (b'"cells"' in raw or b'"format"' in raw)
+            if torn and lines_of_json(decoded(raw)) is None:
                 damage = f"a genotype is a JSON file, but this is not: {error}"
         try:
             if (
                 isinstance(data, Mapping)
-                and not {"format", "space", "cells"}.isdisjoint(data)
+                and (isinstance(data.get("cells"), Mapping) or len(data.keys() & {"format", "space", "cells"}) > 1)
                 and {"nbformat", "genotype"}.isdisjoint(data)
             ):
                 forms.checked(form, "topocell")

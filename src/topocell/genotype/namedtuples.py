@@ -19,7 +19,8 @@ from typing import Any
 
 from topocell.errors import GenotypeError
 from topocell.genotype.canonical import Pair
-from topocell.genotype.texts import MAX_NUMBER, Call, listed, shown
+from topocell.genotype.literals import MAX_NUMBER, Call, shown
+from topocell.genotype.texts import listed
 
 #: Cell type → (pairs of each node, concat).
 Cells = dict[str, tuple[list[list[Pair]], list[int]]]
@@ -57,8 +58,13 @@ def fields_of(value: Call | Mapping[str, Any]) -> dict[str, Any]:
 def _with_integers(value: Any, number: bool = False) -> Any:
     """A cell or a concat in which nodes are integers that a tool wrote as `2.0` or `'2'`.
 
-    Of a triple they stay as they are: a float there is a weight.
+    Of a triple they stay as they are, but for texts: a float there is a weight.
     """
+    if isinstance(value, tuple) and len(value) == 3 and all(isinstance(item, str) for item in value):
+        numbers = [
+            int(n) if n.isdecimal() else float(n) for n in value[1:] if re.fullmatch(r"[0-9]{1,3}(?:\.[0-9]*)?", n)
+        ]
+        return (value[0], *numbers) if len(numbers) == 2 else value
     if isinstance(value, tuple):
         pair = len(value) == 2 and isinstance(value[0], str) and not number
         return tuple(_with_integers(item, number or (pair and i == 1)) for i, item in enumerate(value))

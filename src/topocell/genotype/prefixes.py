@@ -3,11 +3,12 @@
 import re
 
 from topocell.genotype.comments import is_comment
+from topocell.genotype.texts import another
 
 _TIME = re.compile(r"\s*\[?\d{4}[-/]\d\d[-/]\d\d[T ][\d:.,+Z-]+\]?\s")
 #: `file.py:12:` and `file.py-13-`, as `grep` prints lines and those beside them.
 _PLACE = re.compile(r"([\w./]+?)[:-](?:\d+[:-])?(?![\w./]*[:-]\d)")
-_NUMBER = re.compile(r"\s*(\d+)(?:\t|[:|] ?| {2})")
+_NUMBER = re.compile(r"\s*(\d+)(?:\t|[:|] ?| {1,2})")
 #: How a name before lines ends.
 _NAMED = re.compile(r".*(?:[:|\])] | [FP] )")
 
@@ -30,6 +31,8 @@ def unprefixed(text: str) -> str:
     if is_comment(least):
         return text
     named = _NAMED.match(least[: next(differ, len(least))])
+    if named and (another(named[0]) or "~0|" in named[0]):  # of a line with two, which is there twice
+        return text
     return "\n".join(line[named.end() if named else 0 :] for line in lines) if named or times else text
 
 

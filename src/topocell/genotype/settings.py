@@ -5,15 +5,17 @@ import re
 from typing import Any
 
 from topocell.errors import GenotypeError
+from topocell.genotype.literals import MAX_DEPTH
 from topocell.genotype.namedtuples import FIELDS
-from topocell.genotype.texts import CALL, MAX_DEPTH, another
+from topocell.genotype.texts import CALL, another
 from topocell.io import files, plain_yaml
 
 #: Keys of a mapping whose text is a genotype, beside `genotype`.
 _ENTRIES = ("arch", "architecture", "arch_str", "cell", "best_genotype", "best_arch")
 #: Keys of a mapping in YAML that holds a genotype.
 _IN_YAML = re.compile(
-    r"^[ \t]*(?:- )*\{?(?:format|normal|genotype|(?:normal|reduce)(?:_n\d+_\w+|/\w+)|(?:\w+:darts:)?edge_\w+)\s*:",
+    r"^[ \t]*(?:- )*\{?(?:format|normal|genotype|(?:normal|reduce)(?:_n\d+_\w+|/\w+)|(?:\w+:darts:)?edge_\w+)\s*:"
+    r"|[{,][ \t]*genotype:",
     re.MULTILINE,
 )
 #: How a list of lists begins in YAML; one with a bracket of Python further on is none.
@@ -34,13 +36,13 @@ def unwrapped(text: str) -> str:
         if data is None:
             return text
         text = json.dumps(data)
-    whole = isinstance(data, dict) and "genotype" not in data and not data.keys().isdisjoint({"normal", "format"})
+    whole = isinstance(data, dict) and "genotype" not in data and ("normal" in data or _is_whole(data))
     if not whole and (found := _entry(data)):
         inside, key = found
         inner = inside.pop(key)
         if isinstance(inner, dict) and inner.keys() <= {"desc", "value"}:  # as wandb keeps settings
             inner = inner.get("value")
-        inner = inner if isinstance(inner, str) else json.dumps(inner)
+        inner = inner if isinstance(inner, str) else unwrapped(json.dumps(inner))
         beside = json.dumps(data).replace(json.dumps(inner)[1:-1], "").replace(inner, "")
         if other := another(beside) or ("~0|" in beside and "an architecture string"):
             raise GenotypeError(f"a text must hold one genotype, but beside {key!r} it has {other}; keep one")
@@ -50,31 +52,45 @@ def unwrapped(text: str) -> str:
 
 def _records(text: str) -> list[dict[str, Any]] | None:
     """The values of lines of JSON, with a genotype in one; None where there is none, or a line is no mapping."""
+    found = lines_of_json(text)
+    return found if found and all(isinstance(record, dict) for record in found) and _entry(found) else None
+
+
+def lines_of_json(text: str) -> list[Any] | None:
+    """The values of a text that is JSON in each line; None for all others."""
     try:
-        found = [files.from_json(line, unique=True) for line in text.splitlines() if line.strip()]
+        return [files.from_json(line, unique=True) for line in text.splitlines() if line.strip()]
     except ValueError:
         return None
-    return found if all(isinstance(record, dict) for record in found) and _entry(found) else None
 
 
-def _entry(data: Any, depth: int = 0) -> tuple[dict[str, Any], str] | None:
-    """The mapping in which a genotype is, at any depth, and its key; None where there is none, or another one too.
+def _is_whole(data: Any) -> bool:
+    """Return whether data has the fields of a genotype."""
+    if not isinstance(data, dict):
+        return False
+    return data.keys() >= set(FIELDS) or ("format" in data and isinstance(data.get("cells"), dict))
 
-    Of entries other than `genotype` it must be a text with a call.
+
+def _entry(data: Any, depth: int = 0) -> tuple[Any, Any] | None:
+    """The mapping or list in which a genotype is, at any depth, and its key; None where there is none, or another too.
+
+    Under another key than `genotype` it must have all fields, or be a text with a call.
     """
-    if depth > MAX_DEPTH:
+    if depth > MAX_DEPTH or not isinstance(data, dict | list):
         return None
+    places = data.items() if isinstance(data, dict) else enumerate(data)
     if isinstance(data, dict):
         others = (key for key in _ENTRIES if isinstance(data.get(key), str) and CALL.search(data[key]))
         if key := "genotype" if data.get("genotype") else next(others, None):  # null: none yet
             return data, key
-        data = list(data.values())
-    inside = [found for value in data if (found := _entry(value, depth + 1))] if isinstance(data, list) else []
+    entries = ((data, key) if _is_whole(value) else _entry(value, depth + 1) for key, value in places)
+    inside = [found for found in entries if found]
     values = [mapping[key] for mapping, key in inside]
     if all(value == values[0] for value in values):
         return inside[0] if inside else None
     if all(another(value if isinstance(value, str) else json.dumps(value)) for value in values):
-        raise GenotypeError(f"a text must hold one genotype, but has {len(values)} under {inside[0][1]!r}; keep one")
+        names = " and ".join(dict.fromkeys(repr(key) for _, key in inside[:3]))
+        raise GenotypeError(f"a text must hold one genotype, but has {len(values)} under {names}; keep one")
     return None
 
 

@@ -4,20 +4,16 @@ The text is parsed, never evaluated. What may stand around the value: an indent,
 prefix of a log line, other cells of a table, a call that prints it, other lines. Every other text is a GenotypeError.
 """
 
-import ast
 import codecs
 import html
 import re
-import reprlib
-import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 from topocell.errors import GenotypeError
 from topocell.genotype.comments import GAP
+from topocell.genotype.literals import Call, parsed, shown
 
 MAX_TEXT = 20_000
-MAX_NUMBER = 1_000
-MAX_DEPTH = 8
 
 #: Not the beginning of a class of that name, nor the word before a bracket in a sentence.
 CALL = re.compile(
@@ -28,10 +24,6 @@ _LIST = re.compile(r"\s*(?:[A-Za-z_][\w.]*\s*[=:]\s*)?(?=[\[(])")
 #: Where lists of pairs begin, behind something else.
 _LISTED = re.compile(r"(?:(?<![\w.\])(\[])|(?<=\w\())(?=[\[(](?:\s*+[\[(])++\s*+['\"]?\w+['\"]?\s*,\s*[0-9])")
 _TOKEN = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|#[^\n]*|[()\[\]{}]""")
-_JSON = {"true": True, "false": False, "null": None}
-_NUMPY = {"int": int, "uint": int, "float": float, "str_": str}
-_RANGES = ("range", "np.arange", "numpy.arange", "torch.arange")
-_MAPPINGS = ("dict", "OrderedDict", "collections.OrderedDict")
 _MAPPING = re.compile(
     r"(?<![\w.])(?:dict\s*\(|(?:collections\.)?OrderedDict\s*\(|(?:\w+\.)*(?:Cell)?Structure\s*\((?=\s*[\[(]))"
 )
@@ -45,7 +37,8 @@ _TYPESET = str.maketrans(
 )
 #: A tag of HTML with attributes, but those that may strike out or hide what is in it.
 _TAG = re.compile(
-    r"<(table|tbody|tr|t[dh]|code|pre|span|p|div|li)\s(?![^<>]*(?:del|strik|through|old|rem|minus|hid|none))[^<>]*>",
+    r"<(table|tbody|tr|t[dh]|code|pre|span|p|div|li)\s"
+    r"(?![^<>]*(?<![a-z])(?:del(?:eted|etion)?|\w*(?:strik|through|remov)\w*|old|minus|hid(?:e|den)?|none)(?![a-z]))[^<>]*>",
     re.IGNORECASE,
 )
 #: A name in quotes of LaTeX, among brackets and commas.
@@ -62,10 +55,6 @@ _IN_LATEX = {
     "_": r"\\textunderscore(?:\{\}|\s)",
     "x": r"\$\\times\$",
 }
-_LISTS = ("list", "tuple")
-_ARRAYS = ("array", "np.array", "numpy.array", "tensor", "torch.tensor")
-#: What arrays and tensors print beside their values.
-_OF_ARRAYS = ("dtype", "device", "requires_grad")
 _GRADIENT = re.compile(r",\s*grad_fn=<\w*>")
 #: An array as NumPy prints it.
 _PRINTED = re.compile(r"\[\s*[0-9]+\.?(?:\s+[0-9]+\.?)+\s*\]")
@@ -91,6 +80,15 @@ _NAME_CHANGED = (
     r"|\b{0}[ \t]*=[ \t]*[\w.]+\([^()\n]*\b{0}\b"
 )
 _DEFINED = re.compile(r"namedtuple|class\s+Genotype\b", re.IGNORECASE)
+
+#: Cells of a table, names of files and groups of numbers, which say nothing of a genotype beside them.
+_QUOTED = re.compile(r"""(["'`])[^"'`()\[\]{}#]*\1(?=\s*[,;|\s])""")
+_COMMAND = re.compile(r"\\[A-Za-z]+\*?\{[^()\[\]{}]*\}")
+_GROUP = re.compile(r"(?<=\s)(?:\((?![^()]*\.\w*\()[^()\[\]{}'\"=]*\)|\[[^()\[\]{}'\"=,]*\])")
+#: A comment, or a statement: in a log each part before a semicolon has a number, in a table it is the last character.
+_SIGNS = re.compile(r"#\s|=.*;.|(?:\A|;)[^;0-9]*;(?:.*[^;])\Z")
+#: How a diff of words marks in colours what it takes away.
+_WORDS_TAKEN = re.compile(r"(?<=[^\n])\x1b\[(?:\d+;)*31m|\x1b\[(?:\d+;)*31m(?!-)")
 
 #: What may stand before a genotype on its line: `NAME =`, a log prefix, or cells of a table; or a call that prints it.
 _BEFORE = re.compile(r"|.*[\s=:]|[^()\[\]{}]*[,;|>&]")
@@ -125,19 +123,8 @@ _AFTER = re.compile(
 )
 
 
-class Call(NamedTuple):
-    """A call of `Genotype`: its arguments by position, and those by name."""
-
-    args: tuple[Any, ...]
-    fields: dict[str, Any]
-
-
-def shown(value: object) -> str:
-    """A short form of any value for a message."""
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # an integer with more digits than Python prints
-        return f"a huge {type(value).__name__}"
+class BesideError(GenotypeError):
+    """Something beside a genotype on its line, by which it may be another one."""
 
 
 def decoded(raw: bytes) -> str:
@@ -154,6 +141,11 @@ def bounded(text: object) -> str:
     if not isinstance(text, str) or len(text) > MAX_TEXT:
         value = f"{len(text)}; keep the lines of one genotype" if isinstance(text, str) else shown(text)
         raise GenotypeError(f"a genotype is a text of at most {MAX_TEXT} characters, but got {value}")
+    if re.search(r"@@ -[0-9]", text) and _WORDS_TAKEN.search(text):
+        raise GenotypeError(
+            "a diff must have whole lines, but one of words has the old and the new ones in one; print it without "
+            "--color-words or --word-diff"
+        )
     plain = html.unescape(_TAG.sub(r"<\1>", _DECORATION.sub("", text)))
     return _LATEX.sub(r"'\1'", _BLANK.sub(" ", plain.translate(_TYPESET)))
 
@@ -194,7 +186,7 @@ def check_unchanged(text: str, *pieces: str) -> None:
 
 def listed(value: Any) -> Any:
     """The value of a text such as "range(2, 6)", in which a writer of JSON left a list; any other value as it is."""
-    return _parsed(value.strip()) if isinstance(value, str) and value.strip()[:1] in ("[", "(", "r") else value
+    return parsed(value.strip()) if isinstance(value, str) and value.strip()[:1] in ("[", "(", "r") else value
 
 
 def read(text: str) -> Any:
@@ -211,7 +203,7 @@ def read(text: str) -> Any:
         plain = whole[1] + whole[2]
     if calls := list(CALL.finditer(plain)):
         pieces = [_cut(plain, call.start(), call.end() - 1) for call in calls]
-        value, *others = map(_parsed, pieces)
+        value, *others = map(parsed, pieces)
         if any(other != value for other in others):
             raise GenotypeError(f"a text must hold one genotype, but has {len(calls)} calls of Genotype; keep one")
         rest = plain
@@ -226,11 +218,11 @@ def read(text: str) -> Any:
     if _FIELD.match(plain):
         raise GenotypeError(f"the fields of a genotype must stand in one Genotype(...), but got {shown(plain)}")
     if mapping := _MAPPING.search(plain):
-        return _parsed(_cut(plain, mapping.start(), mapping.end() - 1, alone=True))
+        return parsed(_cut(plain, mapping.start(), mapping.end() - 1, alone=True))
     begin = plain.find("{")
     if begin < 0 and (found := _LIST.match(plain) or _LISTED.search(plain)):
         begin = found.end()
-    return None if begin < 0 else _parsed(_cut(plain, begin, begin, alone=True))
+    return None if begin < 0 else parsed(_cut(plain, begin, begin, alone=True))
 
 
 def _cut(text: str, start: int, bracket: int, alone: bool = False) -> str:
@@ -258,18 +250,26 @@ def _cut(text: str, start: int, bracket: int, alone: bool = False) -> str:
     above = head[: len(head) - len(before)]
     before, after = _bared(before, after)
     if _opens(above):
-        raise GenotypeError(f"before a genotype every bracket must be closed, but one is not in {shown(above)}")
-    signs = any(c in before for c in "'\"#`{") or ";" in before[:-1]
-    if signs or _opens(before) or is_another(before) or not _BEFORE.fullmatch(before):
-        raise GenotypeError(f"before a genotype may stand `NAME =` or a log prefix, but got {shown(before)}")
-    if not _AFTER.fullmatch(after) and after.strip() != ".":
-        raise GenotypeError(f"nothing may follow a genotype on its line, but got {shown(after)}")
+        raise BesideError(f"before a genotype every bracket must be closed, but one is not in {shown(above)}")
+    told, behind = _told(before), _told(after)
+    signs = any(c in told for c in "'\"`{") or _SIGNS.search(told)
+    if signs or _opens(told) or is_another(before) or not _BEFORE.fullmatch(told):
+        raise BesideError(f"before a genotype may stand `NAME =` or a log prefix, but got {shown(before)}")
+    if not _AFTER.fullmatch(behind) and behind.strip() != ".":
+        raise BesideError(f"nothing may follow a genotype on its line, but got {shown(after)}")
     piece = text[start:end]
-    if alone and re.search(r"[\[({]", text[end:].replace(piece, "")):
+    if alone and re.search(r"[\[({]", _GROUP.sub("", text[end:].replace(piece, ""))):
         raise GenotypeError(f"a text must hold one genotype, but got {shown(text[end:].strip())} after it")
     if alone and (other := another(text.replace(piece, ""))):
         raise GenotypeError(f"a text must hold one genotype, but has another with {other}; keep one")
+    if alone:
+        check_unchanged(text, piece)
     return piece
+
+
+def _told(beside: str) -> str:
+    """What stands beside a genotype on its line, without what only looks like a part of a program."""
+    return _GROUP.sub("", _COMMAND.sub("", _QUOTED.sub("", beside)))
 
 
 def _bared(before: str, after: str) -> tuple[str, str]:
@@ -293,87 +293,3 @@ def _bared(before: str, after: str) -> tuple[str, str]:
 def _opens(text: str) -> bool:
     """Return whether a text has brackets that it does not close."""
     return sum(map(text.count, "([{")) > sum(map(text.count, ")]}"))
-
-
-def _parsed(piece: str) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(piece, mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        reason = error.msg[:100] if isinstance(error, SyntaxError) else "too deeply nested or not text"
-        if reason.startswith("unterminated string"):
-            reason = "a quote is not closed on its line; join the lines of a name that is broken"
-        raise GenotypeError(f"a genotype must be plain data, but got {shown(piece)} ({reason})") from None
-    return _value(tree.body, 0)
-
-
-def _value(node: ast.expr, depth: int) -> Any:
-    if depth > MAX_DEPTH:
-        raise GenotypeError(f"a genotype is nested at most {MAX_DEPTH} levels deep, but this is deeper")
-    match node:
-        case ast.Constant(value=str() | int() | float() | None):
-            return node.value
-        case ast.Name(id=name) if name in _JSON:
-            return _JSON[name]
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
-            return -number
-        case ast.List(elts=items) | ast.Tuple(elts=items):
-            return tuple(_value(item, depth + 1) for item in items)
-        case ast.Dict(keys=keys, values=items):
-            names = [_value(key, depth + 1) if key is not None else None for key in keys]
-            return _unique(names, [_value(item, depth + 1) for item in items])
-        case ast.Call(func=function, args=[], keywords=[ast.keyword(arg=None, value=ast.Dict() as fields)]):
-            return _called(_dotted(function), (), _value(fields, depth + 1))
-        case ast.Call(func=function, args=arguments, keywords=keywords):
-            name = _dotted(function)
-            args = tuple(_value(argument, depth + 1) for argument in arguments)
-            named = [word for word in keywords if name not in _ARRAYS or word.arg not in _OF_ARRAYS]
-            by_name = [_value(keyword.value, depth + 1) for keyword in named]
-            return _called(name, args, _unique([keyword.arg for keyword in named], by_name))
-    raise GenotypeError(f"a genotype must be plain data, but has something to compute ({type(node).__name__})")
-
-
-def _unique(names: list[Any], values: list[Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in zip(names, values):
-        if not isinstance(name, str) or name in found:
-            raise GenotypeError(f"the names of fields must be texts, each once, but got {shown(name)}")
-        found[name] = value
-    return found
-
-
-def _dotted(function: ast.expr) -> str:
-    """`a.b.c` of a function's name; empty where it is no name."""
-    parts: list[str] = []
-    while isinstance(function, ast.Attribute):
-        parts.append(function.attr)
-        function = function.value
-    return ".".join([function.id, *reversed(parts)]) if isinstance(function, ast.Name) else ""
-
-
-def _called(name: str, args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
-    """The value of a call: of `Genotype`, of `range`, of `list`, of a scalar or an array of NumPy, of a tensor."""
-    if name.rpartition(".")[2] == "Genotype":
-        return Call(args, fields)
-    if name.rpartition(".")[2] in ("Structure", "CellStructure") and len(args) == 1 and not fields:
-        return args[0]
-    if name in ("dict", "CellGenotype") and not args:
-        return fields
-    alone = args[0] if not fields and len(args) == 1 else None
-    if name in _MAPPINGS and isinstance(alone, dict):
-        return alone
-    if name in _MAPPINGS and isinstance(alone, tuple) and all(isinstance(p, tuple) and len(p) == 2 for p in alone):
-        return _unique([key for key, _ in alone], [item for _, item in alone])
-    kinds = {**dict.fromkeys(_LISTS, (tuple,)), **dict.fromkeys(_ARRAYS, (tuple, int, float))}
-    if type(alone) in kinds.get(name, ()):
-        return alone
-    if not fields and name in _RANGES:
-        if 1 <= len(args) <= 3 and all(type(a) is int and abs(a) <= MAX_NUMBER for a in args) and args[2:] != (0,):
-            return tuple(range(*args))
-        raise GenotypeError(f"must be range(first, last + 1), numbers up to {MAX_NUMBER}, but got {name}{shown(args)}")
-    library, _, kind = name.rpartition(".")
-    wanted = _NUMPY.get(kind.rstrip("0123456789"))
-    if library in ("np", "numpy") and type(alone) is wanted:
-        return alone
-    raise GenotypeError(f"a genotype must be plain data, but has the call {shown(f'{name}(...)')}")

@@ -5,7 +5,7 @@ from operator import index
 from typing import Any
 
 from topocell.errors import GenotypeError, nearest
-from topocell.genotype.texts import shown
+from topocell.genotype.literals import shown
 
 
 def wrong(place: str, rule: str, value: object) -> GenotypeError:

@@ -212,6 +212,33 @@ FIELDS_OF_V2: dict[str, Any] = {
         ),
         f"-> {V2}",
         str({"genotype": FIELDS_OF_V2}),
+        # under any key, where all fields are there
+        json.dumps({"epoch": 3, "cell": FIELDS_OF_V2}),
+        json.dumps({"genotype": [FIELDS_OF_V2]}),
+        json.dumps([FIELDS_OF_V2]),
+        json.dumps({"best": {"arch": DARTS_V2.to_dict()}, "format": "darts", "cells": 20}),
+        str({"model": {"arch": FIELDS_OF_V2}}),
+        yaml.safe_dump({"arch": json.loads(json.dumps(FIELDS_OF_V2)), "lr": 0.1}),
+        f"{{epochs: 50, genotype: '{V2.replace(chr(39), chr(39) * 2)}', lr: 0.1}}",
+        f"model: {{layers: 8, genotype: '{V2.replace(chr(39), chr(39) * 2)}'}}",
+        json.dumps({"note": "our “best” cell", "genotype": V2}, ensure_ascii=False),
+        # other cells of a table
+        f'0;49;"{V2}";97,24',
+        f'"DARTS, second order","{V2}",2.76',
+        f"| `DARTS` | `{V2}` | 97.24 (0.10) |",
+        f"DARTS~\\cite{{liu2019}} & {V2} & \\textbf{{2.76}} \\\\".replace("_", "\\_"),
+        f'<tr><td style="font-weight: bold" class="model">{V2}</td></tr>',
+        # prefixes of logs, and lines with brackets
+        f"trial #3: genotype = {V2}",
+        f"epoch 49; valid 97.2; genotype = {V2}",
+        f"loaded 'best.pt', genotype = {V2}",
+        f"best = {FIELDS_OF_V2}\n[INFO] test accuracy 97.24 (best 97.31)",
+        f"$ tail -n1 search/*/log.txt\ngenotype = {V2}\n$ ls retrain/*/",
+        # quoted twice, added without a head, and below a head that quotes another
+        "> > " + V2.replace("), (", "),\n> > ("),
+        "+" + V2.replace("), (", "),\n+    ("),
+        f"@@ -77,0 +78 @@ OTHER = {NOISE[:60]}\n+MINE = {V2}",
+        "\n".join(f"{number:3d} {line}" for number, line in enumerate(V2.replace("), (", "),\n    (").split("\n"), 9)),
         f"```python\n{V2}\n```",
         V2.replace("[", "\\[").replace("]", "\\]").replace("(", "\\(").replace(")", "\\)"),
         f"class Genotype(NamedTuple):\n    normal: list[tuple[str, int]]\n    normal_concat: list[int]\n\nV2 = {V2}\n",
@@ -302,6 +329,41 @@ REFUSED = {
         "it looks like YAML, which cannot be read: values are text, numbers, lists and mappings, but one is a date",
     ),
     "dict and more": (f"dict({FIELDS_OF_V2}, normal=[])", "has the call 'dict(...)'"),
+    **{
+        f"two beside {what}": (
+            text,
+            "give one genotype alone, from" if "#" in text or "97" in text else "one genotype, but",
+        )
+        for what, text in {
+            "globs": f"$ tail search/*/log.txt\ngenotype = {V2}\n$ tail retrain/*/log.txt\ngenotype = {NOISE}",
+            "hashes": f"epoch 48: {V2}\n##### Final: {NOISE} #####",
+            "a heading": f"epoch 48: {V2}\n### Best: {NOISE}",
+            "a percentage": f"searched: {V2}\ntest 97.24 (best 97.31) % genotype = {NOISE}",
+            "an arrow, twice": f"epoch #10: {V2} -> {NOISE}\n" * 2,
+            "keys": json.dumps({"parent": FIELDS_OF_V2, "child": FIELDS_OF_V2 | {"normal_concat": [5]}}),
+        }.items()
+    },
+    "two strings beside globs": (f"ls a/*/\n{ARCH}\nls b/*/\n{SHORT}", "must hold one genotype"),
+    "two strings in a line, twice": (f"parent: {ARCH} child: {SHORT}\n" * 2, "must hold one genotype"),
+    "diff of words": (
+        f"\x1b[36m@@ -1 +1 @@\x1b[m\nX = {V2.replace('(', chr(27) + '[31m(', 3)}",
+        "print it without --color-words",
+    ),
+    "part left out": (
+        "Genotype(normal=[('skip_connect', 0), ...], normal_concat=[2], reduce=[], reduce_concat=[2])",
+        "a part is left out as `...`; restore it",
+    ),
+    "without quotes": (V2.replace("'", ""), "has 'sep_conv_3x3' to compute; put the name in quotes"),
+    "without a comma": (
+        V2.replace("), (", ") ("),
+        "misses a comma, or has too much, before ('dil_conv_3x3', 2)",
+    ),
+    "something behind": (
+        f"epoch 3\n{V2} acc=(97)",
+        "alone, from `Genotype(` in line 2 to its closing",
+    ),
+    "kept by PyYAML": ("!!python/object/new:genotypes.Genotype\n- []\n", "an object that PyYAML or jsonpickle keeps"),
+    "drawing": ('digraph {\n  "c_{k-1}" -> 0 [label=sep_conv_3x3]\n}', "a drawing of Graphviz"),
     "name over two lines": (V2.replace("sep_", "sep_\n", 1), "join the lines of a name that is broken"),
     "in a list": (f"[{V2}]", "before a genotype may stand"),
     "in a call": (f"mutated({V2})", "before a genotype may stand"),
@@ -332,7 +394,7 @@ REFUSED = {
         "\n".join(f"# old: {line}" for line in json.dumps(FIELDS_OF_V2, indent=1).splitlines()),
         "in one of the forms",
     ),
-    "nested without end": ('{"a":' * 900 + "1" + "}" * 900, "in one of the forms"),
+    "nested without end": ('{"a":' * 900 + "1" + "}" * 900, "too many nested"),
     "lists alone": (
         "Normal cell: [('skip_connect', 0)]\nReduction cell: [('noise', 0)]",
         "the lists of a cell without",
@@ -344,11 +406,11 @@ REFUSED = {
     ),
     "of two processes": (
         "\n".join(f"[rank{i % 2}] {line}" for i, line in enumerate(V2.replace("), (", "),\n(").splitlines())),
-        "in one of the forms",
+        "a genotype must be plain data, but ",
     ),
     "lines left out of numbered ones": (
         "\n".join(f"{i + i // 2}: {line}" for i, line in enumerate(V2.replace("), (", "),\n(").splitlines())),
-        "in one of the forms",
+        "a genotype must be plain data, but ",
     ),
     **{
         f"changed by {change}": (f"best = {V2}\n{change}", "must be written out, but the text changes it by")
@@ -368,7 +430,7 @@ REFUSED = {
     "twice": (V2.replace("normal_concat=", "normal="), "each once, but got 'normal'"),
     "field": (V2.replace("reduce_concat", "concat"), "has the fields normal, normal_concat, reduce, reduce_concat"),
     "connects": (V2.replace("range(2, 6))", "range(2, 6), connectN=3)"), "'reduce_concat', 'connectN']"),
-    "computed": (V2.replace("range(2, 6)", "[1 + 1]", 1), "has something to compute (BinOp)"),
+    "computed": (V2.replace("range(2, 6)", "[1 + 1]", 1), "has '1 + 1' to compute"),
     "call": (V2.replace("range(2, 6)", "open('x')", 1), "has the call 'open(...)'"),
     "long range": (V2.replace("range(2, 6)", "range(2, 100000)", 1), "numbers up to 1000"),
     "step": (V2.replace("range(2, 6)", "range(2, 6, 0)", 1), "numbers up to 1000"),
@@ -579,6 +641,7 @@ def test_the_published_text_of_gdas() -> None:
     assert Genotype.from_text(weighted, "gdas") == GDAS_V1
     for weight in ("0.5", "tensor(0.1302, grad_fn=<SelectBackward0>)", "tensor(0.1, device='cuda:0')"):
         assert Genotype.from_text(weighted.replace("0.13017432391643524", weight), "gdas") == GDAS_V1
+    assert Genotype.from_text(re.sub(r"', (\d), ([\d.]+)\)", r"', '\1', '\2')", weighted), "gdas") == GDAS_V1
     later = weighted.replace("sep_conv_", "dua_sepc_").replace("dil_conv_", "dil_sepc_")
     assert Genotype.from_text(later, "gdas") == GDAS_V1
 
@@ -589,6 +652,8 @@ def test_the_published_text_of_fairdarts() -> None:
     cell = Genotype.from_text(text, "fairdarts").cells["normal"]
     expected = ((("sep_conv_3x3", 0), ("sep_conv_5x5", 1)), (), (("max_pool_3x3", 0),), (("sep_conv_3x3", 0),))
     assert cell == CellGenotype(2, expected, (2, 4, 5))
+    of_numpy = re.sub(r"', (\d), (\d)\)", r"', '\1', '\2')", text)
+    assert Genotype.from_text(of_numpy, "fairdarts").cells["normal"] == cell
 
 
 @pytest.mark.parametrize(
