@@ -15,7 +15,8 @@ _PLAIN = re.compile(rf"\s*(?:{_HASH}|//)")
 _DRAWN = r"-+>|---"
 #: A line of comment in some language, or one that a diff takes away: `- item` and `-   item` are of a list.
 _COMMENT = re.compile(
-    rf"\s*(?:{_HASH}|//|%|;|--\s|[<!'\"]\s|(?i:@?rem)\s|::|(?!{_DRAWN})-(?! (?: {{2}})?\S|-\w|-?\s*$|[0-9.]))"
+    rf"\s*(?:{_HASH}|//|%|;|--\s|[<!]\s|(['\"])\s(?!.*\1\W*$)"
+    rf"|(?i:@?rem)\s|::|(?!{_DRAWN})-(?! (?: {{2}})?\S|-\w|-?\s*$|[0-9.]))"
 )
 #: A line that a diff takes away where it has others in its place.
 _TAKEN = re.compile(rf"\s*(?!{_DRAWN})-")
@@ -52,6 +53,9 @@ _ALL_ADDED = re.compile(r"(?:\s*^\+(?![0-9.=-]| ?\|).*$)+\s*", re.MULTILINE)
 #: What a line of a diff has of a genotype.
 _PART = re.compile(r"Genotype\s*\(|\b(?:normal|reduce)|~[0-9]+\||['\"]\w+['\"]\s*,\s*[0-9]")
 _CONFLICT = re.compile(r"^ *(?:<{7}|>{7}|\|{7})(?: |$)", re.MULTILINE)
+
+#: The sign before an architecture string that a diff adds: its first node has one input, no other has.
+_FIRST_ADDED = re.compile(r"^ *\+ ?(?=\|[^|~\n]+~0\|\s*\+)")
 
 #: A comment with a genotype behind another one, which ends in two brackets.
 _BEHIND = re.compile(r"(?<=[\])]\))['\"`,;]*\s+(?:#|%|//)\s.*\bGenotype\s*\(.*")
@@ -94,7 +98,7 @@ def is_commented(text: str) -> bool:
 
 def _parted(text: str) -> tuple[list[str], list[str]]:
     """The lines that are kept, and what is left out."""
-    marks = r"(?:>+|\.\.\.)" if ">>> " in text else ">+"
+    marks = r"(?:>+|\.\.\.:?|In \[\d+\]:)" if re.search(r">>> |\bIn \[\d+\]: ", text) else ">+"
     text = re.sub(rf"(?m)^[ \t]*(?:{marks}[ \t])+", "", text).expandtabs()
     if _ALL_ADDED.fullmatch(text):
         text = re.sub(r"(?m)^\+", "", text)
@@ -105,6 +109,9 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
         text = _without(text, begin, end, out)
     bare: list[str] = []
     rest = _STRING.sub(lambda string: _kept(string, bare), text)
+    odd = any(text.count(quotes) % 2 for quotes in ('"""', "'''"))
+    if odd and any(map(_GENOTYPE.search, bare)):
+        raise GenotypeError("a string over several lines must be whole, but quotes open none or close none; restore it")
     if re.search(r"\w", rest):
         out, text = out + bare, rest
     out += _OLD.findall(text)
@@ -132,7 +139,7 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
             out.append(behind[0])
             line = line[: behind.start()]
         if not (is_taken or _COMMENT.match(line) or _OF_TWO.match(line)):
-            kept.append(line)
+            kept.append(_FIRST_ADDED.sub("", line))
             continue
         out.append(line)
         if kept and not (hunk and is_taken) and not _PLAIN.match(line):

@@ -74,7 +74,7 @@ def find_nasbench201(text: str, out: str = "") -> str | None:
     for match in found:
         before, after = text[begin : match.start()].rpartition("\n")[2], text[match.end() :]
         begin = match.end()
-        if re.search(r"#\s", before) or is_another(before.rstrip("'\"`")):
+        if re.search(r"#(?![0-9])", before) or is_another(before.rstrip("'\"`")):
             raise BesideError(f"before a genotype may stand `NAME =` or a log prefix, but got {reprlib.repr(before)}")
         if used := _USED.match(after):
             raise BesideError(f"nothing may follow a genotype on its line, but got {reprlib.repr(used[0])}")

@@ -13,7 +13,7 @@ from topocell.genotype.exports import BENCH_PREFIX, HUB_KEY, NNI_KEY
 from topocell.genotype.literals import Call, shown
 from topocell.genotype.prefixes import unprefixed
 from topocell.genotype.settings import unwrapped, yaml_fault
-from topocell.genotype.texts import CALL, BesideError, another, bounded, check_unchanged, read, unescaped
+from topocell.genotype.texts import CALL, BesideError, another, bounded, check_unchanged, named, read, unescaped
 from topocell.spaces.nasbench201 import NASBENCH201_OPERATIONS
 from topocell.spaces.operations import KNOWN_OPERATIONS
 
@@ -89,15 +89,17 @@ def recognise(text: str) -> tuple[str, Any]:
         GenotypeError: no form that is read, more than one genotype, or no plain data.
     """
     plain = bounded(text)
-    inside = unwrapped(text)  # before quotes of word processors become those of JSON
-    text = bounded(unwrapped(plain) if inside == text else inside)
+    inside = unwrapped(plain)
+    if inside == plain:  # in which quotes of word processors are those of JSON
+        inside = unwrapped(named(text))
+    text = bounded(inside)
     try:
         return _recognised(text)
     except GenotypeError as error:
         for other in (unescaped(text), unprefixed(text)):
             if other != text:
                 with suppress(GenotypeError):
-                    return _recognised(other)
+                    return _recognised(bounded(unwrapped(other)))
         raise GenotypeError(f"{error}{_next_step(text, error)}") from None
 
 

@@ -15,7 +15,7 @@ _ENTRIES = ("arch", "architecture", "arch_str", "cell", "best_genotype", "best_a
 #: Keys of a mapping in YAML that holds a genotype.
 _IN_YAML = re.compile(
     r"^[ \t]*(?:- )*\{?(?:format|normal|genotype|(?:normal|reduce)(?:_n\d+_\w+|/\w+)|(?:\w+:darts:)?edge_\w+)\s*:"
-    r"|[{,][ \t]*genotype:",
+    r"|[{,][ \t]*(?:genotype|normal):",
     re.MULTILINE,
 )
 #: How a list of lists begins in YAML; one with a bracket of Python further on is none.
@@ -44,6 +44,7 @@ def unwrapped(text: str) -> str:
             inner = inner.get("value")
         inner = inner if isinstance(inner, str) else unwrapped(json.dumps(inner))
         beside = json.dumps(data).replace(json.dumps(inner)[1:-1], "").replace(inner, "")
+        beside = beside.replace("\\", "")  # of texts in it
         if other := another(beside) or ("~0|" in beside and "an architecture string"):
             raise GenotypeError(f"a text must hold one genotype, but beside {key!r} it has {other}; keep one")
         return inner

@@ -63,6 +63,7 @@ _PRINTED = re.compile(r"\[\s*[0-9]+\.?(?:\s+[0-9]+\.?)+\s*\]")
 _MAPPED = re.compile(
     r"""['"](?:cells|normal|reduce)['"]+\s*:\s*['"]*[\[({]|\b(?:normal|reduce)(?:_n[0-9]+_(?:p[0-9]|switch)|/op_)"""
     r"|\bedge_(?:normal|reduce)_[0-9]"
+    r"|\b(?:normal|reduce)['\"]?:\s*\n\s*- "
     r"|\b(?:normal|reduce)\s*=\s*[\[(]\s*[\[(]|\b(?:normal|reduce)_concat['\"]?\s*[=:]\s*(?:(?:range|list)\s*\(|\[|\()"
     r"|[\[(]\s*['\"]\w+['\"]\s*,\s*[0-9]+\s*[\])][\s,\[\]()]*['\"]\w+['\"]\s*,\s*[0-9]+\s*[\])]"
     r"|(?:[\[(]\s*[0-9]+\s*,\s*[0-9]+\s*[\])][\s,]*){4}"
@@ -86,9 +87,9 @@ _QUOTED = re.compile(r"""(["'`])[^"'`()\[\]{}#]*\1(?=\s*[,;|\s])""")
 _COMMAND = re.compile(r"\\[A-Za-z]+\*?\{[^()\[\]{}]*\}")
 _GROUP = re.compile(r"(?<=\s)(?:\((?![^()]*\.\w*\()[^()\[\]{}'\"=]*\)|\[[^()\[\]{}'\"=,]*\])")
 #: A comment, or a statement: in a log each part before a semicolon has a number, in a table it is the last character.
-_SIGNS = re.compile(r"#\s|=.*;.|(?:\A|;)[^;0-9]*;(?:.*[^;])\Z")
-#: How a diff of words marks in colours what it takes away.
-_WORDS_TAKEN = re.compile(r"(?<=[^\n])\x1b\[(?:\d+;)*31m|\x1b\[(?:\d+;)*31m(?!-)")
+_SIGNS = re.compile(r"#(?![0-9])|=.*;.|(?:\A|;)[^;0-9]*;(?:.*[^;])\Z")
+#: How a diff of words marks what it takes away, also in colours.
+_WORDS_TAKEN = re.compile(r"\[-[^\n]*-\]\{\+|@@ -[0-9](?s:.*)(?:(?<=[^\n])\x1b\[(?:\d+;)*31m|\x1b\[(?:\d+;)*31m(?!-))")
 
 #: What may stand before a genotype on its line: `NAME =`, a log prefix, or cells of a table; or a call that prints it.
 _BEFORE = re.compile(r"|.*[\s=:]|[^()\[\]{}]*[,;|>&]")
@@ -141,13 +142,19 @@ def bounded(text: object) -> str:
     if not isinstance(text, str) or len(text) > MAX_TEXT:
         value = f"{len(text)}; keep the lines of one genotype" if isinstance(text, str) else shown(text)
         raise GenotypeError(f"a genotype is a text of at most {MAX_TEXT} characters, but got {value}")
-    if re.search(r"@@ -[0-9]", text) and _WORDS_TAKEN.search(text):
+    if _WORDS_TAKEN.search(text):
         raise GenotypeError(
             "a diff must have whole lines, but one of words has the old and the new ones in one; print it without "
             "--color-words or --word-diff"
         )
     plain = html.unescape(_TAG.sub(r"<\1>", _DECORATION.sub("", text)))
+    plain = named(plain)
     return _LATEX.sub(r"'\1'", _BLANK.sub(" ", plain.translate(_TYPESET)))
+
+
+def named(text: str) -> str:
+    """The text with names that have no escapes, as Markdown and LaTeX write them; in YAML these are blanks."""
+    return re.sub(r"(?<=\w)\\_(?=\w)", "_", text)
 
 
 def unescaped(text: str) -> str:
@@ -202,7 +209,13 @@ def read(text: str) -> Any:
     if whole := _ARRAY.fullmatch(plain):
         plain = whole[1] + whole[2]
     if calls := list(CALL.finditer(plain)):
-        pieces = [_cut(plain, call.start(), call.end() - 1) for call in calls]
+        try:
+            pieces = [_cut(plain, call.start(), call.end() - 1) for call in calls]
+        except BesideError:
+            begin = plain.find("{", 0, calls[0].start())  # of settings that have it as a text
+            if begin < 0 or _has_call(value := parsed(_cut(plain, begin, begin, alone=True))):
+                raise
+            return value
         value, *others = map(parsed, pieces)
         if any(other != value for other in others):
             raise GenotypeError(f"a text must hold one genotype, but has {len(calls)} calls of Genotype; keep one")
@@ -265,6 +278,11 @@ def _cut(text: str, start: int, bracket: int, alone: bool = False) -> str:
     if alone:
         check_unchanged(text, piece)
     return piece
+
+
+def _has_call(value: Any) -> bool:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ()
+    return isinstance(value, Call) or any(map(_has_call, items))
 
 
 def _told(beside: str) -> str:

@@ -234,9 +234,14 @@ FIELDS_OF_V2: dict[str, Any] = {
         f"loaded 'best.pt', genotype = {V2}",
         f"best = {FIELDS_OF_V2}\n[INFO] test accuracy 97.24 (best 97.31)",
         f"$ tail -n1 search/*/log.txt\ngenotype = {V2}\n$ ls retrain/*/",
+        f"{{e: 1, best: {{{', '.join(f'{k}: {json.dumps(v)}' for k, v in FIELDS_OF_V2.items())}}}}}",
+        str({"arch": {"genotype": V2, "lr": 0.1}}),
+        "In [3]: best = " + V2.replace("), (", "),\n   ...: ("),
         # quoted twice, added without a head, and below a head that quotes another
         "> > " + V2.replace("), (", "),\n> > ("),
         "+" + V2.replace("), (", "),\n+    ("),
+        repr(DARTS_V2).replace("_", "\\_"),
+        json.dumps(list(FIELDS_OF_V2.values())).replace("_", "\\_"),
         f"@@ -77,0 +78 @@ OTHER = {NOISE[:60]}\n+MINE = {V2}",
         "\n".join(f"{number:3d} {line}" for number, line in enumerate(V2.replace("), (", "),\n    (").split("\n"), 9)),
         f"```python\n{V2}\n```",
@@ -300,6 +305,9 @@ def test_the_nodes_of_a_structure_are_its_architecture_string() -> None:
         f"```python\n{value}\n```",
         f"2022-01-01 INFO best = {value}",
         f"print({value})",
+        f"-{ARCH.replace('none', 'noise')}\n+{ARCH}",
+        f"- {ARCH.replace('none', 'noise')}\n+ {ARCH}",
+        f"+{ARCH}",
     )
     around = f"Structure(4 nodes with {ARCH})", f"CellStructure(arch_str='{ARCH}')"
     for text in (*texts, *ends, *around, f"| 1 | `{ARCH}` | 93 |", repr(Genotype.from_text(ARCH))):
@@ -330,16 +338,15 @@ REFUSED = {
     ),
     "dict and more": (f"dict({FIELDS_OF_V2}, normal=[])", "has the call 'dict(...)'"),
     **{
-        f"two beside {what}": (
-            text,
-            "give one genotype alone, from" if "#" in text or "97" in text else "one genotype, but",
-        )
+        f"two beside {what}": (text, "one genotype")
         for what, text in {
             "globs": f"$ tail search/*/log.txt\ngenotype = {V2}\n$ tail retrain/*/log.txt\ngenotype = {NOISE}",
             "hashes": f"epoch 48: {V2}\n##### Final: {NOISE} #####",
             "a heading": f"epoch 48: {V2}\n### Best: {NOISE}",
             "a percentage": f"searched: {V2}\ntest 97.24 (best 97.31) % genotype = {NOISE}",
             "an arrow, twice": f"epoch #10: {V2} -> {NOISE}\n" * 2,
+            "yaml": yaml.safe_dump({"genotype": json.loads(json.dumps(FIELDS_OF_V2))}) + f"best: {NOISE}",
+            "quotes": f'" {NOISE} "\n{V2}',
             "keys": json.dumps({"parent": FIELDS_OF_V2, "child": FIELDS_OF_V2 | {"normal_concat": [5]}}),
         }.items()
     },
@@ -349,6 +356,16 @@ REFUSED = {
         f"\x1b[36m@@ -1 +1 @@\x1b[m\nX = {V2.replace('(', chr(27) + '[31m(', 3)}",
         "print it without --color-words",
     ),
+    "entry and another as JSON": (
+        json.dumps({"genotype": V2, "first": json.dumps(FIELDS_OF_V2)}),
+        "beside 'genotype' it has '\"normal\": ['",
+    ),
+    "comment in a line of grep": (f"73:#V1 = {V2}", "before a genotype may stand"),
+    "cut in a string": (
+        f'"""\nV1 = {V2}\ndef f():\n    """Doc."""\n    pass\nV2 = {NOISE}',
+        "must be whole, but quotes",
+    ),
+    "diff of words, plain": (f"X = {V2.replace('sep_conv_3x3', '[-sep_conv_3x3-]{+noise+}', 1)}", "print it without"),
     "part left out": (
         "Genotype(normal=[('skip_connect', 0), ...], normal_concat=[2], reduce=[], reduce_concat=[2])",
         "a part is left out as `...`; restore it",
