@@ -33,6 +33,8 @@ FUSED_DEVICES = ("cpu", "cuda")
 #: Arguments that are not options of a recipe: what it says elsewhere, and how an update is computed.
 _RESERVED = ("params", "lr", "weight_decay", "maximize", "foreach", "fused", "capturable", "differentiable")
 _OF_SGD = ("momentum", "nesterov")
+#: Entry of a group of parameters: its learning rate as a multiple of that of the first group.
+_RATIO = "ratio_of_lr"
 
 
 def can_hold(kind: type[Optimizer]) -> bool:
@@ -70,19 +72,32 @@ def begin_held(optimizer: Optimizer) -> None:
 
 
 def set_rate(optimizer: Optimizer, value: float) -> None:
-    """Set the learning rate, in place where it is a tensor."""
-    (group,) = optimizer.param_groups
-    if not isinstance(group["lr"], Tensor):
-        group["lr"] = value
-    elif group.get("rate") != value:
-        group["lr"].fill_(value)
-        group["rate"] = value
+    """Set the learning rate of the first group of parameters, and those of the others in the ratio they were built in.
+
+    A rate that is a tensor is set in place.
+    """
+    for group in optimizer.param_groups:
+        rate = value * group.get(_RATIO, 1.0)
+        if not isinstance(group["lr"], Tensor):
+            group["lr"] = rate
+        elif group.get("rate") != rate:
+            group["lr"].fill_(rate)
+            group["rate"] = rate
 
 
 def rate_of(optimizer: Optimizer) -> float:
     """Return the learning rate that was set last."""
-    (group,) = optimizer.param_groups
+    group = optimizer.param_groups[0]
     return float(group.get("rate", group["lr"]) if isinstance(group["lr"], Tensor) else group["lr"])
+
+
+def _note_ratios(optimizer: Optimizer) -> None:
+    """Keep in each of several groups the ratio of its learning rate to that of the first, which may become 0."""
+    first, *others = optimizer.param_groups
+    if others and not first["lr"]:
+        raise ValueError("the learning rates of its groups follow that of the first one, which is 0")
+    for group in others:
+        group[_RATIO] = float(group["lr"]) / float(first["lr"])
 
 
 def build_optimizer(
@@ -101,6 +116,7 @@ def build_optimizer(
         RecipeError: an option that is unknown, or that the optimizer refuses.
     """
     name, kind = plan.optimizer, OPTIMIZERS[plan.optimizer]
+    begin = lr or 1.0  # several groups have no ratio of rates of 0
     takes = list(inspect.signature(kind).parameters)
     reserved = (*_RESERVED, *_OF_SGD) if name == "sgd" else _RESERVED
     free = [option for option in takes if option not in reserved]
@@ -122,9 +138,12 @@ def build_optimizer(
     if fused and kind in FUSED and {p.device.type for p in weights} <= set(FUSED_DEVICES):
         given["fused"] = True
     if held and can_hold(kind):
-        given |= held_options(kind, lr, weights[0].device)
+        given |= held_options(kind, begin, weights[0].device)
     try:
-        built: Optimizer = kind(weights, **{"lr": lr, **given})
+        built: Optimizer = kind(weights, **{"lr": begin, **given})
+        _note_ratios(built)
+        if lr != begin:
+            set_rate(built, lr)
     except Exception as fault:  # an option of another type or range, or whatever the user's code raises
         words = " ".join(str(fault).split())[:300]
         raise RecipeError(
@@ -136,7 +155,9 @@ def build_optimizer(
 
 
 def check_optimizer(plan: WeightOptimizer, key: str) -> None:
-    """Build the optimizer for one weight, and take a step, so that faults show before anything starts.
+    """Build the optimizer for two weights, and take a step, so that faults show before anything starts.
+
+    They are those of a convolution and of a batch norm, which optimizers may put into groups of their own.
 
     Args:
         plan: name and options.
@@ -145,17 +166,19 @@ def check_optimizer(plan: WeightOptimizer, key: str) -> None:
     Raises:
         RecipeError: as `build_optimizer`, or a step fails.
     """
-    weight = nn.Parameter(torch.zeros(2, 2, 1, 1))
+    weights = [nn.Parameter(torch.zeros(shape)) for shape in ((2, 2, 1, 1), (2,))]
     try:
-        built = build_optimizer([weight], plan, plan.lr.largest)
-        weight.grad = torch.ones_like(weight)
+        built = build_optimizer(weights, plan, plan.lr.largest)
+        set_rate(built, plan.lr.largest)
+        for weight in weights:
+            weight.grad = torch.ones_like(weight)
         built.step()
     except RecipeError as fault:
         raise RecipeError(f"{key}: {fault}") from fault
     except Exception as fault:  # whatever the optimizer raises
         words = f"{type(fault).__name__}: {' '.join(str(fault).split())[:300]}{place_in_plugins(fault)}"
         raise RecipeError(
-            f"{key}: optimizer {plan.optimizer!r} fails in a step on one weight: {words}; change its options"
+            f"{key}: optimizer {plan.optimizer!r} fails in a step on two weights: {words}; change its options"
         ) from fault
 
 

@@ -122,7 +122,10 @@ class Learner:
         if self.beta_optimizer is not None:
             moved.append(("beta", "the logits of beta", self.beta_optimizer))
         settings = [(keys[name], words, optimizer) for name, words, optimizer in moved]
-        return [Group(words, of.param_groups[0]["params"], key, rate_of(of)) for key, words, of in settings]
+        return [
+            Group(words, [p for group in of.param_groups for p in group["params"]], key, rate_of(of))
+            for key, words, of in settings
+        ]
 
     def logits(self, x: Tensor, weights: Mapping[str, ArchWeights]) -> Tensor:
         """Return the logits (N, classes) for images (N, C, H, W) under the weights of each cell type."""

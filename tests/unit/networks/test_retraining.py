@@ -349,6 +349,30 @@ def test_drop_path_and_learning_rate_follow_their_curves(digits: splits.Dataset)
     assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 3e-4, False)
 
 
+class Grouped(torch.optim.SGD):
+    """Biases and batch norms are not decayed, and take steps of twice the size."""
+
+    def __init__(self, params: Any, lr: float, weight_decay: float = 0.0) -> None:
+        params = list(params)
+        maps, others = ([p for p in params if (p.dim() > 1) is wanted] for wanted in (True, False))
+        doubled = {"params": others, "lr": 2 * lr, "weight_decay": 0.0}
+        super().__init__([{"params": maps}, doubled], lr=lr, momentum=0.9, weight_decay=weight_decay)
+
+
+def test_an_optimizer_of_several_groups_follows_the_curve_and_resumes(digits: splits.Dataset, tmp_path: Path) -> None:
+    topocell.register("optimizer", "my-groups", Grouped)
+    weights = {"optimizer": "my-groups", "lr": {"shape": "linear", "start": 0.1, "end": 0.0}}
+    saver = Saver(tmp_path)
+    whole = trained(plan(weights=weights, epochs=3), digits, saver)
+    assert [r["lr"] for r in saver.records] == pytest.approx([0.1, 0.1 * 2 / 3, 0.1 / 3])
+    rates = [group["lr"] for group in whole.members[0].optimizer.param_groups]
+    assert rates == pytest.approx([0.1 / 3, 0.2 / 3])
+    for number in range(len(saver.before)):
+        resumed = Retraining(SMALL, whole.task.plan, digits)
+        resumed.run(checkpoint.load(tmp_path / f"{number}.ckpt"))
+        assert_identical(resumed.state_dict(), whole.state_dict())
+
+
 def test_channels_can_be_chosen_by_a_number_of_parameters(digits: splits.Dataset) -> None:
     done = trained(plan(parameters=6000, epochs=1), digits)
     assert done.task.channels == channels_for(SMALL, 6000, 3, 10, 1) != 4

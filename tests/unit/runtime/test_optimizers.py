@@ -12,7 +12,8 @@ from topocell.config.search import Stage, WeightOptimizer
 from topocell.errors import RecipeError
 from topocell.io import checkpoint
 from topocell.io.checkpoint import restore_optimizer
-from topocell.runtime.optimizers import OPTIMIZERS, build_optimizer, check_optimizer
+from topocell.runtime.optimizers import OPTIMIZERS, build_optimizer, check_optimizer, rate_of, set_rate
+from topocell.supernet.learner import Learner, weight_optimizer
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "sgd": {"dampening": 0.1},
@@ -156,3 +157,83 @@ def test_an_optimizer_of_ones_own() -> None:
 def test_the_second_order_level_looks_ahead_by_sgd() -> None:
     with pytest.raises(ValidationError, match=r"looks ahead by a plain step of sgd, but weights.optimizer is 'adamw'"):
         Stage.model_validate({"name": "a", "epochs": 2, "level": "unrolled", "weights": {"optimizer": "adamw"}})
+
+
+class Grouped(optim.Optimizer):
+    """Biases and batch norms are not decayed, and take steps of twice the size."""
+
+    def __init__(self, params: Any, lr: float, weight_decay: float = 0.0, factor: float = 2.0) -> None:
+        groups: list[list[nn.Parameter]] = [[], []]
+        for p in params:
+            groups[p.dim() < 2].append(p)
+        others = {"params": groups[1], "lr": factor * lr, "weight_decay": 0.0}
+        super().__init__([{"params": groups[0]}, others], {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                mean = self.state[p].setdefault("mean", torch.zeros_like(p))
+                mean.lerp_(p.grad + group["weight_decay"] * p, 0.5)
+                p.sub_(mean, alpha=group["lr"])
+
+
+def rates(optimizer: optim.Optimizer) -> list[float]:
+    return [group["lr"] for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("first", [0.1, 0.0])
+def test_groups_of_parameters_keep_the_ratio_of_their_rates(first: float, tmp_path: Any) -> None:
+    """Also through a rate of 0, and in one that resumes."""
+    topocell.register("optimizer", "my-grouped", Grouped)
+    check_optimizer(plan("my-grouped"), "retrain.weights")
+    given = weights()
+    built = build_optimizer(given, plan("my-grouped"), first)
+    assert rates(built) == [first, 2 * first] and [len(g["params"]) for g in built.param_groups] == [2, 1]
+    for rate in (0.4, 0.0, 0.2):
+        set_rate(built, rate)
+        assert rates(built) == [rate, 2 * rate] and rate_of(built) == rate
+    descend(built, given, 2)
+    checkpoint.save(tmp_path / "state.ckpt", {"state": built.state_dict()})
+    others = [nn.Parameter(p.detach().clone()) for p in given]
+    second = build_optimizer(others, plan("my-grouped"), 0.05)
+    restore_optimizer(second, checkpoint.load(tmp_path / "state.ckpt")["state"])
+    assert rates(second) == [0.2, 0.4]
+    for optimizer, moved in ((built, given), (second, others)):
+        set_rate(optimizer, 0.1)
+        descend(optimizer, moved, 2)
+    assert all(torch.equal(a, b) for a, b in zip(given, others, strict=True))
+
+
+def test_rates_that_have_no_ratio_are_refused() -> None:
+    class Frozen(Grouped):
+        def __init__(self, params: Any, lr: float, weight_decay: float = 0.0) -> None:
+            super().__init__(params, lr, weight_decay)
+            self.param_groups[0]["lr"] = 0.0
+
+    topocell.register("optimizer", "my-frozen", Frozen)
+    with pytest.raises(RecipeError, match=r"retrain.weights: .*follow that of the first one, which is 0; change"):
+        check_optimizer(plan("my-frozen"), "retrain.weights")
+
+
+def test_a_fault_of_one_kind_of_weights_shows_before_a_run() -> None:
+    class OfMaps(Grouped):
+        def step(self, closure: Any = None) -> None:
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.grad.mean((2, 3))
+
+    topocell.register("optimizer", "my-maps", OfMaps)
+    with pytest.raises(RecipeError, match="optimizer 'my-maps' fails in a step on two weights: IndexError"):
+        check_optimizer(plan("my-maps"), "retrain.weights")
+
+
+def test_all_groups_are_weights_of_the_learner() -> None:
+    topocell.register("optimizer", "my-grouped", Grouped)
+    space = topocell.spaces.get("darts", nodes=1)
+    net, arch = topocell.Supernet(space, 4, 3, 3), topocell.ArchState(space)
+    built = weight_optimizer(net, plan("my-grouped"))
+    learner = Learner(net, arch, built, optim.Adam(arch.alpha.values()), None, None)
+    moved = learner.groups({"weights": "weights.lr", "alpha": "alpha.lr"})[0]
+    assert {id(p) for p in moved.parameters} == {id(p) for p in net.parameters()} and moved.rate == 0.01
+    assert all(group["params"] for group in built.param_groups)
