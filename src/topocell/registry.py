@@ -237,9 +237,13 @@ def check_options(axis: str, name: str, piece: Callable[..., Any], given: int, o
     Raises:
         RecipeError: an option that is unknown, missing or of another type than its parameter.
     """
-    known = dict(list(inspect.signature(piece).parameters.items())[given:])
+    open_ended, known = False, {}
+    for option, parameter in list(inspect.signature(piece).parameters.items())[given:]:
+        open_ended |= parameter.kind == parameter.VAR_KEYWORD
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            known[option] = parameter
     for option in options:
-        if option not in known:
+        if option not in known and not open_ended:
             raise RecipeError(
                 f"{axis} {name!r} has no option {option!r}{nearest(option, known)}; "
                 f"it takes: {', '.join(known) or 'none'}"
@@ -248,7 +252,8 @@ def check_options(axis: str, name: str, piece: Callable[..., Any], given: int, o
         if parameter.default is parameter.empty and option not in options:
             raise RecipeError(f"{axis} {name!r} needs the option {option!r}; add {option}=...")
     for option, value in options.items():
-        _check_type(f"{axis}.{option}", known[option].annotation, value)
+        if option in known:
+            _check_type(f"{axis}.{option}", known[option].annotation, value)
 
 
 def _check_type(where: str, annotation: Any, value: Any) -> None:

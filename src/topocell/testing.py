@@ -6,7 +6,6 @@ rule, what the piece did instead, and what to change. The pieces that come with 
 
 import json
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from topocell.runtime.as_found import as_found
 from topocell.runtime.contracts import ContractError, demand, demand_gradient, named, of
 from topocell.runtime.hooks import Keeping
 from topocell.runtime.loss_contracts import gradient_of
-from topocell.runtime.losses import Loss
+from topocell.runtime.losses import Loss, with_options
 from topocell.runtime.operation_contracts import check_at_stride
 from topocell.searching.loop import Search
 from topocell.searching.mechanisms import MECHANISMS, Mechanism
@@ -352,30 +351,38 @@ def check_rule(rule: "str | Callable[..., Any]", kind: str = "edge rule", arch: 
 
 
 @as_found()
-def check_loss(loss: "str | Loss", classes: int = 4, mixed: bool = True, /, **options: Any) -> None:
+def check_loss(
+    loss: "str | Loss | type[nn.Module]",
+    classes: int = 4,
+    mixed: bool = True,
+    device: torch.device | str = "cpu",
+    /,
+    **options: Any,
+) -> None:
     """Check a loss on random logits: a finite mean, gradients, no draws and no state; the same of probabilities.
 
     Args:
         loss: `(logits (N, K), target)` → mean loss (0-dim), the target being labels (N,) int64, or probabilities
-            (N, K); or its name.
+            (N, K); or a class of modules that do this, or its name.
         classes: K.
         mixed: whether it takes probabilities too, which it need not where no images are mixed.
+        device: where it is computed.
         options: of the loss, and what a training gives it (`weight`, `label_smoothing`).
 
     Raises:
         ContractError: it breaks a rule.
     """
-    who, function = named("loss", loss)
+    who, piece = named("loss", loss)
     name = loss if isinstance(loss, str) else getattr(loss, "__name__", "loss")
-    registry.check_options("loss", name, function, 2, options)
-    draws = torch.Generator().manual_seed(0)
-    logits, labels = torch.randn(6, classes, generator=draws).requires_grad_(), torch.arange(6) % min(classes, 4)
-    shares = torch.softmax(torch.randn(6, classes, generator=draws), 1)
+    function, draws = with_options(name, piece, options, device), torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(6, classes, generator=draws), torch.arange(6) % min(classes, 4)
+    shares = torch.softmax(torch.randn(6, classes, generator=draws), 1).to(device)
+    logits, labels = logits.to(device).requires_grad_(), labels.to(device)
     targets = [labels, nn.functional.one_hot(labels, classes).float(), shares] if mixed else [labels]
     gradients = []
     for target in targets:
         what = "labels (N,)" if target is labels else "probabilities (N, K)"
-        gradients.append(gradient_of(partial(function, **options), logits, target, who, what).flatten())
+        gradients.append(gradient_of(function, logits, target, who, what).flatten())
     if mixed:  # up to a factor, since costs of classes may be divided out of the mean of labels
         alike = float(nn.functional.cosine_similarity(gradients[0], gradients[1], dim=0))
         demand(alike >= 1 - 1e-4, who, "labels and their probabilities have gradients of one direction", f"{alike:g}")

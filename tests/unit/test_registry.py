@@ -453,3 +453,14 @@ def test_a_run_with_pieces_of_every_kind_and_what_is_said_without_them_or_when_t
     assert (
         again.returncode == 0 and "the imported files are not those the run began with" in again.stdout + again.stderr
     )
+
+
+def test_a_piece_that_takes_any_option_gets_those_that_are_given() -> None:
+    def anything(cell: object, *more: int, size: int = 1, **others: float) -> dict[str, float]:
+        return {"size": size, **others}
+
+    table = {"anything": anything}
+    assert registry.build("loss", table, "anything", None) == {"size": 1}
+    assert registry.build("loss", table, "anything", None, size=2, gamma=0.5) == {"size": 2, "gamma": 0.5}
+    with pytest.raises(RecipeError, match=r"loss\.size: input should be a valid integer, but got 'two'"):
+        registry.build("loss", table, "anything", None, size="two")

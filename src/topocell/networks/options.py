@@ -50,13 +50,13 @@ def class_weights(plan: RetrainPlan, train: Images, device: torch.device) -> Ten
     return balanced_weights(train.labels.cpu(), len(train.classes)).to(device)
 
 
-def training_loss(plan: RetrainPlan, weight: Tensor | None) -> Loss:
-    """Return the loss of a training, with smoothing and what `class_weights` returns.
+def training_loss(plan: RetrainPlan, weight: Tensor | None, device: torch.device | str = "cpu") -> Loss:
+    """Return the loss of a training on a device, with smoothing and what `class_weights` returns.
 
     Raises:
         RecipeError: as `build_loss`.
     """
-    return build_loss(plan.loss, label_smoothing=plan.label_smoothing, weight=weight)
+    return build_loss(plan.loss, label_smoothing=plan.label_smoothing, weight=weight, device=device)
 
 
 def weights_of_shares(plan: RetrainPlan, weight: Tensor | None) -> Tensor | None:

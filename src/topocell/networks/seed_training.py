@@ -65,7 +65,7 @@ class Task:
         self.augmentation = replace(data.augmentation, **changes)
         self.train, self.held_out = training_images(plan, data.train, derive_seed(seed, "retrain"))
         self.class_weights = class_weights(plan, self.train, device)
-        self.loss, self.mixing = training_loss(plan, self.class_weights), mixing(plan)
+        self.loss, self.mixing = training_loss(plan, self.class_weights, device), mixing(plan)
         self.share_weights = weights_of_shares(plan, self.class_weights)
 
     def network(self, number: int) -> FixedNet:

@@ -254,7 +254,7 @@ def prepared(
     """
     check(recipe)
     setup = Setup.of(recipe, data, like, checked, out)
-    check_losses(recipe, len(setup.dataset.train.classes))
+    check_losses(recipe, len(setup.dataset.train.classes), setup.device)
     if setup.ground_truth is None:
         check_images(recipe, setup.space, setup.dataset)
     check_reachable(recipe, setup.space, setup.rules, setup.penalised)

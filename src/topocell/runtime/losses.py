@@ -1,17 +1,18 @@
 """Losses of a training by name: cross entropy, and a user's own."""
 
+import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from topocell.config.values import Choice
 from topocell.errors import RecipeError
-from topocell.registry import Registry, check_options
+from topocell.registry import Registry, check_options, place_in_plugins
 
 #: (logits (N, K), target) → mean loss (0-dim); the target is labels (N,) int64, or probabilities (N, K) where images
 #: are mixed.
@@ -35,8 +36,8 @@ def cross_entropy(
     return F.cross_entropy(logits, target, weight=weight, label_smoothing=label_smoothing)
 
 
-#: Name → function of logits, target and, by keyword, options. One with the argument `weight` ((K,) or None) can be
-#: weighted by class, one with `label_smoothing` be smoothed.
+#: Name → function of logits, target and, by keyword, options; or a class of modules, made with the options and called.
+#: One with the argument `weight` ((K,) or None) can be weighted by class, one with `label_smoothing` be smoothed.
 LOSSES = Registry[Callable[..., Tensor]]("loss", {"cross_entropy": cross_entropy})
 
 #: Argument of a loss → key of a training that sets it.
@@ -44,7 +45,12 @@ _GIVEN = {"weight": "class_weights", "label_smoothing": "label_smoothing"}
 
 
 def build_loss(
-    choice: Choice, *, label_smoothing: float = 0.0, weight: Tensor | None = None, of: str = "retrain"
+    choice: Choice,
+    *,
+    label_smoothing: float = 0.0,
+    weight: Tensor | None = None,
+    device: torch.device | str = "cpu",
+    of: str = "retrain",
 ) -> Loss:
     """Return the loss that a recipe names, with its options.
 
@@ -52,14 +58,15 @@ def build_loss(
         choice: name and options.
         label_smoothing: passed on where it is not 0.
         weight: (K,) of each class, passed on where it is given.
+        device: where it is computed.
         of: part of the recipe that has the loss, for messages: a training, or `search`, which weighs and smooths none.
 
     Raises:
-        RecipeError: an option that is unknown or of another type, or a loss that takes no weights or no smoothing.
+        RecipeError: a loss that takes no weights or no smoothing; else as `with_options`.
     """
     options = dict(choice.model_extra or {})
-    function = LOSSES[choice.name]
-    takes = inspect.signature(function).parameters
+    piece = LOSSES[choice.name]
+    takes = inspect.signature(_arguments(piece)[0]).parameters
     given = given_to(label_smoothing, weight)
     for name, key in _GIVEN.items():
         own = f"{of}.{key}"
@@ -75,8 +82,50 @@ def build_loss(
             raise RecipeError(
                 f"loss {choice.name!r} always needs {name!r}, but {giver} gives none; give {name!r} a default{way}"
             )
-    check_options("loss", choice.name, function, 2, options | given)  # behind logits and target
-    return partial(function, **options, **given)
+    return with_options(choice.name, piece, options | given, device)
+
+
+def with_options(name: str, piece: Callable[..., Any], options: Mapping[str, Any], device: torch.device | str) -> Loss:
+    """Return a loss with its options. A module is copied, or made where it is a class, and put on the device.
+
+    Args:
+        name: for messages.
+        piece: a row of `LOSSES`.
+        options: its arguments besides logits and target.
+        device: where it is computed.
+
+    Raises:
+        RecipeError: an option that is unknown, missing or of another type; a module that cannot be made or copied, or
+            with parameters to learn, of which neither the optimizer of a training nor its checkpoints know.
+    """
+    holder, given = _arguments(piece)
+    check_options("loss", name, holder, given, options)
+    whole = piece.func if isinstance(piece, partial) else piece
+    if given and not isinstance(whole, nn.Module):
+        return partial(piece, **options)
+    try:
+        made: nn.Module = copy.deepcopy(whole) if given else piece(**options)  # type: ignore[assignment]
+        module = made.to(device)
+    except Exception as fault:  # whatever the user's code raises
+        words = f"{type(fault).__name__}: {' '.join(str(fault).split())[:300]}{place_in_plugins(fault)}"
+        raise RecipeError(f"loss {name!r} is a module that cannot be made: {words}; change it") from fault
+    learned = [key for key, parameter in module.named_parameters() if parameter.requires_grad]
+    if learned:
+        raise RecipeError(
+            f"a loss has nothing to learn, as no optimizer moves it, but {name!r} has the parameter {learned[0]!r}; "
+            f"make it a buffer (register_buffer), or set requires_grad=False"
+        )
+    if not given:
+        return module
+    return partial(module, *getattr(piece, "args", ()), **getattr(piece, "keywords", {}) | dict(options))
+
+
+def _arguments(piece: Callable[..., Any]) -> tuple[Callable[..., Any], int]:
+    """What has the arguments of a loss, and how many of them are no options: logits and target, none of a class."""
+    whole = piece.func if isinstance(piece, partial) else piece
+    if isinstance(whole, type) and issubclass(whole, nn.Module):
+        return piece, 0
+    return (piece.forward if isinstance(piece, nn.Module) else piece), 2
 
 
 def given_to(label_smoothing: float = 0.0, weight: Tensor | None = None) -> dict[str, Any]:

@@ -123,7 +123,7 @@ class Builder:
             stage.weights.clip,
             stage.penalty,
             stage.mixed,
-            build_loss(self._plan.loss),
+            build_loss(self._plan.loss, device=self._device),
             alpha_penalty=stage.alpha_penalty,
             arch_clip=stage.arch_clip,
             execution=self._execution,

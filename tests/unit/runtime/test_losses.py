@@ -10,8 +10,12 @@ from torch import Tensor, nn
 
 import topocell
 from topocell import testing
+from topocell.config.load import load_recipe
+from topocell.config.retrain import RetrainPlan
 from topocell.config.values import Choice
 from topocell.errors import RecipeError
+from topocell.networks.options import training_loss
+from topocell.runs.loss_checks import check_losses
 from topocell.runtime.losses import LOSSES, balanced_weights, build_loss, check_loss_options
 from topocell.runtime.micro_batches import adds_up
 
@@ -173,3 +177,125 @@ def test_a_loss_that_needs_weights_gets_those_of_its_training() -> None:
     topocell.register("loss", "my-always", always)
     found = build_loss(Choice(name="my-always"), weight=torch.ones(4))(LOGITS, LABELS)
     assert torch.equal(found, F.cross_entropy(LOGITS, LABELS, weight=torch.ones(4)))
+
+
+class Focal(nn.Module):
+    """Images that are classified well count less."""
+
+    def __init__(self, gamma: float = 2.0) -> None:
+        super().__init__()
+        self.gamma = gamma
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        target = F.one_hot(target, logits.shape[1]) if target.dim() == 1 else target
+        log_p = logits.log_softmax(1)
+        return -(target * (1 - log_p.exp()) ** self.gamma * log_p).sum(1).mean()
+
+
+class Sharpened(nn.Module):
+    """A module whose call has an option."""
+
+    def forward(self, logits: Tensor, target: Tensor, factor: float = 1.0) -> Tensor:
+        return F.cross_entropy(factor * logits, target)
+
+
+def test_a_class_of_modules_is_made_with_the_options_and_called() -> None:
+    topocell.register("loss", "my-focal-class", Focal)
+    testing.check_loss("my-focal-class", gamma=1.5)
+    testing.check_loss(Focal, 4, True, gamma=1.5)
+    found = build_loss(Choice.model_validate({"name": "my-focal-class", "gamma": 1.5}))(LOGITS, LABELS)
+    assert torch.equal(found, Focal(1.5)(LOGITS, LABELS))
+    topocell.register("loss", "my-sharp-focal", partial(Focal, gamma=3.0))
+    assert torch.equal(build_loss(Choice(name="my-sharp-focal"))(LOGITS, LABELS), Focal(3.0)(LOGITS, LABELS))
+    with pytest.raises(RecipeError, match=r"has no option 'gama' \(did you mean 'gamma'\?\); it takes: gamma"):
+        build_loss(Choice.model_validate({"name": "my-focal-class", "gama": 1.5}))
+    with pytest.raises(RecipeError, match=r"loss\.gamma: input should be a valid number, but got 'high'"):
+        build_loss(Choice.model_validate({"name": "my-focal-class", "gamma": "high"}))
+
+
+def test_the_cross_entropy_of_torch_is_smoothed_and_weighted_as_a_class_too() -> None:
+    topocell.register("loss", "torch-cross-entropy", nn.CrossEntropyLoss)
+    testing.check_loss("torch-cross-entropy")
+    weight = torch.tensor([1.0, 2.0, 0.5, 1.0])
+    found = build_loss(Choice(name="torch-cross-entropy"), label_smoothing=0.2, weight=weight)
+    expected = F.cross_entropy(LOGITS, LABELS, weight=weight, label_smoothing=0.2)
+    assert torch.equal(found(LOGITS, LABELS), expected)
+    with pytest.raises(RecipeError, match=r"do not hold 'weight'; set retrain\.class_weights"):
+        build_loss(Choice.model_validate({"name": "torch-cross-entropy", "weight": [1.0]}))
+
+
+def test_the_options_of_a_module_are_those_of_its_call() -> None:
+    topocell.register("loss", "my-sharpened", Sharpened())
+    testing.check_loss("my-sharpened", factor=2.0)
+    found = build_loss(Choice.model_validate({"name": "my-sharpened", "factor": 2.0}))(LOGITS, LABELS)
+    assert torch.equal(found, F.cross_entropy(2 * LOGITS, LABELS))
+
+
+COSTS = torch.tensor([1.0, 2.0, 0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        nn.CrossEntropyLoss(weight=COSTS),
+        partial(nn.CrossEntropyLoss(weight=COSTS)),
+        partial(nn.CrossEntropyLoss, weight=COSTS, ignore_index=-1),
+    ],
+)
+def test_a_module_is_copied_to_the_device_of_the_run(piece: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is registered stays where it is."""
+    monkeypatch.setitem(LOSSES, "my-costs", piece)
+    assert torch.equal(build_loss(Choice(name="my-costs"))(LOGITS, LABELS), F.cross_entropy(LOGITS, LABELS, COSTS))
+    plan = RetrainPlan.model_validate({"loss": "my-costs"})
+    for found in (build_loss(Choice(name="my-costs"), device="meta"), training_loss(plan, None, "meta")):
+        module = found.func if isinstance(found, partial) else found
+        assert isinstance(module, nn.Module) and [b.device.type for b in module.buffers()] == ["meta"]
+    assert torch.equal(build_loss(Choice(name="my-costs"))(LOGITS, LABELS), F.cross_entropy(LOGITS, LABELS, COSTS))
+
+
+class Learned(nn.Module):
+    def __init__(self, fixed: bool = False) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()), requires_grad=not fixed)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(self.scale * logits, target)
+
+
+@pytest.mark.parametrize("piece", [Learned, Learned(), partial(Learned())])
+def test_a_loss_that_learns_is_refused(piece: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOSSES, "my-learned", piece)
+    words = r"nothing to learn, as no optimizer moves it, but .* the parameter 'scale'"
+    with pytest.raises(RecipeError, match=rf"search\.loss: .*{words}"):
+        check_loss_options(Choice(name="my-learned"), "search.loss")
+    with pytest.raises(RecipeError, match=words):
+        testing.check_loss(piece)
+    testing.check_loss(Learned(fixed=True))
+
+
+def test_a_module_that_cannot_be_made_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Focal):
+        def __init__(self, gamma: float = 2.0) -> None:
+            raise ValueError("gamma is\nwrong")
+
+    monkeypatch.setitem(LOSSES, "my-broken", Broken)
+    with pytest.raises(
+        RecipeError, match="'my-broken' is a module that cannot be made: ValueError: gamma is wrong; ch"
+    ):
+        check_loss_options(Choice(name="my-broken"), "retrain.loss")
+
+
+def test_a_run_checks_its_losses_on_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def noted(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        seen.append((logits.device.type, target.device.type))
+        return F.cross_entropy(logits, target, weight=weight)
+
+    monkeypatch.setitem(LOSSES, "my-noted", noted)
+    recipe = load_recipe("darts-v1", ["search.loss=my-noted", "retrain.loss=my-noted"], "smoke")
+    check_losses(recipe, 3, torch.device("cpu"))
+    assert set(seen) == {("cpu", "cpu")} and not seen.clear()
+    with pytest.raises(testing.ContractError):  # values cannot be read there
+        check_losses(recipe, 3, torch.device("meta"))
+    assert seen == [("meta", "meta")]
