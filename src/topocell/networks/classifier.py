@@ -179,7 +179,7 @@ class Classifier(nn.Module):
                 f"a prediction is for one image or more, but none can be read: {some(faults, 10)}; repair them"
             )
         notes = [*unused.notes(), *(f"not read: {fault}" for fault in faults)]
-        empty = torch.empty(0, len(self.classes))
+        empty = torch.empty(0, len(self.classes), device="cpu")
         return Predictions(tuple(names), torch.cat(parts) if parts else empty, self.classes, tuple(notes))
 
 

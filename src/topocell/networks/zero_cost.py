@@ -74,7 +74,7 @@ class _Codes(TorchFunctionMode):
 
     def __init__(self, images: int) -> None:
         super().__init__()
-        self.kernel = torch.zeros(images, images, dtype=torch.float64)
+        self.kernel = torch.zeros(images, images, dtype=torch.float64, device="cpu")
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the function, inside which this mode is off."""

@@ -81,7 +81,7 @@ class Bank(nn.Module):
 
     def keep(self, edges: Sequence[int]) -> list[tuple[nn.Parameter, Tensor]]:
         """Drop the slices of all other edges; returns each parameter with the indices of its kept slices."""
-        index = torch.tensor([self.edges.index(e) for e in edges], dtype=torch.long)
+        index = torch.tensor([self.edges.index(e) for e in edges], dtype=torch.long, device="cpu")
         sliced = []
         for parameter in self.parameters():
             kept = index.to(parameter.device)

@@ -16,8 +16,8 @@ from topocell.spaces.operations import KNOWN_OPERATIONS
 
 
 def candidate_mask(cell: CellSpec) -> Tensor:
-    """Bool (E, K): True where edge e has a k-th candidate, False where the row is padding."""
-    return torch.tensor(cell.live)
+    """Bool (E, K), on the CPU: True where edge e has a k-th candidate, False where the row is padding."""
+    return torch.tensor(cell.live, device="cpu")
 
 
 def candidate_table(cell: CellSpec, value: Mapping[str, float], missing: float) -> np.ndarray:

@@ -16,6 +16,11 @@ def generator(seed: int, *stream: object) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, *stream))
 
 
+def below(n: int, draw: torch.Generator) -> int:
+    """A whole number from 0 to n − 1."""
+    return int(torch.randint(n, (), generator=draw, device=draw.device))
+
+
 def begin_draws(seed: int, device: torch.device) -> None:
     """Seed the generators that operations on the CPU and on `device` draw from when none is named."""
     if device.type == "cpu":  # torch.manual_seed looks through all other kinds of devices, which takes longer

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from topocell.config.search import SearchPlan, Stage
 from topocell.data.splits import SearchData
+from topocell.relaxation import candidate_mask
 from topocell.runtime.losses import build_loss
 from topocell.runtime.precision import Execution
 from topocell.runtime.rng import derive as derive_seed
@@ -144,7 +145,7 @@ def shrink(stage: Stage, space: SpaceSpec, arch: ArchState) -> tuple[SpaceSpec, 
     for name, cell in space.cells.items():
         mask, ops = arch.mask(name).cpu(), arch.strengths(name)
         if not stage.shrink_none:
-            is_none = torch.tensor([[op == "none" for op in _padded(c, mask)] for c in cell.candidates])
+            is_none = torch.tensor([[op == "none" for op in _padded(c, mask)] for c in cell.candidates], device="cpu")
             mask = mask & ~is_none
         if stage.shrink == "best":
             keep = arch.relaxations[name].retained(ops, mask)
@@ -153,7 +154,7 @@ def shrink(stage: Stage, space: SpaceSpec, arch: ArchState) -> tuple[SpaceSpec, 
             keep = torch.zeros_like(mask).scatter(1, order[:, : int(stage.shrink or 1)], True) & mask
         kept = [[op for op, k in zip(names, row) if k] for names, row in zip(cell.candidates, keep.tolist())]
         cells[name] = cell.with_candidates([new or old[:1] for new, old in zip(kept, cell.candidates)])
-        masks[name] = torch.tensor(cells[name].live) & keep.any(1, keepdim=True)
+        masks[name] = candidate_mask(cells[name]) & keep.any(1, keepdim=True)
     return space.with_cells(cells), masks
 
 

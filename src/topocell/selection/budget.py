@@ -12,6 +12,7 @@ above the threshold (`edge-sigmoid`). The maximum is exact (`topocell.selection.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -85,7 +86,7 @@ def least_cost(arch: ArchState, rules: Rules, costs: NetworkCosts) -> float:
     total = costs.fixed
     for name, cell in arch.space.cells.items():
         allowed = choosable(arch, name, rules)
-        equal = Scores(allowed, allowed.double(), torch.ones(cell.n_edges))
+        equal = Scores(allowed, allowed.double(), torch.ones(cell.n_edges, device="cpu"))
         try:
             total += cheapest([_cell(arch, rules, name, equal, costs.cells[name])])
         except RecipeError:
@@ -100,7 +101,8 @@ def choosable(arch: ArchState, cell_type: str, rules: Rules) -> Tensor:
     if rules.none:
         return mask
     width = mask.shape[1]
-    return mask & torch.tensor([[k < len(row) and row[k] != "none" for k in range(width)] for row in names])
+    others = [[k < len(row) and row[k] != "none" for k in range(width)] for row in names]
+    return mask & torch.tensor(others, device="cpu")
 
 
 def _cell(arch: ArchState, rules: Rules, cell_type: str, scores: Scores, costs: CellCosts) -> Cell:
@@ -214,7 +216,7 @@ def edge_sets(
     if isinstance(topology, EdgeSoftmax):
         return _of_size(incoming, topology.keep, topology.weights(beta).clamp(min=1e-300).log()), False
     if isinstance(topology, EdgeSigmoid):
-        odds = beta - torch.tensor(topology.threshold / (1 - topology.threshold), dtype=beta.dtype).log()
+        odds = beta - math.log(topology.threshold / (1 - topology.threshold))
         return [_nonempty(edges, odds) for edges in incoming], False
     if isinstance(topology, Subsets):
         logs = topology.probabilities(beta).clamp(min=1e-300).log()

@@ -114,7 +114,7 @@ def _log_shares(arch: ArchState, cell_type: str, rules: Rules) -> dict[Edge, dic
     found = {}
     for edge, names, row in zip(cell.edges, cell.candidates, arch.strengths_of_all(cell_type)):
         may = [name != "none" or rules.none for name in names]
-        weights = row[: len(names)].clamp(min=LEAST)[torch.tensor(may)]
+        weights = row[: len(names)].clamp(min=LEAST)[torch.tensor(may, device="cpu")]
         logs = (weights.log() - weights.sum().log()).tolist()
         found[edge] = dict(zip((name for name, on in zip(names, may) if on), logs))
     return found
@@ -131,12 +131,17 @@ def _log_sets(arch: ArchState, cell_type: str, rules: Rules) -> list[tuple[set[E
 def _normalised(
     cell: CellSpec, group: Sequence[tuple[tuple[int, ...], float]]
 ) -> tuple[set[Edge], dict[frozenset[Edge], float]]:
-    total = float(torch.tensor([score for _, score in group], dtype=torch.float64).logsumexp(0))
+    total = _log_of_sum([score for _, score in group])
     found: dict[frozenset[Edge], list[float]] = {}
     for edges, score in group:
         found.setdefault(frozenset(cell.edges[e] for e in edges), []).append(score - total)
-    logs = {edges: float(torch.tensor(of, dtype=torch.float64).logsumexp(0)) for edges, of in found.items()}
+    logs = {edges: _log_of_sum(of) for edges, of in found.items()}
     return set().union(*logs), logs
+
+
+def _log_of_sum(logs: Sequence[float]) -> float:
+    """The logarithm of a sum, from those of its terms."""
+    return float(torch.tensor(logs, dtype=torch.float64, device="cpu").logsumexp(0))
 
 
 def _log_of_sets(

@@ -16,6 +16,7 @@ from torch import Generator
 from topocell.config.selection import Rules
 from topocell.errors import RecipeError
 from topocell.genotype.genotype import CellGenotype
+from topocell.runtime.rng import below
 from topocell.selection.budget import choosable
 from topocell.selection.rules import EDGE_RULES, OPERATION_RULES, Derived, cell_genotype
 from topocell.spaces.cell import CellSpec, SpaceSpec
@@ -30,10 +31,6 @@ Pick = tuple[tuple[int, int], ...]
 Cells = tuple[Pick, ...]
 #: Edges of a group, and bool (n_choices, n): which of them each of its choices keeps.
 Group = tuple[Sequence[int], np.ndarray]
-
-
-def _below(n: int, draw: Generator) -> int:
-    return int(torch.randint(n, (), generator=draw))
 
 
 class CellChoices:
@@ -78,7 +75,7 @@ class CellChoices:
         edges: Sequence[int] = self._wiring
         if self._assignments is not None:
             edges = self._assignments.edges(self._assignments.random(lambda: _uniform(draw)))
-        return tuple((e, self.allowed[e][_below(len(self.allowed[e]), draw)]) for e in edges)
+        return tuple((e, self.allowed[e][below(len(self.allowed[e]), draw)]) for e in edges)
 
     def operations(self, pick: Pick) -> list[Pick]:
         """All cells with another operation on one edge."""
@@ -122,9 +119,9 @@ class CellChoices:
         ]
         if not ways:
             return None
-        way = ways[_below(len(ways), draw)]
-        cells = way[_below(len(way), draw)]
-        return cells[_below(len(cells), draw)]
+        way = ways[below(len(ways), draw)]
+        cells = way[below(len(way), draw)]
+        return cells[below(len(cells), draw)]
 
     def _steps(self, kept: frozenset[int]) -> Iterator[tuple[list[int], list[int]]]:
         """Edges that go and edges that come, at most one of each."""
@@ -144,7 +141,7 @@ class CellChoices:
 
 
 def _uniform(draw: Generator) -> float:
-    return torch.rand((), generator=draw, dtype=torch.float64).item()
+    return torch.rand((), generator=draw, dtype=torch.float64, device=draw.device).item()
 
 
 def _alive(edges: Sequence[int], row: np.ndarray, allowed: Sequence[Sequence[int]]) -> bool:
@@ -193,7 +190,7 @@ class CellSpace:
                 "a mutation changes an operation or an edge, but the space leaves no choice; use another space, or "
                 "selection.trials.propose=random"
             )
-        place = places[_below(len(places), draw)]
+        place = places[below(len(places), draw)]
         changed = every[place].mutated(cells[place], draw)
         assert changed is not None
         return (*cells[:place], changed, *cells[place + 1 :])

@@ -27,7 +27,7 @@ from topocell.runtime.epoch_loop import EpochLoop
 from topocell.runtime.epoch_meter import Seen
 from topocell.runtime.hooks import Figures, Monitor, Silent
 from topocell.runtime.nan_guard import Place, Stateful
-from topocell.runtime.rng import generator
+from topocell.runtime.rng import below, generator
 from topocell.selection.decider import decider
 from topocell.selection.probe import Ablation
 from topocell.selection.pruning import decide, only, real_candidates, undecided, without_edges
@@ -190,7 +190,7 @@ class Projection:
         if self.plan.order == "given":
             return among[0]
         draw = generator(self.seed, "projection order", cell_type, self.round)
-        return among[int(torch.randint(len(among), (), generator=draw))]
+        return among[below(len(among), draw)]
 
     # What is left -------------------------------------------------------------------------------------------
 

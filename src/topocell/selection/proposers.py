@@ -93,7 +93,7 @@ def local(options: Any, space: CellSpace, trials: Sequence[Trial], limit: int, d
 
 
 def _drawn(size: int, number: int, draw: Generator) -> list[int]:
-    return torch.randint(size, (number,), generator=draw).tolist()
+    return torch.randint(size, (number,), generator=draw, device=draw.device).tolist()
 
 
 #: Those of `topocell.config.trials.PROPOSERS`.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from topocell.relaxation import candidate_table
+from topocell.relaxation import candidate_mask, candidate_table
 from topocell.spaces.cell import CellSpec
 from topocell.supernet.learner import Learner
 
@@ -49,7 +49,7 @@ def follow(
 
 def real_candidates(cell: CellSpec) -> Tensor:
     """(E, K) bool: the candidates that an edge lists, all but `none`."""
-    return torch.from_numpy(candidate_table(cell, {"none": False}, True)) & torch.tensor(cell.live)
+    return torch.from_numpy(candidate_table(cell, {"none": False}, True)) & candidate_mask(cell)
 
 
 def undecided(mask: Tensor) -> list[int]:

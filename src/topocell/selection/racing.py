@@ -140,8 +140,8 @@ class Race:
         order = best(self.worth(), self.open, len(self.open))
         rows = [self.open.index(c) for c in order]
         places = self.keep - len(self.kept)
-        ahead, behind = torch.tensor(rows[:places]), torch.tensor(rows[places:])
-        at = behind[:, None].to(lead.device), ahead.to(lead.device)
+        ahead, behind = (torch.tensor(of, device=lead.device) for of in (rows[:places], rows[places:]))
+        at = behind[:, None], ahead
         return bool(((lead + doubt)[at] <= self.rules.margin).all() and (doubt[at] > 0).all())
 
     def _end(self, how: str) -> None:

@@ -16,7 +16,7 @@ from topocell.errors import RecipeError, SpaceError, nearest
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.registry import Registry
 from topocell.relaxation import candidate_table
-from topocell.runtime.rng import generator
+from topocell.runtime.rng import below, generator
 from topocell.selection.budget import Scores, choosable, within
 from topocell.spaces.cell import CellSpec, SpaceSpec
 from topocell.supernet.arch_state import ArchState
@@ -75,7 +75,7 @@ def _any_operation(arch: ArchState, cell_type: str, rules: Rules, allowed: Tenso
     picked: list[int | None] = []
     for row in allowed:
         options = row.nonzero().flatten().tolist()
-        picked.append(options[int(torch.randint(len(options), (), generator=draw))] if options else None)
+        picked.append(options[below(len(options), draw)] if options else None)
     return picked
 
 
@@ -142,7 +142,8 @@ def _any_edges(arch: ArchState, cell_type: str, rules: Rules, allowed: Tensor) -
     kept = []
     for node in cell.computed:
         inputs = cell.incoming(node)
-        kept += [inputs[i] for i in torch.randperm(len(inputs), generator=draw)[: rules.in_degree].tolist()]
+        order = torch.randperm(len(inputs), generator=draw, device=draw.device).tolist()
+        kept += [inputs[i] for i in order[: rules.in_degree]]
     return sorted(kept), None
 
 

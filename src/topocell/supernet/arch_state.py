@@ -139,7 +139,7 @@ class ArchState(nn.Module):
         Where candidates have been decided away, their last logits count: how an operation did among all of them.
         """
         self._check(cell_type)
-        return self._strengths(cell_type, torch.tensor(self.space.cells[cell_type].live))
+        return self._strengths(cell_type, relaxations.candidate_mask(self.space.cells[cell_type]))
 
     def _strengths(self, cell_type: str, among: Tensor) -> Tensor:
         return self.relaxations[cell_type].strengths(self.alpha[cell_type].detach().cpu().double(), among)

@@ -66,7 +66,7 @@ def checked_masks(masks: Mapping[str, Tensor], space: SpaceSpec) -> dict[str, Te
         check_known("cell type", name, space.cells, SpaceError)
         wanted = (space.cells[name].n_edges, space.cells[name].n_candidates)
         try:
-            found[name] = torch.as_tensor(given)
+            found[name] = given if isinstance(given, Tensor) else torch.as_tensor(given, device="cpu")
         except (TypeError, ValueError, RuntimeError):
             raise SpaceError(f"a mask is a bool tensor of the shape {wanted}, but that of {name} is none") from None
         if found[name].dtype != torch.bool or found[name].shape != wanted:
