@@ -18,7 +18,7 @@ from topocell.nn.banks import Bank, ChainBank, ConvBank
 from topocell.nn.functional import shuffle_channels
 from topocell.nn.fused_choice import chosen
 from topocell.nn.fused_plan import Edges, Plan
-from topocell.nn.kernels.cpu import ordinary
+from topocell.nn.kernels.cpu import known_now, ordinary
 from topocell.nn.kernels.mode import by_own_mode
 from topocell.nn.modules import has_hooks, values_per_channel
 from topocell.nn.primitives import PRIMITIVES
@@ -31,6 +31,11 @@ from topocell.supernet.weights import ArchWeights, OneHotWeights
 
 Kept = list[tuple[nn.Parameter, Tensor]]
 Sums = dict[int, Tensor]
+
+
+def _may_read(sample: Tensor) -> bool:
+    """Return whether a cell may run what this sample says, and nothing else."""
+    return sample.device.type != "meta" and not torch.compiler.is_exporting() and known_now(sample)
 
 
 class SuperCell(nn.Module):
@@ -133,10 +138,11 @@ class SuperCell(nn.Module):
         on_host = weights.ops.device != states[0].device
         if on_host:
             joint = joint.to(states[0].device, non_blocking=True)
-        if isinstance(weights, OneHotWeights) and self.masked and not on_host:
-            joint, others = masked(joint, weights.ops, self._constants.get("mask", joint))
-        elif isinstance(weights, OneHotWeights):
-            drawn = (weights.ops != 0).flatten().tolist()
+        if isinstance(weights, OneHotWeights):
+            if _may_read(weights.ops) and (on_host or not self.masked):
+                drawn = (weights.ops != 0).flatten().tolist()
+            else:
+                joint, others = masked(joint, weights.ops.to(joint.device), self._constants.get("mask", joint))
         passed = self._passed(states[0])
         sums: Sums = {}
         nodes, by_kernels = list(states), passed is None and self._ordinary(states[0])

@@ -57,6 +57,7 @@ __all__ = [
     "floats",
     "instruction_set",
     "kernels",
+    "known_now",
     "new_map",
     "offered",
     "ordinary",
@@ -120,17 +121,26 @@ def ordinary(*tensors: Tensor) -> bool:
     differentiation, `torch.jit.trace` and `make_fx`, and where autocast would change a type. PyTorch's own functions,
     which know all of these, compute the same then.
     """
-    if _left_out or not all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors):
-        return False
-    if torch.jit.is_tracing() or forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
-        return False
-    if not torch.compiler.is_compiling() and torch._C._get_dispatch_mode(_PROXY) is not None:
+    if _left_out or forward_ad._current_level >= 0 or not known_now(*tensors):
         return False
     kinds = {(tensor.device.type, tensor.dtype) for tensor in tensors}
     if len(kinds) > 1:
         return False
     device, dtype = kinds.pop()
     return device == "meta" or not torch.is_autocast_enabled(device) or dtype == torch.get_autocast_dtype(device)
+
+
+def known_now(*tensors: Tensor) -> bool:
+    """Return whether these tensors have values that Python may act on.
+
+    Not so for tensor subclasses (fake, distributed, traced by FX), inside `torch.func` transforms, `torch.jit.trace`
+    and `make_fx`: the result is to be one for other values too.
+    """
+    if not all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors):
+        return False
+    if torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
+        return False
+    return torch.compiler.is_compiling() or torch._C._get_dispatch_mode(_PROXY) is None
 
 
 _left_out: list[bool] = []
