@@ -107,6 +107,19 @@ _IMAGES = "images are a tensor (N, channels, height, width)"
 _RESHAPED = {3: "images[None] for one image", 5: "images.flatten(0, 1) for several views of each image"}
 
 
+def _check_maps(states: object, divisor: int) -> None:
+    """Raise SpaceError where the last output (N, channels, h, w) of a user's own stem cannot be halved as cells do it.
+
+    What stands for a tensor while a graph is traced passes.
+    """
+    height, width = states.shape[-2:] if isinstance(states, Tensor) and states.dim() == 4 else (0, 0)
+    if isinstance(height, int) and isinstance(width, int) and (height % divisor or width % divisor):
+        raise SpaceError(
+            f"height and width of what the stem returns must be divisible by {divisor}, as cells halve it, but are "
+            f"{height}x{width}; resize or pad the images, or change the stem"
+        )
+
+
 def _no_context(slot: Slot) -> tuple:
     return ()
 
@@ -137,7 +150,8 @@ class Skeleton(nn.Module):
     Attributes:
         slots: the list of `Slot`.
         block_before: index of a cell → index of the residual block before it.
-        divisor: of which height and width of the images have to be multiples.
+        divisor: of which height and width of the images have to be multiples, with the stem and all cells it was made
+            with. Of fewer cells, those that reduce count; of another stem, what it returns.
         stem, cells, blocks, head, classifier: submodules in order; `cells[c].preprocess0`, `.preprocess1` and
             `.cell`; `blocks` holds residual blocks; `head.bn` exists for bn-relu. Each may be replaced: a stem returns
             both inputs of the first cell, or one tensor that is both; fewer cells are the first ones, `cells[:3]`.
@@ -228,7 +242,9 @@ class Skeleton(nn.Module):
 
     def begin(self, x: Tensor) -> States:
         """Return the inputs of the first cell for images `(N, in_channels, H, W)`."""
-        check_images(x, self.divisor)
+        built = type(self.stem) in (CifarStem, ImageNetStem)
+        if built:
+            check_images(x, self.divisor // self._halved(len(self.cells), len(self.slots)))
         if len(self.cells) > len(self.slots):
             raise SpaceError(
                 f"a network has as many cells as it was made with, or the first of them, but got {len(self.cells)} of "
@@ -236,7 +252,14 @@ class Skeleton(nn.Module):
             )
         states = self.stem(x)
         s0, s1 = states if isinstance(states, (tuple, list)) else (states, states)
+        if not built:
+            _check_maps(s1, self._halved(0, len(self.cells)))
         return s0, s1
+
+    def _halved(self, first: int, end: int) -> int:
+        """By how much the cells from `first` to before `end` divide the resolution, with the blocks before them."""
+        reducing = (s.cell_type == "reduce" or s.index in self.block_before for s in self.slots[first:end])
+        return 2 ** sum(reducing)
 
     def advance(self, index: int, s0: Tensor, s1: Tensor, context: Context = _no_context) -> States:
         """Return the inputs of the cell after `index`, from those of that cell: the outputs of the two cells before."""

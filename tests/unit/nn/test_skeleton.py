@@ -174,6 +174,55 @@ def test_odd_resolutions_are_refused(net: Any, size: tuple[int, int], divisor: i
         net()(torch.randn(2, 3, *size))
 
 
+def patches(channels: int, size: int) -> nn.Module:
+    """A stem of one convolution of so many pixels at once."""
+    return nn.Conv2d(3, channels, size, size)
+
+
+class LastChannels(nn.Module):
+    """A stem that takes (N, H, W, C)."""
+
+    def __init__(self, stem: nn.Module) -> None:
+        super().__init__()
+        self.stem = stem
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.stem(x.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("make", [build, nasbench201])
+def test_another_stem_is_asked_for_maps_that_the_cells_can_halve(make: Any) -> None:
+    def with_stem(change: Any) -> Skeleton:
+        net = make()
+        net.stem = change(net.stem)
+        return net
+
+    larger = with_stem(lambda stem: nn.Sequential(nn.Upsample((32, 32)), stem))
+    assert larger(torch.randn(2, 3, 30, 30)).shape == (2, 10)
+    assert with_stem(LastChannels)(torch.randn(2, 32, 32, 3)).shape == (2, 10)
+    patched = with_stem(lambda stem: patches(stem.conv.out_channels, 4))
+    assert patched(torch.randn(2, 3, 48, 32)).shape == (2, 10)
+    message = r"what the stem returns must be divisible by 4, as cells halve it, but are 9x8; resize or pad"
+    with pytest.raises(SpaceError, match=message):
+        patched(torch.randn(2, 3, 36, 32))
+
+
+@pytest.mark.parametrize(
+    ("make", "cells", "divisor"),
+    [
+        *((build, cells, divisor) for cells, divisor in ((2, 1), (3, 2), (5, 2), (6, 4))),
+        *((nasbench201, cells, divisor) for cells, divisor in ((2, 1), (3, 2), (4, 2), (5, 4))),
+    ],
+)
+def test_of_fewer_cells_those_that_are_left_count(make: Any, cells: int, divisor: int) -> None:
+    net = make()
+    net.cells = net.cells[:cells]
+    assert net.features(torch.randn(2, 3, 7 * divisor, 5 * divisor))[0].shape[2:] == (7, 5)
+    if divisor > 1:
+        with pytest.raises(SpaceError, match=f"must be divisible by {divisor} for this network"):
+            net.features(torch.randn(2, 3, 8 * divisor, 8 * divisor + 1))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
