@@ -252,7 +252,7 @@ def test_rankings_are_read_from_decisions_or_from_the_supernet(searched: Path, t
     cold = tmp_path / "cold/checkpoints/supernet.ckpt"
     cold.parent.mkdir(parents=True)
     state = checkpoint.load(searched / "checkpoints/supernet.ckpt")
-    state["arch"]["_extra_state"][SCHEDULED.index("op_temperature")] = 2e-5
+    state["arch"]["_extra_state"][:, SCHEDULED.index("op_temperature")] = torch.tensor([2e-5, 0.0, 0.0])
     checkpoint.save(cold, state)
     assert ranking(tmp_path / "cold", made, []) == found  # an annealing would leave all losers equal
     made["selection"]["operations"] = "random"

@@ -1,5 +1,6 @@
 """Architecture state: the logits α and β, what is live, and what is scheduled, turned into `ArchWeights`."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -150,12 +151,23 @@ class ArchState(nn.Module):
         return self.topologies[cell_type].weights(self.beta[cell_type].detach().cpu().double())
 
     def get_extra_state(self) -> Tensor:
-        """Return the scheduled values, for the state dict, whose entries many libraries take to be tensors."""
-        return torch.tensor([getattr(self, name) for name in SCHEDULED], dtype=torch.float64, device="cpu")
+        """Return the scheduled values, for the state dict, whose entries many libraries take to be tensors.
+
+        They are the sums of three rows (3, n) of float32, exactly, since not every device knows float64.
+        """
+        left = torch.tensor([getattr(self, name) for name in SCHEDULED], dtype=torch.float64, device="cpu")
+        rows = []
+        for _ in range(3):
+            rows.append(left.float())
+            left = left - rows[-1]
+        return torch.stack(rows)
 
     def set_extra_state(self, state: Tensor | Mapping[str, float]) -> None:
-        """Take the scheduled values from the state dict; earlier ones had a mapping by name."""
-        values = state.tolist() if isinstance(state, Tensor) else [state[name] for name in SCHEDULED]
+        """Take the scheduled values from the state dict; earlier ones had a row of float64, or a mapping by name."""
+        if isinstance(state, Tensor):
+            values = list(map(math.fsum, zip(*state.reshape(-1, len(SCHEDULED)).tolist())))
+        else:
+            values = [state[name] for name in SCHEDULED]
         for name, value in zip(SCHEDULED, values):
             setattr(self, name, value)
 

@@ -396,7 +396,7 @@ def test_scheduled_numbers_of_every_type_survive_in_the_state_dict(number: Any) 
     for name in SCHEDULED:
         setattr(arch, name, number)
     found = through_a_file(arch.state_dict())["_extra_state"]
-    assert torch.equal(found, torch.tensor([0.5, 0.5, 0.5], dtype=torch.float64))
+    assert torch.equal(found.sum(0), torch.full((len(SCHEDULED),), 0.5))
     assert all(isinstance(value, Tensor) for value in arch.state_dict().values())  # as safetensors and averages ask
 
 
@@ -404,6 +404,25 @@ def test_the_state_of_earlier_versions_is_read() -> None:
     arch, values = state(None, "softmax", PAIRS), dict(zip(SCHEDULED, (0.3, 0.1, 0.7)))
     arch.load_state_dict({**arch.state_dict(), "_extra_state": values})
     assert {name: getattr(arch, name) for name in SCHEDULED} == values
+    arch.load_state_dict(
+        {**arch.state_dict(), "_extra_state": 3 * torch.tensor([*values.values()], dtype=torch.float64)}
+    )
+    assert {name: getattr(arch, name) for name in SCHEDULED} == {name: 3 * value for name, value in values.items()}
+
+
+@pytest.mark.parametrize("numbers", [(0.1, 2e-5, 1 / 3), (1e-9, 1e9, math.pi), (1.0, math.nextafter(1, 2), 0.0)])
+def test_scheduled_numbers_are_kept_exactly_in_a_type_that_every_device_knows(numbers: tuple[float, ...]) -> None:
+    """Also in averages over the values of state dicts."""
+    arch, other = state(None, "softmax", PAIRS), state(None, "softmax", PAIRS)
+    for name, number in zip(SCHEDULED, numbers):
+        setattr(arch, name, number)
+    saved = through_a_file(arch.state_dict())
+    assert torch.float64 not in {value.dtype for value in saved.values()}
+    other.load_state_dict(saved)
+    assert tuple(getattr(other, name) for name in SCHEDULED) == numbers
+    halved = {**saved, "_extra_state": 0.5 * saved["_extra_state"]}
+    other.load_state_dict(halved)
+    assert tuple(getattr(other, name) for name in SCHEDULED) == tuple(number / 2 for number in numbers)
 
 
 def test_weights_have_the_dtype_of_the_logits() -> None:
