@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 
+from topocell.errors import SpaceError
 from topocell.nn.functional import convolve, depthwise_separable, normalise
 
 
@@ -102,7 +103,22 @@ class Bank(nn.Module):
     def pieces(self, edge: int) -> dict[str, tuple[nn.Parameter, int]]:
         """Part name → (stacked parameter, slice) for one edge, named as in the per-edge layout."""
         row = self.edges.index(edge)
-        return {name: (parameter, row) for name, parameter in self.named_parameters()}
+        return {part: (self._stored(name), row) for part, name in zip(self._parts(), self._stacked, strict=True)}
+
+    def _parts(self) -> list[str]:
+        """The names of the stacked parameters in the per-edge layout."""
+        return self._stacked
+
+    def _stored(self, name: str) -> nn.Parameter:
+        """The parameter that a stacked one is computed from, where pruning or a parametrization does."""
+        known = dict(self.named_parameters())
+        for stored in (name, f"{name}_orig", f"parametrizations.{name}.original"):
+            if stored in known:
+                return known[stored]
+        raise SpaceError(
+            f"weights of single edges are slices of the parameter {name!r}, but it is kept otherwise, in "
+            f"{', '.join(known)}; remove what computes it first"
+        )
 
 
 class ChainBank(Bank):
@@ -256,9 +272,6 @@ class ModuleBank(Bank):
         outputs = [functional_call(self.template, row, (x,)) for row in rows]
         return torch.cat([out * w.view(1, -1, 1, 1) for out, w in zip(outputs, weights)], 1)
 
-    def pieces(self, edge: int) -> dict[str, tuple[nn.Parameter, int]]:
-        """Exchange weights like other banks; a parameter `conv.weight` of the module is the part `conv`."""
-        row = self.edges.index(edge)
-        return {
-            name.removesuffix(".weight"): (parameter, row) for name, parameter in zip(self._names, self.parameters())
-        }
+    def _parts(self) -> list[str]:
+        """A parameter `conv.weight` of the module is the part `conv`."""
+        return [name.removesuffix(".weight") for name in self._names]

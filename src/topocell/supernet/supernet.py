@@ -205,9 +205,14 @@ class Supernet(nn.Module):
                     )
                 found = tuple(value.shape)
                 if found != wanted:
+                    step = "take the weights from an ArchState of the same space"
+                    if getattr(self, "_is_replica", False):  # of nn.DataParallel
+                        step = (
+                            "DataParallel has cut the weights like images: call the ArchState in a module inside it, "
+                            "or use DistributedDataParallel"
+                        )
                     raise SpaceError(
-                        f"{field} of {name} has the shape {wanted} of edges and candidates, but got {found}; take the "
-                        f"weights from an ArchState of the same space"
+                        f"{field} of {name} has the shape {wanted} of edges and candidates, but got {found}; {step}"
                     )
         return lambda slot: (weights[slot.cell_type],)
 

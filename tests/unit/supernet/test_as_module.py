@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
-from torch.nn.utils import prune
+from torch.nn.utils import parametrize, prune
 
 from topocell import ArchState, FixedNet, Supernet, spaces
 from topocell.errors import CheckpointError, SpaceError
@@ -413,3 +413,54 @@ def test_weights_of_another_network_are_listed_by_pytorch(other: Callable[[Super
     net, _ = supernet("darts")
     with pytest.raises(RuntimeError, match=r"Error\(s\) in loading state_dict for Supernet"):
         net.load_state_dict(other(net))
+
+
+def test_weights_that_data_parallel_has_cut_are_told_so() -> None:
+    (net, arch), (x, _) = supernet("darts"), images()
+    cut = {name: ArchWeights(*(part[:3] for part in weights)) for name, weights in arch().items()}
+    with pytest.raises(SpaceError, match=r"but got \(3, 8\); take the weights from an ArchState of the same space"):
+        net(x, cut)
+    replica = net._replicate_for_data_parallel()
+    with pytest.raises(SpaceError, match=r"but got \(3, 8\); DataParallel has cut the weights like images: call the"):
+        replica(x, cut)
+
+
+class Doubling(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+def parametrized(bank: Bank, name: str) -> None:
+    parametrize.register_parametrization(bank, name, Doubling())
+
+
+def pruned_at_once(bank: Bank, name: str) -> None:
+    prune.identity(bank, name)
+
+
+@pytest.mark.parametrize("change", [parametrized, pruned_at_once])
+@pytest.mark.parametrize("of_a_user", [False, True])
+def test_weights_of_edges_keep_their_names_where_one_is_computed(change: Callable[..., None], of_a_user: bool) -> None:
+    """What is kept is what it is computed from; all others are as before."""
+    if of_a_user:
+        bank: Bank = ModuleBank(
+            lambda c, s, affine: nn.Sequential(nn.Conv2d(c, 2 * c, 3), nn.BatchNorm2d(2 * c), nn.Conv2d(2 * c, c, 1)),
+            4, 1, [0, 2],
+        )  # fmt: skip
+    else:
+        bank = next(bank for bank in supernet("darts")[0].modules() if isinstance(bank, Bank) and 0 in bank.edges)
+    before = {part: (parameter.detach().clone(), row) for part, (parameter, row) in bank.pieces(0).items()}
+    change(bank, bank._stacked[0])
+    found = bank.pieces(0)
+    assert list(found) == list(before) and len(before) > 1
+    for part, (parameter, row) in found.items():
+        assert torch.equal(parameter, before[part][0]) and row == before[part][1]
+
+
+def test_weights_of_edges_that_are_not_kept_as_such_are_refused() -> None:
+    net, _ = supernet("darts")
+    made_anew(net)
+    with pytest.raises(
+        SpaceError, match=r"slices of the parameter 'dw', but it is kept otherwise, in dw_kept, pw_kept"
+    ):
+        net.per_edge_state_dict()
