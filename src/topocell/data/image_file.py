@@ -34,6 +34,8 @@ SIDEWAYS = (
 )
 #: How files begin that hold others, and what they are.
 _ARCHIVES = {
+#: Modes without an alpha channel or a palette, in which one colour of a file may stand for transparency.
+_OPAQUE = ("1", "L", "RGB")
     b"PK\x03\x04": "a zip archive",
     b"\x1f\x8b": "an archive of gzip",
     b"BZh": "an archive of bzip2",
@@ -120,6 +122,9 @@ def upright(image: Image.Image, mode: str, background: Colour) -> tuple[Image.Im
 
     Returns the image, and whether the background is seen through any pixel. Raises as `read_picture`.
     """
+    One that was changed since its file was opened, converted or scaled, say, is taken as its pixels lie: Pillow copies
+    the orientation and the clear colour of the file along, of which neither is that of the new pixels.
+
     if image.mode[0] in "IF":
         raise ValueError(f"mode {image.mode} has more than 8 bits per channel")
     if 0 in image.size:
@@ -127,7 +132,7 @@ def upright(image: Image.Image, mode: str, background: Colour) -> tuple[Image.Im
     image.load()
     turn, transparent = turn_of(image), False
     picture = image if turn is None else image.transpose(turn)
-    if picture.has_transparency_data:
+    if picture.has_transparency_data and (is_opened(image) or image.mode not in _OPAQUE):
         layer = picture.convert("RGBA")
         transparent = layer.getchannel("A").getextrema()[0] != 255
         if transparent:
@@ -266,12 +271,12 @@ def careful_pillow() -> Iterator[None]:
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:
-    """How an image is turned upright; None if it is, or if its EXIF data cannot be read.
+    """How an image is turned upright; None if it is, was changed since it was opened, or has no EXIF data to be read.
 
     Pillow's own `exif_transpose` writes all EXIF data again, and fails for one odd entry among them.
     """
     with suppress(Exception):
-        return _TURNS.get(image.getexif().get(Base.Orientation, 1))
+        return _TURNS.get(image.getexif().get(Base.Orientation, 1)) if is_opened(image) else None
     return None
 
 
@@ -282,3 +287,8 @@ def is_film(image: Image.Image) -> bool:
     with suppress(Exception):
         return bool(getattr(image, "is_animated", False))
     return False
+def is_opened(image: Image.Image) -> bool:
+    """Return whether an image is what its file holds: what Pillow makes of one by a change has no format."""
+    return image.format is not None
+
+

@@ -1,5 +1,6 @@
 """Single image files of every kind that people have: what is read, and what is said of the rest."""
 
+import io
 import re
 import threading
 import warnings
@@ -14,7 +15,15 @@ from tests.helpers import odd_images
 from tests.helpers.odd_images import READABLE, TRANSPARENT, UNREADABLE, encoded, exif, orientation
 
 from topocell.data import image_formats
-from topocell.data.image_file import Picture, careful_pillow, fault_of, read_header, read_picture
+from topocell.data.image_file import (
+    Picture,
+    careful_pillow,
+    fault_of,
+    pixels_of,
+    read_header,
+    read_picture,
+    upright,
+)
 
 WHITE = (255, 255, 255)
 
@@ -137,6 +146,21 @@ def test_grey_images_stay_grey_on_a_grey_background_only(tmp_path):
     assert read(path, "L", (90, 90, 90)).pixels[0, 0].tolist() == [0] * 8 + [90] * 8
 
 
+@pytest.mark.parametrize("mode", ["P", "RGB", "L"])
+def test_a_clear_colour_of_the_file_is_none_of_an_image_without_alpha_that_was_made_of_it(mode):
+    """As torchvision's `ImageFolder` opens files. Alpha channels and palettes are what they were."""
+    with Image.open(io.BytesIO(odd_images.keyed(mode))) as opened:
+        _, seen = upright(opened, "RGB", (0, 0, 255))
+        plain, alpha, scaled = opened.convert("RGB"), opened.convert("RGBA"), opened.resize((16, 16))
+        assert seen and "transparency" in plain.info
+        for image in (plain, plain.resize((8, 8)), opened.convert("L")):
+            picture, seen = upright(image, "RGB", (0, 0, 255))
+            assert not seen and picture.tobytes() == image.convert("RGB").tobytes()
+        for image in (alpha, *([scaled] if mode == "P" else [])):
+            picture, seen = upright(image, "RGB", (0, 0, 255))
+            assert seen and (pixels_of(picture)[:, :, 8:] == np.array([0, 0, 255])[:, None, None]).all()
+
+
 # EXIF
 
 TURNS = {1: "left", 2: "right", 3: "right", 4: "left", 5: "top", 6: "top", 7: "bottom", 8: "bottom"}
@@ -162,6 +186,27 @@ def test_orientation_is_applied_beside_an_entry_that_pillow_cannot_write(tmp_pat
         block = exif(orientation(value))
     path = put(tmp_path, kind.lower(), encoded(half_bright(), kind, exif=block))
     assert bright(read(path).pixels) == TURNS[value]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: image.convert("RGB"),
+        lambda image: image.convert("RGB").resize((24, 16)),
+        lambda image: image.copy(),
+        lambda image: image.rotate(180),
+        lambda image: image.crop((0, 0, 20, 16)),
+    ],
+    ids=["convert", "resize", "copy", "rotate", "crop"],
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_an_image_that_was_changed_is_not_turned_once_more(kind, change):
+    """Pillow copies the orientation of the file to whatever it makes of the image."""
+    with Image.open(io.BytesIO(encoded(half_bright(), kind, exif=exif(orientation(6))))) as opened:
+        assert bright(pixels_of(upright(opened, "RGB", WHITE)[0])) == "top"
+        changed = change(opened)
+        assert changed.getexif()[0x112] == 6
+        assert upright(changed, "RGB", WHITE)[0].tobytes() == changed.convert("RGB").tobytes()
 
 
 entries = st.tuples(
