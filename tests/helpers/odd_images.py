@@ -117,12 +117,15 @@ UNREADABLE: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "zip called jpg": ("jpg", lambda: b"PK\x03\x04\x14\0\0\0", "a zip archive; unpack it"),
     "truncated jpeg": ("jpg", lambda: encoded(_noise(), "JPEG")[:900], "truncated"),
     "truncated png": ("png", lambda: encoded(_noise(), "PNG")[:900], "truncated"),
-    "header only": ("jpg", lambda: encoded(_noise(), "JPEG")[:20], "not an image|truncated|Truncated"),
-    "no pixels": ("png", lambda: claims(0, 0), "no pixels|not an image"),
+    "header only": ("jpg", lambda: encoded(_noise(), "JPEG")[:20], "a JPEG that is damaged"),
+    "no pixels": ("png", lambda: claims(0, 0), "a PNG that is damaged"),
     "no width": ("gif", lambda: b"GIF89a\0\0\x08\0\0\0\0,\0\0\0\0\0\0\x08\0\0\x02\0;", "no pixels|not an image|tile"),
     "bomb": ("png", lambda: claims(60_000, 60_000), "decompression bomb"),
     "large": ("png", lambda: claims(12_000, 9_000), "decompression bomb"),
     "16 bits grey": ("png", lambda: encoded(Image.fromarray(np.full((8, 8), 40_000, np.uint16)), "PNG"), "more than 8"),
+    "bands": ("tif", lambda: bands(13, 16), "a TIFF .* of channels or bits that .* 8-bit RGB, or give tensors"),
+    "float colours": ("tif", lambda: bands(3, 32, floating=True), "a TIFF that is damaged, or of channels or bits"),
+    "12 bits": ("jpg", lambda: _deep_jpeg(), "a JPEG that is damaged, or of channels or bits"),
     "float": ("tif", lambda: encoded(Image.new("F", (8, 8)), "TIFF"), "more than 8 bits"),
 }
 
@@ -130,6 +133,31 @@ UNREADABLE: dict[str, tuple[str, Callable[[], bytes], str]] = {
 def _noise() -> Image.Image:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     return Image.fromarray(np.asarray(pixels, np.uint8))
+
+
+def bands(channels: int, bits: int, floating: bool = False) -> bytes:
+    """A TIFF of 8 × 8 pixels with so many channels of so many bits, all zero."""
+    pixels, rows = bytes(8 * 8 * channels * bits // 8), 8
+    short = {256: [8], 257: [rows], 258: [bits] * channels, 259: [1], 262: [2], 273: [0], 277: [channels], 278: [rows]}
+    short |= {279: [len(pixels)]} | ({338: [0] * (channels - 3)} if channels > 3 else {})
+    short |= {339: [3 if floating else 1] * channels}
+    values = {tag: struct.pack(f"<{len(numbers)}H", *numbers) for tag, numbers in short.items()}
+    start, beyond = 8 + 2 + 12 * len(values) + 4, b""
+    values[273] = struct.pack("<H", start + sum(len(value) for value in values.values() if len(value) > 4))
+    directory = struct.pack("<H", len(values))
+    for tag, value in values.items():
+        place = value.ljust(4, b"\0")
+        if len(value) > 4:
+            place, beyond = struct.pack("<I", start + len(beyond)), beyond + value
+        directory += struct.pack("<HHI", tag, 3, len(value) // 2) + place
+    return b"II*\0\x08\0\0\0" + directory + bytes(4) + beyond + pixels
+
+
+def _deep_jpeg() -> bytes:
+    """A JPEG whose header says 12 bits per channel."""
+    content = bytearray(encoded(plain(), "JPEG"))
+    content[content.index(b"\xff\xc0") + 4] = 12
+    return bytes(content)
 
 
 def _deep_colour() -> bytes:

@@ -3,7 +3,7 @@
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, NamedTuple
 
@@ -17,6 +17,8 @@ from topocell.io.files import reason
 
 #: Those whose further frames are a film or further pages. Of the JPEG files of phones they are previews.
 _FILMS = ("GIF", "PNG", "TIFF", "WEBP")
+#: Those that may have more channels or bits than Pillow reads.
+_OF_MANY_KINDS = ("JPEG", "PNG", "TIFF")
 #: EXIF orientation → how the pixels are turned upright.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -32,10 +34,10 @@ SIDEWAYS = (
     *(Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE),
     *(Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270),
 )
-#: How files begin that hold others, and what they are.
-_ARCHIVES = {
 #: Modes without an alpha channel or a palette, in which one colour of a file may stand for transparency.
 _OPAQUE = ("1", "L", "RGB")
+#: How files begin that hold others, and what they are.
+_ARCHIVES = {
     b"PK\x03\x04": "a zip archive",
     b"\x1f\x8b": "an archive of gzip",
     b"BZh": "an archive of bzip2",
@@ -120,11 +122,11 @@ def read_picture(path: str | IO[bytes], mode: str, size: tuple[int, int] | None,
 def upright(image: Image.Image, mode: str, background: Colour) -> tuple[Image.Image, bool]:
     """Turn an image as its EXIF orientation says, lay it on the background, convert it to `mode`.
 
-    Returns the image, and whether the background is seen through any pixel. Raises as `read_picture`.
-    """
     One that was changed since its file was opened, converted or scaled, say, is taken as its pixels lie: Pillow copies
     the orientation and the clear colour of the file along, of which neither is that of the new pixels.
 
+    Returns the image, and whether the background is seen through any pixel. Raises as `read_picture`.
+    """
     if image.mode[0] in "IF":
         raise ValueError(f"mode {image.mode} has more than 8 bits per channel")
     if 0 in image.size:
@@ -193,6 +195,7 @@ def fault_of(path: str, error: Exception) -> Fault:
 
 def _foreign(path: str) -> str:
     """What a file is that is no image."""
+    Image.init()
     with suppress(OSError), open(path, "rb") as file:
         start = file.read(24)
         if not start:
@@ -209,15 +212,19 @@ def _foreign(path: str) -> str:
             return f"{suffix} files are not read here; {way}"
         if start[4:8] == b"ftyp":
             return "HEIC or AVIF under another name; convert it"
-        if kind := _other_format(start):
+        if kind := _format(start, set(Image.OPEN) - set(readable_formats()[1])):
             return f"{kind} under another name; convert it"
+        if kind := _format(start, _OF_MANY_KINDS):
+            return (
+                f"a {kind} that is damaged, or of channels or bits that Pillow does not read; convert it to 8-bit RGB, "
+                f"or give tensors from Python"
+            )
     return "not an image"
 
 
-def _other_format(start: bytes) -> str | None:
-    """The format of an image that Pillow knows by how it begins, of those that are not read."""
-    Image.init()
-    for name in sorted(set(Image.OPEN) - set(readable_formats()[1])):
+def _format(start: bytes, names: Iterable[str]) -> str | None:
+    """The format of an image that Pillow knows by how it begins, of those with such names."""
+    for name in sorted(names):
         accepts = Image.OPEN[name][1]
         with suppress(Exception):  # as for each decoder
             if accepts is not None and accepts(start) is True:
@@ -280,6 +287,11 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
     return None
 
 
+def is_opened(image: Image.Image) -> bool:
+    """Return whether an image is what its file holds: what Pillow makes of one by a change has no format."""
+    return image.format is not None
+
+
 def is_film(image: Image.Image) -> bool:
     """Return whether a file has further frames; False where they cannot be read."""
     if image.format not in _FILMS:
@@ -287,8 +299,3 @@ def is_film(image: Image.Image) -> bool:
     with suppress(Exception):
         return bool(getattr(image, "is_animated", False))
     return False
-def is_opened(image: Image.Image) -> bool:
-    """Return whether an image is what its file holds: what Pillow makes of one by a change has no format."""
-    return image.format is not None
-
-
