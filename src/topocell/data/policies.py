@@ -89,12 +89,14 @@ def changed(images: Tensor, transform: Callable[[Any], Any], seed: int) -> Tenso
         return torch.stack([transform(image) for image in images])
 
 
-def check_channels(policy: ImagePolicy | None, channels: int) -> None:
-    """Raise DataError for images whose colours a policy cannot change."""
-    if policy is not None and channels not in (1, 3):
+def check_channels(changes: ImagePolicy | ColourJitter | None, channels: int) -> None:
+    """Raise DataError for images whose colours a policy or a jitter cannot change."""
+    if changes is not None and channels not in (1, 3):
+        setting, off = "data.jitter", "data.jitter=null"
+        if isinstance(changes, ImagePolicy):
+            setting, off = f"retrain.augment={changes.name}", "retrain.augment=none"
         raise DataError(
-            f"retrain.augment={policy.name} changes the colours of images with 1 or 3 channels, but these have "
-            f"{channels}; use retrain.augment=none"
+            f"{setting} changes the colours of images with 1 or 3 channels, but these have {channels}; use {off}"
         )
 
 

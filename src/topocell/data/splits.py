@@ -17,6 +17,7 @@ from topocell.data.fingerprints import fingerprint, measure, overlap, repetition
 from topocell.data.folder_listing import some
 from topocell.data.from_files import IN_MEMORY, Streaming, is_streamed, store_notes, streamed
 from topocell.data.image_folder import Decoding, Unreadable
+from topocell.data.policies import ColourJitter, check_channels
 from topocell.data.preprocessing import Resize
 from topocell.data.readers import CIFAR10_STATISTICS, DATASETS, Entry, Part, Source, check_classes
 from topocell.data.stratify import RESERVED, split_indices
@@ -149,6 +150,7 @@ def load(
         notes.append(f"{unsure} images of one class are byte-identical to one of another: which class is right?")
     if flip is None and entry.flip and name in OF_ANYTHING:
         notes.append("training images are mirrored at random; data.flip=false for letters, signs and medical images")
+    check_channels(ColourJitter(*jitter) if jitter and any(jitter) else None, train.shape[0])
     augmentation = replace(_augmentation(entry, train.shape[-1], flip, crop), jitter=jitter)
     resize: Resize = source.resize
     if isinstance(train, StreamedSet):
