@@ -1,6 +1,6 @@
 """Images given from Python: tensors, or a dataset of `torch.utils.data`."""
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, IterableDataset
 from topocell.data.arrays import numbers_of
 from topocell.data.class_names import agreed, has_names, is_name, names_of, texts_of
 from topocell.data.folder_listing import some
-from topocell.data.given_images import as_bytes, as_images, is_image, stacked
+from topocell.data.given_images import as_images, is_image, same_shape, stacked
 from topocell.data.readers import Source, in_memory
 from topocell.errors import DataError
 from topocell.io.colours import Colour
@@ -57,10 +57,9 @@ def given_source(given: Given | Sequence[Any], background: Colour = (255, 255, 2
     named = None if given.classes is None else _checked(given.classes)  # before images are read, which takes long
     train, test = _tensors(given.train, "train", background), _tensors(given.test, "test", background)
     if train[0].shape[1:] != test[0].shape[1:]:
-        step = "resize them" if train[0].shape[1] == test[0].shape[1] else "give all of them the same channels"
         raise DataError(
             f"training and test images have one shape, but got {tuple(train[0].shape[1:])} and "
-            f"{tuple(test[0].shape[1:])}; {step}"
+            f"{tuple(test[0].shape[1:])}; {same_shape(train[0].shape[1:], test[0].shape[1:])}"
         )
     notes = ["the images were given from Python"]
     labels = torch.cat([train[1], test[1]])
@@ -147,13 +146,14 @@ def _tensors(part: Any, name: str, background: Colour) -> tuple[Tensor, Tensor]:
     """Images (N, C, H, W) uint8 and labels (N,) int64."""
     if isinstance(part, tuple | list) and len(part) == 2 and not _are_items(part):
         given, numbers = part
+        images = stacked(given, name, background)
     elif hasattr(part, "__getitem__") and hasattr(part, "__len__") and not isinstance(part, IterableDataset):
-        items = _items(part, name)
-        given, numbers = [item[0] for item in items], [item[1] for item in items]
+        given, numbers = part, list[Any]()
+        images = stacked(_images(part, name, numbers), name, background, len(part))
     else:
         instead = _instead(part, name)
         raise DataError(f"{name} is (images, labels) or a dataset, but got {type(part).__name__}; {instead}")
-    images, labels = stacked(given, name, background), _numbers(numbers, name)
+    labels = _numbers(numbers, name)
     return as_images(images, labels, name, isinstance(given, np.ndarray)), labels.long()
 
 
@@ -164,14 +164,13 @@ def _instead(part: Any, name: str) -> str:
     return "give its dataset" if hasattr(part, "dataset") else "see docs/how-to/own-dataset.md"
 
 
-def _items(part: Any, name: str) -> list[Any]:
-    """The items (image, label) of a dataset.
+def _images(part: Any, name: str, labels: list[Any]) -> Iterator[Any]:
+    """Yield the images of a dataset's items (image, label), whose labels are put into the list.
 
-    Raises DataError for a table and what else has names in the place of numbers, and for items that are no pairs,
-    which the first one tells.
+    Raises DataError for a table and what else has names in the place of numbers, and for items that are no pairs.
     """
     try:
-        first = part[0] if len(part) else None
+        first: Any = part[0] if len(part) else None
     except KeyError as fault:
         if isinstance(part, Dataset) or not (isinstance(part, Mapping) or fault.args[:1] == (0,)):
             raise  # of a look-up of its own
@@ -179,13 +178,15 @@ def _items(part: Any, name: str) -> list[Any]:
             f"{name} is (images, labels) or a dataset with items 0, 1, ..., but got {type(part).__name__} without item "
             f"0; give (list of images, list of labels)"
         ) from None
-    items = [first, *(part[i] for i in range(1, len(part)))] if _is_pair(first) else []
-    if not items or not all(map(_is_pair, items)):
-        way = "see docs/how-to/own-dataset.md"
-        if isinstance(first, Mapping) and len(first) > 1:
-            way = _by_keys(first, getattr(part, "features", None), name)
-        raise DataError(f"a dataset has items (image, label), but {name} has none such; {way}")
-    return items
+    for i in range(max(len(part), 1)):
+        item = part[i] if i else first
+        if not _is_pair(item):
+            way = "see docs/how-to/own-dataset.md"
+            if isinstance(item, Mapping) and len(item) > 1:
+                way = _by_keys(item, getattr(part, "features", None), name)
+            raise DataError(f"a dataset has items (image, label), but {name} has others; {way}")
+        labels.append(item[1])
+        yield item[0]
 
 
 def _is_pair(item: Any) -> bool:
@@ -227,7 +228,7 @@ def _changes(part: Any, images: Tensor, name: str, background: Colour) -> bool:
     if isinstance(part, tuple | list):
         return False
     places = range(0, len(images), -(-len(images) // _READ_AGAIN))
-    again = as_bytes(stacked([part[i][0] for i in places], name, background), name)
+    again = stacked([part[i][0] for i in places], name, background)
     before = images[list(places)]
     return again.shape[2:] != before.shape[2:] or bool((again != before).any())  # all that are read again may be grey
 

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from topocell.data.arrays import tensor_of
+from topocell.data.arrays import Span, bytes_of, tensor_of
 from topocell.data.image_file import upright
+from topocell.data.image_folder import check_memory
 from topocell.errors import DataError
 from topocell.io.colours import Colour
 
@@ -33,35 +34,71 @@ def layout(sizes: Sequence[int]) -> Literal["first", "last"] | None:
     return "last" if first == second else "first"
 
 
-def stacked(images: Any, name: str, background: Colour) -> Tensor:
-    """Images of a part as one tensor; single ones, of which some may be grey, as (N, C, H, W).
+def stacked(images: Any, name: str, background: Colour, count: int | None = None) -> Tensor:
+    """Images of a part as one tensor; single ones, of which some may be grey, as (N, C, H, W) uint8.
+
+    Single ones are kept as bytes as they are asked for, and the first that does not fit ends it.
 
     Args:
         images: a tensor or an array of all, or single ones.
         name: of the part.
         background: what transparent pixels of images of Pillow are laid on.
+        count: of single ones that are asked for one after the other.
 
     Raises:
-        DataError: what is no image, or images of several shapes.
+        DataError: what is no image, images of several shapes, more than half the memory has room for; single ones of
+            floats outside 0..1, or of other numbers.
     """
     if isinstance(images, Tensor | np.ndarray):
         with suppress(TypeError):  # of an array of objects, which are the images
             return tensor_of(images)
-    pictures = list[Tensor]()
-    for image in images if isinstance(images, Iterable) else [images]:
+    single = images if isinstance(images, Iterable) else [images]
+    if count is None:
+        single = list(single)
+        count = len(single)
+    room, span = torch.empty(0), None
+    for place, image in enumerate(single):
         try:
-            pictures.append(_picture(image, name, background))
+            picture = _picture(image, name, background)
         except TypeError:
             raise DataError(
                 f"images are tensors, arrays or images of Pillow, but {name} has one of type {type(image).__name__}; "
                 f"read them, as Image.open does"
             ) from None
-    if 3 in {len(picture) for picture in pictures}:
-        pictures = [picture.expand(3, -1, -1) if len(picture) == 1 else picture for picture in pictures]
-    shapes = sorted({tuple(picture.shape) for picture in pictures})
-    if len(shapes) > 1:
-        raise DataError(f"images of a dataset have one shape, but those of {name} have {shapes[:3]}; resize them")
-    return torch.stack(pictures) if pictures else torch.empty(0)
+        if picture.shape != room.shape[1:]:
+            room = _room_for(picture, room, place, count, name)
+        if span is not None or picture.dtype != torch.uint8:  # all before are bytes where there is none
+            found = Span.of(picture)
+            span = (span or Span.of(room[:place])).joined(found) if place else found
+            _check_span(span, name)
+        room[place] = bytes_of(picture)  # a grey one in each of three channels
+    return room
+
+
+def _room_for(picture: Tensor, before: Tensor, filled: int, count: int, name: str) -> Tensor:
+    """Room (count, C, H, W) for images as this one, (C, H, W), in which those before it keep their places.
+
+    Raises DataError for other sides or channels, but for grey beside coloured ones, and for more than half the memory.
+    """
+    shape = tuple(picture.shape)
+    if filled:
+        shapes = sorted([tuple(before.shape[1:]), shape])
+        if before.shape[2:] != picture.shape[1:] or {before.shape[1], len(picture)} != {1, 3}:
+            raise DataError(
+                f"images of a dataset have one shape, but those of {name} have {shapes}; {same_shape(*shapes)}"
+            )
+        if len(picture) == 1:
+            return before
+    check_memory(count * picture.numel(), (shape[1], shape[2]), "resize them, or give fewer")
+    room = torch.empty((count, *shape), dtype=torch.uint8)
+    if filled:
+        room[:filled] = before[:filled]
+    return room
+
+
+def same_shape(first: Sequence[int], second: Sequence[int]) -> str:
+    """How two different shapes (C, H, W) become one."""
+    return "resize them" if first[0] == second[0] else "give all of them the same channels"
 
 
 def _picture(image: Any, name: str, background: Colour) -> Tensor:
@@ -88,17 +125,13 @@ def _picture(image: Any, name: str, background: Colour) -> Tensor:
     return pixels if where == "first" else pixels.permute(2, 0, 1)
 
 
-def as_bytes(images: Tensor, name: str) -> Tensor:
-    """Images of a part as uint8. Raises DataError for floats outside 0..1, and for other numbers."""
-    if images.dtype == torch.uint8:
-        return images
-    low, high = (float(bound) for bound in (images.real if images.is_complex() else images).float().aminmax())
-    if not (images.dtype.is_floating_point and low >= 0 and high <= 1):
+def _check_span(span: Span, name: str) -> None:
+    """Raise DataError for floats outside 0..1, and for other numbers that are no bytes."""
+    if not span.are_pixels:
         raise DataError(
-            f"images are uint8, or floats in 0..1 before any normalisation, but those of {name} are {images.dtype} "
-            f"from {low:g} to {high:g}; convert them"
+            f"images are uint8, or floats in 0..1 before any normalisation, but those of {name} are {span}; convert "
+            f"them"
         )
-    return (images.float() * 255).round().byte()
 
 
 def as_images(images: Tensor, labels: Tensor, name: str, unsure: bool) -> Tensor:
@@ -111,12 +144,12 @@ def as_images(images: Tensor, labels: Tensor, name: str, unsure: bool) -> Tensor
         unsure: whether they come from an array, which unlike a tensor may well have its channels last.
 
     Raises:
-        DataError: other shapes, and those that have their channels last; what `as_bytes` refuses.
+        DataError: other shapes, and those that have their channels last; floats outside 0..1, and other numbers.
     """
     if images.dim() != 4 or labels.dim() != 1 or len(images) != len(labels) or not images.numel():
         raise DataError(
             f"images are (N, C, H, W) and labels (N,), but those of {name} are {tuple(images.shape)} and "
-            f"{tuple(labels.shape)}; change them"
+            f"{tuple(labels.shape)}; {_mended(images, labels)}"
         )
     first, _, last = images.shape[1:]
     if first > 4 and layout(images.shape[1:]) == "last" and (first > last or unsure):
@@ -124,4 +157,20 @@ def as_images(images: Tensor, labels: Tensor, name: str, unsure: bool) -> Tensor
             f"images are (N, C, H, W), but those of {name} are {tuple(images.shape)}, which looks like (N, H, W, C); "
             f"permute them (0, 3, 1, 2)" + (", or give a tensor if it is (N, C, H, W)" if first <= last else "")
         )
-    return as_bytes(images, name).contiguous()
+    if images.dtype != torch.uint8:
+        _check_span(Span.of(images), name)
+    return bytes_of(images).contiguous()
+
+
+def _mended(images: Tensor, labels: Tensor) -> str:
+    """What makes images and labels of some usual other shapes (N, C, H, W) and (N,)."""
+    steps, as_many = [], images.shape[:1] == labels.shape[:1]
+    if images.dim() == 3 and as_many:
+        steps.append("of grey images give images[:, None]")
+    if labels.dim() == 2 and as_many:
+        hot = labels != 0
+        if labels.shape[1] == 1:
+            steps.append("give labels[:, 0], of a dataset label[0] in each item")
+        elif bool((hot.sum(1) == 1).all()) and bool((labels[hot] == 1).all()):
+            steps.append("give labels.argmax(1), of a dataset label.argmax() in each item")
+    return " and ".join(steps) or "change them"

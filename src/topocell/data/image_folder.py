@@ -167,9 +167,7 @@ def _decode(paths: Sequence[str], decoding: Decoding) -> tuple[Decoded, bool]:
     read = [place for place, result in enumerate(results) if isinstance(result, Picture)]
     faults = [(place, result) for place, result in enumerate(results) if isinstance(result, Fault)]
     pictures = [result for result in results if isinstance(result, Picture)]
-    more = min(64, _usual_side(headers))
-    why = f", as data.resolution or the budget says; data.resolution={more} keeps more" if more > side else ""
-    resized = [f"images were resized to {side}x{side} (shorter side, centre crop){why}"]
+    resized = [resized_note((side, side), " (shorter side, centre crop)", _usual_side(headers))]
     notes = resized if any(header and header.size != (side, side) for header in headers) else []
     notes += _notes(pictures, decoding.background)
     pixels = torch.from_numpy(out if not faults else out[read])
@@ -190,15 +188,33 @@ def side_of(headers: Sequence[Header | None]) -> int:
 
 def _usual_side(headers: Sequence[Header | None]) -> int:
     """The multiple of 4 that is nearest to the median shorter side."""
-    median = statistics.median([min(header.size) for header in headers if header] or [8])
-    return int(4 * round(median / 4))
+    return nearest_side(statistics.median([min(header.size) for header in headers if header] or [8]))
+
+
+def nearest_side(side: float) -> int:
+    """The multiple of 4 that is nearest to a side in pixels."""
+    return 4 * round(side / 4)
+
+
+def resized_note(size: tuple[int, int], how: str, usual: int) -> str:
+    """Say that images got another size, and which resolution keeps more of them.
+
+    Args:
+        size: (height, width) that they have now.
+        how: they got it, with a blank before; nothing where their proportions stay.
+        usual: shorter side that they had, as `nearest_side` has it.
+    """
+    more = min(64, usual)
+    why = f", as data.resolution or the budget says; data.resolution={more} keeps more" if more > min(size) else ""
+    return f"images were resized to {size[0]}x{size[1]}{how}{why}"
 
 
 def _pictures(
     paths: Sequence[str], mode: str, side: int, decoding: Decoding, pool: ThreadPoolExecutor
 ) -> tuple[np.ndarray, list[Picture | Fault]]:
     """Pixels (N, C, side, side) uint8, undefined where a file cannot be read, and what became of each file."""
-    check_memory(len(paths) * len(mode) * side * side, (side, side))
+    way = "lower data.resolution or data.images, or begin a run with data.store=stream"
+    check_memory(len(paths) * len(mode) * side * side, (side, side), way)
     out = np.empty((len(paths), len(mode), side, side), np.uint8)
 
     def decode(place: int) -> Picture | Fault:
@@ -220,14 +236,19 @@ def _notes(pictures: Sequence[Picture], background: Colour) -> list[str]:
     return [laid] * (seen > 0) + [first] * (films > 0)
 
 
-def check_memory(needed: int, size: tuple[int, int]) -> None:
-    """Raise DataError for images of that size that need so many bytes and more than half the memory."""
+def check_memory(needed: int, size: tuple[int, int], way: str) -> None:
+    """Raise DataError for images that need more than half the memory.
+
+    Args:
+        needed: bytes of all of them.
+        size: (height, width) of each.
+        way: what makes them fewer or smaller.
+    """
     memory = memory_of_machine()
     if needed > memory / 2:
         raise DataError(
             f"decoded images fit into half the memory, {memory / 2e9:.1f} GB, but these need "
-            f"{needed / 1e9:.1f} GB at {size[0]}x{size[1]}; lower data.resolution or data.images, "
-            f"or begin a run with data.store=stream"
+            f"{needed / 1e9:.1f} GB at {size[0]}x{size[1]}; {way}"
         )
 
 

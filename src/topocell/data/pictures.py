@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from topocell.data.arrays import tensor_of
+from topocell.data.arrays import Span, bytes_of, tensor_of
 from topocell.data.augment import resize
 from topocell.data.folder_listing import Unused, images_below
 from topocell.data.image_file import Fault, careful_pillow, centred, fault_of, fit, pixels_of, read_picture, upright
@@ -203,7 +203,7 @@ def _pixels(image: Any, how: Preprocessing) -> np.ndarray:
     if isinstance(image, Tensor):
         if image.dim() != 3:
             raise ValueError(f"a tensor is (C, H, W) or (N, C, H, W), but this is {tuple(image.shape)}")
-        found = _as_bytes(image)
+        found = _as_bytes(tensor_of(image))
         if mode is None or len(found) == how.channels:
             return _sized(found, how)
         if len(found) > 4:
@@ -235,19 +235,13 @@ def _pixels(image: Any, how: Preprocessing) -> np.ndarray:
 
 
 def _as_bytes(image: Tensor, what: str = "a tensor") -> Tensor:
-    """The same as uint8, on the CPU."""
+    """The same as uint8. Raises ValueError for other numbers, and for none."""
     if not image.numel():
         raise ValueError("it has no pixels")
-    if image.dtype == torch.uint8:
-        return image.cpu()
-    image = image.detach()
-    low, high = (float(bound) for bound in image.float().aminmax())
-    if not (image.dtype.is_floating_point and low >= 0 and high <= 1):
-        raise ValueError(
-            f"{what} is uint8, or float in 0..1 before any normalisation, but this is {image.dtype} from {low:g} to "
-            f"{high:g}"
-        )
-    return (image.cpu().float() * 255).round().byte()
+    span = Span.of(image)
+    if not span.are_pixels:
+        raise ValueError(f"{what} is uint8, or float in 0..1 before any normalisation, but this is {span}")
+    return bytes_of(image)
 
 
 def _sized(pixels: Tensor, how: Preprocessing) -> np.ndarray:

@@ -20,7 +20,14 @@ from topocell.data.downloads import fetched
 from topocell.data.folder_listing import beside, class_folders, images, listing, some
 from topocell.data.given_images import as_images
 from topocell.data.image_file import archive
-from topocell.data.image_folder import Decoding, check_memory, decode_cached, named
+from topocell.data.image_folder import (
+    Decoding,
+    check_memory,
+    decode_cached,
+    named,
+    nearest_side,
+    resized_note,
+)
 from topocell.data.preprocessing import Resize
 from topocell.data.split_folders import TEST, TRAIN, VAL, check_classes_agree, check_flat, part_of
 from topocell.errors import DataError, typed
@@ -140,9 +147,13 @@ def in_memory(
     def pixels(chosen: Tensor, held_out: Tensor, decoding: Decoding) -> tuple[Part, Part, list[str]]:
         channels, height, width = images.shape[1:]
         size = (height, width) if decoding.resolution is None else (decoding.resolution, decoding.resolution)
-        check_memory((len(chosen) + len(held_out)) * channels * size[0] * size[1], size)
+        needed = (len(chosen) + len(held_out)) * channels * size[0] * size[1]
+        check_memory(needed, size, "lower data.resolution or data.images")
+        others = {images.shape[2:], test_images.shape[2:]} - {torch.Size(size)}
+        how = " (stretched)" if any(h * size[1] != w * size[0] for h, w in others) else ""
+        notes = [resized_note(size, how, nearest_side(min(height, width)))] if others else []
         first = Part(resize(images[chosen], size), chosen)
-        return first, Part(resize(test_images[held_out], size), held_out), []
+        return first, Part(resize(test_images[held_out], size), held_out), notes
 
     return Source(classes, labels, test_labels, pixels, notes)
 

@@ -470,6 +470,15 @@ def test_a_fault_of_a_dataset_itself_is_not_hidden() -> None:
         (3, "data are (train, test)"),
         ((TRAIN,), "data are (train, test)"),
         ((TRAIN, 3), "test is (images, labels) or a dataset, but got int"),
+        (((TRAIN[0][:, 0], TRAIN[1]), TEST), "(48, 8, 8) and (48,); of grey images give images[:, None]"),
+        (((TRAIN[0], TRAIN[1][:, None]), TEST), "(48, 1); give labels[:, 0], of a dataset label[0] in each item"),
+        (((TRAIN[0], torch.eye(3)[TRAIN[1]]), TEST), "(48, 3); give labels.argmax(1), of a dataset label.argmax() in"),
+        (((TRAIN[0], torch.eye(3)[TRAIN[1]].tolist()), TEST), "(48, 3); give labels.argmax(1)"),
+        (
+            ((TRAIN[0][:, 0], np.eye(3)[TRAIN[1]]), TEST),
+            "of grey images give images[:, None] and give labels.argmax(1)",
+        ),
+        (((TRAIN[0], torch.ones(48, 3)), TEST), "(48, 3); change them"),
         ((TRAIN, (TEST[0], TEST[1][:5])), "images are (N, C, H, W) and labels (N,)"),
         ((TRAIN, (TEST[0][:, :, :4], TEST[1])), "have one shape"),
         (((TRAIN[0].float() - 128, TRAIN[1]), TEST), "floats in 0..1 before any normalisation"),
@@ -552,7 +561,10 @@ def test_a_fault_of_a_dataset_itself_is_not_hidden() -> None:
         (((["0.png"] * 48, TRAIN[1]), TEST), "but train has one of type str; read them"),
         (((TRAIN[0][:, :, :0], TRAIN[1]), TEST), "are (48, 3, 0, 8)"),
         (([(image, "cat") for image in TRAIN[0]], TEST), "begin with 'cat'; number the classes"),
-        (([(image, torch.eye(3)[0]) for image in TRAIN[0]], TEST), "labels are integers from 0"),
+        (
+            ([(image, torch.eye(3)[0]) for image in TRAIN[0]], TEST),
+            "give labels.argmax(1), of a dataset label.argmax() in",
+        ),
         (([(Image.new("I;16", (8, 8)), 0)] * 3, TEST), "mode I;16 has more than 8 bits"),
     ],
 )

@@ -89,7 +89,7 @@ def check_scale(pixels: Tensor) -> None:
         low, high = (float(bound) for bound in pixels.detach().aminmax())
     except RuntimeError:  # inside a transform of torch.func there are no values
         return
-    if low < 0 or 0 < high <= 1:
+    if low < 0 or 0 < high <= 1.001:  # where scaling with antialiasing ends
         warnings.warn(
             f"this network takes pixels in 0..255 and normalises them itself, but these are floats from {low:g} to "
             f"{high:g}; give pixels, such as 255 times floats in 0..1",

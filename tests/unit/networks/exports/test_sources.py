@@ -102,7 +102,7 @@ def test_floats_that_are_no_pixels_are_warned_of(tmp_path: Path) -> None:
     model = classifier(DARTS_V2, 3)
     write_standalone(model, tmp_path, "some network")
     alone, pixels = module_of(tmp_path / "network.py").load(), pixels_for(model)
-    for scaled in ((pixels / 255 - 0.5) / 0.2, pixels / 255):
+    for scaled in ((pixels / 255 - 0.5) / 0.2, 1.0005 * pixels / pixels.max(), pixels / 255):
         with pytest.warns(UserWarning, match="takes pixels in 0..255") as said:
             scaled_logits = alone(scaled)
         assert said[0].filename == __file__
