@@ -19,7 +19,7 @@ _ARCH = re.compile(rf"{_GROUP}(?:\s*\+\s*{_GROUP})*")
 
 #: What is left of a longer architecture string, in a text where the whole ones are `\x01`: an edge, a bar, a plus sign.
 _LEFT = re.compile(
-    r"\w~[0-9]|~\s*[0-9]+\s*\\?\||\|\s*\\?\w+\s*~|\|\\?\+|\+\\?\|"
+    r"\w~[0-9]|\w\s*(?:\\textasciitilde|\$\\sim\$)|~\s*[0-9]+\s*\\?\||\|\s*\\?\w+\s*~|\|\\?\+|\+\\?\|"
     r"|(?<![-=])\+(?![-=])\W{0,40}?\x01|\x01\W{0,40}?(?<![-=])\+(?![0-9.=-])"
     r"|\|[^\w\s'\"`\x01*]{1,20}\x01|\x01[^\w\s'\"`\x01*]{1,20}\|"
     r"|\x01 *\n\s*+\|[^|\n]*(?:\n|\Z)|(?m:^)[^|\n\x01]*\x01[^|\n\x01]*[^\s|'\"`\x01]\|"

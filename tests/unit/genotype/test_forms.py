@@ -356,6 +356,7 @@ REFUSED = {
         f"\x1b[36m@@ -1 +1 @@\x1b[m\nX = {V2.replace('(', chr(27) + '[31m(', 3)}",
         "print it without --color-words",
     ),
+    "string and another in LaTeX": (ARCH + "\n" + SHORT.replace("~", "$\\sim$").replace("|", "$|$"), "must be whole"),
     "entry and another as JSON": (
         json.dumps({"genotype": V2, "first": json.dumps(FIELDS_OF_V2)}),
         "beside 'genotype' it has '\"normal\": ['",
