@@ -7,8 +7,8 @@ from topocell.errors import GenotypeError
 
 #: What stands for a part that is left out, where a genotype must not go on: whether it is a comment there, none knows.
 GAP = "\0"
-#: A sign of comment in Python; several before a genotype draw its title, as a log or Markdown does.
-_HASH = r"#(?!#.*(?:\bGenotype\s*\(|~0\|))"
+#: A sign of comment in Python; several before a genotype draw its title, and one before a number counts.
+_HASH = r"#(?![#0-9].*(?:\bGenotype\s*\(|~0\|))"
 #: A line of comment in Python, or in JSON.
 _PLAIN = re.compile(rf"\s*(?:{_HASH}|//)")
 #: Dashes and arrows as logs draw them before a title: they take nothing away.
@@ -49,7 +49,7 @@ _OLD = re.compile(r"^\*{3} [0-9,]+ \*{4}$.*?(?:^--- [0-9,]+ -{4}$|\Z)", re.MULTI
 _DIFF = re.compile(r"^ *(?:```|~~~)diff *\n(.*?)(?:^ *(?:```|~~~) *$|\Z)", re.MULTILINE | re.DOTALL)
 _ADDED = re.compile(r"^( *)\+(?![0-9.=-])(.*)", re.MULTILINE)
 #: Lines that all begin with a plus sign, as those that a diff adds; one before a bar joins an architecture string.
-_ALL_ADDED = re.compile(r"(?:\s*^\+(?![0-9.=-]| ?\|).*$)+\s*", re.MULTILINE)
+_ALL_ADDED = re.compile(r"(?:\s*^\+(?! ?\|).*$)+\s*", re.MULTILINE)
 #: What a line of a diff has of a genotype.
 _PART = re.compile(r"Genotype\s*\(|\b(?:normal|reduce)|~[0-9]+\||['\"]\w+['\"]\s*,\s*[0-9]")
 _CONFLICT = re.compile(r"^ *(?:<{7}|>{7}|\|{7})(?: |$)", re.MULTILINE)
@@ -100,7 +100,7 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
     """The lines that are kept, and what is left out."""
     marks = r"(?:>+|\.\.\.:?|In \[\d+\]:)" if re.search(r">>> |\bIn \[\d+\]: ", text) else ">+"
     text = re.sub(rf"(?m)^[ \t]*(?:{marks}[ \t])+", "", text).expandtabs()
-    if _ALL_ADDED.fullmatch(text):
+    if "(" in text and _ALL_ADDED.fullmatch(text):
         text = re.sub(r"(?m)^\+", "", text)
     out: list[str] = []
     text = _DIFF.sub(lambda diff: _applied(diff[1], out), text)

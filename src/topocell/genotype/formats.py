@@ -67,8 +67,6 @@ def find_nasbench201(text: str, out: str = "") -> str | None:
     Raises:
         GenotypeError: there are several, or a part of one.
     """
-    text, behind = _without_comments(text)
-    out = f"{out}\n{behind}"
     found = list(_ARCH.finditer(text))
     begin = 0
     for match in found:
@@ -100,7 +98,7 @@ def find_nasbench201(text: str, out: str = "") -> str | None:
     return found[0][0] if found else None
 
 
-def _without_comments(text: str) -> tuple[str, str]:
+def without_comments(text: str) -> tuple[str, str]:
     """The text without what a program says behind an architecture string on its line; and that."""
     kept, out = [], []
     for line in text.split("\n"):

@@ -12,8 +12,18 @@ from topocell.genotype.comments import is_commented, uncommented
 from topocell.genotype.exports import BENCH_PREFIX, HUB_KEY, NNI_KEY
 from topocell.genotype.literals import Call, shown
 from topocell.genotype.prefixes import unprefixed
-from topocell.genotype.settings import unwrapped, yaml_fault
-from topocell.genotype.texts import CALL, BesideError, another, bounded, check_unchanged, named, read, unescaped
+from topocell.genotype.settings import is_json, unwrapped, yaml_fault
+from topocell.genotype.texts import (
+    CALL,
+    BesideError,
+    another,
+    bounded,
+    check_unchanged,
+    has_more,
+    named,
+    read,
+    unescaped,
+)
 from topocell.spaces.nasbench201 import NASBENCH201_OPERATIONS
 from topocell.spaces.operations import KNOWN_OPERATIONS
 
@@ -90,8 +100,9 @@ def recognise(text: str) -> tuple[str, Any]:
     """
     plain = bounded(text)
     inside = unwrapped(plain)
-    if inside == plain:  # in which quotes of word processors are those of JSON
-        inside = unwrapped(named(text))
+    if inside == plain and not is_json(plain):  # as it is with quotes of word processors in its texts
+        raw = unwrapped(named(text))
+        inside = plain if raw == named(text) else raw
     text = bounded(inside)
     try:
         return _recognised(text)
@@ -114,7 +125,7 @@ def _next_step(text: str, error: GenotypeError) -> str:
         return f"; it looks like YAML, which cannot be read: {fault}"
     for hint, kind in _FOREIGN:
         if is_commented(text) if hint is None else re.search(hint, text):
-            return f"; it looks like {kind}: write it as one of the forms"
+            return f"; it looks like {kind}: give the genotype alone, in one of the forms"
     if isinstance(error, BesideError):
         return f"; give {_alone(text)}"
     return _EXAMPLE if isinstance(error, _UnknownError) else ""
@@ -131,9 +142,18 @@ def _alone(text: str) -> str:
 
 def _recognised(text: str) -> tuple[str, Any]:
     plain, out = uncommented(text)
+    plain, behind = formats.without_comments(plain)
+    form, value = _found(plain, f"{out}\n{behind}")
+    if has_more(plain, value if isinstance(value, str) else repr(value)):
+        raise GenotypeError("a text must hold one genotype, but has more operations than that of one; keep one")
+    return form, value
+
+
+def _found(plain: str, out: str) -> tuple[str, Any]:
+    """The form of a text without comments, and its value, which may stand beside a second one that has no form."""
     arch = formats.find_nasbench201(plain, out)
     if arch is None and re.match(r"\s*\|[^|\\]*~", plain):  # its reader says what is wrong
-        return "nasbench201", text
+        return "nasbench201", plain
     if arch is not None:
         if other := another(plain.replace(arch, "")):
             raise GenotypeError(f"a text must hold one genotype, but has {other} beside {shown(arch)}; keep one")
@@ -167,7 +187,7 @@ def _recognised(text: str) -> tuple[str, Any]:
     if isinstance(value, tuple) and len(value) == len(namedtuples.FIELDS):  # JSON has no names for those of a tuple
         fields = dict(zip(namedtuples.FIELDS, value))
         return namedtuples.kind_of(fields), fields
-    raise _UnknownError(f"{_KNOWN}, but got {shown(text.strip())}")
+    raise _UnknownError(f"{_KNOWN}, but got {shown(plain.strip())}")
 
 
 def _is_numbers(pairs: Any) -> bool:

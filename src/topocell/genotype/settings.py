@@ -7,7 +7,7 @@ from typing import Any
 from topocell.errors import GenotypeError
 from topocell.genotype.literals import MAX_DEPTH
 from topocell.genotype.namedtuples import FIELDS
-from topocell.genotype.texts import CALL, another
+from topocell.genotype.texts import CALL, another, has_more
 from topocell.io import files, plain_yaml
 
 #: Keys of a mapping whose text is a genotype, beside `genotype`.
@@ -45,7 +45,8 @@ def unwrapped(text: str) -> str:
         inner = inner if isinstance(inner, str) else unwrapped(json.dumps(inner))
         beside = json.dumps(data).replace(json.dumps(inner)[1:-1], "").replace(inner, "")
         beside = beside.replace("\\", "")  # of texts in it
-        if other := another(beside) or ("~0|" in beside and "an architecture string"):
+        other = another(beside) or ("~0|" in beside and "an architecture string")
+        if other := other or (has_more(f"{inner}\n{beside}", inner) and "other operations"):
             raise GenotypeError(f"a text must hold one genotype, but beside {key!r} it has {other}; keep one")
         return inner
     return data if isinstance(data, str) else text
@@ -55,6 +56,15 @@ def _records(text: str) -> list[dict[str, Any]] | None:
     """The values of lines of JSON, with a genotype in one; None where there is none, or a line is no mapping."""
     found = lines_of_json(text)
     return found if found and all(isinstance(record, dict) for record in found) and _entry(found) else None
+
+
+def is_json(text: str) -> bool:
+    """Return whether a text is JSON."""
+    try:
+        files.from_json(text)
+    except ValueError:
+        return False
+    return True
 
 
 def lines_of_json(text: str) -> list[Any] | None:

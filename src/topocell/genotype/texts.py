@@ -7,6 +7,7 @@ prefix of a log line, other cells of a table, a call that prints it, other lines
 import codecs
 import html
 import re
+from collections import Counter
 from typing import Any
 
 from topocell.errors import GenotypeError
@@ -38,8 +39,14 @@ _TYPESET = str.maketrans(
 #: A tag of HTML with attributes, but those that may strike out or hide what is in it.
 _TAG = re.compile(
     r"<(table|tbody|tr|t[dh]|code|pre|span|p|div|li)\s"
-    r"(?![^<>]*(?<![a-z])(?:del(?:eted|etion)?|\w*(?:strik|through|remov)\w*|old|minus|hid(?:e|den)?|none)(?![a-z]))[^<>]*>",
+    r"(?![^<>]*(?<![a-z])(?:del(?:eted|etion)?|\w*(?:strik|through|remov)\w*|old|minus|hid(?:e|den)?|none)(?![a-z]))[^<>()\[\]]*>",
     re.IGNORECASE,
+)
+_ANY_TAG = re.compile(r"<[^<>()\[\]|~\n]*>")
+#: A name of an operation before the number of its input.
+_NUMBERED = re.compile(
+    r"(?<!\w)(\w*(?:conv|pool|skip|connect|sepc|none|noise|identity)\w*)['\")`”’]*\s*(?:[,~]|\n\s*-)"
+    r"\s*['\"`“‘]*(?:\w+\.)?(?:\w+\()?['\"]*[0-9]"
 )
 #: A name in quotes of LaTeX, among brackets and commas.
 _LATEX = re.compile(r"(?<=[(\[,\s])`{1,2}([\w\\]+)'{1,2}(?=[,)\]])")
@@ -167,6 +174,22 @@ def unescaped(text: str) -> str:
     return re.sub('(?<!")""(?!")', '"', _ESCAPE.sub(r"\1", text))
 
 
+def has_more(text: str, read: str) -> bool:
+    """Return whether a text has other operations with their inputs than what is read of it, once or several times.
+
+    It sees a second genotype also where its brackets, bars or quotes are written in a way that no form has.
+    """
+    there, known = _operations(text), _operations(read)
+    times = max((there[name] // count for name, count in known.items()), default=0)
+    return not there <= known and there != Counter({name: times * count for name, count in known.items()})
+
+
+def _operations(text: str) -> Counter[str]:
+    """How often each operation stands before a number in a text."""
+    plain = html.unescape(unescaped(_ANY_TAG.sub("", text))).replace("\\", "")
+    return Counter(found[1] for found in _NUMBERED.finditer(plain))
+
+
 def another(text: str) -> str | None:
     """What says that a text holds a genotype, other than an architecture string; None where nothing does."""
     text = _BEHIND.sub("", text)
@@ -217,7 +240,7 @@ def read(text: str) -> Any:
                 raise
             return value
         value, *others = map(parsed, pieces)
-        if any(other != value for other in others):
+        if any(_unweighted(other) != _unweighted(value) for other in others):
             raise GenotypeError(f"a text must hold one genotype, but has {len(calls)} calls of Genotype; keep one")
         rest = plain
         for piece in pieces:
@@ -278,6 +301,16 @@ def _cut(text: str, start: int, bracket: int, alone: bool = False) -> str:
     if alone:
         check_unchanged(text, piece)
     return piece
+
+
+def _unweighted(value: Any) -> Any:
+    """The value without the weights that GDAS prints."""
+    if isinstance(value, dict):
+        return {name: _unweighted(item) for name, item in value.items()}
+    if not isinstance(value, tuple):
+        return value
+    weighted = len(value) == 3 and isinstance(value[0], str) and isinstance(value[2], float)
+    return tuple(map(_unweighted, value[:2] if weighted else value))
 
 
 def _has_call(value: Any) -> bool:

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ ARCH = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|avg_pool_3x3~1|nor_conv
 PREFIXES = ["trainer_1  | ", "0: ", "[rank0]: ", "(pid=1234) ", "2022-05-01T10:00:00.123456789Z stdout F "]
 NODES = [[("nor_conv_3x3", 0)], [("none", 0), ("skip_connect", 1)]]
 SHORT = ARCH[: ARCH.rfind("+")]
+MARKDOWN_NOISE = re.sub(r"([\[\]()_])", r"\\\1", NOISE)
+HTML_NOISE = "<span>Genotype</span>" + NOISE[8:].replace("'", "<i>&#39;</i>")
 
 
 def prefixed(line_of: Callable[[int, str], str]) -> str:
@@ -236,6 +239,9 @@ FIELDS_OF_V2: dict[str, Any] = {
         f"$ tail -n1 search/*/log.txt\ngenotype = {V2}\n$ ls retrain/*/",
         f"{{e: 1, best: {{{', '.join(f'{k}: {json.dumps(v)}' for k, v in FIELDS_OF_V2.items())}}}}}",
         str({"arch": {"genotype": V2, "lr": 0.1}}),
+        V2.replace("'", "&amp;#x27;"),
+        json.dumps(list(FIELDS_OF_V2.values())).replace('"', "”"),
+        "\n".join(f"+{line}" for line in textwrap.wrap(V2, 40)),
         "In [3]: best = " + V2.replace("), (", "),\n   ...: ("),
         # quoted twice, added without a head, and below a head that quotes another
         "> > " + V2.replace("), (", "),\n> > ("),
@@ -346,6 +352,14 @@ REFUSED = {
             "a percentage": f"searched: {V2}\ntest 97.24 (best 97.31) % genotype = {NOISE}",
             "an arrow, twice": f"epoch #10: {V2} -> {NOISE}\n" * 2,
             "yaml": yaml.safe_dump({"genotype": json.loads(json.dumps(FIELDS_OF_V2))}) + f"best: {NOISE}",
+            "a log in YAML": f"genotype = {V2}\n" + yaml.safe_dump(DARTS_V2.to_dict()).replace("skip_connect", "noise"),
+            "JSON in quotes": f"genotype = {V2}\n"
+            + json.dumps(json.dumps(FIELDS_OF_V2).replace("skip_connect", "noise")),
+            "rows of a table": f'1,"{V2}"\n2,' + str(NODES).replace("'", '""'),
+            "escaped brackets": f"Old: {MARKDOWN_NOISE}\n{V2}",
+            "highlighted": f"{HTML_NOISE}<p>{V2}</p>",
+            "an attribute": f'<td title="{NOISE}">first</td>\n<td>{V2}</td>',
+            "a number": f"#1 {NOISE}\n{V2}",
             "quotes": f'" {NOISE} "\n{V2}',
             "keys": json.dumps({"parent": FIELDS_OF_V2, "child": FIELDS_OF_V2 | {"normal_concat": [5]}}),
         }.items()
@@ -585,7 +599,7 @@ REFUSED = {
     "log": ("\n".join([V2] * 60), "keep the lines of one genotype"),
     "NAS-Bench-101": ("[[0, 1], [0, 0]]\n['input', 'conv3x3-bn-relu']", "it looks like a cell of NAS-Bench-101, whose"),
     "NAS-Bench-101 in json": ('{"module_adjacency": [[0, 1], [0, 0]]}', "it looks like a cell of NAS-Bench-101"),
-    "recurrent": ("Genotype(recurrent=[('tanh', 0)], concat=range(1, 9))", "it looks like a recurrent cell: write it"),
+    "recurrent": ("Genotype(recurrent=[('tanh', 0)], concat=range(1, 9))", "it looks like a recurrent cell: give the"),
     "name of a cell": (
         "darts-v2",
         "a name or a path is not read: topocell.genotype.published.published(NAME)",
@@ -657,6 +671,8 @@ def triples(normal: str, concat: str = "range(2, 6)") -> str:
 def test_the_published_text_of_gdas() -> None:
     weighted = re.sub(r"\('(\w+)', (\d)\)", r"('\1', \2, 0.13017432391643524)", GDAS_V1.to_darts())
     assert Genotype.from_text(weighted, "gdas") == GDAS_V1
+    again = f"epoch 1: {weighted}\nepoch 2: {weighted.replace('0.13017432391643524', '0.2')}"
+    assert Genotype.from_text(again, "gdas") == GDAS_V1
     for weight in ("0.5", "tensor(0.1302, grad_fn=<SelectBackward0>)", "tensor(0.1, device='cuda:0')"):
         assert Genotype.from_text(weighted.replace("0.13017432391643524", weight), "gdas") == GDAS_V1
     assert Genotype.from_text(re.sub(r"', (\d), ([\d.]+)\)", r"', '\1', '\2')", weighted), "gdas") == GDAS_V1
