@@ -14,14 +14,8 @@ from torch import Tensor
 from topocell.data.image_formats import advice, readable_formats
 from topocell.errors import DataError, typed
 from topocell.io.files import reason
+from topocell.io.folders import is_helper, is_left_behind, walk
 
-#: How the names of folders begin that programs keep beside the images: .ipynb_checkpoints, @eaDir, __MACOSX.
-_HELPERS = (".", "@", "__")
-#: Names, in lower case, of what operating systems leave in folders.
-_LEFT_BEHIND = (
-    *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
-    *("$recycle.bin", "#recycle", "#snapshot", "~snapshot", "system volume information", "lost+found"),
-)
 #: Names, in lower case, of folders of images and of masks or labels of these, in data sets of other tasks: VOC, YOLO.
 _PICTURES = {"images", "image", "imgs", "img", "jpegimages"}
 _ANNOTATIONS = {
@@ -77,7 +71,7 @@ class Unused:
 
     def see(self, name: str) -> bool:
         """Count a file by its name, unless it is one of an image, which is returned."""
-        if _is_left_behind(name):
+        if is_left_behind(name):
             self.hidden["._*" if name.startswith("._") else name] += 1
         elif name.lower().endswith(readable_formats()[0]):
             return True
@@ -103,7 +97,7 @@ def some(names: Sequence[str], most: int = 3) -> str:
 
 def is_image(name: str) -> bool:
     """Return whether a file is an image by its name."""
-    return name.lower().endswith(readable_formats()[0]) and not _is_left_behind(name)
+    return name.lower().endswith(readable_formats()[0]) and not is_left_behind(name)
 
 
 def composed(name: str) -> str:
@@ -253,16 +247,6 @@ def _refuse(fault: OSError) -> NoReturn:
     ) from None
 
 
-def is_helper(name: str) -> bool:
-    """Return whether a folder of that name is hidden, or a helper of some program."""
-    return name.startswith(_HELPERS) or name.lower() in _LEFT_BEHIND
-
-
-def _is_left_behind(name: str) -> bool:
-    """Return whether a file of that name is hidden, or left behind by an operating system."""
-    return name.startswith(".") or name.lower() in _LEFT_BEHIND
-
-
 def images_below(top: Path, unused: Unused) -> list[str]:
     """Paths of the images below a folder, sorted; other files are counted. Raises DataError for a closed folder."""
     return sorted(_images_of(top, unused))
@@ -271,21 +255,14 @@ def images_below(top: Path, unused: Unused) -> list[str]:
 def _images_of(top: Path, unused: Unused) -> Iterator[str]:
     """Paths of the images below a class folder; other files are counted.
 
-    Links to folders are followed; a folder that was seen is not entered again, and none that the class folder lies in,
-    by which the images of other classes would be taken for its own. Raises DataError for a folder that cannot be read.
+    Links to folders are followed, but to none that the class folder lies in, by which the images of other classes would
+    be taken for its own. Raises DataError for a folder that cannot be read.
     """
-    around = {parent for place in (top.absolute(), top.resolve()) for parent in place.parents}
-    seen = {(stat.st_dev, stat.st_ino) for stat in map(os.stat, around)}
-    for folder, inside, names in os.walk(top, onerror=_refuse, followlinks=True):
-        stat = os.stat(folder)
-        if (stat.st_dev, stat.st_ino) in seen:
-            inside.clear()
-            continue
-        seen.add((stat.st_dev, stat.st_ino))
+    for folder, inside, names in walk(top, onerror=_refuse):
         for helper in filter(is_helper, inside):
             if count := _files_in(Path(folder, helper)):
                 unused.hidden[helper] += count
-        inside[:] = sorted(name for name in inside if not is_helper(name))
+        inside[:] = (name for name in inside if not is_helper(name))
         yield from (os.path.join(folder, name) for name in names if unused.see(name))
 
 

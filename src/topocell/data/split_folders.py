@@ -4,8 +4,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from topocell.data.folder_listing import class_folders, composed, is_helper, is_image, some
+from topocell.data.folder_listing import class_folders, composed, is_image, some
 from topocell.errors import DataError, typed
+from topocell.io.folders import is_helper
 
 #: What the folders of a split are called, in any case.
 TRAIN, TEST, VAL = ("train", "training"), ("test", "testing"), ("val", "valid", "validation")

@@ -10,6 +10,7 @@ from typing import Any
 from topocell.config.load import overridden
 from topocell.errors import RecipeError, RunError, typed
 from topocell.io import files
+from topocell.io.folders import is_helper
 from topocell.registry import fingerprints, imported
 
 #: What a run rests on besides its recipe, by the key of its fingerprint in env.json.
@@ -83,11 +84,11 @@ def _accepted(path: Path, key: str, stored: dict[str, Any], env: Mapping[str, An
 
 
 def refuse_foreign(path: Path) -> None:
-    names = sorted(found.name for found in path.iterdir() if not files.is_temporary(found))
-    if "recipe.yaml" not in names and set(names) - {files.LOCK}:
-        other = next(name for name in names if name != files.LOCK)
+    """Raise RunError for a directory that holds something and is no run; what systems leave there is nothing."""
+    names = sorted(found.name for found in path.iterdir() if not is_helper(found.name))
+    if names and "recipe.yaml" not in names:
         raise RunError(
-            f"--out must name a run or an empty directory, but {path} holds {other!r} and no recipe.yaml; "
+            f"--out must name a run or an empty directory, but {path} holds {names[0]!r} and no recipe.yaml; "
             "choose another --out"
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from topocell.errors import RunError, TopocellError
 from topocell.io import files, plain_yaml
+from topocell.io.folders import walk
 from topocell.reporting.ground_truth import ground_truth_of
 from topocell.reporting.run_files import RunFiles
 from topocell.reporting.rundirs import evaluation_of, readable
@@ -94,7 +95,7 @@ class Listing:
         return [self._listed(path) for path in sorted(self._paths())]
 
     def _paths(self) -> Iterator[Path]:
-        for folder, names, inside in os.walk(self.place):
+        for folder, names, inside in walk(self.place):
             names[:] = [name for name in names if name not in _NO_RUNS and not name.startswith(".")]
             if "recipe.yaml" in inside:
                 yield Path(folder)

@@ -19,6 +19,7 @@ from typing import Any, Self
 from topocell.config.lasting import PLACES
 from topocell.errors import RunError
 from topocell.io import files
+from topocell.io.folders import is_helper
 from topocell.reporting.setting import SMOKE_STAMP
 from topocell.reporting.tables import format_seconds, is_number
 from topocell.reporting.terminal import Display, Quiet
@@ -228,7 +229,7 @@ class Bench:
             raise RunError(f"--out must name a directory, but {self.path} is a file; choose another --out")
         self.path.mkdir(parents=True, exist_ok=True)
         files.refuse_links(self.path, "runs")
-        others = {found.name for found in self.path.iterdir() if not files.is_temporary(found)} - {files.LOCK}
+        others = {found.name for found in self.path.iterdir() if not is_helper(found.name)}
         if others and not self._stated.exists():
             raise RunError(
                 f"--out must name a {self.kind} or an empty directory, but {self.path} holds {min(others)!r} and no "

@@ -24,9 +24,12 @@ import torch
 
 from topocell.errors import CheckpointError, RunError
 from topocell.io import checkpoint, files
+from topocell.networks.exports import facts
+from topocell.reporting.terminal import Quiet
 from topocell.runs.directory import RunDir
 from topocell.runs.identity import other_machine
 from topocell.runtime.provenance import environment
+from topocell.studies._items import Bench
 
 RECIPE = "name: quickstart\nsearch:\n  stages:\n    one: {epochs: 50, lr: 0.025}\n    two: {epochs: 25}\nseed: 0\n"
 ENV = {"data_fingerprint": "abc", "torch": "2.13.0", "device": "cpu", "threads": 2}
@@ -774,3 +777,25 @@ def test_the_environment_can_be_stored_and_says_where_it_ran(
     subprocess.run(["git", "init", "-q", "."], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
     assert re.fullmatch("[0-9a-f]{40}", environment("cpu", "", {})["git_commit"])
+
+
+LEFT = (".DS_Store", "Thumbs.db", "desktop.ini", "lost+found", "System Volume Information", "@eaDir", "._x")
+
+
+@pytest.mark.parametrize("kind", ["run", "study", "export"])
+def test_a_folder_with_what_systems_leave_there_is_empty(kind: str, tmp_path: Path) -> None:
+    """Of a new volume, of one that a file manager has shown."""
+    for name in LEFT:
+        (tmp_path / name).mkdir() if "." not in name else (tmp_path / name).write_bytes(b"x")
+    if kind == "run":
+        RunDir.open(tmp_path, "name: x\n", env={}).close()
+    elif kind == "study":
+        with Bench("depth", "a study", {}, tmp_path, Quiet()) as bench:
+            bench.begin(1, {}, {})
+    else:
+        facts.refuse_foreign(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} >= set(LEFT)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(RunError, match="holds 'mine'"):
+        (tmp_path / "other" / "mine").write_bytes(b"x")
+        RunDir.open(tmp_path / "other", "name: x\n", env={})

@@ -116,6 +116,25 @@ def test_whatever_is_damaged_is_a_row_that_says_so(tmp_path: Path) -> None:
         assert states(tmp_path)["pipe"] == State.DAMAGED  # and nobody waits for it
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need a right there")
+def test_links_to_runs_are_followed_and_each_run_is_listed_once(tmp_path: Path) -> None:
+    """A folder of links as somebody makes one for a paper; and links in a circle, and up."""
+    place, shared = tmp_path / "runs", tmp_path / "shared"
+    made(shared / "far" / "selections" / "other", results=RESULTS)
+    made(shared / "far" / "run", results=RESULTS)
+    made(place / "z own", results=RESULTS)
+    (place / "a latest").symlink_to(place / "z own")
+    (place / "m linked").symlink_to(shared / "far" / "run")
+    (place / "paper").mkdir()
+    (place / "paper" / "1").symlink_to(shared / "far")
+    (place / "paper" / "circle").symlink_to(place)
+    (place / "paper" / "up").symlink_to(tmp_path)
+    (place / "gone").symlink_to(tmp_path / "nowhere")
+    assert set(states(place)) == {"z own", "m linked", "paper/1/selections/other"}
+    (tmp_path / "entry").symlink_to(place)
+    assert set(states(tmp_path / "entry")) == set(states(place))
+
+
 def test_only_what_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(tmp_path / "a", results=RESULTS)
     place = made(tmp_path / "b", metrics="")

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from topocell.data.folder_listing import is_helper
 from topocell.errors import RunError
 from topocell.io import files
+from topocell.io.folders import is_helper
 from topocell.networks.classifier import Classifier
 from topocell.networks.kept import confusion_of, predictions_name
 from topocell.networks.scores import class_scores
