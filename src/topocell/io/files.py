@@ -3,12 +3,14 @@
 import contextlib
 import errno
 import functools
+import io
 import json
 import math
 import os
 import platform
 import re
 import reprlib
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,16 @@ def replace(path: Path, *parts: bytes | memoryview) -> None:
             os.unlink(temporary)
         raise
     sync_directory(path.parent)
+
+
+def replace_by(path: Path, write: Callable[[io.BytesIO], object]) -> None:
+    """Make `path` hold what `write` gives to a buffer, as `replace` does: PyTorch hides why a file cannot be written.
+
+    Raises OSError.
+    """
+    buffer = io.BytesIO()
+    write(buffer)
+    replace(path, buffer.getbuffer())
 
 
 def write_out(path: Path, data: bytes) -> None:
@@ -264,24 +276,69 @@ def refuse_links(folder: Path, *inside: str) -> None:
 
 
 @contextlib.contextmanager
-def guarded(path: Path) -> Iterator[None]:
-    """Turn an OSError inside into a RunError that says why `path` could not be written."""
+def guarded(path: Path, option: str = "") -> Iterator[None]:
+    """Turn an OSError inside into a RunError that says why `path` could not be written, see `write_fault`."""
     try:
         yield
     except OSError as fault:
-        raise RunError(write_fault(path, fault)) from fault
+        raise RunError(write_fault(path, fault, option)) from fault
 
 
-def write_fault(path: Path, fault: OSError) -> str:
-    """One line that says why `path` could not be written and what to do about it."""
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder for temporary files, which is gone afterwards.
+
+    Raises RunError where it cannot be made, or of an OSError inside that names no file outside of it.
+    """
+    try:
+        made = tempfile.TemporaryDirectory()
+    except OSError as fault:  # without a `tempdir` each that the system offers was tried
+        found = f"{tempfile.tempdir} is not" if tempfile.tempdir else "none of this system is"
+        raise RunError(f"{_TEMPORARY_RULE}, but {found} ({fault.strerror}); {_TEMPORARY_STEP}") from fault
+    with made as name:
+        folder = Path(name)
+        _temporary.append(folder)
+        try:
+            yield folder
+        except OSError as fault:
+            place = folder if fault.filename is None else Path(os.fsdecode(fault.filename))
+            if not _is_temporary(place):
+                raise
+            raise RunError(write_fault(place, fault)) from fault
+        finally:
+            _temporary.remove(folder)
+
+
+#: Folders of `temporary_folder` that are in use.
+_temporary: list[Path] = []
+_TEMPORARY_RULE = "the folder of temporary files must be writable and have room"
+_TEMPORARY_STEP = "make room, or set TMPDIR to another folder"
+
+
+def _is_temporary(path: Path) -> bool:
+    """Return whether a path is that of a temporary folder that is in use, or lies in one."""
+    return any(folder in (path, *path.parents) for folder in _temporary)
+
+
+def write_fault(path: Path, fault: OSError, option: str = "") -> str:
+    """One line that says why `path` could not be written and what to do about it.
+
+    Args:
+        path: of the file or directory.
+        fault: of the system.
+        option: by which the command at work takes another place, such as `--out`; none where it has none.
+    """
+    if _is_temporary(path):
+        return f"{_TEMPORARY_RULE}, but {path} cannot be written ({reason(fault)}); {_TEMPORARY_STEP}"
+    place = f"choose another place{f' ({option})' if option else ''}"
     if fault.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"the disk must have room for {path}, but it is full ({reason(fault)}); free some space and give "
             "the same command again: what was saved before is intact"
         )
     if fault.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{path} must be writable, but is not ({reason(fault)}); change that or choose another place (--out)"
-    return f"{path} must be writable, but writing failed ({reason(fault)}); mend that or choose another place (--out)"
+        return f"{path} must be writable, but is not ({reason(fault)}); change that or {place}"
+    return f"{path} must be writable, but writing failed ({reason(fault)}); mend that or {place}"
 
 
 def reason(fault: OSError) -> str:

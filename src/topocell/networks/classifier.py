@@ -24,6 +24,7 @@ from topocell.nn.kernels.cpu import ordinary
 from topocell.nn.network import FixedNet
 from topocell.reporting.run_files import RunFiles
 from topocell.runtime.devices import find_device
+from topocell.runtime.memory import naming_memory
 
 #: Images that are in memory at once while a folder is predicted.
 BATCH_SIZE = 64
@@ -145,8 +146,8 @@ class Classifier(nn.Module):
             skip_unreadable: whether images that cannot be read are left out; if not, the first ten are named.
 
         Raises:
-            DataError: there are no images, or some cannot be read. RunError: the network was changed, and its outputs
-                are no longer one for each of `classes`.
+            DataError: there are no images, or some cannot be read. RunError: memory runs out, or the network was
+                changed, and its outputs are no longer one for each of `classes`.
         """
         if batch_size < 1:
             raise DataError(f"batch_size must be 1 or more, but got {batch_size}; leave it out for {BATCH_SIZE}")
@@ -154,7 +155,7 @@ class Classifier(nn.Module):
         names, parts = list[str](), list[Tensor]()
         faults = list[str]()
         device = self.mean.device
-        with _evaluating(self):
+        with _evaluating(self), naming_memory(lambda: _too_large(batch_size, device)):
             for pictures in read_in_batches(found, batch_size, self.preprocessing):
                 names += pictures.names
                 faults += pictures.faults
@@ -205,6 +206,14 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             else:
                 for module, training in modes.items():  # each its own: frozen batch norms stay frozen
                     module.training = training
+
+
+def _too_large(batch_size: int, device: torch.device) -> str:
+    """Say that the memory of a device ran out, and what needs less of it."""
+    ways = [f"use a batch size of {batch_size // 2} (--batch-size, batch_size=)"] if batch_size > 1 else []
+    ways += ["use the CPU (--device cpu, or device='cpu' of load)"] if device.type != "cpu" else []
+    rule = "the network and the images of a batch must fit in the memory of"
+    return f"{rule} {device}, but it ran out with {batch_size}; {' or '.join(ways) or 'end what else runs there'}"
 
 
 def _check_scale(pixels: Tensor) -> None:

@@ -17,12 +17,12 @@ from topocell.errors import CheckpointError, RunError, SpaceError
 from topocell.networks.kept import predictions_csv, predictions_name, weights_name
 from topocell.reporting.terminal import Display, Logged
 from topocell.runs.directory import RunDir
-from topocell.runs.estimate import is_out_of_memory
 from topocell.runs.logs import Logs
 from topocell.runs.outlook import Outlook
 from topocell.runs.phases import Phase, save_phase
 from topocell.runtime import distributed
 from topocell.runtime.hooks import Figures, Interrupted, Trained, on_signals
+from topocell.runtime.memory import is_out_of_memory
 
 CHECKPOINT_SECONDS = 30.0
 

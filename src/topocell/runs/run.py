@@ -24,7 +24,7 @@ from topocell.reporting.tables import is_number
 from topocell.reporting.terminal import Display
 from topocell.runs.costs import cost_line
 from topocell.runs.directory import RunDir
-from topocell.runs.estimate import Knob, is_out_of_memory, out_of_memory, retrain_knobs, room_of_images, stage_knobs
+from topocell.runs.estimate import Knob, out_of_memory, retrain_knobs, room_of_images, stage_knobs
 from topocell.runs.logs import Logs
 from topocell.runs.moments import Moment, moment_of
 from topocell.runs.monitor import RunHook, RunMonitor, fitting
@@ -36,6 +36,7 @@ from topocell.runs.reports import write_report
 from topocell.runs.setup import Setup
 from topocell.runs.trials import trials_of
 from topocell.runtime.hooks import Interrupted
+from topocell.runtime.memory import naming_memory
 from topocell.searching.loop import Search
 from topocell.selection.rules import Derived, check_rules, derive
 from topocell.supernet.arch_state import ArchState
@@ -333,25 +334,18 @@ class Work:
     def _timed(self, phase: Phase) -> Iterator[None]:
         self.monitor.begin(phase)
         try:
-            with self._log_of_faults(), self._naming_memory(phase), self.monitor.listening():
+            with self._log_of_faults(), naming_memory(lambda: self._out_of_memory(phase)), self.monitor.listening():
                 yield
         finally:
             close_streams()
             self.monitor.count()
             self.directory.write_json("timings.json", self.monitor.seconds)
 
-    @contextmanager
-    def _naming_memory(self, phase: Phase) -> Iterator[None]:
-        """Say of memory that runs out which settings need less."""
-        try:
-            yield
-        except (RuntimeError, MemoryError) as fault:
-            if not is_out_of_memory(fault):
-                raise
-            device, data = self.setup.device, self.setup.dataset
-            switches = room_of_images((data.train, data.test), device)
-            words = out_of_memory(phase, str(device), knobs(self.recipe, phase), switches=switches)
-            raise RunError(words) from fault
+    def _out_of_memory(self, phase: Phase) -> str:
+        """Say which settings need less memory."""
+        device, data = self.setup.device, self.setup.dataset
+        switches = room_of_images((data.train, data.test), device)
+        return out_of_memory(phase, str(device), knobs(self.recipe, phase), switches=switches)
 
     @contextmanager
     def _log_of_faults(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Exact costs of a computation: bytes saved for backward, bytes alive, dispatcher calls.
+"""Exact costs of a computation: bytes saved for backward, bytes alive, dispatcher calls; and memory that runs out.
 
 with SavedBytes(exclude=net.parameters()) as saved:
     loss = net(x).sum()
@@ -6,7 +6,8 @@ saved.total
 """
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +15,27 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from topocell.errors import RunError
+
+#: What torch says, on a GPU and on a CPU, when memory runs out; the last is oneDNN's.
+FULL = ("out of memory", "not enough memory", "can't allocate memory", "could not create a primitive")
+
+
+def is_out_of_memory(fault: BaseException) -> bool:
+    """Return whether a fault says that memory ran out, of whatever device."""
+    return isinstance(fault, MemoryError) or any(words in str(fault) for words in FULL)
+
+
+@contextmanager
+def naming_memory(words: Callable[[], str]) -> Iterator[None]:
+    """Turn a fault inside by which memory ran out into a RunError of `words()`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as fault:
+        if not is_out_of_memory(fault):
+            raise
+        raise RunError(words()) from fault
 
 
 class SavedBytes:

@@ -31,7 +31,7 @@ from topocell.config.load import load_recipe
 from topocell.data.pictures import find_images, read_pictures
 from topocell.data.preprocessing import Preprocessing
 from topocell.errors import DataError, RunError, TopocellError
-from topocell.networks import commands
+from topocell.networks import classifier, commands
 from topocell.networks.kept import csv_text
 from topocell.runs.setup import load_data
 
@@ -569,3 +569,26 @@ def test_directories_without_a_network_say_why(made: Path, tmp_path: Path) -> No
             topocell.load(place)
     with pytest.raises(TopocellError, match="trained with seed 3, 1, but got 7"):
         topocell.load(made / "run", seed=7)
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "ways"),
+    [
+        ("cpu", 64, "use a batch size of 32 (--batch-size, batch_size=)"),
+        ("cpu", 1, "end what else runs there"),
+        ("cuda:1", 8, "batch_size=) or use the CPU (--device cpu, or device='cpu' of load)"),
+    ],
+)
+def test_a_prediction_that_runs_out_of_memory_says_what_needs_less(
+    device: str, size: int, ways: str, made: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Any, pixels: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(classifier.Classifier, "forward", full)
+    assert classifier._too_large(size, torch.device(device)).endswith(ways)
+    if device == "cpu":
+        image = str(min((made / "photos").rglob("*.bmp")))
+        assert main(["predict", str(made / "run"), image, "--batch-size", str(size)]) == 2
+        rule = "error: the network and the images of a batch must fit in the memory of cpu, but it ran out with"
+        assert capsys.readouterr().err == f"{rule} {size}; {ways}\n"

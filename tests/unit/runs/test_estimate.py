@@ -26,7 +26,7 @@ from topocell.runs.estimate import Estimate, Knob, Memory, Part, estimate_retrai
 from topocell.runs.estimate.parts import _measurements, stage_knobs
 from topocell.runs.estimate.probe import Stopwatch, measure_memory
 from topocell.runtime.hooks import Silent
-from topocell.runtime.memory import LiveBytes, SavedBytes
+from topocell.runtime.memory import LiveBytes, SavedBytes, is_out_of_memory
 from topocell.searching.loop import Search
 from topocell.selection.projection import Projection
 
@@ -372,7 +372,7 @@ def test_a_plan_that_does_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch, 
     ],
 )
 def test_running_out_of_memory_is_recognised(fault: Exception, full: bool) -> None:
-    assert estimate.is_out_of_memory(fault) == full
+    assert is_out_of_memory(fault) == full
 
 
 @pytest.mark.parametrize(("phase", "key"), [("search", "search.batch_size (now 32)"), ("retrain", "retrain.channels")])

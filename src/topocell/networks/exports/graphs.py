@@ -43,7 +43,7 @@ def write_pt2(model: Classifier, folder: Path, name: str) -> Compute:
     model.preprocessing.save(folder / preprocessing.FILE)
     extra = {preprocessing.FILE: (folder / preprocessing.FILE).read_text(encoding="utf-8")}
     with _quiet():
-        torch.export.save(program, folder / "model.pt2", extra_files=extra)
+        files.replace_by(folder / "model.pt2", lambda file: torch.export.save(program, file, extra_files=extra))
         return computed_by(torch.export.load(folder / "model.pt2").module())
 
 

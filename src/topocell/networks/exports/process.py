@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from topocell.errors import RunError
+from topocell.io import files
 
 #: From batches of pixels (N, C, H, W), uint8, to logits (N, K) of each.
 Compute = Callable[[Sequence[Tensor]], list[Tensor]]
@@ -26,9 +26,9 @@ def in_process(folder: Path, program: str) -> Compute:
     """
 
     def compute(batches: Sequence[Tensor]) -> list[Tensor]:
-        with tempfile.TemporaryDirectory() as place:
-            given, found = Path(place, "batches.pt"), Path(place, "logits.pt")
-            torch.save(list(batches), given)
+        with files.temporary_folder() as place:
+            given, found = place / "batches.pt", place / "logits.pt"
+            files.replace_by(given, lambda file: torch.save(list(batches), file))
             words = [sys.executable, "-c", program, str(given), str(found), str(torch.get_num_threads())]
             settings = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
             done = subprocess.run(words, cwd=folder, env=settings, capture_output=True, timeout=PATIENCE, check=False)

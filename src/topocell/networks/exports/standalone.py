@@ -259,7 +259,7 @@ def write_standalone(model: Classifier, folder: Path, name: str) -> Compute:
     else:
         text = text.replace("import sys\n", "", 1).replace("from typing import Any\n", "", 1)
     files.replace(folder / "network.py", text.encode())
-    torch.save(_weights(model), folder / "network.pt")
+    files.replace_by(folder / "network.pt", lambda file: torch.save(_weights(model), file))
     return in_process(folder, _PROGRAM.format(load="from network import load\nmodel = load()"))
 
 

@@ -1,8 +1,7 @@
 """An export from beginning to end: written aside, compared with the network, and put in its place."""
 
-import importlib.metadata
+import importlib
 import importlib.util
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from topocell.networks.exports import card, facts, graphs, standalone
 from topocell.networks.exports.facts import Facts, Samples
 from topocell.networks.exports.process import Compute
 from topocell.reporting.cell_drawing import draw_genotype
+from topocell.runtime.memory import naming_memory
 
 
 class Format(NamedTuple):
@@ -62,6 +62,10 @@ class Exported:
     images: str
 
 
+#: What is said where memory runs out.
+_FULL = "an export and its check must fit in the memory of this machine, but it ran out; end what else runs there"
+
+
 def find_format(to: str) -> Format:
     """Return a format whose packages are there.
 
@@ -95,11 +99,11 @@ def write_export(model: Classifier, to: str, out: Path, known: Facts, samples: S
     """
     form = find_format(to)
     facts.refuse_foreign(out)
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with files.temporary_folder() as folder:
         try:
-            compute = form.write(model, folder, known.name)
-            difference, allowed = compare(model, compute, samples.pixels, form.tolerance)
+            with naming_memory(lambda: _FULL):
+                compute = form.write(model, folder, known.name)
+                difference, allowed = compare(model, compute, samples.pixels, form.tolerance)
         except (TopocellError, OSError):
             raise
         except Exception as fault:  # whatever an exporter makes of an operation that it does not know
@@ -118,7 +122,7 @@ def write_export(model: Classifier, to: str, out: Path, known: Facts, samples: S
         one = samples.pixels[:1]
         times = [card.latency(f"PyTorch {torch.__version__}", _without_gradient(model), one)]
         if form.runtime is not None:
-            called = f"{form.runtime} {importlib.metadata.version(form.runtime)}"
+            called = f"{form.runtime} {importlib.import_module(form.runtime).__version__}"
             times.append(card.latency(called, lambda image: compute([image]), one))
         draw_genotype(model.file.genotype.to_dict(), folder / "cell.svg")
         files.replace(folder / card.FILE, card.card(model, to, known, check, times).encode())
@@ -165,7 +169,7 @@ def _without_gradient(model: Classifier) -> Callable[[Tensor], Tensor]:
 
 def _put(out: Path, contents: Mapping[str, bytes]) -> None:
     """Put files in a directory, in place of an earlier export; where the disk refuses, none of them stays."""
-    with files.guarded(out):
+    with files.guarded(out, "--out"):
         out.mkdir(parents=True, exist_ok=True)
         before = {found.name for found in facts.contents(out)}
         try:

@@ -10,14 +10,12 @@ import torch
 from topocell.data.batches import Images, ImageSet
 from topocell.data.image_folder import COPIES, memory_of_machine
 from topocell.data.stream import close_streams
-from topocell.errors import RunError
+from topocell.runtime.memory import naming_memory
 
 #: Part of the free memory that a plan may ask for.
 SHARE = 0.95
 #: Part of the free memory that a probe may ask for: the interpreter and the allocator take more than tensors do.
 TRIED = 0.8
-#: What torch says, on a GPU and on a CPU, when memory runs out; the last is oneDNN's.
-FULL = ("out of memory", "not enough memory", "can't allocate memory", "could not create a primitive")
 
 
 @dataclass(frozen=True)
@@ -99,18 +97,10 @@ def out_of_memory(
 def probing(what: str, device: torch.device, knobs: Sequence[Knob]) -> Iterator[None]:
     """Raise RunError where memory runs out; what reads images has ended afterwards."""
     try:
-        yield
-    except (RuntimeError, MemoryError) as fault:
-        if not is_out_of_memory(fault):
-            raise
-        raise RunError(out_of_memory(what, str(device), knobs, probe=True)) from fault
+        with naming_memory(lambda: out_of_memory(what, str(device), knobs, probe=True)):
+            yield
     finally:
         close_streams()
-
-
-def is_out_of_memory(fault: BaseException) -> bool:
-    """Return whether a fault says that memory ran out, of whatever device."""
-    return isinstance(fault, MemoryError) or any(words in str(fault) for words in FULL)
 
 
 def free_memory(device: torch.device) -> int | None:

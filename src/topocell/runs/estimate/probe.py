@@ -1,14 +1,13 @@
 """Probes: a few steps of the work itself, with a stopwatch, or with a memory meter."""
 
 import statistics
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from topocell.io import checkpoint
+from topocell.io import checkpoint, files
 from topocell.runs.estimate.memory import TRIED, Memory
 from topocell.runs.estimate.meters import meter_for
 from topocell.runtime.hooks import Figures, Silent
@@ -131,8 +130,8 @@ def measure_time(
         whole: images of a step, which are more in micro batches.
     """
     batch = memory.trial(free)
-    with tempfile.TemporaryDirectory() as folder:
-        stopwatch = Stopwatch(device, Path(folder))
+    with files.temporary_folder() as folder:
+        stopwatch = Stopwatch(device, folder)
         probe(batch, STEPS + 1, stopwatch)
     return stopwatch, whole / batch
 

@@ -1,12 +1,16 @@
 """Exports of runs: each computes what the network does, says how it is used, and leaves nothing where it does not."""
 
+import errno
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +26,14 @@ import topocell
 from topocell import api
 from topocell.cli import main
 from topocell.config.load import load_recipe
-from topocell.errors import DataError, TopocellError
+from topocell.errors import DataError, RunError, TopocellError
 from topocell.genotype.genotype import CellGenotype, Genotype
+from topocell.io import files
 from topocell.networks.exports import graphs, writing
 from topocell.networks.exports.facts import Facts, network_results, random_samples
 from topocell.networks.exports.writing import FORMATS, Format, write_export
 from topocell.networks.scores import wilson_interval
+from topocell.nn.kernels.gpu import state
 from topocell.nn.primitives import PRIMITIVES, Primitive
 from topocell.runs import exporting
 
@@ -535,3 +541,60 @@ def test_a_full_disk_leaves_no_part_of_an_export(made: Path, tmp_path: Path, mon
     with pytest.raises(TopocellError, match="the disk must have room for"):
         topocell.export(made / "digits", "safetensors", tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_packages_are_known_by_their_modules_whatever_they_were_installed_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The module onnxruntime also comes with onnxruntime-gpu, and triton with pytorch-triton."""
+    import onnxruntime
+    import triton
+
+    asked = metadata.version
+
+    def version(name: str) -> str:
+        if name in ("onnxruntime", "triton"):
+            raise metadata.PackageNotFoundError(name)
+        return asked(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    model = classifier(NASBENCH201)
+    done = write_export(model, "onnx", tmp_path / "out", Facts("x"), random_samples(model, "there are none"))
+    assert f" by onnxruntime {onnxruntime.__version__} on " in (done.path / "README.md").read_text()
+    state._version.cache_clear()
+    assert state._version() == triton.__version__
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_full_folder_of_temporary_files_is_one_line(to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, *parts: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    model = classifier(NASBENCH201)
+    monkeypatch.setattr(files, "_write", full)
+    words = r"temporary files must be writable and have room, but \S+ cannot be written \(no space .*or set TMPDIR"
+    with pytest.raises(TopocellError, match=words):
+        write_export(model, to, tmp_path / "out", Facts("x"), random_samples(model, "there are none"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_folder_for_temporary_files_there_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "absent")])
+    model = classifier(NASBENCH201)
+    with pytest.raises(RunError, match=r"but none of this system is \(No usable .* TMPDIR"):
+        write_export(model, "standalone", tmp_path / "out", Facts("x"), random_samples(model, "there are none"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_runs_out_of_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(model: Any, folder: Path, name: str) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+
+    model = classifier(NASBENCH201)
+    monkeypatch.setattr(writing, "FORMATS", {"large": Format(write)})
+    with pytest.raises(RunError, match="must fit in the memory of this machine, but it ran out; end what else"):
+        write_export(model, "large", tmp_path / "out", Facts("x"), random_samples(model, "there are none"))
+    assert list(tmp_path.iterdir()) == []

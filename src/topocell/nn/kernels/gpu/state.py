@@ -1,6 +1,5 @@
 """Whether fused kernels may be used on a device: what was found once, said once, and can be written down."""
 
-import importlib.metadata
 import importlib.util
 import os
 import warnings
@@ -99,7 +98,9 @@ def words(device: torch.device) -> str:
 @cache
 def _version() -> str:
     """Of Triton; read once, since `usable` is asked at every call."""
-    return importlib.metadata.version("triton")
+    import triton
+
+    return str(triton.__version__)
 
 
 def current(device: torch.device) -> AbstractContextManager[object]:
