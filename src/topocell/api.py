@@ -313,10 +313,18 @@ def _retrain(work: Work, protocol: str, accept_data: bool) -> dict[str, Any]:
 
 
 @checked(RunError)
-def report(out: str | Path) -> Path:
-    """Write report.html from what a run directory holds so far; returns its path."""
+def report(out: str | Path, page: str | Path | None = None) -> Path:
+    """Write the report of a run from what its directory holds so far; returns its path.
+
+    Args:
+        out: directory of the run.
+        page: file of the report; default report.html in the directory.
+
+    Raises:
+        RunError: there is no run, or the file cannot be written.
+    """
     with RunDir.existing(out, lock=False) as directory:
-        return write_report(directory.path)
+        return write_report(directory.path, None if page is None else Path(page))
 
 
 @checked(RecipeError)

@@ -14,7 +14,11 @@ def report(
     places: Annotated[list[str], typer.Argument(metavar="RUN|SWEEP...", help="A run, or several runs and sweeps.")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", help=f"Page that compares several runs (default {COMPARISON}).", show_default=False),
+        typer.Option(
+            "--out",
+            help=f"File of the page; default report.html in RUN, of several runs {COMPARISON}.",
+            show_default=False,
+        ),
     ] = None,
     figures: Annotated[
         Path | None,
@@ -25,14 +29,14 @@ def report(
 ) -> None:
     """Write the report of a run, or of several runs side by side, as one self-contained HTML file.
 
-    That of a run is RUN/report.html, written from its present contents. Runs of one recipe that differ in their seeds
-    alone are one row of a comparison, which can be written again with more of them.
+    That of a run is written from its present contents. Runs of one recipe that differ in their seeds alone are one row
+    of a comparison, which can be written again with more of them.
 
     Examples:
 
         topocell report runs/demo
 
-        topocell report runs/demo --figures figures
+        topocell report runs/demo --out demo.html --figures figures
 
         topocell report runs/dots runs/darts runs/sweep --out comparison.html
     """
@@ -52,16 +56,11 @@ def _written(places: Sequence[str], out: Path | None, figures: Path | None) -> l
 
     first = Path(places[0])
     alone = len(places) == 1 and ((first / "recipe.yaml").is_file() or not list(first.glob("runs/*/recipe.yaml")))
-    if alone and out is not None:
-        raise RunError(
-            f"the report of a run stands in its directory, but --out names {out} for that of {first} alone; leave it "
-            f"out, or name several runs"
-        )
     if not alone and figures is not None:
         raise RunError(
             f"figures are drawn of one run, but {' '.join(places)} are several; leave --figures out, or name one run"
         )
     if not alone:
         return [write_comparison(places, out or Path(COMPARISON))]
-    drawn = [] if figures is None else write_run_figures(places[0], figures)
-    return [api.report(places[0]), *drawn]
+    page = api.report(places[0], out)
+    return [page, *([] if figures is None else write_run_figures(places[0], figures))]

@@ -282,7 +282,7 @@ def write_comparison(places: Sequence[Path | str], out: Path, setting_of: Settin
     Raises RunError as `run_paths`, or where the page cannot be written.
     """
     groups = groups_of(read_runs(places))
-    with files.guarded(out):
+    with files.guarded(out, "--out"):
         out.parent.mkdir(parents=True, exist_ok=True)
         files.write_out(out, _page(groups, out, setting_of).encode("utf-8"))
     return out

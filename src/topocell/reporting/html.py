@@ -69,20 +69,26 @@ _FILES = {
 }
 
 
-def write_report(run_path: Path | str, setting_of: SettingOf = unknown) -> Path:
-    """Write `report.html` of a run directory, finished or not, and return its path.
+def write_report(run_path: Path | str, setting_of: SettingOf = unknown, out: Path | None = None) -> Path:
+    """Write the report of a run directory, finished or not, and return its path.
 
     Args:
         run_path: of the directory.
         setting_of: what the page says of the setting.
+        out: of the page, in folders that are made; default report.html in the directory.
 
     Raises:
         RunError: there is no such directory, it holds a link, a pipe or a device, or the file cannot be written.
     """
     found = _opened(run_path)
-    report = found.path / "report.html"
-    with files.guarded(report):
-        files.replace(report, _page(found, setting_of).encode("utf-8"))
+    page = _page(found, setting_of).encode("utf-8")
+    report = found.path / "report.html" if out is None else out
+    with files.guarded(report, "topocell report --out"):
+        if out is None:
+            files.replace(report, page)
+        else:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            files.write_out(out, page)
     return report
 
 

@@ -66,7 +66,7 @@ def write_figures(
 
 
 def _drawn(draw: "Callable[[], Figure]", path: Path) -> Path:
-    with styled(), files.guarded(path):
+    with styled(), files.guarded(path, "--figures"):
         save(draw(), path)
     return path
 

@@ -50,7 +50,7 @@ def write_sweep_report(path: Path) -> Path:
         RunError: a file cannot be read or written.
     """
     report = path / "report.html"
-    with files.guarded(report):
+    with files.guarded(report, "--out"):
         stated = files.from_json((path / "sweep.json").read_bytes())
         summary = stated["summary"]
         dots, smoke = _dots(summary), stated["options"].get("budget") == "smoke"

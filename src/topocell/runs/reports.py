@@ -7,9 +7,9 @@ from topocell.reporting import comparison, html
 from topocell.runs.setting import setting_of
 
 
-def write_report(run_path: Path | str) -> Path:
-    """Write `report.html` of a run directory. Returns and raises as `topocell.reporting.html.write_report`."""
-    return html.write_report(run_path, setting_of)
+def write_report(run_path: Path | str, out: Path | None = None) -> Path:
+    """Write the report of a run directory. Returns and raises as `topocell.reporting.html.write_report`."""
+    return html.write_report(run_path, setting_of, out)
 
 
 def write_comparison(places: Sequence[Path | str], out: Path) -> Path:

@@ -96,7 +96,7 @@ class Bench:
         """
         asked = json.loads(files.to_json({self.kind: self.study, "options": self.options, "inputs": inputs}))
         self._total = items
-        with files.guarded(self.path):
+        with files.guarded(self.path, "--out"):
             self._open()
             if self._stated.exists():
                 self._compare(asked)
@@ -189,7 +189,7 @@ class Bench:
         # A run that was killed and resumed knows the seconds it took before.
         seconds = max(seconds, sum(made.get("timings", {}).values()))
         line = files.to_json({"item": key, **made, "seconds": seconds})
-        with files.guarded(self._lines):
+        with files.guarded(self._lines, "--out"):
             files.append_line(self._lines, line)
         record: Record = json.loads(line)
         self._records[key] = record
@@ -205,7 +205,7 @@ class Bench:
             "summary": outcome.summary,
             "notes": list(outcome.notes),
         }
-        with files.guarded(self.path):
+        with files.guarded(self.path, "--out"):
             self._write("table.csv", csv_text(outcome.rows))
             self._write("table.md", self._page(outcome, stated))
             for suffix in ("svg", "png"):

@@ -273,8 +273,11 @@ def test_the_command_compares_in_the_terminal_what_the_page_shows(
     assert main(["report", *map(str, runs), "--figures", str(tmp_path / "figures")]) == 2
     assert "figures are drawn of one run" in capsys.readouterr().err
     make(runs[0] / "runs" / "within", 0, [0.9])  # a run that holds others is one all the same
-    assert main(["report", str(runs[0]), "--out", str(tmp_path / "page.html")]) == 2
-    assert "the report of a run stands in its directory" in capsys.readouterr().err
+    page = tmp_path / "new" / "page.html"
+    assert main(["report", str(runs[0]), "--out", str(page)]) == 0
+    assert capsys.readouterr().out == f"{page}\n" and not (runs[0] / "report.html").exists()
+    assert main(["report", str(runs[0])]) == 0 and capsys.readouterr().out == f"{runs[0] / 'report.html'}\n"
+    assert (runs[0] / "report.html").read_bytes() == page.read_bytes()
     assert main(["report", str(tmp_path / "none"), str(runs[0]), "--out", str(tmp_path / "x.html")]) == 2
     assert "is neither a run directory" in capsys.readouterr().err and not (tmp_path / "x.html").exists()
     assert main(["report", str(runs[0]), "--figures", str(tmp_path / "figures")]) == 0

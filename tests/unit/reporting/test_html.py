@@ -1,19 +1,27 @@
 """The report: honest numbers, nothing unescaped, finished or unfinished, the same bytes for the same run."""
 
 import base64
+import errno
 import hashlib
 import json
 import math
+import os
 import re
 import statistics
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topocell.errors import RunError
+from topocell.cli import main
+from topocell.data.preprocessing import Preprocessing
+from topocell.errors import RunError, TopocellError
+from topocell.genotype.published import published
+from topocell.io import files
 from topocell.reporting import series
 from topocell.reporting.epochs import search_epochs
 from topocell.reporting.html import write_report, write_run_figures
@@ -543,3 +551,34 @@ def test_the_trajectory_has_its_stages_and_the_best_cell():
     ]
     (panel,) = series.ground_truth_panels(rows)
     assert panel.starts == [1, 7] and panel.lines[1].values == [94.4] * 12
+
+
+def test_where_a_run_is_read_only_its_report_goes_elsewhere_before_any_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    run, page = make_run(tmp_path / "demo"), tmp_path / "page.html"
+    real = files.replace
+
+    def replace(path: Path, *parts: bytes) -> None:
+        if run in path.parents:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        real(path, *parts)
+
+    monkeypatch.setattr(files, "replace", replace)
+    assert main(["report", str(run), "--figures", str(tmp_path / "figures")]) == 2
+    said = capsys.readouterr().err
+    assert "(read-only file system); change that or choose another place (topocell report --out)\n" in said
+    assert not (tmp_path / "figures").exists()
+    assert main(["report", str(run), "--figures", str(tmp_path / "figures"), "--out", str(page)]) == 0
+    assert page.stat().st_size > 1000 and list((tmp_path / "figures").glob("*.svg"))
+
+
+def test_a_place_that_cannot_be_written_names_an_option_where_there_is_one(tmp_path: Path) -> None:
+    genotype = published("darts-v2").genotype
+    how = Preprocessing(("a", "b"), (0.5,), (0.2,), (8, 8), 1, "fit", (0, 0, 0), "cifar", "plain")
+    for write in (genotype.save, how.save):
+        with pytest.raises(TopocellError, match=r"mend that or choose another place$"):
+            write(tmp_path / "absent" / "file.json")
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"choose another place \(--figures\)$"):
+        write_run_figures(make_run(tmp_path / "demo"), tmp_path / "file")

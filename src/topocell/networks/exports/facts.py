@@ -131,7 +131,7 @@ def refuse_foreign(out: Path) -> None:
     Raises:
         RunError: naming the first.
     """
-    with files.guarded(out):
+    with files.guarded(out, "--out"):
         if not out.exists() and out.suffix in _FILES:
             raise RunError(
                 f"--out names a directory for the files of an export, but {out} is called as a file; name one such as "

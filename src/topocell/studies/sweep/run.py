@@ -80,7 +80,7 @@ def sweep(
         failed = carry_out(course.due, crew, board, bench.records, bench.keep)
         outcome = outcome_of(course, bench.records, failed, crew.about)
         bench.finish(outcome)
-        with files.guarded(bench.path):
+        with files.guarded(bench.path, "--out"):
             files.replace(bench.path / "runs.csv", csv_text(run_rows(outcome)).encode())
         show.say(f"report: {write_sweep_report(bench.path)}")
     if failed:
