@@ -25,7 +25,8 @@ from topocell.cli import main
 from topocell.config import reference
 from topocell.config.load import load_recipe, recipe_names, recipe_text, resolved
 from topocell.config.search import Stage
-from topocell.reporting import showing
+from topocell.reporting import command_line, showing
+from topocell.reporting.command_line import Ended
 from topocell.reporting.terminal import Terminal
 from topocell.runs.directory import RunDir
 from topocell.runs.setup import load_data
@@ -404,6 +405,36 @@ def test_ctrl_c_while_nobody_listens(inside: Path, capsys: Any, monkeypatch: pyt
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("stopped; the same command resumes")
 
 
+RESUMING = ("run", "search", "select", "retrain", "sweep", "study")
+
+
+def test_only_what_a_command_resumes_is_promised(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(words: Any) -> list[str]:
+        raise Ended(signal.SIGINT)
+
+    monkeypatch.setattr(cli, "arranged", stopped)
+    groups = {group.name for group in cli.app.registered_groups}
+    commands = {c.name or c.callback.__name__ for c in cli.app.registered_commands if c.callback is not None}
+    assert commands | groups >= {*RESUMING, "predict", "export", "report", "draw", "compare", "estimate"}
+    for command in sorted(filter(None, commands | groups)):
+        for before in ([], ["--import", "run"], ["--import=run"]):
+            assert main([*before, command, "run"]) == 130
+            then = "resumes from the last checkpoint" if command in RESUMING else "begins again"
+            assert capsys.readouterr().err == f"stopped by SIGINT; the same command {then}\n"
+
+
+def test_wildcards_are_expanded_where_no_shell_does_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a [1]/2.jpg", "a [1]/1.jpg", "a [1]/1.png", "b/1.jpg", "odd*.jpg", "odds.jpg"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+    words = ["predict", "runs/x", "a [1]/*.jpg", "odd*.jpg", "?/1.jpg", "none*", "data.root=b*"]
+    assert command_line.expanded(words) == words
+    monkeypatch.setattr(command_line, "UNEXPANDED", True)
+    images = ["a [1]/1.jpg", "a [1]/2.jpg", "odd*.jpg", "b/1.jpg"]
+    assert command_line.expanded(words) == ["predict", "runs/x", *images, "none*", "data.root=b*"]
+
+
 # --- help and lists
 
 
@@ -474,8 +505,7 @@ def test_a_signal_that_a_library_turns_into_a_fault_of_its_own_still_ends_the_co
     """pydantic wraps whatever is raised while it serialises, and so may others that call back."""
     monkeypatch.setattr(Stage, "model_dump", lambda *_, **__: os.kill(os.getpid(), number))
     assert main(["recipes", "show", "quickstart", "--resolved"]) == 128 + number
-    error = capsys.readouterr().err
-    assert error == f"stopped by {number.name}; the same command resumes from the last checkpoint\n"
+    assert capsys.readouterr().err == f"stopped by {number.name}; the same command begins again\n"
 
 
 def test_recipes_show(inside: Path, capsys: Any) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import MutableMapping, Sequence
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -42,6 +43,7 @@ from topocell.reporting.command_line import (
     arranged,
     displayed,
     ending,
+    expanded,
     fail,
 )
 from topocell.runs.export_command import export
@@ -290,7 +292,7 @@ app.command("tables")(list_tables)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    command, given = typer.main.get_command(app), sys.argv[1:] if argv is None else argv
+    command, given = typer.main.get_command(app), expanded(sys.argv[1:] if argv is None else argv)
     try:
         with ending():  # while there is something to save, `RunMonitor` listens instead
             code = command.main(arranged(given), "topocell", standalone_mode=False)
@@ -320,16 +322,32 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         reason = " ".join(str(fault).split())[:300]
         return fail(
-            f"a piece of your own fails: {type(fault).__name__}: {reason}{where}; mend it, the same command resumes "
-            f"(TOPOCELL_TRACEBACK=1 shows more)"
+            f"a piece of your own fails: {type(fault).__name__}: {reason}{where}; mend it, the same command "
+            f"{'resumes' if _resumes(given) else 'begins again'} (TOPOCELL_TRACEBACK=1 shows more)"
         )
     except Ended as end:
         number = signal.Signals(end.args[0])
-        print(f"stopped by {number.name}; the same command resumes from the last checkpoint", file=sys.stderr)
-        return 128 + number
+        return _stopped(f"stopped by {number.name}", number, given)
     if code == 128 + signal.SIGINT:
-        print("stopped; the same command resumes from the last checkpoint", file=sys.stderr)
+        return _stopped("stopped", signal.SIGINT, given)
     return code if isinstance(code, int) else 0
+
+
+#: Commands that resume what they began.
+_RESUMING = ("run", "search", "select", "retrain", "sweep", "study")
+
+
+def _resumes(words: Sequence[str]) -> bool:
+    """Return whether the command among these words resumes what it began."""
+    others = [word for before, word in pairwise(["", *words]) if before != "--import" and not word.startswith("--")]
+    return bool(others) and others[0] in _RESUMING
+
+
+def _stopped(text: str, number: int, words: Sequence[str]) -> int:
+    """Say that a signal has ended the command, and what the same one does next; returns its exit code."""
+    again = "resumes from the last checkpoint" if _resumes(words) else "begins again"
+    print(f"{text}; the same command {again}", file=sys.stderr)
+    return 128 + number
 
 
 def _named(fault: OSError, words: Sequence[str]) -> str | None:

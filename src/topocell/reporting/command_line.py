@@ -1,10 +1,12 @@
 """Shared parts of the commands: arguments and options, the display, tables."""
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from glob import glob
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -158,6 +160,23 @@ def arranged(words: Sequence[str]) -> list[str]:
         else:
             (first if word.startswith("--import=") else rest).append(word)
     return [*first, *rest]
+
+
+#: Whether the shells of this system leave it to commands to expand wildcards.
+UNEXPANDED = os.name == "nt"
+
+
+def expanded(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line with the paths that match in the place of a wildcard, where no shell does it.
+
+    A word stays as it is where something is called so, nothing matches, or it is `KEY=VALUE`. Brackets are no wildcard:
+    folders are called so.
+    """
+    found = list[str]()
+    for word in words:
+        wild = UNEXPANDED and not {"*", "?"}.isdisjoint(word) and "=" not in word and not os.path.lexists(word)
+        found += (sorted(glob(word.replace("[", "[[]"))) if wild else []) or [word]
+    return found
 
 
 @contextmanager
