@@ -62,7 +62,7 @@ def predict(
             told = ", ".join(f"{name} {100 * share:.1f} %" for name, share in ranked)
             typer.echo(one_line(f"{prediction.name}: {told}"))
     elif str(table) == "-":
-        typer.echo(_table(found), nl=False)
+        typer.echo(_table(found).encode(), nl=False)  # bytes, as in a file: a terminal may have another encoding
     else:
         _write(table, found)
         typer.echo(f"{len(found):,} predictions: {table}", err=not table.is_file())

@@ -423,7 +423,7 @@ def test_a_network_is_copied_pickled_traced_and_exported(made: Path) -> None:
 # --- the command, and what can be wrong with a directory
 
 
-def test_the_command_shows_and_writes(made: Path, tmp_path: Path, capsys: Any) -> None:
+def test_the_command_shows_and_writes(made: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     files = sorted(map(str, (made / "photos").rglob("*.bmp")))
     assert main(["predict", str(made / "run"), *files]) == 0
     said = capsys.readouterr()
@@ -443,6 +443,14 @@ def test_the_command_shows_and_writes(made: Path, tmp_path: Path, capsys: Any) -
     capsys.readouterr()
     assert main(["predict", str(made / "run"), *files, "--csv", "-", "--seed", "1"]) == 0
     assert capsys.readouterr().out == table.read_text() and not Path("-").exists()
+    with monkeypatch.context() as patched:  # as where the terminal has no such characters, or line ends of its own
+        stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="backslashreplace", newline="\r\n")
+        patched.setattr(sys, "stdout", stream)
+        named = shutil.copy(files[0], tmp_path / "ü.bmp")
+        assert main(["predict", str(made / "run"), str(named), "--csv", "-"]) == 0
+        written = stream.buffer.getvalue()  # type: ignore[attr-defined]
+        assert main(["predict", str(made / "run"), str(named), "--csv", str(tmp_path / "u.csv")]) == 0
+        assert written == (tmp_path / "u.csv").read_bytes() and "ü.bmp".encode() in written
     assert main(["predict", str(made / "run"), files[0], "--csv", str(table)]) == 0 and len(rows_of(table)) == 1
     own = (made / "run" / "predictions.csv").read_bytes()
     for other in (made / "run" / "predictions.csv", Path(files[0])):

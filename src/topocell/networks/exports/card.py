@@ -84,7 +84,7 @@ def card(model: Classifier, to: str, facts: Facts, check: str, latencies: Sequen
         "## Classes",
         _classes(model, results),
         "## Images",
-        _table([["", ""], *_images(model)]),
+        _table([["", ""], *_images(model, to)]),
         "## Network",
         _table([["", ""], *_network(model, facts)]),
         "## Time",
@@ -131,15 +131,17 @@ def _classes(model: Classifier, results: Mapping[str, Any]) -> str:
     return _table(class_table(results) or [["class"], *([name] for name in model.classes)])
 
 
-def _images(model: Classifier) -> list[list[str]]:
+def _images(model: Classifier, to: str) -> list[list[str]]:
     how = model.preprocessing
+    graph = to in ("onnx", "pt2")
+    others = "no other" if graph else f"others must be divisible by {model.net.divisor}, and were not tested"
     rules = {
         "fit": "turned upright by EXIF, scaled to cover the size (bilinear, antialiased), cut off alike on both sides",
         "centre": "turned upright by EXIF, shorter side scaled to 8/7 of the size (bilinear, antialiased), cut off",
         "stretch": "height and width each scaled to the size (bilinear, antialiased)",
     }
     return [
-        ["size", f"{how.size[0]} x {how.size[1]} pixels (height x width)"],
+        ["size", f"{how.size[0]} x {how.size[1]} pixels (height x width); {others}"],
         ["resizing", f"{how.resize}: {rules[how.resize]}"],
         ["channels", {1: "1 (grey)", 3: "3 (red, green, blue)"}.get(how.channels, str(how.channels))],
         ["mean", ", ".join(f"{value:.6g}" for value in how.mean)],

@@ -224,11 +224,15 @@ class Head(nn.Module):
         channels: of the last cell's output; width of the pooled features.
         classes: K.
         norm: whether there are batch norm and ReLU.
+
+    Attributes:
+        reductions: for each cell, by how much smaller its output is than the images.
     """
 
     def __init__(self, channels: int, classes: int, norm: bool) -> None:
         super().__init__()
         self.num_features = channels
+        self.reductions: list[int] = []
         self.head = nn.Sequential()
         if norm:
             self.head.add_module("bn", nn.BatchNorm2d(channels))
@@ -238,6 +242,15 @@ class Head(nn.Module):
     def classify(self, features: Tensor) -> Tensor:
         """Logits (N, K) of the last cell's output (N, channels, h, w)."""
         return self.classifier(self.head(features).mean((2, 3)))
+
+    def check_size(self, x: Tensor) -> None:
+        """Raise ValueError for images (N, C, H, W) that cannot be halved evenly; what a graph is traced by passes."""
+        height, width, divisor = x.shape[-2], x.shape[-1], self.reductions[-1]
+        if isinstance(height, int) and isinstance(width, int) and (height % divisor or width % divisor):
+            raise ValueError(
+                f"height and width must be divisible by {divisor} for this network, but got {height}x{width}; resize "
+                f"or pad the images"
+            )
 
     def __prepare_scriptable__(self) -> nn.Module:
         raise NotImplementedError(
@@ -274,7 +287,6 @@ class TwoInputNetwork(Head):
     ) -> None:
         super().__init__(slots[-1][1] * len(cells[slots[-1][0]]["concat"]), classes, norm)
         self.stem, self.cells = stem, nn.ModuleList()
-        self.reductions: list[int] = []
         before = last = width
         step = reduction
         for kind, channels in slots:
@@ -293,6 +305,7 @@ class TwoInputNetwork(Head):
 
         That of cell i has 1 / reductions[i] of the height and width; all are appended to `outputs`.
         """
+        self.check_size(x)
         before, last = self.stem(x)
         for cell in self.cells:
             before, last = last, cell(before, last)
@@ -332,7 +345,6 @@ class OneInputNetwork(Head):
         super().__init__(slots[-1][1] * len(cells[slots[-1][0]]["concat"]), classes, norm)
         self.stem, self.cells, self.blocks = stem, nn.ModuleList(), nn.ModuleList()
         self.block_before: dict[int, int] = {}
-        self.reductions: list[int] = []
         last, narrow, step = width, slots[0][1], reduction
         for index, (kind, channels) in enumerate(slots):
             if channels > narrow:
@@ -349,6 +361,7 @@ class OneInputNetwork(Head):
 
         That of cell i has 1 / reductions[i] of the height and width; all are appended to `outputs`.
         """
+        self.check_size(x)
         x = self.stem(x)[1]
         for index, cell in enumerate(self.cells):
             if index in self.block_before:

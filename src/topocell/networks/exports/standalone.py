@@ -92,6 +92,7 @@ BACKGROUND = {background}
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # of names for which the terminal has no characters
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         sys.exit("usage: python network.py photo.jpg ...")
     network = load()

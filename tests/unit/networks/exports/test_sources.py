@@ -2,7 +2,9 @@
 
 import ast
 import importlib.util
+import os
 import runpy
+import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
@@ -25,7 +27,7 @@ from torch import nn
 
 from topocell.data.pictures import find_images, read_pictures
 from topocell.data.preprocessing import Preprocessing
-from topocell.errors import RunError, TopocellError
+from topocell.errors import RunError, SpaceError, TopocellError
 from topocell.genotype.genotype import CellGenotype, Genotype
 from topocell.networks.classifier import Classifier
 from topocell.networks.exports import reading
@@ -262,3 +264,45 @@ def test_files_are_read_as_topocell_reads_them(
     assert "more than 8 bits" in read_pictures(find_images(deep)[0], how).faults[0]
     with pytest.raises(ValueError, match="more than 8 bits"):
         read(str(deep), how.size, channels, how.background)
+
+
+@pytest.mark.parametrize(
+    ("genotype", "options", "divisor"),
+    [
+        (DARTS_V2, {"layers": 4}, 4),
+        (DARTS_V2, {"stem": "imagenet", "images": (3, 64, 32), "layers": 4}, 32),
+        (NASBENCH201, {"layers": 8}, 4),
+        (HALF, {"layers": 2}, 2),
+    ],
+)
+def test_sides_that_cannot_be_halved_are_refused_as_topocell_does(
+    genotype: Genotype, options: Any, divisor: int, tmp_path: Path
+) -> None:
+    model = classifier(genotype, **options)
+    write_standalone(model, tmp_path, "some network")
+    alone = module_of(tmp_path / "network.py").load()
+    height, width = (divisor * 2 + divisor // 2, divisor * 2)
+    sizes = (height, width), (width, width + 1)
+    for size in sizes:
+        odd = torch.zeros(1, 3, *size, dtype=torch.uint8)
+        with pytest.raises(SpaceError, match=f"divisible by {divisor} for this network, but got") as ours:
+            model(odd)
+        with pytest.raises(ValueError, match="divisible") as theirs:
+            alone(odd)
+        assert str(theirs.value) == str(ours.value)
+    pixels = torch.zeros(1, 3, width, 2 * width, dtype=torch.uint8)
+    assert torch.equal(alone(pixels), model(pixels))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.equal(torch.jit.trace(alone, pixels)(pixels), model(pixels))
+    program = torch.export.export(alone, (pixels,), dynamic_shapes=({2: divisor * torch.export.Dim("h", min=2)},))
+    assert torch.equal(program.module()(pixels), model(pixels))
+
+
+def test_the_program_shows_names_that_the_terminal_has_no_characters_for(tmp_path: Path) -> None:
+    write_standalone(classifier(DARTS_V2, 3), tmp_path, "some network")
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    settings = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    words = [sys.executable, "network.py", "a.png"]
+    done = subprocess.run(words, cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0 and "\\xfc" in done.stdout, done.stderr
