@@ -130,7 +130,7 @@ def test_links_to_runs_are_followed_and_each_run_is_listed_once(tmp_path: Path) 
     (place / "paper" / "circle").symlink_to(place)
     (place / "paper" / "up").symlink_to(tmp_path)
     (place / "gone").symlink_to(tmp_path / "nowhere")
-    assert set(states(place)) == {"z own", "m linked", "paper/1/selections/other"}
+    assert states(place) == dict.fromkeys(("z own", "m linked", "paper/1/selections/other"), State.FINISHED)
     (tmp_path / "entry").symlink_to(place)
     assert set(states(tmp_path / "entry")) == set(states(place))
 
