@@ -242,8 +242,8 @@ def load(path: str | os.PathLike[str], *, seed: int | None = None, device: str |
         device: where it computes; `auto` is the first GPU, else the CPU.
 
     Raises:
-        RunError: there is no trained network, or none of that seed. CheckpointError, DataError: what is there is
-        damaged. RecipeError: a device that is not there.
+        RunError: there is no trained network, or none of that seed, or memory runs out. CheckpointError, DataError:
+        what is there is damaged. RecipeError: a device that is not there.
     """
     given = Path(path)
     place = given.parent if given.name == FILE else given
@@ -257,7 +257,8 @@ def load(path: str | os.PathLike[str], *, seed: int | None = None, device: str |
         net, kept = file.build(how).float(), file.of_seed(seed)  # also where another type is the default
         load_weights(net, place / kept.weights)
         model = Classifier(net, how, file, kept)
-    return model.to(where)
+    with naming_memory(lambda: f"a network must fit in the memory of {where}, but it ran out; use the device cpu"):
+        return model.to(where)
 
 
 def _no_network(place: Path) -> str:
