@@ -31,7 +31,7 @@ from topocell.runs.beside import (
 from topocell.runs.consent import Before, announce
 from topocell.runs.directory import RunDir
 from topocell.runs.estimate import Estimate, estimate_retraining, estimate_search, free_memory
-from topocell.runs.identity import named_root, names_images, naming_imports, only_moves
+from topocell.runs.identity import names_images, naming_imports, only_resumes
 from topocell.runs.logs import Log
 from topocell.runs.opening import opened_work, reopened_work, setup_of
 from topocell.runs.phases import Phase
@@ -170,7 +170,7 @@ def retrain(
             a run directory of its own, OUT/shallow.
         name: of the directory in OUT/retrainings. The cell is trained there, also where there is a table.
         changes: `key=value` of `retrain`, `data`, `device`, `precision`, `compile`, `on_nan`; they need a name.
-            `data.root` alone says where the images are now, and resumes.
+            `data.root`, where the images are now, and `device` need none by themselves, and resume.
         weights_from: directory with a trained network whose weights are fine-tuned; it needs a name.
         accept_data, data, before: as for `run`; with a name the images may be others than those of the run.
 
@@ -180,9 +180,8 @@ def retrain(
         RecipeError: no such protocol. RunError: no cell has been derived yet. Otherwise as `run`.
     """
     check_words(protocol, name, changes, weights_from)
-    moved = only_moves(changes)
     if name is None:
-        with reopened_work(out, display, accept_data, data, named_root(changes)) as work:
+        with reopened_work(out, display, accept_data, data, changes) as work:
             work.need_genotype()
             if work.phase == Phase.RETRAIN and work.state is None and before is not None:
                 wanted = work.recipe.model_copy(update={"protocol": protocol or work.recipe.protocol})
@@ -192,7 +191,8 @@ def retrain(
             work.display.results(results)
             return results
     origin = None if weights_from is None else Path(weights_from)
-    if (moved or not changes) and origin is None and (path := begun_retraining(out, name)) is not None:
+    resumes = only_resumes(changes) or not changes
+    if resumes and origin is None and (path := begun_retraining(out, name)) is not None:
         return retrain(path, display, changes=changes, accept_data=accept_data, data=data, before=before)
     if accept_data or data is not None or names_images(changes):  # which need not be those of the run
         with naming_imports(out), RunDir.existing(out) as directory:

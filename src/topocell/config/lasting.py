@@ -4,8 +4,8 @@ import hashlib
 import reprlib
 from typing import Any
 
-#: Keys of a recipe that may change while a run lasts: they choose the reaction to faults, or how what is computed.
-_MAY_CHANGE = ("on_nan", "runtime", "log")
+#: Keys of a recipe that may change while a run lasts: they choose the reaction to faults, the device, or how it works.
+_MAY_CHANGE = ("device", "on_nan", "runtime", "log")
 
 #: Keys of `data` that say where images are, and who reads them, and not what they are.
 PLACES = ("root", "download", "cache_root", "workers")

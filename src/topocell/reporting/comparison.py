@@ -35,7 +35,7 @@ from topocell.reporting.style import clipped
 from topocell.reporting.tables import flattened, format_count, format_seconds, is_number
 
 #: Settings of those that last that runs of one group may differ in.
-_OWN = ("seed", "device", "about", "source", "published")
+_OWN = ("seed", "about", "source", "published")
 #: Whose cell a run has trained that has found it by its recipe, or has none yet.
 _FOUND = "found"
 #: What stands for stamps of one title with different words, of a reduced setting and of a smoke budget.

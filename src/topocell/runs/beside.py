@@ -36,7 +36,7 @@ from topocell.reporting.rundirs import RANDOM_CELL, readable
 from topocell.runs import processes
 from topocell.runs.consent import Before, announce
 from topocell.runs.directory import OtherRecipe, RunDir
-from topocell.runs.identity import only_moves
+from topocell.runs.identity import only_resumes
 from topocell.runs.image_checks import check_network
 from topocell.runs.phases import Phase, must_have_cell, read_phase, save_phase
 from topocell.runs.run import Work, of_a_cell
@@ -144,7 +144,7 @@ def check_words(protocol: str | None, name: str | None, changes: Sequence[str], 
         raise RecipeError(
             f"protocol must be one of {', '.join(PROTOCOLS)}, but got {protocol!r}{nearest(protocol, PROTOCOLS)}"
         )
-    if name is None and ((changes and not only_moves(changes)) or weights_from is not None):
+    if name is None and ((changes and not only_resumes(changes)) or weights_from is not None):
         asked = ", ".join(changes) or f"the weights of {weights_from}"
         raise RecipeError(
             f"a retraining with other settings has a name, but there is none for {asked}; add one (--as NAME, name=)"
@@ -310,6 +310,7 @@ def _earlier(directory: RunDir, recipe: Recipe, setup: Setup) -> list[Mapping[st
     mine, seeds = recipe.retrain, setup.recipe.retrain.seeds
     retrained_alike = setup.recipe.model_copy(update={"retrain": mine})
     alike = recipe_hash(retrained_alike.model_dump(mode="json")) == recipe_hash(recipe.model_dump(mode="json"))
+    alike = alike and retrained_alike.device == recipe.device  # who names another one wants to train there
     only_seeds = setup.recipe.retrain.model_copy(update={"seeds": mine.seeds}) == mine
     if read_phase(directory)[0] != Phase.DONE or not alike or not only_seeds:
         return []

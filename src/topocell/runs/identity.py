@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from topocell.config.load import overridden
+from topocell.config.load import overridden, resolved
+from topocell.config.recipe import Recipe
 from topocell.errors import RecipeError, RunError, typed
-from topocell.io import files
+from topocell.io import files, plain_yaml
 from topocell.io.folders import is_helper
 from topocell.registry import fingerprints, imported
 
@@ -135,15 +136,23 @@ def _import_hashes(env: Mapping[str, Any]) -> dict[str, str]:
     return {text: str(content) for text, content in found.items()} if isinstance(found, dict) else {}
 
 
-def named_root(changes: Sequence[str]) -> str | None:
-    """The place of the images that changes name, if they do."""
-    root = overridden({}, changes).get("data", {}).get("root")
-    return root if isinstance(root, str) else None
+#: Keys that say where the images are now, and which device computes: with them alone a run resumes.
+_PLACES = ("data.root", "device")
 
 
-def only_moves(changes: Sequence[str]) -> bool:
-    """Return whether changes say where the images are now, and nothing else."""
-    return bool(changes) and all(change.partition("=")[0].strip() == "data.root" for change in changes)
+def moved(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """The recipe of a run with changes of these keys; images of no place keep none. Raises RecipeError."""
+    placed = [change for change in changes if _key(change) != "data.root" or recipe.data.root is not None]
+    return resolved(plain_yaml.dump(overridden(recipe.model_dump(mode="json"), placed))) if placed else recipe
+
+
+def only_resumes(changes: Sequence[str]) -> bool:
+    """Return whether changes say where images are now, or which device computes, and nothing else."""
+    return bool(changes) and all(_key(change) in _PLACES for change in changes)
+
+
+def _key(change: str) -> str:
+    return change.partition("=")[0].strip()
 
 
 def names_images(changes: Sequence[str]) -> bool:

@@ -9,17 +9,18 @@ from typing import Any
 from topocell.config.load import resolved
 from topocell.config.recipe import Recipe
 from topocell.data.given import Given
-from topocell.errors import DataError, resuming
+from topocell.errors import DataError, RecipeError, resuming
 from topocell.reporting.showing import display_of
 from topocell.reporting.terminal import Display
 from topocell.runs.directory import RunDir
-from topocell.runs.identity import naming_imports
+from topocell.runs.identity import moved, naming_imports
 from topocell.runs.images import check_place
 from topocell.runs.logs import Log, Logs, loggers_of
 from topocell.runs.processes import opened
 from topocell.runs.run import Work
 from topocell.runs.setup import Setup, prepared
 from topocell.runtime import distributed
+from topocell.runtime.devices import find_device
 
 
 def setup_of(recipe: Recipe, data: Given | Sequence[Any] | None, out: str | Path) -> Setup:
@@ -55,13 +56,18 @@ def reopened_work(
     display: Display | str | None,
     accept_data: bool = False,
     data: Given | Sequence[Any] | None = None,
-    root: str | None = None,
+    changes: Sequence[str] = (),
 ) -> Iterator[Work]:
-    """The same of a run that is there, by its recipe; `root` is the place of its images, where they were moved."""
+    """The same of a run that is there, by its recipe, with its images and on the device that changes name.
+
+    Where they name no device, and that of the recipe is not there, `auto` takes its place.
+    """
     with RunDir.existing(out, lock=False) as found, naming_imports(out):
-        recipe = resolved(found.recipe_yaml)
-    if root is not None and recipe.data.root is not None:
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": root})})
+        stored = resolved(found.recipe_yaml)
+    recipe = moved(stored, changes)
+    note = _not_there(stored) if recipe.device == stored.device else ""
+    if note:
+        recipe = recipe.model_copy(update={"device": "auto"})
     try:
         setup = distributed.together(lambda: prepared(recipe, data, out=out))
     except DataError as fault:
@@ -69,4 +75,15 @@ def reopened_work(
             raise
         raise DataError(f"{fault} (were the images moved? {resuming(out, 'data.root=DIR')})") from fault
     with opened_work(setup, out, display, accept_data) as work:
+        if note:
+            work.display.say(note)
         yield work
+
+
+def _not_there(recipe: Recipe) -> str:
+    """Say that a recipe names a device that this machine lacks; empty where it has it."""
+    try:
+        find_device(recipe.device)
+    except RecipeError as fault:
+        return f"the run resumes on the device auto: {fault}"
+    return ""

@@ -354,13 +354,17 @@ def _names_images(asked: Mapping[str, Any]) -> bool:
     return isinstance(asked["inputs"], dict) and isinstance(asked["inputs"].get("data"), dict)
 
 
+#: Keys of recipes that make a study no other one: images are told by their fingerprint, not by their place.
+_ANYWHERE = ("device", *(f"data.{place}" for place in PLACES))
+
+
 def _identity(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a study another one, by its path: images are told by their fingerprint, not by their place."""
+    """What makes a study another one, by its path; where it is made does not."""
     found = {}
     for path, value in _leaves(asked).items():
         if path == "options.overrides" and isinstance(value, list):
-            value = [word for word in value if not str(word).startswith(tuple(f"data.{place}=" for place in PLACES))]
-        if not re.fullmatch(rf"inputs\.recipes\..*\.data\.({'|'.join(PLACES)})", path):
+            value = [word for word in value if str(word).partition("=")[0] not in _ANYWHERE]
+        if not re.fullmatch(rf"inputs\.recipes\..*\.({'|'.join(map(re.escape, _ANYWHERE))})", path):
             found[path] = value
     return found
 

@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from topocell.nn.count import channels_for, count, widest
 from topocell.nn.network import FixedNet
 from topocell.reporting.scores import random_cell_words
 from topocell.runs import beside
+from topocell.runs.directory import RunDir
 from topocell.runs.identity import begun_store
+from topocell.runs.phases import Phase, save_phase
 from topocell.runtime.hooks import Interrupted
 
 SMALL = ["data.images=40", "data.test_images=20", "space.nodes=1"]
@@ -614,3 +617,59 @@ def test_a_random_cell_is_drawn_beside_rules_that_read_weights(tmp_path: Path, s
     results = api.retrain_random_cell(tmp_path / "run")
     drawn = topocell.Genotype.load(tmp_path / "run/retrainings/random-cell/genotype.json")
     assert drawn.origin["recipe"] == "random" and results["n"] == 1
+
+
+def begun_on(path: Path, device: str) -> Path:
+    """A run as it comes from a machine with such a device."""
+    for name, before in (("recipe.yaml", "device: auto\n"), ("env.json", '"device": "cpu"')):
+        text = (path / name).read_text()
+        assert text.count(before) == 1
+        (path / name).write_text(text.replace(before, before.replace("auto", device).replace("cpu", device)))
+    return path
+
+
+def device_of(path: Path) -> str:
+    return resolved((path / "recipe.yaml").read_text()).device
+
+
+def test_a_run_from_a_machine_with_another_device_resumes_on_auto(mine: Path, found: Path) -> None:
+    begun_on(mine, "cuda:97")
+    cell = api.select(mine, name="other", operations="magnitude", edges="magnitude", in_degree=1)
+    assert (mine / "selections/other/genotype.json").is_file() and cell.cells
+    assert (device_of(mine), device_of(mine / "selections/other")) == ("auto", "auto")
+    assert "numbers may differ a little: device was cuda:97, is cpu" in (mine / "log.txt").read_text()
+    wanted = api.retrain(found, name="here", changes=["retrain.seeds=[0,1,2]"])
+    assert api.retrain(mine, name="here", changes=["retrain.seeds=[0,1,2]"]) == wanted
+
+
+def test_what_is_unfinished_resumes_on_the_device_that_is_named(
+    mine: Path, found: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Whether the command of the run is given again, or its retraining; what is named must be there."""
+    for name in (*FILES, "network.json", "report.html"):
+        (mine / name).unlink()
+    with RunDir.existing(mine) as directory:
+        save_phase(directory, Phase.RETRAIN)
+    begun_on(mine, "cuda:97")
+    recipe, whole = ["run", str(mine / "recipe.yaml"), "--quiet", "--out", str(mine)], found / "weights.safetensors"
+    for words in (recipe, ["retrain", str(mine), "device=cuda:98"], ["retrain", str(mine), "device=[1]"]):
+        assert main(words) == 2
+        assert re.search("device(:| must name a device of this machine, but got)", capsys.readouterr().err)
+    assert device_of(mine) == "cuda:97"
+    again = shutil.copytree(mine, mine.parent / "again")
+    assert main([*recipe, "device=cpu"]) == 0 and device_of(mine) == "cpu"
+    assert (mine / "weights.safetensors").read_bytes() == whole.read_bytes()
+    third = shutil.copytree(again, mine.parent / "third")
+    assert api.retrain(again, changes=["device=cpu"])["n"] == 2 and device_of(again) == "cpu"
+    assert api.retrain(third)["n"] == 2 and device_of(third) == "auto"
+    assert "resumes on the device auto: device must name a device of this machine" in (third / "log.txt").read_text()
+    assert (again / "weights.safetensors").read_bytes() == whole.read_bytes()
+
+
+def test_a_retraining_on_a_device_that_is_named_takes_no_network_from_another(mine: Path) -> None:
+    """A name with a device alone is that of a training there, until it has begun; then it resumes."""
+    begun_on(mine, "cuda:97")
+    first = api.retrain(mine, name="there", changes=["device=cpu"])
+    assert "taken from the run" not in (mine / "retrainings/there/log.txt").read_text()
+    assert device_of(mine / "retrainings/there") == "cpu" and device_of(mine) == "auto"
+    assert api.retrain(mine, name="there", changes=["device=auto"]) == first

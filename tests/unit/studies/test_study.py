@@ -863,11 +863,11 @@ def test_cells_with_a_known_accuracy_are_looked_up(place: Path, tmp_path: Path) 
 
 
 def test_images_are_told_by_their_fingerprint_and_not_by_their_place(tmp_path: Path) -> None:
-    """A study goes on with the same images elsewhere, and says so where they are others."""
+    """A study goes on with the same images elsewhere, on another device too, and says so where they are others."""
 
     def begin(root: str, fingerprint: str, **options: Any) -> None:
-        recipe = {"data": {"dataset": "folder", "root": root, "workers": len(root)}, "seed": 0}
-        asked = {"overrides": [f"data.root={root}", "space.nodes=2"], **options}
+        recipe = {"data": {"dataset": "folder", "root": root, "workers": len(root)}, "seed": 0, "device": root[:1]}
+        asked = {"overrides": [f"data.root={root}", f"device={root[:1]}", "space.nodes=2"], **options}
         with Bench("any", "about", asked, tmp_path / "a", Quiet()) as bench:
             bench.begin(1, {"recipes": {"dots.data": recipe}, "data": {fingerprint: "folder"}}, {})
 
