@@ -179,7 +179,7 @@ def has_more(text: str, read: str) -> bool:
 
     It sees a second genotype also where its brackets, bars or quotes are written in a way that no form has.
     """
-    there, known = _operations(text), _operations(read)
+    there, known = _operations(_BEHIND.sub("", text)), _operations(read)
     times = max((there[name] // count for name, count in known.items()), default=0)
     return not there <= known and there != Counter({name: times * count for name, count in known.items()})
 

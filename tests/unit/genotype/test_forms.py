@@ -242,6 +242,8 @@ FIELDS_OF_V2: dict[str, Any] = {
         V2.replace("'", "&amp;#x27;"),
         json.dumps(list(FIELDS_OF_V2.values())).replace('"', "”"),
         "\n".join(f"+{line}" for line in textwrap.wrap(V2, 40)),
+        "\n".join(f"+{line}" for line in json.dumps(FIELDS_OF_V2, indent=1).splitlines()),
+        V2.replace("('skip_connect', 0)", "('skip_connect', 0),  # was ('noise', 0)\n").replace("\n,", "\n"),
         "In [3]: best = " + V2.replace("), (", "),\n   ...: ("),
         # quoted twice, added without a head, and below a head that quotes another
         "> > " + V2.replace("), (", "),\n> > ("),
