@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from topocell import spaces
-from topocell.config.data import COUNTS, DataPlan
+from topocell.config.data import DataPlan
 from topocell.config.mechanisms import EarlyStop, Progressive
 from topocell.config.recipe import Recipe
 from topocell.config.retrain import RetrainPlan
@@ -18,7 +18,6 @@ from topocell.config.search import ArchOptimizer, SearchPlan, Stage
 from topocell.config.selection import PERTURBATION, ProjectionPlan
 from topocell.config.trials import TrialsPlan
 from topocell.config.values import Choice, Model
-from topocell.errors import RecipeError, nearest
 from topocell.spaces.skeletons import stacking
 
 AnyModel = TypeVar("AnyModel", bound=Model)
@@ -125,36 +124,6 @@ def smoke(recipe: Recipe, overridden: Set[str]) -> Recipe:
 
 #: Budget → what it makes of a recipe, given the keys that the user overrides.
 BUDGETS: dict[str, Callable[[Recipe, Set[str]], Recipe]] = {"paper": paper, "small": small, "smoke": smoke}
-
-
-def own_budgets(value: Any, where: str) -> dict[str, dict[str, Any]]:
-    """Return the section `budgets` of a recipe: name of a budget → changes. Raises RecipeError."""
-    own = {} if value is None else value
-    if not isinstance(own, dict) or not all(isinstance(change, dict) for change in own.values()):
-        raise RecipeError(f"{where}: budgets has a mapping of changes for each budget it refines, but got {value!r}")
-    for name in own:
-        if name not in BUDGETS:
-            raise RecipeError(
-                f"{where}: budgets.{name}: unknown budget{nearest(name, BUDGETS)}; known: {', '.join(BUDGETS)}"
-            )
-    return own
-
-
-def with_own_counts(final: Recipe, before: Recipe, scaled: Recipe, named: Set[str]) -> Recipe:
-    """The recipe whose numbers of images do not count as set where they are a budget's: it does not know the classes.
-
-    Args:
-        final: as it is to run.
-        before, scaled: without and with the general rule of the budget.
-        named: keys that a user, or the recipe for this budget, sets beside it.
-    """
-    data = final.data
-    own = {
-        count
-        for count in COUNTS
-        if getattr(before.data, count) != getattr(scaled.data, count) and not named & {"data", f"data.{count}"}
-    }
-    return _with(final, data=DataPlan.model_construct(data.model_fields_set - own, **dict(data)))
 
 
 def _with(model: AnyModel, **changes: Any) -> AnyModel:

@@ -6,9 +6,6 @@ from pydantic import Field, model_validator
 
 from topocell.config.values import AnyColour, Crop, Model, NonNegative, one_of
 
-#: Settings that are numbers of images.
-COUNTS = ("images", "test_images")
-
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -66,12 +63,6 @@ class DataPlan(Model):
     jitter: tuple[NonNegative, NonNegative, NonNegative, Annotated[float, Field(ge=0, le=0.5)]] | None = None
     splits: dict[str, Share] = Field({"train": 0.5, "val": 0.5})
     class_balanced: bool = False
-
-    def with_each_class(self, classes: int) -> "DataPlan":
-        """The same with one image of each class at least, where a number of images is not set, but that of a budget."""
-        own = {count: getattr(self, count) for count in COUNTS if count not in self.model_fields_set}
-        few = {count: max(classes, 2) for count, number in own.items() if number is not None and number < classes}
-        return self.model_copy(update=few) if few else self
 
     @model_validator(mode="after")
     def _stream_fits(self) -> "DataPlan":

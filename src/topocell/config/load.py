@@ -18,7 +18,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from topocell.arguments import checked
-from topocell.config.budgets import BUDGETS, own_budgets, with_own_counts
+from topocell.config.budgets import BUDGETS
 from topocell.config.recipe import Budget, Recipe
 from topocell.config.reference import elsewhere, read_argument
 from topocell.config.search import Stage
@@ -41,23 +41,18 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), budget:
     """
     data = _read(name_or_path, [])
     check_known("budget", budget, BUDGETS, RecipeError)
-    refined = own_budgets(data.pop("budgets", None), str(name_or_path)).get(budget, {})
+    refinements = _own_budgets(data.pop("budgets", None), str(name_or_path))
     changes = [_parse_override(text) for text in overrides]
     for key, value in changes:
         if key == "data.dataset" or key.split(".")[0] == "space":  # the sizes of a budget depend on them
             _override(data, key, value)
-    named, published = {key for key, _ in changes}, None
     if budget != "paper":
-        published = _check(data, str(name_or_path))
-        scaled = BUDGETS[budget](published, named)
+        scaled = BUDGETS[budget](_check(data, str(name_or_path)), {key for key, _ in changes})
         data = scaled.model_dump(mode="json")
-    data = merge(data, refined)
+    data = merge(data, refinements.get(budget, {}))
     for key, value in changes:
         _override(data, key, value)
-    recipe = _check(data, str(name_or_path))
-    if published is None:
-        return recipe
-    return with_own_counts(recipe, published, scaled, named | {f"data.{key}" for key in refined.get("data") or {}})
+    return _check(data, str(name_or_path))
 
 
 def resolved(text: str) -> Recipe:
@@ -231,6 +226,19 @@ def _read(name_or_path: str | Path, seen: list[str]) -> dict[str, Any]:
         raise RecipeError(f"extends must be the name or path of a recipe, but got {parent!r}")
     base = Path(name_or_path).parent / parent if _is_path(parent) else parent
     return dict(merge(_read(base, [*seen, here]), data))
+
+
+def _own_budgets(value: Any, where: str) -> dict[str, dict[str, Any]]:
+    """Return the section `budgets` of a recipe: name of a budget → changes."""
+    own = {} if value is None else value
+    if not isinstance(own, dict) or not all(isinstance(change, dict) for change in own.values()):
+        raise RecipeError(f"{where}: budgets has a mapping of changes for each budget it refines, but got {value!r}")
+    for name in own:
+        if name not in BUDGETS:
+            raise RecipeError(
+                f"{where}: budgets.{name}: unknown budget{nearest(name, BUDGETS)}; known: {', '.join(BUDGETS)}"
+            )
+    return own
 
 
 def _parse_override(text: str) -> tuple[str, Any]:

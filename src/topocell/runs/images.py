@@ -56,12 +56,10 @@ def load_data(
         DataError: as `topocell.data.splits.load`.
     """
     plan = recipe.data
-    source = read_source(plan.dataset, plan.root, plan.download) if given is None else given
-    plan = plan.with_each_class(len(source.classes))
     options: dict[str, Any] = {name: getattr(plan, name) for name in _LOADED}
     begun = None if out is None else begun_store(Path(out))
     streaming = Streaming(**{name: getattr(plan, name) for name in _STREAMED}, checked=checked, begun=begun)
-    options |= {"background": rgb(plan.background), "streaming": streaming, "seed": recipe.seed, "given": source}
+    options |= {"background": rgb(plan.background), "streaming": streaming, "seed": recipe.seed, "given": given}
     return load(plan.dataset, plan.root, **options)
 
 

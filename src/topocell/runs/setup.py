@@ -98,8 +98,6 @@ class Setup:
             plan = recipe.data.model_copy(update={"dataset": "given", "root": None})
             recipe = recipe.model_copy(update={"data": plan})
         dataset = load_data(recipe, given, checked, out) if like is None else like.dataset
-        plan = recipe.data.with_each_class(len(dataset.train.classes))  # as its images were chosen
-        recipe = recipe.model_copy(update={"data": plan})
         execution(recipe).set_up()
         return cls(recipe, space, dataset, ground_truth, find_device(recipe.device))
 

@@ -70,7 +70,7 @@ def photographed(
     the largest weights where they decide by perturbation, and `val_accuracy` of the supernet. Raises as `api.search`.
     """
     setup = Setup.of(recipe)
-    with RunDir.open(path, setup.recipe.to_yaml(), env=setup.environment()) as directory:
+    with RunDir.open(path, recipe.to_yaml(), env=setup.environment()) as directory:
         work = Work(setup, directory, display, [Photographer(directory, recipe.search.stages, epochs, parts)])
         work.search()
         rows = [epoch.row for epoch in search_epochs(directory.metrics())]
@@ -133,7 +133,7 @@ def selected(recipe: Recipe, searched: Path, moment: str, path: Path, display: D
     `api.select`.
     """
     setup = Setup.of(recipe)
-    with RunDir.open(path, setup.recipe.to_yaml(), env=setup.environment()) as directory:
+    with RunDir.open(path, recipe.to_yaml(), env=setup.environment()) as directory:
         prepare_selection(directory, lambda: state_of(searched, moment))
         genotype = Work(setup, directory, display).select()
         rows = directory.metrics()

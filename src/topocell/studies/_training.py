@@ -76,8 +76,7 @@ def retrained(recipe: Recipe, genotype: Genotype, path: Path, display: Display) 
 
     Returns results, genotype and seconds. Raises as `api.retrain`.
     """
-    made = setup.Setup.of(recipe, out=path)
-    with RunDir.open(path, made.recipe.to_yaml(), env=made.environment()) as directory:
+    with RunDir.open(path, recipe.to_yaml(), env=setup.Setup.of(recipe, out=path).environment()) as directory:
         if directory.latest() is None:  # before the cell, which no run without a checkpoint has
             save_phase(directory, Phase.RETRAIN)
         if not directory.genotype_path.exists():

@@ -182,7 +182,7 @@ def repeated(
     Returns `said`, see `Panel`. Goes on between any two measurements. Raises as `Projection.run`.
     """
     setup = Setup.of(recipe)
-    with RunDir.open(path, setup.recipe.to_yaml(), env=setup.environment()) as directory:
+    with RunDir.open(path, recipe.to_yaml(), env=setup.environment()) as directory:
         search, stage = revived(recipe, searched), recipe.search.stages[-1]
         size = recipe.search.batch(stage)
         monitor = RunMonitor(directory, display)

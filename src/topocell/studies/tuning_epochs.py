@@ -107,7 +107,7 @@ def evaluated(recipe: Recipe, searched: Path, path: Path, display: Display) -> R
     tuning that followed it. Raises as `Projection.run`.
     """
     prepared = Setup.of(recipe)
-    with RunDir.open(path, prepared.recipe.to_yaml(), env=prepared.environment()) as directory:
+    with RunDir.open(path, recipe.to_yaml(), env=prepared.environment()) as directory:
         search, rules, hook = revived(recipe, searched), prepared.rules, Measuring()
         monitor = RunMonitor(directory, display, [hook])
         monitor.phase = Phase.SELECT

@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import topocell
 from topocell import spaces
 from topocell.config.budgets import BUDGETS, SMALL, SMOKE, Limits, paper
-from topocell.config.load import load_recipe, recipe_names, resolved
+from topocell.config.load import load_recipe, recipe_names
 from topocell.config.recipe import Recipe
-from topocell.errors import DataError, RecipeError
+from topocell.errors import RecipeError
 from topocell.runs import setup
 from topocell.spaces import CellSpec, SpaceSpec, complete_edges
 
@@ -251,37 +249,6 @@ def test_overrides_win_over_a_budget() -> None:
     recipe = load_recipe("dots", wanted, budget="smoke")
     assert (recipe.search.channels, recipe.retrain.seeds, recipe.data.images) == (24, (5,), 40)
     assert recipe.search.stages[-1].epochs == 9
-
-
-def test_a_budget_takes_one_image_of_each_class_at_least(tmp_path: Path) -> None:
-    """What the budget chose is what the run is resumed with."""
-    images, labels = torch.zeros(404, 1, 8, 8, dtype=torch.uint8), torch.arange(404) % 101
-    images[:, 0, 0, 0], images[:, 0, 0, 1] = labels, torch.arange(404) % 251
-    data, small = ((images, labels), (images[:202], labels[:202])), ["space.nodes=1"]
-    recipe = load_recipe("darts-v1", small, budget="smoke")
-    made = setup.prepared(recipe, data)
-    assert (recipe.data.images, made.recipe.data.images, made.recipe.data.test_images) == (96, 101, 101)
-    assert sorted(made.dataset.train.labels.tolist()) == list(range(101)) and len(made.dataset.test) == 101
-    assert resolved(made.recipe.to_yaml()) == made.recipe and resolved(recipe.to_yaml()) == recipe
-    assert setup.prepared(recipe, ((images, labels % 61), (images, labels % 61))).recipe.data.test_images == 61
-    kept = setup.prepared(recipe, ((images, labels % 3),) * 2).recipe.data
-    assert (kept.images, kept.test_images) == (96, 60)
-    own = tmp_path / "own.yaml"
-    own.write_text("extends: darts-v1\nname: own\nspace: {nodes: 1}\nbudgets: {smoke: {data: {images: 96}}}\n")
-    few = tmp_path / "few.yaml"
-    few.write_text("extends: darts-v1\nname: few\nspace: {nodes: 1}\ndata: {images: 90}\n")
-    for named in (
-        load_recipe("darts-v1", [*small, "data.images=96"], budget="smoke"),
-        load_recipe("darts-v1", [*small, "data.images=96"]),
-        load_recipe(own, budget="smoke"),
-        load_recipe(few, budget="smoke"),
-        resolved(recipe.to_yaml()),
-    ):
-        with pytest.raises(DataError, match=r"data.images is at least one image .*, 101, but got 9[06]; raise it"):
-            setup.prepared(named, data)
-    out = topocell.search(recipe, tmp_path / "run", data=data)
-    topocell.run(recipe, out, data=data)
-    assert topocell.retrain(out, data=data)["test_images"] == 101
 
 
 def test_a_recipe_refines_a_budget(tmp_path: Path) -> None:
