@@ -17,7 +17,7 @@ class DataPlan(Model):
         root: where the images are.
         download: whether torchvision may fetch what is missing.
         resolution: side in pixels to scale images to; default as they are, 224 where they are streamed.
-        images, test_images: use only so many, balanced over the classes.
+        images, test_images: use only so many, balanced over the classes; one of each class at least.
         background: what transparent images are laid on: a colour name, "#rrggbb" in quotes, or [red, green, blue].
         unreadable: what is done about images that cannot be read: `refuse` names them and stops, `skip` leaves them
             out and says so.

@@ -65,11 +65,13 @@ def stacked(images: Any, name: str, background: Colour, count: int | None = None
                 f"images are tensors, arrays or images of Pillow, but {name} has one of type {type(image).__name__}; "
                 f"read them, as Image.open does"
             ) from None
+        if place and (picture.dtype == torch.uint8) != (span is None):
+            raise DataError(f"images of a dataset are all uint8 or all floats, but {name} has both; convert them alike")
         if picture.shape != room.shape[1:]:
             room = _room_for(picture, room, place, count, name)
-        if span is not None or picture.dtype != torch.uint8:  # all before are bytes where there is none
+        if picture.dtype != torch.uint8:
             found = Span.of(picture)
-            span = (span or Span.of(room[:place])).joined(found) if place else found
+            span = span.joined(found) if span else found
             _check_span(span, name)
         room[place] = bytes_of(picture)  # a grey one in each of three channels
     return room

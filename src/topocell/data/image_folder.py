@@ -196,14 +196,17 @@ def nearest_side(side: float) -> int:
     return 4 * round(side / 4)
 
 
-def resized_note(size: tuple[int, int], how: str, usual: int) -> str:
+def resized_note(size: tuple[int, int], how: str, usual: int, asked: bool = True) -> str:
     """Say that images got another size, and which resolution keeps more of them.
 
     Args:
         size: (height, width) that they have now.
         how: they got it, with a blank before; nothing where their proportions stay.
         usual: shorter side that they had, as `nearest_side` has it.
+        asked: whether a setting says so.
     """
+    if not asked:
+        return f"images were resized to {size[0]}x{size[1]}{how}, as the first are"
     more = min(64, usual)
     why = f", as data.resolution or the budget says; data.resolution={more} keeps more" if more > min(size) else ""
     return f"images were resized to {size[0]}x{size[1]}{how}{why}"

@@ -14,6 +14,7 @@ from torch import Tensor
 from topocell.data.augment import Augmentation, check_statistics
 from topocell.data.batches import Batches, Draw, Images, ImageSet
 from topocell.data.fingerprints import fingerprint, measure, overlap, repetitions
+from topocell.data.folder_listing import images as images_of
 from topocell.data.folder_listing import some
 from topocell.data.from_files import IN_MEMORY, Streaming, is_streamed, store_notes, streamed
 from topocell.data.image_folder import Decoding, Unreadable
@@ -105,7 +106,7 @@ def load(
         root: where the files are; default `data` for the torchvision sets, required for `folder`.
         download: let torchvision fetch what is missing.
         resolution: side in pixels to resize to, a multiple of 4, at least 8; default: as the set is.
-        images, test_images: use only so many, the same number per class (± 1).
+        images, test_images: use only so many, the same number per class (± 1); one of each class at least.
         background: red, green and blue of what transparent images are laid on.
         unreadable: `refuse` images that cannot be read, or `skip` them; every class must keep an image in training
             and test set.
@@ -129,28 +130,35 @@ def load(
     chosen = balanced(source.train_labels, images, "images", len(source.classes), seed)
     held_out = balanced(source.test_labels, test_images, "test_images", len(source.classes), seed)
     decoding = Decoding(resolution, background, unreadable, unreadable_share)
+    changes = ColourJitter(*jitter) if jitter and any(jitter) else None
     chosen_of = {"training": chosen, "test": held_out}
     if is_streamed(name, source, chosen_of, resolution, streaming):
         found = streamed(source, chosen_of, decoding, streaming, entry.statistics)
         train: Images = found.train
         test: Images = found.test
         mean, std, digest, notes, (leaked, unsure) = found[2:]
+        check_channels(changes, train.shape[0])
     else:
         first, second, notes = source.pixels(chosen, held_out, decoding)
         train = _image_set(first, chosen, source.train_labels, source.train_files, source.classes, "training")
         test = _image_set(second, held_out, source.test_labels, source.test_files, source.classes, "test")
+        check_channels(changes, train.shape[0])
         statistics = entry.statistics or measure(train.images)
         check_statistics(statistics, train.shape[0])
         mean, std = statistics
         digest, (leaked, unsure) = fingerprint(train, test), repetitions(train, test)
-    notes = [_found(source, train, test, len(chosen), len(held_out)), *source.notes, *notes]
+    raised = [
+        f"data.{option}={count} would leave classes without an image: {images_of(len(taken))} are taken, one of each"
+        for option, count, taken in (("images", images, chosen), ("test_images", test_images, held_out))
+        if count is not None and count < len(taken)
+    ]
+    notes = [*raised, _found(source, train, test, len(chosen), len(held_out)), *source.notes, *notes]
     if leaked:
         notes.append(f"{leaked} of {len(test)} test images are byte-identical to a training image")
     if unsure:
         notes.append(f"{unsure} images of one class are byte-identical to one of another: which class is right?")
     if flip is None and entry.flip and name in OF_ANYTHING:
         notes.append("training images are mirrored at random; data.flip=false for letters, signs and medical images")
-    check_channels(ColourJitter(*jitter) if jitter and any(jitter) else None, train.shape[0])
     augmentation = replace(_augmentation(entry, train.shape[-1], flip, crop), jitter=jitter)
     resize: Resize = source.resize
     if isinstance(train, StreamedSet):
@@ -234,11 +242,10 @@ def place_of(root: str | Path) -> Path:
 
 
 def balanced(labels: Tensor, count: int | None, option: str, classes: int, seed: int) -> Tensor:
-    """Sorted indices of `count` images: every class in turn gives one of its images, in a seeded order."""
+    """Sorted indices of `count` images, or one of each class: every class in turn gives one, in a seeded order."""
     if count is None or count >= len(labels):
         return torch.arange(len(labels))
-    if count < max(classes, 2):
-        raise DataError(f"data.{option} is at least one image per class, {classes}, but got {count}; raise it")
+    count = max(count, classes, 2)
     shuffled = torch.randperm(len(labels), generator=generator(seed, "data", option))
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
     sizes = labels.bincount(minlength=classes)

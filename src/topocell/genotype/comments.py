@@ -100,7 +100,7 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
     """The lines that are kept, and what is left out."""
     marks = r"(?:>+|\.\.\.:?|In \[\d+\]:)" if re.search(r">>> |\bIn \[\d+\]: ", text) else ">+"
     text = re.sub(rf"(?m)^[ \t]*(?:{marks}[ \t])+", "", text).expandtabs()
-    if _PART.search(text) and _ALL_ADDED.fullmatch(text):
+    if _ALL_ADDED.fullmatch(text):
         text = re.sub(r"(?m)^\+", "", text)
     out: list[str] = []
     text = _DIFF.sub(lambda diff: _applied(diff[1], out), text)

@@ -12,18 +12,19 @@ from topocell.genotype.comments import is_commented, uncommented
 from topocell.genotype.exports import BENCH_PREFIX, HUB_KEY, NNI_KEY
 from topocell.genotype.literals import Call, shown
 from topocell.genotype.prefixes import unprefixed
-from topocell.genotype.settings import is_json, unwrapped, yaml_fault
+from topocell.genotype.settings import unwrapped, yaml_fault
 from topocell.genotype.texts import (
     CALL,
     BesideError,
     another,
     bounded,
     check_unchanged,
-    has_more,
+    more_than,
     named,
     read,
     unescaped,
 )
+from topocell.io import files
 from topocell.spaces.nasbench201 import NASBENCH201_OPERATIONS
 from topocell.spaces.operations import KNOWN_OPERATIONS
 
@@ -100,7 +101,7 @@ def recognise(text: str) -> tuple[str, Any]:
     """
     plain = bounded(text)
     inside = unwrapped(plain)
-    if inside == plain and not is_json(plain):  # as it is with quotes of word processors in its texts
+    if inside == plain and not files.is_json(plain):  # as it is with quotes of word processors in its texts
         raw = unwrapped(named(text))
         inside = plain if raw == named(text) else raw
     text = bounded(inside)
@@ -111,11 +112,14 @@ def recognise(text: str) -> tuple[str, Any]:
             if other != text:
                 with suppress(GenotypeError):
                     return _recognised(bounded(unwrapped(other)))
-        raise GenotypeError(f"{error}{_next_step(text, error)}") from None
+        raise GenotypeError(f"{error}{_next_step(text, error, text == plain)}") from None
 
 
-def _next_step(text: str, error: GenotypeError) -> str:
-    """What a refusal says of the whole text; an example where it has no form that is read."""
+def _next_step(text: str, error: GenotypeError, has_lines: bool) -> str:
+    """What a refusal says of the whole text; an example where it has no form that is read.
+
+    `has_lines`: its lines are those that the user sees.
+    """
     if _PLACE.fullmatch(text):
         return (
             "; a name or a path is not read: topocell.genotype.published.published(NAME).genotype is a published "
@@ -127,14 +131,14 @@ def _next_step(text: str, error: GenotypeError) -> str:
         if is_commented(text) if hint is None else re.search(hint, text):
             return f"; it looks like {kind}: give the genotype alone, in one of the forms"
     if isinstance(error, BesideError):
-        return f"; give {_alone(text)}"
+        return f"; give {_alone(text, has_lines)}"
     return _EXAMPLE if isinstance(error, _UnknownError) else ""
 
 
-def _alone(text: str) -> str:
+def _alone(text: str, has_lines: bool) -> str:
     """What of a text would be read where it stood for itself."""
     if calls := list(CALL.finditer(text)):
-        one = "\n" in text.strip() and len(calls) == 1
+        one = has_lines and "\n" in text.strip() and len(calls) == 1
         line = f" in line {text.count(chr(10), 0, calls[0].start()) + 1}" if one else ""
         return f"one genotype alone, from `Genotype(`{line} to its closing bracket"
     return "the architecture string alone" if "~0" in text else "the genotype alone, from its first bracket to its last"
@@ -144,8 +148,8 @@ def _recognised(text: str) -> tuple[str, Any]:
     plain, out = uncommented(text)
     plain, behind = formats.without_comments(plain)
     form, value = _found(plain, f"{out}\n{behind}")
-    if has_more(plain, value if isinstance(value, str) else repr(value)):
-        raise GenotypeError("a text must hold one genotype, but has more operations than that of one; keep one")
+    if more := more_than(value if isinstance(value, str) else repr(value), plain):
+        raise BesideError(f"a text must hold one genotype, but has {more} with a number more often than that of one")
     return form, value
 
 

@@ -23,7 +23,7 @@ from topocell.arguments import checked
 from topocell.errors import GenotypeError, check_known, nearest
 from topocell.genotype import formats, forms
 from topocell.genotype.canonical import Pair, canonical
-from topocell.genotype.settings import lines_of_json
+from topocell.genotype.settings import is_ours, lines_of_json
 from topocell.genotype.texts import decoded
 from topocell.genotype.values import check_fields, is_list, whole, wrong
 from topocell.io import files
@@ -214,11 +214,7 @@ class Genotype:
             if torn and lines_of_json(decoded(raw)) is None:
                 damage = f"a genotype is a JSON file, but this is not: {error}"
         try:
-            if (
-                isinstance(data, Mapping)
-                and (isinstance(data.get("cells"), Mapping) or len(data.keys() & {"format", "space", "cells"}) > 1)
-                and {"nbformat", "genotype"}.isdisjoint(data)
-            ):
+            if is_ours(data) and {"nbformat", "genotype"}.isdisjoint(data):
                 forms.checked(form, "topocell")
                 return cls.from_dict(data)
             return cls.from_text(decoded(raw), form, operations)

@@ -75,7 +75,15 @@ def _value(node: ast.expr, depth: int) -> Any:
     if isinstance(node, ast.Constant) and node.value is ...:
         raise GenotypeError("a genotype must be whole, but a part is left out as `...`; restore it")
     hint = "; put the name in quotes" if isinstance(node, ast.Name) else ""
-    raise GenotypeError(f"a genotype must be plain data, but has {shown(ast.unparse(node))} to compute{hint}")
+    raise GenotypeError(f"a genotype must be plain data, but has {_written(node)} to compute{hint}")
+
+
+def _written(node: ast.expr) -> str:
+    """How a node is written, for a message."""
+    try:
+        return shown(ast.unparse(node))
+    except (RecursionError, ValueError):  # of thousands of signs, or a number with more digits than Python prints
+        return f"a {type(node).__name__}"
 
 
 def _unique(names: list[Any], values: list[Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from topocell.errors import GenotypeError
 from topocell.genotype.literals import MAX_DEPTH
 from topocell.genotype.namedtuples import FIELDS
-from topocell.genotype.texts import CALL, another, has_more
+from topocell.genotype.texts import CALL, another, more_than
 from topocell.io import files, plain_yaml
 
 #: Keys of a mapping whose text is a genotype, beside `genotype`.
@@ -46,7 +46,7 @@ def unwrapped(text: str) -> str:
         beside = json.dumps(data).replace(json.dumps(inner)[1:-1], "").replace(inner, "")
         beside = beside.replace("\\", "")  # of texts in it
         other = another(beside) or ("~0|" in beside and "an architecture string")
-        if other := other or (has_more(f"{inner}\n{beside}", inner) and "other operations"):
+        if other := other or more_than(inner, f"{inner}\n{beside}"):
             raise GenotypeError(f"a text must hold one genotype, but beside {key!r} it has {other}; keep one")
         return inner
     return data if isinstance(data, str) else text
@@ -58,15 +58,6 @@ def _records(text: str) -> list[dict[str, Any]] | None:
     return found if found and all(isinstance(record, dict) for record in found) and _entry(found) else None
 
 
-def is_json(text: str) -> bool:
-    """Return whether a text is JSON."""
-    try:
-        files.from_json(text)
-    except ValueError:
-        return False
-    return True
-
-
 def lines_of_json(text: str) -> list[Any] | None:
     """The values of a text that is JSON in each line; None for all others."""
     try:
@@ -75,11 +66,14 @@ def lines_of_json(text: str) -> list[Any] | None:
         return None
 
 
+def is_ours(data: Any) -> bool:
+    """Return whether data has the form `topocell`, though it may lack a field."""
+    return isinstance(data, dict) and (isinstance(data.get("cells"), dict) or data.keys() >= {"format", "space"})
+
+
 def _is_whole(data: Any) -> bool:
     """Return whether data has the fields of a genotype."""
-    if not isinstance(data, dict):
-        return False
-    return data.keys() >= set(FIELDS) or ("format" in data and isinstance(data.get("cells"), dict))
+    return is_ours(data) or (isinstance(data, dict) and data.keys() >= set(FIELDS))
 
 
 def _entry(data: Any, depth: int = 0) -> tuple[Any, Any] | None:

@@ -43,10 +43,11 @@ _TAG = re.compile(
     re.IGNORECASE,
 )
 _ANY_TAG = re.compile(r"<[^<>()\[\]|~\n]*>")
-#: A name of an operation before the number of its input.
+#: A name of an operation before the number of its input: in quotes, brackets or a list of YAML; or before a tilde.
+_OPERATION = r"\w*(?:conv|pool|skip|connect|sepc|noise|identity)\w*"
 _NUMBERED = re.compile(
-    r"(?<!\w)(\w*(?:conv|pool|skip|connect|sepc|none|noise|identity)\w*)['\")`”’]*\s*(?:[,~]|\n\s*-)"
-    r"\s*['\"`“‘]*(?:\w+\.)?(?:\w+\()?['\"]*[0-9]"
+    rf"(?:(?<=['\"(\[`“”‘’{{])|(?<=- ))({_OPERATION})['\")`”’]*\s*(?:,|\n\s*-)\s*['\"`“‘]*(?:\w+\.)?(?:\w+\()?['\"]*"
+    rf"[0-9]{{1,3}}(?![0-9.])|({_OPERATION}|none)\s*~\s*[0-9]"
 )
 #: A name in quotes of LaTeX, among brackets and commas.
 _LATEX = re.compile(r"(?<=[(\[,\s])`{1,2}([\w\\]+)'{1,2}(?=[,)\]])")
@@ -174,20 +175,22 @@ def unescaped(text: str) -> str:
     return re.sub('(?<!")""(?!")', '"', _ESCAPE.sub(r"\1", text))
 
 
-def has_more(text: str, read: str) -> bool:
-    """Return whether a text has other operations with their inputs than what is read of it, once or several times.
+def more_than(read: str, text: str) -> str | None:
+    """An operation that a text has with an input beside what is read of it, once or several times; None for none.
 
     It sees a second genotype also where its brackets, bars or quotes are written in a way that no form has.
     """
     there, known = _operations(_BEHIND.sub("", text)), _operations(read)
     times = max((there[name] // count for name, count in known.items()), default=0)
-    return not there <= known and there != Counter({name: times * count for name, count in known.items()})
+    if there <= known or there == Counter({name: times * count for name, count in known.items()}):
+        return None
+    return next((shown(name) for name in there - known), None)
 
 
 def _operations(text: str) -> Counter[str]:
     """How often each operation stands before a number in a text."""
     plain = html.unescape(unescaped(_ANY_TAG.sub("", text))).replace("\\", "")
-    return Counter(found[1] for found in _NUMBERED.finditer(plain))
+    return Counter(found[1] or found[2] for found in _NUMBERED.finditer(plain))
 
 
 def another(text: str) -> str | None:

@@ -102,7 +102,7 @@ def whole_lines(path: Path) -> list[bytes]:
     return lines
 
 
-def is_json(text: bytes) -> bool:
+def is_json(text: str | bytes) -> bool:
     """Return whether `text` is one JSON value."""
     try:
         from_json(text)

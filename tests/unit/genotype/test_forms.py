@@ -231,6 +231,7 @@ FIELDS_OF_V2: dict[str, Any] = {
         f"| `DARTS` | `{V2}` | 97.24 (0.10) |",
         f"DARTS~\\cite{{liu2019}} & {V2} & \\textbf{{2.76}} \\\\".replace("_", "\\_"),
         f'<tr><td style="font-weight: bold" class="model">{V2}</td></tr>',
+        f'49,none,0.1,"{V2}"\n50,no-skip,7,x',
         # prefixes of logs, and lines with brackets
         f"trial #3: genotype = {V2}",
         f"epoch 49; valid 97.2; genotype = {V2}",
@@ -283,8 +284,10 @@ FIELDS_OF_V2: dict[str, Any] = {
         prefixed(lambda number, line: f"2022-01-01 10:00:0{number % 10},123 INFO search: {line}"),
     ],
 )
-def test_what_stands_around_a_genotype(text: str) -> None:
+def test_what_stands_around_a_genotype(text: str, tmp_path: Path) -> None:
     assert Genotype.from_text(text) == DARTS_V2
+    (tmp_path / "cell.txt").write_text(text, encoding="utf-8")
+    assert Genotype.load(tmp_path / "cell.txt") == DARTS_V2
 
 
 def test_the_nodes_of_a_structure_are_its_architecture_string() -> None:
@@ -383,6 +386,7 @@ REFUSED = {
         "must be whole, but quotes",
     ),
     "diff of words, plain": (f"X = {V2.replace('sep_conv_3x3', '[-sep_conv_3x3-]{+noise+}', 1)}", "print it without"),
+    "sum of many": (f"Genotype(normal={'+'.join('1' * 400)}, normal_concat=[2])", "has a BinOp to compute"),
     "part left out": (
         "Genotype(normal=[('skip_connect', 0), ...], normal_concat=[2], reduce=[], reduce_concat=[2])",
         "a part is left out as `...`; restore it",
