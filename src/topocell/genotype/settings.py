@@ -45,7 +45,7 @@ def unwrapped(text: str) -> str:
         inner = inner if isinstance(inner, str) else unwrapped(json.dumps(inner))
         beside = json.dumps(data).replace(json.dumps(inner)[1:-1], "").replace(inner, "")
         beside = beside.replace("\\", "")  # of texts in it
-        other = another(beside) or ("~0|" in beside and "an architecture string")
+        other = another(beside) or ("an architecture string" if "~0|" in beside else None)
         if other := other or more_than(inner, f"{inner}\n{beside}"):
             raise GenotypeError(f"a text must hold one genotype, but beside {key!r} it has {other}; keep one")
         return inner

@@ -108,7 +108,8 @@ def test_forward_and_backward_agree_with_float64(name: str) -> None:
     held = SETS[name]
     if held and held.ours not in OURS:
         pytest.skip(f"this processor has {', '.join(OURS)}")
-    if held and not (held.short or FULL):
+    best = held is not None and held.ours == OURS[0]  # which nothing holds to anything else
+    if held and not FULL and (best or not held.short):
         pytest.skip("only in the full form: make faults")
     said = swept({**(held.variables if held else {}), **strict_memory()}, *SWEEP)
     found = re.search(r"^(\d+) cases, (\d+) of them by compiled kernels, 0 wrong$", said, re.MULTILINE)
