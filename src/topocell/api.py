@@ -140,7 +140,7 @@ def select(
         if name is None:
             return work.select(again=True, replace=replace, **changes)
         recipe, path = begin_alternative(work, name, changes, accept_data)
-    with opened_work(prepared(recipe, like=work.setup), path, display, accept_data) as work:
+    with opened_work(prepared(recipe, like=work.setup, resumes=True), path, display, accept_data) as work:
         return work.select()
 
 
@@ -298,7 +298,7 @@ def _retrain(work: Work, protocol: str, accept_data: bool) -> dict[str, Any]:
     if work.setup.ground_truth is not None or not shallow:
         return work.retrain()
     recipe, path = begin_shallow(work, accept_data)
-    with opened_work(prepared(recipe, like=work.setup), path, work.display, accept_data) as beside:
+    with opened_work(prepared(recipe, like=work.setup, resumes=True), path, work.display, accept_data) as beside:
         results = beside.retrain()
     found, least = results["last_mean"], work.recipe.shallow.threshold
     work.monitor.say(f"shallow evaluation: {100 * found:.2f} % (n = {results['n']}), see {path}")

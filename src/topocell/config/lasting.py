@@ -2,9 +2,11 @@
 
 import hashlib
 import reprlib
+from collections.abc import Mapping
 from typing import Any
 
 #: Keys of a recipe that may change while a run lasts: they choose the reaction to faults, the device, or how it works.
+#: Where latency is measured the kind of device stays.
 _MAY_CHANGE = ("device", "on_nan", "runtime", "log")
 
 #: Keys of `data` that say where images are, and who reads them, and not what they are.
@@ -16,6 +18,8 @@ def lasting(recipe: Any) -> Any:
     if not isinstance(recipe, dict):
         return recipe
     kept = {k: v for k, v in recipe.items() if k not in _MAY_CHANGE}
+    if measures_latency(recipe):
+        kept["device"] = str(recipe.get("device")).partition(":")[0]
     if isinstance(kept.get("data"), dict):  # images are told by their fingerprint, not by their place
         kept["data"] = {k: v for k, v in kept["data"].items() if k not in PLACES}
     selection = kept.get("selection")
@@ -25,6 +29,13 @@ def lasting(recipe: Any) -> Any:
     if isinstance(search, dict) and isinstance(search.get("stages"), dict):
         kept["search"] = search | {"order of stages": list(search["stages"])}
     return kept
+
+
+def measures_latency(recipe: Mapping[str, Any]) -> bool:
+    """Return whether a search or the choice of its cell rests on a latency, which is that of one kind of device."""
+    plans = [(recipe.get("search"), "cost"), (recipe.get("selection"), "budget")]
+    found = [part.get(key) for part, key in plans if isinstance(part, dict)]
+    return any(isinstance(plan, dict) and plan.get("measure") == "latency" for plan in found)
 
 
 def _ordered(value: Any) -> Any:

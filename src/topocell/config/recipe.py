@@ -53,7 +53,7 @@ class Recipe(Model):
 
     Attributes:
         device: that computes: `auto` (the first GPU, else the CPU), `cpu`, `cuda`, `cuda:1` ...; may be changed while a
-            run lasts, which then rounds differently.
+            run lasts, which then rounds differently; its kind may not where latency is measured.
         precision: a row of `topocell.runtime.precision.PRECISIONS`: `bf16` trains supernet and network under autocast,
             `tf32` lets a GPU round what it multiplies to 10 bits.
         compile: whether the network of the retraining is compiled (on a CPU that takes minutes, and a C++ compiler).

@@ -36,7 +36,7 @@ from topocell.reporting.rundirs import RANDOM_CELL, readable
 from topocell.runs import processes
 from topocell.runs.consent import Before, announce
 from topocell.runs.directory import OtherRecipe, RunDir
-from topocell.runs.identity import only_resumes
+from topocell.runs.identity import names_device, only_resumes
 from topocell.runs.image_checks import check_network
 from topocell.runs.phases import Phase, must_have_cell, read_phase, save_phase
 from topocell.runs.run import Work, of_a_cell
@@ -51,7 +51,7 @@ def begin_alternative(
 ) -> tuple[Recipe, Path]:
     """Make selections/NAME a run whose next phase is its selection; returns its recipe and directory."""
     work.must_be_searched()
-    setup = Setup.of(reselected(work.recipe, changes), like=work.setup)
+    setup = Setup.of(reselected(work.recipe, changes), like=work.setup, resumes=True)
     path = work.directory.selection_path(name)
     work.decided(changes)  # before anything is written
     try:
@@ -89,7 +89,8 @@ def begin_shallow(work: Work, accept_data: bool = False) -> tuple[Recipe, Path]:
 
     What an evaluation of another cell has left there is dropped.
     """
-    setup, path = Setup.of(shallow_of(work.recipe), like=work.setup), work.directory.path / "shallow"
+    setup = Setup.of(shallow_of(work.recipe), like=work.setup, resumes=True)
+    path = work.directory.path / "shallow"
     _begin_evaluation(setup, path, Genotype.load(work.directory.genotype_path), accept_data)
     return setup.recipe, path
 
@@ -113,7 +114,7 @@ def begin_validation(work: Work, plan: RetrainPlan, seed: int | None = None) -> 
     seed = work.recipe.seed if seed is None else seed
     recipe = work.recipe.model_copy(update={**changes, "seed": seed})
     like = work.setup if seed == work.recipe.seed else None
-    setup = Setup.of(recipe, like=like, out=work.directory.path)
+    setup = Setup.of(recipe, like=like, out=work.directory.path, resumes=True)
     whole = setup.dataset
     fingerprint = hashlib.sha256(f"{whole.fingerprint} {recipe.data.splits} {seed} {fit} {held}".encode()).hexdigest()
     dataset = dataclasses.replace(
@@ -218,7 +219,8 @@ def begin_retraining(
         recipe = recipe.model_copy(update={"ground_truth": GroundTruthPlan(table=NO_TABLE)})
     then, now = (lasting({"data": of.data.model_dump()}) for of in (of_run, recipe))
     begun = directory.path if then == now and not (path / "env.json").exists() else path
-    setup = prepared(recipe, data, like=like if recipe.data == of_run.data else None, out=begun)
+    mine = like if recipe.data == of_run.data else None
+    setup = prepared(recipe, data, like=mine, out=begun, resumes=not names_device(changes))
     genotype = Genotype.load(directory.genotype_path)
     same_data = setup.dataset.fingerprint == directory.read_json("env.json")["data_fingerprint"]
     earlier = _earlier(directory, of_run, setup) if same_data and weights_from is None else []

@@ -158,3 +158,14 @@ def _key(change: str) -> str:
 def names_images(changes: Sequence[str]) -> bool:
     """Return whether changes say which images are taken, where they are, or how they are read."""
     return "data" in overridden({}, changes)
+
+
+def names_device(changes: Sequence[str]) -> bool:
+    """Return whether changes say which device computes, also where the run names it too."""
+    return "device" in overridden({}, changes)
+
+
+def begun_kind(path: Path) -> str | None:
+    """The kind of device, its `type`, on which the run at `path` was begun; None of one that is not begun."""
+    device = _environment_of(path).get("device")
+    return device.partition(":")[0] if isinstance(device, str) else None

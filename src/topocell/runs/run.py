@@ -48,9 +48,9 @@ def of_a_cell(recipe: Recipe) -> tuple[str, ...]:
 
 
 def notes_of(setup: Setup, phase: Phase = Phase.SEARCH) -> list[str]:
-    """Return what is to be known about the images before a phase, the depth of the network and its cutout."""
+    """Return what is to be known before a phase: the device, the images, the depth of the network and its cutout."""
     notes = [*setup.dataset.notes, *(setup.split_notes if phase == Phase.SEARCH else ())]
-    return [*(f"data: {note}" for note in notes), *setup.depth_notes, *setup.cutout_notes]
+    return [*setup.device_notes, *(f"data: {note}" for note in notes), *setup.depth_notes, *setup.cutout_notes]
 
 
 class Work:

@@ -31,7 +31,7 @@ from topocell.runs.image_checks import check_images
 from topocell.runs.images import load_data
 from topocell.runs.loss_checks import check_losses
 from topocell.runs.piece_checks import check_pieces, offered
-from topocell.runtime.devices import find_device
+from topocell.runtime.devices import device_to_resume_on, find_device
 from topocell.runtime.hooks import Monitor
 from topocell.runtime.losses import check_loss_options
 from topocell.runtime.optimizers import check_optimizer
@@ -61,6 +61,7 @@ class Setup:
         dataset: its images, or those given in place of what it names.
         ground_truth: the table in which the cell is looked up; None if it is retrained.
         device: where everything is computed.
+        device_notes: a warning where it is not the one that the recipe names.
     """
 
     recipe: Recipe
@@ -68,6 +69,7 @@ class Setup:
     dataset: Dataset
     ground_truth: AccuracyTable | None
     device: torch.device
+    device_notes: tuple[str, ...] = ()
     _costs: dict[tuple[str, int], NetworkCosts] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -78,6 +80,7 @@ class Setup:
         like: "Setup | None" = None,
         checked: bool = True,
         out: str | Path | None = None,
+        resumes: bool = False,
     ) -> "Setup":
         """Build what a recipe names.
 
@@ -87,6 +90,7 @@ class Setup:
             like: a setup of the same data and seed, whose images are taken.
             checked: see `topocell.data.from_files.Streaming`.
             out: directory of the run, see `load_data`.
+            resumes: whether `auto` takes the place of a device that this machine does not have; the recipe stays.
 
         Raises:
             RecipeError, SpaceError, DataError: what the recipe asks for cannot be.
@@ -99,7 +103,8 @@ class Setup:
             recipe = recipe.model_copy(update={"data": plan})
         dataset = load_data(recipe, given, checked, out) if like is None else like.dataset
         execution(recipe).set_up()
-        return cls(recipe, space, dataset, ground_truth, find_device(recipe.device))
+        device, note = device_to_resume_on(recipe.device) if resumes else (find_device(recipe.device), "")
+        return cls(recipe, space, dataset, ground_truth, device, (note,) if note else ())
 
     @property
     def rules(self) -> Rules:
@@ -241,19 +246,20 @@ def prepared(
     like: Setup | None = None,
     checked: bool = True,
     out: str | Path | None = None,
+    resumes: bool = False,
 ) -> Setup:
     """Check a recipe and build what it names, so that faults show before anything starts.
 
     Args:
         recipe: from `topocell.load_recipe`.
         data: images in place of what it names, see `Setup.of`.
-        like, checked, out: see `Setup.of`.
+        like, checked, out, resumes: see `Setup.of`.
 
     Raises:
         RecipeError, SpaceError, DataError: what the recipe asks for cannot be.
     """
     check(recipe)
-    setup = Setup.of(recipe, data, like, checked, out)
+    setup = Setup.of(recipe, data, like, checked, out, resumes)
     check_losses(recipe, len(setup.dataset.train.classes), setup.device)
     if setup.ground_truth is None:
         check_images(recipe, setup.space, setup.dataset)

@@ -108,7 +108,7 @@ def evaluated(recipe: str, path: Path, cells: Sequence[Derived]) -> dict[str, An
 
 @functools.cache
 def _evaluator(recipe: str, path: Path) -> Evaluator:
-    setup = Setup.of(resolved(recipe), out=path)
+    setup = Setup.of(resolved(recipe), out=path, resumes=True)
     plan = setup.recipe.selection.trials
     assert plan is not None
 

@@ -18,21 +18,54 @@ REASONS = {
     "no kernel image": "this PyTorch, {torch}, has no code for the card; install one that has",
     "out of memory": "its memory is full; end what else runs there",
 }
+#: What torch says of a device that is not there, as against one that is and cannot be used now.
+ABSENT = (
+    "no NVIDIA driver",
+    "No CUDA GPUs are available",
+    "not compiled with",
+    "Could not run 'aten::empty",  # of a backend that PyTorch was built without
+    "invalid device ordinal",
+)
+
+
+class AbsentDevice(RecipeError):
+    """A device that this machine does not have; `reason` says why, as far as PyTorch does."""
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 def find_device(name: str) -> torch.device:
-    """`auto` is the first GPU, else the CPU. Raises RecipeError for a device that is not there."""
+    """`auto` is the first GPU, else the CPU.
+
+    Raises:
+        AbsentDevice: it is not there. RecipeError: it cannot be used, or there is no such name.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         (torch.zeros(1, device=device) + 1).item()
     except (RuntimeError, AssertionError, NotImplementedError) as fault:
-        reason = _reason(" ".join(str(fault).split()))
-        raise RecipeError(
-            f"device must name a device of this machine, but got {name!r}{reason}; use auto or cpu"
-        ) from None
+        said = " ".join(str(fault).split())
+        reason = _reason(said)
+        words = f"device must name a device of this machine, but got {name!r}{reason}; use auto or cpu"
+        absent = any(key in said for key in ABSENT)
+        raise (AbsentDevice(words, reason) if absent else RecipeError(words)) from None
     return device
+
+
+def device_to_resume_on(name: str) -> tuple[torch.device, str]:
+    """Return a device by name, and ""; in place of one that this machine does not have `auto`, and a line that says so.
+
+    Raises RecipeError for a device that is there and cannot be used.
+    """
+    try:
+        return find_device(name), ""
+    except AbsentDevice as fault:
+        device = find_device("auto")
+        return device, f"this machine has no device {name!r}{fault.reason}; the run resumes on {device}"
 
 
 def _reason(said: str) -> str:

@@ -5,6 +5,7 @@ import html
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from tests.helpers.golden_genotypes import DARTS_V2
 import topocell
 from topocell import api
 from topocell.cli import main
+from topocell.config.lasting import recipe_hash
 from topocell.config.load import load_recipe, resolved
 from topocell.errors import RecipeError, RunError, SpaceError
 from topocell.nn.count import channels_for, count, widest
 from topocell.nn.network import FixedNet
 from topocell.reporting.scores import random_cell_words
+from topocell.reporting.terminal import Quiet
 from topocell.runs import beside
 from topocell.runs.directory import RunDir
 from topocell.runs.identity import begun_store
@@ -632,14 +635,100 @@ def device_of(path: Path) -> str:
     return resolved((path / "recipe.yaml").read_text()).device
 
 
-def test_a_run_from_a_machine_with_another_device_resumes_on_auto(mine: Path, found: Path) -> None:
+#: What a caller is told of a device that is not there.
+SUBSTITUTE = "this machine has no device 'cuda:97'"
+
+
+class Heard(Quiet):
+    """A display that keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+#: A call of the library on a run → the directory in which it computes.
+RESUMING: dict[str, tuple[Callable[[Path, Heard], object], str]] = {
+    "select": (lambda run, heard: api.select(run, heard, "other", edges="magnitude", in_degree=1), "selections/other"),
+    "retrain": (lambda run, heard: api.retrain(run, heard, name="it", changes=["retrain.seeds=[5]"]), "retrainings/it"),
+    "accept_data": (
+        lambda run, heard: api.retrain(run, heard, name="it", changes=["retrain.seeds=[5]"], accept_data=True),
+        "retrainings/it",
+    ),
+    "images": (
+        lambda run, heard: api.retrain(run, heard, name="it", changes=["data.workers=1"]),
+        "retrainings/it",
+    ),
+    "random cell": (lambda run, heard: api.retrain_random_cell(run, heard), "retrainings/random-cell"),
+    "validate": (lambda run, heard: api.validate(run, heard), "validation"),
+    "validate, seed": (lambda run, heard: api.validate(run, heard, seed=3), "validation"),
+}
+
+
+@pytest.mark.parametrize("call", RESUMING)
+def test_a_run_from_a_machine_with_another_device_resumes_on_auto_and_says_so(
+    mine: Path, found: Path, call: str
+) -> None:
+    """On the display of the caller and in the log; the recipe goes on naming the device that it named."""
     begun_on(mine, "cuda:97")
-    cell = api.select(mine, name="other", operations="magnitude", edges="magnitude", in_degree=1)
-    assert (mine / "selections/other/genotype.json").is_file() and cell.cells
-    assert (device_of(mine), device_of(mine / "selections/other")) == ("auto", "auto")
-    assert "numbers may differ a little: device was cuda:97, is cpu" in (mine / "log.txt").read_text()
-    wanted = api.retrain(found, name="here", changes=["retrain.seeds=[0,1,2]"])
-    assert api.retrain(mine, name="here", changes=["retrain.seeds=[0,1,2]"]) == wanted
+    before = (mine / "recipe.yaml").read_bytes()
+    act, place = RESUMING[call]
+    heard, again = Heard(), Heard()
+    result = act(mine, heard)
+    assert [text for text in heard.said if SUBSTITUTE in text] and SUBSTITUTE in (mine / place / "log.txt").read_text()
+    assert (mine / "recipe.yaml").read_bytes() == before and device_of(mine / place) == "cuda:97"
+    assert json.loads((mine / place / "env.json").read_text())["device"] == "cpu"
+    assert act(mine, again) == result
+    assert act(Path(shutil.copytree(found, mine.parent / "here")), Heard()) == result
+
+
+@pytest.mark.parametrize("more", [["data.workers=1"], ["retrain.seeds=[5]"], []])
+def test_a_device_that_is_named_must_be_there_also_where_it_is_that_of_the_run(mine: Path, more: list[str]) -> None:
+    begun_on(mine, "cuda:97")
+    for name in ("it", None) if not more else ("it",):
+        with pytest.raises(RecipeError, match="device must name a device of this machine, but got 'cuda:97'"):
+            api.retrain(mine, name=name, changes=["device=cuda:97", *more])
+    assert not (mine / "retrainings/it").exists()
+
+
+def test_a_device_that_is_there_and_cannot_be_used_is_not_replaced(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun_on(mine, "cuda:97")
+
+    real = torch.zeros
+
+    def full(*sizes: Any, device: Any = None, **named: Any) -> torch.Tensor:
+        if device is not None and torch.device(device).type == "cuda":
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 MiB.")
+        return real(*sizes, device=device, **named)
+
+    monkeypatch.setattr(torch, "zeros", full)
+    with pytest.raises(RecipeError, match="its memory is full"):
+        api.validate(mine)
+
+
+LATENCY = ["selection.budget.measure=latency", "selection.budget.limit=1e9"]
+
+
+def test_a_run_that_measures_latency_stays_on_its_kind_of_device(tmp_path: Path) -> None:
+    """Its cell rests on the latencies of one: neither `auto` nor another name may change it under way."""
+    rules = ["selection.operations=magnitude", "selection.edges=magnitude"]
+    recipe = load_recipe("random", [*SMALL, *rules, *LATENCY], "smoke")
+    run = begun_on(api.run(recipe, tmp_path / "run").parent, "cuda:97")
+    words = "rests on measured latency resumes on the kind of device that it began with, but .* began on cuda and this"
+    for act in (
+        lambda: api.select(run, name="other", in_degree=1),
+        lambda: api.retrain(run, changes=["device=cpu"]),
+        lambda: api.run(recipe.model_copy(update={"device": "cpu"}), run),
+        lambda: api.run(recipe, run),
+    ):
+        with pytest.raises(RunError, match=words):
+            act()
+    dumped = [recipe.model_copy(update={"device": name}).model_dump(mode="json") for name in ("cuda", "cuda:1", "cpu")]
+    assert recipe_hash(dumped[0]) == recipe_hash(dumped[1]) != recipe_hash(dumped[2])
+    anywhere = [{**recipe, "selection": {**recipe["selection"], "budget": None}} for recipe in dumped]
+    assert recipe_hash(anywhere[0]) == recipe_hash(anywhere[2])
 
 
 def test_what_is_unfinished_resumes_on_the_device_that_is_named(
@@ -661,8 +750,8 @@ def test_what_is_unfinished_resumes_on_the_device_that_is_named(
     assert (mine / "weights.safetensors").read_bytes() == whole.read_bytes()
     third = shutil.copytree(again, mine.parent / "third")
     assert api.retrain(again, changes=["device=cpu"])["n"] == 2 and device_of(again) == "cpu"
-    assert api.retrain(third)["n"] == 2 and device_of(third) == "auto"
-    assert "resumes on the device auto: device must name a device of this machine" in (third / "log.txt").read_text()
+    assert api.retrain(third)["n"] == 2 and device_of(third) == "cuda:97"
+    assert SUBSTITUTE in (third / "log.txt").read_text()
     assert (again / "weights.safetensors").read_bytes() == whole.read_bytes()
 
 
@@ -671,5 +760,5 @@ def test_a_retraining_on_a_device_that_is_named_takes_no_network_from_another(mi
     begun_on(mine, "cuda:97")
     first = api.retrain(mine, name="there", changes=["device=cpu"])
     assert "taken from the run" not in (mine / "retrainings/there/log.txt").read_text()
-    assert device_of(mine / "retrainings/there") == "cpu" and device_of(mine) == "auto"
+    assert device_of(mine / "retrainings/there") == "cpu" and device_of(mine) == "cuda:97"
     assert api.retrain(mine, name="there", changes=["device=auto"]) == first

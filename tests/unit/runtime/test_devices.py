@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from topocell.errors import RecipeError
-from topocell.runtime.devices import find_device
+from topocell.runtime.devices import AbsentDevice, device_to_resume_on, find_device
 
 TOO_OLD = (
     "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver by downloading "
@@ -22,6 +22,8 @@ FAULTS = {
     "CUDA out of memory. Tried to allocate 2.00 MiB.": "its memory is full; end what else runs there",
     "CUDA error: invalid device ordinal\nGPU device may be out of range": "but got 'cuda'; use auto or cpu",
 }
+#: Those of a device that is there and cannot be used, which nothing takes the place of.
+THERE = [said for said in FAULTS if any(words in said for words in ("too old", "no kernel image", "out of memory"))]
 
 
 @pytest.mark.parametrize("said", FAULTS)
@@ -34,8 +36,21 @@ def test_a_gpu_that_cannot_be_used_is_refused_in_one_line(said: str, monkeypatch
         find_device("cuda")
     assert re.search(FAULTS[said], str(caught.value))
     assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, AbsentDevice) == (said not in THERE)
 
 
 def test_auto_is_a_device_that_is_there() -> None:
     assert find_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert find_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["cuda:97", "mps", "xpu"])
+def test_auto_takes_the_place_of_a_device_that_is_not_there(name: str) -> None:
+    if name != "cuda:97" and getattr(torch, name).is_available():
+        pytest.skip("it is there")
+    device, words = device_to_resume_on(name)
+    assert device == find_device("auto")
+    assert words.startswith(f"this machine has no device '{name}'") and words.endswith(f"; the run resumes on {device}")
+    assert device_to_resume_on("cpu") == (torch.device("cpu"), "")
+    with pytest.raises(RecipeError, match="device must name a device of this machine, but got 'tpu9'"):
+        device_to_resume_on("tpu9")
