@@ -162,14 +162,10 @@ class ArchState(nn.Module):
             left = left - rows[-1]
         return torch.stack(rows)
 
-    def set_extra_state(self, state: Tensor | Mapping[str, float]) -> None:
-        """Take the scheduled values from the state dict; earlier ones had a row of float64, or a mapping by name."""
-        if isinstance(state, Tensor):
-            values = list(map(math.fsum, zip(*state.reshape(-1, len(SCHEDULED)).tolist())))
-        else:
-            values = [state[name] for name in SCHEDULED]
-        for name, value in zip(SCHEDULED, values):
-            setattr(self, name, value)
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the scheduled values, the sums of the rows (3, n), from the state dict."""
+        for name, rows in zip(SCHEDULED, zip(*state.tolist())):
+            setattr(self, name, math.fsum(rows))
 
     def now(self, name: str) -> Any:
         """Return one of the scheduled values as arithmetic takes it: a float, or a tensor (0-dim) on a device."""

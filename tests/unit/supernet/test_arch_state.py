@@ -400,16 +400,6 @@ def test_scheduled_numbers_of_every_type_survive_in_the_state_dict(number: Any) 
     assert all(isinstance(value, Tensor) for value in arch.state_dict().values())  # as safetensors and averages ask
 
 
-def test_the_state_of_earlier_versions_is_read() -> None:
-    arch, values = state(None, "softmax", PAIRS), dict(zip(SCHEDULED, (0.3, 0.1, 0.7)))
-    arch.load_state_dict({**arch.state_dict(), "_extra_state": values})
-    assert {name: getattr(arch, name) for name in SCHEDULED} == values
-    arch.load_state_dict(
-        {**arch.state_dict(), "_extra_state": 3 * torch.tensor([*values.values()], dtype=torch.float64)}
-    )
-    assert {name: getattr(arch, name) for name in SCHEDULED} == {name: 3 * value for name, value in values.items()}
-
-
 @pytest.mark.parametrize("numbers", [(0.1, 2e-5, 1 / 3), (1e-9, 1e9, math.pi), (1.0, math.nextafter(1, 2), 0.0)])
 def test_scheduled_numbers_are_kept_exactly_in_a_type_that_every_device_knows(numbers: tuple[float, ...]) -> None:
     """Also in averages over the values of state dicts."""
