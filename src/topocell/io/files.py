@@ -28,8 +28,8 @@ _BINARY = getattr(os, "O_BINARY", 0)
 def replace(path: Path, *parts: bytes | memoryview) -> None:
     """Make `path` hold `parts`, one after the other, durably and at once: readers see the old or the new.
 
-    Writes `.NAME.PID.tmp` in the same directory, flushes it to the disk and renames it. Raises OSError; the
-    temporary file is gone then, and the old one untouched.
+    Writes `.NAME.PID.tmp` in the same directory, flushes it to the disk and renames it. Raises OSError, whose
+    `filename` is `path`; the temporary file is gone then, and the old one untouched.
     """
     if not path.name:  # "." and "/"
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -41,9 +41,11 @@ def replace(path: Path, *parts: bytes | memoryview) -> None:
         finally:
             os.close(descriptor)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as fault:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(fault, OSError):  # that of a file that is open names none
+            fault.filename, fault.filename2 = str(path), None
         raise
     sync_directory(path.parent)
 
@@ -286,9 +288,9 @@ def guarded(path: Path, option: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder for temporary files, which is gone afterwards.
+    """A folder for temporary files, which is gone afterwards; `write_fault` knows what lies in it.
 
-    Raises RunError where it cannot be made, or of an OSError inside that names no file outside of it.
+    Raises RunError where it cannot be made.
     """
     try:
         made = tempfile.TemporaryDirectory()
@@ -300,13 +302,28 @@ def temporary_folder() -> Iterator[Path]:
         _temporary.append(folder)
         try:
             yield folder
-        except OSError as fault:
-            place = folder if fault.filename is None else Path(os.fsdecode(fault.filename))
-            if not _is_temporary(place):
-                raise
-            raise RunError(write_fault(place, fault)) from fault
         finally:
             _temporary.remove(folder)
+
+
+#: What the system says of a place that is full, or closed to us.
+_FULL, _CLOSED = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@contextlib.contextmanager
+def writing_in(folder: Path) -> Iterator[None]:
+    """Turn an OSError inside into a RunError, see `write_fault`, where it says that `folder` is full or closed to us.
+
+    One that names a file elsewhere is raised as it is; one that names none, as that of a file that is open, counts.
+    """
+    try:
+        yield
+    except OSError as fault:
+        named = isinstance(fault.filename, str | bytes)
+        place = Path(os.fsdecode(fault.filename)) if named else folder
+        if fault.errno not in (*_FULL, *_CLOSED) or not place.is_relative_to(folder):
+            raise
+        raise RunError(write_fault(place, fault)) from fault
 
 
 #: Folders of `temporary_folder` that are in use.
@@ -331,12 +348,12 @@ def write_fault(path: Path, fault: OSError, option: str = "") -> str:
     if _is_temporary(path):
         return f"{_TEMPORARY_RULE}, but {path} cannot be written ({reason(fault)}); {_TEMPORARY_STEP}"
     place = f"choose another place{f' ({option})' if option else ''}"
-    if fault.errno in (errno.ENOSPC, errno.EDQUOT):
+    if fault.errno in _FULL:
         return (
             f"the disk must have room for {path}, but it is full ({reason(fault)}); free some space and give "
             "the same command again: what was saved before is intact"
         )
-    if fault.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if fault.errno in _CLOSED:
         return f"{path} must be writable, but is not ({reason(fault)}); change that or {place}"
     return f"{path} must be writable, but writing failed ({reason(fault)}); mend that or {place}"
 

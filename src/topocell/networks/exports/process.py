@@ -28,7 +28,8 @@ def in_process(folder: Path, program: str) -> Compute:
     def compute(batches: Sequence[Tensor]) -> list[Tensor]:
         with files.temporary_folder() as place:
             given, found = place / "batches.pt", place / "logits.pt"
-            files.replace_by(given, lambda file: torch.save(list(batches), file))
+            with files.guarded(given):
+                files.replace_by(given, lambda file: torch.save(list(batches), file))
             words = [sys.executable, "-c", program, str(given), str(found), str(torch.get_num_threads())]
             settings = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
             done = subprocess.run(words, cwd=folder, env=settings, capture_output=True, timeout=PATIENCE, check=False)

@@ -99,7 +99,7 @@ def write_export(model: Classifier, to: str, out: Path, known: Facts, samples: S
     """
     form = find_format(to)
     facts.refuse_foreign(out)
-    with files.temporary_folder() as folder:
+    with files.temporary_folder() as folder, files.writing_in(folder):
         try:
             with naming_memory(lambda: _FULL):
                 compute = form.write(model, folder, known.name)

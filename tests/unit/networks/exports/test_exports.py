@@ -565,14 +565,39 @@ def test_packages_are_known_by_their_modules_whatever_they_were_installed_by(
     assert state._version() == triton.__version__
 
 
-@pytest.mark.parametrize("to", FORMATS)
-def test_a_full_folder_of_temporary_files_is_one_line(to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(descriptor: int, *parts: bytes) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+#: Format and a file of it that fills the disk: each that is written, and what a check is given.
+FILLING = [
+    ("safetensors", "network.json"),
+    ("safetensors", "weights.safetensors"),
+    ("safetensors", "preprocessing.json"),
+    ("onnx", "model.onnx"),
+    ("pt2", "model.pt2"),
+    ("standalone", "network.py"),
+    ("standalone", "network.pt"),
+    ("standalone", "batches.pt"),
+    ("timm", "model.safetensors"),
+    ("timm", "README.md"),
+]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="tells files by their descriptors")
+@pytest.mark.parametrize(("to", "name"), FILLING)
+def test_a_full_folder_of_temporary_files_is_one_line(
+    to: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the file, whoever writes it; what was written before fits."""
+    real = files._write
+
+    def full(descriptor: int, *parts: bytes | memoryview) -> None:
+        if Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.startswith(f".{name}."):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor, *parts)
 
     model = classifier(NASBENCH201)
     monkeypatch.setattr(files, "_write", full)
-    words = r"temporary files must be writable and have room, but \S+ cannot be written \(no space .*or set TMPDIR"
+    words = (
+        rf"temporary files must be writable and have room, but \S+/{name} cannot be written \(no space .* set TMPDIR"
+    )
     with pytest.raises(TopocellError, match=words):
         write_export(model, to, tmp_path / "out", Facts("x"), random_samples(model, "there are none"))
     assert not (tmp_path / "out").exists()
