@@ -155,7 +155,7 @@ class Classifier(nn.Module):
         names, parts = list[str](), list[Tensor]()
         faults = list[str]()
         device = self.mean.device
-        with _evaluating(self), naming_memory(lambda: _too_large(batch_size, device)):
+        with _evaluating(self), naming_memory(lambda: _too_large(device, batch_size)):
             for pictures in read_in_batches(found, batch_size, self.preprocessing):
                 names += pictures.names
                 faults += pictures.faults
@@ -208,12 +208,17 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
                     module.training = training
 
 
-def _too_large(batch_size: int, device: torch.device) -> str:
-    """Say that the memory of a device ran out, and what needs less of it."""
-    ways = [f"use a batch size of {batch_size // 2} (--batch-size, batch_size=)"] if batch_size > 1 else []
+def _too_large(device: torch.device, batch_size: int | None = None) -> str:
+    """Say that the memory of a device ran out, for a network, or for a batch of so many images; and what needs less."""
+    ways = (
+        [f"use a batch size of {batch_size // 2} (--batch-size, batch_size=)"] if batch_size and batch_size > 1 else []
+    )
     ways += ["use the CPU (--device cpu, or device='cpu' of load)"] if device.type != "cpu" else []
-    rule = "the network and the images of a batch must fit in the memory of"
-    return f"{rule} {device}, but it ran out with {batch_size}; {' or '.join(ways) or 'end what else runs there'}"
+    what, how = "a network", ""
+    if batch_size is not None:
+        what, how = "the network and the images of a batch", f" with {batch_size}"
+    step = " or ".join(ways) or "end what else runs there"
+    return f"{what} must fit in the memory of {device}, but it ran out{how}; {step}"
 
 
 def _check_scale(pixels: Tensor) -> None:
@@ -253,11 +258,12 @@ def load(path: str | os.PathLike[str], *, seed: int | None = None, device: str |
         raise RunError(_no_network(place))
     file = NetworkFile.load(place / FILE)
     how = Preprocessing.load(place / preprocessing.FILE)
-    with torch.device("cpu"):  # whatever the default is: the meta device would lose the weights
+    cpu = torch.device("cpu")
+    with cpu, naming_memory(lambda: _too_large(cpu)):  # whatever the default is: the meta device would lose the weights
         net, kept = file.build(how).float(), file.of_seed(seed)  # also where another type is the default
         load_weights(net, place / kept.weights)
         model = Classifier(net, how, file, kept)
-    with naming_memory(lambda: f"a network must fit in the memory of {where}, but it ran out; use the device cpu"):
+    with naming_memory(lambda: _too_large(where)):
         return model.to(where)
 
 

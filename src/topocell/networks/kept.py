@@ -29,6 +29,7 @@ from topocell.networks.scores import confusion_matrix
 from topocell.nn.network import FixedNet
 from topocell.registry import imported
 from topocell.runtime.hooks import Trained
+from topocell.runtime.memory import is_out_of_memory
 
 #: Name of the file that describes the trained networks of a directory.
 FILE = "network.json"
@@ -155,12 +156,18 @@ class NetworkFile:
 
 
 def load_weights(net: FixedNet, path: Path) -> None:
-    """Load a file of weights. Raises CheckpointError where it is missing, damaged, or of another network."""
+    """Load a file of weights.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of another network. MemoryError: memory runs out.
+    """
     try:
         net.load_state_dict(safetensors.torch.load_file(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path} must hold the weights of a network, but is missing; restore it") from None
     except (OSError, SafetensorError, RuntimeError) as fault:
+        if is_out_of_memory(fault):
+            raise MemoryError(str(fault)) from fault
         why = next(iter(str(fault).split("\n")), "")
         raise CheckpointError(f"{path} must hold the weights of {path.parent / FILE}, but does not ({why})") from None
 

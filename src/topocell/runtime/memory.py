@@ -18,8 +18,14 @@ from torch.utils._pytree import tree_leaves
 
 from topocell.errors import RunError
 
-#: What torch says, on a GPU and on a CPU, when memory runs out; the last is oneDNN's.
-FULL = ("out of memory", "not enough memory", "can't allocate memory", "could not create a primitive")
+#: What torch and the system say, on a GPU and on a CPU, when memory runs out; the last is oneDNN's.
+FULL = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "could not create a primitive",
+)
 
 
 def is_out_of_memory(fault: BaseException) -> bool:
@@ -32,7 +38,7 @@ def naming_memory(words: Callable[[], str]) -> Iterator[None]:
     """Turn a fault inside by which memory ran out into a RunError of `words()`."""
     try:
         yield
-    except (RuntimeError, MemoryError) as fault:
+    except (RuntimeError, MemoryError, OSError) as fault:
         if not is_out_of_memory(fault):
             raise
         raise RunError(words()) from fault

@@ -31,7 +31,7 @@ from topocell.config.load import load_recipe
 from topocell.data.pictures import find_images, read_pictures
 from topocell.data.preprocessing import Preprocessing
 from topocell.errors import DataError, RunError, TopocellError
-from topocell.networks import classifier, commands
+from topocell.networks import classifier, commands, kept
 from topocell.networks.kept import csv_text
 from topocell.runs.setup import load_data
 
@@ -594,9 +594,32 @@ def test_a_prediction_that_runs_out_of_memory_says_what_needs_less(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     monkeypatch.setattr(classifier.Classifier, "forward", full)
-    assert classifier._too_large(size, torch.device(device)).endswith(ways)
+    assert classifier._too_large(torch.device(device), size).endswith(ways)
     if device == "cpu":
         image = str(min((made / "photos").rglob("*.bmp")))
         assert main(["predict", str(made / "run"), image, "--batch-size", str(size)]) == 2
         rule = "error: the network and the images of a batch must fit in the memory of cpu, but it ran out with"
         assert capsys.readouterr().err == f"{rule} {size}; {ways}\n"
+
+
+@pytest.mark.parametrize("where", ["build", "read", "move"])
+def test_a_network_that_does_not_fit_is_one_line_whatever_is_under_way(
+    where: str, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And none that says to use the device that is full."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+
+    owner, name = {
+        "build": (kept, "FixedNet"),
+        "read": (kept.safetensors.torch, "load_file"),
+        "move": (classifier.Classifier, "to"),
+    }[where]
+    monkeypatch.setattr(owner, name, full)
+    with pytest.raises(RunError) as caught:
+        topocell.load(made / "run")
+    words = "a network must fit in the memory of cpu, but it ran out; end what else runs there"
+    assert str(caught.value) == words
+    on_gpu = classifier._too_large(torch.device("cuda:1"))
+    assert on_gpu.endswith("memory of cuda:1, but it ran out; use the CPU (--device cpu, or device='cpu' of load)")

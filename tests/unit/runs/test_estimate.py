@@ -1,5 +1,7 @@
 """Estimates: what is counted is what a run has, memory is that of the real thing, and what will not fit is said."""
 
+import errno
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +28,7 @@ from topocell.runs.estimate import Estimate, Knob, Memory, Part, estimate_retrai
 from topocell.runs.estimate.parts import _measurements, stage_knobs
 from topocell.runs.estimate.probe import Stopwatch, measure_memory
 from topocell.runtime.hooks import Silent
-from topocell.runtime.memory import LiveBytes, SavedBytes, is_out_of_memory
+from topocell.runtime.memory import LiveBytes, SavedBytes, is_out_of_memory, naming_memory
 from topocell.searching.loop import Search
 from topocell.selection.projection import Projection
 
@@ -368,11 +370,15 @@ def test_a_plan_that_does_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch, 
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."), True),
         (RuntimeError("could not create a primitive"), True),
         (MemoryError(), True),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), True),  # of a process that cannot be started
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), False),
         (RuntimeError("size mismatch"), False),
     ],
 )
 def test_running_out_of_memory_is_recognised(fault: Exception, full: bool) -> None:
     assert is_out_of_memory(fault) == full
+    with pytest.raises(RunError if full else type(fault)), naming_memory(lambda: "words"):
+        raise fault
 
 
 @pytest.mark.parametrize(("phase", "key"), [("search", "search.batch_size (now 32)"), ("retrain", "retrain.channels")])
