@@ -5,30 +5,39 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
+#: Keys of `data` that say where images are, and who reads them, and not what they are: a fingerprint tells those.
+PLACES = ("root", "download", "cache_root", "workers")
+
 #: Keys of a recipe that may change while a run lasts: they choose the reaction to faults, the device, or how it works.
 #: Where latency is measured the kind of device stays.
-_MAY_CHANGE = ("device", "on_nan", "runtime", "log")
-
-#: Keys of `data` that say where images are, and who reads them, and not what they are.
-PLACES = ("root", "download", "cache_root", "workers")
+_MAY_CHANGE = ("device", "on_nan", "runtime", "log", *(f"data.{key}" for key in PLACES), "selection.trials.workers")
 
 
 def lasting(recipe: Any) -> Any:
     """Return the part of a recipe that stays while a run lasts, with the order of its stages, which mappings lack."""
     if not isinstance(recipe, dict):
         return recipe
-    kept = {k: v for k, v in recipe.items() if k not in _MAY_CHANGE}
+    kept = _without(recipe)
     if measures_latency(recipe):
         kept["device"] = str(recipe.get("device")).partition(":")[0]
-    if isinstance(kept.get("data"), dict):  # images are told by their fingerprint, not by their place
-        kept["data"] = {k: v for k, v in kept["data"].items() if k not in PLACES}
-    selection = kept.get("selection")
-    if isinstance(selection, dict) and isinstance(trials := selection.get("trials"), dict):
-        kept["selection"] = selection | {"trials": {k: v for k, v in trials.items() if k != "workers"}}
     search = kept.get("search")
     if isinstance(search, dict) and isinstance(search.get("stages"), dict):
         kept["search"] = search | {"order of stages": list(search["stages"])}
     return kept
+
+
+def _without(part: dict[Any, Any], where: str = "") -> dict[Any, Any]:
+    """A part of a recipe, at a path that ends in a dot, without what may change."""
+    return {
+        key: _without(value, f"{where}{key}.") if isinstance(value, dict) else value
+        for key, value in part.items()
+        if not may_change(f"{where}{key}")
+    }
+
+
+def may_change(key: str) -> bool:
+    """Return whether a key of a recipe, such as `data.root`, may change while a run lasts that measures no latency."""
+    return any(f"{key}.".startswith(f"{free}.") for free in _MAY_CHANGE)
 
 
 def measures_latency(recipe: Mapping[str, Any]) -> bool:

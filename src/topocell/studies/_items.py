@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from topocell.config.lasting import PLACES
+from topocell.config.lasting import lasting, may_change
 from topocell.errors import RunError
 from topocell.io import files
 from topocell.io.folders import is_helper
@@ -354,19 +354,22 @@ def _names_images(asked: Mapping[str, Any]) -> bool:
     return isinstance(asked["inputs"], dict) and isinstance(asked["inputs"].get("data"), dict)
 
 
-#: Keys of recipes that make a study no other one: images are told by their fingerprint, not by their place.
-_ANYWHERE = ("device", *(f"data.{place}" for place in PLACES))
-
-
 def _identity(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a study another one, by its path; where it is made does not."""
-    found = {}
-    for path, value in _leaves(asked).items():
-        if path == "options.overrides" and isinstance(value, list):
-            value = [word for word in value if str(word).partition("=")[0] not in _ANYWHERE]
-        if not re.fullmatch(rf"inputs\.recipes\..*\.({'|'.join(map(re.escape, _ANYWHERE))})", path):
-            found[path] = value
+    """What makes a study another one, by its path: of recipes, its own and those of runs that it takes, what lasts."""
+    inputs = asked["inputs"]
+    if isinstance(inputs, dict):
+        inputs = {
+            section: _lasting(part) if section in ("recipes", "runs") else part for section, part in inputs.items()
+        }
+    found = _leaves({**asked, "inputs": inputs})
+    if isinstance(words := found.get("options.overrides"), list):
+        found["options.overrides"] = [word for word in words if not may_change(str(word).partition("=")[0].strip())]
     return found
+
+
+def _lasting(recipes: Any) -> Any:
+    """What lasts of each of some recipes by label."""
+    return {label: lasting(recipe) for label, recipe in recipes.items()} if isinstance(recipes, dict) else recipes
 
 
 def _leaves(value: Any, where: str = "") -> dict[str, Any]:

@@ -865,19 +865,29 @@ def test_cells_with_a_known_accuracy_are_looked_up(place: Path, tmp_path: Path) 
 def test_images_are_told_by_their_fingerprint_and_not_by_their_place(tmp_path: Path) -> None:
     """A study goes on with the same images elsewhere, on another device too, and says so where they are others."""
 
-    def begin(root: str, fingerprint: str, **options: Any) -> None:
-        recipe = {"data": {"dataset": "folder", "root": root, "workers": len(root)}, "seed": 0, "device": root[:1]}
+    def begin(root: str, fingerprint: str, measure: str = "parameters", **options: Any) -> None:
+        recipe: dict[str, Any] = {
+            "data": {"dataset": "folder", "root": root, "workers": len(root)},
+            "seed": 0,
+            "device": root[:1],
+        }
+        recipe |= {"on_nan": root, "search": {"cost": {"measure": measure}, "stages": {"a": {}}}}
         asked = {"overrides": [f"data.root={root}", f"device={root[:1]}", "space.nodes=2"], **options}
-        with Bench("any", "about", asked, tmp_path / "a", Quiet()) as bench:
-            bench.begin(1, {"recipes": {"dots.data": recipe}, "data": {fingerprint: "folder"}}, {})
+        recipes = {"recipes": {"dots.data": recipe}, "runs": {"made/run.1": recipe}}
+        with Bench("any", "about", asked, tmp_path / f"a {measure}", Quiet()) as bench:
+            bench.begin(1, {**recipes, "data": {fingerprint: "folder"}}, {})
 
     begin("photos", "abc")
     begin("elsewhere/photos", "abc")
-    before = (tmp_path / "a/study.json").read_bytes()
+    before = (tmp_path / "a parameters/study.json").read_bytes()
     with pytest.raises(
         RunError, match=r"a study resumes with the images it began with, but those of .* changed; restore"
     ):
         begin("photos", "xyz")
     with pytest.raises(RunError, match=r"belongs to another study .*options\.number is None there and 2"):
         begin("photos", "abc", number=2)
-    assert (tmp_path / "a/study.json").read_bytes() == before
+    assert (tmp_path / "a parameters/study.json").read_bytes() == before
+    begin("photos", "abc", "latency")
+    begin("pictures", "abc", "latency")
+    with pytest.raises(RunError, match=r"first difference: inputs\.recipes\.dots\.data\.device is 'p' there and 'e'"):
+        begin("elsewhere/photos", "abc", "latency")
