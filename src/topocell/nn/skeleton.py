@@ -113,11 +113,13 @@ def _check_maps(states: object, divisor: int) -> None:
     What stands for a tensor while a graph is traced passes.
     """
     height, width = states.shape[-2:] if isinstance(states, Tensor) and states.dim() == 4 else (0, 0)
-    if isinstance(height, int) and isinstance(width, int) and (height % divisor or width % divisor):
-        raise SpaceError(
-            f"height and width of what the stem returns must be divisible by {divisor}, as cells halve it, but are "
-            f"{height}x{width}; resize or pad the images, or change the stem"
-        )
+    if isinstance(height, int) and isinstance(width, int):
+        check_resolution(divisor, height, width, of_stem=True)
+
+
+#: Attribute of the stem that a skeleton was made with: it lasts where the class of a module is changed (`fully_shard`),
+#: and where another one stands for it (`torch.compile`).
+_BUILT = "made_by_skeleton"
 
 
 def _no_context(slot: Slot) -> tuple:
@@ -222,7 +224,11 @@ class Skeleton(nn.Module):
             self.head.add_module("bn", batch_norm(c1, True, batch_statistics))
             self.head.add_module("relu", nn.ReLU())
         self.classifier = nn.Linear(c1, classes)
-        self.divisor = resolution_divisor(skeleton, self.slots, stem)
+        setattr(self.stem, _BUILT, True)
+        firsts = [self.slots[:count] for count in range(len(self.slots) + 1)]
+        self._divisors = [resolution_divisor(skeleton, slots, stem) for slots in firsts]
+        self._divisors_of_maps = [resolution_divisor(skeleton, slots, None) for slots in firsts]
+        self.divisor = self._divisors[-1]
 
     def forward(self, x: Tensor, context: Context = _no_context) -> Tensor:
         """Logits `(N, classes)` of images `(N, in_channels, H, W)`; `context(slot)` goes to its cell."""
@@ -242,24 +248,20 @@ class Skeleton(nn.Module):
 
     def begin(self, x: Tensor) -> States:
         """Return the inputs of the first cell for images `(N, in_channels, H, W)`."""
-        built = type(self.stem) in (CifarStem, ImageNetStem)
-        if built:
-            check_images(x, self.divisor // self._halved(len(self.cells), len(self.slots)))
-        if len(self.cells) > len(self.slots):
+        count = len(self.cells)
+        if count > len(self.slots):
             raise SpaceError(
-                f"a network has as many cells as it was made with, or the first of them, but got {len(self.cells)} of "
+                f"a network has as many cells as it was made with, or the first of them, but got {count} of "
                 f"{len(self.slots)}; make a network of more layers"
             )
+        built = getattr(self.stem, _BUILT, False)
+        if built:
+            check_images(x, self._divisors[count])
         states = self.stem(x)
         s0, s1 = states if isinstance(states, (tuple, list)) else (states, states)
         if not built:
-            _check_maps(s1, self._halved(0, len(self.cells)))
+            _check_maps(s1, self._divisors_of_maps[count])
         return s0, s1
-
-    def _halved(self, first: int, end: int) -> int:
-        """By how much the cells from `first` to before `end` divide the resolution, with the blocks before them."""
-        reducing = (s.cell_type == "reduce" or s.index in self.block_before for s in self.slots[first:end])
-        return 2 ** sum(reducing)
 
     def advance(self, index: int, s0: Tensor, s1: Tensor, context: Context = _no_context) -> States:
         """Return the inputs of the cell after `index`, from those of that cell: the outputs of the two cells before."""

@@ -115,27 +115,33 @@ def layout(skeleton: str, channels: int, layers: int) -> list[Slot]:
     return stacking(skeleton).layout(channels, layers)
 
 
-def resolution_divisor(skeleton: str, slots: Sequence[Slot], stem: str) -> int:
+def resolution_divisor(skeleton: str, slots: Sequence[Slot], stem: str | None) -> int:
     """Return of which number height and width of the images are multiples, for cells that halve them evenly.
 
     Args:
         skeleton: its name.
         slots: of the network.
-        stem: `imagenet` divides them by 8 before the cells, `cifar` by its stride in the skeleton.
+        stem: `imagenet` divides them by 8 before the cells, `cifar` by its stride in the skeleton; None for the number
+            that the cells alone ask for, of what some stem returns.
     """
     if stacking(skeleton).preprocess:
         halvings = sum(slot.cell_type == "reduce" for slot in slots)
     else:
         halvings = sum(after.channels > before.channels for before, after in pairwise(slots))
-    return 2**halvings * (8 if stem == "imagenet" else stacking(skeleton).stem_stride)
+    reductions = {None: 1, "imagenet": 8}
+    return int(2**halvings * reductions.get(stem, stacking(skeleton).stem_stride))
 
 
-def check_resolution(divisor: int, height: int, width: int) -> None:
-    """Raise SpaceError for images whose height or width is no multiple of a `resolution_divisor`."""
+def check_resolution(divisor: int, height: int, width: int, of_stem: bool = False) -> None:
+    """Raise SpaceError where height or width is no multiple of a `resolution_divisor`.
+
+    They are those of images, or of what a stem of the user's own returns.
+    """
     if height % divisor or width % divisor:
+        what, step = (" of what the stem returns", ", or change the stem") if of_stem else ("", "")
         raise SpaceError(
-            f"height and width must be divisible by {divisor} for this network, but got {height}x{width}; resize or "
-            f"pad the images"
+            f"height and width{what} must be divisible by {divisor} for this network, but got {height}x{width}; resize "
+            f"or pad the images{step}"
         )
 
 

@@ -1,3 +1,4 @@
+import copy
 from typing import Any
 
 import pytest
@@ -202,9 +203,35 @@ def test_another_stem_is_asked_for_maps_that_the_cells_can_halve(make: Any) -> N
     assert with_stem(LastChannels)(torch.randn(2, 32, 32, 3)).shape == (2, 10)
     patched = with_stem(lambda stem: patches(stem.conv.out_channels, 4))
     assert patched(torch.randn(2, 3, 48, 32)).shape == (2, 10)
-    message = r"what the stem returns must be divisible by 4, as cells halve it, but are 9x8; resize or pad"
+    message = (
+        r"what the stem returns must be divisible by 4 for this network, but got 9x8; resize or pad the images, or"
+    )
     with pytest.raises(SpaceError, match=message):
         patched(torch.randn(2, 3, 36, 32))
+
+
+class Sharded(nn.Module):
+    """What `fully_shard` puts before the class of a module."""
+
+
+def swapped(stem: nn.Module) -> nn.Module:
+    stem.__class__ = type("Swapped", (Sharded, type(stem)), {})
+    return stem
+
+
+@pytest.mark.parametrize("wrap", [swapped, lambda stem: torch.compile(stem, backend="eager"), copy.deepcopy])
+@pytest.mark.parametrize(("make", "divisor"), [(build, 4), (lambda: build(stem="imagenet"), 32), (nasbench201, 4)])
+def test_the_stem_that_a_network_was_made_with_stays_that_however_it_is_wrapped(
+    make: Any, divisor: int, wrap: Any
+) -> None:
+    """The images are asked for, before they are computed with, and with fewer cells for less."""
+    net = make()
+    net.stem = wrap(net.stem)
+    for left in (divisor, divisor // 2):
+        with pytest.raises(SpaceError, match=f"^height and width must be divisible by {left} for this network"):
+            net(torch.randn(2, 3, 2 * left, 2 * left + 1))
+        assert net.features(torch.randn(2, 3, 2 * left, 2 * left))[0].shape[2:] == (2, 2)
+        net.cells = net.cells[:4]
 
 
 @pytest.mark.parametrize(
