@@ -55,7 +55,9 @@ def latency(by: str, call: Callable[[Tensor], Any], image: Tensor) -> dict[str, 
     }
 
 
-def card(model: Classifier, to: str, facts: Facts, check: str, latencies: Sequence[Mapping[str, Any]]) -> str:
+def card(
+    model: Classifier, to: str, facts: Facts, check: str, latencies: Sequence[Mapping[str, Any]], any_size: bool
+) -> str:
     """Write the model card.
 
     Args:
@@ -64,6 +66,7 @@ def card(model: Classifier, to: str, facts: Facts, check: str, latencies: Sequen
         facts: what is known besides.
         check: a sentence on how the export was checked.
         latencies: from `latency`.
+        any_size: whether the export takes images of other sizes than that of the training.
     """
     how, results = model.preprocessing, facts.results
     code, notes = usage(to, how, facts.name, model.file.imports)
@@ -84,7 +87,7 @@ def card(model: Classifier, to: str, facts: Facts, check: str, latencies: Sequen
         "## Classes",
         _classes(model, results),
         "## Images",
-        _table([["", ""], *_images(model, to)]),
+        _table([["", ""], *_images(model, any_size)]),
         "## Network",
         _table([["", ""], *_network(model, facts)]),
         "## Time",
@@ -131,10 +134,12 @@ def _classes(model: Classifier, results: Mapping[str, Any]) -> str:
     return _table(class_table(results) or [["class"], *([name] for name in model.classes)])
 
 
-def _images(model: Classifier, to: str) -> list[list[str]]:
-    how = model.preprocessing
-    graph = to in ("onnx", "pt2")
-    others = "no other" if graph else f"others must be divisible by {model.net.divisor}, and were not tested"
+def _images(model: Classifier, any_size: bool) -> list[list[str]]:
+    how, divisor = model.preprocessing, model.net.divisor
+    others = "no other"
+    if any_size:
+        others = f"others must be divisible by {divisor}" if divisor > 1 else "any other is taken"
+        others += ", and were not tested" if divisor > 1 else ", but was not tested"
     rules = {
         "fit": "turned upright by EXIF, scaled to cover the size (bilinear, antialiased), cut off alike on both sides",
         "centre": "turned upright by EXIF, shorter side scaled to 8/7 of the size (bilinear, antialiased), cut off",

@@ -28,19 +28,21 @@ class Format(NamedTuple):
         packages: that it needs.
         tolerance: largest difference of a logit, in units of the largest logit where that is above 1.
         runtime: package whose time for an image is measured besides PyTorch's.
+        any_size: whether it takes images of other sizes than that of the training, as far as its cells halve them.
     """
 
     write: Callable[[Classifier, Path, str], Compute]
     packages: tuple[str, ...] = ()
     tolerance: float = 0.0
     runtime: str | None = None
+    any_size: bool = True
 
 
 FORMATS: Mapping[str, Format] = {
     "safetensors": Format(graphs.write_safetensors),
-    "onnx": Format(graphs.write_onnx, ("onnx", "onnxruntime", "onnxscript"), 1e-4, "onnxruntime"),
+    "onnx": Format(graphs.write_onnx, ("onnx", "onnxruntime", "onnxscript"), 1e-4, "onnxruntime", False),
     "standalone": Format(standalone.write_standalone),
-    "pt2": Format(graphs.write_pt2, (), 1e-5),
+    "pt2": Format(graphs.write_pt2, (), 1e-5, any_size=False),
     "timm": Format(standalone.write_timm, ("timm",)),
 }
 
@@ -125,7 +127,7 @@ def write_export(model: Classifier, to: str, out: Path, known: Facts, samples: S
             called = f"{form.runtime} {importlib.import_module(form.runtime).__version__}"
             times.append(card.latency(called, lambda image: compute([image]), one))
         draw_genotype(model.file.genotype.to_dict(), folder / "cell.svg")
-        files.replace(folder / card.FILE, card.card(model, to, known, check, times).encode())
+        files.replace(folder / card.FILE, card.card(model, to, known, check, times, form.any_size).encode())
         contents = {found.name: found.read_bytes() for found in sorted(folder.iterdir()) if found.is_file()}
         described = {
             "version": facts.VERSION,

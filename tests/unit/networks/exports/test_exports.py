@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,11 @@ from topocell.runs import exporting
 
 NASBENCH201 = Genotype.from_nasbench201(
     "|nor_conv_3x3~0|+|none~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_1x1~2|"
+)
+UNIFORM = Genotype(
+    "topology-bench",
+    {"normal": CellGenotype(2, ((("skip_connect", 0),), (("sep_conv_3x3", 2), ("skip_connect", 1))), (2, 3))},
+    skeleton="uniform",
 )
 FILES = {
     "safetensors": {"network.json", "weights.safetensors", "preprocessing.json"},
@@ -527,6 +533,26 @@ def test_damaged_results_cost_the_card_its_scores_alone(made: Path, damage: str,
     (run / "results.json").write_text(damage)
     text = (topocell.export(run, "safetensors").path / "README.md").read_text()
     assert "Test accuracy:" in text and "| class |" in text
+
+
+@pytest.mark.parametrize(
+    ("skeleton", "words"),
+    [
+        ("uniform", "any other is taken, but was not tested"),
+        ("uniform-half", "others must be divisible by 2, and were"),
+    ],
+)
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_card_says_which_other_sizes_are_taken(to: str, skeleton: str, words: str, tmp_path: Path) -> None:
+    """None by a graph, which refuses them."""
+    model = classifier(replace(UNIFORM, skeleton=skeleton), layers=2)
+    done = write_export(model, to, tmp_path / "out", Facts("x"), random_samples(model, "there are none"))
+    if to in ("onnx", "pt2"):
+        words = "no other |"
+    assert f"pixels (height x width); {words}" in (done.path / "README.md").read_text()
+    if to == "pt2":
+        with pytest.raises(Exception, match=r"[Gg]uard|size|shape"):
+            torch.export.load(done.path / "model.pt2").module()(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
 
 
 def test_a_full_disk_leaves_no_part_of_an_export(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
