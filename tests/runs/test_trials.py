@@ -52,6 +52,18 @@ def test_several_processes_find_what_one_finds(tmp_path: Path) -> None:
     api.run(again, tmp_path / "two")  # finished, and the same run
 
 
+def test_several_processes_resume_where_the_device_of_the_run_is_not(tmp_path: Path) -> None:
+    """Each of them on what takes its place."""
+    recipe = load_recipe("random-search", [*TINY, "selection.trials.number=2", "selection.trials.workers=2"], "smoke")
+    for name in ("here", "moved"):
+        api.search(recipe, tmp_path / name)
+    stored = tmp_path / "moved/recipe.yaml"
+    stored.write_text(stored.read_text().replace("device: auto", "device: cuda:97"))
+    assert api.select(tmp_path / "moved").key == api.select(tmp_path / "here").key
+    assert trials_of(tmp_path / "moved") == trials_of(tmp_path / "here") and len(trials_of(tmp_path / "here")) == 2
+    assert "device: cuda:97" in stored.read_text()
+
+
 def test_cells_at_once_find_what_one_after_the_other_finds(tmp_path: Path) -> None:
     """Up to rounding; and in several processes the very same, which have the same groups."""
     changes, ends = [*TINY, "selection.trials.number=5"], {}
