@@ -210,7 +210,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["draw", "sound.json", "--out", "cell.gif"], "draw writes .svg, .png, .pdf, .tex or .dot, but got 'cell.gif'"),
     (["draw", "forward.json", "--out", "cell.svg"], "edge from the future: node 2 takes nodes below 2, but got 4"),
     (["draw", "absent.json", "--out", "cell.svg"], "absent.json"),
-    (["draw", "broken.yaml", "--out", "cell.svg"], "a genotype is a JSON file"),
+    (["draw", "broken.yaml", "--out", "cell.svg"], "every bracket must be closed"),
     (["draw", "begun", "--out", "cell.svg"], "begun has none; its search has derived none yet: topocell run"),
     (["draw", "things", "--out", "cell.svg"], "but things has none; name a run, or a file with a genotype"),
     # words that are empty, as "$RUN" is where there is no such variable
