@@ -116,7 +116,10 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
         out, text = out + bare, rest
     out += _OLD.findall(text)
     lines = _OLD.sub("", text).split("\n")
-    if hunk := _HUNK.search(text):
+    hunk = _HUNK.search(text)
+    if not hunk and _is_hunk(lines):
+        hunk, lines = _HUNK.search("@@ -1 +1 @@"), [line or " " for line in lines]
+    if hunk:
         width = len(hunk[2])
         lines = [line.removeprefix(hunk[1]) for line in lines if not _HUNK.match(line)]
         taken = ["-" in line[:width] for line in lines]
@@ -145,6 +148,14 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
         if kept and not (hunk and is_taken) and not _PLAIN.match(line):
             kept[-1] += GAP
     return kept, out
+
+
+def _is_hunk(lines: list[str]) -> bool:
+    """Return whether lines are of a diff without its head: each has a sign or a blank, and those of both have parts."""
+    known = all(line[:1] in ("", " ", "+", "-") for line in lines)
+    several = sum(line.startswith(("+", "-")) for line in lines) > 2 or any(line.startswith(" ") for line in lines)
+    both = (any(line.startswith(sign) and _PART.search(line) for line in lines) for sign in "+-")
+    return known and several and any("Genotype" in line for line in lines) and all(both)
 
 
 def _kept(string: re.Match[str], bare: list[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from topocell.errors import GenotypeError, nearest
 from topocell.genotype import exports, formats, namedtuples
-from topocell.genotype.comments import is_commented, uncommented
+from topocell.genotype.comments import GAP, is_commented, uncommented
 from topocell.genotype.exports import BENCH_PREFIX, HUB_KEY, NNI_KEY
 from topocell.genotype.literals import Call, shown
 from topocell.genotype.prefixes import unprefixed
@@ -125,7 +125,8 @@ def _next_step(text: str, error: GenotypeError, has_lines: bool) -> str:
             "; a name or a path is not read: topocell.genotype.published.published(NAME).genotype is a published "
             "cell, Genotype.load(PATH) reads a file or the directory of a run"
         )
-    if fault := yaml_fault(text):
+    fault = yaml_fault(text)
+    if fault and "constructor" not in fault:  # which is of an object that PyYAML keeps
         return f"; it looks like YAML, which cannot be read: {fault}"
     for hint, kind in _FOREIGN:
         if is_commented(text) if hint is None else re.search(hint, text):
@@ -168,6 +169,17 @@ def _found(plain: str, out: str) -> tuple[str, Any]:
         isinstance(value, dict) and (found := unwrapped(settings := json.dumps(value))) != settings
     ):  # settings in Python
         return _recognised(found)
+    if form := _form_of(value):
+        return form
+    inside = [within for part in _parts(value) if (within := _form_within(part))]
+    if inside and all(within == inside[0] for within in inside):
+        return inside[0]
+    what = f"a dictionary of {shown(list(value))}" if isinstance(value, dict) else shown(plain.replace(GAP, "").strip())
+    raise _UnknownError(f"{_KNOWN}, but got {what}")
+
+
+def _form_of(value: Any) -> tuple[str, Any] | None:
+    """The form of a value, and what is read of it; None for no form. Raises GenotypeError where a field is wrong."""
     if isinstance(value, Call) and not value.args and "cells" in value.fields:  # as ours is printed
         return "topocell", {"format": 1, **value.fields}
     if isinstance(value, Call) or (isinstance(value, dict) and "normal" in value and "format" not in value):
@@ -183,7 +195,7 @@ def _found(plain: str, out: str) -> tuple[str, Any]:
         spelt = {key.replace("_COLON_", ":"): item for key, item in value.items()}  # as YAHPO Gym spells it
         if len(spelt) == len(value) and any(key.startswith(BENCH_PREFIX) for key in spelt):
             return "nasbench301", spelt
-        raise _UnknownError(f"{_KNOWN}, but got a dictionary of {shown(list(value))}")
+        return None
     if isinstance(value, tuple) and len(value) == 2 and all(map(_is_numbers, value)):
         return "compact", value
     if isinstance(value, tuple) and (arch := _nodes_of_nasbench201(value)):
@@ -191,7 +203,21 @@ def _found(plain: str, out: str) -> tuple[str, Any]:
     if isinstance(value, tuple) and len(value) == len(namedtuples.FIELDS):  # JSON has no names for those of a tuple
         fields = dict(zip(namedtuples.FIELDS, value))
         return namedtuples.kind_of(fields), fields
-    raise _UnknownError(f"{_KNOWN}, but got {shown(plain.strip())}")
+    return None
+
+
+def _parts(value: Any) -> list[Any]:
+    """What is in settings, at any depth."""
+    items = list(value.values()) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else []
+    return items + [part for item in items for part in _parts(item)]
+
+
+def _form_within(part: Any) -> tuple[str, Any] | None:
+    """The form of a part of settings, of which numbers alone say nothing."""
+    with suppress(GenotypeError):
+        found = _form_of(part)
+        return found if found and found[0] != "compact" else None
+    return None
 
 
 def _is_numbers(pairs: Any) -> bool:

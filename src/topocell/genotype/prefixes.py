@@ -5,12 +5,13 @@ import re
 from topocell.genotype.comments import is_comment
 from topocell.genotype.texts import another
 
-_TIME = re.compile(r"\s*\[?\d{4}[-/]\d\d[-/]\d\d[T ][\d:.,+Z-]+\]?\s")
+_DAY = r"\d{4}[-/]\d\d[-/]\d\d[T ]|\d\d/\d\d |[A-Z][a-z]{2} [ \d]\d "
+_TIME = re.compile(rf"\s*\[?(?:{_DAY})?\d\d:\d\d(?::[\d.,+Z:-]+)?(?: [AP]M)?\]?\s(?:(?:DEBUG|INFO|WARNING|ERROR):?\s)?")
 #: `file.py:12:` and `file.py-13-`, as `grep` prints lines and those beside them.
 _PLACE = re.compile(r"([\w./]+?)[:-](?:\d+[:-])?(?![\w./]*[:-]\d)")
 _NUMBER = re.compile(r"\s*(\d+)(?:\t|[:|] ?| {1,2})")
 #: How a name before lines ends.
-_NAMED = re.compile(r".*(?:[:|\])] | [FP] )")
+_NAMED = re.compile(r".*(?:[:|\])] | [FP] |<std(?:out|err)>:)")
 
 
 def unprefixed(text: str) -> str:

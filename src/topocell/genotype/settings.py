@@ -10,11 +10,10 @@ from topocell.genotype.namedtuples import FIELDS
 from topocell.genotype.texts import CALL, another, more_than
 from topocell.io import files, plain_yaml
 
-#: Keys of a mapping whose text is a genotype, beside `genotype`.
-_ENTRIES = ("arch", "architecture", "arch_str", "cell", "best_genotype", "best_arch")
 #: Keys of a mapping in YAML that holds a genotype.
 _IN_YAML = re.compile(
-    r"^[ \t]*(?:- )*\{?(?:format|normal|genotype|(?:normal|reduce)(?:_n\d+_\w+|/\w+)|(?:\w+:darts:)?edge_\w+)\s*:"
+    r"^[ \t]*(?:- )*(?:\{|['\"])?"
+    r"(?:format|normal|genotype|(?:normal|reduce)(?:_n\d+_\w+|/\w+)|(?:\w+:darts:)?edge_\w+)['\"]?\s*:"
     r"|[{,][ \t]*(?:genotype|normal):",
     re.MULTILINE,
 )
@@ -85,7 +84,7 @@ def _entry(data: Any, depth: int = 0) -> tuple[Any, Any] | None:
         return None
     places = data.items() if isinstance(data, dict) else enumerate(data)
     if isinstance(data, dict):
-        others = (key for key in _ENTRIES if isinstance(data.get(key), str) and CALL.search(data[key]))
+        others = (key for key, value in data.items() if isinstance(value, str) and CALL.search(value))
         if key := "genotype" if data.get("genotype") else next(others, None):  # null: none yet
             return data, key
     entries = ((data, key) if _is_whole(value) else _entry(value, depth + 1) for key, value in places)

@@ -36,6 +36,8 @@ _BLANK = re.compile(r"[^\S \t\r\n]")
 _TYPESET = str.maketrans(
     {"\u223c": "~", "\u02dc": "~", "×": "x", "‘": "'", "’": "'", "′": "'", "“": '"', "”": '"', "″": '"'}
 )
+#: Where a text of Python goes on in its next line.
+_JOINED = re.compile(r"""(['"])[ \t]*\\\n\s*\1""")
 #: A tag of HTML with attributes, but those that may strike out or hide what is in it.
 _TAG = re.compile(
     r"<(table|tbody|tr|t[dh]|code|pre|span|p|div|li)\s"
@@ -155,6 +157,7 @@ def bounded(text: object) -> str:
             "a diff must have whole lines, but one of words has the old and the new ones in one; print it without "
             "--color-words or --word-diff"
         )
+    text = _JOINED.sub("", re.sub(r"<br ?/?>", "\n", text))
     plain = html.unescape(_TAG.sub(r"<\1>", _DECORATION.sub("", text)))
     plain = named(plain)
     return _LATEX.sub(r"'\1'", _BLANK.sub(" ", plain.translate(_TYPESET)))
@@ -289,7 +292,7 @@ def _cut(text: str, start: int, bracket: int, alone: bool = False) -> str:
     above = head[: len(head) - len(before)]
     before, after = _bared(before, after)
     if _opens(above):
-        raise BesideError(f"before a genotype every bracket must be closed, but one is not in {shown(above)}")
+        raise BesideError(f"before a genotype every bracket must be closed, but one is not in {shown(above.strip())}")
     told, behind = _told(before), _told(after)
     signs = any(c in told for c in "'\"`{") or _SIGNS.search(told)
     if signs or _opens(told) or is_another(before) or not _BEFORE.fullmatch(told):

@@ -42,9 +42,10 @@ class OtherRecipe(RunError):
 
     def __init__(self, path: Path, difference: str, keys: Collection[str] = ()) -> None:
         again = f", or train its cell otherwise: topocell retrain {typed(path)} --as NAME KEY=VALUE"
+        images = ", or give the images of the run again: data=(train, test)" * ("'given' there" in difference)
         super().__init__(
             f"output directory {path} belongs to another recipe (first difference: {difference}); "
-            f"choose another --out or delete it{again * bool(keys and set(keys) <= set(RETRAINED))}"
+            f"choose another --out or delete it{images}{again * bool(keys and set(keys) <= set(RETRAINED))}"
         )
         self.difference = difference
 

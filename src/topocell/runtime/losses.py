@@ -42,6 +42,8 @@ LOSSES = Registry[Callable[..., Tensor]]("loss", {"cross_entropy": cross_entropy
 
 #: Argument of a loss → key of a training that sets it.
 _GIVEN = {"weight": "class_weights", "label_smoothing": "label_smoothing"}
+#: Values of these keys that set nothing.
+_OFF = {"class_weights": "none", "label_smoothing": "0"}
 
 
 def build_loss(
@@ -75,7 +77,7 @@ def build_loss(
             raise RecipeError(f"options of a loss do not hold {name!r}; {way}")
         if name in given and name not in takes:
             raise RecipeError(
-                f"{key} needs a loss with an argument {name!r}, but {choice.name!r} has none; leave {key} out"
+                f"{key} needs a loss with an argument {name!r}, but {choice.name!r} has none; set {own}={_OFF[key]}"
             )
         if name in takes and name not in given and takes[name].default is inspect.Parameter.empty:
             giver, way = ("a search", "") if of == "search" else (own, f", or set {own}")

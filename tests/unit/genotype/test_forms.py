@@ -26,6 +26,7 @@ V2 = DARTS_V2.to_darts()
 NOISE = V2.replace("skip_connect", "noise")
 ARCH = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|avg_pool_3x3~1|nor_conv_1x1~2|"
 PREFIXES = ["trainer_1  | ", "0: ", "[rank0]: ", "(pid=1234) ", "2022-05-01T10:00:00.123456789Z stdout F "]
+PREFIXES += ["11/29 05:07:05 PM ", "17:07:05 ", "Nov 29 17:07:05 ", "2026-11-29 17:07:05,123 INFO ", "[1,0]<stdout>:"]
 NODES = [[("nor_conv_3x3", 0)], [("none", 0), ("skip_connect", 1)]]
 SHORT = ARCH[: ARCH.rfind("+")]
 MARKDOWN_NOISE = re.sub(r"([\[\]()_])", r"\\\1", NOISE)
@@ -216,6 +217,12 @@ FIELDS_OF_V2: dict[str, Any] = {
         f"-> {V2}",
         str({"genotype": FIELDS_OF_V2}),
         # under any key, where all fields are there
+        json.dumps({"parameter_id": 0, "parameters": json.loads(in_form(HUB, DARTS_V2))}),
+        json.dumps({"parameter_id": 0, "arch": [json.loads(in_form(MUTABLES, DARTS_V2))]}),
+        json.dumps({"config": list(FIELDS_OF_V2.values()), "acc": 93, "betas": [[[0, 1]], [[2, 3]]]}),
+        json.dumps({"EA_BPE1": V2}),
+        yaml.dump({"genotype": V2, "layers": 20}, default_style='"'),
+        f'"genotype": "{V2}"\n"layers": 20\n',
         json.dumps({"epoch": 3, "cell": FIELDS_OF_V2}),
         json.dumps({"genotype": [FIELDS_OF_V2]}),
         json.dumps([FIELDS_OF_V2]),
@@ -246,6 +253,11 @@ FIELDS_OF_V2: dict[str, Any] = {
         "\n".join(f"+{line}" for line in json.dumps(FIELDS_OF_V2, indent=1).splitlines()),
         V2.replace("('skip_connect', 0)", "('skip_connect', 0),  # was ('noise', 0)\n").replace("\n,", "\n"),
         "In [3]: best = " + V2.replace("), (", "),\n   ...: ("),
+        'V2 = "' + V2.replace("reduce=", '" \\\n    "reduce=') + '"',
+        V2.replace("), (", "),<br>("),
+        f"-V2 = {NOISE}\n+V2 = {V2}".replace(", reduce=", ",\n@    reduce=").replace("@", "-", 1).replace("@", "+"),
+        f" V2 = Genotype(\n-    normal={FIELDS_OF_V2['reduce']},\n+    normal={FIELDS_OF_V2['normal']},\n"
+        f"     normal_concat=range(2, 6),\n     reduce={FIELDS_OF_V2['reduce']}, reduce_concat=range(2, 6))",
         # quoted twice, added without a head, and below a head that quotes another
         "> > " + V2.replace("), (", "),\n> > ("),
         "+" + V2.replace("), (", "),\n+    ("),
