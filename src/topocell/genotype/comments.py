@@ -116,12 +116,11 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
         out, text = out + bare, rest
     out += _OLD.findall(text)
     lines = _OLD.sub("", text).split("\n")
-    hunk = _HUNK.search(text)
-    if not hunk and _is_hunk(lines):
-        hunk, lines = _HUNK.search("@@ -1 +1 @@"), [line or " " for line in lines]
+    head = _HUNK.search(text)
+    hunk = head is not None or _is_hunk(lines)
     if hunk:
-        width = len(hunk[2])
-        lines = [line.removeprefix(hunk[1]) for line in lines if not _HUNK.match(line)]
+        indent, width = (head[1], len(head[2])) if head else ("", 1)
+        lines = [line.removeprefix(indent) for line in lines if not _HUNK.match(line)]
         taken = ["-" in line[:width] for line in lines]
         lines = [line[width if not line[:width].strip("+ ") else 0 :] for line in lines]
     else:

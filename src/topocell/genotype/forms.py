@@ -125,8 +125,7 @@ def _next_step(text: str, error: GenotypeError, has_lines: bool) -> str:
             "; a name or a path is not read: topocell.genotype.published.published(NAME).genotype is a published "
             "cell, Genotype.load(PATH) reads a file or the directory of a run"
         )
-    fault = yaml_fault(text)
-    if fault and "constructor" not in fault:  # which is of an object that PyYAML keeps
+    if "!!python/object" not in text and (fault := yaml_fault(text)):
         return f"; it looks like YAML, which cannot be read: {fault}"
     for hint, kind in _FOREIGN:
         if is_commented(text) if hint is None else re.search(hint, text):

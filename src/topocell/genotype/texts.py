@@ -46,10 +46,10 @@ _TAG = re.compile(
 )
 _ANY_TAG = re.compile(r"<[^<>()\[\]|~\n]*>")
 #: A name of an operation before the number of its input: in quotes, brackets or a list of YAML; or before a tilde.
-_OPERATION = r"\w*(?:conv|pool|skip|connect|sepc|noise|identity)\w*"
+_OPERATION = r"(?<!\w)(?=\w*?(?:conv|pool|skip|connect|sepc|noise|identity){0})(\w++)"
 _NUMBERED = re.compile(
-    rf"(?:(?<=['\"(\[`“”‘’{{])|(?<=- ))({_OPERATION})['\")`”’]*\s*(?:,|\n\s*-)\s*['\"`“‘]*(?:\w+\.)?(?:\w+\()?['\"]*"
-    rf"[0-9]{{1,3}}(?![0-9.])|({_OPERATION}|none)\s*~\s*[0-9]"
+    rf"(?:(?<=['\"(\[`“”‘’{{])|(?<=- )){_OPERATION.format('')}['\")`”’]*+(?:\s*+,|[^\S\n]*+\n\s*+-)\s*+['\"`“‘]*+"
+    rf"(?:\w++\.)?(?:\w++\()?['\"]*+[0-9]{{1,3}}(?![0-9.])|{_OPERATION.format('|none')}\s*+~\s*+[0-9]"
 )
 #: A name in quotes of LaTeX, among brackets and commas.
 _LATEX = re.compile(r"(?<=[(\[,\s])`{1,2}([\w\\]+)'{1,2}(?=[,)\]])")
@@ -99,7 +99,8 @@ _GROUP = re.compile(r"(?<=\s)(?:\((?![^()]*\.\w*\()[^()\[\]{}'\"=]*\)|\[[^()\[\]
 #: A comment, or a statement: in a log each part before a semicolon has a number, in a table it is the last character.
 _SIGNS = re.compile(r"#(?![0-9])|=.*;.|(?:\A|;)[^;0-9]*;(?:.*[^;])\Z")
 #: How a diff of words marks what it takes away, also in colours.
-_WORDS_TAKEN = re.compile(r"\[-[^\n]*-\]\{\+|@@ -[0-9](?s:.*)(?:(?<=[^\n])\x1b\[(?:\d+;)*31m|\x1b\[(?:\d+;)*31m(?!-))")
+_WORDS_TAKEN = re.compile(r"-\]\{\+")
+_COLOURED = re.compile(r"(?<=[^\n])\x1b\[(?:\d+;)*31m|\x1b\[(?:\d+;)*31m(?!-)")
 
 #: What may stand before a genotype on its line: `NAME =`, a log prefix, or cells of a table; or a call that prints it.
 _BEFORE = re.compile(r"|.*[\s=:]|[^()\[\]{}]*[,;|>&]")
@@ -147,12 +148,12 @@ def decoded(raw: bytes) -> str:
 def bounded(text: object) -> str:
     """The text without byte order mark, colours of a terminal, typeset quotes and blanks, escapes of HTML.
 
-    Raises GenotypeError where it is no text, or longer than `MAX_TEXT`.
+    Raises GenotypeError where it is no text, longer than `MAX_TEXT`, or a diff of words.
     """
     if not isinstance(text, str) or len(text) > MAX_TEXT:
         value = f"{len(text)}; keep the lines of one genotype" if isinstance(text, str) else shown(text)
         raise GenotypeError(f"a genotype is a text of at most {MAX_TEXT} characters, but got {value}")
-    if _WORDS_TAKEN.search(text):
+    if _WORDS_TAKEN.search(text) or (re.search(r"@@ -[0-9]", text) and _COLOURED.search(text)):
         raise GenotypeError(
             "a diff must have whole lines, but one of words has the old and the new ones in one; print it without "
             "--color-words or --word-diff"

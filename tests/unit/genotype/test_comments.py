@@ -181,10 +181,20 @@ def test_blanks_take_no_time_that_squares(blank: str) -> None:
         '"""' + "\n" * 19_000,
         "x y " + "(" * 19_000,
         "'|a~0| ' " * 1_500,
+        "[-" * 9_000,
+        "@@ -0" * 3_600,
     ],
 )
 def test_no_text_takes_time_that_squares_or_doubles(text: str) -> None:
     start = time.process_time()
     with pytest.raises(GenotypeError):
         Genotype.from_text(text)
+    assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize("word", ["conv" * 4_500, "a" * 18_000, "'conv'" * 3_000, "<a" * 9_000])
+def test_no_line_beside_a_genotype_takes_time_that_squares(word: str) -> None:
+    """As a checkpoint in base64 in the log that has the cell."""
+    start = time.process_time()
+    assert Genotype.from_text(f"{V2}\n{word} |") == DARTS_V2
     assert time.process_time() - start < 3
