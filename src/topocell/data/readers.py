@@ -151,11 +151,8 @@ def in_memory(
         check_memory(needed, size, "lower data.resolution or data.images")
         others = {images.shape[2:], test_images.shape[2:]} - {torch.Size(size)}
         how = " (stretched)" if any(h * size[1] != w * size[0] for h, w in others) else ""
-        notes = (
-            [resized_note(size, how, nearest_side(min(height, width)), decoding.resolution is not None)]
-            if others
-            else []
-        )
+        asked = decoding.resolution is not None
+        notes = [resized_note(size, how, nearest_side(min(height, width)), asked)] if others else []
         first = Part(resize(images[chosen], size), chosen)
         return first, Part(resize(test_images[held_out], size), held_out), notes
 
