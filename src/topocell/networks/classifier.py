@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from topocell.arguments import checked
 from topocell.data import preprocessing
+from topocell.data.arrays import BEYOND
 from topocell.data.folder_listing import some
 from topocell.data.pictures import find_images, read_in_batches
 from topocell.data.preprocessing import Preprocessing
@@ -228,7 +229,7 @@ def _check_scale(pixels: Tensor) -> None:
     if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
         return
     low, high = (float(bound) for bound in pixels.detach().aminmax())
-    if low < 0 or 0 < high <= 1:
+    if low < 0 or 0 < high <= 1 + BEYOND:
         warnings.warn(
             f"a network of topocell.load takes pixels in 0..255 and normalises them itself, but these are floats from "
             f"{low:g} to {high:g}; call predict, which takes floats in 0..1, or give pixels, or call its `net` with "

@@ -220,9 +220,7 @@ def _images_of(run: FinishedRun) -> dict[str, Any]:
     found = {"classes": run.images["class_names"]} if "class_names" in run.images else {}
     taken = {"images": None if plan.get("early_stop") else "train_images", "test_images": "test_images"}
     counts = {key: run.results.get(str(count)) for key, count in taken.items()}  # where there are fewer, all are taken
-    if (
-        data.get("unreadable") == "skip" or evaluation_of(run.path) == "validation"
-    ):  # or where some of them were left out
+    if data.get("unreadable") == "skip" or evaluation_of(run.path) == "validation":  # or some of them are left out
         counts = {}
     if all(data.get(key) is None or (is_number(n := counts.get(key)) and n < data[key]) for key in taken):
         found["fingerprint"] = str(run.images.get("data_fingerprint", ""))[:12]

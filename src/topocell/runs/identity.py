@@ -162,7 +162,7 @@ def names_images(changes: Sequence[str]) -> bool:
 
 def names_device(changes: Sequence[str]) -> bool:
     """Return whether changes say which device computes, also where the run names it too."""
-    return "device" in overridden({}, changes)
+    return any(_key(change) == "device" for change in changes)
 
 
 def begun_kind(path: Path) -> str | None:
