@@ -1,7 +1,9 @@
 """Networks of three genotypes beside their plain twins: what a wrapper of one finds, it finds of the other."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -23,14 +25,16 @@ GENOTYPES = {
     ),
 }
 CLASSES = 5
+#: Where they compute: TOPOCELL_TEST_DEVICE=cuda tries the tables of wrappers on a GPU (tests/runs/test_gpu.py does).
+DEVICE = torch.device(os.environ.get("TOPOCELL_TEST_DEVICE", "cpu"))
 Found = list[Tensor]
 Wrapper = Callable[[Any, Tensor, Tensor], Found]
 
 
 def images(layout: torch.memory_format) -> tuple[Tensor, Tensor]:
     draw = torch.Generator().manual_seed(0)
-    x = torch.randn(6, 3, 16, 16, generator=draw).contiguous(memory_format=layout)
-    return x, torch.arange(6) % CLASSES
+    x = torch.randn(6, 3, 16, 16, generator=draw, device="cpu").contiguous(memory_format=layout)
+    return x.to(DEVICE), (torch.arange(6) % CLASSES).to(DEVICE)
 
 
 def network(name: str) -> FixedNet:
@@ -70,6 +74,8 @@ def check_like_plain(
 def all_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Kernels wherever there are some, so that none of the tests passes because the library was faster."""
     monkeypatch.setenv("TOPOCELL_NATIVE", "1")
-    with warnings.catch_warnings():
+    if DEVICE.type == "cuda":  # whose convolutions are rounded to ten bits elsewise
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    with DEVICE if DEVICE.type != "cpu" else nullcontext(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

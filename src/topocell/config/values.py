@@ -283,5 +283,10 @@ Crop = Annotated[bool | int | None, BeforeValidator(_pixels_or_not)]
 OnNan = Literal["stop", "skip", "rollback"]
 
 
+def _off(value: Any) -> Any:
+    """The word `off`, which is false to YAML unless it is quoted."""
+    return "off" if value is False else value
+
+
 #: Whether steps are recorded as graphs where they can be, see `topocell.runtime.capture`.
-Capture = Literal["auto", "off"]
+Capture = Annotated[Literal["auto", "off"], BeforeValidator(_off)]

@@ -118,7 +118,10 @@ def test_floats_are_kept_as_bytes_as_they_are_read() -> None:
         (torch.full((3, 8, 8), -2.5), "those of train are torch.float32 from -2.5 to 0; convert"),
         (torch.full((3, 8, 8), 1.002), "those of train are torch.float32 from 0 to 1.002; convert"),
         (torch.full((3, 8, 8), torch.nan), "those of train are torch.float32 from nan to nan; convert"),
-        (torch.full((3, 8, 8), 9, dtype=torch.uint8), "all uint8 or all floats, but train has both; convert them alike"),
+        (
+            torch.full((3, 8, 8), 9, dtype=torch.uint8),
+            "all uint8 or all floats, but train has both; convert them alike",
+        ),
     ],
 )
 def test_the_first_image_that_does_not_fit_ends_the_reading(others: torch.Tensor, words: str) -> None:

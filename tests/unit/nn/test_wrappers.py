@@ -59,7 +59,7 @@ def frozen_batch_norm(net: Any, x: Tensor, y: Tensor) -> Found:
 
 
 def autocast(net: Any, x: Tensor, y: Tensor) -> Found:
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16):
         loss = F.cross_entropy(net(x), y)
     loss.backward()
     return [loss.detach().float(), *(p.grad for p in net.parameters() if p.grad is not None)]
