@@ -1,4 +1,4 @@
-"""What people do with a GPU, whole: commands, Python, wrappers. TOPOCELL_TEST_DEVICE=cpu goes the same ways on a CPU."""
+"""What people do with a GPU: commands, Python, wrappers. TOPOCELL_TEST_DEVICE=cpu goes the same ways on a CPU."""
 
 import json
 import os
