@@ -2,16 +2,17 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from topocell.config.load import load_recipe, recipe_names
 from topocell.config.recipe import Recipe
 from topocell.config.reference import NAME, differences, explain, keys, markdown
-from topocell.config.values import Choice, Curve
+from topocell.config.values import Choice, Curve, Model
 from topocell.errors import RecipeError
+from topocell.io import plain_yaml
 
 KEYS = {key.name: key for key in keys()}
 
@@ -63,6 +64,34 @@ def test_what_differs_from_the_defaults_is_told_and_nothing_else() -> None:
         "retrain.weights.lr": "0.025 to 0.001, cosine",  # a mapping takes the place of the whole default
         "retrain.weights.momentum": "0.5",
     }
+
+
+def models(of: type[BaseModel]) -> set[type[BaseModel]]:
+    return {of}.union(*(models(below) for below in of.__subclasses__()))
+
+
+def options(annotation: Any) -> list[Any]:
+    """What may stand in the place of an annotation, where it is one of some values."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [each for inner in get_args(annotation) for each in options(inner)]
+
+
+WORDS = [
+    (f"{model.__name__}.{name}", Annotated[field.annotation, *field.metadata, None], word)
+    for model in sorted(models(Model), key=lambda model: model.__name__)
+    for name, field in model.model_fields.items()
+    for word in options(field.annotation)
+    if isinstance(word, str)
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "word"), WORDS, ids=[f"{name}={word}" for name, _, word in WORDS])
+def test_every_word_that_may_stand_may_be_written_without_quotes(name: str, kind: Any, word: str) -> None:
+    """To YAML `off` is no text."""
+    several = name == "Stage.reset"
+    read = plain_yaml.load(f"[{word}]" if several else word)
+    assert TypeAdapter(kind).validate_python(read) == ((word,) if several else word)
 
 
 def test_the_page_of_all_keys_is_as_it_would_be_made_now() -> None:

@@ -329,16 +329,26 @@ assert grey(x[:, :1]).shape == (2, 3)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("to", ["onnx", "pt2", "timm"])
+OTHER_FORMS: dict[str, tuple[Genotype, dict[str, Any]]] = {
+    "nasbench201": (NASBENCH201, {"images": (1, 8, 12)}),
+    "imagenet": (
+        DARTS_V2,
+        {"stem": "imagenet", "images": (3, 64, 32), "head": "bn-relu", "layers": 3, "resize": "stretch"},
+    ),
+    "five channels": (DARTS_V2, {"images": (5, 8, 8), "layers": 1}),
+}
+
+
 @pytest.mark.parametrize(
-    ("genotype", "options"),
+    ("form", "to"),
     [
-        (NASBENCH201, {"images": (1, 8, 12)}),
-        (DARTS_V2, {"stem": "imagenet", "images": (3, 64, 32), "head": "bn-relu", "layers": 3, "resize": "stretch"}),
-        (DARTS_V2, {"images": (5, 8, 8), "layers": 1}),
+        *(("nasbench201", to) for to in ("onnx", "timm")),
+        *(("imagenet", to) for to in ("onnx", "pt2", "timm")),
+        ("five channels", "pt2"),
     ],
 )
-def test_networks_of_other_forms(genotype: Genotype, options: dict[str, Any], to: str, tmp_path: Path) -> None:
+def test_networks_of_other_forms(form: str, to: str, tmp_path: Path) -> None:
+    genotype, options = OTHER_FORMS[form]
     source = directory(classifier(genotype, **options), tmp_path / "network")
     done = topocell.export(source, to)
     assert done.difference <= (1e-4 if to == "onnx" else 0)
