@@ -76,7 +76,7 @@ FOLDER = ["data.dataset=folder", "data.images=40", "space.nodes=2", "--budget", 
 
 
 def test_images_that_changed_between_start_and_resume(
-    workshop: Workshop, tally: Callable[[str], Tally], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full: bool, workshop: Workshop, tally: Callable[[str], Tally], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refused, with nothing touched, unless `--accept-data` says otherwise; other classes are refused in any case."""
     faults, photos = tally("images changed before a run goes on"), tmp_path / "photos"
@@ -93,11 +93,11 @@ def test_images_that_changed_between_start_and_resume(
         "a label": lambda: (photos / "cat/1.png").rename(photos / "dog/x.png"),
         "a class more": lambda: paint(photos, "owl"),
     }
-    for name, change in changes.items():
+    for name in changes if full else ("one pixel", "a label", "a class more"):
         path = copied(begun, tmp_path / name)
         before = contents(path)
         shutil.copytree(photos, tmp_path / name / "kept")
-        change()
+        changes[name]()
         faults.injected += 1
         code, _ = workshop.forked([*argv, "--out", str(path)])
         assert code == 2 and one_line(workshop.said), (name, workshop.said)

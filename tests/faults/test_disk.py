@@ -26,7 +26,7 @@ def test_every_call_in_turn_fails(
     """Call number 1, 2, 3, ... of a run fails with all after it; the run goes on when the disk is well again."""
     name = "two-stage DOTS"
     wanted, faults = workshop.unbroken(name), tally(f"{call[1]} at each {call[0]} in turn")
-    at, stride = 1, 1 if full else {"write": 41, "fsync": 29, "replace": 11}[call[0]]
+    at, stride = 1, 1 if full else {"write": 61, "fsync": 43, "replace": 17}[call[0]]
     while True:
         path = tmp_path / str(at) / "run"
         path.parent.mkdir()

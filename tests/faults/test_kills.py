@@ -13,7 +13,7 @@ from tests.faults.record import Tally
 from tests.helpers.identical import differences
 
 #: Kills per pipeline; a pipeline that ends before is begun again.
-KILLS = {True: 50, False: 5}
+KILLS = {True: 50, False: 3}
 #: What is being done at some moment of each pipeline; in the full form kills must have met all of it, in the short one
 #: some of it.
 PLACES = {

@@ -18,7 +18,11 @@ NAME = "two-stage DOTS"
 RULES = ["--ops", "random", "--edges", "all", "--replace", "--quiet"]
 #: What the system does at the calls of a selection, one after the other: name, code of the error (None: a kill), and
 #: the step from one call to the next in the short form.
-FAULTS = {"killed": ("replace", None, 3), "killed in between": ("unlink", None, 4), "full disk": ("write", "ENOSPC", 7)}
+FAULTS = {
+    "killed": ("replace", None, 5),
+    "killed in between": ("unlink", None, 6),
+    "full disk": ("write", "ENOSPC", 9),
+}
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ runs at the same time, a `twin`. Drawing the report is left out.
 
 import copy
 import gc
+import importlib
 import json
 import os
 import select
@@ -35,6 +36,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 ROOT = Path(__file__).parent.parent.parent
+#: What commands load sooner or later is loaded once, so that no child has to: with torch.optim comes torch._dynamo.
+LOADED = ("topocell.cli", "topocell.api", "scipy.special", "torch._dynamo", "pydantic.type_adapter")
+LOADED += ("torch.utils.flop_counter", "torch.utils.serialization.config")
 
 
 class Forked:
@@ -99,14 +103,15 @@ class Forked:
 
 def main() -> None:
     """Serve until the input ends."""
-    import scipy.special  # noqa: F401  here, so that no child has to
+    for name in LOADED:
+        importlib.import_module(name)
     import torch
-    import torch._dynamo  # needed by torch.optim
 
+    from topocell.config.load import load_recipe
     from topocell.data import splits
     from topocell.nn.kernels import cpu
 
-    # What commands load besides modules is loaded here, so that no child has to.
+    load_recipe("quickstart")
     splits.load("digits")
     cpu.augmenter(torch.empty(0))
     for channels in (4, 8, 16):

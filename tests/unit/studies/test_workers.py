@@ -135,7 +135,7 @@ def test_a_signal_stops_the_workers(tmp_path: Path) -> None:
 
 
 #: Of each network of the study.
-EPOCHS = 16
+EPOCHS = 8
 
 STUDY = ["study", "wirings", "--budget", "smoke", "nodes=2", "again=0"]
 STUDY += ["data.images=24", "data.test_images=10", f"shallow.epochs={EPOCHS}", "--workers", "2", "--quiet"]
