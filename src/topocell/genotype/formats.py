@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 
 from topocell.errors import GenotypeError
 from topocell.genotype.canonical import Pair
+from topocell.genotype.characters import bounded
 from topocell.genotype.comments import GAP
 from topocell.genotype.namedtuples import unused
-from topocell.genotype.texts import BesideError, bounded, is_another
+from topocell.genotype.texts import BesideError, is_another
 
 _EDGE = re.compile(r"([^|~+]+)~([0-9]{1,3})")
 _GROUP = r"\|(?:\s*[^|~+\s\\'\"`,;]+\s*~\s*[0-9]{1,3}\s*\|)+"

@@ -8,21 +8,20 @@ from typing import Any
 
 from topocell.errors import GenotypeError, nearest
 from topocell.genotype import exports, formats, namedtuples
+from topocell.genotype.characters import bounded, named, unescaped, unquoted
 from topocell.genotype.comments import GAP, is_commented, uncommented
 from topocell.genotype.exports import BENCH_PREFIX, HUB_KEY, NNI_KEY
 from topocell.genotype.literals import Call, shown
 from topocell.genotype.prefixes import unprefixed
-from topocell.genotype.settings import unwrapped, yaml_fault
+from topocell.genotype.settings import is_text, unwrapped, yaml_fault
 from topocell.genotype.texts import (
     CALL,
     BesideError,
     another,
-    bounded,
     check_unchanged,
+    has_call,
     more_than,
-    named,
     read,
-    unescaped,
 )
 from topocell.io import files
 from topocell.spaces.nasbench201 import NASBENCH201_OPERATIONS
@@ -108,7 +107,7 @@ def recognise(text: str) -> tuple[str, Any]:
     try:
         return _recognised(text)
     except GenotypeError as error:
-        for other in (unescaped(text), unprefixed(text)):
+        for other in (unescaped(text), unprefixed(text), unquoted(text)):
             if other != text:
                 with suppress(GenotypeError):
                     return _recognised(bounded(unwrapped(other)))
@@ -164,15 +163,19 @@ def _found(plain: str, out: str) -> tuple[str, Any]:
         check_unchanged(plain, arch)
         return "nasbench201", arch
     value = read(plain)
-    if (
-        isinstance(value, dict) and (found := unwrapped(settings := json.dumps(value))) != settings
-    ):  # settings in Python
-        return _recognised(found)
+    if isinstance(value, str):
+        return _recognised(bounded(value))
+    if isinstance(value, dict | tuple) and not has_call(value):  # settings in Python
+        settings = json.dumps(value)
+        if (found := unwrapped(settings)) != settings:
+            return _recognised(bounded(found))
     if form := _form_of(value):
         return form
-    inside = [within for part in _parts(value) if (within := _form_within(part))]
+    inside = _inside(value)
     if inside and all(within == inside[0] for within in inside):
         return inside[0]
+    if inside:
+        raise GenotypeError(f"a text must hold one genotype, but has {len(inside)}; keep one")
     what = f"a dictionary of {shown(list(value))}" if isinstance(value, dict) else shown(plain.replace(GAP, "").strip())
     raise _UnknownError(f"{_KNOWN}, but got {what}")
 
@@ -205,14 +208,18 @@ def _form_of(value: Any) -> tuple[str, Any] | None:
     return None
 
 
-def _parts(value: Any) -> list[Any]:
-    """What is in settings, at any depth."""
-    items = list(value.values()) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else []
-    return items + [part for item in items for part in _parts(item)]
+def _inside(value: Any) -> list[tuple[str, Any]]:
+    """The forms that are in settings, at any depth, and what is read of each."""
+    if within := _form_within(value):
+        return [within]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ()
+    return [within for item in items for within in _inside(item)]
 
 
 def _form_within(part: Any) -> tuple[str, Any] | None:
     """The form of a part of settings, of which numbers alone say nothing."""
+    if isinstance(part, str):
+        return _recognised(bounded(part)) if is_text(part) or "~0|" in part else None
     with suppress(GenotypeError):
         found = _form_of(part)
         return found if found and found[0] != "compact" else None

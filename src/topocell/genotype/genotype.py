@@ -23,8 +23,8 @@ from topocell.arguments import checked
 from topocell.errors import GenotypeError, check_known, nearest
 from topocell.genotype import formats, forms
 from topocell.genotype.canonical import Pair, canonical
+from topocell.genotype.characters import decoded
 from topocell.genotype.settings import is_ours, lines_of_json
-from topocell.genotype.texts import decoded
 from topocell.genotype.values import check_fields, is_list, whole, wrong
 from topocell.io import files
 from topocell.spaces.operations import KNOWN_OPERATIONS

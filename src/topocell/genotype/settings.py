@@ -14,11 +14,13 @@ from topocell.io import files, plain_yaml
 _IN_YAML = re.compile(
     r"^[ \t]*(?:- )*(?:\{|['\"])?"
     r"(?:format|normal|genotype|(?:normal|reduce)(?:_n\d+_\w+|/\w+)|(?:\w+:darts:)?edge_\w+)['\"]?\s*:"
-    r"|[{,][ \t]*(?:genotype|normal):",
+    r"|[{,][ \t]*(?:genotype|normal):|^[ \t]*(?:- )*(?:[\w./-]+:\s+)?'[^'\n]*''\w+''",
     re.MULTILINE,
 )
 #: How a list of lists begins in YAML; one with a bracket of Python further on is none.
 _LISTS = re.compile(r"\s*(?:\[\s*\[|- - )[^(]*\Z")
+#: The key of a line of JSON.
+_KEY = re.compile(r'\s*"[^"\\\n]*"\s*:')
 #: A range as PyYAML writes it.
 _YAML_RANGE = re.compile(r"!!python/object/apply:\w*\.x?range\s*\n((?: *- [0-9]{1,3}\n?){2,3})")
 
@@ -31,7 +33,7 @@ def unwrapped(text: str) -> str:
     try:
         data = files.from_json(text, unique=True)
     except ValueError:
-        data = _records(text) or _in_yaml(text)
+        data = _records(text) or _in_line(text) or _in_yaml(text)
         if data is None:
             return text
         text = json.dumps(data)
@@ -55,6 +57,14 @@ def _records(text: str) -> list[dict[str, Any]] | None:
     """The values of lines of JSON, with a genotype in one; None where there is none, or a line is no mapping."""
     found = lines_of_json(text)
     return found if found and all(isinstance(record, dict) for record in found) and _entry(found) else None
+
+
+def _in_line(text: str) -> Any:
+    """The value of a line of JSON, or of several from a key to the end of its value; None for all others."""
+    try:
+        return files.from_json("{" + text.strip().removesuffix(",") + "}", unique=True) if _KEY.match(text) else None
+    except ValueError:
+        return None
 
 
 def lines_of_json(text: str) -> list[Any] | None:
@@ -82,10 +92,11 @@ def _entry(data: Any, depth: int = 0) -> tuple[Any, Any] | None:
     """
     if depth > MAX_DEPTH or not isinstance(data, dict | list):
         return None
-    places = data.items() if isinstance(data, dict) else enumerate(data)
-    if isinstance(data, dict):
-        others = (key for key, value in data.items() if isinstance(value, str) and CALL.search(value))
-        if key := "genotype" if data.get("genotype") else next(others, None):  # null: none yet
+    places = list(data.items() if isinstance(data, dict) else enumerate(data))
+    if isinstance(data, dict) and data.get("genotype"):  # null: none yet
+        return data, "genotype"
+    for key, value in places:
+        if is_text(value):
             return data, key
     entries = ((data, key) if _is_whole(value) else _entry(value, depth + 1) for key, value in places)
     inside = [found for found in entries if found]
@@ -96,6 +107,22 @@ def _entry(data: Any, depth: int = 0) -> tuple[Any, Any] | None:
         names = " and ".join(dict.fromkeys(repr(key) for _, key in inside[:3]))
         raise GenotypeError(f"a text must hold one genotype, but has {len(values)} under {names}; keep one")
     return None
+
+
+def is_text(value: Any) -> bool:
+    """Return whether a value is the text of a genotype: one with a call, or one of data as a program writes it."""
+    if not isinstance(value, str):
+        return False
+    data = value.lstrip()[:1] in ("{", "[", "(") and another(value.replace("\\", "")) is not None
+    return data or CALL.search(value) is not None
+
+
+def _has_python(data: Any) -> bool:
+    """Return whether the value of YAML has half a tuple of Python, of which YAML makes a text up to its comma."""
+    if isinstance(data, list) and any(isinstance(item, str) and re.match(r"\([^)]*\Z", item) for item in data):
+        return True
+    items = data.values() if isinstance(data, dict) else data if isinstance(data, list) else ()
+    return any(map(_has_python, items))
 
 
 def yaml_fault(text: str) -> str | None:
@@ -117,6 +144,8 @@ def _in_yaml(text: str) -> Any:
     try:
         data = _loaded(text)
     except ValueError:
+        return None
+    if _has_python(data):
         return None
     known = _entry(data) or (isinstance(data, dict) and any(_IN_YAML.match(f"{key}:") for key in data))
     known = known or (lists and isinstance(data, list) and len(data) == len(FIELDS))

@@ -4,45 +4,31 @@ The text is parsed, never evaluated. What may stand around the value: an indent,
 prefix of a log line, other cells of a table, a call that prints it, other lines. Every other text is a GenotypeError.
 """
 
-import codecs
 import html
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from topocell.errors import GenotypeError
+from topocell.genotype.characters import unescaped, unquoted
 from topocell.genotype.comments import GAP
 from topocell.genotype.literals import Call, parsed, shown
-
-MAX_TEXT = 20_000
 
 #: Not the beginning of a class of that name, nor the word before a bracket in a sentence.
 CALL = re.compile(
     r"(?<![\w.])(?<!class )(?:[A-Za-z_]\w*\.)*Genotype\s*\((?=\s*(?:#.*\n\s*)*(?:[\[(]|\w+\s*=|\*\*\s*\{))"
 )
 _FIELD = re.compile(r"\s*(?:normal|reduce)(?:_concat)?\s*[=:]")
+#: A name to which a value is assigned, and the key of an entry of settings.
+_ASSIGNED = re.compile(r"\A[A-Za-z_][\w.]*\s*=\s*")
+_ENTRY = re.compile(r"""(['"])[^'"\\\n]*\1\s*:""")
 _LIST = re.compile(r"\s*(?:[A-Za-z_][\w.]*\s*[=:]\s*)?(?=[\[(])")
 #: Where lists of pairs begin, behind something else.
 _LISTED = re.compile(r"(?:(?<![\w.\])(\[])|(?<=\w\())(?=[\[(](?:\s*+[\[(])++\s*+['\"]?\w+['\"]?\s*,\s*[0-9])")
 _TOKEN = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|#[^\n]*|[()\[\]{}]""")
 _MAPPING = re.compile(
     r"(?<![\w.])(?:dict\s*\(|(?:collections\.)?OrderedDict\s*\(|(?:\w+\.)*(?:Cell)?Structure\s*\((?=\s*[\[(]))"
-)
-#: What terminals, word processors and PDF files put in place of, or beside, what a program wrote.
-_DECORATION = re.compile(
-    "\x1b\\[[0-?]*[ -/]*[@-~]|\x1b\\][^\x07\x1b]*(?:\x07|\x1b\\\\)|[\u00ad\u200b-\u200d\u2060\ufeff]"
-)
-_BLANK = re.compile(r"[^\S \t\r\n]")
-_TYPESET = str.maketrans(
-    {"\u223c": "~", "\u02dc": "~", "×": "x", "‘": "'", "’": "'", "′": "'", "“": '"', "”": '"', "″": '"'}
-)
-#: Where a text of Python goes on in its next line.
-_JOINED = re.compile(r"""(['"])[ \t]*\\\n\s*\1""")
-#: A tag of HTML with attributes, but those that may strike out or hide what is in it.
-_TAG = re.compile(
-    r"<(table|tbody|tr|t[dh]|code|pre|span|p|div|li)\s"
-    r"(?![^<>]*(?<![a-z])(?:del(?:eted|etion)?|\w*(?:strik|through|remov)\w*|old|minus|hid(?:e|den)?|none)(?![a-z]))[^<>()\[\]]*>",
-    re.IGNORECASE,
 )
 _ANY_TAG = re.compile(r"<[^<>()\[\]|~\n]*>")
 #: A name of an operation before the number of its input: in quotes, brackets or a list of YAML; or before a tilde.
@@ -51,20 +37,10 @@ _NUMBERED = re.compile(
     rf"(?:(?<=['\"(\[`“”‘’{{])|(?<=- )){_OPERATION.format('')}['\")`”’]*+(?:\s*+,|[^\S\n]*+\n\s*+-)\s*+['\"`“‘]*+"
     rf"(?:\w++\.)?(?:\w++\()?['\"]*+[0-9]{{1,3}}(?![0-9.])|{_OPERATION.format('|none')}\s*+~\s*+[0-9]"
 )
-#: A name in quotes of LaTeX, among brackets and commas.
-_LATEX = re.compile(r"(?<=[(\[,\s])`{1,2}([\w\\]+)'{1,2}(?=[,)\]])")
 #: An array around the lists of a whole text.
 _ARRAY = re.compile(
     r"(\s*(?:[A-Za-z_][\w.]*\s*[=:]\s*)?)(?:\w+\.)?(?:array|tensor)\((\[.*\])(?:,\s*dtype=[\w.]+)?\)\s*", re.DOTALL
 )
-_ESCAPE = re.compile(r"""\\([_|~'"\[\]()])""")
-#: Characters and what stands for them in LaTeX.
-_IN_LATEX = {
-    "~": r"\\textasciitilde(?:\{\}|\s|(?=[0-9]))|\$\\sim\$|\\~\{\}",
-    "|": r"\\textbar(?:\{\}|\s|(?=\W))|\$(?:\\vert|\\mid|\|)\$",
-    "_": r"\\textunderscore(?:\{\}|\s)",
-    "x": r"\$\\times\$",
-}
 _GRADIENT = re.compile(r",\s*grad_fn=<\w*>")
 #: An array as NumPy prints it.
 _PRINTED = re.compile(r"\[\s*[0-9]+\.?(?:\s+[0-9]+\.?)+\s*\]")
@@ -98,15 +74,13 @@ _COMMAND = re.compile(r"\\[A-Za-z]+\*?\{[^()\[\]{}]*\}")
 _GROUP = re.compile(r"(?<=\s)(?:\((?![^()]*\.\w*\()[^()\[\]{}'\"=]*\)|\[[^()\[\]{}'\"=,]*\])")
 #: A comment, or a statement: in a log each part before a semicolon has a number, in a table it is the last character.
 _SIGNS = re.compile(r"#(?![0-9])|=.*;.|(?:\A|;)[^;0-9]*;(?:.*[^;])\Z")
-#: How a diff of words marks what it takes away, also in colours.
-_WORDS_TAKEN = re.compile(r"-\]\{\+")
-_COLOURED = re.compile(r"(?<=[^\n])\x1b\[(?:\d+;)*31m|\x1b\[(?:\d+;)*31m(?!-)")
-
 #: What may stand before a genotype on its line: `NAME =`, a log prefix, or cells of a table; or a call that prints it.
-_BEFORE = re.compile(r"|.*[\s=:]|[^()\[\]{}]*[,;|>&]")
+_BEFORE = re.compile(r"|.*[\s=:\]]|[^()\[\]{}]*[,;|>&]")
 _PRINTS = re.compile(
     r"""[\w.\s]*\b(?:print|pprint|log|debug|info|warning|critical|write|echo)\s*\(\s*(?:(['"])[^'"]*\1\s*[,%]\s*)?"""
 )
+#: A bracket around all that is assigned.
+_IN_BRACKET = re.compile(r"(?<==)\s*\(\Z")
 #: Commands of TeX that set a text as it is.
 _TYPESET_IN = re.compile(r"\\(?:texttt|text|mbox|code|verb|lstinline)\{\Z")
 #: Settings as argparse and a dictionary print them, before and after a genotype.
@@ -130,53 +104,13 @@ _UNLESS = re.compile(
 )
 #: What may follow it: a comment, a line that is drawn, or further cells of a table.
 _AFTER = re.compile(
-    r"(?:\s+\(?[0-9]+(?:[.,][0-9]+)?(?: ?%)?\)?)*\s*"
-    r"(?:#.*|[-=*]{3,}\s*|[,;|<&][^()\[\]{}]*|\\\\(?:\s*\\[a-z]+rule|\s*\\hline)?\s*)?"
+    r"(?:\s+\(?(?:[A-Za-z_][\w./]*\s?[=:]\s?)?[0-9]+(?:[.,][0-9]+)?(?: ?%)?\)?)*\s*"
+    r"(?:#.*|[-=*]{3,}\s*|[,;|<&│┃][^()\[\]{}]*|\\\\(?:\s*\\[a-z]+rule|\s*\\hline)?\s*)?"
 )
 
 
 class BesideError(GenotypeError):
     """Something beside a genotype on its line, by which it may be another one."""
-
-
-def decoded(raw: bytes) -> str:
-    """The text of a file in UTF-8, or in UTF-16 as a shell of Windows writes it; other bytes are shown as escapes."""
-    wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return raw.decode("utf-16" if wide else "utf-8", errors="backslashreplace")
-
-
-def bounded(text: object) -> str:
-    """The text without byte order mark, colours of a terminal, typeset quotes and blanks, escapes of HTML.
-
-    Raises GenotypeError where it is no text, longer than `MAX_TEXT`, or a diff of words.
-    """
-    if not isinstance(text, str) or len(text) > MAX_TEXT:
-        value = f"{len(text)}; keep the lines of one genotype" if isinstance(text, str) else shown(text)
-        raise GenotypeError(f"a genotype is a text of at most {MAX_TEXT} characters, but got {value}")
-    if _WORDS_TAKEN.search(text) or (re.search(r"@@ -[0-9]", text) and _COLOURED.search(text)):
-        raise GenotypeError(
-            "a diff must have whole lines, but one of words has the old and the new ones in one; print it without "
-            "--color-words or --word-diff"
-        )
-    text = _JOINED.sub("", re.sub(r"<br ?/?>", "\n", text))
-    plain = html.unescape(_TAG.sub(r"<\1>", _DECORATION.sub("", text)))
-    plain = named(plain)
-    return _LATEX.sub(r"'\1'", _BLANK.sub(" ", plain.translate(_TYPESET)))
-
-
-def named(text: str) -> str:
-    """The text with names that have no escapes, as Markdown and LaTeX write them; in YAML these are blanks."""
-    return re.sub(r"(?<=\w)\\_(?=\w)", "_", text)
-
-
-def unescaped(text: str) -> str:
-    """The text without what is put before `_`, `|` and quotes by Markdown, LaTeX, strings in strings, and CSV.
-
-    And with the characters that LaTeX has by their names.
-    """
-    for character, command in _IN_LATEX.items():
-        text = re.sub(command, character, text)
-    return re.sub('(?<!")""(?!")', '"', _ESCAPE.sub(r"\1", text))
 
 
 def more_than(read: str, text: str) -> str | None:
@@ -193,13 +127,13 @@ def more_than(read: str, text: str) -> str | None:
 
 def _operations(text: str) -> Counter[str]:
     """How often each operation stands before a number in a text."""
-    plain = html.unescape(unescaped(_ANY_TAG.sub("", text))).replace("\\", "")
+    plain = html.unescape(unescaped(_ANY_TAG.sub("", unquoted(text)))).replace("\\", "").replace(" _ ", "_")
     return Counter(found[1] or found[2] for found in _NUMBERED.finditer(plain))
 
 
 def another(text: str) -> str | None:
     """What says that a text holds a genotype, other than an architecture string; None where nothing does."""
-    text = _BEHIND.sub("", text)
+    text = unquoted(_BEHIND.sub("", text)).replace("\\/", "/")  # as JSON may have it
     found = CALL.search(text) or _MAPPED.search(text)
     return shown(found[0]) if found else None
 
@@ -236,16 +170,17 @@ def read(text: str) -> Any:
         GenotypeError: the text is too long, has two values, or one that is no plain data.
     """
     plain = _PRINTED.sub(lambda array: re.sub(r"(?<=[0-9.])\s+(?=[0-9])", ", ", array[0]), _GRADIENT.sub("", text))
+    if (value := _whole(plain)) is not None:
+        return value
     if whole := _ARRAY.fullmatch(plain):
         plain = whole[1] + whole[2]
     if calls := list(CALL.finditer(plain)):
         try:
             pieces = [_cut(plain, call.start(), call.end() - 1) for call in calls]
-        except BesideError:
-            begin = plain.find("{", 0, calls[0].start())  # of settings that have it as a text
-            if begin < 0 or _has_call(value := parsed(_cut(plain, begin, begin, alone=True))):
+        except GenotypeError:
+            if (settings := _around(plain, calls[0].start())) is None:
                 raise
-            return value
+            return settings
         value, *others = map(parsed, pieces)
         if any(_unweighted(other) != _unweighted(value) for other in others):
             raise GenotypeError(f"a text must hold one genotype, but has {len(calls)} calls of Genotype; keep one")
@@ -262,10 +197,47 @@ def read(text: str) -> Any:
         raise GenotypeError(f"the fields of a genotype must stand in one Genotype(...), but got {shown(plain)}")
     if mapping := _MAPPING.search(plain):
         return parsed(_cut(plain, mapping.start(), mapping.end() - 1, alone=True))
-    begin = plain.find("{")
+    begin = next((start for start, end in _groups(plain) if another(plain[start:end])), plain.find("{"))
     if begin < 0 and (found := _LIST.match(plain) or _LISTED.search(plain)):
         begin = found.end()
     return None if begin < 0 else parsed(_cut(plain, begin, begin, alone=True))
+
+
+def _whole(text: str) -> Any:
+    """The value of a text that is settings, a list or a string of Python, or a line of such; None for all others."""
+    plain = _ASSIGNED.sub("", text.strip().rstrip(",;"), count=1)
+    if _ENTRY.match(plain):
+        plain = "{" + plain + "}"
+    try:
+        value = parsed(plain) if plain[:1] in ("{", "[", "(", "'", '"') or _MAPPING.match(plain) else None
+    except GenotypeError:
+        return None
+    return None if isinstance(value, Call) else value
+
+
+def _around(text: str, place: int) -> Any:
+    """The value of the settings in which a place of a text is; None where it is in none that are plain data."""
+    start = next((start for start, end in _groups(text) if start < place < end), None)
+    if start is None or text[start] == "(":
+        return None
+    try:
+        return parsed(_cut(text, start, start, alone=True))
+    except GenotypeError:
+        return None
+
+
+def _groups(text: str) -> Iterator[tuple[int, int]]:
+    """Begin and end of each bracket of a text that is in no other, but for those of a call."""
+    depth, start = 0, 0
+    for token in _TOKEN.finditer(text):
+        if token[0] in "([{":
+            called = not depth and token[0] == "(" and re.match(r"\w", text[token.start() - 1 : token.start()])
+            start = start if depth else token.start()
+            depth += not called
+        elif token[0] in ")]}" and depth:
+            depth -= 1
+            if not depth:
+                yield start, token.end()
 
 
 def _cut(text: str, start: int, bracket: int, alone: bool = False) -> str:
@@ -301,8 +273,9 @@ def _cut(text: str, start: int, bracket: int, alone: bool = False) -> str:
     if not _AFTER.fullmatch(behind) and behind.strip() != ".":
         raise BesideError(f"nothing may follow a genotype on its line, but got {shown(after)}")
     piece = text[start:end]
-    if alone and re.search(r"[\[({]", _GROUP.sub("", text[end:].replace(piece, ""))):
-        raise GenotypeError(f"a text must hold one genotype, but got {shown(text[end:].strip())} after it")
+    if alone and re.search(r"[\[({]", _GROUP.sub("", _COMMAND.sub("", text[end:].replace(piece, "")))):
+        rest = shown(text[end:].replace(GAP, "").strip())
+        raise GenotypeError(f"a text must hold one genotype, but got {rest} after it")
     if alone and (other := another(text.replace(piece, ""))):
         raise GenotypeError(f"a text must hold one genotype, but has another with {other}; keep one")
     if alone:
@@ -320,9 +293,9 @@ def _unweighted(value: Any) -> Any:
     return tuple(map(_unweighted, value[:2] if weighted else value))
 
 
-def _has_call(value: Any) -> bool:
+def has_call(value: Any) -> bool:
     items = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ()
-    return isinstance(value, Call) or any(map(_has_call, items))
+    return isinstance(value, Call) or any(map(has_call, items))
 
 
 def _told(beside: str) -> str:
@@ -335,6 +308,8 @@ def _bared(before: str, after: str) -> tuple[str, str]:
     for _ in range(3):
         if before and before[-1] in "'\"`" and after.startswith(before[-1]):  # a text in quotes, or bytes
             before, after = before[:-1].removesuffix("b"), after[1:]
+    if (opened := _IN_BRACKET.search(before)) and after.startswith(")"):
+        return before[: opened.start()], after[1:]
     if _PRINTS.fullmatch(before) and after.startswith(")"):
         return "", after[1:]
     if (command := _TYPESET_IN.search(before)) and after.startswith("}"):

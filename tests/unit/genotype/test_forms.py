@@ -18,9 +18,9 @@ from tests.helpers.forms import FORMS_OF_TEXTS, HUB, MUTABLES, ORDER, cells_for,
 from tests.helpers.golden_genotypes import DARTS_V2, GDAS_V1
 
 from topocell.errors import GenotypeError
+from topocell.genotype.characters import MAX_TEXT
 from topocell.genotype.forms import FORMS
 from topocell.genotype.genotype import CellGenotype, Genotype
-from topocell.genotype.texts import MAX_TEXT
 
 V2 = DARTS_V2.to_darts()
 NOISE = V2.replace("skip_connect", "noise")
@@ -415,7 +415,7 @@ REFUSED = {
     "kept by PyYAML": ("!!python/object/new:genotypes.Genotype\n- []\n", "an object that PyYAML or jsonpickle keeps"),
     "drawing": ('digraph {\n  "c_{k-1}" -> 0 [label=sep_conv_3x3]\n}', "a drawing of Graphviz"),
     "name over two lines": (V2.replace("sep_", "sep_\n", 1), "join the lines of a name that is broken"),
-    "in a list": (f"[{V2}]", "before a genotype may stand"),
+    "in a list, two": (f"[{V2}, {NOISE}]", "one genotype, but has 2"),
     "in a call": (f"mutated({V2})", "before a genotype may stand"),
     "in a printed call": (f"print(mutated({V2}))", "before a genotype may stand"),
     "printed and more": (f"print({V2}._replace(normal=[]))", "before a genotype may stand"),

@@ -1,0 +1,131 @@
+"""Cells in texts as people have them: programs, settings, logs, tables and copies from documents."""
+
+import json
+import pprint
+from urllib.parse import quote, quote_plus
+
+import pytest
+import yaml
+from tests.helpers.forms import HUB, ORDER, in_form
+from tests.helpers.golden_genotypes import DARTS_V2
+
+from topocell.errors import GenotypeError
+from topocell.genotype.genotype import Genotype
+
+V2 = DARTS_V2.to_darts()
+OTHER = Genotype.from_text(V2.replace("('skip_connect', 0)", "('skip_connect', 1)"))
+B = OTHER.to_darts()
+#: The two cells in forms that are data: (text of the first, text of the second).
+WRITERS = ("compact", HUB, "nasbench301", "topocell")
+DATA = {name: tuple(in_form(name, cell) for cell in (DARTS_V2, OTHER)) for name in WRITERS}
+FIELDS = {
+    name: json.dumps(
+        {
+            key: value
+            for kind in ("normal", "reduce")
+            for key, value in (
+                (kind, [pair for node in cell.cells[kind].nodes for pair in node]),
+                (f"{kind}_concat", list(cell.cells[kind].concat)),
+            )
+        }
+    )
+    for name, cell in (("A", DARTS_V2), ("B", OTHER))
+}
+FOUR = json.dumps(list(json.loads(FIELDS["A"]).values()))
+TUPLES = str({name: [*map(tuple, of)] if type(of[0]) is list else of for name, of in json.loads(FIELDS["A"]).items()})
+WIDE = str.maketrans({code - 0xFEE0: code for code in range(0xFF01, 0xFF5F)} | {0x5F: 0x5F})
+
+
+def of_quotes(first: str, last: str) -> str:
+    return V2.replace("('", f"({first}").replace("',", f"{last},")
+
+
+READ = {
+    # characters
+    "wide": V2.translate(WIDE),
+    "wide colon": f"最终结构：{V2}",
+    "low quotes": of_quotes("‚", "‘"),
+    "guillemets": of_quotes("«", "»"),
+    "accents": of_quotes("´", "´"),
+    "a link": f"https://example.org/draw?cell={quote(V2)}",
+    "a form": f"arch={quote_plus(V2)}&layers=20",
+    # brackets before a form of data
+    "NASLib's log": f"[01/02 10:00:00 nl.defaults.trainer]: genotype = {DATA['compact'][0]}",
+    "a log of NNI": f"[2024-01-01 10:00:00] INFO (nni/MainThread) {DATA['compact'][0]}",
+    "a list behind ray": f"(pid=1234) {FOUR}",
+    "lstlisting": f"\\begin{{lstlisting}}[language=Python]\n{FIELDS['A']}\n\\end{{lstlisting}}",
+    "TOML": f"[model]\ngenotype = {FOUR}\nlayers = 20\n",
+    # Python that looks like YAML
+    "tuples behind a name": f"genotype: {TUPLES}",
+    "numbers behind a name": f"model: darts\ngenotype: {DATA['compact'][0]}\n",
+    # values of Python as a whole
+    "any key": f"{{'accuracy': 97.2, 'best_arch': {V2}}}",
+    "any key behind a log": f"INFO: {{'accuracy': 97.2, 'best_arch': {V2}}}",
+    "pairs": f"OrderedDict([('lr', 0.1), ('genotype', {V2!r})])",
+    "a list": f"[{V2}]",
+    "a list of texts": json.dumps([V2]),
+    "a tuple": str((0.97, V2)),
+    "a tuple of data": str((0.97, json.loads(FIELDS["A"]))),
+    "pprint": pprint.pformat({"accuracy": 0.97, "genotype": V2, "lr": 0.1}, width=60),
+    "pprint of a text": f"best = {pprint.pformat(V2, width=60)}",
+    "a bracket": f"best = (\n    {V2}\n)",
+    "a line of a dictionary": f"    'DARTS_V2': {V2},",
+    # JSON and YAML
+    "a line of JSON": f'  "genotype": {json.dumps(V2)},\n',
+    "some lines of JSON": f'  "best": {json.dumps(json.loads(FIELDS["A"]), indent=2)},\n',
+    "data as a text": json.dumps({"params": [{"key": "lr", "value": "0.1"}, {"key": "arch", "value": FIELDS["A"]}]}),
+    "data as a text in a text": json.dumps({"body": json.dumps({"arch": json.dumps({"genotype": FIELDS["A"]})})}),
+    "YAML of any key": yaml.safe_dump({"id": 3, "arch": repr(DARTS_V2)}),
+    "YAML of a list": yaml.safe_dump({"args": ["--genotype", V2]}, default_style="'"),
+    # beside it
+    "a bar": f" 49%|████▉     | 49/100 [1:02:03<1:02:03, 12.3s/it]{V2}",
+    "a result": f"genotype = {V2} valid_acc: 97.24 lr=0.1",
+    "a panel": f"╭── Best ──╮\n│ {V2} │\n╰──────────╯",
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_texts_are_read(name: str) -> None:
+    assert Genotype.from_text(READ[name], operations=ORDER) == DARTS_V2
+
+
+TWO = {
+    "a wide one": f"{B.translate(WIDE)}\n{V2}",
+    "one of other quotes": f"{FIELDS['B'].replace(chr(34), '„')}\n{V2}",
+    "one in a link": f"https://example.org/?cell={quote(B)}\n{V2}",
+    "data in a link": f"https://example.org/?cell={quote(DATA[HUB][1])}\n{V2}",
+    "slashes with signs": DATA[HUB][1].replace("/", "\\/") + f"\n{V2}",
+    "copied blanks": f"{FIELDS['B'].replace('_', ' _ ')}\n{V2}",
+    "numbers beside YAML": f"genotype: {V2}\nlr: 0.1\nOut[3]: {DATA['compact'][1]}",
+    "numbers above YAML": f"The cell is:\n\n    {DATA['compact'][1]}\n\n{yaml.safe_dump({'genotype': {'value': V2}})}",
+    "a call and a text": f"{{'best': {V2}, 'start': {B!r}}}",
+    "a call and data": f"{{'best': {V2}, 'start': {FIELDS['B']}}}",
+    "a call and data as text": f"{{'best': {V2}, 'start': {FIELDS['B']!r}}}",
+    "two calls": f"[{V2}, {B}]",
+    "two texts": str((V2, B)),
+    "two texts of data": json.dumps([FIELDS["A"], FIELDS["B"]]),
+    "data and its text": json.dumps({"best": json.loads(FIELDS["A"]), "start": FIELDS["B"]}),
+    "two keys": json.dumps({"best": FIELDS["A"], "start": FIELDS["B"]}),
+    "two forms": json.dumps({"best": DATA[HUB][0], "start": DATA["nasbench301"][1]}),
+    "a line of JSON": f'"best": {json.dumps(V2)},\n"start": {json.dumps(B)},',
+    "after brackets": f"[INFO] {DATA['compact'][0]}\n[INFO] {DATA['compact'][1]}",
+    "in a listing": f"\\begin{{lstlisting}}\n{FIELDS['A']}\n{FIELDS['B']}\n\\end{{lstlisting}}",
+}
+
+
+@pytest.mark.parametrize("name", TWO)
+def test_two_cells_are_refused(name: str) -> None:
+    with pytest.raises(GenotypeError):
+        Genotype.from_text(TWO[name], operations=ORDER)
+
+
+@pytest.mark.parametrize("text", [f"swap([{V2}])", f"swap ({V2}, 1)", f"swap({{'genotype': {V2}}})", f"[swap({V2})]"])
+def test_a_call_around_settings_is_refused(text: str) -> None:
+    with pytest.raises(GenotypeError, match="before a genotype may stand"):
+        Genotype.from_text(text)
+
+
+def test_refusals_show_what_is_there() -> None:
+    with pytest.raises(GenotypeError) as caught:
+        Genotype.from_text(f"{DATA['compact'][0]}\n% old\nthen ({DATA['compact'][1]})", operations=ORDER)
+    assert "\\x00" not in str(caught.value)
