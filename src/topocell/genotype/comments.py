@@ -99,6 +99,8 @@ def is_commented(text: str) -> bool:
 def _parted(text: str) -> tuple[list[str], list[str]]:
     """The lines that are kept, and what is left out."""
     marks = r"(?:>+|\.\.\.:?|In \[\d+\]:)" if re.search(r">>> |\bIn \[\d+\]: ", text) else ">+"
+    if all(line.startswith(">") for line in text.splitlines() if line.strip()):  # also without a blank behind the mark
+        text = re.sub(r"(?m)^>+", "", text)
     text = re.sub(rf"(?m)^[ \t]*(?:{marks}[ \t])+", "", text).expandtabs()
     if _ALL_ADDED.fullmatch(text):
         text = re.sub(r"(?m)^\+", "", text)

@@ -3,15 +3,18 @@
 import re
 
 from topocell.genotype.comments import is_comment
-from topocell.genotype.texts import another
+from topocell.genotype.texts import another, is_another
 
 _DAY = r"\d{4}[-/]\d\d[-/]\d\d[T ]|\d\d/\d\d |[A-Z][a-z]{2} [ \d]\d "
 _TIME = re.compile(rf"\s*\[?(?:{_DAY})?\d\d:\d\d(?::[\d.,+Z:-]+)?(?: [AP]M)?\]?\s(?:(?:DEBUG|INFO|WARNING|ERROR):?\s)?")
 #: `file.py:12:` and `file.py-13-`, as `grep` prints lines and those beside them.
 _PLACE = re.compile(r"([\w./]+?)[:-](?:\d+[:-])?(?![\w./]*[:-]\d)")
-_NUMBER = re.compile(r"\s*(\d+)(?:\t|[:|] ?| {1,2})")
-#: How a name before lines ends.
-_NAMED = re.compile(r".*(?:[:|\])] | [FP] |<std(?:out|err)>:)")
+_NUMBER = re.compile(r"\s*(\d+)(?:\t|[:|-] ?| *│ ?| {1,2})")
+#: What a log puts before lines, without quotes and braces of a genotype, and what is assigned to.
+_NAMED = re.compile(r"""(?:[^'"`{}~=]|(?<=\w)=(?=\w))*(?:\s|\]:|<std(?:out|err)>:|│)""")
+_MAX_NAME = 200
+#: A name to which something is assigned, whose second value may be another genotype.
+_ASSIGNED = re.compile(r"\s*[\w.]+\s*(?::[^=]*)?=")
 
 
 def unprefixed(text: str) -> str:
@@ -27,14 +30,25 @@ def unprefixed(text: str) -> str:
     if not times and (places := _matched(_PLACE, lines)) and len({place[1] for place in places}) == 1:
         return unprefixed("\n".join(line[place.end() :] for line, place in zip(lines, places)))  # `trainer-1  | `
     lines = [line[time.end() :] for line, time in zip(lines, times)] or lines
-    least, most = min(lines), max(lines)
+    if is_comment(min(lines)) or _matched(_ASSIGNED, lines):
+        return text
+    names = _names(lines)
+    if any(another(name) or "~0|" in name or is_another(name) for name in names):  # of a line with two, there twice
+        return text
+    return "\n".join(line[len(name) :] for line, name in zip(lines, names)) if any(names) or times else text
+
+
+def _names(lines: list[str]) -> list[str]:
+    """What each line begins with where all have the same but for times and the number of blanks; up to one blank."""
+    parts = [re.findall(r"\d+(?:[:.,]\d+)+|\s+|.", line[:_MAX_NAME]) for line in lines]
+    shapes = ["".join("0" if part[1:] and part[0] != " " else part[0] for part in line) for line in parts]
+    least, most = min(shapes), max(shapes)
     differ = (place for place, (one, other) in enumerate(zip(least, most)) if one != other)
-    if is_comment(least):
-        return text
     named = _NAMED.match(least[: next(differ, len(least))])
-    if named and (another(named[0]) or "~0|" in named[0]):  # of a line with two, which is there twice
-        return text
-    return "\n".join(line[named.end() if named else 0 :] for line in lines) if named or times else text
+    if not named or any(named[0].count(opens) > named[0].count(closes) for opens, closes in ("()", "[]")):
+        return [""] * len(lines)
+    names = ("".join(line[: named.end()]) for line in parts)
+    return [name.rstrip() + name[len(name.rstrip()) :][:1] for name in names]
 
 
 def _matched(pattern: re.Pattern[str], lines: list[str]) -> list[re.Match[str]]:

@@ -129,3 +129,26 @@ def test_refusals_show_what_is_there() -> None:
     with pytest.raises(GenotypeError) as caught:
         Genotype.from_text(f"{DATA['compact'][0]}\n% old\nthen ({DATA['compact'][1]})", operations=ORDER)
     assert "\\x00" not in str(caught.value)
+
+
+LINES = V2.replace("), (", "),\n    (").splitlines()
+BEFORE = ["2024-01-01 10:00:0{},123 - INFO - ", "2024-01-01 10:00:0{}.123 | INFO     | __main__:main:42 - "]
+BEFORE += ["I0102 10:00:0{}.1 140 train.py:42] ", "nas-0 main ", "search\tRun\t2024-05-06T10:11:1{}.1Z "]
+BEFORE += ["[default0]:", "E       ", "│ ", ">"]
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_what_stands_before_each_line(before: str) -> None:
+    lines = [before.format(number % 10) + line for number, line in enumerate(LINES)]
+    assert Genotype.from_text("\n".join(lines)) == DARTS_V2
+    lines += [before.format(0) + line for line in B.replace("), (", "),\n    (").splitlines()]
+    with pytest.raises(GenotypeError):
+        Genotype.from_text("\n".join(lines))
+
+
+def test_numbers_of_lines_as_bat_and_grep_print_them() -> None:
+    for sign in ("-", " │ ", "   │ "):
+        lines = [f"{number:4d}{sign}{line}" for number, line in enumerate(LINES, 8)]
+        assert Genotype.from_text("\n".join(lines)) == DARTS_V2
+        with pytest.raises(GenotypeError):
+            Genotype.from_text("\n".join(lines[:4] + lines[6:]))
