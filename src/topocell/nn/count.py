@@ -36,7 +36,8 @@ def published_size(genotype: Genotype) -> "Count":
     """
     channels, layers = PUBLISHED_SIZES["cell" in genotype.cells]
     with torch.device("meta"):
-        return count(FixedNet(genotype, channels, layers, 10), (3, 32, 32))
+        net = FixedNet(genotype, channels, layers, 10)
+    return count(net, (3, 32, 32))
 
 
 #: Initial channels and layers of the networks that papers evaluate in the mobile setting of ImageNet.
@@ -50,7 +51,8 @@ def mobile_size(genotype: Genotype) -> "Count":
     """
     channels, layers = MOBILE_SIZE
     with torch.device("meta"):
-        return count(FixedNet(genotype, channels, layers, 1000, stem="imagenet"), (3, 224, 224))
+        net = FixedNet(genotype, channels, layers, 1000, stem="imagenet")
+    return count(net, (3, 224, 224))
 
 
 @checked(SpaceError)
@@ -94,7 +96,8 @@ def count(net: nn.Module, input_size: tuple[int, int, int], include: Include = "
             net.eval()
         rnn = any(isinstance(module, nn.LSTM) for module in net.modules())  # whose products oneDNN does by itself
         plain = torch.backends.mkldnn.flags(enabled=False) if rnn else nullcontext()
-        with torch.no_grad(), plain, products, others if include == "all" else nullcontext():
+        shapes = _Shapes() if images.device.type == "meta" else nullcontext()
+        with torch.no_grad(), plain, products, shapes, others if include == "all" else nullcontext():
             net(images)
     except (TopocellError, MemoryError, torch.OutOfMemoryError):
         raise
@@ -143,6 +146,17 @@ class _Elements(TorchDispatchMode):
         elif name in _ADDED and isinstance(args[_ADDED[name]], Tensor):
             self.found += out.numel()
         return out
+
+
+class _Shapes(TorchDispatchMode):
+    """Batch norm and ReLU of tensors without values, whose shapes PyTorch finds out in Python, step by step."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.relu.default:
+            return torch.empty_like(args[0])
+        if func is torch.ops.aten.native_batch_norm.default:
+            return torch.empty_like(args[0]), *(args[0].new_empty(0) for _ in range(2))
+        return func(*args, **(kwargs or {}))
 
 
 def _parameters(net: nn.Module) -> int:
@@ -198,7 +212,7 @@ def widest(
     def counted(channels: int) -> Count:
         with torch.device("meta"):
             net = FixedNet(genotype, channels, layers, classes, in_channels, stem, head=head)
-            return count(net, (in_channels, height, width))
+        return count(net, (in_channels, height, width))
 
     few = [counted(channels) for channels in FEW]
     most = min(_bracket(_polynomial([getattr(c, of) for c in few]), limit + 1)[0] for of, limit in limits.items())
