@@ -211,6 +211,7 @@ def test_the_run_directory_holds_everything(run: Run) -> None:
 def test_the_metrics_tell_every_epoch(run: Run) -> None:
     plan = run.recipe.search
     searched = run.metrics("search")
+    log = (run.path / "log.txt").read_text().splitlines()
     expected = [(i, s.name, epoch) for i, s in enumerate(plan.stages) for epoch in range(s.epochs)]
     assert [(r["stage_index"], r["stage"], r["epoch"]) for r in searched] == expected
     for record in searched:
@@ -223,6 +224,8 @@ def test_the_metrics_tell_every_epoch(run: Run) -> None:
         assert all(0 <= x <= 1 for x in (record["train_accuracy"], record["val_accuracy"], *record["gap"].values()))
         stage = plan.stages[record["stage_index"]]
         assert record["updates_architecture"] == (stage.level != "weights" and record["epoch"] >= stage.warmup)
+        (line,) = [line for line in log if f" {stage.name} epoch {record['epoch'] + 1}: " in line]
+        assert ("warm-up: weights only" in line) == (not record["updates_architecture"])
         assert record["lr"] == stage.weights.lr.value(record["epoch"], stage.epochs)
         assert record["edge_temperature"] == stage.edge_temperature.value(record["epoch"], stage.epochs)
         assert (record["penalty"] is not None) == (stage.penalty > 0)

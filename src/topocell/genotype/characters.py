@@ -40,6 +40,8 @@ _IN_LATEX = {
     "_": r"\\textunderscore(?:\{\}|\s)",
     "x": r"\$\\times\$",
 }
+#: A configuration as newer versions of ConfigSpace print it: a call around a dictionary.
+_CONFIGURATION = re.compile(r"\bConfiguration\s*\(\s*values\s*=(?=\s*\{)")
 #: How a diff of words marks what it takes away, also in colours.
 _WORDS_TAKEN = re.compile(r"-\]\{\+")
 _COLOURED = re.compile(r"(?<=[^\n])\x1b\[(?:\d+;)*31m|\x1b\[(?:\d+;)*31m(?!-)")
@@ -64,7 +66,7 @@ def bounded(text: object) -> str:
             "a diff must have whole lines, but one of words has the old and the new ones in one; print it without "
             "--color-words or --word-diff"
         )
-    text = _JOINED.sub("", re.sub(r"<br ?/?>", "\n", text))
+    text = _CONFIGURATION.sub("dict(", _JOINED.sub("", re.sub(r"<br ?/?>", "\n", text)))
     plain = html.unescape(_TAG.sub(r"<\1>", _DECORATION.sub("", text)))
     plain = named(plain)
     return _LATEX.sub(r"'\1'", _BLANK.sub(" ", plain.translate(_TYPESET)))

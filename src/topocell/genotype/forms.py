@@ -56,7 +56,7 @@ _FOREIGN = (
     (r'"nbformat"', "a notebook, whose cells are none of a network"),
     (r"(?m)^(extends|search|selection|retrain):", "a recipe, which has no genotype"),
     (
-        r"NetworkSelectorDatasetInfo|Configuration\(values",
+        r"NetworkSelectorDatasetInfo[\w:]+, Value:",
         "a configuration as ConfigSpace prints it, of which JSON is read",
     ),
     (

@@ -837,6 +837,23 @@ def test_faults_of_nasbench301_name_the_key(key: str, value: Any, message: str) 
     assert message in str(caught.value)
 
 
+def test_a_configuration_as_newer_versions_of_configspace_print_it() -> None:
+    text = in_form("nasbench301", DARTS_V2)
+    wanted = Genotype.from_text(text)
+    lines = "".join(f"  {name!r}: {value!r},\n" for name, value in json.loads(text).items())
+    printed = f"Configuration(values={{\n{lines}}})"
+    for around in ("{}", "2024-01-02 10:00:00 INFO incumbent {}", "({}, 0.93)", "config = {}"):
+        assert Genotype.from_text(around.format(printed)) == wanted
+    with pytest.raises(GenotypeError, match="one genotype"):
+        Genotype.from_text(f"{printed}\n{printed.replace('sep_conv_3x3', 'dil_conv_5x5', 1)}")
+
+
+def test_the_compact_text_of_naslib_by_hand() -> None:
+    cells = Genotype.from_text("(((0, 3), (1, 2)), ((1, 0), (0, 6)))", operations=ORDER).cells
+    assert cells["normal"].nodes == (((ORDER[3], 0), (ORDER[2], 1)),)
+    assert cells["reduce"].nodes == (((ORDER[0], 1), (ORDER[6], 0)),)
+
+
 def test_numbers_below_the_order() -> None:
     text = "compact = (((0, 1), (1, 0)), ((0, 1), (1, 0)))"
     assert Genotype.from_text(text, operations=["noise", "skip_connect"]).cells["normal"].nodes == (

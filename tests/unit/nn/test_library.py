@@ -60,11 +60,19 @@ SPACES: dict[str, SpaceSpec] = {name: spaces.get(name) for name in ("darts", "s4
 
 @pytest.mark.parametrize("native", ["0", "1"])
 @pytest.mark.parametrize("build", [Supernet, ReferenceSupernet])
-@pytest.mark.parametrize("space", SPACES)
-def test_supernets(space: str, build: Callable[..., nn.Module], native: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("space", "channels", "partial"), [*((space, 4, 1) for space in SPACES), ("darts", 16, 4)])
+def test_supernets(
+    space: str,
+    channels: int,
+    partial: int,
+    build: Callable[..., nn.Module],
+    native: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a quarter of the channels, too, as PC-DARTS has them: few of many."""
     monkeypatch.setenv("TOPOCELL_NATIVE", native)
     with no_strided_1x1():
-        trained(build(SPACES[space], 4, 5, 3), ArchState(SPACES[space])())
+        trained(build(SPACES[space], channels, 5, 3, partial=partial), ArchState(SPACES[space])())
 
 
 @pytest.mark.parametrize("native", ["0", "1"])

@@ -567,7 +567,19 @@ def test_a_network_of_several_processes_with_weights_that_reach_nothing(case: st
         x, y = images(torch.channels_last)
         for _ in range(2):
             F.cross_entropy(net(x, *given), y).backward(retain_graph=bool(given))
+        careless = nn.parallel.DistributedDataParallel(copy.deepcopy(plain))
+        with pytest.raises(RuntimeError, match="find_unused_parameters"):
+            for _ in range(2):
+                F.cross_entropy(careless(x, *given), y).backward(retain_graph=bool(given))
     finally:
         torch.distributed.destroy_process_group()
     unused = [name for name, p in plain.named_parameters() if p.grad is None]
     assert unused and all(where in name for name in unused)
+    torch.manual_seed(0)
+    alone, given = UNUSED[case][0]()
+    for _ in range(2):
+        F.cross_entropy(alone(x, *given), y).backward(retain_graph=bool(given))
+    for found, wanted in zip(plain.parameters(), alone.parameters(), strict=True):
+        assert (found.grad is None) == (wanted.grad is None)
+        if found.grad is not None:
+            torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-4, atol=1e-6)
