@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from topocell.arguments import checked
 from topocell.config.budgets import BUDGETS
+from topocell.config.plain_words import in_plain_words, independent
 from topocell.config.recipe import Budget, Recipe
 from topocell.config.reference import elsewhere, read_argument
 from topocell.config.search import Stage
@@ -331,39 +332,6 @@ def _faults(error: ValidationError, data: Any) -> list[str]:
         else:
             lines.append(in_plain_words(item, model))
     return lines
-
-
-def independent(error: ValidationError) -> list[dict[str, Any]]:
-    """The faults of an error, but no list that is short only for want of parts with faults of their own."""
-    found: list[dict[str, Any]] = [dict(item) for item in error.errors()]
-    places = [item["loc"] for item in found]
-    return [
-        item
-        for item, at in zip(found, places)
-        if item["type"] != "too_short" or not any(place[: len(at)] == at != place for place in places)
-    ]
-
-
-def in_plain_words(fault: Mapping[str, Any], key: str) -> str:
-    """`KEY: RULE, but got VALUE`, and for text that YAML reads as a number, how to write it."""
-    rule, value = fault["msg"][:1].lower() + fault["msg"][1:], fault["input"]
-    for words, plain in _PLAIN_WORDS:
-        rule = re.sub(words, plain, rule)
-    line = f"{key}: {rule}, but got {repr(value)[:60]}"
-    if fault["type"] == "string_type" and value is not None:
-        return f"{line}; write it in quotes"
-    return line + f"; one alone is written [{value}]" * (fault["type"] == "tuple_type" and type(value) is int)
-
-
-#: What pydantic calls things, and what a YAML file calls them.
-_PLAIN_WORDS = (
-    (r"valid dictionary( or instance of \w+)?", "mapping"),
-    ("valid tuple", "list"),
-    ("tuple", "list"),
-    ("a valid string", "text"),
-    (r" after validation, not \w+", ""),
-    (r", unable to parse string as an? \w+", ""),
-)
 
 
 def _readable(loc: Sequence[int | str], data: Any) -> tuple[list[str], str]:

@@ -10,7 +10,8 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from topocell.config.load import in_plain_words, independent, load_recipe
+from topocell.config.load import load_recipe
+from topocell.config.plain_words import in_plain_words, independent
 from topocell.config.recipe import Budget, Recipe
 from topocell.config.values import Model
 from topocell.errors import RecipeError, nearest

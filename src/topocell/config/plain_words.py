@@ -1,0 +1,45 @@
+"""What pydantic finds wrong with a recipe, in the words of one who writes it."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+
+def independent(error: ValidationError) -> list[dict[str, Any]]:
+    """The faults of an error, but no list that is short only for want of parts with faults of their own."""
+    found: list[dict[str, Any]] = [dict(item) for item in error.errors()]
+    places = [item["loc"] for item in found]
+    return [
+        item
+        for item, at in zip(found, places)
+        if item["type"] != "too_short" or not any(place[: len(at)] == at != place for place in places)
+    ]
+
+
+def in_plain_words(fault: Mapping[str, Any], key: str) -> str:
+    """`KEY: RULE, but got VALUE`, and for text that YAML reads as a number, how to write it."""
+    rule, value = fault["msg"][:1].lower() + fault["msg"][1:], fault["input"]
+    for words, plain in _PLAIN_WORDS:
+        rule = re.sub(words, plain, rule)
+    hints = {
+        "string_type": "" if value is None else "write it in quotes",
+        "tuple_type": f"one alone is written [{value}]" if type(value) is int else "write it as [1, 2]",
+        "dict_type": f"write {key}.NAME=VALUE for each of its keys",
+        "model_type": "" if "Curve" in fault["msg"] else f"write {key}.NAME=VALUE for each of its keys",
+    }
+    how = hints.get(fault["type"].replace("model_attributes", "model"), "")
+    return f"{key}: {rule}, but got {repr(value)[:60]}" + (how and f"; {how}")
+
+
+#: What pydantic calls things, and what a YAML file calls them.
+_PLAIN_WORDS = (
+    ("valid dictionary or instance of Curve", "number or a mapping"),
+    (r"valid dictionary( or instance of \w+)?", "mapping"),
+    ("valid tuple", "list"),
+    ("tuple", "list"),
+    ("a valid string", "text"),
+    (r" after validation, not \w+", ""),
+    (r", unable to parse string as an? \w+", ""),
+)
