@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,13 @@ SPACES: dict[str, SpaceSpec] = {
     "s2": spaces.get("s2"),
     "nasbench201": spaces.get("nasbench201"),
 }
-COSTS = {
-    (name, measure): network_costs(space, SIZE, measure)  # type: ignore[arg-type]
-    for name, space in SPACES.items()
-    for measure in ("parameters", "multiply_adds")
-}
 SMALL = SPACES["two nodes"]
 STRIDES = {"normal": 1, "reduce": 2}
+
+
+@cache
+def costs_of(name: str, measure: Any) -> NetworkCosts:
+    return network_costs(SPACES[name], SIZE, measure)
 
 
 # --- one cell
@@ -83,7 +84,7 @@ def test_one_hot_weights_cost_what_their_network_does(space: str, data: st.DataO
     net = FixedNet(Genotype(of.name, cells, skeleton=of.skeleton), SIZE.channels, SIZE.layers, SIZE.classes)
     counted = count(net, SIZE.shape)
     for measure in ("parameters", "multiply_adds"):
-        costs = COSTS[space, measure]
+        costs = costs_of(space, measure)
         parts = [CellExpectation(t, cell, costs)(weights[t], stay[t]) for t, cell in of.cells.items()]
         assert costs.fixed + float(sum(parts)) == getattr(counted, measure)
 
@@ -128,7 +129,7 @@ def test_gradients_equal_finite_differences(relaxation: Any, topology: Any, targ
     arch.op_temperature, arch.edge_temperature = 0.8, 1.3
     stage = SearchPlan.model_validate({"stages": [{"name": "a", "epochs": 1}]}).stages[0]
     plan = CostPlan(weight=0.3, target=target)
-    penalty = CostPenalty(plan, stage, SMALL, Rules(), COSTS["two nodes", "parameters"]).penalty
+    penalty = CostPenalty(plan, stage, SMALL, Rules(), costs_of("two nodes", "parameters")).penalty
     logits = [p for p in arch.parameters() if p.numel()]
     found = torch.autograd.grad(penalty(arch), logits, allow_unused=True)
     assert float(penalty(arch).detach()) > 0
@@ -202,7 +203,7 @@ def test_edges_count_by_their_probability_whatever_their_weight(topology: Any, e
 def test_the_state_of_a_derived_cell_expects_its_cost() -> None:
     """Sharp distributions: all that is left is the cell that is derived."""
     for topology in ({"name": "subsets", "view": "target", "sizes": 2}, {"name": "subsets", "sizes": "any-or-none"}):
-        arch, costs = drawn(topology=topology), COSTS["two nodes", "multiply_adds"]
+        arch, costs = drawn(topology=topology), costs_of("two nodes", "multiply_adds")
         with torch.no_grad():
             for logits in arch.parameters():
                 logits.mul_(300)
@@ -346,9 +347,9 @@ def test_the_penalty_is_part_of_the_loss_once(halves: SearchData) -> None:
 
 def test_the_penalty_without_a_target_is_a_share_of_equal_weights() -> None:
     stage = SearchPlan.model_validate({"stages": [{"name": "a", "epochs": 1}]}).stages[0]
-    penalty = CostPenalty(CostPlan(weight=0.5), stage, SMALL, Rules(), COSTS["two nodes", "parameters"])
+    penalty = CostPenalty(CostPlan(weight=0.5), stage, SMALL, Rules(), costs_of("two nodes", "parameters"))
     assert math.isclose(float(penalty.penalty(drawn(init=0.0))), 0.5)
-    assert penalty.uniform == expected(drawn(init=0.0), COSTS["two nodes", "parameters"])
+    assert penalty.uniform == expected(drawn(init=0.0), costs_of("two nodes", "parameters"))
 
 
 def test_costs_of_another_measure_are_refused(halves: SearchData) -> None:
