@@ -15,7 +15,7 @@ _PLAIN = re.compile(rf"\s*(?:{_HASH}|//)")
 _DRAWN = r"-+>|---"
 #: A line of comment in some language, or one that a diff takes away: `- item` and `-   item` are of a list.
 _COMMENT = re.compile(
-    rf"\s*(?:{_HASH}|//|%|;|--\s|[<!]\s|(['\"])\s(?!.*\1\W*$)"
+    rf"\s*(?:{_HASH}|//|%(?!7[Cc]|5[Bb]|28|7[Bb])|;|--\s|[<!]\s|(['\"])\s(?!.*\1\W*$)"
     rf"|(?i:@?rem)\s|::|(?!{_DRAWN})-(?! (?: {{2}})?\S|-\w|-?\s*$|[0-9.]))"
 )
 #: A line that a diff takes away where it has others in its place.
@@ -43,6 +43,8 @@ _BEGINS = {"/*": re.compile(r"(?<![\w*/.'\"~$?}-])/\*")}
 _STRING = re.compile(r"""("{3}|'{3}).*?\1""", re.DOTALL)
 #: The head of a hunk, of as many versions as it has signs less one.
 _HUNK = re.compile(r"^( *)@(@+) .*?@@", re.MULTILINE)
+#: What a diff says of its files.
+_FILES = re.compile(r" *(?:diff --|index [0-9a-f]|(?:new|deleted) file mode |(?:---|\+\+\+) \S)")
 #: What a diff of context has of the old file: all up to the new one.
 _OLD = re.compile(r"^\*{3} [0-9,]+ \*{4}$.*?(?:^--- [0-9,]+ -{4}$|\Z)", re.MULTILINE | re.DOTALL)
 #: A diff among other lines of Markdown.
@@ -106,7 +108,7 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
         text = re.sub(r"(?m)^\+", "", text)
     out: list[str] = []
     text = _DIFF.sub(lambda diff: _applied(diff[1], out), text)
-    text = "\n" + re.sub(r"(?m)^[ ]*(?:```|~~~)\w*[ ]*$", "", text)
+    text = "\n" + re.sub(r"(?m)^[ ]*(?:(?:```|~~~)\w*|\.\. (?:code-block|code|sourcecode):: *\w*)[ ]*$", "", text)
     for begin, end in _BLOCKS.items():
         text = _without(text, begin, end, out)
     bare: list[str] = []
@@ -122,7 +124,7 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
     hunk = head is not None or _is_hunk(lines)
     if hunk:
         indent, width = (head[1], len(head[2])) if head else ("", 1)
-        lines = [line.removeprefix(indent) for line in lines if not _HUNK.match(line)]
+        lines = [line.removeprefix(indent) for line in lines if not (_HUNK.match(line) or _FILES.match(line))]
         taken = ["-" in line[:width] for line in lines]
         lines = [line[width if not line[:width].strip("+ ") else 0 :] for line in lines]
     else:

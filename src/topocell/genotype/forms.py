@@ -162,6 +162,8 @@ def _found(plain: str, out: str) -> tuple[str, Any]:
             raise GenotypeError(f"a text must hold one genotype, but has {other} beside {shown(arch)}; keep one")
         check_unchanged(plain, arch)
         return "nasbench201", arch
+    if (settings := unwrapped(plain.replace(GAP, ""))) != plain.replace(GAP, ""):  # in YAML
+        return _recognised(bounded(settings))
     value = read(plain)
     if isinstance(value, str):
         return _recognised(bounded(value))

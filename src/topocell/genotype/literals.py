@@ -45,6 +45,8 @@ def parsed(piece: str) -> Any:
         reason = error.msg[:100] if isinstance(error, SyntaxError) else "too deeply nested or not text"
         if reason.startswith("unterminated string"):
             reason = "a quote is not closed on its line; join the lines of a name that is broken"
+        elif isinstance(error, SyntaxError) and "\n" in piece and error.text and error.text.strip():
+            reason += f", at {shown(error.text.strip())}"
         raise GenotypeError(f"a genotype must be plain data, but got {shown(piece)} ({reason})") from None
     return _value(tree.body, 0)
 

@@ -7,7 +7,7 @@ from typing import Any
 from topocell.errors import GenotypeError
 from topocell.genotype.literals import MAX_DEPTH
 from topocell.genotype.namedtuples import FIELDS
-from topocell.genotype.texts import CALL, another, more_than
+from topocell.genotype.texts import CALL, another, is_operation, more_than
 from topocell.io import files, plain_yaml
 
 #: Keys of a mapping in YAML that holds a genotype.
@@ -17,6 +17,8 @@ _IN_YAML = re.compile(
     r"|[{,][ \t]*(?:genotype|normal):|^[ \t]*(?:- )*(?:[\w./-]+:\s+)?'[^'\n]*''\w+''",
     re.MULTILINE,
 )
+#: Pairs of a list in YAML, in several lines or in one.
+_PAIRS = re.compile(r"^[ \t]*(?:- )+(?:\w+\n\s*- [0-9]|\[\s*\w+\s*,\s*[0-9])", re.MULTILINE)
 #: How a list of lists begins in YAML; one with a bracket of Python further on is none.
 _LISTS = re.compile(r"\s*(?:\[\s*\[|- - )[^(]*\Z")
 #: The key of a line of JSON.
@@ -44,13 +46,23 @@ def unwrapped(text: str) -> str:
         if isinstance(inner, dict) and inner.keys() <= {"desc", "value"}:  # as wandb keeps settings
             inner = inner.get("value")
         inner = inner if isinstance(inner, str) else unwrapped(json.dumps(inner))
-        beside = json.dumps(data).replace(json.dumps(inner)[1:-1], "").replace(inner, "")
-        beside = beside.replace("\\", "")  # of texts in it
-        other = another(beside) or ("an architecture string" if "~0|" in beside else None)
-        if other := other or more_than(inner, f"{inner}\n{beside}"):
-            raise GenotypeError(f"a text must hold one genotype, but beside {key!r} it has {other}; keep one")
+        _check_alone(inner, data, repr(key))
         return inner
+    if isinstance(data, dict) and data.keys() >= set(FIELDS):
+        beside = {key: data.pop(key) for key in list(data) if not str(key).startswith(("normal", "reduce"))}
+        if beside:
+            text = json.dumps(data)
+            _check_alone(text, beside, "its fields")
     return data if isinstance(data, str) else text
+
+
+def _check_alone(inner: str, settings: Any, where: str) -> None:
+    """Raise GenotypeError where settings have another genotype than one that was found there."""
+    beside = json.dumps(settings).replace(json.dumps(inner)[1:-1], "").replace(inner, "")
+    beside = beside.replace("\\", "")  # of texts in it
+    other = another(beside) or ("an architecture string" if "~0|" in beside else None)
+    if other := other or more_than(inner, f"{inner}\n{beside}"):
+        raise GenotypeError(f"a text must hold one genotype, but beside {where} it has {other}; keep one")
 
 
 def _records(text: str) -> list[dict[str, Any]] | None:
@@ -139,7 +151,7 @@ def yaml_fault(text: str) -> str | None:
 def _in_yaml(text: str) -> Any:
     """The value of a text in YAML that could hold a genotype, also as the list of its four; None for all others."""
     lists = _LISTS.match(text) is not None
-    if not lists and not _IN_YAML.search(text):
+    if not lists and not _IN_YAML.search(text) and not _PAIRS.search(text):
         return None
     try:
         data = _loaded(text)
@@ -147,9 +159,20 @@ def _in_yaml(text: str) -> Any:
         return None
     if _has_python(data):
         return None
-    known = _entry(data) or (isinstance(data, dict) and any(_IN_YAML.match(f"{key}:") for key in data))
-    known = known or (lists and isinstance(data, list) and len(data) == len(FIELDS))
-    return data if known else None
+    known = lists and isinstance(data, list) and len(data) == len(FIELDS)
+    known = known or (isinstance(data, dict) and any(_IN_YAML.match(f"{key}:") for key in data))
+    return data if known or _entry(data) or _has_fields(data) else None
+
+
+def _has_fields(data: Any) -> bool:
+    """Return whether a mapping at any depth of data has keys of a genotype in one of its forms, or a list its pairs."""
+    if isinstance(data, dict):
+        words = [key for key, value in data.items() if not (isinstance(value, str) and key in ("normal", "genotype"))]
+        return any(_IN_YAML.match(f"{key}:") for key in words) or any(map(_has_fields, data.values()))
+    if not isinstance(data, list):
+        return False
+    pair = len(data) == 2 and isinstance(data[0], str) and type(data[1]) is int and is_operation(data[0])
+    return pair or any(map(_has_fields, data))
 
 
 def _loaded(text: str) -> Any:

@@ -131,6 +131,11 @@ def _operations(text: str) -> Counter[str]:
     return Counter(found[1] or found[2] for found in _NUMBERED.finditer(plain))
 
 
+def is_operation(name: str) -> bool:
+    """Return whether a name is that of an operation, as far as words say."""
+    return re.fullmatch(_OPERATION.format("|none"), name) is not None
+
+
 def another(text: str) -> str | None:
     """What says that a text holds a genotype, other than an architecture string; None where nothing does."""
     text = unquoted(_BEHIND.sub("", text)).replace("\\/", "/")  # as JSON may have it

@@ -84,11 +84,52 @@ READ = {
 }
 
 
+def added(text: str) -> str:
+    """As a diff adds the lines of a file."""
+    return "".join(f"+{line}\n" for line in text.strip().splitlines())
+
+
+def in_yaml(data: object, style: bool | None = False) -> str:
+    return yaml.safe_dump(data, default_flow_style=style, sort_keys=False)
+
+
+GIT = "diff --git a/c.yaml b/c.yaml\nnew file mode 100644\nindex 0000000..1234567\n"
+GIT += "--- /dev/null\n+++ b/c.yaml\n@@ -0,0 +1,9 @@\n"
+OF_FIELDS = in_yaml(json.loads(FIELDS["A"]), None)
+YAML = {
+    **{f"{name} below keys": in_yaml({"model": {"arch": json.loads(DATA[name][0])}}) for name in (HUB, "nasbench301")},
+    **{f"{name} of wandb": in_yaml({"arch": {"desc": None, "value": json.loads(DATA[name][0])}}) for name in (HUB,)},
+    "fields below a key": in_yaml({"cell": json.loads(FIELDS["A"])}),
+    "fields beside others": f"lr: 0.1\n{OF_FIELDS}",
+    "fields below words": f"Our cell:\n\n{OF_FIELDS}",
+    "fields beside others in Python": str({"lr": 0.1} | json.loads(FIELDS["A"])),
+    "added": added(OF_FIELDS),
+    "added below a key": added(in_yaml({"cell": json.loads(FIELDS["A"])})),
+    "added in one line": added(in_yaml(json.loads(FIELDS["A"]), True)),
+    "of git show": GIT + added(OF_FIELDS),
+    "in a fence": f"```yaml\n{OF_FIELDS}```",
+    "in reStructuredText": ".. code-block:: yaml\n\n" + "".join(f"   {line}\n" for line in OF_FIELDS.splitlines()),
+}
+
+
+@pytest.mark.parametrize("name", YAML)
+def test_yaml_is_read_wherever_json_is(name: str) -> None:
+    assert Genotype.from_text(YAML[name]).key == DARTS_V2.key
+
+
+def test_nodes_in_yaml_are_read_below_keys() -> None:
+    nodes = [[["nor_conv_3x3", 0]], [["none", 0], ["skip_connect", 1]], [["nor_conv_1x1", 0], ["none", 1], ["none", 2]]]
+    wanted = Genotype.from_text(json.dumps(nodes))
+    for data in (nodes, {"model": {"arch": nodes}}):
+        assert Genotype.from_text(in_yaml(data)) == wanted
+
+
 @pytest.mark.parametrize("name", READ)
 def test_texts_are_read(name: str) -> None:
     assert Genotype.from_text(READ[name], operations=ORDER) == DARTS_V2
 
 
+STRING = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|avg_pool_3x3~1|nor_conv_3x3~2|"
 TWO = {
     "a wide one": f"{B.translate(WIDE)}\n{V2}",
     "one of other quotes": f"{FIELDS['B'].replace(chr(34), '„')}\n{V2}",
@@ -109,6 +150,10 @@ TWO = {
     "two forms": json.dumps({"best": DATA[HUB][0], "start": DATA["nasbench301"][1]}),
     "a line of JSON": f'"best": {json.dumps(V2)},\n"start": {json.dumps(B)},',
     "after brackets": f"[INFO] {DATA['compact'][0]}\n[INFO] {DATA['compact'][1]}",
+    "below two keys in YAML": in_yaml({"best": json.loads(DATA[HUB][0]), "start": {"arch": json.loads(DATA[HUB][1])}}),
+    "fields beside data in YAML": in_yaml({**json.loads(FIELDS["A"]), "start": json.loads(DATA[HUB][1])}),
+    "fields beside a text in YAML": in_yaml({**json.loads(FIELDS["A"]), "start": B}),
+    "a link that begins a line": f"{quote(STRING)}\n{V2}",
     "in a listing": f"\\begin{{lstlisting}}\n{FIELDS['A']}\n{FIELDS['B']}\n\\end{{lstlisting}}",
 }
 
@@ -135,6 +180,16 @@ LINES = V2.replace("), (", "),\n    (").splitlines()
 BEFORE = ["2024-01-01 10:00:0{},123 - INFO - ", "2024-01-01 10:00:0{}.123 | INFO     | __main__:main:42 - "]
 BEFORE += ["I0102 10:00:0{}.1 140 train.py:42] ", "nas-0 main ", "search\tRun\t2024-05-06T10:11:1{}.1Z "]
 BEFORE += ["[default0]:", "E       ", "│ ", ">"]
+
+
+@pytest.mark.parametrize("before", ["{}. ", "{}) ", "({}) ", "[{}] ", "L{}: ", "{}: "])
+def test_lines_in_a_list_with_numbers(before: str) -> None:
+    assert Genotype.from_text("\n".join(before.format(n) + line for n, line in enumerate(LINES, 1))) == DARTS_V2
+
+
+def test_a_fault_of_syntax_is_shown_where_it_is() -> None:
+    with pytest.raises(GenotypeError, match=r"Perhaps you forgot a comma\?, at \"\('skip_connect' 0\)"):
+        Genotype.from_text("\n".join(LINES).replace("('skip_connect', 0)", "('skip_connect' 0)", 1))
 
 
 @pytest.mark.parametrize("before", BEFORE)
