@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from topocell.arguments import checked
 from topocell.config.budgets import BUDGETS
-from topocell.config.plain_words import in_plain_words, independent
+from topocell.config.plain_words import in_plain_words, independent, nested
 from topocell.config.recipe import Budget, Recipe
 from topocell.config.reference import elsewhere, read_argument
 from topocell.config.search import Stage
@@ -323,6 +323,8 @@ def _faults(error: ValidationError, data: Any) -> list[str]:
         if item["type"] == "extra_forbidden":
             known = _known_keys(path)
             near = nearest(path[-1], known) or elsewhere(path, item["input"], _stages_of(data))
+            if "." in path[-1]:
+                near = f"; in a file it is written {nested(path[-1])}"
             lines.append(f"{model}: unknown key{near}" + (f"; known: {', '.join(known)}" if known and not near else ""))
         elif item["type"] == "missing":
             lines.append(f"{model}: is required")

@@ -18,6 +18,12 @@ def independent(error: ValidationError) -> list[dict[str, Any]]:
     ]
 
 
+def nested(key: str) -> str:
+    """How a key of a command line is written in a file: `a.b` is `a: {b: VALUE}`."""
+    first, *rest = key.split(".")
+    return f"{first}: {'{'}{nested('.'.join(rest))}{'}'}" if rest else f"{first}: VALUE"
+
+
 def in_plain_words(fault: Mapping[str, Any], key: str) -> str:
     """`KEY: RULE, but got VALUE`, and for text that YAML reads as a number, how to write it."""
     rule, value = fault["msg"][:1].lower() + fault["msg"][1:], fault["input"]

@@ -1,5 +1,6 @@
 """Tensors of what people keep images and labels in: tensors on any device, arrays, columns of tables, lists."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,6 +71,8 @@ class Span(NamedTuple):
         )
 
     def __str__(self) -> str:
+        if math.isnan(self.low):
+            return f"{self.dtype} with NaN among them"
         return f"{self.dtype} from {self.low:g} to {self.high:g}"
 
 

@@ -1,5 +1,6 @@
 """Images that are given from Python as one tensor of pixels: tensors, arrays, images of Pillow."""
 
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Literal
@@ -130,9 +131,9 @@ def _picture(image: Any, name: str, background: Colour) -> Tensor:
 def _check_span(span: Span, name: str) -> None:
     """Raise DataError for floats outside 0..1, and for other numbers that are no bytes."""
     if not span.are_pixels:
+        way = "find what made it" if math.isnan(span.low) else "convert them"
         raise DataError(
-            f"images are uint8, or floats in 0..1 before any normalisation, but those of {name} are {span}; convert "
-            f"them"
+            f"images are uint8, or floats in 0..1 before any normalisation, but those of {name} are {span}; {way}"
         )
 
 
@@ -167,6 +168,8 @@ def as_images(images: Tensor, labels: Tensor, name: str, unsure: bool) -> Tensor
 def _mended(images: Tensor, labels: Tensor) -> str:
     """What makes images and labels of some usual other shapes (N, C, H, W) and (N,)."""
     steps, as_many = [], images.shape[:1] == labels.shape[:1]
+    if not len(images):
+        return "give at least one image"
     if images.dim() == 3 and as_many:
         steps.append("of grey images give images[:, None]")
     if labels.dim() == 2 and as_many:

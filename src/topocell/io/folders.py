@@ -34,7 +34,8 @@ def walk(top: Path, onerror: Callable[[OSError], object] | None = None) -> Itera
         top: the first folder; it may be a link itself.
         onerror: is given the OSError of a folder that cannot be read; without it such folders are passed over.
     """
-    seen = {_identity(parent) for place in (top.absolute(), top.resolve()) for parent in place.parents}
+    places = [top.resolve(), *([] if ".." in top.parts else [top.absolute()])]  # `a/..` does not lie in `a`
+    seen = {_identity(parent) for place in places for parent in place.parents}
     tops = [str(top)]
     for start in tops:
         for folder, inside, names in os.walk(start, onerror=onerror):

@@ -15,7 +15,7 @@ MAX_DEPTH = 30
 MAX_NUMBER = 2**63
 
 #: `0,1,2` without the brackets that some shells take for a pattern.
-_BARE_LIST = re.compile(r"[^\s,\[\]{}'\"]+(,[^\s,\[\]{}'\"]+)+")
+_BARE_LIST = re.compile(r"[^\s,\[\]{}'\"]+(,\s*[^\s,\[\]{}'\"]+)+")
 
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -50,6 +50,19 @@ class _FastDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignor
     """The dumper in C, which takes characters alone."""
 
 
+def _number(loader: Any, node: yaml.ScalarNode) -> int | float | str:
+    """Read `010` as ten, as YAML 1.2 does, and `1:30` as text: to YAML 1.1 these are 8 and 90."""
+    text = str(node.value).replace("_", "").lower()
+    if ":" in text:
+        return str(node.value)
+    if node.tag.endswith(":float"):
+        return float(loader.construct_yaml_float(node))
+    return int(text, 0 if text.lstrip("+-")[1:2] in ("x", "b") else 10)
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _number)
+    _FastLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _number)
 for _rules in (_Loader, _FastLoader, _Dumper, _FastDumper):  # which take 6e-3 for text, since YAML 1.1 asks for 6.0e-3
     _rules.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+\Z"), list("-+0123456789")

@@ -816,6 +816,13 @@ def test_text_is_taken_as_it_is_written(word: str) -> None:
     assert plain_yaml.load(plain_yaml.dump({"root": word})) == {"root": word}
 
 
+def test_a_key_of_a_command_line_in_a_file_is_told_how_it_is_written_there(tmp_path: Path) -> None:
+    path = file(tmp_path, "extends: dots\nname: a\nretrain.weights.momentum: 0.8\n")
+    words = "unknown key; in a file it is written retrain: {weights: {momentum: VALUE}}"
+    with pytest.raises(RecipeError, match=re.escape(words)):
+        load_recipe(path)
+
+
 def test_a_folder_may_be_called_like_a_number() -> None:
     recipe = load_recipe("quickstart", ["data.root=1e3", "about=2024 #2"])
     assert (recipe.data.root, recipe.about) == ("1e3", "2024 #2") and resolved(recipe.to_yaml()) == recipe

@@ -308,6 +308,15 @@ def test_class_folders_that_lie_in_images_are_found(tmp_path, pictures, others):
     assert load("folder", tmp_path / pictures).train.classes == ("cat", "dog")
 
 
+@pytest.mark.parametrize("way", ["cat/..", "cat/../../photos", "dog/../."])
+def test_a_path_through_a_folder_of_the_tree_leaves_none_of_it_out(tmp_path, monkeypatch, way):
+    place = tree(tmp_path / "photos")
+    wanted = load("folder", place)
+    assert torch.equal(load("folder", place / way).train.images, wanted.train.images)
+    monkeypatch.chdir(place / "cat")
+    assert load("folder", Path("..")).train.classes == wanted.train.classes == ("cat", "dog")
+
+
 @pytest.mark.parametrize("target", ["gone", "owl"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_class_that_is_a_link_to_nowhere_is_not_lost_in_silence(tmp_path, layout, target):
