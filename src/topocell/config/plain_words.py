@@ -33,7 +33,7 @@ def in_plain_words(fault: Mapping[str, Any], key: str) -> str:
         "string_type": "" if value is None else "write it in quotes",
         "tuple_type": f"one alone is written [{value}]" if type(value) is int else "write it as [1, 2]",
         "dict_type": f"write {key}.NAME=VALUE for each of its keys",
-        "model_type": "" if "Curve" in fault["msg"] else f"write {key}.NAME=VALUE for each of its keys",
+        "model_type": "" if re.search("Curve|Choice", fault["msg"]) else f"write {key}.NAME=VALUE for each of its keys",
     }
     how = hints.get(fault["type"].replace("model_attributes", "model"), "")
     return f"{key}: {rule}, but got {repr(value)[:60]}" + (how and f"; {how}")
@@ -42,6 +42,8 @@ def in_plain_words(fault: Mapping[str, Any], key: str) -> str:
 #: What pydantic calls things, and what a YAML file calls them.
 _PLAIN_WORDS = (
     ("valid dictionary or instance of Curve", "number or a mapping"),
+    ("valid dictionary or instance of Choice", "name or a mapping"),
+    (r"string should match pattern .*", "it has letters, digits and . _ - alone, and begins with a letter or digit"),
     (r"valid dictionary( or instance of \w+)?", "mapping"),
     ("valid tuple", "list"),
     ("tuple", "list"),

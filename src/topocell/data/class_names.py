@@ -14,11 +14,11 @@ from topocell.data.arrays import numbers_of
 from topocell.errors import DataError
 
 
-def names_of(part: Any, labels: Tensor, chosen: Tensor | None = None) -> tuple[str, ...]:
+def names_of(part: Any, labels: Tensor, chosen: Tensor | None = None) -> tuple[str, ...] | None:
     """Names of the classes of a dataset by number, also of a part of one (`Subset`) or of several (`ConcatDataset`).
 
-    None where it has none, or where what changes its labels stands around or in it. Raises DataError where several
-    disagree.
+    Empty where it has none, or where it is not known whose they are; None where what changes its labels stands around
+    or in it. Raises DataError where several disagree.
 
     Args:
         part: the dataset, or (images, labels).
@@ -30,7 +30,7 @@ def names_of(part: Any, labels: Tensor, chosen: Tensor | None = None) -> tuple[s
         known = _targets(part)
         changed = known is not None and not _are_of(part, known, chosen, labels)
         if changed or getattr(part, "target_transform", None) is not None:
-            return ()
+            return None
         return _in_order(_plain_names(part.classes), getattr(part, "class_to_idx", None))
     if isinstance(part, Subset):
         return names_of(part.dataset, labels, numbers_of(part.indices).long()[chosen])
@@ -38,11 +38,15 @@ def names_of(part: Any, labels: Tensor, chosen: Tensor | None = None) -> tuple[s
         several: tuple[str, ...] = ()
         for begin, end, one in zip([0, *part.cumulative_sizes], part.cumulative_sizes, part.datasets):
             inside = (chosen >= begin) & (chosen < end)
-            several = agreed(several, names_of(one, labels[inside], chosen[inside] - begin))
+            if (names := names_of(one, labels[inside], chosen[inside] - begin)) is None:
+                return None
+            several = agreed(several, names)
         return several
     inner = getattr(part, "dataset", None)
     known = None if inner is None else _targets(inner)
-    return () if known is None or not _are_of(part, known, chosen, labels) else names_of(inner, labels, chosen)
+    if known is None or len(known) != len(part):
+        return ()
+    return names_of(inner, labels, chosen) if _are_of(part, known, chosen, labels) else None
 
 
 def _are_of(part: Any, known: Tensor, chosen: Tensor, labels: Tensor) -> bool:

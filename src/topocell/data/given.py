@@ -72,9 +72,12 @@ def given_source(given: Given | Sequence[Any], background: Colour = (255, 255, 2
         )
     if lowest < 0:
         raise DataError(f"labels are integers from 0, but the lowest is {lowest}; number the classes")
-    every = [names_of(part, numbers) for part, numbers in ((given.train, train[1]), (given.test, test[1]))]
+    both = [names_of(part, numbers) for part, numbers in ((given.train, train[1]), (given.test, test[1]))]
+    every = [names or () for names in both]
     spelt = str if named is None else str.casefold  # other names excuse no more than a spelling: a label is one class
     classes = agreed(*(tuple(map(spelt, names[: highest + 1])) for names in every))
+    if None in both:  # what changes the labels of one part may make them those of the other, or something else
+        classes = ()
     if named is not None:
         classes = named
         if lowest and highest - lowest < len(classes) <= highest:

@@ -13,7 +13,7 @@ from topocell.genotype.comments import GAP, is_commented, uncommented
 from topocell.genotype.exports import BENCH_PREFIX, HUB_KEY, NNI_KEY
 from topocell.genotype.literals import Call, shown
 from topocell.genotype.prefixes import unprefixed
-from topocell.genotype.settings import is_text, unwrapped, yaml_fault
+from topocell.genotype.settings import has_compact, is_ours, is_text, unwrapped, yaml_fault
 from topocell.genotype.texts import (
     CALL,
     BesideError,
@@ -174,6 +174,8 @@ def _found(plain: str, out: str) -> tuple[str, Any]:
     if form := _form_of(value):
         return form
     inside = _inside(value)
+    if inside and has_compact(value):
+        raise GenotypeError("a text must hold one genotype, but has another of numbers alone; keep one")
     if inside and all(within == inside[0] for within in inside):
         return inside[0]
     if inside:
@@ -192,7 +194,7 @@ def _form_of(value: Any) -> tuple[str, Any] | None:
     if isinstance(value, dict):
         inner = value.get("optimized_hyperparamater_config")  # as NAS-Bench-301 spells it
         value = inner if isinstance(inner, dict) else value
-        if "format" in value:
+        if "format" in value or is_ours(value):
             return "topocell", value
         if any(NNI_KEY.fullmatch(key) or HUB_KEY.fullmatch(key) for key in value):
             return "nni", value

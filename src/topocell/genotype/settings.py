@@ -61,6 +61,7 @@ def _check_alone(inner: str, settings: Any, where: str) -> None:
     beside = json.dumps(settings).replace(json.dumps(inner)[1:-1], "").replace(inner, "")
     beside = beside.replace("\\", "")  # of texts in it
     other = another(beside) or ("an architecture string" if "~0|" in beside else None)
+    other = other or ("one of numbers alone" if has_compact(settings) else None)
     if other := other or more_than(inner, f"{inner}\n{beside}"):
         raise GenotypeError(f"a text must hold one genotype, but beside {where} it has {other}; keep one")
 
@@ -119,6 +120,23 @@ def _entry(data: Any, depth: int = 0) -> tuple[Any, Any] | None:
         names = " and ".join(dict.fromkeys(repr(key) for _, key in inside[:3]))
         raise GenotypeError(f"a text must hold one genotype, but has {len(values)} under {names}; keep one")
     return None
+
+
+def has_compact(data: Any) -> bool:
+    """Return whether data has, at any depth, a genotype of numbers alone: two lists of pairs, two or more in each."""
+    if isinstance(data, dict):
+        return any(map(has_compact, data.values()))
+    if not isinstance(data, list | tuple):
+        return False
+    return (len(data) == 2 and all(map(_is_numbers, data))) or any(map(has_compact, data))
+
+
+def _is_numbers(pairs: Any) -> bool:
+    listed = isinstance(pairs, list | tuple) and len(pairs) > 1
+    return listed and all(
+        isinstance(pair, list | tuple) and len(pair) == 2 and all(type(number) is int for number in pair)
+        for pair in pairs
+    )
 
 
 def is_text(value: Any) -> bool:

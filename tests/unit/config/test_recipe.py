@@ -728,7 +728,7 @@ def test_only_a_list_is_cut_at_commas() -> None:
         ("data.crop=-2", "data.crop: crop is true, false or a number of pixels from 0, but got -2"),
         ("data.crop=some", "data.crop: crop is true, false or a number of pixels from 0, but got 'some'"),
         ("data=5", "data: input should be a mapping, but got 5"),
-        ("name=a/b", "name: string should match"),
+        ("name=a/b", "name: it has letters, digits and . _ - alone, and begins with a letter or digit, but got 'a/b'"),
         ("search.stages.7.epochs=1", "there is no '7'; known: operations, topology-warmup, topology"),
         ("search.stages.topologie.epochs=1", "there is no 'topologie' (did you mean 'topology'?)"),
         ("retrain.seeds.0.x=1", "retrain.seeds.0 is a single value"),
@@ -875,7 +875,7 @@ def test_a_fault_in_the_only_stage_is_the_only_fault() -> None:
             "retrain.layers: input should be a valid integer",
         ),
         ("extends: quickstart\nsearch: {stages: [{name: a, epochs: 2}]}\n", "write each `- name: NAME` as `NAME:`"),
-        ("extends: quickstart\nspace: 5\n", "space: input should be a mapping, but got 5"),
+        ("extends: quickstart\nspace: 5\n", "space: input should be a name or a mapping, but got 5"),
     ],
 )
 @pytest.mark.parametrize("budget", ["paper", "smoke"])

@@ -208,6 +208,12 @@ def test_names_are_those_of_the_labels_that_are_given() -> None:
     named.target_transform = same  # type: ignore[attr-defined]
     for train in (unlisted, named, Around(named), Subset(named, parts)):
         assert given_source((train, TEST)).classes == ("0", "1", "2")
+    known = Named(TEST, *plain)
+    known.targets = TEST[1].tolist()  # type: ignore[attr-defined]
+    for train in (named, Around(Named(TRAIN, *plain), lambda label: 2 - label)):  # of one part alone
+        for pair in ((train, known), (known, train)):
+            source = given_source(pair)
+            assert source.classes == ("0", "1", "2") and "classes are called by their numbers" in " ".join(source.notes)
 
 
 class Some(Delegating):

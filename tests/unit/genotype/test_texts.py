@@ -129,6 +129,7 @@ def test_texts_are_read(name: str) -> None:
     assert Genotype.from_text(READ[name], operations=ORDER) == DARTS_V2
 
 
+FOUR_NUMBERS = "[[[0, 4], [1, 4], [0, 4], [1, 3]], [[0, 4], [1, 4], [0, 1], [1, 1]]]"
 STRING = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|avg_pool_3x3~1|nor_conv_3x3~2|"
 TWO = {
     "a wide one": f"{B.translate(WIDE)}\n{V2}",
@@ -147,6 +148,9 @@ TWO = {
     "two texts of data": json.dumps([FIELDS["A"], FIELDS["B"]]),
     "data and its text": json.dumps({"best": json.loads(FIELDS["A"]), "start": FIELDS["B"]}),
     "two keys": json.dumps({"best": FIELDS["A"], "start": FIELDS["B"]}),
+    "numbers beside data": json.dumps({"start": json.loads(FOUR_NUMBERS), "nni": json.loads(DATA[HUB][0])}),
+    "numbers beside a text in JSON": json.dumps({"start": json.loads(FOUR_NUMBERS), "darts": V2}),
+    "numbers beside fields": json.dumps({"start": json.loads(FOUR_NUMBERS), **json.loads(FIELDS["A"])}),
     "two forms": json.dumps({"best": DATA[HUB][0], "start": DATA["nasbench301"][1]}),
     "a line of JSON": f'"best": {json.dumps(V2)},\n"start": {json.dumps(B)},',
     "after brackets": f"[INFO] {DATA['compact'][0]}\n[INFO] {DATA['compact'][1]}",
@@ -185,6 +189,14 @@ BEFORE += ["[default0]:", "E       ", "│ ", ">"]
 @pytest.mark.parametrize("before", ["{}. ", "{}) ", "({}) ", "[{}] ", "L{}: ", "{}: "])
 def test_lines_in_a_list_with_numbers(before: str) -> None:
     assert Genotype.from_text("\n".join(before.format(n) + line for n, line in enumerate(LINES, 1))) == DARTS_V2
+
+
+@pytest.mark.parametrize("field", ["format", "space", "cells"])
+def test_a_file_of_ours_that_lacks_a_field_is_told_so(field: str) -> None:
+    data = json.loads(DATA["topocell"][0])
+    del data[field]
+    with pytest.raises(GenotypeError, match="the fields format, space, cells are required, but got"):
+        Genotype.from_text(json.dumps(data))
 
 
 def test_a_fault_of_syntax_is_shown_where_it_is() -> None:
