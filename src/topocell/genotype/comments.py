@@ -44,7 +44,10 @@ _STRING = re.compile(r"""("{3}|'{3}).*?\1""", re.DOTALL)
 #: The head of a hunk, of as many versions as it has signs less one.
 _HUNK = re.compile(r"^( *)@(@+) .*?@@", re.MULTILINE)
 #: What a diff says of its files.
-_FILES = re.compile(r" *(?:diff --|index [0-9a-f]|(?:new|deleted) file mode |(?:---|\+\+\+) \S)")
+_FILES = re.compile(r" *(?:diff --\w|index [0-9a-f]+\.\.|(?:new|deleted) file mode |(?:---|\+\+\+) \S)")
+#: What may be of a genotype above a diff, where else is what a commit or a mail says; and what a mail has below one.
+_ABOVE = re.compile(r"Genotype|normal|reduc|conv|pool|skip|[\[({]\s*[\[({]|~[0-9]+\|")
+_SIGNED = re.compile(r"^-- \n[0-9][\w.() -]*\s*\Z", re.MULTILINE)
 #: What a diff of context has of the old file: all up to the new one.
 _OLD = re.compile(r"^\*{3} [0-9,]+ \*{4}$.*?(?:^--- [0-9,]+ -{4}$|\Z)", re.MULTILINE | re.DOTALL)
 #: A diff among other lines of Markdown.
@@ -82,7 +85,7 @@ def _applied(diff: str, out: list[str]) -> str:
     for line in diff.splitlines():
         if line.startswith("-"):
             out.append(line)
-        elif not line.startswith(("@@", "+++")):
+        elif not (line.startswith(("@@", "+++")) or (line[:1] != " " and _FILES.match(line))):
             kept.append(line[1:] if line[:1] in ("+", " ") else line)
     return "\n".join(kept)
 
@@ -124,6 +127,11 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
     hunk = head is not None or _is_hunk(lines)
     if hunk:
         indent, width = (head[1], len(head[2])) if head else ("", 1)
+        lines = _SIGNED.sub("", "\n".join(lines)).split("\n")
+        first = next((n for n, line in enumerate(lines) if _HUNK.match(line) or _FILES.match(line)), 0)
+        if not _ABOVE.search("\n".join(lines[:first])):
+            out += lines[:first]
+            lines = lines[first:]
         lines = [line.removeprefix(indent) for line in lines if not (_HUNK.match(line) or _FILES.match(line))]
         taken = ["-" in line[:width] for line in lines]
         lines = [line[width if not line[:width].strip("+ ") else 0 :] for line in lines]
