@@ -14,11 +14,12 @@ from topocell.io import files, plain_yaml
 _IN_YAML = re.compile(
     r"^[ \t]*(?:- )*(?:\{|['\"])?"
     r"(?:format|normal|genotype|(?:normal|reduce)(?:_n\d+_\w+|/\w+)|(?:\w+:darts:)?edge_\w+)['\"]?\s*:"
-    r"|[{,][ \t]*(?:genotype|normal):|^[ \t]*(?:- )*(?:[\w./-]+:\s+)?'[^'\n]*''\w+''",
+    r"|[{,][ \t]*(?:genotype|normal(?:_n\d+_\w+|/\w+)?|['\"]?\w+:darts:edge_\w+['\"]?):"
+    r"|^[ \t]*(?:- )*(?:[\w./-]+:\s+)?'[^'\n]*''\w+''",
     re.MULTILINE,
 )
 #: Pairs of a list in YAML, in several lines or in one.
-_PAIRS = re.compile(r"^[ \t]*(?:- )+(?:\w+\n\s*- [0-9]|\[\s*\w+\s*,\s*[0-9])", re.MULTILINE)
+_PAIRS = re.compile(r"^[ \t]*(?:- +)+(?:\w+\n\s*- +[0-9]|\[\s*\w+\s*,\s*[0-9])|\[\[[a-z]\w*,\s*[0-9]", re.MULTILINE)
 #: How a list of lists begins in YAML; one with a bracket of Python further on is none.
 _LISTS = re.compile(r"\s*(?:\[\s*\[|- - )[^(]*\Z")
 #: The key of a line of JSON.
@@ -59,6 +60,8 @@ def unwrapped(text: str) -> str:
 def _check_alone(inner: str, settings: Any, where: str) -> None:
     """Raise GenotypeError where settings have another genotype than one that was found there."""
     beside = json.dumps(settings).replace(json.dumps(inner)[1:-1], "").replace(inner, "")
+    if call := CALL.search(inner):  # in a line of a log, and alone
+        beside = beside.replace(json.dumps(inner[call.start() : inner.rfind(")") + 1])[1:-1], "")
     beside = beside.replace("\\", "")  # of texts in it
     other = another(beside) or ("an architecture string" if "~0|" in beside else None)
     other = other or ("one of numbers alone" if has_compact(settings) else None)
