@@ -35,7 +35,7 @@ _ANY_TAG = re.compile(r"<[^<>()\[\]|~\n]*>")
 _OPERATION = r"(?<!\w)(?=\w*?(?:conv|pool|skip|connect|sepc|noise|identity){0})(\w++)"
 _NUMBERED = re.compile(
     rf"(?:(?<=['\"(\[`“”‘’{{])|(?<=- )){_OPERATION.format('')}['\")`”’]*+(?:\s*+,|[^\S\n]*+\n\s*+-)\s*+['\"`“‘]*+"
-    rf"(?:\w++\.)?(?:\w++\()?['\"]*+[0-9]{{1,3}}(?![0-9.])|{_OPERATION.format('|none')}\s*+~\s*+[0-9]"
+    rf"(?:\w++\.)?(?:\w++\()?['\"]*+([0-9]{{1,3}})(?![0-9.])|{_OPERATION.format('|none')}\s*+~\s*+([0-9])"
 )
 #: An array around the lists of a whole text.
 _ARRAY = re.compile(
@@ -54,6 +54,10 @@ _MAPPED = re.compile(
     r"|[\[(]\s*['\"]\w+['\"]\s*,\s*[0-9]+\s*[\])][\s,\[\]()]*['\"]\w+['\"]\s*,\s*[0-9]+\s*[\])]"
     r"|(?:[\[(]\s*[0-9]+\s*,\s*[0-9]+\s*[\])][\s,]*){4}"
 )
+#: Quotes as a cell of CSV has them, and the end of a line or a blank in a string.
+_QUOTES = re.compile(r"""(['"])\1+""")
+_CONTINUED = re.compile(r"""(['"])\s*\n\s*\1""")  # a string over several lines
+_LINE_END = re.compile(r"\\+[nrt](?=[\W_]|normal|reduc|edge_)")
 #: A comment behind something else.
 _BEHIND = re.compile(r"(?<=\S)[ \t]+# .*")
 #: What a program changes about a genotype that it has written out.
@@ -119,16 +123,21 @@ def more_than(read: str, text: str) -> str | None:
     It sees a second genotype also where its brackets, bars or quotes are written in a way that no form has.
     """
     there, known = _operations(_BEHIND.sub("", text)), _operations(read)
-    times = max((there[name] // count for name, count in known.items()), default=0)
-    if there <= known or there == Counter({name: times * count for name, count in known.items()}):
+    of_text, of_one = (Counter(name for name, _ in pairs) for pairs in (there, known))
+    if of_text <= of_one:
         return None
-    return next((shown(name) for name in there - known), None)
+    if of_text == Counter({name: len(there) // len(known) * count for name, count in of_one.items()} if known else ()):
+        every = [known[place:] + known[:place] for place in range(len(known))]  # also with the reduction first
+        again = (there[place : place + len(known)] for place in range(0, len(there), len(known)))
+        other = next((part for part in again if part not in every), None)
+        return None if other is None else shown(next(pair for pair, own in zip(other, known) if pair != own)[0])
+    return next((shown(name) for name in of_text - of_one), None)
 
 
-def _operations(text: str) -> Counter[str]:
-    """How often each operation stands before a number in a text."""
+def _operations(text: str) -> list[tuple[str, str]]:
+    """Each operation before a number in a text, with it."""
     plain = html.unescape(unescaped(_ANY_TAG.sub("", unquoted(text)))).replace("\\", "").replace(" _ ", "_")
-    return Counter(found[1] or found[2] for found in _NUMBERED.finditer(plain))
+    return [(found[1] or found[3], found[2] or found[4]) for found in _NUMBERED.finditer(plain)]
 
 
 def is_operation(name: str) -> bool:
@@ -138,8 +147,9 @@ def is_operation(name: str) -> bool:
 
 def another(text: str) -> str | None:
     """What says that a text holds a genotype, other than an architecture string; None where nothing does."""
-    text = unquoted(_BEHIND.sub("", text)).replace("\\/", "/")  # as JSON may have it
-    found = CALL.search(text) or _MAPPED.search(text)
+    text = unquoted(_BEHIND.sub("", text))
+    text = _QUOTES.sub(r"\1", _LINE_END.sub("\n", text).replace("\\", ""))  # a text in JSON, or a cell of CSV
+    found = CALL.search(text) or _MAPPED.search(text) or _MAPPED.search(_CONTINUED.sub("", text))
     return shown(found[0]) if found else None
 
 

@@ -79,6 +79,7 @@ READ = {
     "YAML of a list": yaml.safe_dump({"args": ["--genotype", V2]}, default_style="'"),
     # beside it
     "a bar": f" 49%|████▉     | 49/100 [1:02:03<1:02:03, 12.3s/it]{V2}",
+    "a line of loguru": json.dumps({"text": f"10:00:00 | INFO | a:b:3 - {V2}\n", "record": {"line": 3, "message": V2}}),
     "a result": f"genotype = {V2} valid_acc: 97.24 lr=0.1",
     "a panel": f"╭── Best ──╮\n│ {V2} │\n╰──────────╯",
 }
@@ -112,6 +113,24 @@ YAML = {
 }
 
 
+IN_GIT = (
+    "commit 1234567\nAuthor: A <a@b.c>\nDate:   Mon Jan 1 10:00:00 2024 +0000\n\n    Add the cell: longer\n\n" + GIT
+)
+YAML |= {
+    "of git show with its head": IN_GIT + added(OF_FIELDS),
+    "of a mail of git": f"From 1234567\nSubject: Add: it\n---\n c.yaml | 9 +++\n\n{GIT}{added(OF_FIELDS)}-- \n2.39.2\n",
+    "of a diff in a fence": f"```diff\n{GIT}{added(OF_FIELDS)}```\n",
+    "of grep -n": "".join(
+        f"{number}:{line}\n" for number, line in enumerate(in_yaml(json.loads(FIELDS["A"])).splitlines(), 1)
+    ),
+    "of braces": yaml.safe_dump({"model": {"arch": json.loads(DATA[HUB][0])}}, default_flow_style=True, width=9999),
+    "of NAS-Bench-301 in braces": yaml.safe_dump(
+        json.loads(DATA["nasbench301"][0]), default_flow_style=True, width=9999
+    ),
+    "lists in braces": yaml.safe_dump({"model": {"arch": json.loads(FOUR)}}, default_flow_style=True, width=9999),
+}
+
+
 @pytest.mark.parametrize("name", YAML)
 def test_yaml_is_read_wherever_json_is(name: str) -> None:
     assert Genotype.from_text(YAML[name]).key == DARTS_V2.key
@@ -122,6 +141,7 @@ def test_nodes_in_yaml_are_read_below_keys() -> None:
     wanted = Genotype.from_text(json.dumps(nodes))
     for data in (nodes, {"model": {"arch": nodes}}):
         assert Genotype.from_text(in_yaml(data)) == wanted
+        assert Genotype.from_text(yaml.safe_dump(data, indent=4)) == wanted
 
 
 @pytest.mark.parametrize("name", READ)
@@ -158,6 +178,10 @@ TWO = {
     "fields beside data in YAML": in_yaml({**json.loads(FIELDS["A"]), "start": json.loads(DATA[HUB][1])}),
     "fields beside a text in YAML": in_yaml({**json.loads(FIELDS["A"]), "start": B}),
     "a link that begins a line": f"{quote(STRING)}\n{V2}",
+    "a cell of CSV": f'1,"{FOUR.replace(chr(34), 2 * chr(34))}",97\n{B}',
+    "a line of JSON with a text": json.dumps({"arch": FIELDS["A"]}) + f"\n{B}",
+    "a line of JSON with a text of ours": json.dumps({"arch": DATA["topocell"][0]}) + f"\n{B!s}",
+    "a text over lines": f"{pprint.pformat({'arch': FOUR}, width=40)}\n{B}",
     "in a listing": f"\\begin{{lstlisting}}\n{FIELDS['A']}\n{FIELDS['B']}\n\\end{{lstlisting}}",
 }
 
