@@ -31,6 +31,8 @@ NNI_KEY = re.compile(rf"(normal|reduce)_n{_NUMBER}_(?:p{_NUMBER}|switch)")
 HUB_KEY = re.compile(rf"(normal|reduce)/(op|input)_{_NUMBER}_{_NUMBER}")
 BENCH_PREFIX = "NetworkSelectorDatasetInfo:darts:"
 _BENCH_KEY = re.compile(rf"{BENCH_PREFIX}(edge|inputs_node)_(normal|reduce)_{_NUMBER}")
+#: What is in keys of all of them, behind which a second genotype may be, as in lines of a log.
+_IN_KEY = re.compile(r"\b(?:normal|reduce)(?:_n[0-9]+_|/(?:op|input)_)|(?:edge|inputs_node)_(?:normal|reduce)_[0-9]")
 #: Settings of NNI's model hub that are no part of a cell.
 _HUB_SETTINGS = ("width", "depth", "num_cells")
 
@@ -75,7 +77,16 @@ def read_nni(value: Mapping[str, Any], operations: Operations) -> Cells:
     Raises:
         GenotypeError: naming the key.
     """
-    return _hub(value) if any(HUB_KEY.fullmatch(key) for key in value) else _mutables(value, operations)
+    of_hub = any(HUB_KEY.fullmatch(key) for key in value)
+    _check_keys(value, HUB_KEY if of_hub else NNI_KEY)
+    return _hub(value) if of_hub else _mutables(value, operations)
+
+
+def _check_keys(value: Mapping[str, Any], known: re.Pattern[str]) -> None:
+    """Raise GenotypeError for a key that has one of a genotype with something beside it."""
+    for key in value:
+        if not known.fullmatch(key) and _IN_KEY.search(key):
+            raise GenotypeError(f"a text must hold one genotype, but beside its keys has {shown(key)}; keep one")
 
 
 def _mutables(value: Mapping[str, Any], operations: Operations) -> Cells:
@@ -170,6 +181,7 @@ def read_nasbench301(value: Mapping[str, Any], operations: Operations) -> Cells:
     Raises:
         GenotypeError: naming the key.
     """
+    _check_keys(value, _BENCH_KEY)
     found: dict[tuple[str, str, int], Any] = {}
     for key, item in value.items():
         if match := _BENCH_KEY.fullmatch(key):

@@ -186,6 +186,16 @@ TWO = {
 }
 
 
+LOGGED = "2024-01-01 10:00:00,123 INFO "
+for _name in (HUB, "nasbench301", "topocell"):
+    _first, _second = (in_yaml(json.loads(text)).splitlines(True) for text in DATA[_name])
+    TWO[f"lines of a log before YAML of {_name}"] = "".join([*(LOGGED + line for line in _second), *_first])
+    TWO[f"lines of a log in YAML of {_name} before a call"] = "".join([*(LOGGED + line for line in _second), V2])
+TWO["lines with numbers"] = (
+    "".join(f"{n}: {line}" for n, line in enumerate(in_yaml(json.loads(FOUR)).splitlines(True))) + B
+)
+
+
 @pytest.mark.parametrize("name", TWO)
 def test_two_cells_are_refused(name: str) -> None:
     with pytest.raises(GenotypeError):
