@@ -12,7 +12,7 @@ from topocell.genotype.characters import bounded, named, unescaped, unquoted
 from topocell.genotype.comments import GAP, is_commented, uncommented
 from topocell.genotype.exports import BENCH_PREFIX, HUB_KEY, NNI_KEY
 from topocell.genotype.literals import Call, shown
-from topocell.genotype.prefixes import unprefixed
+from topocell.genotype.prefixes import framed, unprefixed
 from topocell.genotype.settings import has_compact, is_ours, is_text, unwrapped, yaml_fault
 from topocell.genotype.texts import (
     CALL,
@@ -107,7 +107,7 @@ def recognise(text: str) -> tuple[str, Any]:
     try:
         return _recognised(text)
     except GenotypeError as error:
-        for other in (unescaped(text), unprefixed(text), unquoted(text)):
+        for other in (unescaped(text), unprefixed(text), unquoted(text), framed(text)):
             if other != text:
                 with suppress(GenotypeError):
                     return _recognised(bounded(unwrapped(other)))

@@ -1,9 +1,14 @@
-"""What a log or a tool puts before every line of a text: times, names of processes and files, numbers of lines."""
+"""What a log or a tool puts before every line of a text: times, names of processes and files, numbers of lines.
+
+And what a document puts around it.
+"""
 
 import re
+from contextlib import suppress
 
+from topocell.errors import GenotypeError
 from topocell.genotype.comments import is_comment
-from topocell.genotype.texts import another, is_another
+from topocell.genotype.texts import another, check_unchanged, is_another, more_than
 
 _DAY = r"\d{4}[-/]\d\d[-/]\d\d[T ]|\d\d/\d\d |[A-Z][a-z]{2} [ \d]\d "
 _TIME = re.compile(rf"\s*\[?(?:{_DAY})?\d\d:\d\d(?::[\d.,+Z:-]+)?(?: [AP]M)?\]?\s(?:(?:DEBUG|INFO|WARNING|ERROR):?\s)?")
@@ -15,6 +20,41 @@ _NAMED = re.compile(r"""(?:[^'"`{}~=]|(?<=\w)=(?=\w))*(?:\s|\]:|<std(?:out|err)>
 _MAX_NAME = 200
 #: A name to which something is assigned, whose second value may be another genotype.
 _ASSIGNED = re.compile(r"\s*[\w.]+\s*(?::[^=]*)?=")
+#: A listing of Markdown, of Org, of LaTeX, of HTML, of reStructuredText; of a diff it is none.
+_LISTING = re.compile(
+    r"^ *(```|~~~)(?! *diff)[^\n`]*\n(?P<fence>.*?)^ *\1[ ]*$"
+    r"|^ *\#\+(?i:begin)_(\w{1,20})[^\n]*\n(?P<org>.*?)^ *\#\+(?i:end)_\3[ ]*$"
+    r"|^ *\\begin\{(lstlisting|verbatim|minted)\}[^\n]*\n(?P<tex>.*?)^ *\\end\{\5\}"
+    r"|^ *<pre>(?:<code>)?(?P<pre>.*?)(?:</code>)?</pre>"
+    r"|::(?: \w{1,20})?[ ]*\n(?: +:[\w-]+:[^\n]*\n)*[ ]*\n(?P<rst>(?:(?: {2,}[^\n]*)?\n)+)",
+    re.MULTILINE | re.DOTALL,
+)
+_BEGINS = re.compile(r"^ *(?:#\+(?i:begin)_|\\begin\{|<pre>)", re.MULTILINE)
+_FENCES = re.compile(r"^ *(?:```|~~~)", re.MULTILINE)
+#: By which what is around a listing may take it away, or change it.
+_AROUND = re.compile(r"<!--|<(?:del|s|strike)\b|\\iffalse|\\begin\{comment\}|/\*|\"{3}|'{3}|#if 0|--\[\[|=begin|<#|~~")
+
+
+def framed(text: str) -> str:
+    """The one listing in a text whose other words say nothing of a genotype; the text as it is where there is none."""
+    if len(_BEGINS.findall(text)) > 1 or len(_FENCES.findall(text)) > 2:
+        return text
+    found = list(_LISTING.finditer(text + "\n"))
+    if len(found) != 1:
+        return text
+    inside = next(part for part in found[0].groupdict().values() if part is not None)
+    before, after = text[: found[0].start()], text[found[0].end() :]
+    around = f"{before}\n{after}"
+    if not inside.strip() or _AROUND.search(around) or another(around) or "~0" in around or more_than("", around):
+        return text
+    if is_another(before.rstrip(" \n:")) or any(
+        is_comment(line) and "Genotype" in line for line in around.splitlines()
+    ):
+        return text
+    with suppress(GenotypeError):
+        check_unchanged(text, inside)
+        return inside
+    return text
 
 
 def unprefixed(text: str) -> str:

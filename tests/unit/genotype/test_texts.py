@@ -120,6 +120,9 @@ YAML |= {
     "of git show with its head": IN_GIT + added(OF_FIELDS),
     "of a mail of git": f"From 1234567\nSubject: Add: it\n---\n c.yaml | 9 +++\n\n{GIT}{added(OF_FIELDS)}-- \n2.39.2\n",
     "of a diff in a fence": f"```diff\n{GIT}{added(OF_FIELDS)}```\n",
+    "in a fence of a page": f"# Results\n\nIn 4 hours: a cell.\n\n```yaml\n{OF_FIELDS}```\n\nIt reaches 97.2 %.\n",
+    "in a listing of LaTeX": f"We find:\n\\begin{{lstlisting}}\n{OF_FIELDS}\\end{{lstlisting}}\nIt is good.\n",
+    "in a block of reStructuredText": "The cell::\n\n    " + OF_FIELDS.replace("\n", "\n    ") + "\n\nIt is good.\n",
     "of grep -n": "".join(
         f"{number}:{line}\n" for number, line in enumerate(in_yaml(json.loads(FIELDS["A"])).splitlines(), 1)
     ),
@@ -186,6 +189,15 @@ TWO = {
 }
 
 
+for _name, _around in {
+    "above": (f"{B}\n\n", ""),
+    "below": ("", f"\n\n{FIELDS['B']}"),
+    "in another listing": ("", f"\n```\n{B}\n```\n"),
+    "in a comment around": ("Words.\n\n<!--\n", "\n-->\n"),
+    "by a change": ("Words: but\n\n", "\n\ngenotype.normal[0] = 1\n"),
+}.items():
+    TWO[f"a listing and one {_name}"] = f"{_around[0]}```yaml\n{OF_FIELDS}```{_around[1]}"
+TWO["a listing of nothing"] = "Words.\n\n```\n```\n\nWords.\n"
 LOGGED = "2024-01-01 10:00:00,123 INFO "
 for _name in (HUB, "nasbench301", "topocell"):
     _first, _second = (in_yaml(json.loads(text)).splitlines(True) for text in DATA[_name])
