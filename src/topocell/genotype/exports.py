@@ -33,9 +33,6 @@ BENCH_PREFIX = "NetworkSelectorDatasetInfo:darts:"
 _BENCH_KEY = re.compile(rf"{BENCH_PREFIX}(edge|inputs_node)_(normal|reduce)_{_NUMBER}")
 #: What is in keys of all of them, behind which a second genotype may be, as in lines of a log.
 _IN_KEY = re.compile(r"\b(?:normal|reduce)(?:_n[0-9]+_|/(?:op|input)_)|(?:edge|inputs_node)_(?:normal|reduce)_[0-9]")
-#: Settings of NNI's model hub that are no part of a cell.
-_HUB_SETTINGS = ("width", "depth", "num_cells")
-
 Operations = Sequence[str] | None
 
 
@@ -79,7 +76,8 @@ def read_nni(value: Mapping[str, Any], operations: Operations) -> Cells:
     """
     of_hub = any(HUB_KEY.fullmatch(key) for key in value)
     _check_keys(value, HUB_KEY if of_hub else NNI_KEY)
-    return _hub(value) if of_hub else _mutables(value, operations)
+    own = {key: item for key, item in value.items() if key.startswith(tuple(TYPES))}  # beside other settings
+    return _hub(own) if of_hub else _mutables(own, operations)
 
 
 def _check_keys(value: Mapping[str, Any], known: re.Pattern[str]) -> None:
@@ -146,7 +144,7 @@ def _hub(value: Mapping[str, Any]) -> Cells:
         if match := HUB_KEY.fullmatch(key):
             single = match[2] == "input" and isinstance(item, tuple) and len(item) == 1
             found[match[1], match[2], int(match[3]), int(match[4])] = item[0] if single else item
-        elif key not in _HUB_SETTINGS:
+        else:
             raise GenotypeError(f"keys must be like normal/op_2_0 or normal/input_2_0, but got {shown(key)}")
     nodes = sorted({place[2] for place in found})
     if nodes != [2, 3, 4, 5]:

@@ -13,8 +13,8 @@ from topocell.io import files, plain_yaml
 #: Keys of a mapping in YAML that holds a genotype.
 _IN_YAML = re.compile(
     r"^[ \t]*(?:- )*(?:\{|['\"])?"
-    r"(?:format|normal|genotype|(?:normal|reduce)(?:_n\d+_\w+|/\w+)|(?:\w+:darts:)?edge_\w+)['\"]?\s*:"
-    r"|[{,][ \t]*(?:genotype|normal(?:_n\d+_\w+|/\w+)?|['\"]?\w+:darts:edge_\w+['\"]?):"
+    r"(?:format|normal|genotype|(?:normal|reduce)(?:_n\d+_\w+|/\w+)|(?:\w+(?::|_COLON_)darts(?::|_COLON_))?edge_\w+)['\"]?\s*:"
+    r"|[{,][ \t]*(?:genotype|normal(?:_n\d+_\w+|/\w+)?|['\"]?\w+(?::darts:|_COLON_darts_COLON_)edge_\w+['\"]?):"
     r"|^[ \t]*(?:- )*(?:[\w./-]+:\s+)?'[^'\n]*''\w+''",
     re.MULTILINE,
 )
@@ -60,6 +60,8 @@ def unwrapped(text: str) -> str:
 def _check_alone(inner: str, settings: Any, where: str) -> None:
     """Raise GenotypeError where settings have another genotype than one that was found there."""
     beside = json.dumps(settings).replace(json.dumps(inner)[1:-1], "").replace(inner, "")
+    if inner.startswith('{"normal"'):  # whose fields may be among others
+        beside = beside.replace(inner[1:-1], "")
     if call := CALL.search(inner):  # in a line of a log, and alone
         beside = beside.replace(json.dumps(inner[call.start() : inner.rfind(")") + 1])[1:-1], "")
     beside = beside.replace("\\", "")  # of texts in it
@@ -72,7 +74,8 @@ def _check_alone(inner: str, settings: Any, where: str) -> None:
 def _records(text: str) -> list[dict[str, Any]] | None:
     """The values of lines of JSON, with a genotype in one; None where there is none, or a line is no mapping."""
     found = lines_of_json(text)
-    return found if found and all(isinstance(record, dict) for record in found) and _entry(found) else None
+    whole = found and all(isinstance(record, dict) for record in found)
+    return found if whole and (_entry(found) or _has_fields(found)) else None
 
 
 def _in_line(text: str) -> Any:
@@ -116,13 +119,20 @@ def _entry(data: Any, depth: int = 0) -> tuple[Any, Any] | None:
             return data, key
     entries = ((data, key) if _is_whole(value) else _entry(value, depth + 1) for key, value in places)
     inside = [found for found in entries if found]
-    values = [mapping[key] for mapping, key in inside]
+    values = [_own(mapping[key]) for mapping, key in inside]
     if all(value == values[0] for value in values):
         return inside[0] if inside else None
     if all(another(value if isinstance(value, str) else json.dumps(value)) for value in values):
         names = " and ".join(dict.fromkeys(repr(key) for _, key in inside[:3]))
         raise GenotypeError(f"a text must hold one genotype, but has {len(values)} under {names}; keep one")
     return None
+
+
+def _own(value: Any) -> Any:
+    """The fields of a genotype alone, where a mapping has them among others; any other value as it is."""
+    if isinstance(value, dict) and value.keys() >= set(FIELDS):
+        return {key: item for key, item in value.items() if str(key).startswith(("normal", "reduce"))}
+    return value
 
 
 def has_compact(data: Any) -> bool:

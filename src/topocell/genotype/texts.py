@@ -48,7 +48,7 @@ _PRINTED = re.compile(r"\[\s*[0-9]+\.?(?:\s+[0-9]+\.?)+\s*\]")
 #: A genotype in a form that is neither a call of `Genotype` nor an architecture string.
 _MAPPED = re.compile(
     r"""['"](?:cells|normal|reduce)['"]+\s*:\s*['"]*[\[({]|\b(?:normal|reduce)(?:_n[0-9]+_(?:p[0-9]|switch)|/op_)"""
-    r"|\bedge_(?:normal|reduce)_[0-9]"
+    r"|(?:\b|_COLON_)edge_(?:normal|reduce)_[0-9]"
     r"|\b(?:normal|reduce)['\"]?:\s*\n\s*- "
     r"|- (?=\w*?(?:conv|pool|skip))\w++[^\S\n]*+\n[^\n]{0,80}- [0-9]{1,3}(?=\s)"
     r"|\b(?:normal|reduce)\s*=\s*[\[(]\s*[\[(]|\b(?:normal|reduce)_concat['\"]?\s*[=:]\s*(?:(?:range|list)\s*\(|\[|\()"

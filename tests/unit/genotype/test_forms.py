@@ -759,7 +759,7 @@ def test_the_switch_of_nni_says_which_inputs_are_taken() -> None:
         ({"normal_n2_p0": [True, False]}, "normal_n2_p0: must be an operation, or [] for none"),
         ({"normal_n2_p0": 3}, "normal_n2_p0: an operation must have a name, but is the number 3"),
         ({"normal_n4_p0": "maxpool", "normal_n4_switch": ["normal_n4_p0"]}, "must be numbered from 2 without a gap"),
-        ({"lr": 0.1}, "keys must be like normal_n2_p0 or normal_n2_switch, but got 'lr'"),
+        ({"normal_lr": 0.1}, "keys must be like normal_n2_p0 or normal_n2_switch, but got 'normal_lr'"),
         ({"normal_n2_p1": "sepconv9x9"}, "normal: an operation must be one of topocell's"),
         ({"normal_n2_p2": "maxpool", "normal_n2_switch": ["normal_n2_p2"]}, "edge from the future"),
     ],
@@ -795,12 +795,12 @@ def test_numbers_of_nni_need_their_order() -> None:
         ("normal/op_2_0", "sep_conv_7x7", "normal/op_2_0: must be of the DARTS space"),
         ("normal/input_2_0", [0, 1], "normal/input_2_0: must be one input"),
         ("normal/input_2_0", 2, "edge from the future"),
-        ("accuracy", 0.9, "keys must be like normal/op_2_0 or normal/input_2_0, but got 'accuracy'"),
+        ("normal/nodes", 4, "keys must be like normal/op_2_0 or normal/input_2_0, but got 'normal/nodes'"),
     ],
 )
 def test_faults_of_the_model_hub_name_the_key(key: str, value: Any, message: str) -> None:
     sound = json.loads(in_form(HUB, DARTS_V2))
-    assert Genotype.from_text(json.dumps(sound | {"width": 16, "num_cells": 20})) == DARTS_V2
+    assert Genotype.from_text(json.dumps(sound | {"width": 16, "num_cells": 20, "accuracy": 0.9})) == DARTS_V2
     lists = {k: [v] if "input" in k else v for k, v in sound.items()}
     assert Genotype.from_text(str(lists)) == DARTS_V2
     with pytest.raises(GenotypeError) as caught:

@@ -134,6 +134,16 @@ YAML |= {
 }
 
 
+COLON = {key.replace(":", "_COLON_"): value for key, value in json.loads(DATA["nasbench301"][0]).items()}
+YAML |= {
+    "keys of YAHPO Gym": in_yaml(COLON),
+    "keys of YAHPO Gym below a key": in_yaml({"best": COLON}),
+    "a record of keys of YAHPO Gym": json.dumps({"epoch": 1}) + "\n" + json.dumps({"epoch": 2, "best": COLON}),
+    "a record of the hub": json.dumps({"epoch": 1}) + "\n" + json.dumps({"epoch": 2, "best": json.loads(DATA[HUB][0])}),
+    "the same in two records": "\n".join(json.dumps({**json.loads(FIELDS["A"]), "epoch": n}) for n in range(2)),
+}
+
+
 @pytest.mark.parametrize("name", YAML)
 def test_yaml_is_read_wherever_json_is(name: str) -> None:
     assert Genotype.from_text(YAML[name]).key == DARTS_V2.key
@@ -180,6 +190,8 @@ TWO = {
     "below two keys in YAML": in_yaml({"best": json.loads(DATA[HUB][0]), "start": {"arch": json.loads(DATA[HUB][1])}}),
     "fields beside data in YAML": in_yaml({**json.loads(FIELDS["A"]), "start": json.loads(DATA[HUB][1])}),
     "fields beside a text in YAML": in_yaml({**json.loads(FIELDS["A"]), "start": B}),
+    "keys of YAHPO Gym": json.dumps(COLON) + "\n" + B,
+    "keys of YAHPO Gym in JSON": json.dumps({"a": COLON, "b": B}),
     "a link that begins a line": f"{quote(STRING)}\n{V2}",
     "a cell of CSV": f'1,"{FOUR.replace(chr(34), 2 * chr(34))}",97\n{B}',
     "a line of JSON with a text": json.dumps({"arch": FIELDS["A"]}) + f"\n{B}",
