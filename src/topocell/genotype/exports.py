@@ -32,7 +32,7 @@ HUB_KEY = re.compile(rf"(normal|reduce)/(op|input)_{_NUMBER}_{_NUMBER}")
 BENCH_PREFIX = "NetworkSelectorDatasetInfo:darts:"
 _BENCH_KEY = re.compile(rf"{BENCH_PREFIX}(edge|inputs_node)_(normal|reduce)_{_NUMBER}")
 #: What is in keys of all of them, behind which a second genotype may be, as in lines of a log.
-_IN_KEY = re.compile(r"\b(?:normal|reduce)(?:_n[0-9]+_|/(?:op|input)_)|(?:edge|inputs_node)_(?:normal|reduce)_[0-9]")
+IN_KEY = re.compile(r"\b(?:normal|reduce)(?:_n[0-9]+_|/(?:op|input)_)|(?:edge|inputs_node)_(?:normal|reduce)_[0-9]")
 Operations = Sequence[str] | None
 
 
@@ -83,7 +83,7 @@ def read_nni(value: Mapping[str, Any], operations: Operations) -> Cells:
 def _check_keys(value: Mapping[str, Any], known: re.Pattern[str]) -> None:
     """Raise GenotypeError for a key that has one of a genotype with something beside it."""
     for key in value:
-        if not known.fullmatch(key) and _IN_KEY.search(key):
+        if not known.fullmatch(key) and IN_KEY.search(key):
             raise GenotypeError(f"a text must hold one genotype, but beside its keys has {shown(key)}; keep one")
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,15 +11,16 @@ from topocell.genotype import exports, formats, namedtuples
 from topocell.genotype.characters import bounded, named, unescaped, unquoted
 from topocell.genotype.comments import GAP, is_commented, uncommented
 from topocell.genotype.exports import BENCH_PREFIX, HUB_KEY, NNI_KEY
-from topocell.genotype.literals import Call, shown
+from topocell.genotype.literals import MAX_DEPTH, Call, shown
 from topocell.genotype.prefixes import framed, unprefixed
-from topocell.genotype.settings import has_compact, is_ours, is_text, unwrapped, yaml_fault
+from topocell.genotype.settings import has_compact, is_ours, is_text, structure, unwrapped, yaml_fault
 from topocell.genotype.texts import (
     CALL,
     BesideError,
     another,
     check_unchanged,
     has_call,
+    literal,
     more_than,
     read,
 )
@@ -88,6 +89,14 @@ _OTHER = {
 }
 
 
+#: Pairs of numbers in YAML, as of a genotype without names.
+_NUMBERS = re.compile(
+    r"(?:- +(?:\[ *[0-9]+, *[0-9]+ *\]|(?:- +)?[0-9]+\n *- +[0-9]+)\s*){4}|(?:\[[0-9]+, ?[0-9]+\],?\s*){4}"
+)
+#: Forms whose keys may stand among others.
+KEYED = ("nni", "nasbench301")
+
+
 class _UnknownError(GenotypeError):
     """A text in no form that is read."""
 
@@ -99,6 +108,17 @@ def recognise(text: str) -> tuple[str, Any]:
         GenotypeError: no form that is read, more than one genotype, or no plain data.
     """
     plain = bounded(text)
+    several = _several(plain)
+    if len(several) == 1 and several[0] is not None:
+        return several[0]
+    found = _beside_others(text, plain)
+    if len(several) > 1:
+        raise GenotypeError(f"a text must hold one genotype, but has {len(several)}; keep one")
+    return found
+
+
+def _beside_others(text: str, plain: str) -> tuple[str, Any]:
+    """The form of a genotype that stands among other things in a text, and its value. Raises as `recognise`."""
     inside = unwrapped(plain)
     if inside == plain and not files.is_json(plain):  # as it is with quotes of word processors in its texts
         raw = unwrapped(named(text))
@@ -112,6 +132,61 @@ def recognise(text: str) -> tuple[str, Any]:
                 with suppress(GenotypeError):
                     return _recognised(bounded(unwrapped(other)))
         raise GenotypeError(f"{error}{_next_step(text, error, text == plain)}") from None
+
+
+def _several(text: str) -> list[tuple[str, Any] | None]:
+    """The different genotypes of a text that is data as a whole; None for what may be one and is not read."""
+    data = structure(text)
+    found: list[tuple[str, Any] | None] = []
+    with suppress(RecursionError):
+        data = literal(text) if data is None else _as_tuples(data)
+        for one in _all(data, 0) if isinstance(data, dict | tuple) else ():
+            found += [] if one in found else [one]
+    return found if any(found) else []
+
+
+def _all(value: Any, depth: int) -> Iterator[tuple[str, Any] | None]:
+    """The forms that are in data, at any depth, and what is read of each; None for what may be one, and is not read."""
+    if isinstance(value, str):
+        if is_text(value) or another(value) or "~0" in value or more_than("", value) or _NUMBERS.search(value):
+            try:
+                yield recognise(value)
+            except GenotypeError:
+                yield None
+        return
+    if depth > MAX_DEPTH:
+        yield None
+        return
+    rest: Any = value if isinstance(value, dict | tuple) else ()
+    if isinstance(value, dict) and value.keys() >= set(namedtuples.FIELDS):
+        rest = {key: item for key, item in value.items() if not key.startswith(namedtuples.TYPES)}
+        value = {key: item for key, item in value.items() if key not in rest}
+    try:
+        partly = isinstance(value, dict) and "format" in value and not ("space" in value and "cells" in value)
+        form = None if partly else _form_of(value)
+        if partly and isinstance(value.get("cells"), dict):
+            yield None
+    except GenotypeError:
+        form, rest = None, ()
+        yield None
+    if form is not None and not (depth and form[0] == "compact"):
+        yield form
+        if form[0] in KEYED:
+            rest = {key: item for key, item in value.items() if not exports.IN_KEY.search(key)}
+        elif form[0] == "topocell" or value is rest:
+            rest = ()
+    elif form is not None:
+        rest = ()
+        if has_compact(value):
+            yield None
+    for item in rest.values() if isinstance(rest, dict) else rest:
+        yield from _all(item, depth + 1)
+
+
+def _as_tuples(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {str(key): _as_tuples(item) for key, item in data.items()}
+    return tuple(map(_as_tuples, data)) if isinstance(data, list) else data
 
 
 def _next_step(text: str, error: GenotypeError, has_lines: bool) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from typing import Any
 
 from topocell.errors import GenotypeError
@@ -55,6 +56,14 @@ def unwrapped(text: str) -> str:
             text = json.dumps(data)
             _check_alone(text, beside, "its fields")
     return data if isinstance(data, str) else text
+
+
+def structure(text: str) -> Any:
+    """The mapping or list that a text is in JSON, in lines of it, or in YAML; None for all others."""
+    with suppress(ValueError):
+        data = files.from_json(text, unique=True)
+        return data if isinstance(data, dict | list) else None
+    return _records(text) or _in_line(text) or _in_yaml(text)
 
 
 def _check_alone(inner: str, settings: Any, where: str) -> None:

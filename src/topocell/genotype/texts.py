@@ -186,7 +186,7 @@ def read(text: str) -> Any:
         GenotypeError: the text is too long, has two values, or one that is no plain data.
     """
     plain = _PRINTED.sub(lambda array: re.sub(r"(?<=[0-9.])\s+(?=[0-9])", ", ", array[0]), _GRADIENT.sub("", text))
-    if (value := _whole(plain)) is not None:
+    if (value := literal(plain)) is not None:
         return value
     if whole := _ARRAY.fullmatch(plain):
         plain = whole[1] + whole[2]
@@ -219,7 +219,7 @@ def read(text: str) -> Any:
     return None if begin < 0 else parsed(_cut(plain, begin, begin, alone=True))
 
 
-def _whole(text: str) -> Any:
+def literal(text: str) -> Any:
     """The value of a text that is settings, a list or a string of Python, or a line of such; None for all others."""
     plain = _ASSIGNED.sub("", text.strip().rstrip(",;"), count=1)
     if _ENTRY.match(plain):

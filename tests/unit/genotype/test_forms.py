@@ -389,7 +389,7 @@ REFUSED = {
     ),
     "string and another in LaTeX": (ARCH + "\n" + SHORT.replace("~", "$\\sim$").replace("|", "$|$"), "must be whole"),
     "entry and another as JSON": (
-        json.dumps({"genotype": V2, "first": json.dumps(FIELDS_OF_V2)}),
+        json.dumps({"genotype": V2, "first": json.dumps({**FIELDS_OF_V2, "normal": FIELDS_OF_V2["reduce"]})}),
         "beside 'genotype' it has '\"normal\": ['",
     ),
     "comment in a line of grep": (f"73:#V1 = {V2}", "before a genotype may stand"),
@@ -542,7 +542,7 @@ REFUSED = {
     "call and another's": (f"{V2}\nPruned{NOISE}", "but has another with 'normal=[('"),
     "log in yaml": (f"genotype: {V2}\nepoch: 3\nbest genotype: {NOISE}", "beside 'genotype' it has 'Genotype('"),
     "entry and another": (
-        json.dumps({"genotype": V2, "last": FIELDS_OF_V2}),
+        json.dumps({"genotype": V2, "last": {**FIELDS_OF_V2, "normal": FIELDS_OF_V2["reduce"]}}),
         "beside 'genotype' it has '\"normal\": ['",
     ),
     "entry and arch string": (json.dumps({"genotype": V2, "last": ARCH}), "beside 'genotype' it has an architecture"),

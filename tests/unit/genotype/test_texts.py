@@ -100,6 +100,10 @@ OF_FIELDS = in_yaml(json.loads(FIELDS["A"]), None)
 YAML = {
     **{f"{name} below keys": in_yaml({"model": {"arch": json.loads(DATA[name][0])}}) for name in (HUB, "nasbench301")},
     **{f"{name} of wandb": in_yaml({"arch": {"desc": None, "value": json.loads(DATA[name][0])}}) for name in (HUB,)},
+    "a text and its data": json.dumps({"genotype": V2, "last": json.loads(FIELDS["A"])}),
+    "a text and its data as text": json.dumps({"genotype": V2, "first": FIELDS["A"]}),
+    "a configuration as text": json.dumps({"config": f"Configuration(values={json.loads(DATA['nasbench301'][0])})"}),
+    "YAML as text": json.dumps({"cell": OF_FIELDS}),
     "fields below a key": in_yaml({"cell": json.loads(FIELDS["A"])}),
     "fields beside others": f"lr: 0.1\n{OF_FIELDS}",
     "fields below words": f"Our cell:\n\n{OF_FIELDS}",
@@ -191,6 +195,19 @@ TWO = {
     "fields beside data in YAML": in_yaml({**json.loads(FIELDS["A"]), "start": json.loads(DATA[HUB][1])}),
     "fields beside a text in YAML": in_yaml({**json.loads(FIELDS["A"]), "start": B}),
     "keys of YAHPO Gym": json.dumps(COLON) + "\n" + B,
+    "YAML as text beside data": json.dumps(
+        {"best": json.loads(FIELDS["A"]), "parent": in_yaml(json.loads(FIELDS["B"]))}
+    ),
+    "two texts of a map": in_yaml({"data": {"a.json": FIELDS["A"], "b.yaml": in_yaml(json.loads(FIELDS["B"]))}}),
+    "a list with an indent": json.dumps(
+        {"best": V2, "parent": json.dumps([*json.loads(FIELDS["B"]).values()], indent=2)}
+    ),
+    "a line of a log beside data": json.dumps({"found": json.loads(DATA[HUB][0]), "log": f"12:00:00 INFO best = {B}"}),
+    "data in a line of a log": json.dumps({"found": json.loads(DATA[HUB][0]), "log": f"INFO best = {DATA[HUB][1]}"}),
+    "a line of a log among keys": json.dumps({**COLON, "log": f"12:00:00 INFO best = {FIELDS['B']}"}),
+    "a configuration beside data": json.dumps(
+        {"hub": json.loads(DATA[HUB][0]), "b": f"Configuration(values={json.loads(DATA['nasbench301'][1])})"}
+    ),
     "keys of YAHPO Gym in JSON": json.dumps({"a": COLON, "b": B}),
     "a link that begins a line": f"{quote(STRING)}\n{V2}",
     "a cell of CSV": f'1,"{FOUR.replace(chr(34), 2 * chr(34))}",97\n{B}',
