@@ -110,6 +110,11 @@ def recognise(text: str) -> tuple[str, Any]:
     plain = bounded(text)
     several = _several(plain)
     if len(several) == 1 and several[0] is not None:
+        _, value = several[0]
+        if more := more_than(value if isinstance(value, str) else repr(value), plain):
+            raise BesideError(
+                f"a text must hold one genotype, but has {more} with a number more often than that of one"
+            )
         return several[0]
     found = _beside_others(text, plain)
     if len(several) > 1:
@@ -157,6 +162,9 @@ def _all(value: Any, depth: int) -> Iterator[tuple[str, Any] | None]:
     if depth > MAX_DEPTH:
         yield None
         return
+    for key in value if isinstance(value, dict) else ():
+        if "(" in key or "[" in key or "~" in key:
+            yield from _all(key, depth + 1)
     rest: Any = value if isinstance(value, dict | tuple) else ()
     if isinstance(value, dict) and value.keys() >= set(namedtuples.FIELDS):
         rest = {key: item for key, item in value.items() if not key.startswith(namedtuples.TYPES)}
