@@ -80,6 +80,7 @@ def options(annotation: Any) -> list[Any]:
 WORDS = [
     (f"{model.__name__}.{name}", Annotated[field.annotation, *field.metadata, None], word)
     for model in sorted(models(Model), key=lambda model: model.__name__)
+    if model.__module__.startswith("topocell.config.")  # studies, once they are imported, have options of their own
     for name, field in model.model_fields.items()
     for word in options(field.annotation)
     if isinstance(word, str)
