@@ -322,9 +322,10 @@ def _faults(error: ValidationError, data: Any) -> list[str]:
         path, model = _readable(item["loc"], data)
         if item["type"] == "extra_forbidden":
             known = _known_keys(path)
-            near = nearest(path[-1], known) or elsewhere(path, item["input"], _stages_of(data))
             if "." in path[-1]:
                 near = f"; in a file it is written {nested(path[-1])}"
+            else:
+                near = nearest(path[-1], known) or elsewhere(path, item["input"], _stages_of(data))
             lines.append(f"{model}: unknown key{near}" + (f"; known: {', '.join(known)}" if known and not near else ""))
         elif item["type"] == "missing":
             lines.append(f"{model}: is required")

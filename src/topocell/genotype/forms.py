@@ -13,7 +13,16 @@ from topocell.genotype.comments import GAP, is_commented, uncommented
 from topocell.genotype.exports import BENCH_PREFIX, HUB_KEY, NNI_KEY
 from topocell.genotype.literals import MAX_DEPTH, Call, shown
 from topocell.genotype.prefixes import framed, unprefixed
-from topocell.genotype.settings import has_compact, is_ours, is_text, structure, unwrapped, yaml_fault
+from topocell.genotype.settings import (
+    has_compact,
+    is_numbers,
+    is_ours,
+    is_text,
+    parted,
+    structure,
+    unwrapped,
+    yaml_fault,
+)
 from topocell.genotype.texts import (
     CALL,
     BesideError,
@@ -88,13 +97,12 @@ _OTHER = {
     "conv_3x3": "has no one meaning; with ReLU before and batch norm after, it is nor_conv_3x3",
 }
 
-
 #: Pairs of numbers in YAML, as of a genotype without names.
 _NUMBERS = re.compile(
     r"(?:- +(?:\[ *[0-9]+, *[0-9]+ *\]|(?:- +)?[0-9]+\n *- +[0-9]+)\s*){4}|(?:\[[0-9]+, ?[0-9]+\],?\s*){4}"
 )
 #: Forms whose keys may stand among others.
-KEYED = ("nni", "nasbench301")
+_KEYED = ("nni", "nasbench301")
 
 
 class _UnknownError(GenotypeError):
@@ -110,11 +118,7 @@ def recognise(text: str) -> tuple[str, Any]:
     plain = bounded(text)
     several = _several(plain)
     if len(several) == 1 and several[0] is not None:
-        _, value = several[0]
-        if more := more_than(value if isinstance(value, str) else repr(value), plain):
-            raise BesideError(
-                f"a text must hold one genotype, but has {more} with a number more often than that of one"
-            )
+        _check_more(several[0], plain)
         return several[0]
     found = _beside_others(text, plain)
     if len(several) > 1:
@@ -140,13 +144,18 @@ def _beside_others(text: str, plain: str) -> tuple[str, Any]:
 
 
 def _several(text: str) -> list[tuple[str, Any] | None]:
-    """The different genotypes of a text that is data as a whole; None for what may be one and is not read."""
+    """The different genotypes of a text that is data as a whole, as `_different` has them; none of other texts."""
     data = structure(text)
-    found: list[tuple[str, Any] | None] = []
     with suppress(RecursionError):
-        data = literal(text) if data is None else _as_tuples(data)
-        for one in _all(data, 0) if isinstance(data, dict | tuple) else ():
-            found += [] if one in found else [one]
+        return _different(literal(text) if data is None else _as_tuples(data))
+    return []
+
+
+def _different(data: Any) -> list[tuple[str, Any] | None]:
+    """The different genotypes of data, at any depth; None for what may be one and is not read. Empty where none is."""
+    found: list[tuple[str, Any] | None] = []
+    for one in _all(data, 0) if isinstance(data, dict | tuple) else ():
+        found += [] if one in found else [one]
     return found if any(found) else []
 
 
@@ -165,30 +174,32 @@ def _all(value: Any, depth: int) -> Iterator[tuple[str, Any] | None]:
     for key in value if isinstance(value, dict) else ():
         if "(" in key or "[" in key or "~" in key:
             yield from _all(key, depth + 1)
-    rest: Any = value if isinstance(value, dict | tuple) else ()
-    if isinstance(value, dict) and value.keys() >= set(namedtuples.FIELDS):
-        rest = {key: item for key, item in value.items() if not key.startswith(namedtuples.TYPES)}
-        value = {key: item for key, item in value.items() if key not in rest}
+    own, beside = parted(value)
     try:
-        partly = isinstance(value, dict) and "format" in value and not ("space" in value and "cells" in value)
-        form = None if partly else _form_of(value)
-        if partly and isinstance(value.get("cells"), dict):
-            yield None
+        form = None if _has_a_format(own) else _form_of(own)
     except GenotypeError:
-        form, rest = None, ()
         yield None
-    if form is not None and not (depth and form[0] == "compact"):
-        yield form
-        if form[0] in KEYED:
-            rest = {key: item for key, item in value.items() if not exports.IN_KEY.search(key)}
-        elif form[0] == "topocell" or value is rest:
-            rest = ()
-    elif form is not None:
-        rest = ()
+        return
+    if form is None:
+        if _has_a_format(value) and isinstance(value.get("cells"), dict):
+            yield None
+        beside = value
+    elif depth and form[0] == "compact":  # of which numbers alone say nothing
         if has_compact(value):
             yield None
-    for item in rest.values() if isinstance(rest, dict) else rest:
+        return
+    else:
+        yield form
+        if form[0] in _KEYED:
+            beside = {key: item for key, item in value.items() if not exports.IN_KEY.search(key)}
+    items = beside.values() if isinstance(beside, dict) else beside if isinstance(beside, tuple) else ()
+    for item in items:
         yield from _all(item, depth + 1)
+
+
+def _has_a_format(value: Any) -> bool:
+    """Return whether a mapping has a format, as our files have one, and not what they have beside it."""
+    return isinstance(value, dict) and "format" in value and not ("space" in value and "cells" in value)
 
 
 def _as_tuples(data: Any) -> Any:
@@ -229,10 +240,16 @@ def _alone(text: str, has_lines: bool) -> str:
 def _recognised(text: str) -> tuple[str, Any]:
     plain, out = uncommented(text)
     plain, behind = formats.without_comments(plain)
-    form, value = _found(plain, f"{out}\n{behind}")
-    if more := more_than(value if isinstance(value, str) else repr(value), plain):
+    found = _found(plain, f"{out}\n{behind}")
+    _check_more(found, plain)
+    return found
+
+
+def _check_more(found: tuple[str, Any], text: str) -> None:
+    """Raise BesideError where a text has operations that are not those of what was found in it."""
+    _, value = found
+    if more := more_than(value if isinstance(value, str) else repr(value), text):
         raise BesideError(f"a text must hold one genotype, but has {more} with a number more often than that of one")
-    return form, value
 
 
 def _found(plain: str, out: str) -> tuple[str, Any]:
@@ -256,13 +273,11 @@ def _found(plain: str, out: str) -> tuple[str, Any]:
             return _recognised(bounded(found))
     if form := _form_of(value):
         return form
-    inside = _inside(value)
-    if inside and has_compact(value):
-        raise GenotypeError("a text must hold one genotype, but has another of numbers alone; keep one")
-    if inside and all(within == inside[0] for within in inside):
-        return inside[0]
-    if inside:
+    inside = _different(value)
+    if len(inside) > 1:
         raise GenotypeError(f"a text must hold one genotype, but has {len(inside)}; keep one")
+    if inside and inside[0] is not None:
+        return inside[0]
     what = f"a dictionary of {shown(list(value))}" if isinstance(value, dict) else shown(plain.replace(GAP, "").strip())
     raise _UnknownError(f"{_KNOWN}, but got {what}")
 
@@ -285,7 +300,7 @@ def _form_of(value: Any) -> tuple[str, Any] | None:
         if len(spelt) == len(value) and any(key.startswith(BENCH_PREFIX) for key in spelt):
             return "nasbench301", spelt
         return None
-    if isinstance(value, tuple) and len(value) == 2 and all(map(_is_numbers, value)):
+    if isinstance(value, tuple) and len(value) == 2 and all(map(is_numbers, value)):
         return "compact", value
     if isinstance(value, tuple) and (arch := _nodes_of_nasbench201(value)):
         return "nasbench201", arch
@@ -293,30 +308,6 @@ def _form_of(value: Any) -> tuple[str, Any] | None:
         fields = dict(zip(namedtuples.FIELDS, value))
         return namedtuples.kind_of(fields), fields
     return None
-
-
-def _inside(value: Any) -> list[tuple[str, Any]]:
-    """The forms that are in settings, at any depth, and what is read of each."""
-    if within := _form_within(value):
-        return [within]
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ()
-    return [within for item in items for within in _inside(item)]
-
-
-def _form_within(part: Any) -> tuple[str, Any] | None:
-    """The form of a part of settings, of which numbers alone say nothing."""
-    if isinstance(part, str):
-        return _recognised(bounded(part)) if is_text(part) or "~0|" in part else None
-    with suppress(GenotypeError):
-        found = _form_of(part)
-        return found if found and found[0] != "compact" else None
-    return None
-
-
-def _is_numbers(pairs: Any) -> bool:
-    return isinstance(pairs, tuple) and all(
-        isinstance(pair, tuple) and len(pair) == 2 and all(type(number) is int for number in pair) for pair in pairs
-    )
 
 
 def _nodes_of_nasbench201(value: tuple[Any, ...]) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from topocell.errors import GenotypeError
 from topocell.genotype.literals import MAX_DEPTH
-from topocell.genotype.namedtuples import FIELDS
+from topocell.genotype.namedtuples import FIELDS, TYPES
 from topocell.genotype.texts import CALL, another, is_operation, more_than
 from topocell.io import files, plain_yaml
 
@@ -34,12 +34,10 @@ def unwrapped(text: str) -> str:
 
     What is YAML with a genotype becomes JSON, and so do records of JSON, one in each line.
     """
-    try:
-        data = files.from_json(text, unique=True)
-    except ValueError:
-        data = _records(text) or _in_line(text) or _in_yaml(text)
-        if data is None:
-            return text
+    data, is_json = _structure(text)
+    if data is None:
+        return text
+    if not is_json:
         text = json.dumps(data)
     whole = isinstance(data, dict) and "genotype" not in data and ("normal" in data or _is_whole(data))
     if not whole and (found := _entry(data)):
@@ -50,20 +48,32 @@ def unwrapped(text: str) -> str:
         inner = inner if isinstance(inner, str) else unwrapped(json.dumps(inner))
         _check_alone(inner, data, repr(key))
         return inner
-    if isinstance(data, dict) and data.keys() >= set(FIELDS):
-        beside = {key: data.pop(key) for key in list(data) if not str(key).startswith(("normal", "reduce"))}
-        if beside:
-            text = json.dumps(data)
-            _check_alone(text, beside, "its fields")
+    fields, beside = parted(data)
+    if beside:
+        text = json.dumps(fields)
+        _check_alone(text, beside, "its fields")
     return data if isinstance(data, str) else text
 
 
 def structure(text: str) -> Any:
     """The mapping or list that a text is in JSON, in lines of it, or in YAML; None for all others."""
+    data, _ = _structure(text)
+    return data if isinstance(data, dict | list) else None
+
+
+def _structure(text: str) -> tuple[Any, bool]:
+    """The value of a text in JSON, in lines of it, or in YAML, None for all others; and whether it is one of JSON."""
     with suppress(ValueError):
-        data = files.from_json(text, unique=True)
-        return data if isinstance(data, dict | list) else None
-    return _records(text) or _in_line(text) or _in_yaml(text)
+        return files.from_json(text, unique=True), True
+    return _records(text) or _in_line(text) or _in_yaml(text), False
+
+
+def parted(value: Any) -> tuple[Any, dict[str, Any]]:
+    """The fields of a genotype, and what a mapping that has all of them has beside them; other values, and nothing."""
+    if not (isinstance(value, dict) and value.keys() >= set(FIELDS)):
+        return value, {}
+    beside = {key: item for key, item in value.items() if not str(key).startswith(TYPES)}
+    return {key: item for key, item in value.items() if key not in beside}, beside
 
 
 def _check_alone(inner: str, settings: Any, where: str) -> None:
@@ -128,7 +138,7 @@ def _entry(data: Any, depth: int = 0) -> tuple[Any, Any] | None:
             return data, key
     entries = ((data, key) if _is_whole(value) else _entry(value, depth + 1) for key, value in places)
     inside = [found for found in entries if found]
-    values = [_own(mapping[key]) for mapping, key in inside]
+    values = [parted(mapping[key])[0] for mapping, key in inside]
     if all(value == values[0] for value in values):
         return inside[0] if inside else None
     if all(another(value if isinstance(value, str) else json.dumps(value)) for value in values):
@@ -137,25 +147,19 @@ def _entry(data: Any, depth: int = 0) -> tuple[Any, Any] | None:
     return None
 
 
-def _own(value: Any) -> Any:
-    """The fields of a genotype alone, where a mapping has them among others; any other value as it is."""
-    if isinstance(value, dict) and value.keys() >= set(FIELDS):
-        return {key: item for key, item in value.items() if str(key).startswith(("normal", "reduce"))}
-    return value
-
-
 def has_compact(data: Any) -> bool:
     """Return whether data has, at any depth, a genotype of numbers alone: two lists of pairs, two or more in each."""
     if isinstance(data, dict):
         return any(map(has_compact, data.values()))
     if not isinstance(data, list | tuple):
         return False
-    return (len(data) == 2 and all(map(_is_numbers, data))) or any(map(has_compact, data))
+    compact = len(data) == 2 and all(is_numbers(pairs) and len(pairs) > 1 for pairs in data)
+    return compact or any(map(has_compact, data))
 
 
-def _is_numbers(pairs: Any) -> bool:
-    listed = isinstance(pairs, list | tuple) and len(pairs) > 1
-    return listed and all(
+def is_numbers(pairs: Any) -> bool:
+    """Return whether something is a list of pairs of numbers."""
+    return isinstance(pairs, list | tuple) and all(
         isinstance(pair, list | tuple) and len(pair) == 2 and all(type(number) is int for number in pair)
         for pair in pairs
     )
