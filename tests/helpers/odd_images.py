@@ -110,6 +110,7 @@ UNREADABLE: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "empty": ("jpg", lambda: b"", "an empty file"),
     "text": ("jpg", lambda: b"<html>not found</html>", "not an image"),
     "heic called jpg": ("jpg", lambda: b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC or AVIF under another name; convert it"),
+    "damaged avif": ("avif", lambda: b"\0\0\0\x18ftypavif\0\0\0\0", "AVIF that is damaged; copy it anew|convert them"),
     "jpeg 2000 called jpg": ("jpg", lambda: encoded(plain(), "JPEG2000"), "JPEG2000 under another name; convert it"),
     "icon called png": ("png", lambda: encoded(plain(), "ICO"), "ICO under another name; convert it"),
     "film called jpg": ("jpg", lambda: b"\0\0\0\x18ftypmp42\0\0\0\0", "a film"),

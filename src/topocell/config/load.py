@@ -21,7 +21,7 @@ from topocell.arguments import checked
 from topocell.config.budgets import BUDGETS
 from topocell.config.plain_words import in_plain_words, independent, nested
 from topocell.config.recipe import Budget, Recipe
-from topocell.config.reference import elsewhere, read_argument
+from topocell.config.reference import elsewhere, read_argument, takes_null
 from topocell.config.search import Stage
 from topocell.errors import RecipeError, check_known, nearest
 from topocell.io import plain_yaml
@@ -333,7 +333,7 @@ def _faults(error: ValidationError, data: Any) -> list[str]:
             message = item["msg"].removeprefix("Value error, ")
             lines += [line if not item["loc"] else f"{model}: {line}" for line in message.split("\n")]
         else:
-            lines.append(in_plain_words(item, model))
+            lines.append(in_plain_words(item, model, takes_null(model)))
     return lines
 
 

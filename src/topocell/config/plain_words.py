@@ -24,8 +24,8 @@ def nested(key: str) -> str:
     return f"{first}: {'{'}{nested('.'.join(rest))}{'}'}" if rest else f"{first}: VALUE"
 
 
-def in_plain_words(fault: Mapping[str, Any], key: str) -> str:
-    """`KEY: RULE, but got VALUE`, and for text that YAML reads as a number, how to write it."""
+def in_plain_words(fault: Mapping[str, Any], key: str, null: bool = False) -> str:
+    """`KEY: RULE, but got VALUE`, and how to write what was probably meant; `null`: whether the key may be null."""
     rule, value = fault["msg"][:1].lower() + fault["msg"][1:], fault["input"]
     for words, plain in _PLAIN_WORDS:
         rule = re.sub(words, plain, rule)
@@ -35,6 +35,8 @@ def in_plain_words(fault: Mapping[str, Any], key: str) -> str:
         "dict_type": f"write {key}.NAME=VALUE for each of its keys",
         "model_type": "" if re.search("Curve|Choice", fault["msg"]) else f"write {key}.NAME=VALUE for each of its keys",
     }
+    if value is False and null:
+        return f"{key}: {rule}, but got False; null leaves it out"
     how = hints.get(fault["type"].replace("model_attributes", "model"), "")
     return f"{key}: {rule}, but got {repr(value)[:60]}" + (how and f"; {how}")
 

@@ -175,7 +175,7 @@ class Recipe(Model):
         where = f"search.stages.{stage.name}"
         return [
             f"{where}: level {stage.level} needs the split {split!r}, but data.splits has "
-            f"{', '.join(self.data.splits)}{nearest(split, self.data.splits)}; add it, e.g. {HALVES}"
+            f"{', '.join(self.data.splits)}; add it, or call one so, e.g. {HALVES}"
             for split in sorted(stage.splits_needed - {"all"} - self.data.splits.keys())
         ]
 

@@ -85,9 +85,23 @@ def read_argument(name: str, text: str) -> Any:
     return [value] if type(value) is int and _kind(name) == "list of integer" else value
 
 
+def takes_null(name: str) -> bool:
+    """Return whether null may stand at a key."""
+    found = next((key for key in _every() if key.name == _with_name(name)), None)
+    return found is not None and "null" in (found.default, found.kind.rpartition(" or ")[2])
+
+
 def _kind(name: str) -> str | None:
     plain = _with_name(name)
     return next((key.kind for key in _every() if key.name == plain), None)
+
+
+#: Keys as other tools call them → ours.
+_USUAL = {
+    **{f"data.{word}": "data.resolution" for word in ("size", "image_size", "img_size", "input_size", "imgsz")},
+    "data.name": "data.dataset",
+    **{f"data.{word}": "data.root" for word in ("path", "dir", "folder")},
+}
 
 
 def elsewhere(path: Sequence[str], value: Any, stages: Sequence[str]) -> str:
@@ -105,6 +119,8 @@ def elsewhere(path: Sequence[str], value: Any, stages: Sequence[str]) -> str:
         ((key, value),) = value.items()
         parts.append(str(key))
     keys_of_recipe = [key.name for key in _every()]
+    if (usual := _USUAL.get(".".join(parts))) is not None:
+        return f" (did you mean {usual!r}?)"
     same = [name for name in keys_of_recipe if name.split(".")[-1] == parts[-1]]
     shared = [name for name in same if name.split(".")[0] == parts[0]]
     least = min((name.count(".") for name in shared or same), default=0)

@@ -1,6 +1,6 @@
 """Settings of a recipe for the training of the network of a cell."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -21,6 +21,11 @@ from topocell.config.values import (
 
 #: Keys of a training that choose its channels in place of `channels`; null for none of them.
 SIZES = ("parameters", "max_parameters", "max_multiply_adds")
+
+
+def _policy(value: Any) -> Any:
+    """`name_only`, where nothing, and `off`, which is false to YAML, are `none`."""
+    return {"name": "none"} if value in (None, False) else name_only(value)
 
 
 class Policy(Model):
@@ -109,7 +114,7 @@ class RetrainPlan(Model):
     scaling: float = Field(0.0, ge=0, lt=1)
     shear: float = Field(0.0, ge=0, lt=90)
     translation: float = Field(0.0, ge=0, lt=1)
-    augment: Annotated[Policy, BeforeValidator(name_only)] = Policy()
+    augment: Annotated[Policy, BeforeValidator(_policy)] = Policy()
     mixup: NonNegative = 0.0
     cutmix: NonNegative = 0.0
     sampling: Literal["natural", "balanced"] = "natural"

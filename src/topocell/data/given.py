@@ -1,6 +1,7 @@
 """Images given from Python: tensors, or a dataset of `torch.utils.data`."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -172,8 +173,10 @@ def _images(part: Any, name: str, labels: list[Any]) -> Iterator[Any]:
 
     Raises DataError for a table and what else has names in the place of numbers, and for items that are no pairs.
     """
+    if not len(part):
+        raise DataError(f"a dataset has items (image, label), but {name} has none; give at least one image")
     try:
-        first: Any = part[0] if len(part) else None
+        first = part[0]
     except KeyError as fault:
         if isinstance(part, Dataset) or not (isinstance(part, Mapping) or fault.args[:1] == (0,)):
             raise  # of a look-up of its own
@@ -181,7 +184,7 @@ def _images(part: Any, name: str, labels: list[Any]) -> Iterator[Any]:
             f"{name} is (images, labels) or a dataset with items 0, 1, ..., but got {type(part).__name__} without item "
             f"0; give (list of images, list of labels)"
         ) from None
-    for i in range(max(len(part), 1)):
+    for i in range(len(part)):
         item = part[i] if i else first
         if not _is_pair(item):
             way = "see docs/how-to/own-dataset.md"
@@ -222,8 +225,17 @@ def _numbers(labels: Any, name: str) -> Tensor:
             return found
     except (TypeError, ValueError, RuntimeError):
         pass
-    first = next(iter(labels), labels) if isinstance(labels, Iterable) else labels
-    raise DataError(f"labels are integers from 0, but those of {name} begin with {first!r}; number the classes")
+    each = list(labels) if isinstance(labels, Iterable) else [labels]
+    place = next((place for place, label in enumerate(each) if not _is_whole(label)), 0)
+    bad = f"have {each[place]!r} at {place}" if place else f"begin with {each[0] if each else labels!r}"
+    raise DataError(f"labels are integers from 0, but those of {name} {bad}; number the classes")
+
+
+def _is_whole(label: Any) -> bool:
+    """Return whether a label is a whole number, also as a float, or a tensor of it."""
+    with suppress(TypeError, ValueError, OverflowError, RuntimeError):
+        return not isinstance(label, str | bytes) and int(label) == float(label)
+    return False
 
 
 def _changes(part: Any, images: Tensor, name: str, background: Colour) -> bool:

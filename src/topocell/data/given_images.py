@@ -63,8 +63,7 @@ def stacked(images: Any, name: str, background: Colour, count: int | None = None
             picture = _picture(image, name, background)
         except TypeError:
             raise DataError(
-                f"images are tensors, arrays or images of Pillow, but {name} has one of type {type(image).__name__}; "
-                f"read them, as Image.open does"
+                f"images are tensors, arrays or images of Pillow, but {name} has one of {_misfit(image)}"
             ) from None
         if place and (picture.dtype == torch.uint8) != (span is None):
             raise DataError(f"images of a dataset are all uint8 or all floats, but {name} has both; convert them alike")
@@ -76,6 +75,16 @@ def stacked(images: Any, name: str, background: Colour, count: int | None = None
             _check_span(span, name)
         room[place] = bytes_of(picture)  # a grey one in each of three channels
     return room
+
+
+def _misfit(image: Any) -> str:
+    """What something that is no image is, and what makes one of it."""
+    sizes = tuple(getattr(image, "shape", ()))
+    if len(sizes) == 4 and sizes[0] == 1:
+        return f"shape {sizes}, of a batch; give image[0] in each item"
+    if isinstance(image, Tensor | np.ndarray):
+        return f"shape {sizes}, where one is (C, H, W) or (H, W); reshape it"
+    return f"type {type(image).__name__}; read them, as Image.open does"
 
 
 def _room_for(picture: Tensor, before: Tensor, filled: int, count: int, name: str) -> Tensor:

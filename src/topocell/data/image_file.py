@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base
 
-from topocell.data.image_formats import advice, readable_formats
+from topocell.data.image_formats import HEIC, advice, readable_formats
 from topocell.io.colours import Colour
 from topocell.io.files import reason
 
@@ -19,6 +19,7 @@ from topocell.io.files import reason
 _FILMS = ("GIF", "PNG", "TIFF", "WEBP")
 #: Those that may have more channels or bits than Pillow reads.
 _OF_MANY_KINDS = ("JPEG", "PNG", "TIFF")
+_UNDER_ANOTHER = "{} under another name; convert it"
 #: EXIF orientation → how the pixels are turned upright.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -211,9 +212,10 @@ def _foreign(path: str) -> str:
         if suffix not in readable_formats()[0] and (way := advice(suffix)):
             return f"{suffix} files are not read here; {way}"
         if start[4:8] == b"ftyp":
-            return "HEIC or AVIF under another name; convert it"
+            damaged = suffix in (".avif", *HEIC)
+            return "a HEIC or AVIF that is damaged; copy it anew" if damaged else _UNDER_ANOTHER.format("HEIC or AVIF")
         if kind := _format(start, set(Image.OPEN) - set(readable_formats()[1])):
-            return f"{kind} under another name; convert it"
+            return _UNDER_ANOTHER.format(kind)
         if kind := _format(start, _OF_MANY_KINDS):
             return (
                 f"a {kind} that is damaged, or of channels or bits that Pillow does not read; convert it to 8-bit RGB, "

@@ -12,7 +12,7 @@ from topocell.genotype.canonical import Pair
 from topocell.genotype.characters import bounded
 from topocell.genotype.comments import GAP
 from topocell.genotype.namedtuples import unused
-from topocell.genotype.texts import BesideError, is_another
+from topocell.genotype.texts import BesideError, SeveralError, is_another
 
 _EDGE = re.compile(r"([^|~+]+)~([0-9]{1,3})")
 _GROUP = r"\|(?:\s*[^|~+\s\\'\"`,;]+\s*~\s*[0-9]{1,3}\s*\|)+"
@@ -95,7 +95,7 @@ def find_nasbench201(text: str, out: str = "") -> str | None:
         _check_rest(_LEFT, text, found[0][0])
         _check_rest(_LEFT_OUT, out, found[0][0])
     if len({_joined(match[0]) for match in found}) > 1:
-        raise GenotypeError(f"a text must hold one genotype, but has {len(found)} architecture strings; keep one")
+        raise SeveralError(f"a text must hold one genotype, but has {len(found)} architecture strings; keep one")
     return found[0][0] if found else None
 
 

@@ -26,10 +26,12 @@ from topocell.genotype.settings import (
 from topocell.genotype.texts import (
     CALL,
     BesideError,
+    SeveralError,
     another,
     check_unchanged,
     has_call,
     literal,
+    more_numbers,
     more_than,
     read,
 )
@@ -97,9 +99,9 @@ _OTHER = {
     "conv_3x3": "has no one meaning; with ReLU before and batch norm after, it is nor_conv_3x3",
 }
 
-#: Pairs of numbers in YAML, as of a genotype without names.
-_NUMBERS = re.compile(
-    r"(?:- +(?:\[ *[0-9]+, *[0-9]+ *\]|(?:- +)?[0-9]+\n *- +[0-9]+)\s*){4}|(?:\[[0-9]+, ?[0-9]+\],?\s*){4}"
+#: A name in quotes that goes on in the next line.
+_BROKEN = re.compile(
+    r"""(?m)^(?=[^"'\n]*(?:(?:"[^"\n]*"|'[^'\n]*')[^"'\n]*)*(["'])[\w:/]*$).*\n\s*[\w:/]+\1\s*[:,)\]}]"""
 )
 #: Forms whose keys may stand among others.
 _KEYED = ("nni", "nasbench301")
@@ -122,7 +124,7 @@ def recognise(text: str) -> tuple[str, Any]:
         return several[0]
     found = _beside_others(text, plain)
     if len(several) > 1:
-        raise GenotypeError(f"a text must hold one genotype, but has {len(several)}; keep one")
+        raise SeveralError(f"a text must hold one genotype, but has {len(several)}; keep one")
     return found
 
 
@@ -140,7 +142,8 @@ def _beside_others(text: str, plain: str) -> tuple[str, Any]:
             if other != text:
                 with suppress(GenotypeError):
                     return _recognised(bounded(unwrapped(other)))
-        raise GenotypeError(f"{error}{_next_step(text, error, text == plain)}") from None
+        kind = SeveralError if isinstance(error, SeveralError) else GenotypeError
+        raise kind(f"{error}{_next_step(text, error, text == plain)}") from None
 
 
 def _several(text: str) -> list[tuple[str, Any] | None]:
@@ -162,9 +165,11 @@ def _different(data: Any) -> list[tuple[str, Any] | None]:
 def _all(value: Any, depth: int) -> Iterator[tuple[str, Any] | None]:
     """The forms that are in data, at any depth, and what is read of each; None for what may be one, and is not read."""
     if isinstance(value, str):
-        if is_text(value) or another(value) or "~0" in value or more_than("", value) or _NUMBERS.search(value):
+        if is_text(value) or another(value) or "~0" in value or more_than("", value):
             try:
                 yield recognise(value)
+            except SeveralError:
+                raise
             except GenotypeError:
                 yield None
         return
@@ -220,6 +225,9 @@ def _next_step(text: str, error: GenotypeError, has_lines: bool) -> str:
         )
     if "!!python/object" not in text and (fault := yaml_fault(text)):
         return f"; it looks like YAML, which cannot be read: {fault}"
+    if broken := _BROKEN.search(text):
+        line = text.count("\n", 0, broken.start()) + 1
+        return f"; a name is broken over lines {line} and {line + 1}: join them"
     for hint, kind in _FOREIGN:
         if is_commented(text) if hint is None else re.search(hint, text):
             return f"; it looks like {kind}: give the genotype alone, in one of the forms"
@@ -242,6 +250,8 @@ def _recognised(text: str) -> tuple[str, Any]:
     plain, behind = formats.without_comments(plain)
     found = _found(plain, f"{out}\n{behind}")
     _check_more(found, plain)
+    if numbers := more_numbers(repr(found[1]), plain):
+        raise SeveralError(f"a text must hold one genotype, but has {numbers} beside that of one; keep one")
     return found
 
 
@@ -259,7 +269,7 @@ def _found(plain: str, out: str) -> tuple[str, Any]:
         return "nasbench201", plain
     if arch is not None:
         if other := another(plain.replace(arch, "")):
-            raise GenotypeError(f"a text must hold one genotype, but has {other} beside {shown(arch)}; keep one")
+            raise SeveralError(f"a text must hold one genotype, but has {other} beside {shown(arch)}; keep one")
         check_unchanged(plain, arch)
         return "nasbench201", arch
     if (settings := unwrapped(plain.replace(GAP, ""))) != plain.replace(GAP, ""):  # in YAML
@@ -275,7 +285,7 @@ def _found(plain: str, out: str) -> tuple[str, Any]:
         return form
     inside = _different(value)
     if len(inside) > 1:
-        raise GenotypeError(f"a text must hold one genotype, but has {len(inside)}; keep one")
+        raise SeveralError(f"a text must hold one genotype, but has {len(inside)}; keep one")
     if inside and inside[0] is not None:
         return inside[0]
     what = f"a dictionary of {shown(list(value))}" if isinstance(value, dict) else shown(plain.replace(GAP, "").strip())

@@ -92,6 +92,11 @@ def kind_of(fields: Mapping[str, Any]) -> str:
                 found.setdefault((kind, nested), place)
             if item == ():
                 found.setdefault(("pair", True), place)
+    if found.keys() == {("triple of integers", True)}:
+        raise GenotypeError(
+            f"a triple in the list of a node is GDAS' (operation, input, weight) with a float as weight, but got "
+            f"{shown(fields[TYPES[0]][0])}; FairDARTS' (operation, node, input) has no lists of nodes"
+        )
     mixed = len(found) > 1 or not set(found) <= set(_FORMS)
     if mixed:
         kinds = ", ".join(f"a {'list of a ' * nested}{kind} in {place}" for (kind, nested), place in found.items())

@@ -57,15 +57,23 @@ def framed(text: str) -> str:
     return text
 
 
+def without_numbers(text: str) -> str | None:
+    """The text without numbers that count up before its lines; None where these have none, or there is one alone."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    numbered = _matched(_NUMBER, lines) if len(lines) > 1 else []
+    first = int(numbered[0][1]) if numbered else 0
+    if not numbered or [int(number[1]) for number in numbered] != list(range(first, first + len(lines))):
+        return None
+    return "\n".join(line[number.end() :] for line, number in zip(lines, numbered))
+
+
 def unprefixed(text: str) -> str:
     """The text without what all its lines begin with; as it is where they do not, or where there is one alone."""
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) < 2:
         return text
-    if numbered := _matched(_NUMBER, lines):
-        first = int(numbered[0][1])
-        if [int(number[1]) for number in numbered] == list(range(first, first + len(lines))):
-            return "\n".join(line[number.end() :] for line, number in zip(lines, numbered))
+    if (bare := without_numbers(text)) is not None:
+        return bare
     times = _matched(_TIME, lines)
     if not times and (places := _matched(_PLACE, lines)) and len({place[1] for place in places}) == 1:
         return unprefixed("\n".join(line[place.end() :] for line, place in zip(lines, places)))  # `trainer-1  | `

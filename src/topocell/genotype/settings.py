@@ -1,14 +1,15 @@
-"""The genotype in settings: a mapping in JSON or YAML that has it under a key, or a text of JSON."""
+"""The genotype in settings: a mapping in JSON, YAML or TOML that has it under a key, or a text of JSON."""
 
 import json
 import re
+import tomllib
 from contextlib import suppress
 from typing import Any
 
-from topocell.errors import GenotypeError
 from topocell.genotype.literals import MAX_DEPTH
 from topocell.genotype.namedtuples import FIELDS, TYPES
-from topocell.genotype.texts import CALL, another, is_operation, more_than
+from topocell.genotype.prefixes import without_numbers
+from topocell.genotype.texts import CALL, SeveralError, another, is_operation, more_than
 from topocell.io import files, plain_yaml
 
 #: Keys of a mapping in YAML that holds a genotype.
@@ -32,7 +33,7 @@ _YAML_RANGE = re.compile(r"!!python/object/apply:\w*\.x?range\s*\n((?: *- [0-9]{
 def unwrapped(text: str) -> str:
     """The text in a text of JSON: that of a string, or of an entry at any depth; any other as it is.
 
-    What is YAML with a genotype becomes JSON, and so do records of JSON, one in each line.
+    What is YAML or TOML with a genotype becomes JSON, and so do records of JSON, one in each line.
     """
     data, is_json = _structure(text)
     if data is None:
@@ -56,16 +57,16 @@ def unwrapped(text: str) -> str:
 
 
 def structure(text: str) -> Any:
-    """The mapping or list that a text is in JSON, in lines of it, or in YAML; None for all others."""
+    """The mapping or list that a text is in JSON, in lines of it, in TOML or in YAML; None for all others."""
     data, _ = _structure(text)
     return data if isinstance(data, dict | list) else None
 
 
 def _structure(text: str) -> tuple[Any, bool]:
-    """The value of a text in JSON, in lines of it, or in YAML, None for all others; and whether it is one of JSON."""
+    """The value of a text in JSON, in lines of it, in TOML or in YAML, None for all others; whether it is JSON."""
     with suppress(ValueError):
         return files.from_json(text, unique=True), True
-    return _records(text) or _in_line(text) or _in_yaml(text), False
+    return _records(text) or _in_line(text) or _in_toml(text) or _in_yaml(text), False
 
 
 def parted(value: Any) -> tuple[Any, dict[str, Any]]:
@@ -87,14 +88,13 @@ def _check_alone(inner: str, settings: Any, where: str) -> None:
     other = another(beside) or ("an architecture string" if "~0|" in beside else None)
     other = other or ("one of numbers alone" if has_compact(settings) else None)
     if other := other or more_than(inner, f"{inner}\n{beside}"):
-        raise GenotypeError(f"a text must hold one genotype, but beside {where} it has {other}; keep one")
+        raise SeveralError(f"a text must hold one genotype, but beside {where} it has {other}; keep one")
 
 
 def _records(text: str) -> list[dict[str, Any]] | None:
-    """The values of lines of JSON, with a genotype in one; None where there is none, or a line is no mapping."""
+    """The values of lines of JSON; None where there is none, or one is no mapping."""
     found = lines_of_json(text)
-    whole = found and all(isinstance(record, dict) for record in found)
-    return found if whole and (_entry(found) or _has_fields(found)) else None
+    return found if found and all(isinstance(record, dict) for record in found) else None
 
 
 def _in_line(text: str) -> Any:
@@ -103,6 +103,15 @@ def _in_line(text: str) -> Any:
         return files.from_json("{" + text.strip().removesuffix(",") + "}", unique=True) if _KEY.match(text) else None
     except ValueError:
         return None
+
+
+def _in_toml(text: str) -> Any:
+    """The value of a text in TOML that could hold a genotype; None for all others."""
+    try:
+        data = json.loads(json.dumps(tomllib.loads(text), default=str))
+    except (ValueError, RecursionError):
+        return None
+    return data if _is_whole(data) or _entry(data) or _has_fields(data) else None
 
 
 def lines_of_json(text: str) -> list[Any] | None:
@@ -143,7 +152,7 @@ def _entry(data: Any, depth: int = 0) -> tuple[Any, Any] | None:
         return inside[0] if inside else None
     if all(another(value if isinstance(value, str) else json.dumps(value)) for value in values):
         names = " and ".join(dict.fromkeys(repr(key) for _, key in inside[:3]))
-        raise GenotypeError(f"a text must hold one genotype, but has {len(values)} under {names}; keep one")
+        raise SeveralError(f"a text must hold one genotype, but has {len(values)} under {names}; keep one")
     return None
 
 
@@ -196,6 +205,8 @@ def _in_yaml(text: str) -> Any:
     """The value of a text in YAML that could hold a genotype, also as the list of its four; None for all others."""
     lists = _LISTS.match(text) is not None
     if not lists and not _IN_YAML.search(text) and not _PAIRS.search(text):
+        return None
+    if without_numbers(text) is not None:  # `1: ` before a line is none of its keys
         return None
     try:
         data = _loaded(text)

@@ -37,6 +37,15 @@ _NUMBERED = re.compile(
     rf"(?:(?<=['\"(\[`“”‘’{{])|(?<=- )){_OPERATION.format('')}['\")`”’]*+(?:\s*+,|[^\S\n]*+\n\s*+-)\s*+['\"`“‘]*+"
     rf"(?:\w++\.)?(?:\w++\()?['\"]*+([0-9]{{1,3}})(?![0-9.])|{_OPERATION.format('|none')}\s*+~\s*+([0-9])"
 )
+#: A pair of numbers alone, over lines with or without something before each.
+_LINE = r"(?:,?\s*\n[^\n\[\](]{0,80}?)?\s*"
+_NUMBERS = re.compile(
+    rf"[\[(]{_LINE}([0-9]{{1,2}})\s*,{_LINE}([0-9]{{1,2}}){_LINE}[\])]"
+    r"|- +- +([0-9]{1,2})[^\S\n]*\n[^\n]{0,80}?- +([0-9]{1,2})[^\S\n]*$",
+    re.MULTILINE,
+)
+#: How many of them stand beside a genotype, as sizes, ranges and the like.
+_MAX_NUMBERS = 5
 #: An array around the lists of a whole text.
 _ARRAY = re.compile(
     r"(\s*(?:[A-Za-z_][\w.]*\s*[=:]\s*)?)(?:\w+\.)?(?:array|tensor)\((\[.*\])(?:,\s*dtype=[\w.]+)?\)\s*", re.DOTALL
@@ -54,6 +63,7 @@ _MAPPED = re.compile(
     r"|\b(?:normal|reduce)\s*=\s*[\[(]\s*[\[(]|\b(?:normal|reduce)_concat['\"]?\s*[=:]\s*(?:(?:range|list)\s*\(|\[|\()"
     r"|[\[(]\s*['\"]\w+['\"]\s*,\s*[0-9]+\s*[\])][\s,\[\]()]*['\"]\w+['\"]\s*,\s*[0-9]+\s*[\])]"
     r"|(?:[\[(]\s*[0-9]+\s*,\s*[0-9]+\s*[\])][\s,]*){4}"
+    r"|(?:- +(?:\[ *[0-9]+, *[0-9]+ *\]|(?:- +)?[0-9]+\s+- +[0-9]+)\s+){3}- "
 )
 #: Quotes as a cell of CSV has them, and the end of a line or a blank in a string.
 _QUOTES = re.compile(r"""(['"])\1+""")
@@ -118,6 +128,10 @@ class BesideError(GenotypeError):
     """Something beside a genotype on its line, by which it may be another one."""
 
 
+class SeveralError(GenotypeError):
+    """A text with several genotypes, where one must be."""
+
+
 def more_than(read: str, text: str) -> str | None:
     """An operation that a text has with an input beside what is read of it, once or several times; None for none.
 
@@ -135,9 +149,18 @@ def more_than(read: str, text: str) -> str | None:
     return next((shown(name) for name in of_text - of_one), None)
 
 
+def more_numbers(read: str, text: str) -> str | None:
+    """What a text has of pairs of numbers beside what is read of it, as of a genotype of numbers; None for a few."""
+    there, known = (_NUMBERS.findall(_LINE_END.sub("\n", part).replace("\\", "")) for part in (text, read))
+    beside = len(there) - len(known)
+    again = known and there == known * (len(there) // len(known))
+    return f"{beside} pairs of numbers" if beside > _MAX_NUMBERS and not again else None
+
+
 def _operations(text: str) -> list[tuple[str, str]]:
     """Each operation before a number in a text, with it."""
-    plain = html.unescape(unescaped(_ANY_TAG.sub("", unquoted(text)))).replace("\\", "").replace(" _ ", "_")
+    plain = html.unescape(unescaped(_ANY_TAG.sub("", unquoted(_LINE_END.sub("\n", text)))))
+    plain = plain.replace("\\", "").replace(" _ ", "_")
     return [(found[1] or found[3], found[2] or found[4]) for found in _NUMBERED.finditer(plain)]
 
 
@@ -199,12 +222,12 @@ def read(text: str) -> Any:
             return settings
         value, *others = map(parsed, pieces)
         if any(_unweighted(other) != _unweighted(value) for other in others):
-            raise GenotypeError(f"a text must hold one genotype, but has {len(calls)} calls of Genotype; keep one")
+            raise SeveralError(f"a text must hold one genotype, but has {len(calls)} calls of Genotype; keep one")
         rest = plain
         for piece in pieces:
             rest = rest.replace(piece, "")
         if other := another(rest):
-            raise GenotypeError(f"a text must hold one genotype, but has another with {other}; keep one")
+            raise SeveralError(f"a text must hold one genotype, but has another with {other}; keep one")
         check_unchanged(plain, *pieces)
         if isinstance(value, Call) and value.args and _DEFINED.search(rest):
             raise GenotypeError("fields must be given by name where the text defines Genotype, but are by position")

@@ -17,6 +17,9 @@ MAX_NUMBER = 2**63
 #: `0,1,2` without the brackets that some shells take for a pattern.
 _BARE_LIST = re.compile(r"[^\s,\[\]{}'\"]+(,\s*[^\s,\[\]{}'\"]+)+")
 
+_DEEP = re.compile(rf"(?:[\[{{]\s*+){{{MAX_DEPTH + 1}}}")
+_TOO_DEEP = f"it nests more than {MAX_DEPTH} levels"
+
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -80,6 +83,8 @@ def load(text: str) -> Any:
     """
     if len(text) > MAX_TEXT:
         raise ValueError(f"it has {len(text)} characters, and at most {MAX_TEXT} are read")
+    if _DEEP.search(text):  # of which PyYAML reads thousands for seconds
+        raise ValueError(_TOO_DEEP)
     return _plain(_loaded(text), [MAX_VALUES], MAX_DEPTH)
 
 
@@ -131,7 +136,7 @@ def _plain(value: Any, left: list[int], levels: int) -> Any:
     if left[0] < 0:
         raise ValueError(f"it has more than {MAX_VALUES} values; repeat fewer aliases")
     if levels < 0:
-        raise ValueError(f"it nests more than {MAX_DEPTH} levels")
+        raise ValueError(_TOO_DEEP)
     if isinstance(value, dict):
         return {_plain(key, left, 0): _plain(item, left, levels - 1) for key, item in value.items()}
     if isinstance(value, list):

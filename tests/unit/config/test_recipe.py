@@ -644,6 +644,10 @@ def test_all_faults_at_once_with_the_nearest_names() -> None:
         ("lr=0.01", "lr: unknown key (did you mean 'retrain.weights.lr', 'selection.projection.lr' or 'shallow.wei"),
         ("optimizer.momentum=1", "optimizer: unknown key (did you mean 'retrain.weights.momentum' or 'shallow.weight"),
         ("data.batch_size=16", "data.batch_size: unknown key (did you mean 'retrain.batch_size', 'search.batch_size'"),
+        ("data.image_size=32", "data.image_size: unknown key (did you mean 'data.resolution'?)"),
+        ("data.size=32", "data.size: unknown key (did you mean 'data.resolution'?)"),
+        ("data.name=digits", "data.name: unknown key (did you mean 'data.dataset'?)"),
+        ("data.path=photos", "data.path: unknown key (did you mean 'data.root'?)"),
         ("seeds=[1]", "seeds: unknown key (did you mean 'seed'?)"),  # the nearest of its own level comes first
         ("search.stages.topology.lr=3", "lr: unknown key (did you mean 'search.stages.NAME.weights.lr', 'search."),
         ("datasets_root=here", "datasets_root: unknown key; known: name, about"),
@@ -688,7 +692,7 @@ def test_only_a_list_is_cut_at_commas() -> None:
         ("data.splits={all: 0.5}", "a split cannot be called 'all'"),
         (
             "data.splits={train: 0.5, va: 0.5}",
-            "needs the split 'val', but data.splits has train, va (did you mean 'va'?)",
+            "needs the split 'val', but data.splits has train, va; add it, or call one so, e.g. 'data.splits={train",
         ),
         ("search.stages.operations.alpha_on=test", "needs the split 'test'"),
         ("search.stages.topology.topology=dense", "selection.edges: topology needs a topology that decides edges"),
@@ -737,6 +741,7 @@ def test_only_a_list_is_cut_at_commas() -> None:
         ("retrain.weights.lr=1/40", "lr: input should be a number or a mapping, but got '1/40'"),
         ("data.splits=0.5,0.5", "a mapping, but got '0.5,0.5'; write data.splits.NAME=VALUE for each of its keys"),
         ("retrain.weights=0.1", "a mapping, but got 0.1; write retrain.weights.NAME=VALUE for each of its keys"),
+        ("selection.budget=off", "selection.budget: input should be a mapping, but got False; null leaves it out"),
         ("seed", "has the form key=value, but got 'seed'"),
         ("=5", "has the form key=value"),
         ("data.splits={train:0.5,val:0.5}", "a colon and a blank after each key, but data.splits has 'train:0.5'"),
@@ -768,6 +773,11 @@ def test_what_a_recipe_says_of_images_is_kept_as_written(override: str, value: A
     got = getattr(recipe.data, override.partition("=")[0].removeprefix("data."))
     assert got == value and type(got) is type(value)
     assert resolved(recipe.to_yaml()) == recipe
+
+
+@pytest.mark.parametrize("word", ["none", "off", "false", "null"])
+def test_no_augmentation_has_the_usual_words(word: str) -> None:
+    assert load_recipe("quickstart", [f"retrain.augment={word}"]).retrain.augment.name == "none"
 
 
 WORDS = [

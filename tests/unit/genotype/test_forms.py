@@ -489,6 +489,14 @@ REFUSED = {
     "mixed": (V2.replace("('sep_conv_3x3', 0)", "('sep_conv_3x3', 0, 0.5)", 1), "a triple with a weight in normal[0]"),
     "nested and flat": (V2.replace("('sep_conv_3x3', 0)", "[('sep_conv_3x3', 0)]", 1), "a list of a pair in normal[0]"),
     "empty node": (V2.replace("('sep_conv_3x3', 0)", "[]", 1), "a list of a pair in normal[0], a pair in normal[1]"),
+    "triples without a weight": (
+        str({"normal": [[("noise", 0, 1)]], "normal_concat": [2], "reduce": [[("noise", 0, 1)]], "reduce_concat": [2]}),
+        "is GDAS' (operation, input, weight) with a float as weight, but got (('noise', 0, 1),); FairDARTS'",
+    ),
+    "broken in a name": (
+        json.dumps(FIELDS_OF_V2).replace("max_pool", "max_\npool", 1),
+        "a name is broken over lines 1 and 2: join them",
+    ),
     "list of four": (str([[], [2], []]), "in one of the forms"),
     "quote on one side": (f"'{V2}", "before a genotype may stand"),
     "item": (V2.replace("('sep_conv_3x3', 0)", "('sep_conv_3x3', '-0')", 1), "normal[0]: must be a pair"),

@@ -33,6 +33,7 @@ FIELDS = {
 }
 FOUR = json.dumps(list(json.loads(FIELDS["A"]).values()))
 TUPLES = str({name: [*map(tuple, of)] if type(of[0]) is list else of for name, of in json.loads(FIELDS["A"]).items()})
+IN_TOML = "".join(f"{key} = {json.dumps(value)}\n" for key, value in json.loads(FIELDS["A"]).items())
 WIDE = str.maketrans({code - 0xFEE0: code for code in range(0xFF01, 0xFF5F)} | {0x5F: 0x5F})
 
 
@@ -54,6 +55,8 @@ READ = {
     "a log of NNI": f"[2024-01-01 10:00:00] INFO (nni/MainThread) {DATA['compact'][0]}",
     "a list behind ray": f"(pid=1234) {FOUR}",
     "lstlisting": f"\\begin{{lstlisting}}[language=Python]\n{FIELDS['A']}\n\\end{{lstlisting}}",
+    "TOML of fields": f"# found\n{IN_TOML}",
+    "TOML of fields in a table": f"lr = 0.1\nday = 2024-01-01\n\n[best.cell]\n{IN_TOML}",
     "TOML": f"[model]\ngenotype = {FOUR}\nlayers = 20\n",
     # Python that looks like YAML
     "tuples behind a name": f"genotype: {TUPLES}",
