@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import os
 import pprint
+import random
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -71,6 +73,12 @@ def indented(text: str, by: str) -> str:
     return "".join(f"{by}{line}\n" for line in text.splitlines())
 
 
+#: What is data, and of numbers without a name.
+NOT_ALONE = ("compact in YAML", "compact in YAML of short lines")
+#: The share of all pairs of texts that is tried; all of them take a quarter of an hour.
+SHARE = float(os.environ.get("TOPOCELL_TEXTS", "0.005"))
+
+
 #: What stands around two texts.
 AROUND: dict[str, Callable[[str, str], str]] = {
     "lines": lambda a, b: f"{a}\n{b}\n",
@@ -100,18 +108,22 @@ AROUND: dict[str, Callable[[str, str], str]] = {
 }
 
 
-def joined(around: str) -> Iterator[tuple[str, str]]:
-    """Names of two different cells, and the text with both."""
+def joined(around: str, share: float) -> Iterator[tuple[str, str]]:
+    """Names of two different cells, and the text with both; a share of all pairs, the same ones each time."""
     firsts, seconds = written(DARTS_V2, STRINGS[0]), written(OTHER, STRINGS[1])
+    drawn = random.Random(around)
     for first, a in firsts.items():
         for second, b in seconds.items():
-            yield f"{first} and {second}", AROUND[around](a, b)
+            if drawn.random() < share:
+                yield f"{first} and {second}", AROUND[around](a, b)
 
 
 def test_each_alone_is_read() -> None:
     for cell, string in ((DARTS_V2, STRINGS[0]), (OTHER, STRINGS[1])):
         wanted = {"nasbench201": Genotype.from_text(string).key}
         for name, text in written(cell, string).items():
+            if name in NOT_ALONE:
+                continue
             assert Genotype.from_text(text, operations=ORDER).key == wanted.get(name, cell.key), name
     assert set(FORMS_OF_TEXTS) <= {name.partition(" in ")[0] for name in written(DARTS_V2, STRINGS[0])}
 
@@ -119,7 +131,7 @@ def test_each_alone_is_read() -> None:
 @pytest.mark.parametrize("around", AROUND)
 def test_two_are_refused(around: str) -> None:
     read = []
-    for names, text in joined(around):
+    for names, text in joined(around, SHARE):
         try:
             Genotype.from_text(text, operations=ORDER)
             read.append(names)
