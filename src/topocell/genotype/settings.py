@@ -195,7 +195,7 @@ def yaml_fault(text: str) -> str | None:
     if CALL.search(text) or "~0|" in text or not _IN_YAML.search(text):
         return None
     try:
-        _loaded(text)
+        _loaded(text, explain=True)
     except ValueError as fault:
         return str(fault)
     return None
@@ -230,8 +230,8 @@ def _has_fields(data: Any) -> bool:
     return pair or any(map(_has_fields, data))
 
 
-def _loaded(text: str) -> Any:
-    return plain_yaml.load(_YAML_RANGE.sub(_as_list, text.replace("!!python/tuple", "")))
+def _loaded(text: str, explain: bool = False) -> Any:
+    return plain_yaml.load(_YAML_RANGE.sub(_as_list, text.replace("!!python/tuple", "")), explain)
 
 
 def _as_list(found: re.Match[str]) -> str:

@@ -72,10 +72,14 @@ for _rules in (_Loader, _FastLoader, _Dumper, _FastDumper):  # which take 6e-3 f
     )
 
 
-def load(text: str) -> Any:
+def load(text: str, explain: bool = True) -> Any:
     """The value of a YAML text: None, bool, int, float, str, and lists and mappings of them.
 
     Nothing in it is shared, so that a change to one place leaves the others alone.
+
+    Args:
+        text: what is read.
+        explain: whether a fault says what is wrong and where, which takes many times longer than to find one.
 
     Raises:
         ValueError: not YAML, or more than `MAX_TEXT` characters, `MAX_VALUES` values, `MAX_DEPTH` levels; the message
@@ -85,7 +89,7 @@ def load(text: str) -> Any:
         raise ValueError(f"it has {len(text)} characters, and at most {MAX_TEXT} are read")
     if _DEEP.search(text):  # of which PyYAML reads thousands for seconds
         raise ValueError(_TOO_DEEP)
-    return _plain(_loaded(text), [MAX_VALUES], MAX_DEPTH)
+    return _plain(_loaded(text, explain), [MAX_VALUES], MAX_DEPTH)
 
 
 def dump(value: Any) -> str:
@@ -117,11 +121,12 @@ def load_word(text: str) -> str | None:
     return read if isinstance(read, str) else word
 
 
-def _loaded(text: str) -> Any:
+def _loaded(text: str, explain: bool) -> Any:
     try:
         return yaml.load(text, _FastLoader)  # nosec B506: a safe loader
     except Exception:  # what PyYAML raises on some texts is none of its own errors
-        pass
+        if not explain:
+            raise ValueError("it cannot be read") from None
     try:
         return yaml.load(text, _Loader)  # nosec B506: a safe loader
     except Exception as fault:
