@@ -224,7 +224,7 @@ def _next_step(text: str, error: GenotypeError, has_lines: bool) -> str:
             "cell, Genotype.load(PATH) reads a file or the directory of a run"
         )
     if "!!python/object" not in text and (fault := yaml_fault(text)):
-        return f"; it looks like YAML, which cannot be read: {fault}"
+        return f"; it looks like YAML, which cannot be read: {fault}; keep the lines of one genotype"
     if broken := _BROKEN.search(text):
         line = text.count("\n", 0, broken.start()) + 1
         return f"; a name is broken over lines {line} and {line + 1}: join them"

@@ -15,6 +15,8 @@ _TIME = re.compile(rf"\s*\[?(?:{_DAY})?\d\d:\d\d(?::[\d.,+Z:-]+)?(?: [AP]M)?\]?\
 #: `file.py:12:` and `file.py-13-`, as `grep` prints lines and those beside them.
 _PLACE = re.compile(r"([\w./]+?)[:-](?:\d+[:-])?(?![\w./]*[:-]\d)")
 _NUMBER = re.compile(r"\s*[(\[L]?(\d+)(?:\t|[:|-]|[.)\]]+[: ]| *│| {1,2})")
+#: What `git blame` puts before lines.
+_BLAMED = re.compile(r"\^?[0-9a-f]{7,40} (?:\S+ +)?\([^()\n]* +\d+\) ?")
 #: What a log puts before lines, without quotes and braces of a genotype, and what is assigned to.
 _NAMED = re.compile(r"""(?:[^'"`{}~=]|(?<=\w)=(?=\w))*(?:\s|\]:|<std(?:out|err)>:|│)""")
 _MAX_NAME = 200
@@ -74,6 +76,8 @@ def unprefixed(text: str) -> str:
         return text
     if (bare := without_numbers(text)) is not None:
         return bare
+    if commits := _matched(_BLAMED, lines):
+        return "\n".join(line[commit.end() :] for line, commit in zip(lines, commits))
     times = _matched(_TIME, lines)
     if not times and (places := _matched(_PLACE, lines)) and len({place[1] for place in places}) == 1:
         return unprefixed("\n".join(line[place.end() :] for line, place in zip(lines, places)))  # `trainer-1  | `

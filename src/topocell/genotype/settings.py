@@ -26,6 +26,8 @@ _PAIRS = re.compile(r"^[ \t]*(?:- +)+(?:\w+\n\s*- +[0-9]|\[\s*\w+\s*,\s*[0-9])|\
 _LISTS = re.compile(r"\s*(?:\[\s*\[|- - )[^(]*\Z")
 #: The key of a line of JSON.
 _KEY = re.compile(r'\s*"[^"\\\n]*"\s*:')
+#: What is between the documents of YAML.
+_DOCUMENT = re.compile(r"^---[^\S\n]*$", re.MULTILINE)
 #: A range as PyYAML writes it.
 _YAML_RANGE = re.compile(r"!!python/object/apply:\w*\.x?range\s*\n((?: *- [0-9]{1,3}\n?){2,3})")
 
@@ -231,7 +233,9 @@ def _has_fields(data: Any) -> bool:
 
 
 def _loaded(text: str, explain: bool = False) -> Any:
-    return plain_yaml.load(_YAML_RANGE.sub(_as_list, text.replace("!!python/tuple", "")), explain)
+    text = _YAML_RANGE.sub(_as_list, text.replace("!!python/tuple", ""))
+    parts = [part for part in _DOCUMENT.split(text) if part.strip()]
+    return plain_yaml.load(text, explain) if len(parts) < 2 else [plain_yaml.load(part, explain) for part in parts]
 
 
 def _as_list(found: re.Match[str]) -> str:

@@ -156,6 +156,12 @@ def _set_heights(graph: _Graph) -> None:
         distances.append(offset)
         for i, down in zip(layer, offset):
             boxes[i].y = offset[-1] / 2 - down
+    # Between two waypoints an edge pulls hardest: a long edge should be a straight line.
+    pull = [
+        [(j, 1.0 + 3.0 * (i >= graph.n_real) + 3.0 * (j >= graph.n_real)) for j in graph.left[i] + graph.right[i]]
+        for i in range(len(boxes))
+    ]
+    heights = [box.y for box in boxes]
     for sweep in range(8 * SWEEPS):
         near = max(0.3 * 0.95**sweep, 0.01)
         order = range(len(graph.layers)) if sweep % 2 == 0 else range(len(graph.layers) - 1, -1, -1)
@@ -163,16 +169,18 @@ def _set_heights(graph: _Graph) -> None:
             layer = graph.layers[depth]
             wish, weight = [], []
             for i in layer:
-                pulls = []
-                for j in graph.left[i] + graph.right[i]:
-                    # Between two waypoints an edge pulls hardest: a long edge should be a straight line.
-                    stiffness = 1.0 + 3.0 * (i >= graph.n_real) + 3.0 * (j >= graph.n_real)
-                    pulls.append((boxes[j].y, stiffness / (near + abs(boxes[i].y - boxes[j].y))))
-                total = sum(w for _, w in pulls)
-                wish.append(sum(y * w for y, w in pulls) / total if pulls else boxes[i].y)
+                own, total, moment = heights[i], 0.0, 0.0
+                for j, stiffness in pull[i]:
+                    y = heights[j]
+                    w = stiffness / (near + abs(own - y))
+                    total += w
+                    moment += y * w
+                wish.append(moment / total if total else own)
                 weight.append(total or 1.0)
             for i, y in zip(layer, _keep_distance(wish, weight, distances[depth])):
-                boxes[i].y = y
+                heights[i] = y
+    for box, y in zip(boxes, heights):
+        box.y = y
 
 
 def _keep_distance(wish: list[float], weight: list[float], offset: list[float]) -> list[float]:

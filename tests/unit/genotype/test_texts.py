@@ -147,6 +147,9 @@ YAML |= {
     "keys of YAHPO Gym below a key": in_yaml({"best": COLON}),
     "a record of keys of YAHPO Gym": json.dumps({"epoch": 1}) + "\n" + json.dumps({"epoch": 2, "best": COLON}),
     "a record of the hub": json.dumps({"epoch": 1}) + "\n" + json.dumps({"epoch": 2, "best": json.loads(DATA[HUB][0])}),
+    "the second document": f"---\nlr: 0.1\n---\n{OF_FIELDS}",
+    "the same in two documents": f"{OF_FIELDS}---\n{OF_FIELDS}",
+    "front matter": f"---\ntitle: ours\n{OF_FIELDS}---\nIt reaches 97.2 %.\n",
     "the same in two records": "\n".join(json.dumps({**json.loads(FIELDS["A"]), "epoch": n}) for n in range(2)),
 }
 
@@ -211,6 +214,8 @@ TWO = {
     "a configuration beside data": json.dumps(
         {"hub": json.loads(DATA[HUB][0]), "b": f"Configuration(values={json.loads(DATA['nasbench301'][1])})"}
     ),
+    "documents of YAML": f"{OF_FIELDS}---\n{in_yaml(json.loads(FIELDS['B']))}",
+    "a document of YAML above": f"---\n{OF_FIELDS}---\nBefore: {B}\n",
     "keys of YAHPO Gym in JSON": json.dumps({"a": COLON, "b": B}),
     "a link that begins a line": f"{quote(STRING)}\n{V2}",
     "a cell of CSV": f'1,"{FOUR.replace(chr(34), 2 * chr(34))}",97\n{B}',
@@ -280,6 +285,15 @@ def test_a_file_of_ours_that_lacks_a_field_is_told_so(field: str) -> None:
 def test_a_fault_of_syntax_is_shown_where_it_is() -> None:
     with pytest.raises(GenotypeError, match=r"Perhaps you forgot a comma\?, at \"\('skip_connect' 0\)"):
         Genotype.from_text("\n".join(LINES).replace("('skip_connect', 0)", "('skip_connect' 0)", 1))
+
+
+@pytest.mark.parametrize("text", [V2.replace("), (", "),\n    ("), OF_FIELDS])
+@pytest.mark.parametrize(
+    "before", ["3f2a1b0c (Ann Lee 2024-01-01 10:00:00 +0000 {:2}) ", "^3f2a1b0 net.py (A 2024-01-01 {}) "]
+)
+def test_what_git_blame_prints(text: str, before: str) -> None:
+    lines = "\n".join(before.format(number) + line for number, line in enumerate(text.splitlines(), 1))
+    assert Genotype.from_text(lines).key == DARTS_V2.key
 
 
 @pytest.mark.parametrize("before", BEFORE)
