@@ -65,7 +65,6 @@ _FOREIGN = (
         "an object that PyYAML or jsonpickle keeps; load and print it",
     ),
     (r"\b(?:di)?graph\s*\w*\s*\{", "a drawing of Graphviz, which does not have all of a cell"),
-    (r'"nbformat"', "a notebook, whose cells are none of a network"),
     (r"(?m)^(extends|search|selection|retrain):", "a recipe, which has no genotype"),
     (
         r"NetworkSelectorDatasetInfo[\w:]+, Value:",
@@ -149,6 +148,11 @@ def _beside_others(text: str, plain: str) -> tuple[str, Any]:
 def _several(text: str) -> list[tuple[str, Any] | None]:
     """The different genotypes of a text that is data as a whole, as `_different` has them; none of other texts."""
     data = structure(text)
+    if isinstance(data, dict) and "nbformat" in data:
+        raise GenotypeError(
+            "a text must hold one genotype, but it looks like a notebook, whose cells are none of a network; save the "
+            "lines of the genotype"
+        )
     with suppress(RecursionError):
         return _different(literal(text) if data is None else _as_tuples(data))
     return []

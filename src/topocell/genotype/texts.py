@@ -72,15 +72,19 @@ _LINE_END = re.compile(r"\\+[nrt](?=[\W_]|normal|reduc|edge_)")
 #: A comment behind something else.
 _BEHIND = re.compile(r"(?<=\S)[ \t]+# .*")
 #: What a program changes about a genotype that it has written out.
+_CHANGES = r"\.(?:append|extend|insert|pop|remove|reverse|sort|clear)\("
 _CHANGED = (
-    r"\b_replace\(|\.(?:normal|reduce)\w*(?:\[[^\]\n]*\])*\s*"
-    r"(?:[+*|-]?=(?!=)|\.(?:append|extend|insert|pop|remove|reverse|sort)\()|\bdel\s+\w+\.(?:normal|reduce)"
+    rf"\b_replace\(|\.(?:normal|reduce)\w*(?:\[[^\]\n]*\])*\s*(?:[+*|-]?=(?!=)|{_CHANGES})"
+    r"|\bdel\s+\w+\.(?:normal|reduce)"
 )
-#: The same of what is called by a name.
+#: The same of what is called by a name, and of what a name is given that is computed.
 _NAME_CHANGED = (
-    r"|\b(?:setattr|shuffle|__setattr__)\(\s*{0}\b|\b{0}\.replace\(|\b{0}\[[^\]\n]*\](?:\[[^\]\n]*\])?[ \t]*=(?!=)"
-    r"|\b{0}[ \t]*=[ \t]*[\w.]+\([^()\n]*\b{0}\b"
+    r"|\b(?:setattr|shuffle|__setattr__)\(\s*{0}\b|\b{0}\.replace\(|\b{0}(?:\[[^\]\n]*\]){1,2}[ \t]*=(?!=)"
+    rf"|\b{{0}}(?:\[[^\]\n]*\])*{_CHANGES}"
 )
+_NAME_COMPUTED = r"|(?m:^[ \t]*(?:[\w.]+,[ \t]*)*{0}[ \t]*(?:,[ \t\w.]+)*+(?::[^=\n]*+)?=(?!=)[^\n]*\w\()"
+#: A further name of a part of it.
+_ALIAS = r"\b(\w+)\s*=\s*{0}(?:\.|\[)|\bfor\s+(\w+)\s+in\b[^\n]*\b{0}\b"
 _DEFINED = re.compile(r"namedtuple|class\s+Genotype\b", re.IGNORECASE)
 
 #: Cells of a table, names of files and groups of numbers, which say nothing of a genotype beside them.
@@ -189,8 +193,11 @@ def check_unchanged(text: str, *pieces: str) -> None:
         if assigned := re.search(r"([A-Za-z_]\w*)\s*(?::[^=\n]*)?=\s*['\"(]*\s*\Z", text.partition(piece)[0][-200:]):
             names.add(assigned[1])
         rest = rest.replace(piece, "")
-    changed = _CHANGED + "".join(_NAME_CHANGED.replace("{0}", name) for name in sorted(names))
-    if found := re.search(changed, rest):
+    aliases = {alias for name in names for found in re.findall(_ALIAS.replace("{0}", name), rest) for alias in found}
+    changed = _CHANGED + "".join(_NAME_CHANGED.replace("{0}", name) for name in sorted(names | aliases - {""}))
+    computed = "".join(_NAME_COMPUTED.replace("{0}", name) for name in sorted(names))
+    after = text.rpartition(pieces[-1])[2] if pieces else ""
+    if found := re.search(changed, rest) or (re.search(computed[1:], after) if computed else None):
         raise GenotypeError(f"a genotype must be written out, but the text changes it by {shown(found[0])}")
 
 

@@ -466,8 +466,22 @@ REFUSED = {
         f"changed by {change}": (f"best = {V2}\n{change}", "must be written out, but the text changes it by")
         for change in (
             *("del best.normal[0]", "random.shuffle(best.normal)", "best.normal += []", "best[0][1] = ('noise', 0)"),
-            *("setattr(best, 'normal', [])", "best = mutate(best)", "best = ops.swap(best, 2)"),
+            *("setattr(best, 'normal', [])", "best = mutate(best)", "best = ops.swap(best, 2)", "best.normal.clear()"),
+            *("best = mutate(copy.deepcopy(best))", "best = mutate(\n    best,\n    rate=0.1,\n)", "best[0].reverse()"),
+            *("best, _ = mutate(best)", "_, best = mutate(best)", "best = best.mutate()", "best: list = mutate(best)"),
+            *("for cell in (best.normal, best.reduce):\n    cell.reverse()", "edges = best.normal\nedges[4] = edge"),
         )
+    },
+    **{
+        f"a notebook with {name}": (
+            json.dumps({"cells": [{"cell_type": "code", "source": source}], "nbformat": 4, "nbformat_minor": 5}),
+            "it looks like a notebook, whose cells are none of a network; save the lines of the genotype",
+        )
+        for name, source in {
+            "a change": [f"best = {V2}\n", "best = best._replace(normal=[])"],
+            "a text": f"best = {V2}\nprint(best)",
+            "a comment": f"# best = {V2}\nbest = search()",
+        }.items()
     },
     "replaced": (f"{V2}._replace(normal=[])", "nothing may follow a genotype on its line, but got '._replace("),
     "indexed": (f"{V2}[0]", "nothing may follow a genotype"),

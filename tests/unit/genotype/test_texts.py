@@ -71,6 +71,9 @@ READ = {
     "a tuple of data": str((0.97, json.loads(FIELDS["A"]))),
     "pprint": pprint.pformat({"accuracy": 0.97, "genotype": V2, "lr": 0.1}, width=60),
     "pprint of a text": f"best = {pprint.pformat(V2, width=60)}",
+    "used by a program": (
+        f"best = {V2}\nnet = Net(16, best)\nfor pair in best.normal:\n    names.append(pair[0])\nprint(best, end='')"
+    ),
     "a bracket": f"best = (\n    {V2}\n)",
     "a line of a dictionary": f"    'DARTS_V2': {V2},",
     # JSON and YAML
