@@ -16,7 +16,7 @@ from tests.helpers.golden_genotypes import DARTS_V2
 from topocell.errors import GenotypeError
 from topocell.genotype.genotype import Genotype
 
-OTHER = Genotype.from_text(DARTS_V2.to_darts().replace("('skip_connect', 0)", "('skip_connect', 1)"))
+OTHER = Genotype.from_text(DARTS_V2.to_darts().replace("dil_conv_3x3", "dil_conv_5x5"))
 #: Texts of cells of another space; DARTS has none of NAS-Bench-201.
 NEXT = "\n"
 STRINGS = ("|nor_conv_3x3~0|+|none~0|skip_connect~1|", "|nor_conv_3x3~0|+|none~0|nor_conv_1x1~1|")

@@ -2,6 +2,7 @@
 
 import codecs
 import html
+import quopri
 import re
 from urllib.parse import unquote_plus
 
@@ -88,5 +89,7 @@ def unescaped(text: str) -> str:
 
 
 def unquoted(text: str) -> str:
-    """The text without the signs by which a link has what is no part of one."""
+    """The text without the signs by which a link or a mail has what is no part of one."""
+    if re.search(r"=3D|=5F|=5B", text):
+        text = quopri.decodestring(text.encode(errors="replace")).decode(errors="replace")
     return unquote_plus(text) if re.search("%[0-9A-Fa-f]{2}", text) else text

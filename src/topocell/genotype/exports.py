@@ -11,6 +11,7 @@ from topocell.errors import GenotypeError
 from topocell.genotype.canonical import Pair
 from topocell.genotype.literals import shown
 from topocell.genotype.namedtuples import TYPES, Cells, in_twos
+from topocell.genotype.values import as_integer
 
 #: What the operations of the DARTS example of NNI 1 and 2 are called here; its pools have batch norm.
 NNI_NAMES = {
@@ -45,7 +46,7 @@ def read_compact(value: Any, operations: Operations) -> Cells:
     cells: Cells = {}
     for name, pairs in zip(TYPES, value):
         named = [
-            (numbered(f"{name}[{number}]", operation, operations), source)
+            (numbered(f"{name}[{number}]", as_integer(operation), operations), as_integer(source))
             for number, (source, operation) in enumerate(pairs)
         ]
         cells[name] = _all_nodes([list(node) for node in in_twos(name, named)])
@@ -131,7 +132,7 @@ def _switched(place: str, operations: Mapping[int, str], switch: Any) -> list[Pa
     if order and order[-1] < len(order):  # a number then counts the inputs, and stands behind p
         places |= {str(source): source for source in order}
         rule += f", or numbers from 0 to {order[-1]}"
-    sources = [places.get(shown(item)) for item in switch] if isinstance(switch, tuple) else [None]
+    sources = [places.get(shown(as_integer(item))) for item in switch] if isinstance(switch, tuple) else [None]
     if None in sources or len(set(sources)) != len(sources):
         raise GenotypeError(f"{place}_switch: {rule}, but got {shown(switch)}")
     return [(operations[source], source) for source in sources if source is not None]
@@ -143,7 +144,7 @@ def _hub(value: Mapping[str, Any]) -> Cells:
     for key, item in value.items():
         if match := HUB_KEY.fullmatch(key):
             single = match[2] == "input" and isinstance(item, tuple) and len(item) == 1
-            found[match[1], match[2], int(match[3]), int(match[4])] = item[0] if single else item
+            found[match[1], match[2], int(match[3]), int(match[4])] = as_integer(item[0] if single else item)
         else:
             raise GenotypeError(f"keys must be like normal/op_2_0 or normal/input_2_0, but got {shown(key)}")
     nodes = sorted({place[2] for place in found})
@@ -194,7 +195,10 @@ def read_nasbench301(value: Mapping[str, Any], operations: Operations) -> Cells:
             sources = re.fullmatch(r"([0-9])_([0-9])", taken) if isinstance(taken, str) else None
             if not sources or not int(sources[1]) < int(sources[2]) < node:
                 key = f"inputs_node_{name}_{node}"
-                raise GenotypeError(f"{key}: must be two inputs below {node} such as '0_1', but got {shown(taken)}")
+                how = "; YAML has it in quotes" if type(taken) is int else ""
+                raise GenotypeError(
+                    f"{key}: must be two inputs below {node} such as '0_1', but got {shown(taken)}{how}"
+                )
             pairs: list[Pair] = []
             for source in map(int, sources.groups()):
                 operation = found.get(("edge", name, first + source))

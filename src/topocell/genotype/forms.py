@@ -35,6 +35,7 @@ from topocell.genotype.texts import (
     more_than,
     read,
 )
+from topocell.genotype.values import as_integer
 from topocell.io import files
 from topocell.spaces.nasbench201 import NASBENCH201_OPERATIONS
 from topocell.spaces.operations import KNOWN_OPERATIONS
@@ -119,7 +120,10 @@ def recognise(text: str) -> tuple[str, Any]:
     plain = bounded(text)
     several = _several(plain)
     if len(several) == 1 and several[0] is not None:
-        _check_more(several[0], plain)
+        try:
+            _check_more(several[0], plain)
+        except BesideError as fault:
+            raise SeveralError(f"{fault}; keep one") from None
         return several[0]
     found = _beside_others(text, plain)
     if len(several) > 1:
@@ -319,7 +323,7 @@ def _form_of(value: Any) -> tuple[str, Any] | None:
     if isinstance(value, tuple) and (arch := _nodes_of_nasbench201(value)):
         return "nasbench201", arch
     if isinstance(value, tuple) and len(value) == len(namedtuples.FIELDS):  # JSON has no names for those of a tuple
-        fields = dict(zip(namedtuples.FIELDS, value))
+        fields = namedtuples.fields_of(dict(zip(namedtuples.FIELDS, value)))
         return namedtuples.kind_of(fields), fields
     return None
 
@@ -332,9 +336,9 @@ def _nodes_of_nasbench201(value: tuple[Any, ...]) -> str | None:
             return None
         for place, pair in enumerate(pairs):
             known = isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)
-            if not known or type(pair[1]) is not int or pair[1] != place:
+            if not known or type(as_integer(pair[1])) is not int or as_integer(pair[1]) != place:
                 return None
-        groups.append("|" + "".join(f"{name}~{source}|" for name, source in pairs))
+        groups.append("|" + "".join(f"{name}~{as_integer(source)}|" for name, source in pairs))
     return "+".join(groups) if len(groups) > 1 else None
 
 

@@ -21,6 +21,7 @@ from topocell.errors import GenotypeError
 from topocell.genotype.canonical import Pair
 from topocell.genotype.literals import MAX_NUMBER, Call, shown
 from topocell.genotype.texts import listed
+from topocell.genotype.values import as_integer
 
 #: Cell type → (pairs of each node, concat).
 Cells = dict[str, tuple[list[list[Pair]], list[int]]]
@@ -68,9 +69,7 @@ def _with_integers(value: Any, number: bool = False) -> Any:
     if isinstance(value, tuple):
         pair = len(value) == 2 and isinstance(value[0], str) and not number
         return tuple(_with_integers(item, number or (pair and i == 1)) for i, item in enumerate(value))
-    if number and type(value) is float and value.is_integer():
-        return int(value)
-    return int(value) if number and isinstance(value, str) and re.fullmatch("[0-9]{1,3}", value) else value
+    return as_integer(value) if number else value
 
 
 def kind_of(fields: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from topocell.genotype.literals import MAX_DEPTH
 from topocell.genotype.namedtuples import FIELDS, TYPES
 from topocell.genotype.prefixes import without_numbers
 from topocell.genotype.texts import CALL, SeveralError, another, is_operation, more_than
+from topocell.genotype.values import as_integer
 from topocell.io import files, plain_yaml
 
 #: Keys of a mapping in YAML that holds a genotype.
@@ -171,7 +172,7 @@ def has_compact(data: Any) -> bool:
 def is_numbers(pairs: Any) -> bool:
     """Return whether something is a list of pairs of numbers."""
     return isinstance(pairs, list | tuple) and all(
-        isinstance(pair, list | tuple) and len(pair) == 2 and all(type(number) is int for number in pair)
+        isinstance(pair, list | tuple) and len(pair) == 2 and all(type(as_integer(number)) is int for number in pair)
         for pair in pairs
     )
 

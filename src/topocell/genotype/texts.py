@@ -190,7 +190,9 @@ def check_unchanged(text: str, *pieces: str) -> None:
     """Raise GenotypeError where a text changes the genotype of which it has these pieces."""
     names, rest = set[str](), text
     for piece in pieces:
-        if assigned := re.search(r"([A-Za-z_]\w*)\s*(?::[^=\n]*)?=\s*['\"(]*\s*\Z", text.partition(piece)[0][-200:]):
+        if assigned := re.search(
+            r"([A-Za-z_]\w*)\s*(?::[^=\n]*)?=\s*(?:\\\s*)?['\"(]*\s*\Z", text.partition(piece)[0][-200:]
+        ):
             names.add(assigned[1])
         rest = rest.replace(piece, "")
     aliases = {alias for name in names for found in re.findall(_ALIAS.replace("{0}", name), rest) for alias in found}

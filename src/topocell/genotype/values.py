@@ -1,5 +1,6 @@
 """Values of a genotype as somebody gives them: what they must be, and what is said of others."""
 
+import re
 from collections.abc import Mapping
 from operator import index
 from typing import Any
@@ -24,6 +25,13 @@ def check_fields(place: str, data: object, required: tuple[str, ...], optional: 
         if name not in required + optional:
             known = required + optional
             raise wrong(place, f"the fields are {', '.join(known)}{nearest(str(name)[:100], known)}", name)
+
+
+def as_integer(value: Any) -> Any:
+    """The integer that a tool wrote as `2.0` or `'2'`; any other value as it is."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return int(float(value)) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,3}(?:\.0*)?", value) else value
 
 
 def is_list(value: object) -> bool:

@@ -2,6 +2,10 @@
 
 import json
 import pprint
+import quopri
+from ast import literal_eval
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -288,6 +292,33 @@ def test_a_file_of_ours_that_lacks_a_field_is_told_so(field: str) -> None:
 def test_a_fault_of_syntax_is_shown_where_it_is() -> None:
     with pytest.raises(GenotypeError, match=r"Perhaps you forgot a comma\?, at \"\('skip_connect' 0\)"):
         Genotype.from_text("\n".join(LINES).replace("('skip_connect', 0)", "('skip_connect' 0)", 1))
+
+
+def numbers_as(how: Callable[[int], Any], data: Any) -> Any:
+    """Data in which each integer is written in another way."""
+    if isinstance(data, dict):
+        return {key: numbers_as(how, item) for key, item in data.items()}
+    if isinstance(data, list | tuple):
+        return [numbers_as(how, item) for item in data]
+    return how(data) if type(data) is int else data
+
+
+@pytest.mark.parametrize("how", [str, float])
+@pytest.mark.parametrize("name", ["fields", "four", "compact", HUB])
+def test_numbers_that_tools_write_as_floats_or_texts(name: str, how: Callable[[int], Any]) -> None:
+    data = {"fields": json.loads(FIELDS["A"]), "four": json.loads(FOUR), "compact": literal_eval(DATA["compact"][0])}
+    data[HUB] = json.loads(DATA[HUB][0])
+    assert Genotype.from_text(json.dumps(numbers_as(how, data[name])), operations=ORDER).key == DARTS_V2.key
+
+
+@pytest.mark.parametrize("how", [str, float])
+def test_nodes_of_nasbench201_with_floats_or_texts(how: Callable[[int], Any]) -> None:
+    nodes = [[["nor_conv_3x3", 0]], [["none", 0], ["skip_connect", 1]]]
+    assert Genotype.from_text(json.dumps(numbers_as(how, nodes))) == Genotype.from_text(json.dumps(nodes))
+
+
+def test_quoted_printable_mail_is_read() -> None:
+    assert Genotype.from_text(quopri.encodestring(V2.encode()).decode()).key == DARTS_V2.key
 
 
 @pytest.mark.parametrize("text", [V2.replace("), (", "),\n    ("), OF_FIELDS])
