@@ -24,7 +24,7 @@ from topocell.config.recipe import Budget, Recipe
 from topocell.config.reference import elsewhere, read_argument, takes_null
 from topocell.config.search import Stage
 from topocell.errors import RecipeError, check_known, nearest
-from topocell.io import plain_yaml
+from topocell.io import files, plain_yaml
 
 
 @checked(RecipeError)
@@ -144,8 +144,7 @@ def recipe_text(name_or_path: str | Path) -> str:
             with open(name_or_path, encoding="utf-8") as file:
                 text = file.read(plain_yaml.MAX_TEXT + 1)
         except (OSError, ValueError) as fault:
-            reason = getattr(fault, "strerror", None) or "it is not UTF-8 text"
-            raise RecipeError(f"cannot read the recipe {str(name_or_path)!r}: {reason}; check the path") from None
+            raise RecipeError(f"cannot read the recipe {str(name_or_path)!r}: {files.unread(fault)}") from None
         if len(text) > plain_yaml.MAX_TEXT:
             most, path = plain_yaml.MAX_TEXT, str(name_or_path)
             raise RecipeError(f"a recipe has at most {most} characters, but {path!r} has more; check the path")
@@ -325,6 +324,7 @@ def _faults(error: ValidationError, data: Any) -> list[str]:
             if "." in path[-1]:
                 near = f"; in a file it is written {nested(path[-1])}"
             else:
+                known += ["extends"] * (len(path) == 1)
                 near = nearest(path[-1], known) or elsewhere(path, item["input"], _stages_of(data))
             lines.append(f"{model}: unknown key{near}" + (f"; known: {', '.join(known)}" if known and not near else ""))
         elif item["type"] == "missing":

@@ -35,6 +35,8 @@ def in_plain_words(fault: Mapping[str, Any], key: str, null: bool = False) -> st
         "dict_type": f"write {key}.NAME=VALUE for each of its keys",
         "model_type": "" if re.search("Curve|Choice", fault["msg"]) else f"write {key}.NAME=VALUE for each of its keys",
     }
+    if value == "None":
+        return f"{key}: {rule}, but got 'None'; none is written null"
     if value is False and null:
         return f"{key}: {rule}, but got False; null leaves it out"
     how = hints.get(fault["type"].replace("model_attributes", "model"), "")

@@ -3,9 +3,19 @@
 import math
 import re
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from topocell.errors import nearest
 from topocell.io.colours import Colour, rgb
@@ -75,6 +85,25 @@ class Model(BaseModel):
     """Base of all parts of a recipe: unknown keys are faults, values are fixed once read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_values_for_numbers(cls, value: Any, field: ValidationInfo) -> Any:
+        """`true` and `yes` are no number, which pydantic takes for 1."""
+        kinds = _kinds(cls.model_fields[str(field.field_name)].annotation)
+        if kinds & {int, float} and bool not in kinds and _has_truth_value(value):
+            raise PydanticCustomError("number_type", "Input should be a number")
+        return value
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """All types that an annotation is made of."""
+    parts = get_args(annotation)
+    return set().union(*map(_kinds, parts)) if parts else {annotation}
+
+
+def _has_truth_value(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_has_truth_value, value)))
 
 
 class Curve(Model):

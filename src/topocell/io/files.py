@@ -363,6 +363,12 @@ def reason(fault: OSError) -> str:
     return (fault.strerror or str(fault)).lower()
 
 
+def unread(fault: Exception) -> str:
+    """Why a file of text cannot be read, and the next step."""
+    reason = getattr(fault, "strerror", None)
+    return f"{reason}; check the path" if reason else "it is not UTF-8 text; save it as UTF-8"
+
+
 def _write(descriptor: int, *parts: bytes | memoryview) -> None:
     """Write every byte of `parts`, in as many calls as the system needs, down to the disk."""
     for part in parts:

@@ -1,12 +1,14 @@
 """Parameters and multiply-adds of a network, and the number of channels for a number of parameters."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from topocell.arguments import checked
@@ -90,14 +92,12 @@ def count(net: nn.Module, input_size: tuple[int, int, int], include: Include = "
     modes = [(module, module.training) for module in net.modules()]
     like = next(net.parameters(), torch.empty(0))
     images = torch.zeros(1, *input_size, device=like.device, dtype=like.dtype)
-    products, others = FlopCounterMode(display=False), _Elements()
+    products, others = FlopCounterMode(display=False, custom_mapping=_products_besides()), _Elements()
     try:
         with suppress(NotImplementedError):  # a graph of torch.export has one mode for good
             net.eval()
-        rnn = any(isinstance(module, nn.LSTM) for module in net.modules())  # whose products oneDNN does by itself
-        plain = torch.backends.mkldnn.flags(enabled=False) if rnn else nullcontext()
         shapes = _Shapes() if images.device.type == "meta" else nullcontext()
-        with torch.no_grad(), plain, products, shapes, others if include == "all" else nullcontext():
+        with torch.no_grad(), _unfused(net), products, shapes, others if include == "all" else nullcontext():
             net(images)
     except (TopocellError, MemoryError, torch.OutOfMemoryError):
         raise
@@ -111,6 +111,32 @@ def count(net: nn.Module, input_size: tuple[int, int, int], include: Include = "
         for module, training in modes:
             module.training = training
     return Count(_parameters(net), products.get_total_flops() // 2 + others.found)
+
+
+def _products_besides() -> dict[Any, Callable[..., int]]:
+    """Products that PyTorch's own counter leaves out → twice their number, by the shapes of what they are made of."""
+    aten = torch.ops.aten
+    return {
+        aten.dot: lambda first, *_, **__: 2 * math.prod(first),
+        aten.vdot: lambda first, *_, **__: 2 * math.prod(first),
+        aten.mv: lambda matrix, *_, **__: 2 * math.prod(matrix),
+        aten.addmv: lambda _, matrix, *__, **___: 2 * math.prod(matrix),
+        aten.addbmm: lambda _, first, second, *__, **___: 2 * math.prod(first) * second[-1],
+        aten._trilinear: lambda first, weight, second, *_, **__: 2 * first[0] * math.prod(weight),  # of nn.Bilinear
+    }
+
+
+@contextmanager
+def _unfused(net: nn.Module) -> Iterator[None]:
+    """Have attention and LSTMs computed by the products that they are made of, which can be counted."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    rnn = any(isinstance(module, nn.LSTM) for module in net.modules())  # whose products oneDNN does by itself
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False) if rnn else nullcontext():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _check_inputs(net: nn.Module) -> None:

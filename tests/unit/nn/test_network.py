@@ -2,11 +2,13 @@ import copy
 import dataclasses
 import itertools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.helpers.golden_genotypes import ALL, DARTS_V1, DARTS_V2, DOTS_C100, PARAMETERS, PDARTS
@@ -364,6 +366,65 @@ class Recurrent(nn.Module):
 @pytest.mark.parametrize(("kind", "gates"), [(nn.RNN, 1), (nn.GRU, 3), (nn.LSTM, 4)])
 def test_recurrent_layers_are_counted(kind: type[nn.RNNBase], gates: int) -> None:
     assert count(Recurrent(kind), (3, 6, 4)).multiply_adds == 6 * gates * 5 * (12 + 5)
+
+
+class Tokens(nn.Module):
+    """16 pixels of 64 channels as a sequence, given to a function of it and of a matrix (64, 32)."""
+
+    def __init__(self, function: Callable[[Any, Tensor, Tensor], Tensor], inner: nn.Module | None = None) -> None:
+        super().__init__()
+        self.function, self.inner = function, inner
+        self.matrix = nn.Parameter(torch.zeros(64, 32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.inner, x.flatten(2).transpose(1, 2), self.matrix)
+
+
+def _heads(x: Tensor) -> Tensor:
+    return x.unflatten(2, (4, 16)).transpose(1, 2)
+
+
+#: Products of an attention of 16 pixels and 64 channels, with the four layers around it; of the two of a block.
+ATTENTION, LAYERS, BLOCK = 2 * 16 * 16 * 64, 4 * 64 * 64 * 16, 2 * 64 * 128 * 16
+PRODUCTS: dict[str, tuple[Callable[[Any, Tensor, Tensor], Tensor], nn.Module | None, int]] = {
+    "of matrices": (lambda _, x, m: x[0] @ m, None, 16 * 64 * 32),
+    "of batches of matrices": (lambda _, x, m: torch.addbmm(x[0, :, :32], x, m[None]), None, 16 * 64 * 32),
+    "with a vector": (lambda _, x, m: x[0] @ m[:, 0], None, 16 * 64),
+    "with a vector and a sum": (lambda _, x, m: torch.addmv(x[0, :, 0], x[0], m[:, 0]), None, 16 * 64),
+    "of vectors": (lambda _, x, m: torch.dot(x[0, 0], m[:, 0]), None, 64),
+    "einsum": (lambda _, x, m: torch.einsum("nlc,cd->nld", x, m), None, 16 * 64 * 32),
+    "bilinear": (lambda inner, x, _: inner(x, x), nn.Bilinear(64, 64, 8), 16 * 64 * 64 * 8),
+    "a function of attention": (
+        lambda _, x, __: F.scaled_dot_product_attention(_heads(x), _heads(x), _heads(x)),
+        None,
+        ATTENTION,
+    ),
+    "attention": (
+        lambda inner, x, _: inner(x, x, x, need_weights=False)[0],
+        nn.MultiheadAttention(64, 4, batch_first=True),
+        ATTENTION + LAYERS,
+    ),
+    "a layer of a transformer": (
+        lambda inner, x, _: inner(x),
+        nn.TransformerEncoderLayer(64, 4, 128, batch_first=True),
+        ATTENTION + LAYERS + BLOCK,
+    ),
+    "a transformer": (
+        lambda inner, x, _: inner(x),
+        nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 4, 128, batch_first=True), 2),
+        2 * (ATTENTION + LAYERS + BLOCK),
+    ),
+}
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_are_counted_whichever_function_computes_them(name: str, device: str) -> None:
+    """PyTorch's own counter misses what is one fused operator on this device."""
+    function, inner, wanted = PRODUCTS[name]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    assert count(Tokens(function, copy.deepcopy(inner)).to(device), (64, 4, 4)).multiply_adds == wanted
+    assert torch.backends.mha.get_fastpath_enabled() == fast
 
 
 def test_a_graph_for_other_images_is_not_counted() -> None:

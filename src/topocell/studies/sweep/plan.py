@@ -194,10 +194,9 @@ def _words_of(name: str) -> Iterator[str]:
     try:
         found = plain_yaml.load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as fault:
-        why = getattr(fault, "strerror", None) or "it is not UTF-8 text"
         raise RecipeError(
-            f"a sweep begins with a YAML file or key=value, but {name!r} cannot be read: {why}; "
-            f"e.g. recipes=[random,dots]"
+            f"a sweep begins with a YAML file or key=value, e.g. recipes=[random,dots], but {name!r} cannot be read: "
+            f"{files.unread(fault)}"
         ) from None
     except ValueError as fault:
         raise RecipeError(f"the plan {name!r} must be YAML, but {fault}; mend it") from None
