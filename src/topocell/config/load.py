@@ -21,7 +21,7 @@ from topocell.arguments import checked
 from topocell.config.budgets import BUDGETS
 from topocell.config.plain_words import in_plain_words, independent, nested
 from topocell.config.recipe import Budget, Recipe
-from topocell.config.reference import elsewhere, read_argument, takes_null
+from topocell.config.reference import elsewhere, read_argument, takes_null, usual
 from topocell.config.search import Stage
 from topocell.errors import RecipeError, check_known, nearest
 from topocell.io import files, plain_yaml
@@ -325,7 +325,7 @@ def _faults(error: ValidationError, data: Any) -> list[str]:
                 near = f"; in a file it is written {nested(path[-1])}"
             else:
                 known += ["extends"] * (len(path) == 1)
-                near = nearest(path[-1], known) or elsewhere(path, item["input"], _stages_of(data))
+                near = usual(path) or nearest(path[-1], known) or elsewhere(path, item["input"], _stages_of(data))
             lines.append(f"{model}: unknown key{near}" + (f"; known: {', '.join(known)}" if known and not near else ""))
         elif item["type"] == "missing":
             lines.append(f"{model}: is required")

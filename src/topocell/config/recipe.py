@@ -175,7 +175,9 @@ class Recipe(Model):
         where = f"search.stages.{stage.name}"
         return [
             f"{where}: level {stage.level} needs the split {split!r}, but data.splits has "
-            f"{', '.join(self.data.splits)}; add it, or call one so, e.g. {HALVES}"
+            + ", ".join(self.data.splits)
+            + ("" if split == "val" else nearest(split, self.data.splits))
+            + f"; add it, or call one so, e.g. {HALVES}"
             for split in sorted(stage.splits_needed - {"all"} - self.data.splits.keys())
         ]
 

@@ -104,6 +104,12 @@ _USUAL = {
 }
 
 
+def usual(path: Sequence[str]) -> str:
+    """Suggest our key for one that other tools call so, as ` (did you mean 'x'?)`; or an empty string."""
+    found = _USUAL.get(".".join(path))
+    return f" (did you mean {found!r}?)" if found else ""
+
+
 def elsewhere(path: Sequence[str], value: Any, stages: Sequence[str]) -> str:
     """Suggest keys at another place, for an unknown one: those that end alike, or else the one that reads most alike.
 
@@ -119,8 +125,6 @@ def elsewhere(path: Sequence[str], value: Any, stages: Sequence[str]) -> str:
         ((key, value),) = value.items()
         parts.append(str(key))
     keys_of_recipe = [key.name for key in _every()]
-    if (usual := _USUAL.get(".".join(parts))) is not None:
-        return f" (did you mean {usual!r}?)"
     same = [name for name in keys_of_recipe if name.split(".")[-1] == parts[-1]]
     shared = [name for name in same if name.split(".")[0] == parts[0]]
     least = min((name.count(".") for name in shared or same), default=0)

@@ -40,6 +40,10 @@ _IN_LATEX = {
     "|": r"\\textbar(?:\{\}|\s|(?=\W))|\$(?:\\vert|\\mid|\|)\$",
     "_": r"\\textunderscore(?:\{\}|\s)",
     "x": r"\$\\times\$",
+    "[": r"\{\[\}",
+    "]": r"\{\]\}",
+    "'": r"\\textquotesingle(?:\{\}|\s)",
+    " ": r"\\ (?=\S)",
 }
 #: A configuration as newer versions of ConfigSpace print it: a call around a dictionary.
 _CONFIGURATION = re.compile(r"\bConfiguration\s*\(\s*values\s*=(?=\s*\{)")

@@ -8,7 +8,7 @@ from topocell.errors import GenotypeError
 #: What stands for a part that is left out, where a genotype must not go on: whether it is a comment there, none knows.
 GAP = "\0"
 #: A sign of comment in Python; several before a genotype draw its title, and one before a number counts.
-_HASH = r"#(?![#0-9].*(?:\bGenotype\s*\(|~0\|))"
+_HASH = r"#(?![#0-9].*(?:\bGenotype\s*\(|~0\||[\[{]\s*(?:['\"\[({]|$)))"
 #: A line of comment in Python, or in JSON.
 _PLAIN = re.compile(rf"\s*(?:{_HASH}|//)")
 #: Dashes and arrows as logs draw them before a title: they take nothing away.
@@ -16,7 +16,7 @@ _DRAWN = r"-+>|---"
 #: A line of comment in some language, or one that a diff takes away: `- item` and `-   item` are of a list.
 _COMMENT = re.compile(
     rf"\s*(?:{_HASH}|//|%(?!7[Cc]|5[Bb]|28|7[Bb])|;|--\s|[<!]\s|(['\"])\s(?!.*\1\W*$)"
-    rf"|(?i:@?rem)\s|::|(?!{_DRAWN})-(?! (?: {{2}})?\S|-\w|-?\s*$|[0-9.]))"
+    rf"|(?i:@?rem)\s|::|(?!{_DRAWN})-(?! (?: {{2}})?\S|-\w|-?\s*$|[0-9.,;]))"
 )
 #: A line that a diff takes away where it has others in its place.
 _TAKEN = re.compile(rf"\s*(?!{_DRAWN})-")
@@ -66,6 +66,8 @@ _FIRST_ADDED = re.compile(r"^ *\+ ?(?=\|[^|~\n]+~0\|\s*\+)")
 _BEHIND = re.compile(r"(?<=[\])]\))['\"`,;]*\s+(?:#|%|//)\s.*\bGenotype\s*\(.*")
 
 _GENOTYPE = re.compile(r"(?<!class )\bGenotype\s*\(|~0\|")
+#: The same in data.
+_DATA = re.compile(r"['\"]normal['\"]\s*:|\[\s*\[\s*\[?\s*['\"]")
 
 
 def uncommented(text: str) -> tuple[str, str]:
@@ -98,7 +100,11 @@ def is_comment(line: str) -> bool:
 def is_commented(text: str) -> bool:
     """Return whether a genotype is in what `uncommented` leaves out, and none in what it keeps."""
     kept, out = ("\n".join(lines) for lines in _parted(text))
-    return _GENOTYPE.search(out) is not None and _GENOTYPE.search(kept) is None
+    return any(sign.search(out) and not sign.search(kept) for sign in (_GENOTYPE, _DATA))
+
+
+def _is_genotype(text: str) -> bool:
+    return any(sign.search(text) for sign in (_GENOTYPE, _DATA))
 
 
 def _parted(text: str) -> tuple[list[str], list[str]]:
@@ -119,7 +125,9 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
     odd = any(text.count(quotes) % 2 for quotes in ('"""', "'''"))
     if odd and any(map(_GENOTYPE.search, bare)):
         raise GenotypeError("a string over several lines must be whole, but quotes open none or close none; restore it")
-    if re.search(r"\w", rest):
+    if re.search(r"\w", _STRING.sub("", rest)):  # a program, not texts alone
+        if any(map(_is_genotype, bare)) and _is_genotype(rest):
+            raise GenotypeError("a text must hold one genotype, but has another one in three quotes; keep one")
         out, text = out + bare, rest
     out += _OLD.findall(text)
     lines = _OLD.sub("", text).split("\n")

@@ -32,7 +32,7 @@ _LEFT_OUT = re.compile(r"(?m)^\W{0,20}?\+\s*\x01|\x01\s*\+\s*$|\w~[0-9]")
 #: A comment behind a string.
 _BEHIND = re.compile(r"\s#\s|(?<=[,;'\"])\s+//\s")
 #: By which a string is cut.
-_CUT_AFTER = re.compile(r"\s*(?:\+|(?:[(\[{]\s*)?(?:…|\.\.))|[\w~|]")
+_CUT_AFTER = re.compile(r"\s*(?:\+|(?:[(\[{<]\s*)?(?:…|\.\.|truncated|cut\b|etc\b))|[\w~|]")
 _CUT_BEFORE = re.compile(r"[\w~|+]\Z|(?:…|\.\.)\s*(?:[)\]}]\s*)?\Z")
 #: What makes another of a string: a method, a part, a condition.
 _USED = re.compile(r"['\"`]\s*(?:\.\s*\w+\s*\(|\[).*|['\"`]?[ \t]+if\b.*\belse\b.*")

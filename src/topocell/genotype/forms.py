@@ -103,6 +103,8 @@ _OTHER = {
 _BROKEN = re.compile(
     r"""(?m)^(?=[^"'\n]*(?:(?:"[^"\n]*"|'[^'\n]*')[^"'\n]*)*(["'])[\w:/]*$).*\n\s*[\w:/]+\1\s*[:,)\]}]"""
 )
+#: A comment of C and JavaScript behind a part of data.
+_C_COMMENT = re.compile(r"(?<=[\[{(,\])}])[ \t]*//[^\n]*")
 #: Forms whose keys may stand among others.
 _KEYED = ("nni", "nasbench301")
 
@@ -141,7 +143,7 @@ def _beside_others(text: str, plain: str) -> tuple[str, Any]:
     try:
         return _recognised(text)
     except GenotypeError as error:
-        for other in (unescaped(text), unprefixed(text), unquoted(text), framed(text)):
+        for other in (unescaped(text), unprefixed(text), unquoted(text), framed(text), _C_COMMENT.sub("", text)):
             if other != text:
                 with suppress(GenotypeError):
                     return _recognised(bounded(unwrapped(other)))
@@ -158,7 +160,8 @@ def _several(text: str) -> list[tuple[str, Any] | None]:
             "lines of the genotype"
         )
     with suppress(RecursionError):
-        return _different(literal(text) if data is None else _as_tuples(data))
+        value = None if files.is_json(text) else literal(text)  # of Python, whose escapes YAML leaves as they are
+        return _different(value) or _different(_as_tuples(data))
     return []
 
 

@@ -1,5 +1,7 @@
 """The genotype in settings: a mapping in JSON, YAML or TOML that has it under a key, or a text of JSON."""
 
+import csv
+import io
 import json
 import re
 import tomllib
@@ -18,7 +20,8 @@ _IN_YAML = re.compile(
     r"^[ \t]*(?:- )*(?:\{|['\"])?"
     r"(?:format|normal|genotype|(?:normal|reduce)(?:_n\d+_\w+|/\w+)|(?:\w+(?::|_COLON_)darts(?::|_COLON_))?edge_\w+)['\"]?\s*:"
     r"|[{,][ \t]*(?:genotype|normal(?:_n\d+_\w+|/\w+)?|['\"]?\w+(?::darts:|_COLON_darts_COLON_)edge_\w+['\"]?):"
-    r"|^[ \t]*(?:- )*(?:[\w./-]+:\s+)?'[^'\n]*''\w+''",
+    r"|^[ \t]*(?:- )*(?:[\w./-]+:\s+)?'[^'\n]*''\w+''"
+    r'|^[ \t]*(?:- )*[\w./-]+:\s+"[^"\\]*\\',
     re.MULTILINE,
 )
 #: Pairs of a list in YAML, in several lines or in one.
@@ -27,6 +30,8 @@ _PAIRS = re.compile(r"^[ \t]*(?:- +)+(?:\w+\n\s*- +[0-9]|\[\s*\w+\s*,\s*[0-9])|\
 _LISTS = re.compile(r"\s*(?:\[\s*\[|- - )[^(]*\Z")
 #: The key of a line of JSON.
 _KEY = re.compile(r'\s*"[^"\\\n]*"\s*:')
+#: Most values of a table.
+_MAX_CELLS = 2_000
 #: What is between the documents of YAML.
 _DOCUMENT = re.compile(r"^---[^\S\n]*$", re.MULTILINE)
 #: A range as PyYAML writes it.
@@ -60,13 +65,14 @@ def unwrapped(text: str) -> str:
 
 
 def structure(text: str) -> Any:
-    """The mapping or list that a text is in JSON, in lines of it, in TOML or in YAML; None for all others."""
+    """The mapping or list that a text is in JSON, in lines of it, in TOML, YAML or CSV; None for all others."""
     data, _ = _structure(text)
+    data = _in_table(text) if data is None else data
     return data if isinstance(data, dict | list) else None
 
 
 def _structure(text: str) -> tuple[Any, bool]:
-    """The value of a text in JSON, in lines of it, in TOML or in YAML, None for all others; whether it is JSON."""
+    """The value of a text in JSON, in lines of it, in TOML or YAML, None for all others; whether it is JSON."""
     with suppress(ValueError):
         return files.from_json(text, unique=True), True
     return _records(text) or _in_line(text) or _in_toml(text) or _in_yaml(text), False
@@ -114,7 +120,35 @@ def _in_toml(text: str) -> Any:
         data = json.loads(json.dumps(tomllib.loads(text), default=str))
     except (ValueError, RecursionError):
         return None
-    return data if _is_whole(data) or _entry(data) or _has_fields(data) else None
+    return data if _is_whole(data) or _entry(data) or _has_fields(data) or _has_text(data) else None
+
+
+def _in_table(text: str) -> list[list[str]] | None:
+    """The rows of a text in CSV or TSV in which a value is the text of a genotype; None for all others."""
+    for delimiter in ",\t":
+        joined = re.search(rf"\+[^\S\t]*{delimiter}|{delimiter}[^\S\t]*\+", text)  # parts of an architecture string
+        if joined or text.count(delimiter) > _MAX_CELLS:
+            continue
+        try:
+            rows = [row for row in csv.reader(io.StringIO(text), strict=True, delimiter=delimiter) if row]
+        except csv.Error:
+            continue
+        held = [cell for row in rows for cell in row if _has_text(cell)]
+        if held and all(map(_is_whole_text, held)) and len({len(row) for row in rows}) == 1 and len(rows[0]) > 1:
+            return rows
+    return None
+
+
+def _is_whole_text(cell: str) -> bool:
+    """Return whether a cell of a table has all of a genotype, whose brackets are closed."""
+    return all(cell.count(opens) == cell.count(closes) for opens, closes in ("()", "[]", "{}"))
+
+
+def _has_text(data: Any) -> bool:
+    """Return whether data has, at any depth, the text of a genotype."""
+    if isinstance(data, str):
+        return is_text(data) or "~0|" in data
+    return any(map(_has_text, data.values() if isinstance(data, dict) else data if isinstance(data, list) else ()))
 
 
 def lines_of_json(text: str) -> list[Any] | None:
@@ -219,7 +253,8 @@ def _in_yaml(text: str) -> Any:
         return None
     known = lists and isinstance(data, list) and len(data) == len(FIELDS)
     known = known or (isinstance(data, dict) and any(_IN_YAML.match(f"{key}:") for key in data))
-    return data if known or _entry(data) or _has_fields(data) else None
+    held = isinstance(data, dict | list) and _has_text(data)
+    return data if known or held or _entry(data) or _has_fields(data) else None
 
 
 def _has_fields(data: Any) -> bool:

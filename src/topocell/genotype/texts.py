@@ -69,6 +69,8 @@ _MAPPED = re.compile(
 _QUOTES = re.compile(r"""(['"])\1+""")
 _CONTINUED = re.compile(r"""(['"])\s*\n\s*\1""")  # a string over several lines
 _LINE_END = re.compile(r"\\+[nrt](?=[\W_]|normal|reduc|edge_)")
+#: A character by its number, as in strings of JSON and Python.
+_CODE = re.compile(r"\\+(?:u00([0-9a-fA-F]{2})|x([0-9a-fA-F]{2}))")
 #: A comment behind something else.
 _BEHIND = re.compile(r"(?<=\S)[ \t]+# .*")
 #: What a program changes about a genotype that it has written out.
@@ -163,6 +165,7 @@ def more_numbers(read: str, text: str) -> str | None:
 
 def _operations(text: str) -> list[tuple[str, str]]:
     """Each operation before a number in a text, with it."""
+    text = _CODE.sub(lambda code: chr(int(code[1] or code[2], 16)), text)
     plain = html.unescape(unescaped(_ANY_TAG.sub("", unquoted(_LINE_END.sub("\n", text)))))
     plain = plain.replace("\\", "").replace(" _ ", "_")
     return [(found[1] or found[3], found[2] or found[4]) for found in _NUMBERED.finditer(plain)]

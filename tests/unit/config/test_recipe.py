@@ -658,6 +658,18 @@ def test_a_key_that_stands_elsewhere_is_suggested(override: str, words: str) -> 
     assert words in fault("quickstart", [override])
 
 
+@pytest.mark.parametrize("key", ["extend", "Extends", "exends"])
+def test_the_recipe_that_a_file_goes_on_from_is_suggested(key: str, tmp_path: Path) -> None:
+    assert f"{key}: unknown key (did you mean 'extends'?)" in fault(file(tmp_path, f"{key}: darts-v1\nname: mine\n"))
+
+
+@pytest.mark.parametrize("coding", ["utf-16", "latin-1"])
+def test_a_recipe_of_other_characters_is_told_to_be_saved_as_utf8(coding: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes("extends: darts-v1\nabout: für Käfer\n".encode(coding))
+    assert fault(path).endswith("it is not UTF-8 text; save it as UTF-8")
+
+
 @pytest.mark.parametrize("search", ["5", "[1]", "{stages: 5}", "null"])
 def test_a_key_is_suggested_in_a_recipe_without_stages(search: str, tmp_path: Path) -> None:
     path = file(tmp_path, f"name: none\nspace: darts\nlr: 0.1\nsearch: {search}\n")
@@ -742,6 +754,12 @@ def test_only_a_list_is_cut_at_commas() -> None:
         ("data.splits=0.5,0.5", "a mapping, but got '0.5,0.5'; write data.splits.NAME=VALUE for each of its keys"),
         ("retrain.weights=0.1", "a mapping, but got 0.1; write retrain.weights.NAME=VALUE for each of its keys"),
         ("selection.budget=off", "selection.budget: input should be a mapping, but got False; null leaves it out"),
+        ("retrain.cutout=true", "retrain.cutout: input should be a number, but got True"),
+        ("retrain.epochs=yes", "retrain.epochs: input should be a number, but got True"),
+        ("retrain.layers=off", "retrain.layers: input should be a number, but got False"),
+        ("retrain.seeds=[0, true]", "retrain.seeds: input should be a number, but got [0, True]"),
+        ("data.images=None", "data.images: input should be a valid integer, but got 'None'; none is written null"),
+        ("data.flip=None", "but got 'None'; none is written null"),
         ("seed", "has the form key=value, but got 'seed'"),
         ("=5", "has the form key=value"),
         ("data.splits={train:0.5,val:0.5}", "a colon and a blank after each key, but data.splits has 'train:0.5'"),

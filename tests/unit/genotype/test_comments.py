@@ -88,7 +88,7 @@ def test_what_a_text_takes_away_is_no_genotype(text: str, cell: str) -> None:
         f'"""\n{V2}\n"""',
         f'text = """\n{V2}\n"""',
         f'"""Cells."""\nBEST = {V2}\n',
-        f'"""Cells.\n\nOLD = {NOISE}\n"""\nBEST = {V2}\n',
+        f'"""Cells.\n\nOLD: another\n"""\nBEST = {V2}\n',
     ],
 )
 def test_what_stays_is_read(text: str) -> None:

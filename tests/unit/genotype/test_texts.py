@@ -1,5 +1,7 @@
 """Cells in texts as people have them: programs, settings, logs, tables and copies from documents."""
 
+import csv
+import io
 import json
 import pprint
 import quopri
@@ -93,6 +95,12 @@ READ = {
     "a result": f"genotype = {V2} valid_acc: 97.24 lr=0.1",
     "a panel": f"╭── Best ──╮\n│ {V2} │\n╰──────────╯",
 }
+
+
+def csv_of(*rows: tuple[str, ...]) -> str:
+    file = io.StringIO()
+    csv.writer(file).writerows([[f"column {i}" for i in range(len(rows[0]))], *rows])
+    return file.getvalue()
 
 
 def added(text: str) -> str:
@@ -223,6 +231,16 @@ TWO = {
     ),
     "documents of YAML": f"{OF_FIELDS}---\n{in_yaml(json.loads(FIELDS['B']))}",
     "a document of YAML above": f"---\n{OF_FIELDS}---\nBefore: {B}\n",
+    "a row without a name": csv_of(("ours", V2), ("-", B)),
+    "a row without a name above": csv_of(("-", B), ("ours", V2)),
+    "a row of tabs without a name": f"ours\t{V2}\n-\t{B}\n",
+    "a title before data": f"{V2}\n## before: {FIELDS['B']}",
+    "a title before a dictionary": f"{V2}\n### {json.loads(FIELDS['B'])}",
+    "a title above data": f"{V2}\n## before: {json.dumps(json.loads(FIELDS['B']), indent=1)}",
+    "a rank before data": f"Best: {FIELDS['A']}\n#2: {FIELDS['B']}",
+    "a text in three quotes": f"'''{V2}'''\n'''\n{B}\n'''\n",
+    "three quotes above a program": f'"""\n{B}\n"""\nX = {V2}',
+    "three quotes in a mail": f'Hi,\n"""\n{FIELDS["B"]}\n"""\nwas beaten by\n{V2}',
     "keys of YAHPO Gym in JSON": json.dumps({"a": COLON, "b": B}),
     "a link that begins a line": f"{quote(STRING)}\n{V2}",
     "a cell of CSV": f'1,"{FOUR.replace(chr(34), 2 * chr(34))}",97\n{B}',
@@ -315,6 +333,67 @@ def test_numbers_that_tools_write_as_floats_or_texts(name: str, how: Callable[[i
 def test_nodes_of_nasbench201_with_floats_or_texts(how: Callable[[int], Any]) -> None:
     nodes = [[["nor_conv_3x3", 0]], [["none", 0], ["skip_connect", 1]]]
     assert Genotype.from_text(json.dumps(numbers_as(how, nodes))) == Genotype.from_text(json.dumps(nodes))
+
+
+TABLES = {
+    "a name with an apostrophe": csv_of(("Bob's run", V2)),
+    "a name with quotes": csv_of(('the "best"', V2)),
+    "a semicolon": csv_of(("a; b", V2)),
+    "brackets": csv_of(("DARTS (2nd order), seed 3", V2)),
+    "an open bracket": csv_of(("(old", V2)),
+    "a call": csv_of(("f(x)", V2)),
+    "a list": csv_of(("[1, 2]", V2)),
+    "a dictionary": csv_of(('{"lr": 0.1}', V2)),
+    "two lines": csv_of(("two\nlines", V2)),
+    "an end of a line": csv_of(("3", f"{V2}\n", "97.1")),
+    "our file": csv_of(("3", f"{DATA['topocell'][0]}\n", "97.1")),
+    "the same twice": csv_of((V2, V2)),
+    "no value": csv_of(("-", V2)),
+    "no value and data": csv_of(("-", FIELDS["A"])),
+    "a rank": csv_of(("#1", FIELDS["A"])),
+    "tabs": f"method\tcell\tacc\n-\t{V2}\t97.2\n",
+    "data": csv_of(("1", FIELDS["A"]), ("2", "")),
+}
+#: Texts with characters by their numbers or names, and with ends of lines as texts.
+ESCAPED = {
+    "of PowerShell": json.dumps({"epoch": 50, "genotype": V2}).replace("'", "\\u0027"),
+    "of PowerShell in YAML": f'epoch: 50\narch: "{V2}"\n'.replace("'", "\\u0027"),
+    "of Python": f"{{'arch': '{V2}'}}".replace("('", "(\\x27").replace("',", "\\x27,"),
+    "data with ends of lines in YAML": f"arch: {json.dumps(json.dumps(json.loads(FIELDS['A']), indent=2))}\nseed: 1\n",
+    "data with an end in Python": repr({"g": DATA["nasbench301"][0] + "\n"}),
+    "comments of C": FIELDS["A"].replace("]],", "]], // of the normal cell\n", 1).replace("{", "{ // best\n"),
+    "of pandoc": V2.replace("[", "{[}").replace("]", "{]}").replace("'", "\\textquotesingle{}"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_read_whatever_its_other_cells_hold(name: str) -> None:
+    assert Genotype.from_text(TABLES[name]).key == DARTS_V2.key
+
+
+@pytest.mark.parametrize("name", ESCAPED)
+def test_characters_by_their_numbers_and_names_are_read(name: str) -> None:
+    assert Genotype.from_text(ESCAPED[name]).key == DARTS_V2.key
+
+
+@pytest.mark.parametrize(
+    "text", ['arch = """{}\n"""\nseed = 1\n', "arch = '''\n{}\n'''\n", 'seed,arch\n1,"{}\n"\n', 'a: "{}\\n"\n']
+)
+def test_a_string_with_ends_of_lines_around_it_is_whole(text: str) -> None:
+    assert Genotype.from_text(text.format(STRING)) == Genotype.from_text(STRING)
+
+
+@pytest.mark.parametrize("after", ["[truncated]", "(truncated)", "<truncated>", "[cut]", "etc.", "…", "[...]"])
+def test_a_string_that_is_said_to_be_cut_is_refused(after: str) -> None:
+    with pytest.raises(GenotypeError, match="an architecture string must be whole"):
+        Genotype.from_text(f"12:00:01 arch = {STRING} {after}\n")
+
+
+@pytest.mark.parametrize("sign", ["# ", "// ", "% "])
+@pytest.mark.parametrize("text", [V2, FIELDS["A"], TUPLES, STRING])
+def test_a_genotype_in_a_comment_is_told_to_be_in_one(text: str, sign: str) -> None:
+    with pytest.raises(GenotypeError, match="it looks like a genotype in a comment"):
+        Genotype.from_text(sign + text)
 
 
 def test_quoted_printable_mail_is_read() -> None:

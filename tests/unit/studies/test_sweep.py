@@ -141,7 +141,7 @@ BAD: list[tuple[list[str], str]] = [
         ["recipes=random", "data.splits={train: 1.0}", "search.stages.nothing.level=single", "protocol=shallow-filter"],
         "has only 'train'; add a split",
     ),
-    (["nowhere.yaml"], "cannot be read: No such file or directory; e.g. recipes=[random,dots]"),
+    (["nowhere.yaml"], "cannot be read: No such file or directory; check the path"),
     (["recipes=random", "--ray", "--address", "auto"], "--ray starts a Ray of this machine, --address auto joins a"),
     (["recipes=random", "--address", "nowhere"], "has the form HOST:PORT, ray://HOST:PORT or auto, but got 'nowhere'"),
 ]
