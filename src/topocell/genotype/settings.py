@@ -21,7 +21,7 @@ _IN_YAML = re.compile(
     r"(?:format|normal|genotype|(?:normal|reduce)(?:_n\d+_\w+|/\w+)|(?:\w+(?::|_COLON_)darts(?::|_COLON_))?edge_\w+)['\"]?\s*:"
     r"|[{,][ \t]*(?:genotype|normal(?:_n\d+_\w+|/\w+)?|['\"]?\w+(?::darts:|_COLON_darts_COLON_)edge_\w+['\"]?):"
     r"|^[ \t]*(?:- )*(?:[\w./-]+:\s+)?'[^'\n]*''\w+''"
-    r'|^[ \t]*(?:- )*[\w./-]+:\s+"[^"\\]*\\',
+    r"|^[ \t]*(?:- )*[\w./-]+:[ \t]+(?:[|>][-+0-9]*[ \t]*$(?!\s*\w+~)|['\"])",
     re.MULTILINE,
 )
 #: Pairs of a list in YAML, in several lines or in one.
@@ -133,7 +133,9 @@ def _in_table(text: str) -> list[list[str]] | None:
             rows = [row for row in csv.reader(io.StringIO(text), strict=True, delimiter=delimiter) if row]
         except csv.Error:
             continue
-        held = [cell for row in rows for cell in row if _has_text(cell)]
+        held = [
+            cell for row in rows for cell in row if _has_text(cell) and (is_text(cell) or re.search(r"~0\||\n", cell))
+        ]
         if held and all(map(_is_whole_text, held)) and len({len(row) for row in rows}) == 1 and len(rows[0]) > 1:
             return rows
     return None
@@ -147,7 +149,7 @@ def _is_whole_text(cell: str) -> bool:
 def _has_text(data: Any) -> bool:
     """Return whether data has, at any depth, the text of a genotype."""
     if isinstance(data, str):
-        return is_text(data) or "~0|" in data
+        return is_text(data) or "~0|" in data or another(data) is not None or more_than("", data) is not None
     return any(map(_has_text, data.values() if isinstance(data, dict) else data if isinstance(data, list) else ()))
 
 
