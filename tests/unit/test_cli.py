@@ -303,7 +303,7 @@ CLOSED = {
     "place/run": (["study", "depth", "genotypes=place/run", "--out", "new"], "place/run must be readable"),
     "run/metrics.jsonl": (["compare", "run"], "run/metrics.jsonl must be readable, but is not (permission denied)"),
     "run/checkpoints": (["compare", "run"], "run/checkpoints must be readable, but is not (permission denied)"),
-    "run/genotype.json": (["draw", "run"], "run/genotype.json: a genotype must be a readable file"),
+    "run/genotype.json": (["draw", "run"], "run/genotype.json: a genotype must be a file that can be read"),
 }
 
 

@@ -5,6 +5,7 @@ and overrides. Mappings are merged; a recipe has stages of its own where it sets
 """
 
 import copy
+import difflib
 import math
 import os
 import re
@@ -325,7 +326,9 @@ def _faults(error: ValidationError, data: Any) -> list[str]:
                 near = f"; in a file it is written {nested(path[-1])}"
             else:
                 known += ["extends"] * (len(path) == 1)
-                near = usual(path) or nearest(path[-1], known) or elsewhere(path, item["input"], _stages_of(data))
+                there = elsewhere(path, item["input"], _stages_of(data))
+                close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.8)
+                near = usual(path) or (nearest(path[-1], known) if close or not there else there)
             lines.append(f"{model}: unknown key{near}" + (f"; known: {', '.join(known)}" if known and not near else ""))
         elif item["type"] == "missing":
             lines.append(f"{model}: is required")

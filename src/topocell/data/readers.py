@@ -333,8 +333,9 @@ def _read_given(root: Path | None, download: bool) -> Source:
     """Images given from Python (`topocell.data.given`), which cannot be read again."""
     raise DataError(
         "the images of dataset 'given' came from Python and are not on the disk; give them again, as in "
-        "topocell.run(recipe, out, data=(train, test)) and topocell.retrain(out, data=(train, test)), or name others "
-        "for a retraining by another name: data.dataset=folder data.root=DIR"
+        "topocell.run(recipe, out, data=(train, test)), topocell.select(out, data=(train, test)) and "
+        "topocell.retrain(out, data=(train, test)), or name others for a retraining by another name: "
+        "data.dataset=folder data.root=DIR"
     )
 
 

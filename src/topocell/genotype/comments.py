@@ -19,7 +19,7 @@ _COMMENT = re.compile(
     rf"|(?i:@?rem)\s|::|(?!{_DRAWN})-(?! (?: {{2}})?\S|-\w|-?\s*$|[0-9.,;]))"
 )
 #: A line that a diff takes away where it has others in its place.
-_TAKEN = re.compile(rf"\s*(?!{_DRAWN})-")
+_TAKEN = re.compile(rf"\s*(?!{_DRAWN})-(?! - )")
 #: A line that a diff of two columns takes away, or has with the one in its place.
 _OF_TWO = re.compile(r".*\s<\s*$|\s*([\w.]+\s*=).*\s\|\s*\1")
 #: Where other parts that are none begin and end; those of `_OPEN` only where they end, or where a line begins so in C.

@@ -31,6 +31,7 @@ _NUMBER = r"(0|[1-9][0-9]?)"
 NNI_KEY = re.compile(rf"(normal|reduce)_n{_NUMBER}_(?:p{_NUMBER}|switch)")
 HUB_KEY = re.compile(rf"(normal|reduce)/(op|input)_{_NUMBER}_{_NUMBER}")
 BENCH_PREFIX = "NetworkSelectorDatasetInfo:darts:"
+RESULT_KEY = "optimized_hyperparamater_config"  # as NAS-Bench-301 spells it
 _BENCH_KEY = re.compile(rf"{BENCH_PREFIX}(edge|inputs_node)_(normal|reduce)_{_NUMBER}")
 #: What is in keys of all of them, behind which a second genotype may be, as in lines of a log.
 IN_KEY = re.compile(r"\b(?:normal|reduce)(?:_n[0-9]+_|/(?:op|input)_)|(?:edge|inputs_node)_(?:normal|reduce)_[0-9]")
@@ -79,6 +80,12 @@ def read_nni(value: Mapping[str, Any], operations: Operations) -> Cells:
     _check_keys(value, HUB_KEY if of_hub else NNI_KEY)
     own = {key: item for key, item in value.items() if key.startswith(tuple(TYPES))}  # beside other settings
     return _hub(own) if of_hub else _mutables(own, operations)
+
+
+def is_key(key: str) -> bool:
+    """Return whether a key is one of a genotype in one of these forms, or of the settings beside it."""
+    plain = key.replace("_COLON_", ":")
+    return IN_KEY.search(key) is not None or plain.startswith(BENCH_PREFIX) or key == RESULT_KEY
 
 
 def _check_keys(value: Mapping[str, Any], known: re.Pattern[str]) -> None:

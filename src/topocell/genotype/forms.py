@@ -120,10 +120,10 @@ def recognise(text: str) -> tuple[str, Any]:
         GenotypeError: no form that is read, more than one genotype, or no plain data.
     """
     plain = bounded(text)
-    several = _several(plain)
+    several, data = _several(plain)
     if len(several) == 1 and several[0] is not None:
         try:
-            _check_more(several[0], plain)
+            _check_more(several[0], repr(data))
         except BesideError as fault:
             raise SeveralError(f"{fault}; keep one") from None
         return several[0]
@@ -136,9 +136,8 @@ def recognise(text: str) -> tuple[str, Any]:
 def _beside_others(text: str, plain: str) -> tuple[str, Any]:
     """The form of a genotype that stands among other things in a text, and its value. Raises as `recognise`."""
     inside = unwrapped(plain)
-    if inside == plain and not files.is_json(plain):  # as it is with quotes of word processors in its texts
-        raw = unwrapped(named(text))
-        inside = plain if raw == named(text) else raw
+    if not files.is_json(plain) and files.is_json(named(text)):  # with quotes of word processors in its texts
+        inside = unwrapped(named(text))
     text = bounded(inside)
     try:
         return _recognised(text)
@@ -151,8 +150,11 @@ def _beside_others(text: str, plain: str) -> tuple[str, Any]:
         raise kind(f"{error}{_next_step(text, error, text == plain)}") from None
 
 
-def _several(text: str) -> list[tuple[str, Any] | None]:
-    """The different genotypes of a text that is data as a whole, as `_different` has them; none of other texts."""
+def _several(text: str) -> tuple[list[tuple[str, Any] | None], Any]:
+    """The different genotypes of a text that is data as a whole, as `_different` has them, and the data.
+
+    None of other texts. Raises GenotypeError for a notebook.
+    """
     data = structure(text)
     if isinstance(data, dict) and "nbformat" in data:
         raise GenotypeError(
@@ -161,8 +163,10 @@ def _several(text: str) -> list[tuple[str, Any] | None]:
         )
     with suppress(RecursionError):
         value = None if files.is_json(text) else literal(text)  # of Python, whose escapes YAML leaves as they are
-        return _different(value) or _different(_as_tuples(data))
-    return []
+        for known in (value, _as_tuples(data)):
+            if several := _different(known):
+                return several, known
+    return [], None
 
 
 def _different(data: Any) -> list[tuple[str, Any] | None]:
@@ -207,7 +211,9 @@ def _all(value: Any, depth: int) -> Iterator[tuple[str, Any] | None]:
     else:
         yield form
         if form[0] in _KEYED:
-            beside = {key: item for key, item in value.items() if not exports.IN_KEY.search(key)}
+            beside = {key: item for key, item in value.items() if not exports.is_key(key)}
+        yield from _all(beside, depth + 1)
+        return
     items = beside.values() if isinstance(beside, dict) else beside if isinstance(beside, tuple) else ()
     for item in items:
         yield from _all(item, depth + 1)
@@ -219,6 +225,9 @@ def _has_a_format(value: Any) -> bool:
 
 
 def _as_tuples(data: Any) -> Any:
+    """Data with tuples in place of lists, and with the values that wandb keeps beside a description."""
+    if isinstance(data, dict) and "value" in data and data.keys() <= {"desc", "value"}:
+        return _as_tuples(data["value"])
     if isinstance(data, dict):
         return {str(key): _as_tuples(item) for key, item in data.items()}
     return tuple(map(_as_tuples, data)) if isinstance(data, list) else data
@@ -311,7 +320,7 @@ def _form_of(value: Any) -> tuple[str, Any] | None:
         fields = namedtuples.fields_of(value)
         return namedtuples.kind_of(fields), fields
     if isinstance(value, dict):
-        inner = value.get("optimized_hyperparamater_config")  # as NAS-Bench-301 spells it
+        inner = value.get(exports.RESULT_KEY)
         value = inner if isinstance(inner, dict) else value
         if "format" in value or is_ours(value):
             return "topocell", value

@@ -198,7 +198,9 @@ class Genotype:
                 raw = file.read(MAX_BYTES + 1)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise GenotypeError(f"{path}: a genotype must be a readable file, but {reason}") from None
+            raise GenotypeError(
+                f"{path}: a genotype must be a file that can be read, but {reason}; check the path"
+            ) from None
         if len(raw) > MAX_BYTES:
             raise GenotypeError(f"{path}: a genotype has at most {MAX_BYTES} bytes, but this file has more")
         if b"\0" in raw and not raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

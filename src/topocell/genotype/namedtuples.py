@@ -66,6 +66,8 @@ def _with_integers(value: Any, number: bool = False) -> Any:
             int(n) if n.isdecimal() else float(n) for n in value[1:] if re.fullmatch(r"[0-9]{1,3}(?:\.[0-9]*)?", n)
         ]
         return (value[0], *numbers) if len(numbers) == 2 else value
+    if isinstance(value, tuple) and len(value) == 3 and isinstance(value[0], str) and isinstance(value[2], float):
+        return value if value[2].is_integer() else (value[0], as_integer(value[1]), value[2])
     if isinstance(value, tuple):
         pair = len(value) == 2 and isinstance(value[0], str) and not number
         return tuple(_with_integers(item, number or (pair and i == 1)) for i, item in enumerate(value))

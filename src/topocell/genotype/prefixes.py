@@ -14,7 +14,7 @@ _DAY = r"\d{4}[-/]\d\d[-/]\d\d[T ]|\d\d/\d\d |[A-Z][a-z]{2} [ \d]\d "
 _TIME = re.compile(rf"\s*\[?(?:{_DAY})?\d\d:\d\d(?::[\d.,+Z:-]+)?(?: [AP]M)?\]?\s(?:(?:DEBUG|INFO|WARNING|ERROR):?\s)?")
 #: `file.py:12:` and `file.py-13-`, as `grep` prints lines and those beside them.
 _PLACE = re.compile(r"([\w./]+?)[:-](?:\d+[:-])?(?![\w./]*[:-]\d)")
-_NUMBER = re.compile(r"\s*[(\[L]?(\d+)(?:\t|[:|-]|[.)\]]+[: ]| *│| {1,2})")
+_NUMBER = re.compile(r"\s*[(\[L]?(\d+)(?:\t|[:|-]|[.)\]]+[: ]| *(?:│|\|(?= ))| {1,2})")
 #: What `git blame` puts before lines.
 _BLAMED = re.compile(r"\^?[0-9a-f]{7,40} (?:\S+ +)?\([^()\n]* +\d+\) ?")
 #: What a log puts before lines, without quotes and braces of a genotype, and what is assigned to.

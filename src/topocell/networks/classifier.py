@@ -21,6 +21,7 @@ from topocell.data.pictures import find_images, read_in_batches
 from topocell.data.preprocessing import Preprocessing
 from topocell.errors import DataError, RunError, resuming, typed
 from topocell.networks.kept import FILE, Kept, NetworkFile, load_weights
+from topocell.nn.count import modes_of
 from topocell.nn.kernels.cpu import ordinary
 from topocell.nn.network import FixedNet
 from topocell.reporting.run_files import RunFiles
@@ -194,7 +195,7 @@ _lock = threading.Lock()
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """Put a network into evaluation mode, until the last of the threads that ask for it is done."""
     with _lock:
-        count, modes = _predicting.get(model) or (0, {module: module.training for module in model.modules()})
+        count, modes = _predicting.get(model) or (0, modes_of(model))
         _predicting[model] = count + 1, modes
         model.eval()
     try:

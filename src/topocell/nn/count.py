@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Literal, NamedTuple, get_args
@@ -65,7 +66,8 @@ def count(net: nn.Module, input_size: tuple[int, int, int], include: Include = "
     on the meta device is measured without computing anything.
 
     Papers count differently, and few say how. `"convolutions"` counts the products of convolutions and of matrices
-    (linear layers, attention), whichever module or function computes them: 529.9 M for DARTS_V2 on ImageNet (48
+    (linear layers, attention), whichever module or function computes them; those of quantised and sparse tensors are
+    refused, as they cannot be seen: 529.9 M for DARTS_V2 on ImageNet (48
     channels, 14 cells, 224×224), where the paper prints 574 M. `"all"` adds what counters such as ptflops do: 2 for
     each element of a batch norm, or 1 without gain and bias; 1 for each element of a ReLU, of a sum of two tensors, and
     of an output with a bias; 1 for each element of the input of a pooling, of the global one too. That gives 545.8 M
@@ -89,15 +91,16 @@ def count(net: nn.Module, input_size: tuple[int, int, int], include: Include = "
     _check_inputs(net)
     from torch.utils.flop_counter import FlopCounterMode  # which imports Triton
 
-    modes = [(module, module.training) for module in net.modules()]
+    modes = modes_of(net)
     like = next(net.parameters(), torch.empty(0))
     images = torch.zeros(1, *input_size, device=like.device, dtype=like.dtype)
     products, others = FlopCounterMode(display=False, custom_mapping=_products_besides()), _Elements()
+    left = _Left(products.flop_registry)
     try:
         with suppress(NotImplementedError):  # a graph of torch.export has one mode for good
             net.eval()
         shapes = _Shapes() if images.device.type == "meta" else nullcontext()
-        with torch.no_grad(), _unfused(net), products, shapes, others if include == "all" else nullcontext():
+        with torch.no_grad(), _unfused(net), products, shapes, left, others if include == "all" else nullcontext():
             net(images)
     except (TopocellError, MemoryError, torch.OutOfMemoryError):
         raise
@@ -108,22 +111,53 @@ def count(net: nn.Module, input_size: tuple[int, int, int], include: Include = "
             f"not ({reason}); count the network that it was made of"
         ) from error
     finally:
-        for module, training in modes:
+        for module, training in modes.items():
             module.training = training
     return Count(_parameters(net), products.get_total_flops() // 2 + others.found)
 
 
 def _products_besides() -> dict[Any, Callable[..., int]]:
     """Products that PyTorch's own counter leaves out → twice their number, by the shapes of what they are made of."""
-    aten = torch.ops.aten
-    return {
+    aten, others = torch.ops.aten, dict[Any, Callable[..., int]]()
+    with suppress(AttributeError):  # where torchvision is not loaded
+        deformed = torch.ops.torchvision.deform_conv2d
+        others[deformed] = lambda _, kernel, *__, out_shape, **___: 2 * math.prod(out_shape) * math.prod(kernel[1:])
+    return others | {
         aten.dot: lambda first, *_, **__: 2 * math.prod(first),
         aten.vdot: lambda first, *_, **__: 2 * math.prod(first),
         aten.mv: lambda matrix, *_, **__: 2 * math.prod(matrix),
         aten.addmv: lambda _, matrix, *__, **___: 2 * math.prod(matrix),
         aten.addbmm: lambda _, first, second, *__, **___: 2 * math.prod(first) * second[-1],
+        aten._int_mm: lambda first, second, *_, **__: 2 * math.prod(first) * second[-1],  # of whole numbers
         aten._trilinear: lambda first, weight, second, *_, **__: 2 * first[0] * math.prod(weight),  # of nn.Bilinear
     }
+
+
+class _Left(TorchDispatchMode):
+    """Refuses operators of products that nothing here counts: quantised and sparse ones, and those of other packages.
+
+    Raises SpaceError from within the network.
+    """
+
+    def __init__(self, counted: Mapping[Any, Any]) -> None:
+        super().__init__()
+        self.counted = counted
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name
+        own = name.startswith(("topocell::", "prims::"))
+        if not own and func.overloadpacket not in self.counted and _OF_PRODUCTS.search(name):
+            raise SpaceError(
+                f"products must be of operators that can be counted, but {name} is none; count the network before it "
+                f"was quantised, converted or made sparse"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+#: Names of operators that compute products.
+_OF_PRODUCTS = re.compile(
+    r"conv(?:olution)?(?:[1-3]d|_pointwise|_|\b)|(?::|mkldnn_)linear|[:_](?:add|b|badd)?m[mv](?:_|\b)|matmul|lstm|gru|attention"
+)
 
 
 @contextmanager
@@ -137,6 +171,11 @@ def _unfused(net: nn.Module) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def modes_of(net: nn.Module) -> dict[nn.Module, bool]:
+    """Which modules are in training mode; without those of a frozen trace, which have none."""
+    return {module: module.training for module in net.modules() if hasattr(module, "training")}
 
 
 def _check_inputs(net: nn.Module) -> None:

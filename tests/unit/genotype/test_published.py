@@ -118,9 +118,9 @@ def test_cells_as_users_name_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [
         (["genotypes", "show", "dots-c1"], "did you mean 'dots-c10'?"),
         (["draw", "darts-v3"], "did you mean 'darts-v2'?"),
-        (["draw", "missing/cell.json"], "a genotype must be a readable file"),
-        (["draw", "genotype (1).json"], "a genotype must be a readable file, but No such file"),
-        (["draw", "runs/[a|b]/cell.txt"], "a genotype must be a readable file, but No such file"),
+        (["draw", "missing/cell.json"], "a genotype must be a file that can be read"),
+        (["draw", "genotype (1).json"], "a genotype must be a file that can be read, but No such file"),
+        (["draw", "runs/[a|b]/cell.txt"], "a genotype must be a file that can be read, but No such file"),
         (["compare", "-", "-"], "- is a cell from the standard input, but nothing, or nothing more, comes from there"),
         (["genotypes", "show", THREE, "--format", "darts"], "two inputs per node, but got 3; save JSON instead"),
         (

@@ -5,6 +5,7 @@ import io
 import json
 import pprint
 import quopri
+import re
 from ast import literal_eval
 from collections.abc import Callable
 from typing import Any
@@ -241,6 +242,11 @@ TWO = {
     "a text in three quotes": f"'''{V2}'''\n'''\n{B}\n'''\n",
     "three quotes above a program": f'"""\n{B}\n"""\nX = {V2}',
     "three quotes in a mail": f'Hi,\n"""\n{FIELDS["B"]}\n"""\nwas beaten by\n{V2}',
+    "keys of two forms": json.dumps({**json.loads(FIELDS["A"]), **json.loads(DATA["nasbench301"][1])}),
+    "keys of two forms in YAML": in_yaml({**json.loads(DATA[HUB][1]), **json.loads(FIELDS["A"])}),
+    "keys of two forms of tools": json.dumps({**json.loads(DATA[HUB][1]), **COLON}),
+    "a trace of a shell": f"+ cat old.yaml\n{in_yaml(json.loads(FIELDS['A']))}+ echo '{B}'\n",
+    "wide signs after a line": f"{FOUR}\n---\n{B.translate(WIDE)}\n",
     "keys of YAHPO Gym in JSON": json.dumps({"a": COLON, "b": B}),
     "a link that begins a line": f"{quote(STRING)}\n{V2}",
     "a cell of CSV": f'1,"{FOUR.replace(chr(34), 2 * chr(34))}",97\n{B}',
@@ -294,7 +300,7 @@ BEFORE += ["I0102 10:00:0{}.1 140 train.py:42] ", "nas-0 main ", "search\tRun\t2
 BEFORE += ["[default0]:", "E       ", "│ ", ">"]
 
 
-@pytest.mark.parametrize("before", ["{}. ", "{}) ", "({}) ", "[{}] ", "L{}: ", "{}: "])
+@pytest.mark.parametrize("before", ["{}. ", "{}) ", "({}) ", "[{}] ", "L{}: ", "{}: ", "{} | ", "{:>4} | "])
 def test_lines_in_a_list_with_numbers(before: str) -> None:
     assert Genotype.from_text("\n".join(before.format(n) + line for n, line in enumerate(LINES, 1))) == DARTS_V2
 
@@ -394,6 +400,35 @@ def test_a_string_that_is_said_to_be_cut_is_refused(after: str) -> None:
 def test_a_genotype_in_a_comment_is_told_to_be_in_one(text: str, sign: str) -> None:
     with pytest.raises(GenotypeError, match="it looks like a genotype in a comment"):
         Genotype.from_text(sign + text)
+
+
+COMMENTED = {
+    "YAML": "# genotype: {b}\ngenotype: {a}\n",
+    "TOML": '# genotype = "{b}"\ngenotype = "{a}"\n',
+    "an environment": '# GENOTYPE="{b}"\nGENOTYPE="{a}"\n',
+}
+
+
+@pytest.mark.parametrize("name", COMMENTED)
+def test_a_comment_in_data_is_none_of_it(name: str) -> None:
+    other = V2.replace("dil_conv_3x3", "dil_conv_5x5")  # with an operation that the first has not
+    assert Genotype.from_text(COMMENTED[name].format(a=V2, b=other)).key == DARTS_V2.key
+    assert Genotype.from_text(f"# - [dil_conv_5x5, 0]\n{OF_FIELDS}").key == DARTS_V2.key
+
+
+@pytest.mark.parametrize("name", ["fields", HUB, "nasbench301"])
+@pytest.mark.parametrize("described", [True, False])
+def test_settings_as_wandb_keeps_each_of_them(name: str, described: bool) -> None:
+    data = json.loads(FIELDS["A"] if name == "fields" else DATA[name][0])
+    kept = {key: {"desc": None, "value": item} if described else {"value": item} for key, item in data.items()}
+    for text in (json.dumps(kept), in_yaml(kept), in_yaml({"wandb_version": 1, **kept})):
+        assert Genotype.from_text(text).key == DARTS_V2.key
+
+
+@pytest.mark.parametrize("number", ["{}.0", "'{}'", "'{}.0'", "np.int64({})", "tensor({})"])
+def test_numbers_beside_the_weights_of_gdas(number: str) -> None:
+    text = re.sub(r"', ([0-9])\)", lambda found: f"', {number.format(found[1])}, 0.13)", V2)
+    assert Genotype.from_text(text, form="gdas").key == DARTS_V2.key
 
 
 def test_quoted_printable_mail_is_read() -> None:

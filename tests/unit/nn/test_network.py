@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.helpers.golden_genotypes import ALL, DARTS_V1, DARTS_V2, DOTS_C100, PARAMETERS, PDARTS
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from torchvision.ops import DeformConv2d
 
 from topocell import ArchState, Supernet, api, spaces, testing
 from topocell.config.load import load_recipe
@@ -425,6 +426,41 @@ def test_products_are_counted_whichever_function_computes_them(name: str, device
     fast = torch.backends.mha.get_fastpath_enabled()
     assert count(Tokens(function, copy.deepcopy(inner)).to(device), (64, 4, 4)).multiply_adds == wanted
     assert torch.backends.mha.get_fastpath_enabled() == fast
+
+
+class Unseen(nn.Module):
+    """Products that no operator of a float network computes, or of another package."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.offsets, self.deformed = nn.Conv2d(3, 18, 3, padding=1), DeformConv2d(3, 8, 3, padding=1)
+        self.linear = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(192, 10)), {nn.Linear})
+        self.sparse = torch.eye(10, 192).to_sparse()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "deformed":
+            return self.deformed(x, self.offsets(x))
+        return self.linear(x.flatten(1)) if self.kind == "quantised" else torch.sparse.mm(self.sparse, x.flatten(1).T)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize(("kind", "name"), [("quantised", "quantized::linear_dynamic"), ("sparse", "aten::_sparse")])
+def test_products_that_cannot_be_seen_are_refused(kind: str, name: str) -> None:
+    with pytest.raises(SpaceError, match=f"products must be of operators that can be counted, but {name}.* is none"):
+        count(Unseen(kind), (3, 8, 8))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_deformed_convolutions_are_counted() -> None:
+    assert count(Unseen("deformed"), (3, 8, 8)).multiply_adds == 64 * 27 * (18 + 8)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_frozen_trace_is_counted() -> None:
+    net = FixedNet(DARTS_V2, 4, 3, 10).eval()
+    frozen = torch.jit.freeze(torch.jit.trace(net, torch.zeros(1, 3, 16, 16)))
+    assert count(frozen, (3, 16, 16)).multiply_adds == count(net, (3, 16, 16)).multiply_adds
 
 
 def test_a_graph_for_other_images_is_not_counted() -> None:

@@ -341,7 +341,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["depht", "--out", "new"], "Did you mean 'depth'?"),
     (["depth", "--out", "new"], "genotypes is required; give genotypes=VALUE"),
     (["depth"], "Missing option '--out'"),
-    (["depth", "genotypes=absent.json", "--out", "new"], "absent.json: a genotype must be a readable file"),
+    (["depth", "genotypes=absent.json", "--out", "new"], "absent.json: a genotype must be a file that can be read"),
     (["depth", "genotypes={place}", "--out", "new"], "a cell is in the genotype.json of a run directory, but"),
     (["depth", "genotypes=[{place}/cell.json,dots-c1]", "--out", "new"], "did you mean 'dots-c10'?"),
     (["depth", "genotypes=dots-c10,DOTS_C10", "--out", "new"], "'dots-c10' and 'DOTS_C10' are the same cell"),
