@@ -299,7 +299,7 @@ CLOSED = {
     "images": ([*FOLDER, "--quiet", "data.root=images"], "a folder of images must be readable, but 'images' is not"),
     "images/cat": ([*FOLDER, "--quiet", "data.root=images"], "a folder of images must be readable, but 'images/cat"),
     "images/cat/more": ([*FOLDER, "--quiet", "data.root=images"], "must be readable, but 'images/cat/more"),
-    "place": (["study", "depth", "genotypes=place/run", "--out", "new"], "place/run: a genotype must be a readable"),
+    "place": (["study", "depth", "genotypes=place/run", "--out", "new"], "place/run: a genotype must be a file"),
     "place/run": (["study", "depth", "genotypes=place/run", "--out", "new"], "place/run must be readable"),
     "run/metrics.jsonl": (["compare", "run"], "run/metrics.jsonl must be readable, but is not (permission denied)"),
     "run/checkpoints": (["compare", "run"], "run/checkpoints must be readable, but is not (permission denied)"),

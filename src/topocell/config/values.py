@@ -15,7 +15,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from topocell.errors import nearest
 from topocell.io.colours import Colour, rgb
@@ -92,7 +91,7 @@ class Model(BaseModel):
         """`true` and `yes` are no number, which pydantic takes for 1."""
         kinds = _kinds(cls.model_fields[str(field.field_name)].annotation)
         if kinds & {int, float} and bool not in kinds and _has_truth_value(value):
-            raise PydanticCustomError("number_type", "Input should be a number")
+            raise ValueError(f"input should be a number, but got {repr(value)[:60]}")
         return value
 
 
