@@ -87,13 +87,18 @@ def read_argument(name: str, text: str) -> Any:
 
 def takes_null(name: str) -> bool:
     """Return whether null may stand at a key."""
-    found = next((key for key in _every() if key.name == _with_name(name)), None)
+    found = _key(name)
     return found is not None and "null" in (found.default, found.kind.rpartition(" or ")[2])
 
 
 def _kind(name: str) -> str | None:
+    found = _key(name)
+    return found.kind if found else None
+
+
+def _key(name: str) -> Key | None:
     plain = _with_name(name)
-    return next((key.kind for key in _every() if key.name == plain), None)
+    return next((key for key in _every() if key.name == plain), None)
 
 
 #: Keys as other tools call them → ours.

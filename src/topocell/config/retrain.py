@@ -25,7 +25,7 @@ SIZES = ("parameters", "max_parameters", "max_multiply_adds")
 
 def _policy(value: Any) -> Any:
     """`name_only`, where nothing, and `off`, which is false to YAML, are `none`."""
-    return {"name": "none"} if value in (None, False) else name_only(value)
+    return {"name": "none"} if value is None or value is False else name_only(value)
 
 
 class Policy(Model):

@@ -203,20 +203,16 @@ def _all(value: Any, depth: int) -> Iterator[tuple[str, Any] | None]:
     if form is None:
         if _has_a_format(value) and isinstance(value.get("cells"), dict):
             yield None
-        beside = value
+        for item in value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ():
+            yield from _all(item, depth + 1)
     elif depth and form[0] == "compact":  # of which numbers alone say nothing
         if has_compact(value):
             yield None
-        return
     else:
         yield form
         if form[0] in _KEYED:
             beside = {key: item for key, item in value.items() if not exports.is_key(key)}
         yield from _all(beside, depth + 1)
-        return
-    items = beside.values() if isinstance(beside, dict) else beside if isinstance(beside, tuple) else ()
-    for item in items:
-        yield from _all(item, depth + 1)
 
 
 def _has_a_format(value: Any) -> bool:
