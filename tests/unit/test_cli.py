@@ -113,7 +113,9 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["recipes", "show"], "see: topocell recipes show --help"),
     (["rnu"], "see: topocell --help"),
     # overrides
-    ([*RUN, "search.lyers=3"], "search.lyers: unknown key (did you mean 'layers'?)"),
+    ([*RUN, "search.epoch=3"], "(did you mean 'search.stages.NAME.epochs', where NAME is one of operations"),
+    ([*RUN, "data.test_root=x"], "data.test_root: unknown key (did you mean 'data.root'?)"),
+    ([*RUN, "search.lyers=3"], "search.lyers: unknown key (did you mean 'search.layers'?)"),
     ([*RUN, "epochs"], "an override has the form key=value, but got 'epochs'"),
     ([*RUN, "search.layers=many"], "search.layers: input should be a valid integer"),
     (
@@ -158,7 +160,10 @@ MISTAKES: list[tuple[list[str], str]] = [
     ),
     ([*RUN, "retrain.max_multiply_adds=1"], "has at least"),
     ([*RUN, "retrain.max_multiply_adds=600G"], "a number with k or M behind it, but got '600G'"),
-    ([*RUN, "retrain.multiply_adds=600M"], "retrain.multiply_adds: unknown key (did you mean 'max_multiply_adds'?)"),
+    (
+        [*RUN, "retrain.multiply_adds=600M"],
+        "retrain.multiply_adds: unknown key (did you mean 'retrain.max_multiply_adds'?)",
+    ),
     ([*RUN, "device=cuda:77"], "device must name a device of this machine, but got 'cuda:77'"),
     ([*RUN, "device=meta"], "device must name a device of this machine, but got 'meta'"),
     (FOLDER, "needs data.root=DIR"),

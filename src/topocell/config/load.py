@@ -327,8 +327,9 @@ def _faults(error: ValidationError, data: Any) -> list[str]:
             else:
                 known += ["extends"] * (len(path) == 1)
                 there = elsewhere(path, item["input"], _stages_of(data))
-                close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.8)
-                near = usual(path) or (nearest(path[-1], known) if close or not there else there)
+                whole = {key: ".".join([*path[:-1], key]) for key in known}
+                close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.6 if not there else 0.8)
+                near = usual(path) or (f" (did you mean {whole[close[0]]!r}?)" if close else there)
             lines.append(f"{model}: unknown key{near}" + (f"; known: {', '.join(known)}" if known and not near else ""))
         elif item["type"] == "missing":
             lines.append(f"{model}: is required")

@@ -138,6 +138,7 @@ def elsewhere(path: Sequence[str], value: Any, stages: Sequence[str]) -> str:
     found = sorted(nearby, key=lambda name: not name.startswith("retrain."))[:3]
     near = [name for name in keys_of_recipe if nearest(parts[-1], [name.split(".")[-1]])]
     found = found or difflib.get_close_matches(_with_name(".".join(parts)), near, n=1, cutoff=0.8)
+    found = found or [name for name in near if name.split(".")[0] == parts[0]][:1]
     names = ", ".join(stages)
     of_stages = f", where {NAME} is one of {names}" if names and any(NAME in name for name in found) else ""
     *others, last = [repr(name) for name in found] or [""]

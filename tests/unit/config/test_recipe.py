@@ -616,11 +616,11 @@ def test_all_faults_at_once_with_the_nearest_names() -> None:
         ],
     )
     for words in (
-        "search.lyers: unknown key (did you mean 'layers'?)",
-        "search.stages.topology.epoch: unknown key (did you mean 'epochs'?)",
+        "search.lyers: unknown key (did you mean 'search.layers'?)",
+        "search.stages.topology.epoch: unknown key (did you mean 'search.stages.topology.epochs'?)",
         "search.stages.operations.level: unknown level 'bilevl' (did you mean 'bilevel'?)",
         "search.stages.topology.relaxation: unknown relaxation 'sofmax' (did you mean 'softmax'?)",
-        "search.stages.topology.weights.moment: unknown key (did you mean 'momentum'?)",
+        "search.stages.topology.weights.moment: unknown key (did you mean 'search.stages.topology.weights.momentum'?)",
         "data.dataset: unknown dataset 'cifar11' (did you mean 'cifar10'?)",
         "data.images: input should be greater than or equal to 4, but got -3",
         "selection.operations: unknown operation rule 'magnitud' (did you mean 'magnitude'?)",
