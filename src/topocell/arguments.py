@@ -5,6 +5,7 @@ inside, or in something else than was meant. Ranges and names are checked by the
 """
 
 import inspect
+import io
 import operator
 import os
 import re
@@ -30,6 +31,9 @@ MAKES = {
     "Given": "see docs/how-to/own-dataset.md",
     "Module": "FixedNet(genotype, channels, layers, classes) makes one",
 }
+
+#: What is no text, and how one is made of it.
+_TO_TEXT = ((bytes, ".decode()"), (os.PathLike, ".read_text()"), (io.IOBase, ".read()"))
 
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", NoneType: "None"}
 
@@ -97,6 +101,9 @@ def check_argument(name: str, value: Any, hint: Any, error: type[TopocellError])
         steps = [MAKES[kind.__name__] for kind in kinds if getattr(kind, "__name__", "") in MAKES]
         if isinstance(value, str) and Sequence in [get_origin(kind) for kind in kinds]:
             steps.append(f"write {name}={[value] if '=' in value else re.split(' *, *', value)!r:.80}")
+        if str in kinds:
+            steps += [f"{name}{call} is one" for kind, call in _TO_TEXT if isinstance(value, kind)]
+            steps += [f"str({name}) is one"] if isinstance(value, tuple | list | Mapping) else []
         step = "".join(f"; {step}" for step in steps)
         raise error(f"{name} must be {_words(hint)}, but got {name}={repr(value)[:80]}{step}")
     if isinstance(value, (str, os.PathLike)) and _takes_paths(hint) and "\0" in os.fsdecode(value):

@@ -187,7 +187,7 @@ def _images(part: Any, name: str, labels: list[Any]) -> Iterator[Any]:
     for i in range(len(part)):
         item = part[i] if i else first
         if not _is_pair(item):
-            way = "see docs/how-to/own-dataset.md"
+            way = "data are (train, test), each (images, labels) or a dataset, see docs/how-to/own-dataset.md"
             if isinstance(item, Mapping) and len(item) > 1:
                 way = _by_keys(item, getattr(part, "features", None), name)
             raise DataError(f"a dataset has items (image, label), but {name} has others; {way}")

@@ -8,11 +8,13 @@ from typing import Any
 
 from topocell.errors import GenotypeError, nearest
 from topocell.genotype import exports, formats, namedtuples
+from topocell.genotype.beside import check_concats
 from topocell.genotype.characters import bounded, named, unescaped, unquoted
-from topocell.genotype.comments import GAP, is_commented, uncommented
+from topocell.genotype.comments import GAP, uncommented
 from topocell.genotype.exports import BENCH_PREFIX, HUB_KEY, NNI_KEY
 from topocell.genotype.literals import MAX_DEPTH, Call, shown
 from topocell.genotype.prefixes import framed, unprefixed
+from topocell.genotype.refusals import next_step
 from topocell.genotype.settings import (
     has_compact,
     is_numbers,
@@ -21,10 +23,8 @@ from topocell.genotype.settings import (
     parted,
     structure,
     unwrapped,
-    yaml_fault,
 )
 from topocell.genotype.texts import (
-    CALL,
     BesideError,
     SeveralError,
     another,
@@ -55,33 +55,6 @@ FORMS: dict[str, str] = {
 #: Those of `Genotype(...)` and of dictionaries with the same fields.
 NAMEDTUPLES = ("darts", "pt.darts", "gdas", "fairdarts")
 
-#: What is no form, and what it is; None for what is commented out.
-_FOREIGN = (
-    (r"conv[13]x[13]-bn-relu|module_adjacency|ModelSpec\(", "a cell of NAS-Bench-101, whose operations are its nodes"),
-    (r"\brecurrent['\"]?\s*[=:]", "a recurrent cell"),
-    (r"\A\W*[0-9]+-[0-9]+-[0-9]_[0-9]{2}_[0-9]{3}\W*\Z", "a cell of TransNAS-Bench-101 in numbers"),
-    (r"\A\W*[0-9]+(:[0-9]+)+\W*\Z", "the sizes of NATS-Bench, which are no cell"),
-    (
-        r"!!python/object|['\"]py/object",
-        "an object that PyYAML or jsonpickle keeps; load and print it",
-    ),
-    (r"\b(?:di)?graph\s*\w*\s*\{", "a drawing of Graphviz, which does not have all of a cell"),
-    (r"(?m)^(extends|search|selection|retrain):", "a recipe, which has no genotype"),
-    (
-        r"NetworkSelectorDatasetInfo[\w:]+, Value:",
-        "a configuration as ConfigSpace prints it, of which JSON is read",
-    ),
-    (
-        r"(?is)\A(?!.*(?:Genotype\s*\(|_concat)).*(?<![\w.])(?:normal|reduc(?:e|tion))(?: cell)?['\"]?\s*[:=]\s*[\[(]",
-        "the lists of a cell without Genotype(...) and its concat",
-    ),
-    (None, "a genotype in a comment, or in a line that a diff takes away"),
-    (r"\A[\s,;()\[\]]*[0-9][\s,;()\[\]0-9]*\Z", "numbers without the names of operations, as of ENAS and NAO"),
-)
-
-#: A text that says where a genotype is.
-_PLACE = re.compile(r"\s*+(?=.*[^\W\d_])(?!None\b|null\b|nan\b)[\w.~/\\-]{2,200}\s*")
-
 _KNOWN = f"a genotype is a JSON file or a text in one of the forms {', '.join(FORMS)}"
 _EXAMPLE = f"; e.g. {FORMS['darts']}; `topocell genotypes show darts-v2` prints one"
 
@@ -99,10 +72,6 @@ _OTHER = {
     "conv_3x3": "has no one meaning; with ReLU before and batch norm after, it is nor_conv_3x3",
 }
 
-#: A name in quotes that goes on in the next line.
-_BROKEN = re.compile(
-    r"""(?m)^(?=[^"'\n]*(?:(?:"[^"\n]*"|'[^'\n]*')[^"'\n]*)*(["'])[\w:/]*$).*\n\s*[\w:/]+\1\s*[:,)\]}]"""
-)
 #: A comment of C and JavaScript behind a part of data.
 _C_COMMENT = re.compile(r"(?<=[\[{(,\])}])[ \t]*//[^\n]*")
 #: Forms whose keys may stand among others.
@@ -126,6 +95,7 @@ def recognise(text: str) -> tuple[str, Any]:
             _check_more(several[0], repr(data))
         except BesideError as fault:
             raise SeveralError(f"{fault}; keep one") from None
+        check_concats(_concats(*several[0]), data)
         return several[0]
     found = _beside_others(text, plain)
     if len(several) > 1:
@@ -147,7 +117,8 @@ def _beside_others(text: str, plain: str) -> tuple[str, Any]:
                 with suppress(GenotypeError):
                     return _recognised(bounded(unwrapped(other)))
         kind = SeveralError if isinstance(error, SeveralError) else GenotypeError
-        raise kind(f"{error}{_next_step(text, error, text == plain)}") from None
+        known = _EXAMPLE if isinstance(error, _UnknownError) else ""
+        raise kind(f"{error}{next_step(text, error, text == plain) or known}") from None
 
 
 def _several(text: str) -> tuple[list[tuple[str, Any] | None], Any]:
@@ -215,6 +186,18 @@ def _all(value: Any, depth: int) -> Iterator[tuple[str, Any] | None]:
         yield from _all(beside, depth + 1)
 
 
+def _concats(form: str, value: Any) -> dict[str, list[Any]]:
+    """The concats of a genotype for each type of cell: as they were written, and as they are read."""
+    if form == "topocell":
+        cells = value.get("cells")
+        return {name: [cell.get("concat")] for name, cell in cells.items() if isinstance(cell, dict)}
+    with suppress(GenotypeError):
+        read_as = {name: concat for name, (_, concat) in read_cells(form, value).items()}
+        written = value if form in NAMEDTUPLES else {}
+        return {name: [concat, written.get(f"{name}_concat")] for name, concat in read_as.items()}
+    return {}
+
+
 def _has_a_format(value: Any) -> bool:
     """Return whether a mapping has a format, as our files have one, and not what they have beside it."""
     return isinstance(value, dict) and "format" in value and not ("space" in value and "cells" in value)
@@ -227,38 +210,6 @@ def _as_tuples(data: Any) -> Any:
     if isinstance(data, dict):
         return {str(key): _as_tuples(item) for key, item in data.items()}
     return tuple(map(_as_tuples, data)) if isinstance(data, list) else data
-
-
-def _next_step(text: str, error: GenotypeError, has_lines: bool) -> str:
-    """What a refusal says of the whole text; an example where it has no form that is read.
-
-    `has_lines`: its lines are those that the user sees.
-    """
-    if _PLACE.fullmatch(text):
-        return (
-            "; a name or a path is not read: topocell.genotype.published.published(NAME).genotype is a published "
-            "cell, Genotype.load(PATH) reads a file or the directory of a run"
-        )
-    if "!!python/object" not in text and (fault := yaml_fault(text)):
-        return f"; it looks like YAML, which cannot be read: {fault}; keep the lines of one genotype"
-    if broken := _BROKEN.search(text):
-        line = text.count("\n", 0, broken.start()) + 1
-        return f"; a name is broken over lines {line} and {line + 1}: join them"
-    for hint, kind in _FOREIGN:
-        if is_commented(text) if hint is None else re.search(hint, text):
-            return f"; it looks like {kind}: give the genotype alone, in one of the forms"
-    if isinstance(error, BesideError):
-        return f"; give {_alone(text, has_lines)}"
-    return _EXAMPLE if isinstance(error, _UnknownError) else ""
-
-
-def _alone(text: str, has_lines: bool) -> str:
-    """What of a text would be read where it stood for itself."""
-    if calls := list(CALL.finditer(text)):
-        one = has_lines and "\n" in text.strip() and len(calls) == 1
-        line = f" in line {text.count(chr(10), 0, calls[0].start()) + 1}" if one else ""
-        return f"one genotype alone, from `Genotype(`{line} to its closing bracket"
-    return "the architecture string alone" if "~0" in text else "the genotype alone, from its first bracket to its last"
 
 
 def _recognised(text: str) -> tuple[str, Any]:
@@ -330,10 +281,15 @@ def _form_of(value: Any) -> tuple[str, Any] | None:
         return "compact", value
     if isinstance(value, tuple) and (arch := _nodes_of_nasbench201(value)):
         return "nasbench201", arch
-    if isinstance(value, tuple) and len(value) == len(namedtuples.FIELDS):  # JSON has no names for those of a tuple
+    if _is_four(value):
         fields = namedtuples.fields_of(dict(zip(namedtuples.FIELDS, value)))
         return namedtuples.kind_of(fields), fields
     return None
+
+
+def _is_four(value: Any) -> bool:
+    """Return whether a list may be the four fields, since JSON has no names for those of a namedtuple."""
+    return isinstance(value, tuple) and len(value) == len(namedtuples.FIELDS) and isinstance(value[0], tuple)
 
 
 def _nodes_of_nasbench201(value: tuple[Any, ...]) -> str | None:

@@ -7,7 +7,6 @@ and nothing may use it. In the cell type `cell` (NAS-Bench-201) a node without p
 is the last node.
 """
 
-import codecs
 import hashlib
 import json
 import os
@@ -24,6 +23,7 @@ from topocell.errors import GenotypeError, check_known, nearest
 from topocell.genotype import formats, forms
 from topocell.genotype.canonical import Pair, canonical
 from topocell.genotype.characters import decoded
+from topocell.genotype.reading import file_of, read_file
 from topocell.genotype.settings import is_ours, lines_of_json
 from topocell.genotype.values import check_fields, is_list, whole, wrong
 from topocell.io import files
@@ -33,7 +33,6 @@ from topocell.spaces.skeletons import SKELETONS
 FORMAT = 1
 MAX_NODES = 64
 MAX_PAIRS = 256
-MAX_BYTES = 4_000_000
 
 
 def keeps_empty_nodes(cell_type: str) -> bool:
@@ -193,20 +192,7 @@ class Genotype:
             GenotypeError: no such file, neither of both, or no valid genotype; the message begins with the path.
         """
         path = file_of(Path(path))
-        try:
-            with open(path, "rb") as file:
-                raw = file.read(MAX_BYTES + 1)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise GenotypeError(
-                f"{path}: a genotype must be a file that can be read, but {reason}; check the path"
-            ) from None
-        if len(raw) > MAX_BYTES:
-            raise GenotypeError(f"{path}: a genotype has at most {MAX_BYTES} bytes, but this file has more")
-        if b"\0" in raw and not raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise GenotypeError(
-                f"{path}: a genotype is a text, but this file is none; name a genotype.json or print the genotype in it"
-            )
+        raw = read_file(path)
         damage = ""
         try:
             data = files.from_json(raw, unique=True)
@@ -309,14 +295,6 @@ class Genotype:
                 f"an architecture string has the cell type 'cell', but got {', '.join(self.cells)}; save JSON instead"
             )
         return formats.format_nasbench201(self.cells["cell"].nodes)
-
-
-def file_of(place: Path) -> Path:
-    """Return the file with the cell of a directory, of a run or an export to safetensors; any other path as it is."""
-    if not os.path.isdir(place):
-        return place
-    found = [place / name for name in ("genotype.json", "network.json")]
-    return next(filter(os.path.exists, found), found[0])
 
 
 def _check_types(cells: object, skeleton: object) -> None:

@@ -1,6 +1,7 @@
 """Plain data as Python writes it, parsed and never evaluated: numbers, texts, lists, a call of `Genotype`."""
 
 import ast
+import re
 import reprlib
 import warnings
 from typing import Any, NamedTuple
@@ -77,6 +78,8 @@ def _value(node: ast.expr, depth: int) -> Any:
     if isinstance(node, ast.Constant) and node.value is ...:
         raise GenotypeError("a genotype must be whole, but a part is left out as `...`; restore it")
     hint = "; put the name in quotes" if isinstance(node, ast.Name) else ""
+    if isinstance(node, ast.Name) and re.match("normal|redu|gene|concat|op", node.id):  # of a list, and of no operation
+        hint = f"; write what {node.id} is in its place"
     raise GenotypeError(f"a genotype must be plain data, but has {_written(node)} to compute{hint}")
 
 

@@ -81,10 +81,15 @@ _CHANGED = (
 )
 #: The same of what is called by a name, and of what a name is given that is computed.
 _NAME_CHANGED = (
-    r"|\b(?:setattr|shuffle|__setattr__)\(\s*{0}\b|\b{0}\.replace\(|\b{0}(?:\[[^\]\n]*\]){1,2}[ \t]*=(?!=)"
-    rf"|\b{{0}}(?:\[[^\]\n]*\])*{_CHANGES}"
+    r"|\b(?:setattr|shuffle|__setattr__|replace|_make)\(\s*{0}\b|\b{0}\.replace\("
+    rf"|\b{{0}}(?:\[[^\]\n]*\]){{1,2}}[ \t]*=(?!=)|\b{{0}}(?:\[[^\]\n]*\])*{_CHANGES}"
 )
 _NAME_COMPUTED = r"|(?m:^[ \t]*(?:[\w.]+,[ \t]*)*{0}[ \t]*(?:,[ \t\w.]+)*+(?::[^=\n]*+)?=(?!=)[^\n]*\w\()"
+#: A second genotype that is computed: a call with names by position, other than the names of its fields.
+_COMPUTED = re.compile(
+    r"(?<![\w'\"])(?<!class )(?:[A-Za-z_]\w*\.)*Genotype(?:\._make)?\("
+    r"(?!\s*normal,\s*normal_concat,)\s*(?:\*|[A-Za-z_]\w*(?:\.\w|[\[(]|\s*,\s*[\w.]+(?:[\[(]|,[^()]*,)))"
+)
 #: A further name of a part of it.
 _ALIAS = r"\b(\w+)\s*=\s*{0}(?:\.|\[)|\bfor\s+(\w+)\s+in\b[^\n]*\b{0}\b"
 _DEFINED = re.compile(r"namedtuple|class\s+Genotype\b", re.IGNORECASE)
@@ -190,7 +195,12 @@ def is_another(before: str) -> bool:
 
 
 def check_unchanged(text: str, *pieces: str) -> None:
-    """Raise GenotypeError where a text changes the genotype of which it has these pieces."""
+    """Raise GenotypeError where a text changes the genotype of which it has these pieces, or computes another of it."""
+    if fault := _change(text, *pieces):
+        raise fault
+
+
+def _change(text: str, *pieces: str) -> GenotypeError | None:
     names, rest = set[str](), text
     for piece in pieces:
         if assigned := re.search(
@@ -203,7 +213,11 @@ def check_unchanged(text: str, *pieces: str) -> None:
     computed = "".join(_NAME_COMPUTED.replace("{0}", name) for name in sorted(names))
     after = text.rpartition(pieces[-1])[2] if pieces else ""
     if found := re.search(changed, rest) or (re.search(computed[1:], after) if computed else None):
-        raise GenotypeError(f"a genotype must be written out, but the text changes it by {shown(found[0])}")
+        return GenotypeError(f"a genotype must be written out, but the text changes it by {shown(found[0])}")
+    if found := _COMPUTED.search(_BEHIND.sub("", rest)):
+        line = rest[found.start() :].partition("\n")[0]
+        return SeveralError(f"a text must hold one genotype, but computes another by {shown(line)}; keep one")
+    return None
 
 
 def listed(value: Any) -> Any:
@@ -239,6 +253,8 @@ def read(text: str) -> Any:
         for piece in pieces:
             rest = rest.replace(piece, "")
         if other := another(rest):
+            if changed := _change(plain, *pieces):  # of which the other is a part
+                raise changed
             raise SeveralError(f"a text must hold one genotype, but has another with {other}; keep one")
         check_unchanged(plain, *pieces)
         if isinstance(value, Call) and value.args and _DEFINED.search(rest):

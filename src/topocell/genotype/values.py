@@ -20,7 +20,10 @@ def check_fields(place: str, data: object, required: tuple[str, ...], optional: 
         raise wrong(place, "must be an object", data)
     for name in required:
         if name not in data:
-            raise wrong(place, f"the fields {', '.join(required)} are required", list(data))
+            named = "normal" in data and "reduce" in data
+            also = "; Genotype.from_text(str(...)) reads a dictionary of another tool" if named else ""
+            fault = wrong(place, f"the fields {', '.join(required)} are required", list(data))
+            raise GenotypeError(f"{fault}{also}")
     for name in data:
         if name not in required + optional:
             known = required + optional
@@ -35,8 +38,8 @@ def as_integer(value: Any) -> Any:
 
 
 def is_list(value: object) -> bool:
-    """Return whether something counts as a list."""
-    return isinstance(value, (list, tuple, range))
+    """Return whether something counts as a list: also an array or a tensor of one dimension."""
+    return isinstance(value, (list, tuple, range)) or (hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1)
 
 
 def whole(value: Any) -> int | None:

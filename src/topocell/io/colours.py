@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from PIL.ImageColor import colormap
+from PIL.ImageColor import colormap, getrgb
 
 from topocell.errors import nearest
 
@@ -11,6 +11,8 @@ from topocell.errors import nearest
 Colour = tuple[int, int, int]
 
 _HEX = re.compile(r"#[0-9a-fA-F]{6}")
+#: CSS name → colour. Pillow's own table may have a text or, once it was asked, three numbers.
+_NAMES: dict[str, Colour] = {name: getrgb(name)[:3] for name in tuple(colormap)}
 _RULE = 'a colour is a name such as white, "#rrggbb" or [red, green, blue] from 0 to 255'
 
 
@@ -21,10 +23,11 @@ def rgb(value: Any) -> Colour:
         ValueError: anything else.
     """
     if isinstance(value, str):
-        text = str(colormap.get(value.lower(), value))
-        if _HEX.fullmatch(text):
-            return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
-        raise ValueError(f"{_RULE}, but got {value[:60]!r}{nearest(value.lower()[:60], colormap)}")
+        if named := _NAMES.get(value.lower()):
+            return named
+        if _HEX.fullmatch(value):
+            return int(value[1:3], 16), int(value[3:5], 16), int(value[5:7], 16)
+        raise ValueError(f"{_RULE}, but got {value[:60]!r}{nearest(value.lower()[:60], _NAMES)}")
     if isinstance(value, list | tuple) and len(value) == 3 and all(type(part) is int for part in value):
         red, green, blue = value
         if min(value) >= 0 and max(value) <= 255:
@@ -35,5 +38,4 @@ def rgb(value: Any) -> Colour:
 
 def colour_name(colour: Colour) -> str:
     """The CSS name of a colour; `[red, green, blue]` for one that has none."""
-    text = "#{:02x}{:02x}{:02x}".format(*colour)
-    return next((name for name, value in colormap.items() if value == text), str(list(colour)))
+    return next((name for name, value in _NAMES.items() if value == tuple(colour)), str(list(colour)))

@@ -10,8 +10,9 @@ from typing import Any
 
 from topocell.errors import GenotypeError, RunError, resuming
 from topocell.genotype.characters import decoded
-from topocell.genotype.genotype import MAX_BYTES, Genotype, file_of
+from topocell.genotype.genotype import Genotype
 from topocell.genotype.published import published
+from topocell.genotype.reading import MAX_BYTES, file_of
 from topocell.io import files
 
 #: It stands in every text of a genotype, and in no name of a published one: a bracket, or the end of a first line.

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tests.helpers.golden_genotypes import ALL, DARTS_V1, DARTS_V2, NASNET_A
 
 from topocell.errors import GenotypeError
-from topocell.genotype.genotype import MAX_BYTES, CellGenotype, Genotype
+from topocell.genotype.genotype import CellGenotype, Genotype
+from topocell.genotype.reading import MAX_BYTES
 from topocell.nn.network import FixedNet
 from topocell.spaces import NASBENCH201_OPERATIONS, OPERATIONS, SKELETONS, Slot, Stacking
 

@@ -1,6 +1,7 @@
 """Colours as recipes name them."""
 
 import pytest
+from PIL import Image, ImageColor
 
 from topocell.io.colours import colour_name, rgb
 
@@ -39,3 +40,10 @@ def test_what_is_no_colour(value, words):
     with pytest.raises(ValueError, match="a colour is a name such as white") as caught:
         rgb(value)
     assert str(caught.value).endswith(words)
+
+
+def test_pillow_may_know_a_colour_already():
+    """It puts three numbers in the place of the text of its table when it is asked."""
+    ImageColor.getrgb("white"), Image.new("RGB", (1, 1), "teal")
+    assert rgb("white") == (255, 255, 255) and rgb("Teal") == (0, 128, 128)
+    assert colour_name((255, 255, 255)) == "white" and colour_name((0, 128, 128)) == "teal"
