@@ -1,10 +1,9 @@
 """The forms of a genotype that are read: which one a text has, and its cells."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from topocell.errors import GenotypeError, nearest
 from topocell.genotype import exports, formats, namedtuples
@@ -22,14 +21,12 @@ from topocell.genotype.settings import (
     is_text,
     parted,
     structure,
-    unwrapped,
 )
 from topocell.genotype.texts import (
     BesideError,
     SeveralError,
     another,
     check_unchanged,
-    has_call,
     literal,
     more_numbers,
     more_than,
@@ -78,6 +75,18 @@ _C_COMMENT = re.compile(r"(?<=[\[{(,\])}])[ \t]*//[^\n]*")
 _KEYED = ("nni", "nasbench301")
 
 
+class _Found(NamedTuple):
+    """What is, or may be, a genotype in data.
+
+    Args:
+        key: under which it is; empty for the whole.
+        form: its form and what is read of it; None for what may be one, and is not read.
+    """
+
+    key: str
+    form: tuple[str, Any] | None
+
+
 class _UnknownError(GenotypeError):
     """A text in no form that is read."""
 
@@ -89,39 +98,55 @@ def recognise(text: str) -> tuple[str, Any]:
         GenotypeError: no form that is read, more than one genotype, or no plain data.
     """
     plain = bounded(text)
-    several, data = _several(plain)
-    if len(several) == 1 and several[0] is not None:
-        try:
-            _check_more(several[0], repr(data))
-        except BesideError as fault:
-            raise SeveralError(f"{fault}; keep one") from None
-        check_concats(_concats(*several[0]), data)
-        return several[0]
-    found = _beside_others(text, plain)
-    if len(several) > 1:
-        raise SeveralError(f"a text must hold one genotype, but has {len(several)}; keep one")
-    return found
-
-
-def _beside_others(text: str, plain: str) -> tuple[str, Any]:
-    """The form of a genotype that stands among other things in a text, and its value. Raises as `recognise`."""
-    inside = unwrapped(plain)
     if not files.is_json(plain) and files.is_json(named(text)):  # with quotes of word processors in its texts
-        inside = unwrapped(named(text))
-    text = bounded(inside)
+        plain = named(text)
+    return _in_data(plain) or _beside_others(plain)
+
+
+def _in_data(text: str) -> tuple[str, Any] | None:
+    """The form of the genotype in a text that is data as a whole, and its value; None where it has none.
+
+    Raises:
+        SeveralError: it has more, or says of the one what may make it another.
+    """
+    found, data = _several(text)
+    if (form := _single(found)) is None:
+        return None
     try:
-        return _recognised(text)
+        _check_more(form, repr(data))
+    except BesideError as fault:
+        raise SeveralError(f"{fault}; keep one") from None
+    check_concats(_concats(*form), data)
+    return form
+
+
+def _beside_others(text: str) -> tuple[str, Any]:
+    """The form of a genotype that stands among other things in a text, and its value. Raises as `recognise`."""
+    plain = bounded(text)
+    try:
+        return _recognised(plain, no_data=plain)
     except GenotypeError as error:
-        for other in (unescaped(text), unprefixed(text), unquoted(text), framed(text), _C_COMMENT.sub("", text)):
-            if other != text:
+        for other in (unescaped(plain), unprefixed(plain), unquoted(plain), framed(plain), _C_COMMENT.sub("", plain)):
+            if other != plain:
                 with suppress(GenotypeError):
-                    return _recognised(bounded(unwrapped(other)))
+                    return _recognised(bounded(other))
+        with suppress(RecursionError):
+            _form_of(_as_tuples(structure(text)))  # of YAML, whose fields are named
         kind = SeveralError if isinstance(error, SeveralError) else GenotypeError
         known = _EXAMPLE if isinstance(error, _UnknownError) else ""
-        raise kind(f"{error}{next_step(text, error, text == plain) or known}") from None
+        raise kind(f"{error}{next_step(plain, error, text == plain) or known}") from None
 
 
-def _several(text: str) -> tuple[list[tuple[str, Any] | None], Any]:
+def _single(found: Sequence[_Found]) -> tuple[str, Any] | None:
+    """The form of the one genotype that was found; None for none, and for what is not read. Raises SeveralError."""
+    if len(found) > 1:
+        keys = list(dict.fromkeys(repr(one.key) for one in found if one.key))
+        where = f" under {', '.join(keys[:3])}{' and others' * (len(keys) > 3)}" if keys else ""
+        raise SeveralError(f"a text must hold one genotype, but has {len(found)}{where}; keep one")
+    return found[0].form if found else None
+
+
+def _several(text: str) -> tuple[list[_Found], Any]:
     """The different genotypes of a text that is data as a whole, as `_different` has them, and the data.
 
     None of other texts. Raises GenotypeError for a notebook.
@@ -140,50 +165,61 @@ def _several(text: str) -> tuple[list[tuple[str, Any] | None], Any]:
     return [], None
 
 
-def _different(data: Any) -> list[tuple[str, Any] | None]:
-    """The different genotypes of data, at any depth; None for what may be one and is not read. Empty where none is."""
-    found: list[tuple[str, Any] | None] = []
-    for one in _all(data, 0) if isinstance(data, dict | tuple) else ():
-        found += [] if one in found else [one]
-    return found if any(found) else []
+def _different(data: Any) -> list[_Found]:
+    """The different genotypes of data, at any depth, with what may be one and is not read. Empty where none is."""
+    found: list[_Found] = []
+    for one in _all(data, 0, "") if isinstance(data, dict | tuple) else ():
+        found += [] if one.form in [other.form for other in found] else [one]
+    return found if any(one.form for one in found) else []
 
 
-def _all(value: Any, depth: int) -> Iterator[tuple[str, Any] | None]:
-    """The forms that are in data, at any depth, and what is read of each; None for what may be one, and is not read."""
+def _all(value: Any, depth: int, key: str) -> Iterator[_Found]:
+    """What there is in data, at any depth, that is or may be a genotype.
+
+    Args:
+        value: a part of the data.
+        depth: of that part.
+        key: under which it is, or the list that it is in.
+    """
     if isinstance(value, str):
         if is_text(value) or another(value) or "~0" in value or more_than("", value):
             try:
-                yield recognise(value)
+                yield _Found(key, recognise(value))
             except SeveralError:
                 raise
             except GenotypeError:
-                yield None
+                yield _Found(key, None)
         return
     if depth > MAX_DEPTH:
-        yield None
+        yield _Found(key, None)
         return
-    for key in value if isinstance(value, dict) else ():
-        if "(" in key or "[" in key or "~" in key:
-            yield from _all(key, depth + 1)
+    for name in value if isinstance(value, dict) else ():
+        if "(" in name or "[" in name or "~" in name:
+            yield from _all(name, depth + 1, key)
     own, beside = parted(value)
     try:
         form = None if _has_a_format(own) else _form_of(own)
     except GenotypeError:
-        yield None
+        yield _Found(key, None)
         return
     if form is None:
         if _has_a_format(value) and isinstance(value.get("cells"), dict):
-            yield None
-        for item in value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ():
-            yield from _all(item, depth + 1)
-    elif depth and form[0] == "compact":  # of which numbers alone say nothing
+            yield _Found(key, None)
+        items = (
+            value.items()
+            if isinstance(value, dict)
+            else [(key, item) for item in (value if isinstance(value, tuple) else ())]
+        )
+        for name, item in items:
+            yield from _all(item, depth + 1, name)
+    elif depth and form[0] == "compact" and key != "genotype":  # of which numbers alone say nothing
         if has_compact(value):
-            yield None
+            yield _Found(key, None)
     else:
-        yield form
+        yield _Found(key, form)
         if form[0] in _KEYED:
-            beside = {key: item for key, item in value.items() if not exports.is_key(key)}
-        yield from _all(beside, depth + 1)
+            beside = {name: item for name, item in value.items() if not exports.is_key(name)}
+        yield from _all(beside, depth + 1, key)
 
 
 def _concats(form: str, value: Any) -> dict[str, list[Any]]:
@@ -212,10 +248,11 @@ def _as_tuples(data: Any) -> Any:
     return tuple(map(_as_tuples, data)) if isinstance(data, list) else data
 
 
-def _recognised(text: str) -> tuple[str, Any]:
+def _recognised(text: str, no_data: str = "") -> tuple[str, Any]:
+    """The form of a text, and its value; `no_data`: a text that is known not to be data. Raises as `recognise`."""
     plain, out = uncommented(text)
     plain, behind = formats.without_comments(plain)
-    found = _found(plain, f"{out}\n{behind}")
+    found = _found(plain, f"{out}\n{behind}", no_data)
     _check_more(found, plain)
     if numbers := more_numbers(repr(found[1]), plain):
         raise SeveralError(f"a text must hold one genotype, but has {numbers} beside that of one; keep one")
@@ -229,7 +266,7 @@ def _check_more(found: tuple[str, Any], text: str) -> None:
         raise BesideError(f"a text must hold one genotype, but has {more} with a number more often than that of one")
 
 
-def _found(plain: str, out: str) -> tuple[str, Any]:
+def _found(plain: str, out: str, no_data: str) -> tuple[str, Any]:
     """The form of a text without comments, and its value, which may stand beside a second one that has no form."""
     arch = formats.find_nasbench201(plain, out)
     if arch is None and re.match(r"\s*\|[^|\\]*~", plain):  # its reader says what is wrong
@@ -239,22 +276,17 @@ def _found(plain: str, out: str) -> tuple[str, Any]:
             raise SeveralError(f"a text must hold one genotype, but has {other} beside {shown(arch)}; keep one")
         check_unchanged(plain, arch)
         return "nasbench201", arch
-    if (settings := unwrapped(plain.replace(GAP, ""))) != plain.replace(GAP, ""):  # in YAML
-        return _recognised(bounded(settings))
+    whole = plain.replace(GAP, "")
+    if whole != no_data and (form := _in_data(whole)):
+        return form
     value = read(plain)
     if isinstance(value, str):
         return _recognised(bounded(value))
-    if isinstance(value, dict | tuple) and not has_call(value):  # settings in Python
-        settings = json.dumps(value)
-        if (found := unwrapped(settings)) != settings:
-            return _recognised(bounded(found))
     if form := _form_of(value):
         return form
-    inside = _different(value)
-    if len(inside) > 1:
-        raise SeveralError(f"a text must hold one genotype, but has {len(inside)}; keep one")
-    if inside and inside[0] is not None:
-        return inside[0]
+    if form := _single(_different(value)):
+        check_concats(_concats(*form), value)
+        return form
     what = f"a dictionary of {shown(list(value))}" if isinstance(value, dict) else shown(plain.replace(GAP, "").strip())
     raise _UnknownError(f"{_KNOWN}, but got {what}")
 

@@ -1,4 +1,4 @@
-"""The genotype in settings: a mapping in JSON, YAML or TOML that has it under a key, or a text of JSON."""
+"""Texts that are data as a whole, in JSON, YAML, TOML or CSV, and could hold a genotype; what in data may be one."""
 
 import csv
 import io
@@ -8,10 +8,9 @@ import tomllib
 from contextlib import suppress
 from typing import Any
 
-from topocell.genotype.literals import MAX_DEPTH
 from topocell.genotype.namedtuples import FIELDS, TYPES
 from topocell.genotype.prefixes import without_numbers
-from topocell.genotype.texts import CALL, SeveralError, another, is_operation, more_than
+from topocell.genotype.texts import CALL, another, is_operation, more_than
 from topocell.genotype.values import as_integer
 from topocell.io import files, plain_yaml
 
@@ -38,44 +37,12 @@ _DOCUMENT = re.compile(r"^---[^\S\n]*$", re.MULTILINE)
 _YAML_RANGE = re.compile(r"!!python/object/apply:\w*\.x?range\s*\n((?: *- [0-9]{1,3}\n?){2,3})")
 
 
-def unwrapped(text: str) -> str:
-    """The text in a text of JSON: that of a string, or of an entry at any depth; any other as it is.
-
-    What is YAML or TOML with a genotype becomes JSON, and so do records of JSON, one in each line.
-    """
-    data, is_json = _structure(text)
-    if data is None:
-        return text
-    if not is_json:
-        text = json.dumps(data)
-    whole = isinstance(data, dict) and "genotype" not in data and ("normal" in data or _is_whole(data))
-    if not whole and (found := _entry(data)):
-        inside, key = found
-        inner = inside.pop(key)
-        if isinstance(inner, dict) and inner.keys() <= {"desc", "value"}:  # as wandb keeps settings
-            inner = inner.get("value")
-        inner = inner if isinstance(inner, str) else unwrapped(json.dumps(inner))
-        _check_alone(inner, data, repr(key))
-        return inner
-    fields, beside = parted(data)
-    if beside:
-        text = json.dumps(fields)
-        _check_alone(text, beside, "its fields")
-    return data if isinstance(data, str) else text
-
-
 def structure(text: str) -> Any:
     """The mapping or list that a text is in JSON, in lines of it, in TOML, YAML or CSV; None for all others."""
-    data, _ = _structure(text)
-    data = _in_table(text) if data is None else data
-    return data if isinstance(data, dict | list) else None
-
-
-def _structure(text: str) -> tuple[Any, bool]:
-    """The value of a text in JSON, in lines of it, in TOML or YAML, None for all others; whether it is JSON."""
     with suppress(ValueError):
-        return files.from_json(text, unique=True), True
-    return _records(text) or _in_line(text) or _in_toml(text) or _in_yaml(text), False
+        data = files.from_json(text, unique=True)
+        return data if isinstance(data, dict | list) else None
+    return _records(text) or _in_line(text) or _in_toml(text) or _in_yaml(text) or _in_table(text)
 
 
 def parted(value: Any) -> tuple[Any, dict[str, Any]]:
@@ -84,20 +51,6 @@ def parted(value: Any) -> tuple[Any, dict[str, Any]]:
         return value, {}
     beside = {key: item for key, item in value.items() if not str(key).startswith(TYPES)}
     return {key: item for key, item in value.items() if key not in beside}, beside
-
-
-def _check_alone(inner: str, settings: Any, where: str) -> None:
-    """Raise GenotypeError where settings have another genotype than one that was found there."""
-    beside = json.dumps(settings).replace(json.dumps(inner)[1:-1], "").replace(inner, "")
-    if inner.startswith('{"normal"'):  # whose fields may be among others
-        beside = beside.replace(inner[1:-1], "")
-    if call := CALL.search(inner):  # in a line of a log, and alone
-        beside = beside.replace(json.dumps(inner[call.start() : inner.rfind(")") + 1])[1:-1], "")
-    beside = beside.replace("\\", "")  # of texts in it
-    other = another(beside) or ("an architecture string" if "~0|" in beside else None)
-    other = other or ("one of numbers alone" if has_compact(settings) else None)
-    if other := other or more_than(inner, f"{inner}\n{beside}"):
-        raise SeveralError(f"a text must hold one genotype, but beside {where} it has {other}; keep one")
 
 
 def _records(text: str) -> list[dict[str, Any]] | None:
@@ -120,7 +73,7 @@ def _in_toml(text: str) -> Any:
         data = json.loads(json.dumps(tomllib.loads(text), default=str))
     except (ValueError, RecursionError):
         return None
-    return data if _is_whole(data) or _entry(data) or _has_fields(data) or _has_text(data) else None
+    return data if _could_hold(data) else None
 
 
 def _in_table(text: str) -> list[list[str]] | None:
@@ -169,30 +122,6 @@ def is_ours(data: Any) -> bool:
 def _is_whole(data: Any) -> bool:
     """Return whether data has the fields of a genotype."""
     return is_ours(data) or (isinstance(data, dict) and data.keys() >= set(FIELDS))
-
-
-def _entry(data: Any, depth: int = 0) -> tuple[Any, Any] | None:
-    """The mapping or list in which a genotype is, at any depth, and its key; None where there is none, or another too.
-
-    Under another key than `genotype` it must have all fields, or be a text with a call.
-    """
-    if depth > MAX_DEPTH or not isinstance(data, dict | list):
-        return None
-    places = list(data.items() if isinstance(data, dict) else enumerate(data))
-    if isinstance(data, dict) and data.get("genotype"):  # null: none yet
-        return data, "genotype"
-    for key, value in places:
-        if is_text(value):
-            return data, key
-    entries = ((data, key) if _is_whole(value) else _entry(value, depth + 1) for key, value in places)
-    inside = [found for found in entries if found]
-    values = [parted(mapping[key])[0] for mapping, key in inside]
-    if all(value == values[0] for value in values):
-        return inside[0] if inside else None
-    if all(another(value if isinstance(value, str) else json.dumps(value)) for value in values):
-        names = " and ".join(dict.fromkeys(repr(key) for _, key in inside[:3]))
-        raise SeveralError(f"a text must hold one genotype, but has {len(values)} under {names}; keep one")
-    return None
 
 
 def has_compact(data: Any) -> bool:
@@ -253,10 +182,13 @@ def _in_yaml(text: str) -> Any:
         return None
     if _has_python(data):
         return None
-    known = lists and isinstance(data, list) and len(data) == len(FIELDS)
-    known = known or (isinstance(data, dict) and any(_IN_YAML.match(f"{key}:") for key in data))
-    held = isinstance(data, dict | list) and _has_text(data)
-    return data if known or held or _entry(data) or _has_fields(data) else None
+    four = lists and isinstance(data, list) and len(data) == len(FIELDS)
+    return data if isinstance(data, dict | list) and (four or _could_hold(data)) else None
+
+
+def _could_hold(data: Any) -> bool:
+    """Return whether data could hold a genotype, at any depth: by fields of one of its forms, or as a text."""
+    return _is_whole(data) or _has_fields(data) or _has_text(data)
 
 
 def _has_fields(data: Any) -> bool:
