@@ -188,6 +188,11 @@ def _images(part: Any, name: str, labels: list[Any]) -> Iterator[Any]:
         item = part[i] if i else first
         if not _is_pair(item):
             way = "data are (train, test), each (images, labels) or a dataset, see docs/how-to/own-dataset.md"
+            if isinstance(item, tuple | list) and len(item) > 2:
+                way = (
+                    f"one has {len(item)} values; give [(item[0], item[N]) for item in {name}] with the place N of the "
+                    f"label"
+                )
             if isinstance(item, Mapping) and len(item) > 1:
                 way = _by_keys(item, getattr(part, "features", None), name)
             raise DataError(f"a dataset has items (image, label), but {name} has others; {way}")
@@ -196,7 +201,7 @@ def _images(part: Any, name: str, labels: list[Any]) -> Iterator[Any]:
 
 
 def _is_pair(item: Any) -> bool:
-    return isinstance(item, tuple | list) and len(item) >= 2
+    return isinstance(item, tuple | list) and len(item) == 2
 
 
 def _by_keys(item: Mapping[Any, Any], features: Any, name: str) -> str:

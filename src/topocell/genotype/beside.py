@@ -12,6 +12,11 @@ from topocell.genotype.values import as_integer
 
 #: How the path to a concat ends, in lower case: with the type of its cell before or after it, or with none.
 _CONCAT = re.compile(r"(?:(normal|redu)\w*?[\W_]?)?(?<![a-z])concat(?:[\W_]?(normal|redu)\w*)?\Z")
+#: The same in a line of a text, with what stands behind it.
+_IN_LINE = re.compile(
+    r"(?i:(normal|reduc\w*)[\W_]{0,2})?(?<![a-z])(?i:concat)(?:enat\w+)?[^\n\[\](){}]{0,40}?"
+    r"(\[\s*[0-9]+(?:\s*,\s*[0-9]+)*,?\s*\]|\(\s*[0-9]+(?:\s*,\s*[0-9]+)+,?\s*\)|range\([0-9, ]*\))"
+)
 _NUMBERS = re.compile(r"[\[(]?\s*[0-9]+(?:\s*,\s*[0-9]+)*,?\s*[\])]?")
 
 
@@ -40,6 +45,22 @@ def check_concats(concats: Mapping[str, Sequence[Any]], data: Any) -> None:
             raise SeveralError(
                 f"a text must hold one genotype, but has another concat, {shown(value)}, under "
                 f"{path.rpartition('/')[2]!r}; give the genotype alone, with the concat that it is to have"
+            )
+
+
+def check_lines(concats: Mapping[str, Sequence[Any]], text: str) -> None:
+    """Check the same of the lines of a text: a concat and a list or a range of numbers behind it.
+
+    Raises:
+        SeveralError: a line has another concat than the genotype in the text.
+    """
+    known = {name: [_nodes(concat) for concat in found] for name, found in concats.items()}
+    for kind, written in _IN_LINE.findall(text):
+        own = [nodes for name, found in known.items() for nodes in found if name.startswith(kind.lower()[:4])]
+        if own and _nodes(written) not in own:
+            raise SeveralError(
+                f"a text must hold one genotype, but has another concat, {shown(written)}; give the genotype alone, "
+                f"with the concat that it is to have"
             )
 
 

@@ -6,6 +6,9 @@ import textwrap
 from topocell.errors import GenotypeError
 
 #: What stands for a part that is left out, where a genotype must not go on: whether it is a comment there, none knows.
+#: A comment behind something else.
+BEHIND = re.compile(r"(?<=\S)[ \t]+# .*")
+
 GAP = "\0"
 #: A sign of comment in Python; several before a genotype draw its title, and one before a number counts.
 _HASH = r"#(?![#0-9].*(?:\bGenotype\s*\(|~0\||[\[{]\s*(?:['\"\[({]|$)))"

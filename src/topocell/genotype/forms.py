@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from topocell.errors import GenotypeError, nearest
 from topocell.genotype import exports, formats, namedtuples
-from topocell.genotype.beside import check_concats
+from topocell.genotype.beside import check_concats, check_lines
+from topocell.genotype.changes import ChangedError, check_unchanged
 from topocell.genotype.characters import bounded, named, unescaped, unquoted
 from topocell.genotype.comments import GAP, uncommented
 from topocell.genotype.exports import BENCH_PREFIX, HUB_KEY, NNI_KEY
@@ -26,7 +27,6 @@ from topocell.genotype.texts import (
     BesideError,
     SeveralError,
     another,
-    check_unchanged,
     literal,
     more_numbers,
     more_than,
@@ -125,6 +125,8 @@ def _beside_others(text: str) -> tuple[str, Any]:
     plain = bounded(text)
     try:
         return _recognised(plain, no_data=plain)
+    except ChangedError:
+        raise
     except GenotypeError as error:
         for other in (unescaped(plain), unprefixed(plain), unquoted(plain), framed(plain), _C_COMMENT.sub("", plain)):
             if other != plain:
@@ -226,7 +228,8 @@ def _concats(form: str, value: Any) -> dict[str, list[Any]]:
     """The concats of a genotype for each type of cell: as they were written, and as they are read."""
     if form == "topocell":
         cells = value.get("cells")
-        return {name: [cell.get("concat")] for name, cell in cells.items() if isinstance(cell, dict)}
+        named = cells.items() if isinstance(cells, dict) else ()
+        return {name: [cell.get("concat")] for name, cell in named if isinstance(cell, dict)}
     with suppress(GenotypeError):
         read_as = {name: concat for name, (_, concat) in read_cells(form, value).items()}
         written = value if form in NAMEDTUPLES else {}
@@ -254,6 +257,7 @@ def _recognised(text: str, no_data: str = "") -> tuple[str, Any]:
     plain, behind = formats.without_comments(plain)
     found = _found(plain, f"{out}\n{behind}", no_data)
     _check_more(found, plain)
+    check_lines(_concats(*found), plain)
     if numbers := more_numbers(repr(found[1]), plain):
         raise SeveralError(f"a text must hold one genotype, but has {numbers} beside that of one; keep one")
     return found
@@ -324,18 +328,29 @@ def _is_four(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == len(namedtuples.FIELDS) and isinstance(value[0], tuple)
 
 
+def _are_pairs(value: Any) -> bool:
+    """Return whether something is a list of pairs (operation, node)."""
+    return isinstance(value, tuple) and all(
+        isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and type(as_integer(pair[1])) is int
+        for pair in value
+    )
+
+
 def _nodes_of_nasbench201(value: tuple[Any, ...]) -> str | None:
-    """The architecture string of the nodes of a `Structure`, each a list of (operation, node); None for other lists."""
-    groups = []
-    for index, pairs in enumerate(value):
-        if not isinstance(pairs, tuple) or len(pairs) != index + 1:
-            return None
-        for place, pair in enumerate(pairs):
-            known = isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)
-            if not known or type(as_integer(pair[1])) is not int or as_integer(pair[1]) != place:
-                return None
-        groups.append("|" + "".join(f"{name}~{as_integer(source)}|" for name, source in pairs))
-    return "+".join(groups) if len(groups) > 1 else None
+    """The architecture string of the nodes of a `Structure`, each a list of (operation, node); None for other lists.
+
+    Raises:
+        GenotypeError: there are nodes, but not as many pairs as there are inputs.
+    """
+    if len(value) < 2 or not all(map(_are_pairs, value)) or len(value[0]) != 1:
+        return None
+    for number, pairs in enumerate(value, 1):
+        if [as_integer(source) for _, source in pairs] != list(range(number)):
+            raise GenotypeError(
+                f"a node of NAS-Bench-201 has one operation for each node before it, in their order, but node {number} "
+                f"has {shown(pairs)}"
+            )
+    return "+".join("|" + "".join(f"{name}~{as_integer(source)}|" for name, source in pairs) for pairs in value)
 
 
 def checked(wanted: str | None, found: str) -> None:

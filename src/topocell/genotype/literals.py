@@ -65,7 +65,7 @@ def _value(node: ast.expr, depth: int) -> Any:
         case ast.List(elts=items) | ast.Tuple(elts=items):
             return tuple(_value(item, depth + 1) for item in items)
         case ast.Dict(keys=keys, values=items):
-            names = [_value(key, depth + 1) if key is not None else None for key in keys]
+            names = [_key(key, depth + 1) for key in keys]
             return _unique(names, [_value(item, depth + 1) for item in items])
         case ast.Call(func=function, args=[], keywords=[ast.keyword(arg=None, value=ast.Dict() as fields)]):
             return _called(_dotted(function), (), _value(fields, depth + 1))
@@ -77,10 +77,18 @@ def _value(node: ast.expr, depth: int) -> Any:
             return _called(name, args, _unique([keyword.arg for keyword in named], by_name))
     if isinstance(node, ast.Constant) and node.value is ...:
         raise GenotypeError("a genotype must be whole, but a part is left out as `...`; restore it")
+    if isinstance(node, ast.Set):
+        raise GenotypeError(f"a genotype must be plain data, but {_written(node)} has no order; write a list")
     hint = "; put the name in quotes" if isinstance(node, ast.Name) else ""
     if isinstance(node, ast.Name) and re.match("normal|redu|gene|concat|op", node.id):  # of a list, and of no operation
         hint = f"; write what {node.id} is in its place"
     raise GenotypeError(f"a genotype must be plain data, but has {_written(node)} to compute{hint}")
+
+
+def _key(node: ast.expr | None, depth: int) -> str | None:
+    """The key of an entry as a text, as JSON has them; None for `**`, which has none."""
+    key = None if node is None else _value(node, depth)
+    return None if node is None else key if isinstance(key, str) else repr(key)
 
 
 def _written(node: ast.expr) -> str:

@@ -7,8 +7,9 @@ import re
 from contextlib import suppress
 
 from topocell.errors import GenotypeError
+from topocell.genotype.changes import check_unchanged
 from topocell.genotype.comments import is_comment
-from topocell.genotype.texts import another, check_unchanged, is_another, more_than
+from topocell.genotype.texts import another, is_another, more_than
 
 _DAY = r"\d{4}[-/]\d\d[-/]\d\d[T ]|\d\d/\d\d |[A-Z][a-z]{2} [ \d]\d "
 _TIME = re.compile(rf"\s*\[?(?:{_DAY})?\d\d:\d\d(?::[\d.,+Z:-]+)?(?: [AP]M)?\]?\s(?:(?:DEBUG|INFO|WARNING|ERROR):?\s)?")
@@ -83,7 +84,7 @@ def unprefixed(text: str) -> str:
         return unprefixed("\n".join(line[place.end() :] for line, place in zip(lines, places)))  # `trainer-1  | `
     lines = [line[time.end() :] for line, time in zip(lines, times)] or lines
     if is_comment(min(lines)) or _matched(_ASSIGNED, lines):
-        return text
+        return "\n".join(lines) if times else text
     names = _names(lines)
     if any(another(name) or "~0|" in name or is_another(name) for name in names):  # of a line with two, there twice
         return text

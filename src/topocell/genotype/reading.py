@@ -30,8 +30,9 @@ def read_file(path: Path) -> bytes:
         reason = getattr(error, "strerror", None) or str(error)
         shown = str(path) if len(str(path)) <= 200 else f"{str(path)[:200]}..."
         raise GenotypeError(
-            f"{shown}: a genotype must be a file that can be read, but {reason}; check the path, or use "
-            f"Genotype.from_text for a text and topocell.genotype.published.published(NAME) for a published cell"
+            f"{shown}: a genotype must be a file that can be read, but {reason}; check the path; "
+            f"`topocell genotypes list` shows the names of published cells, in Python published(NAME) gives one, and "
+            f"Genotype.from_text reads a text"
         ) from None
     if len(raw) > MAX_BYTES:
         raise GenotypeError(f"{path}: a genotype has at most {MAX_BYTES} bytes, but this file has more")

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from topocell.errors import GenotypeError
+from topocell.genotype.changes import ChangedError, change, check_unchanged
 from topocell.genotype.characters import unescaped, unquoted
-from topocell.genotype.comments import GAP
+from topocell.genotype.comments import BEHIND, GAP
 from topocell.genotype.literals import Call, parsed, shown
 
 #: Not the beginning of a class of that name, nor the word before a bracket in a sentence.
@@ -71,27 +72,6 @@ _CONTINUED = re.compile(r"""(['"])\s*\n\s*\1""")  # a string over several lines
 _LINE_END = re.compile(r"\\+[nrt](?=[\W_]|normal|reduc|edge_)")
 #: A character by its number, as in strings of JSON and Python.
 _CODE = re.compile(r"\\+(?:u00([0-9a-fA-F]{2})|x([0-9a-fA-F]{2}))")
-#: A comment behind something else.
-_BEHIND = re.compile(r"(?<=\S)[ \t]+# .*")
-#: What a program changes about a genotype that it has written out.
-_CHANGES = r"\.(?:append|extend|insert|pop|remove|reverse|sort|clear)\("
-_CHANGED = (
-    rf"\b_replace\(|\.(?:normal|reduce)\w*(?:\[[^\]\n]*\])*\s*(?:[+*|-]?=(?!=)|{_CHANGES})"
-    r"|\bdel\s+\w+\.(?:normal|reduce)"
-)
-#: The same of what is called by a name, and of what a name is given that is computed.
-_NAME_CHANGED = (
-    r"|\b(?:setattr|shuffle|__setattr__|replace|_make)\(\s*{0}\b|\b{0}\.replace\("
-    rf"|\b{{0}}(?:\[[^\]\n]*\]){{1,2}}[ \t]*=(?!=)|\b{{0}}(?:\[[^\]\n]*\])*{_CHANGES}"
-)
-_NAME_COMPUTED = r"|(?m:^[ \t]*(?:[\w.]+,[ \t]*)*{0}[ \t]*(?:,[ \t\w.]+)*+(?::[^=\n]*+)?=(?!=)[^\n]*\w\()"
-#: A second genotype that is computed: a call with names by position, other than the names of its fields.
-_COMPUTED = re.compile(
-    r"(?<![\w'\"])(?<!class )(?:[A-Za-z_]\w*\.)*Genotype(?:\._make)?\("
-    r"(?!\s*normal,\s*normal_concat,)\s*(?:\*|[A-Za-z_]\w*(?:\.\w|[\[(]|\s*,\s*[\w.]+(?:[\[(]|,[^()]*,)))"
-)
-#: A further name of a part of it.
-_ALIAS = r"\b(\w+)\s*=\s*{0}(?:\.|\[)|\bfor\s+(\w+)\s+in\b[^\n]*\b{0}\b"
 _DEFINED = re.compile(r"namedtuple|class\s+Genotype\b", re.IGNORECASE)
 
 #: Cells of a table, names of files and groups of numbers, which say nothing of a genotype beside them.
@@ -148,7 +128,7 @@ def more_than(read: str, text: str) -> str | None:
 
     It sees a second genotype also where its brackets, bars or quotes are written in a way that no form has.
     """
-    there, known = _operations(_BEHIND.sub("", text)), _operations(read)
+    there, known = _operations(BEHIND.sub("", text)), _operations(read)
     of_text, of_one = (Counter(name for name, _ in pairs) for pairs in (there, known))
     if of_text <= of_one:
         return None
@@ -183,7 +163,7 @@ def is_operation(name: str) -> bool:
 
 def another(text: str) -> str | None:
     """What says that a text holds a genotype, other than an architecture string; None where nothing does."""
-    text = unquoted(_BEHIND.sub("", text))
+    text = unquoted(BEHIND.sub("", text))
     text = _QUOTES.sub(r"\1", _LINE_END.sub("\n", text).replace("\\", ""))  # a text in JSON, or a cell of CSV
     found = CALL.search(text) or _MAPPED.search(text) or _MAPPED.search(_CONTINUED.sub("", text))
     return shown(found[0]) if found else None
@@ -192,32 +172,6 @@ def another(text: str) -> str | None:
 def is_another(before: str) -> bool:
     """Return whether what stands before a genotype says that it is another, or that there may be another."""
     return _UNLESS.search(before) is not None
-
-
-def check_unchanged(text: str, *pieces: str) -> None:
-    """Raise GenotypeError where a text changes the genotype of which it has these pieces, or computes another of it."""
-    if fault := _change(text, *pieces):
-        raise fault
-
-
-def _change(text: str, *pieces: str) -> GenotypeError | None:
-    names, rest = set[str](), text
-    for piece in pieces:
-        if assigned := re.search(
-            r"([A-Za-z_]\w*)\s*(?::[^=\n]*)?=\s*(?:\\\s*)?['\"(]*\s*\Z", text.partition(piece)[0][-200:]
-        ):
-            names.add(assigned[1])
-        rest = rest.replace(piece, "")
-    aliases = {alias for name in names for found in re.findall(_ALIAS.replace("{0}", name), rest) for alias in found}
-    changed = _CHANGED + "".join(_NAME_CHANGED.replace("{0}", name) for name in sorted(names | aliases - {""}))
-    computed = "".join(_NAME_COMPUTED.replace("{0}", name) for name in sorted(names))
-    after = text.rpartition(pieces[-1])[2] if pieces else ""
-    if found := re.search(changed, rest) or (re.search(computed[1:], after) if computed else None):
-        return GenotypeError(f"a genotype must be written out, but the text changes it by {shown(found[0])}")
-    if found := _COMPUTED.search(_BEHIND.sub("", rest)):
-        line = rest[found.start() :].partition("\n")[0]
-        return SeveralError(f"a text must hold one genotype, but computes another by {shown(line)}; keep one")
-    return None
 
 
 def listed(value: Any) -> Any:
@@ -253,7 +207,7 @@ def read(text: str) -> Any:
         for piece in pieces:
             rest = rest.replace(piece, "")
         if other := another(rest):
-            if changed := _change(plain, *pieces):  # of which the other is a part
+            if changed := change(plain, *pieces):  # of which the other is a part
                 raise changed
             raise SeveralError(f"a text must hold one genotype, but has another with {other}; keep one")
         check_unchanged(plain, *pieces)
@@ -337,6 +291,8 @@ def _cut(text: str, start: int, bracket: int, alone: bool = False) -> str:
     signs = any(c in told for c in "'\"`{") or _SIGNS.search(told)
     if signs or _opens(told) or is_another(before) or not _BEFORE.fullmatch(told):
         raise BesideError(f"before a genotype may stand `NAME =` or a log prefix, but got {shown(before)}")
+    if method := re.match(r"['\")\]]*(\._?\w+\()", after):
+        raise ChangedError(f"a genotype must be written out, but the text changes it by {shown(method[1])}")
     if not _AFTER.fullmatch(behind) and behind.strip() != ".":
         raise BesideError(f"nothing may follow a genotype on its line, but got {shown(after)}")
     piece = text[start:end]

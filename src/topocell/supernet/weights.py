@@ -29,7 +29,8 @@ class ArchWeights(NamedTuple):
 class OneHotWeights(ArchWeights):
     """Weights whose rows of `ops` are one-hot samples: only the operation drawn runs.
 
-    The zeros of the others count as added scalars and so keep their gradient (GDAS).
+    The zeros of the others count as added scalars and so keep a gradient, the sum of that of the node (GDAS' code); the
+    same tensors as `ArchWeights` run all candidates and have the gradient of the formula, ⟨grad, op(x)⟩.
     """
 
 

@@ -598,3 +598,12 @@ def test_classes_without_an_image_are_named() -> None:
     assert "classes without a training image: 1, 3" in source.notes
     named = given_source((*((images, labels + 1) for images, labels in (TRAIN, TEST)), ("background", "a", "b", "c")))
     assert "classes without a training image: background" in named.notes
+
+
+def test_items_of_three_values_do_not_say_which_is_the_label() -> None:
+    images, labels = TRAIN
+    three = [(image, i % 2, int(label)) for i, (image, label) in enumerate(zip(images, labels))]
+    with pytest.raises(DataError, match=r"one has 3 values; give \[\(item\[0\], item\[N\]\) for item in train\]"):
+        given_source((three, TEST))
+    pairs = [(item[0], item[2]) for item in three]
+    assert torch.equal(given_source((pairs, TEST)).train_labels, labels)

@@ -131,6 +131,132 @@ def test_a_second_genotype_that_is_computed_is_refused(line: str) -> None:
         Genotype.from_text(f"G = {TEXT}\n{line}\n")
 
 
+SMALL = (
+    "Genotype(normal=[('sep_conv_3x3', 0), ('dil_conv_5x5', 1)], normal_concat=range(2, 3), "
+    "reduce=[('max_pool_3x3', 0), ('sep_conv_5x5', 1)], reduce_concat=range(2, 3))"
+)
+STRING = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "s = CellStructure.str2structure('{}')\ns.nodes[2] = ()",
+        "s = CellStructure.str2structure('{}')\ns.nodes[0][1] = pair",
+        "s = CellStructure.str2structure('{}')\ns.nodes.pop()",
+        "s = CellStructure.str2structure('{}')\ns.nodes += more",
+        "arch = '{}'\narch += tail",
+        "arch = '{}'\narch = arch + tail",
+        "arch = '{}'\nx = list(arch)\nx[0] = y",
+        "arch = '{}'\nparts = arch.split('+')\nparts[1] = z",
+        "arch = '{}'\nfor part in arch:\n    part[0] = y",
+        "arch = '{}'\ndel arch",
+        "g = '{}'.replace('a', 'b')",
+    ],
+)
+@pytest.mark.parametrize("text", [STRING, SMALL.replace("'", '"')], ids=["string", "call"])
+def test_programs_that_change_it_are_refused(lines: str, text: str) -> None:
+    with pytest.raises(GenotypeError, match=r"the text changes it by|nothing may follow|before a genotype may stand"):
+        Genotype.from_text(lines.format(text))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "net = Network(16, genotype=arch)\nnet.train()",
+        "net = Network(arch)\nnet.drop_path_prob = 0.2",
+        "print(arch)",
+        "other = 3\nother += 1",
+        "x = parse(arch)\nprint(x)",
+    ],
+)
+@pytest.mark.parametrize("text", [f"'{STRING}'", SMALL], ids=["string", "call"])
+def test_programs_that_use_it_are_read(lines: str, text: str) -> None:
+    assert Genotype.from_text(f"arch = {text}\n{lines}\n") == Genotype.from_text(text)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "normal_concat -> {}",
+        "| normal_concat | {} |",
+        "assert normal_concat == {}",
+        "concat: {}",
+        "EDIT: normal_concat should be {}.",
+        "I set normal_concat to {}",
+        "(the reduction concatenates {})",
+        "reduce concat {}",
+    ],
+)
+def test_a_line_with_another_concat_is_refused(line: str) -> None:
+    for other in ("[2, 3]", "(2, 3)", "range(2, 4)"):
+        with pytest.raises(GenotypeError, match=r"another concat|has another with"):
+            Genotype.from_text(f"{SMALL}\n{line.format(other)}\n")
+    for same in ("[2]", "range(2, 3)"):
+        assert Genotype.from_text(f"{SMALL}\n{line.format(same)}\n") == Genotype.from_text(SMALL)
+    assert Genotype.from_text(f"{SMALL}\nwe concat the maps of 3 nodes\n") == Genotype.from_text(SMALL)
+
+
+LINES = SMALL.replace(", normal_concat", ",\n  normal_concat").replace(", reduce", ",\n  reduce").split("\n")
+PREFIXES = (
+    "2023-05-01T10:12:1{}.1234567Z ",
+    "2023-05-01T10:12:1{}.1234567Z stdout F ",
+    "04/12 12:22:0{} PM ",
+    "04/12 12:22:0{} ",
+    "04/12 12:22:0{} PM INFO ",
+    "04/12 12:22:0{} PM | ",
+    "2021-04-12 12:22:0{},451 ",
+    "[2021-04-12 12:22:0{}] ",
+    "2021-04-12 12:22:0{},451 - root - INFO - ",
+    "12:22:0{} ",
+    "Apr 12 12:22:0{} host app[123]: ",
+    "INFO:root:",
+    "[rank0]: ",
+)
+
+
+@pytest.mark.parametrize("name", ["", "genotype = ", "args.arch: ", "MINE = (\n", "best genotype = "])
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_log_before_each_line_and_a_name(prefix: str, name: str) -> None:
+    lines = (name + "\n".join(LINES) + ")" * name.endswith("(\n")).split("\n")
+    for times in (range(len(lines)), [3] * len(lines)):
+        text = "\n".join(prefix.format(second) + line for second, line in zip(times, lines))
+        assert Genotype.from_text(text) == Genotype.from_text(SMALL), text
+
+
+@pytest.mark.parametrize("key", [0, -1, 97.2, None, ("c10", 2)], ids=repr)
+def test_keys_of_python_need_not_be_texts(key: Any) -> None:
+    small, string = Genotype.from_text(SMALL), repr(SMALL)
+    for data in (
+        f"{{{key!r}: {SMALL}}}",
+        f"{{{key!r}: {string}}}",
+        f"[{{{key!r}: {SMALL}}}]",
+        f"x = {{{key!r}: {SMALL}}}",
+    ):
+        assert Genotype.from_text(data) == small
+    assert Genotype.from_text(f"{{'seeds': {{{key!r}: {{'genotype': {SMALL}, 'acc': 97.0}}}}}}") == small
+    with pytest.raises(GenotypeError, match="has 2 under"):
+        Genotype.from_text(f"{{{key!r}: {SMALL}, 1: {SMALL.replace('max', 'avg')}}}")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [
+        ([[("none", 0)], [("none", 0)]], "but node 2 has"),
+        ([[("none", 0)], [("none", 0), ("none", 0)]], "but node 2 has"),
+        ([[("none", 1)], [("none", 0), ("none", 1)]], "but node 1 has"),
+    ],
+)
+def test_nodes_of_nasbench201_are_told_what_is_wrong(nodes: Any, words: str) -> None:
+    with pytest.raises(GenotypeError, match=words):
+        Genotype.from_text(repr(nodes))
+
+
+def test_a_set_has_no_order() -> None:
+    with pytest.raises(GenotypeError, match="has no order; write a list"):
+        Genotype.from_text(SMALL.replace("range(2, 3)", "{2}"))
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -165,8 +291,8 @@ def test_a_concat_may_be_an_array(array: Any) -> None:
         (lambda: Genotype.from_text(b"Genotype()"), "text.decode() is one"),  # type: ignore[arg-type]
         (lambda: Genotype.from_text(io.StringIO("x")), "text.read() is one"),  # type: ignore[arg-type]
         (lambda: Genotype.from_dict(FIELDS), "Genotype.from_text(str(...)) reads"),
-        (lambda: Genotype.load(TEXT), "Genotype.from_text for a text"),
-        (lambda: Genotype.load("darts-v2"), "published(NAME) for a published cell"),
+        (lambda: Genotype.load(TEXT), "Genotype.from_text reads a text"),
+        (lambda: Genotype.load("darts-v2"), "published(NAME) gives one"),
         (lambda: Genotype.from_text(TEXT.replace("Genotype(", "Cell(")), "`Genotype(` in the place of `Cell(`"),
         (lambda: Genotype.from_text(f'{{"genotype": "{TEXT}", "genotype": "{TEXT}"}}'), "a key is there twice"),
         (lambda: Genotype.from_text("g = Genotype(normal=normal, reduce=reduce)"), "write what normal is in its place"),

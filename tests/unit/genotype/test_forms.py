@@ -483,7 +483,7 @@ REFUSED = {
             "a comment": f"# best = {V2}\nbest = search()",
         }.items()
     },
-    "replaced": (f"{V2}._replace(normal=[])", "nothing may follow a genotype on its line, but got '._replace("),
+    "replaced": (f"{V2}._replace(normal=[])", "the text changes it by '._replace('"),
     "indexed": (f"{V2}[0]", "nothing may follow a genotype"),
     "after a comment sign": (f"x = 1  # {V2}", "before a genotype may stand"),
     "open": (V2[:-1], "every bracket must be closed"),
@@ -620,8 +620,8 @@ REFUSED = {
         f"best = {V2}\nbest = best._replace(normal=[])",
         "must be written out, but the text changes it by",
     ),
-    "changed later": (f"best = {V2}\nbest.normal[0] = ('noise', 0)", "the text changes it by '.normal[0] ='"),
-    "longer later": (f"best = {V2}\nbest.normal.append(('noise', 0))", "the text changes it by '.normal.append('"),
+    "changed later": (f"best = {V2}\nbest.normal[0] = ('noise', 0)", "the text changes it by 'best.normal[0] ='"),
+    "longer later": (f"best = {V2}\nbest.normal.append(('noise', 0))", "the text changes it by 'best.normal.append('"),
     "class of another order": (
         "class Genotype(NamedTuple):\n    reduce: list\n    normal: list\nX = Genotype([], [2], [], [2])",
         "fields must be given by name",
