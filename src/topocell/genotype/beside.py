@@ -15,7 +15,7 @@ _CONCAT = re.compile(r"(?:(normal|redu)\w*?[\W_]?)?(?<![a-z])concat(?:[\W_]?(nor
 #: The same in a line of a text, with what stands behind it.
 _IN_LINE = re.compile(
     r"(?i:(normal|reduc\w*)[\W_]{0,2})?(?<![a-z])(?i:concat)(?:enat\w+)?[^\n\[\](){}]{0,40}?"
-    r"(\[\s*[0-9]+(?:\s*,\s*[0-9]+)*,?\s*\]|\(\s*[0-9]+(?:\s*,\s*[0-9]+)+,?\s*\)|range\([0-9, ]*\))"
+    r"((?<!\w)\[ *[0-9]+(?:, *[0-9]+)*,? *\]|(?<!\w)\( *[0-9]+(?:, *[0-9]+)+,? *\)|range\([0-9, ]*\))"
 )
 _NUMBERS = re.compile(r"[\[(]?\s*[0-9]+(?:\s*,\s*[0-9]+)*,?\s*[\])]?")
 
