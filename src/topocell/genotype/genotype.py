@@ -25,7 +25,7 @@ from topocell.genotype.canonical import Pair, canonical
 from topocell.genotype.characters import decoded
 from topocell.genotype.reading import file_of, read_file
 from topocell.genotype.settings import is_ours, lines_of_json
-from topocell.genotype.values import check_fields, is_list, whole, wrong
+from topocell.genotype.values import Fixed, check_fields, is_list, whole, wrong
 from topocell.io import files
 from topocell.spaces.operations import KNOWN_OPERATIONS
 from topocell.spaces.skeletons import SKELETONS
@@ -87,7 +87,7 @@ class Genotype:
         except (TypeError, ValueError, RecursionError):
             raise wrong("origin", "must be a JSON object", self.origin) from None
         checked = {name: _check(f"cells.{name}", name, self.cells[name]) for name in sorted(self.cells)}
-        object.__setattr__(self, "cells", checked)
+        object.__setattr__(self, "cells", Fixed(checked))
         object.__setattr__(self, "origin", dict(self.origin))
 
     def __hash__(self) -> int:

@@ -3,10 +3,24 @@
 import re
 from collections.abc import Mapping
 from operator import index
-from typing import Any
+from typing import Any, NoReturn
 
 from topocell.errors import GenotypeError, nearest
 from topocell.genotype.literals import shown
+
+
+class Fixed(dict[str, Any]):
+    """A dictionary that stays as it was made, since what is in it has been checked."""
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise GenotypeError(
+            "a genotype stays as it was made; make another, e.g. by dataclasses.replace(genotype, cells=...)"
+        )
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Fixed, (dict(self),)
 
 
 def wrong(place: str, rule: str, value: object) -> GenotypeError:

@@ -1,5 +1,8 @@
+import copy
+import dataclasses
 import json
 import os
+import pickle
 import random
 import re
 from collections import Counter
@@ -623,3 +626,25 @@ def test_cell_types_that_there_are_not_are_refused(of: Callable[[Genotype, str],
     cell = darts(CellGenotype(2, ((("skip_connect", 0),),), (2,)))
     with pytest.raises(GenotypeError, match=r"unknown cell type 'norml' \(did you mean 'normal'\?\); known: normal"):
         of(cell, "norml")
+
+
+def test_its_cells_stay_as_they_were_made() -> None:
+    """Another cell in their place would be built though nothing has checked it, under the key of the old one."""
+    cell = DARTS_V2.cells["normal"]
+    changes: list[Callable[[Any], object]] = [
+        lambda cells: cells.__setitem__("reduce", cell),
+        lambda cells: cells.update(reduce=cell),
+        lambda cells: cells.pop("reduce"),
+        lambda cells: cells.__delitem__("reduce"),
+        lambda cells: cells.__ior__({"reduce": cell}),
+        lambda cells: cells.setdefault("third", cell),
+        lambda cells: cells.clear(),
+        lambda cells: cells.popitem(),
+    ]
+    for change in changes:
+        with pytest.raises(GenotypeError, match="stays as it was made; make another"):
+            change(DARTS_V2.cells)
+    for copied in (copy.deepcopy(DARTS_V2), pickle.loads(pickle.dumps(DARTS_V2)), copy.copy(DARTS_V2)):
+        assert copied == DARTS_V2 and copied.key == DARTS_V2.key and copied.cells == dict(DARTS_V2.cells)
+    assert dataclasses.asdict(DARTS_V2)["cells"]["normal"]["inputs"] == 2
+    assert dataclasses.replace(DARTS_V2, cells={**DARTS_V2.cells, "reduce": cell}).key != DARTS_V2.key
