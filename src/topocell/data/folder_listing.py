@@ -171,7 +171,8 @@ def listing(place: Path) -> tuple[tuple[str, ...], list[str], Tensor, Unused]:
             f"images, or delete such folders{_deeper(place)}"
         )
     if len(classes) < 2:
-        deeper = f"move what is in {classes[0]!r} up into {where}"
+        inner = _branching(place / named[0][1])
+        deeper = f"name the folder of the classes, such as data.root={typed(inner)}"
         sort = f"sort the images that are in {classes[0]!r} into a folder for each class"
         way = deeper if class_folders(place / named[0][1]) else sort
         raise DataError(f"at least 2 classes are needed, but {where} has only {classes[0]!r}; add a folder, or {way}")
@@ -195,6 +196,13 @@ def _is_of_pictures(name: str) -> bool:
 def _is_of_annotations(name: str) -> bool:
     """Return whether a folder is called as one of masks or labels of images: `masks`, `lung masks`."""
     return name.lower() in _ANNOTATIONS or name.lower().endswith("masks")
+
+
+def _branching(place: Path) -> Path:
+    """The first folder on the way down from a folder that does not hold one folder alone."""
+    while len(inside := class_folders(place)) == 1 and class_folders(place / inside[0]):
+        place /= inside[0]
+    return place
 
 
 def _deeper(place: Path) -> str:
