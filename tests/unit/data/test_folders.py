@@ -235,7 +235,10 @@ def test_files_that_change_places_are_read_again(tmp_path):
 
 def test_a_tree_one_folder_too_deep_says_what_to_move(tmp_path):
     tree(tmp_path / "photos", ("train", "test"))
-    with pytest.raises(DataError, match=r"has only 'photos'; add a folder, or name the folder of the classes, such as data.root=.*photos$"):
+    with pytest.raises(
+        DataError,
+        match=r"has only 'photos'; add a folder, or name the folder of the classes, such as data.root=.*photos$",
+    ):
         load("folder", tmp_path)
 
 
