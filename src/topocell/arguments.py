@@ -103,7 +103,8 @@ def check_argument(name: str, value: Any, hint: Any, error: type[TopocellError])
             steps.append(f"write {name}={[value] if '=' in value else re.split(' *, *', value)!r:.80}")
         if str in kinds:
             steps += [f"{name}{call} is one" for kind, call in _TO_TEXT if isinstance(value, kind)]
-            steps += [f"str({name}) is one"] if isinstance(value, tuple | list | Mapping) else []
+            several = isinstance(value, tuple | list | Mapping) and not _takes_paths(hint)
+            steps += [f"str({name}) is one"] if several else []
         step = "".join(f"; {step}" for step in steps)
         raise error(f"{name} must be {_words(hint)}, but got {name}={repr(value)[:80]}{step}")
     if isinstance(value, (str, os.PathLike)) and _takes_paths(hint) and "\0" in os.fsdecode(value):

@@ -115,6 +115,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     # overrides
     ([*RUN, "search.epoch=3"], "(did you mean 'search.stages.NAME.epochs', where NAME is one of operations"),
     ([*RUN, "data.test_root=x"], "data.test_root: unknown key (did you mean 'data.root'?)"),
+    ([*RUN, "seeds=0,1"], "seeds: unknown key (did you mean 'retrain.seeds'?)"),
     ([*RUN, "search.lyers=3"], "search.lyers: unknown key (did you mean 'search.layers'?)"),
     ([*RUN, "epochs"], "an override has the form key=value, but got 'epochs'"),
     ([*RUN, "search.layers=many"], "search.layers: input should be a valid integer"),

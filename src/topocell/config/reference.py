@@ -105,6 +105,7 @@ def _key(name: str) -> Key | None:
 _USUAL = {
     **{f"data.{word}": "data.resolution" for word in ("size", "image_size", "img_size", "input_size", "imgsz")},
     "data.name": "data.dataset",
+    "seeds": "retrain.seeds",
     **{word: f"--{word}" for word in ("budget", "out")},
     **{f"data.{word}": "data.root" for word in ("path", "dir", "folder")},
 }

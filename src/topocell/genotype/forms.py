@@ -230,10 +230,13 @@ def _concats(form: str, value: Any) -> dict[str, list[Any]]:
         cells = value.get("cells")
         named = cells.items() if isinstance(cells, dict) else ()
         return {name: [cell.get("concat")] for name, cell in named if isinstance(cell, dict)}
+    if form in NAMEDTUPLES:
+        with suppress(GenotypeError):
+            read_as = {name: concat for name, (_, concat) in read_cells(form, value).items()}
+            return {name: [concat, value[f"{name}_concat"]] for name, concat in read_as.items()}
+        return {name: [value[f"{name}_concat"]] for name in namedtuples.TYPES}
     with suppress(GenotypeError):
-        read_as = {name: concat for name, (_, concat) in read_cells(form, value).items()}
-        written = value if form in NAMEDTUPLES else {}
-        return {name: [concat, written.get(f"{name}_concat")] for name, concat in read_as.items()}
+        return {name: [concat] for name, (_, concat) in read_cells(form, value).items()}
     return {}
 
 

@@ -76,7 +76,10 @@ def published(name: str) -> Published:
     if found := find(name):
         return found
     cells, lower = published_cells(), name[:100].lower().replace("_", "-")
-    alike = nearest(lower, [known for known in cells if known.startswith(lower)] or cells)
+    same = [known for known in cells if known.startswith(lower)] or [
+        known for known in cells if lower.startswith(known)
+    ]
+    alike = nearest(lower, same or cells)
     raise GenotypeError(
         f"a cell is a file, a run directory, the name of a published cell or a text, but {name!r:.100} is none{alike}; "
         f"`topocell genotypes list` shows the published cells"

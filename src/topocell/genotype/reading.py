@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import re
 from pathlib import Path
 
 from topocell.errors import GenotypeError
@@ -28,6 +29,8 @@ def read_file(path: Path) -> bytes:
             raw = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
+        if re.match("[a-z]{2,8}:/", str(path)):
+            reason = "an address is not fetched: download the file"
         shown = str(path) if len(str(path)) <= 200 else f"{str(path)[:200]}..."
         raise GenotypeError(
             f"{shown}: a genotype must be a file that can be read, but {reason}; check the path; "

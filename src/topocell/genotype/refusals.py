@@ -75,6 +75,6 @@ def _alone(text: str, has_lines: bool) -> str:
         one = has_lines and "\n" in text.strip() and len(calls) == 1
         line = f" in line {text.count(chr(10), 0, calls[0].start()) + 1}" if one else ""
         return f"one genotype alone, from `Genotype(`{line} to its closing bracket"
-    if other := re.search(r"\b([A-Za-z_]\w*)\s*\(\s*normal\s*=", text):
+    if other := re.search(r"([A-Za-z_][\w.<>]*)\s*\(\s*normal\s*=", text):
         return f"`Genotype(` in the place of `{other[1]}(`"
     return "the architecture string alone" if "~0" in text else "the genotype alone, from its first bracket to its last"

@@ -35,8 +35,8 @@ _ANY_TAG = re.compile(r"<[^<>()\[\]|~\n]*>")
 #: A name of an operation before the number of its input: in quotes, brackets or a list of YAML; or before a tilde.
 _OPERATION = r"(?<!\w)(?=\w*?(?:conv|pool|skip|connect|sepc|noise|identity){0})(\w++)"
 _NUMBERED = re.compile(
-    rf"(?:(?<=['\"(\[`“”‘’{{])|(?<=- )){_OPERATION.format('')}['\")`”’]*+(?:\s*+,|[^\S\n]*+\n\s*+-)\s*+['\"`“‘]*+"
-    rf"(?:\w++\.)?(?:\w++\()?['\"]*+([0-9]{{1,3}})(?![0-9.])|{_OPERATION.format('|none')}\s*+~\s*+([0-9])"
+    rf"(?:(?<=['\"(\[`“”‘’{{])|(?<=- )){_OPERATION.format('|none')}['\")`”’]*+(?:\s*+,|[^\S\n]*+\n\s*+-)\s*+['\"`“‘]*+"
+    rf"(?:[A-Za-z_]\w*+\.)?(?:\w++\()?['\"]*+([0-9]{{1,3}})(?![0-9.])|{_OPERATION.format('|none')}\s*+~\s*+([0-9])"
 )
 #: A pair of numbers alone, over lines with or without something before each.
 _LINE = r"(?:,?\s*\n[^\n\[\](]{0,80}?)?\s*"
@@ -112,6 +112,14 @@ _UNLESS = re.compile(
 _AFTER = re.compile(
     r"(?:\s+\(?(?:[A-Za-z_][\w./]*\s?[=:]\s?)?[0-9]+(?:[.,][0-9]+)?(?: ?%)?\)?)*\s*"
     r"(?:#.*|[-=*]{3,}\s*|[,;|<&│┃][^()\[\]{}]*|\\\\(?:\s*\\[a-z]+rule|\s*\\hline)?\s*)?"
+)
+
+
+#: Words behind a genotype that may take something of it away, and operations.
+_ALTERS = re.compile(
+    r"\b(?:but|instead|except|without|sed|awk|perl|replac\w*|remov\w*|prun\w*|swap\w*|chang\w*|edit\w*|minus)\b"
+    r"|\b(?:sep|dil|nor)_conv_|\b(?:skip_connect|(?:max|avg)_pool_)",
+    re.IGNORECASE,
 )
 
 
@@ -293,7 +301,7 @@ def _cut(text: str, start: int, bracket: int, alone: bool = False) -> str:
         raise BesideError(f"before a genotype may stand `NAME =` or a log prefix, but got {shown(before)}")
     if method := re.match(r"['\")\]]*(\._?\w+\()", after):
         raise ChangedError(f"a genotype must be written out, but the text changes it by {shown(method[1])}")
-    if not _AFTER.fullmatch(behind) and behind.strip() != ".":
+    if (not _AFTER.fullmatch(behind) and behind.strip() != ".") or _ALTERS.search(after):
         raise BesideError(f"nothing may follow a genotype on its line, but got {shown(after)}")
     piece = text[start:end]
     if alone and re.search(r"[\[({]", _GROUP.sub("", _COMMAND.sub("", text[end:].replace(piece, "")))):

@@ -64,8 +64,8 @@ def _edges(panel: Panel, y0: float) -> Iterator[str]:
         way = _way([halves[0], through, halves[1]])
         yield _arrow(cell, src, dst, {**label, **_line(cell.look(e)), "pos": way})
     for member, route in zip(panel.members, panel.routes[2 * len(cell.edges) :]):
-        own = cell.output_look(member)
-        look = _line(own) if own else {"color": COLOURS["faint"]}
+        own = cell.output_side(member)
+        look = {"label": own.mark, **_line(own.look)} if own else {"color": COLOURS["faint"]}
         way = _way([Curve(points_of(route, 0, y0), "", 0)])
         yield _arrow(cell, cell.concat[member], "out", {**look, "pos": way})
 

@@ -140,7 +140,11 @@ def genotype_drawing(cells: Sequence[ShownCell], title: str | None = None) -> Dr
 
 def families_of(cells: Iterable[ShownCell]) -> list[Family]:
     """Return the families of the operations of the cells, or what cells of two sides have, in the order of legends."""
-    found = {look.key: look for cell in cells for look in map(cell.look, range(len(cell.edges)))}
+    found: dict[str, Family] = {}
+    for cell in cells:
+        sides = filter(None, map(cell.output_side, range(len(cell.concat))))
+        looks = [*map(cell.look, range(len(cell.edges))), *(side.look for side in sides)]
+        found |= {look.key: look for look in looks}
     return [found[key] for key in FAMILIES if key in found]
 
 
@@ -195,8 +199,12 @@ class Panel:
         """The cell's name with its depth and number of edges, or how many edges each of two cells has."""
         name = CELL_NAMES.get(self.cell.kind, printable(self.cell.kind))
         if self.cell.sides:
-            n = Counter(side.mark for side in self.cell.sides)
-            return f"{name}  ·  {n['']} edge{'s' * (n[''] != 1)} of both, {n['A']} of A alone, {n['B']} of B alone"
+            n, out = (Counter(side.mark for side in sides) for sides in (self.cell.sides, self.cell.concat_sides))
+            own = [f"{out[mark]} of {mark} alone" for mark in "AB" if out[mark]]
+            lines = f"; to the output {', '.join(own)}" if own else ""
+            return (
+                f"{name}  ·  {n['']} edge{'s' * (n[''] != 1)} of both, {n['A']} of A alone, {n['B']} of B alone{lines}"
+            )
         n_edges = len(self.cell.edges)
         zeros = "".join(f", node {node} is zero" for node in self.cell.empty if self.cell.zeros)
         return f"{name}  ·  depth {_longest_path(self.cell)}, {n_edges} edge{'s' * (n_edges != 1)}{zeros}"
@@ -204,7 +212,11 @@ class Panel:
     def shapes(self, x0: float, y0: float) -> list[Shape]:
         """The shapes from that lower left corner: lines to the output, then edges, then boxes on top."""
         edges = self.cell.edges
-        found: list[Shape] = [self._to_output(m, x0, y0) for m in range(len(self.members))]
+        found, marks = list[Shape](), list[Shape]()
+        for member in range(len(self.members)):
+            line, mark = self._to_output(member, x0, y0)
+            found.append(line)
+            marks += mark
         # An edge is drawn in two halves, so that the arrow ends at the node and not under the label.
         for e in range(len(edges)):
             of, (first, second) = self.cell.look(e), self.routes[2 * e : 2 * e + 2]
@@ -215,6 +227,7 @@ class Panel:
             name, at = self._name(f"edge-{src}-{dst}-{e}-{op}"), (x0 + box.x, y0 + box.y)
             found.append(Round(*at, box.width, box.height, box.height / 2, f"{of.key}-tint", of.key, name=name))
             found.append(Text(*at, self.cell.label(e), _LABEL_SIZE))
+        found += marks
         for node, box in zip(self.nodes, self.boxes):
             if node < self.cell.inputs:
                 found += self._port(box, x0, y0, f"k−{self.cell.inputs - node}", f"input-{node}")
@@ -228,11 +241,15 @@ class Panel:
                 found += self._node(x + 0.3 + 0.5 * k, y, node, faded=True)
         return found
 
-    def _to_output(self, member: int, x0: float, y0: float) -> Curve:
-        """The line from a node of the output; it has no label, and so is dashed where one of two cells has it."""
+    def _to_output(self, member: int, x0: float, y0: float) -> tuple[Curve, list[Shape]]:
+        """The line from a node of the output, and a mark on it where one of two cells alone has it."""
         points = points_of(self.routes[2 * len(self.cell.edges) + member], x0, y0)
-        own = self.cell.output_look(self.members[member])
-        return Curve(points, own.key, 1.1, own.dashes) if own else Curve(points, "faint", 1.1)
+        if (own := self.cell.output_side(self.members[member])) is None:
+            return Curve(points, "faint", 1.1), []
+        (x1, y1), (x2, y2) = max(pairwise(points), key=lambda ends: ends[1][0] - ends[0][0])
+        at, key = ((x1 + x2) / 2, (y1 + y2) / 2), own.look.key
+        label = Round(*at, 0.26, _LABEL_HEIGHT, _LABEL_HEIGHT / 2, f"{key}-tint", key)
+        return Curve(points, key, 1.1, own.look.dashes), [label, Text(*at, own.mark, _LABEL_SIZE)]
 
     def _name(self, part: str) -> str:
         return printable(f"{self.cell.kind}-{part}")

@@ -41,10 +41,10 @@ class ShownCell(NamedTuple):
         """How the line of an edge looks."""
         return self.sides[edge].look if self.sides else family(self.edges[edge][0])
 
-    def output_look(self, member: int) -> Family | None:
-        """How the line from a node of the output looks where it is of one of two cells alone; None otherwise."""
+    def output_side(self, member: int) -> Side | None:
+        """The side of the line from a node of the output where it is of one of two cells alone; None otherwise."""
         side = self.concat_sides[member] if self.concat_sides else None
-        return side.look if side and side.mark else None
+        return side if side and side.mark else None
 
     def label(self, edge: int) -> str:
         """The text on an edge."""

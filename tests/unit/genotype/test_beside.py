@@ -257,6 +257,51 @@ def test_a_set_has_no_order() -> None:
         Genotype.from_text(SMALL.replace("range(2, 3)", "{2}"))
 
 
+@pytest.mark.parametrize("name", ["none", "sep_conv_3x3", "noise", "skip_connect"])
+def test_a_further_pair_is_refused(name: str) -> None:
+    pair = [name, 1]
+    for text in (
+        f"{SMALL}\nnormal[1] = ('{name}', 1)\n",
+        f"genotype = {SMALL}\n2020-01-01 pruning: normal node 2 edge 1 -> ('{name}', 1)\n",
+        json.dumps({"genotype": SMALL, "pruned_normal": [[name, 0], pair]}),
+        json.dumps({"genotype": SMALL, "overrides": {"normal.1": pair}}),
+        yaml.safe_dump({"genotype": SMALL, "overrides": [pair]}),
+    ):
+        with pytest.raises(GenotypeError, match=r"more often than that of one|has another with|has 2"):
+            Genotype.from_text(text)
+    for beside in ({"x": [name, 2.5]}, {"x": name, "y": 3}):
+        assert Genotype.from_text(json.dumps({"genotype": SMALL, **beside})) == Genotype.from_text(SMALL)
+
+
+@pytest.mark.parametrize(
+    ("line", "is_read"),
+    [
+        ('echo "{}" | sed s/skip_connect/none/g', False),
+        ("{} | replace skip_connect by none", False),
+        ("{} (skip_connect replaced by none)", False),
+        ("{}, but with the skip removed", False),
+        ("{}, in node 2 use sep_conv_3x3 instead", False),
+        ("{} | 97.2 | 3.3M", True),
+        ("{}, acc 97.2", True),
+        ("{} (epoch 3)", True),
+        ("{}; lr 0.1", True),
+    ],
+)
+def test_what_stands_behind_it_on_its_line(line: str, is_read: bool) -> None:
+    if is_read:
+        assert Genotype.from_text(line.format(SMALL)) == Genotype.from_text(SMALL)
+    else:
+        with pytest.raises(GenotypeError, match="nothing may follow a genotype on its line"):
+            Genotype.from_text(line.format(SMALL))
+
+
+def test_triples_in_data_are_told_both_readings() -> None:
+    cells = {"normal": [["sep_conv_3x3", 0, 2], ["sep_conv_5x5", 1, 2]], "normal_concat": [2]}
+    data = cells | {"reduce": cells["normal"], "reduce_concat": [2]}
+    with pytest.raises(GenotypeError, match=r"two integers are FairDARTS' .*GDAS'"):
+        Genotype.from_text(json.dumps(data))
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -3,6 +3,7 @@
 import itertools
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import matplotlib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.helpers.golden_genotypes import DARTS_V2
 
 from topocell.errors import GenotypeError
 from topocell.genotype.genotype import Genotype
+from topocell.reporting.cell_difference import draw_difference
 from topocell.reporting.cell_drawing import draw_genotype
 from topocell.reporting.cell_shapes import Panel
 from topocell.reporting.cells import draw_text, shown_cells
@@ -324,3 +327,17 @@ def test_a_caption_has_the_depth_of_the_cell_and_not_of_its_zeros(sources):
     genotype = Genotype.from_nasbench201(f"|{a}~0|+|{b}~0|{c}~1|+|{d}~0|{e}~1|{f}~2|")
     (cell,) = shown_cells(genotype.to_dict())
     assert f"depth {genotype.depth('cell')}," in Panel(cell).heading()
+
+
+def test_a_line_to_the_output_of_one_cell_alone_is_marked_and_counted(tmp_path: Path) -> None:
+    normal = DARTS_V2.cells["normal"]
+    other = replace(DARTS_V2, cells={**DARTS_V2.cells, "normal": replace(normal, concat=(3, 4, 5))})
+    for first, second, mark in ((DARTS_V2, other, "A"), (other, DARTS_V2, "B")):
+        draw_difference(first, second, tmp_path / "d.svg")
+        drawn = (tmp_path / "d.svg").read_text()
+        assert f"; to the output 1 of {mark} alone" in drawn and drawn.count(f">{mark} alone<") == 1
+        assert drawn.count(f">{mark}<") == 1
+        draw_difference(first, second, tmp_path / "d.dot")
+        assert f'"normal/2" -> "normal/out" [label="{mark}"' in (tmp_path / "d.dot").read_text()
+    draw_difference(DARTS_V2, DARTS_V2, tmp_path / "d.svg")
+    assert "to the output" not in (tmp_path / "d.svg").read_text()
