@@ -127,9 +127,10 @@ def scale(record: Mapping[str, Any]) -> str:
     results = record["results"]
     if ground_truth := results.get("ground_truth"):
         return f"Accuracies are those of the column {ground_truth['column']} of the table of true accuracies."
+    epochs = f"{results['epochs']} epoch{'s' * (results['epochs'] != 1)}"
     return (
-        f"Retrained on {results['dataset']} with {results['train_images']} images for {results['epochs']} "
-        f"epoch{'s' * (results['epochs'] != 1)}, {results['channels']} channels, tested on {results['test_images']} images after the last epoch, "
+        f"Retrained on {results['dataset']} with {results['train_images']} images for {epochs}, "
+        f"{results['channels']} channels, tested on {results['test_images']} images after the last epoch, "
         f"number of retraining seeds: {results['n']}."
     )
 
