@@ -31,7 +31,7 @@ def in_plain_words(fault: Mapping[str, Any], key: str, null: bool = False) -> st
         rule = re.sub(words, plain, rule)
     hints = {
         "string_type": "" if value is None else "write it in quotes",
-        "tuple_type": f"one alone is written [{value}]" if type(value) is int else "write it as [1, 2]",
+        "tuple_type": f"one alone is written [{value}]" if type(value) is int else _as_list(value),
         "dict_type": f"write {key}.NAME=VALUE for each of its keys",
         "model_type": "" if re.search("Curve|Choice", fault["msg"]) else f"write {key}.NAME=VALUE for each of its keys",
     }
@@ -55,3 +55,12 @@ _PLAIN_WORDS = (
     (r" after validation, not \w+", ""),
     (r", unable to parse string as an? \w+", ""),
 )
+
+
+def _as_list(value: object) -> str:
+    """How a list is written: that of a range such as `0..2`, or an example."""
+    ends = re.fullmatch(r"([0-9]{1,3})\.\.\.?([0-9]{1,3})", value) if isinstance(value, str) else None
+    numbers = range(int(ends[1]), int(ends[2]) + 1) if ends else ()
+    return (
+        f"write it as {','.join(map(str, numbers))}" if 0 < len(numbers) <= 20 else "a list is written as [1, 2] or 1,2"
+    )

@@ -13,14 +13,14 @@ _OPERATED = r"(?:[-+*/%&|^@]|//|\*\*|<<|>>)"
 _SET = rf"[ \t]*{_OPERATED}?=(?!=)"
 _CHANGED = (
     rf"\b_replace\(|\.(?:normal|reduce)\w*(?:\[[^\]\n]*\])*\s*(?:[+*|-]?=(?!=)|{_CHANGES})"
-    r"|\bdel\s+\w+\.(?:normal|reduce)"
+    r"|\bdel\s+\w+\.(?:normal|reduce)|\b(?:sed|perl)\b[^\n]*\bs([/|#,])[^\n]+?\1"
 )
 #: Parts of what a name has, and those of a cell.
 _PART = r"(?:\.\w+|\[[^\]\n]*\])"
 _OWN = rf"{_PART}*\.(?:normal|reduce|nodes|cells|edges|concat|ops)\w*(?:\[[^\]\n]*\])*|(?:\[[^\]\n]*\])+"
 #: The same of what is called by a name, and of what a name is given that is computed, or once more.
 _NAME_CHANGED = (
-    r"|\b(?:setattr|shuffle|__setattr__|replace|_make)\(\s*{0}\b|\b{0}\.replace\(|\bdel\s+{0}\b"
+    r"|\b(?:setattr|shuffle|__setattr__|replace|_make)\(\s*{0}\b|\bre\.sub\([^\n]*\b{0}\b|\b{0}\.replace\(|\bdel\s+{0}\b"
     rf"|\b{{0}}(?:{_OWN}){_SET}|\b{{0}}{_PART}*{_CHANGES}"
 )
 _NAME_COMPUTED = (

@@ -134,9 +134,11 @@ def parse_nasbench201(text: str) -> list[list[Pair]]:
         found = [_EDGE.fullmatch(edge) for edge in inner]
         pairs = [(match[1], int(match[2])) for match in found if match]
         if sorted(p for _, p in pairs) != list(range(index + 1)) or len(pairs) != len(inner):
+            edges = "|".join(["op~0", *[".."] * (index > 1), *[f"op~{index}"] * (index > 0)])
+            also = "; Genotype.from_text reads other forms" if "(" in text or "{" in text else ""
             raise GenotypeError(
-                f"node {index + 1} of an architecture string is `|op~0|..|op~{index}|`, one operation per "
-                f"predecessor, but got {reprlib.repr(group)}"
+                f"node {index + 1} of an architecture string is `|{edges}|`, one operation per predecessor, but got "
+                f"{reprlib.repr(group)}{also}"
             )
         nodes.append([(name, p) for name, p in pairs if name != "none"])
     return nodes

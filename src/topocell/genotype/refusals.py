@@ -4,6 +4,7 @@ import re
 
 from topocell.errors import GenotypeError
 from topocell.genotype.comments import is_commented
+from topocell.genotype.namedtuples import FIELDS
 from topocell.genotype.settings import yaml_fault
 from topocell.genotype.texts import CALL, BesideError
 from topocell.io import files
@@ -35,6 +36,8 @@ _FOREIGN = (
 #: A text that says where a genotype is.
 _PLACE = re.compile(r"\s*+(?=.*[^\W\d_])(?!None\b|null\b|nan\b)[\w.~/\\-]{2,200}\s*")
 
+#: A name of a field that goes on in the next line.
+_BROKEN_FIELD = re.compile(r"(?<=[(,\s])((?:n|r)[a-z_]{0,12})\n\s*([a-z_]+)(?=\s*=)")
 #: A name in quotes that goes on in the next line.
 _BROKEN = re.compile(
     r"""(?m)^(?=[^"'\n]*(?:(?:"[^"\n]*"|'[^'\n]*')[^"'\n]*)*(["'])[\w:/]*$).*\n\s*[\w:/]+\1\s*[:,)\]}]"""
@@ -58,7 +61,8 @@ def next_step(text: str, error: GenotypeError, has_lines: bool) -> str:
             return f"; {twice}: keep one of them"
     if "!!python/object" not in text and (fault := yaml_fault(text)):
         return f"; it looks like YAML, which cannot be read: {fault}; keep the lines of one genotype"
-    if broken := _BROKEN.search(text):
+    fields = (part for part in _BROKEN_FIELD.finditer(text) if part[1] + part[2] in FIELDS)
+    if broken := _BROKEN.search(text) or next(fields, None):
         line = text.count("\n", 0, broken.start()) + 1
         return f"; a name is broken over lines {line} and {line + 1}: join them"
     for hint, kind in _FOREIGN:
@@ -77,4 +81,7 @@ def _alone(text: str, has_lines: bool) -> str:
         return f"one genotype alone, from `Genotype(`{line} to its closing bracket"
     if other := re.search(r"([A-Za-z_][\w.<>]*)\s*\(\s*normal\s*=", text):
         return f"`Genotype(` in the place of `{other[1]}(`"
-    return "the architecture string alone" if "~0" in text else "the genotype alone, from its first bracket to its last"
+    if "~0" in text:
+        return "the architecture string alone"
+    whole = "{" in text or "dict(" in text
+    return "the genotype alone, from its first bracket to its last" if whole else "its four fields in one Genotype(...)"

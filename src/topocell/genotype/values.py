@@ -31,7 +31,8 @@ def wrong(place: str, rule: str, value: object) -> GenotypeError:
 def check_fields(place: str, data: object, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
     """Check the fields of an object. Raises GenotypeError."""
     if not isinstance(data, Mapping):
-        raise wrong(place, "must be an object", data)
+        also = "; Genotype.from_text(str(...)) reads a namedtuple of another tool" if hasattr(data, "_asdict") else ""
+        raise GenotypeError(f"{wrong(place, 'must be an object', data)}{also}")
     for name in required:
         if name not in data:
             named = "normal" in data and "reduce" in data

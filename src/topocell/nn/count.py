@@ -93,14 +93,16 @@ def count(net: nn.Module, input_size: tuple[int, int, int], include: Include = "
 
     modes = modes_of(net)
     like = next(net.parameters(), torch.empty(0))
-    images = torch.zeros(1, *input_size, device=like.device, dtype=like.dtype)
+    with torch.inference_mode(False):  # operators reach no counter in parts in inference mode
+        images = torch.zeros(1, *input_size, device=like.device, dtype=like.dtype)
     products, others = FlopCounterMode(display=False, custom_mapping=_products_besides()), _Elements()
     left = _Left(products.flop_registry)
     try:
         with suppress(NotImplementedError):  # a graph of torch.export has one mode for good
             net.eval()
         shapes = _Shapes() if images.device.type == "meta" else nullcontext()
-        with torch.no_grad(), _unfused(net), products, shapes, left, others if include == "all" else nullcontext():
+        every = others if include == "all" else nullcontext()
+        with torch.inference_mode(False), torch.no_grad(), _unfused(net), products, shapes, left, every:
             net(images)
     except (TopocellError, MemoryError, torch.OutOfMemoryError):
         raise

@@ -752,7 +752,7 @@ def test_only_a_list_is_cut_at_commas() -> None:
         ("search.stages.topologie.epochs=1", "there is no 'topologie' (did you mean 'topology'?)"),
         ("retrain.seeds.0.x=1", "retrain.seeds.0 is a single value"),
         ("name.x=1", "name is a single value, so 'name.x' cannot be set inside it"),
-        ("retrain.seeds=0..2", "retrain.seeds: input should be a list, but got '0..2'; write it as [1, 2]"),
+        ("retrain.seeds=0..2", "retrain.seeds: input should be a list, but got '0..2'; write it as 0,1,2"),
         ("retrain.weights.lr=1/40", "lr: input should be a number or a mapping, but got '1/40'"),
         ("data.splits=0.5,0.5", "a mapping, but got '0.5,0.5'; write data.splits.NAME=VALUE for each of its keys"),
         ("retrain.weights=0.1", "a mapping, but got 0.1; write retrain.weights.NAME=VALUE for each of its keys"),

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+from collections import namedtuple
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ def toml(settings: dict[str, Any]) -> str:
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
 
 
+PRINTED: Any = namedtuple("Genotype", FIELDS)(*FIELDS.values())
 WRITERS = {
     "JSON": json.dumps,
     "the other way round": lambda settings: json.dumps(dict(reversed(settings.items()))),
@@ -152,6 +154,8 @@ STRING = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_c
         "arch = '{}'\nfor part in arch:\n    part[0] = y",
         "arch = '{}'\ndel arch",
         "g = '{}'.replace('a', 'b')",
+        "g = '{}'\n$ sed -i s/skip_connect/none/g genotypes.py",
+        "g = '{}'\nh = eval(re.sub('skip_connect', 'none', g))",
     ],
 )
 @pytest.mark.parametrize("text", [STRING, SMALL.replace("'", '"')], ids=["string", "call"])
@@ -338,6 +342,17 @@ def test_a_concat_may_be_an_array(array: Any) -> None:
         (lambda: Genotype.from_dict(FIELDS), "Genotype.from_text(str(...)) reads"),
         (lambda: Genotype.load(TEXT), "Genotype.from_text reads a text"),
         (lambda: Genotype.load("darts-v2"), "published(NAME) gives one"),
+        (
+            lambda: Genotype.from_dict(namedtuple("Genotype", FIELDS)(*FIELDS.values())),
+            "from_text(str(...)) reads a namedtuple",
+        ),  # type: ignore[arg-type]
+        (lambda: Genotype.from_nasbench201(TEXT), "node 1 of an architecture string is `|op~0|`"),
+        (lambda: Genotype.from_nasbench201(TEXT), "Genotype.from_text reads other forms"),
+        (lambda: Genotype.from_text(TEXT.replace("reduce_concat", "reduce_con\ncat")), "is broken over lines 1 and 2"),
+        (
+            lambda: Genotype.from_text(" ".join(map(str, map(tuple, FIELDS.values())))),
+            "its four fields in one Genotype(...)",
+        ),
         (lambda: Genotype.from_text(TEXT.replace("Genotype(", "Cell(")), "`Genotype(` in the place of `Cell(`"),
         (lambda: Genotype.from_text(f'{{"genotype": "{TEXT}", "genotype": "{TEXT}"}}'), "a key is there twice"),
         (lambda: Genotype.from_text("g = Genotype(normal=normal, reduce=reduce)"), "write what normal is in its place"),

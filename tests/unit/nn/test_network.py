@@ -645,3 +645,14 @@ def test_the_auxiliary_head_stands_at_two_thirds_of_the_cells_that_there_are(
     net = meta(dataclasses.replace(DARTS_V2, skeleton="half"), 4, layers, 10, auxiliary=True)
     assert (len(net.cells), net.tap) == (cells, tap)
     testing.check_skeleton("half")
+
+
+@pytest.mark.parametrize("include", ["convolutions", "all"])
+def test_it_counts_the_same_in_inference_mode(include: Any) -> None:
+    """There operators reach what counts them as wholes, which PyTorch's counter does not know."""
+    attention = nn.Sequential(nn.Flatten(2), nn.TransformerEncoderLayer(64, 4, 16, batch_first=True))
+    convolutions = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+    for net in (attention, convolutions):
+        outside = count(net, (3, 8, 8), include)
+        with torch.inference_mode():
+            assert count(net, (3, 8, 8), include) == outside and outside.multiply_adds > 0
