@@ -50,7 +50,8 @@ def check_unchanged(text: str, *pieces: str) -> None:
         raise fault
 
 
-def change(text: str, *pieces: str) -> GenotypeError | None:
+def change(text: str, *pieces: str) -> ChangedError | None:
+    """What a text does to the genotype of which it has these pieces, as the error that says so; None for nothing."""
     names, rest = set[str](), text
     for piece in pieces:
         if assigned := re.search(
