@@ -6,13 +6,16 @@ These functions take and return plain lists; `Genotype` checks what they mean. O
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from topocell.errors import GenotypeError
 from topocell.genotype.canonical import Pair
 from topocell.genotype.characters import bounded
 from topocell.genotype.comments import GAP
+from topocell.genotype.literals import shown
 from topocell.genotype.namedtuples import unused
 from topocell.genotype.texts import BesideError, SeveralError, is_another
+from topocell.genotype.values import as_integer
 
 _EDGE = re.compile(r"([^|~+]+)~([0-9]{1,3})")
 _GROUP = r"\|(?:\s*[^|~+\s\\'\"`,;]+\s*~\s*[0-9]{1,3}\s*\|)+"
@@ -142,6 +145,31 @@ def parse_nasbench201(text: str) -> list[list[Pair]]:
             )
         nodes.append([(name, p) for name, p in pairs if name != "none"])
     return nodes
+
+
+def _are_pairs(value: Any) -> bool:
+    """Return whether something is a list of pairs (operation, node)."""
+    return isinstance(value, tuple) and all(
+        isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and type(as_integer(pair[1])) is int
+        for pair in value
+    )
+
+
+def nodes_of_nasbench201(value: tuple[Any, ...]) -> str | None:
+    """The architecture string of the nodes of a `Structure`, each a list of (operation, node); None for other lists.
+
+    Raises:
+        GenotypeError: there are nodes, but not as many pairs as there are inputs.
+    """
+    if len(value) < 2 or not all(map(_are_pairs, value)) or len(value[0]) != 1:
+        return None
+    for number, pairs in enumerate(value, 1):
+        if [as_integer(source) for _, source in pairs] != list(range(number)):
+            raise GenotypeError(
+                f"a node of NAS-Bench-201 has one operation for each node before it, in their order, but node {number} "
+                f"has {shown(pairs)}"
+            )
+    return "+".join("|" + "".join(f"{name}~{as_integer(source)}|" for name, source in pairs) for pairs in value)
 
 
 def format_nasbench201(nodes: Sequence[Sequence[Pair]]) -> str:

@@ -32,7 +32,6 @@ from topocell.genotype.texts import (
     more_than,
     read,
 )
-from topocell.genotype.values import as_integer
 from topocell.io import files
 from topocell.spaces.nasbench201 import NASBENCH201_OPERATIONS
 from topocell.spaces.operations import KNOWN_OPERATIONS
@@ -318,7 +317,7 @@ def _form_of(value: Any) -> tuple[str, Any] | None:
         return None
     if isinstance(value, tuple) and len(value) == 2 and all(map(is_numbers, value)):
         return "compact", value
-    if isinstance(value, tuple) and (arch := _nodes_of_nasbench201(value)):
+    if isinstance(value, tuple) and (arch := formats.nodes_of_nasbench201(value)):
         return "nasbench201", arch
     if _is_four(value):
         fields = namedtuples.fields_of(dict(zip(namedtuples.FIELDS, value)))
@@ -329,31 +328,6 @@ def _form_of(value: Any) -> tuple[str, Any] | None:
 def _is_four(value: Any) -> bool:
     """Return whether a list may be the four fields, since JSON has no names for those of a namedtuple."""
     return isinstance(value, tuple) and len(value) == len(namedtuples.FIELDS) and isinstance(value[0], tuple)
-
-
-def _are_pairs(value: Any) -> bool:
-    """Return whether something is a list of pairs (operation, node)."""
-    return isinstance(value, tuple) and all(
-        isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and type(as_integer(pair[1])) is int
-        for pair in value
-    )
-
-
-def _nodes_of_nasbench201(value: tuple[Any, ...]) -> str | None:
-    """The architecture string of the nodes of a `Structure`, each a list of (operation, node); None for other lists.
-
-    Raises:
-        GenotypeError: there are nodes, but not as many pairs as there are inputs.
-    """
-    if len(value) < 2 or not all(map(_are_pairs, value)) or len(value[0]) != 1:
-        return None
-    for number, pairs in enumerate(value, 1):
-        if [as_integer(source) for _, source in pairs] != list(range(number)):
-            raise GenotypeError(
-                f"a node of NAS-Bench-201 has one operation for each node before it, in their order, but node {number} "
-                f"has {shown(pairs)}"
-            )
-    return "+".join("|" + "".join(f"{name}~{as_integer(source)}|" for name, source in pairs) for pairs in value)
 
 
 def checked(wanted: str | None, found: str) -> None:

@@ -144,7 +144,10 @@ MISTAKES = [
     (["search.cost.weight=1", "search.cost.target=5"], "search.cost.target is at least the cost of the cheapest cell"),
     (["search.cost.measure=latency"], "search.cost.weight: is required"),
     (["search.cost.weight=.inf"], "search.cost.weight: must be finite"),
-    (["search.cost.weight=1", "search.cost.wieght=1"], "search.cost.wieght: unknown key (did you mean 'weight'?)"),
+    (
+        ["search.cost.weight=1", "search.cost.wieght=1"],
+        "search.cost.wieght: unknown key (did you mean 'search.cost.weight'?)",
+    ),
     (["search.cost.weight=1", "search.stages.search.warmup=2"], "no stage of the search updates them"),
     (["selection.budget.limit=5"], "selection.budget.limit is at least the cost of the cheapest cell"),
     (["selection.budget.limit=5", "selection.budget.measure=watts"], "but got 'watts'"),

@@ -387,7 +387,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     ),
     (["shallow-final", "retrain_as=2024", "--out", "new"], "unknown recipe '2024'"),
     ([*ODD, "recipes=dots", "epochs"], "an option has the form key=value, but got 'epochs'"),
-    ([*ODD, "recipes=dots", "retrain.epoch=1"], "retrain.epoch: unknown key (did you mean 'epochs'?)"),
+    ([*ODD, "recipes=dots", "retrain.epoch=1"], "retrain.epoch: unknown key (did you mean 'retrain.epochs'?)"),
     ([*ODD, "recipes=dots", "sedes=[0]", "recipe=dots"], "'sedes' (did you mean 'seeds'?)"),
     ([*ODD, "recipes=dots", "data.dataset=folder", "data.root=absent"], "absent"),
     ([*ODD, "recipes=dots", "space=dartz"], "unknown space 'dartz'"),

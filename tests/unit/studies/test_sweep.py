@@ -123,7 +123,7 @@ def test_rows_are_compared_with_the_baseline_of_their_settings(words: list[str],
 
 
 BAD: list[tuple[list[str], str]] = [
-    (["recipes=random", "search.chanels=[4,8]"], "search.chanels: unknown key (did you mean 'channels'?)"),
+    (["recipes=random", "search.chanels=[4,8]"], "search.chanels: unknown key (did you mean 'search.channels'?)"),
     (["recipes=random", "seds=0"], "unknown option 'seds' (did you mean 'seeds'?)"),
     (["seeds=0"], "recipes is required; give recipes=VALUE"),
     (["recipes=[]"], "recipes: list should have at least 1 item"),
