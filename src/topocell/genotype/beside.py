@@ -31,7 +31,6 @@ def check_concats(concats: Mapping[str, Sequence[Any]], data: Any) -> None:
     Raises:
         SeveralError: it does.
     """
-    known = {name: [_nodes(concat) for concat in found] for name, found in concats.items()}
     for path, value in _entries(data, ""):
         named = _CONCAT.search(path.lower())
         nodes = _nodes(value)
@@ -39,9 +38,7 @@ def check_concats(concats: Mapping[str, Sequence[Any]], data: Any) -> None:
             continue
         if isinstance(value, dict | bool):  # looked into, or a switch
             continue
-        kind = {"normal": "normal", "redu": "reduce"}.get(named[1] or named[2] or "")
-        own = known.get(kind, []) if kind else [concat for found in known.values() for concat in found]
-        if nodes not in own:
+        if nodes not in _own(concats, named[1] or named[2] or ""):
             raise SeveralError(
                 f"a text must hold one genotype, but has another concat, {shown(value)}, under "
                 f"{path.rpartition('/')[2]!r}; give the genotype alone, with the concat that it is to have"
@@ -54,14 +51,18 @@ def check_lines(concats: Mapping[str, Sequence[Any]], text: str) -> None:
     Raises:
         SeveralError: a line has another concat than the genotype in the text.
     """
-    known = {name: [_nodes(concat) for concat in found] for name, found in concats.items()}
     for kind, written in _IN_LINE.findall(text):
-        own = [nodes for name, found in known.items() for nodes in found if name.startswith(kind.lower()[:4])]
+        own = _own(concats, kind.lower())
         if own and _nodes(written) not in own:
             raise SeveralError(
                 f"a text must hold one genotype, but has another concat, {shown(written)}; give the genotype alone, "
                 f"with the concat that it is to have"
             )
+
+
+def _own(concats: Mapping[str, Sequence[Any]], kind: str) -> list[tuple[int, ...] | None]:
+    """The nodes of the concats of types of cell that begin as a word does; of an empty word, of all."""
+    return [_nodes(concat) for name, found in concats.items() if name.startswith(kind[:4]) for concat in found]
 
 
 def _entries(data: Any, path: str) -> Iterator[tuple[str, Any]]:

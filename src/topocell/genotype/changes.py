@@ -45,13 +45,7 @@ class ChangedError(GenotypeError):
 
 
 def check_unchanged(text: str, *pieces: str) -> None:
-    """Raise GenotypeError where a text changes the genotype of which it has these pieces, or computes another of it."""
-    if fault := change(text, *pieces):
-        raise fault
-
-
-def change(text: str, *pieces: str) -> ChangedError | None:
-    """What a text does to the genotype of which it has these pieces, as the error that says so; None for nothing."""
+    """Raise ChangedError where a text changes the genotype of which it has these pieces, or computes another of it."""
     names, rest = set[str](), text
     for piece in pieces:
         if assigned := re.search(
@@ -66,8 +60,7 @@ def change(text: str, *pieces: str) -> ChangedError | None:
     computed = "".join(_NAME_COMPUTED.replace("{0}", name) for name in sorted(names))
     after = text.rpartition(pieces[-1])[2] if pieces else ""
     if found := re.search(changed, rest) or (re.search(computed[1:], after) if computed else None):
-        return ChangedError(f"a genotype must be written out, but the text changes it by {shown(found[0])}")
+        raise ChangedError(f"a genotype must be written out, but the text changes it by {shown(found[0])}")
     if found := _COMPUTED.search(BEHIND.sub("", rest)):
         line = rest[found.start() :].partition("\n")[0]
-        return ChangedError(f"a text must hold one genotype, but computes another by {shown(line)}; keep one")
-    return None
+        raise ChangedError(f"a text must hold one genotype, but computes another by {shown(line)}; keep one")

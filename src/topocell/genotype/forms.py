@@ -97,9 +97,9 @@ def recognise(text: str) -> tuple[str, Any]:
         GenotypeError: no form that is read, more than one genotype, or no plain data.
     """
     plain = bounded(text)
-    if not files.is_json(plain) and files.is_json(named(text)):  # with quotes of word processors in its texts
-        plain = named(text)
-    return _in_data(plain) or _beside_others(plain)
+    typeset = not files.is_json(plain) and files.is_json(named(text))  # with quotes of word processors in its texts
+    inside = _in_data(named(text) if typeset else plain)
+    return inside or _beside_others(bounded(plain))  # pages escape what is escaped already
 
 
 def _in_data(text: str) -> tuple[str, Any] | None:
@@ -121,21 +121,20 @@ def _in_data(text: str) -> tuple[str, Any] | None:
 
 def _beside_others(text: str) -> tuple[str, Any]:
     """The form of a genotype that stands among other things in a text, and its value. Raises as `recognise`."""
-    plain = bounded(text)
     try:
-        return _recognised(plain, no_data=plain)
+        return _recognised(text, no_data=text)
     except ChangedError:
         raise
     except GenotypeError as error:
-        for other in (unescaped(plain), unprefixed(plain), unquoted(plain), framed(plain), _C_COMMENT.sub("", plain)):
-            if other != plain:
+        for other in (unescaped(text), unprefixed(text), unquoted(text), framed(text), _C_COMMENT.sub("", text)):
+            if other != text:
                 with suppress(GenotypeError):
                     return _recognised(bounded(other))
         with suppress(RecursionError):
             _form_of(_as_tuples(structure(text)))  # of YAML, whose fields are named
         kind = SeveralError if isinstance(error, SeveralError) else GenotypeError
         known = _EXAMPLE if isinstance(error, _UnknownError) else ""
-        raise kind(f"{error}{next_step(plain, error, text == plain) or known}") from None
+        raise kind(f"{error}{next_step(text, error) or known}") from None
 
 
 def _single(found: Sequence[_Found]) -> tuple[str, Any] | None:
@@ -206,12 +205,8 @@ def _all(value: Any, depth: int, key: str) -> Iterator[_Found]:
     if form is None:
         if _has_a_format(value) and isinstance(value.get("cells"), dict):
             yield _Found(key, None)
-        items = (
-            value.items()
-            if isinstance(value, dict)
-            else [(key, item) for item in (value if isinstance(value, tuple) else ())]
-        )
-        for name, item in items:
+        several = [(key, item) for item in value] if isinstance(value, tuple) else ()
+        for name, item in value.items() if isinstance(value, dict) else several:
             yield from _all(item, depth + 1, name)
     elif depth and form[0] == "compact" and key != "genotype":  # of which numbers alone say nothing
         if has_compact(value):

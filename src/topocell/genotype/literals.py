@@ -87,8 +87,10 @@ def _value(node: ast.expr, depth: int) -> Any:
 
 def _key(node: ast.expr | None, depth: int) -> str | None:
     """The key of an entry as a text, as JSON has them; None for `**`, which has none."""
-    key = None if node is None else _value(node, depth)
-    return None if node is None else key if isinstance(key, str) else repr(key)
+    if node is None:
+        return None
+    key = _value(node, depth)
+    return key if isinstance(key, str) else repr(key)
 
 
 def _written(node: ast.expr) -> str:

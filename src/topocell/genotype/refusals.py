@@ -44,11 +44,8 @@ _BROKEN = re.compile(
 )
 
 
-def next_step(text: str, error: GenotypeError, has_lines: bool) -> str:
-    """What a refusal says of the whole text; empty where there is no more to say.
-
-    `has_lines`: its lines are those that the user sees.
-    """
+def next_step(text: str, error: GenotypeError) -> str:
+    """What a refusal says of the whole text; empty where there is no more to say."""
     if _PLACE.fullmatch(text):
         return (
             "; a name or a path is not read: topocell.genotype.published.published(NAME).genotype is a published "
@@ -69,14 +66,14 @@ def next_step(text: str, error: GenotypeError, has_lines: bool) -> str:
         if is_commented(text) if hint is None else re.search(hint, text):
             return f"; it looks like {kind}: give the genotype alone, in one of the forms"
     if isinstance(error, BesideError):
-        return f"; give {_alone(text, has_lines)}"
+        return f"; give {_alone(text)}"
     return ""
 
 
-def _alone(text: str, has_lines: bool) -> str:
+def _alone(text: str) -> str:
     """What of a text would be read where it stood for itself."""
     if calls := list(CALL.finditer(text)):
-        one = has_lines and "\n" in text.strip() and len(calls) == 1
+        one = "\n" in text.strip() and len(calls) == 1
         line = f" in line {text.count(chr(10), 0, calls[0].start()) + 1}" if one else ""
         return f"one genotype alone, from `Genotype(`{line} to its closing bracket"
     if other := re.search(r"([A-Za-z_][\w.<>]*)\s*\(\s*normal\s*=", text):

@@ -96,7 +96,8 @@ def _in_table(text: str) -> list[list[str]] | None:
 
 def _is_whole_text(cell: str) -> bool:
     """Return whether a cell of a table has all of a genotype, whose brackets are closed."""
-    return all(cell.count(opens) == cell.count(closes) for opens, closes in ("()", "[]", "{}"))
+    edges = re.search(r"(?:\A|[^|\w\s])\s*\w+~[0-9]", cell)  # without a bar before
+    return edges is None and all(cell.count(opens) == cell.count(closes) for opens, closes in ("()", "[]", "{}"))
 
 
 def _has_text(data: Any) -> bool:

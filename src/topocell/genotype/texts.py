@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from topocell.errors import GenotypeError
-from topocell.genotype.changes import ChangedError, change, check_unchanged
+from topocell.genotype.changes import ChangedError, check_unchanged
 from topocell.genotype.characters import unescaped, unquoted
 from topocell.genotype.comments import BEHIND, GAP
 from topocell.genotype.literals import Call, parsed, shown
@@ -214,11 +214,9 @@ def read(text: str) -> Any:
         rest = plain
         for piece in pieces:
             rest = rest.replace(piece, "")
+        check_unchanged(plain, *pieces)  # of which another may be a part
         if other := another(rest):
-            if changed := change(plain, *pieces):  # of which the other is a part
-                raise changed
             raise SeveralError(f"a text must hold one genotype, but has another with {other}; keep one")
-        check_unchanged(plain, *pieces)
         if isinstance(value, Call) and value.args and _DEFINED.search(rest):
             raise GenotypeError("fields must be given by name where the text defines Genotype, but are by position")
         return value

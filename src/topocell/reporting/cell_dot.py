@@ -6,7 +6,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from topocell.reporting.cell_shapes import COLOURS, Curve, Panel, Point, points_of
+from topocell.reporting.cell_shapes import COLOURS, Curve, Panel, Point, middle_of, points_of
 from topocell.reporting.cells import ShownCell
 from topocell.reporting.style import Family, printable
 
@@ -65,9 +65,12 @@ def _edges(panel: Panel, y0: float) -> Iterator[str]:
         yield _arrow(cell, src, dst, {**label, **_line(cell.look(e)), "pos": way})
     for member, route in zip(panel.members, panel.routes[2 * len(cell.edges) :]):
         own = cell.output_side(member)
-        look = {"label": own.mark, **_line(own.look)} if own else {"color": COLOURS["faint"]}
-        way = _way([Curve(points_of(route, 0, y0), "", 0)])
-        yield _arrow(cell, cell.concat[member], "out", {**look, "pos": way})
+        points = points_of(route, 0, y0)
+        x, y = middle_of(points)
+        mark = {"label": own.mark, "lp": _place((x, y + 0.1))} if own else {}
+        look = _line(own.look) if own else {"color": COLOURS["faint"]}
+        way = _way([Curve(points, "", 0)])
+        yield _arrow(cell, cell.concat[member], "out", {**mark, **look, "pos": way})
 
 
 def _line(look: Family) -> dict[str, str]:

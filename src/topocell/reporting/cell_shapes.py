@@ -246,8 +246,7 @@ class Panel:
         points = points_of(self.routes[2 * len(self.cell.edges) + member], x0, y0)
         if (own := self.cell.output_side(self.members[member])) is None:
             return Curve(points, "faint", 1.1), []
-        (x1, y1), (x2, y2) = max(pairwise(points), key=lambda ends: ends[1][0] - ends[0][0])
-        at, key = ((x1 + x2) / 2, (y1 + y2) / 2), own.look.key
+        at, key = middle_of(points), own.look.key
         label = Round(*at, 0.26, _LABEL_HEIGHT, _LABEL_HEIGHT / 2, f"{key}-tint", key)
         return Curve(points, key, 1.1, own.look.dashes), [label, Text(*at, own.mark, _LABEL_SIZE)]
 
@@ -273,6 +272,12 @@ def points_of(route: Sequence[tuple[float, float, float]], x0: float = 0.0, y0: 
     for enter, leave, y in route[1:-1]:
         points += [(x0 + enter, y0 + y), (x0 + leave, y0 + y)]
     return [*points, (x0 + route[-1][0], y0 + route[-1][2])]
+
+
+def middle_of(points: Sequence[Point]) -> Point:
+    """The middle of the longest piece of a line, where its mark stands."""
+    (x1, y1), (x2, y2) = max(pairwise(points), key=lambda ends: ends[1][0] - ends[0][0])
+    return (x1 + x2) / 2, (y1 + y2) / 2
 
 
 def _legend_rows(groups: Iterable[Family], width: float) -> list[list[tuple[Family, float]]]:

@@ -651,7 +651,7 @@ def test_all_faults_at_once_with_the_nearest_names() -> None:
         ("data.size=32", "data.size: unknown key (did you mean 'data.resolution'?)"),
         ("data.name=digits", "data.name: unknown key (did you mean 'data.dataset'?)"),
         ("data.path=photos", "data.path: unknown key (did you mean 'data.root'?)"),
-        ("seeds=[1]", "seeds: unknown key (did you mean 'retrain.seeds'?)"),  # the nearest of its own level comes first
+        ("seeds=[1]", "seeds: unknown key (did you mean 'retrain.seeds'?)"),
         ("search.stages.topology.lr=3", "lr: unknown key (did you mean 'search.stages.NAME.weights.lr', 'search."),
         ("datasets_root=here", "datasets_root: unknown key; known: name, about"),
         ("data.retrain.epoch=3", "data.retrain: unknown key (did you mean 'retrain.epochs'?)"),

@@ -233,7 +233,7 @@ def test_files_that_change_places_are_read_again(tmp_path):
     assert not torch.equal(after, before) and torch.equal(after.sort(0).values, before.sort(0).values)
 
 
-def test_a_tree_one_folder_too_deep_says_what_to_move(tmp_path):
+def test_a_tree_one_folder_too_deep_names_that_of_the_classes(tmp_path):
     tree(tmp_path / "photos", ("train", "test"))
     with pytest.raises(
         DataError,

@@ -66,13 +66,7 @@ def test_a_concat_beside_a_genotype_is_that_of_the_genotype(key: str, writer: st
     for held in (TEXT, FIELDS) if writer not in ("TOML", "CSV", "TSV") else (TEXT,):
         with pytest.raises(GenotypeError, match=r"must hold one genotype, but|has another concat"):
             Genotype.from_text(WRITERS[writer]({"genotype": held, key: written([4, 5])}))
-    same = WRITERS[writer]({"genotype": TEXT, key: written([2, 3, 4, 5])})
-    try:
-        read = Genotype.from_text(same)
-    except GenotypeError as error:
-        assert written is list and "keep one" in str(error)  # where it may be one of two
-    else:
-        assert read == CELL
+    assert Genotype.from_text(WRITERS[writer]({"genotype": TEXT, key: written([2, 3, 4, 5])})) == CELL
 
 
 @pytest.mark.parametrize("writer", WRITERS)
@@ -342,17 +336,11 @@ def test_a_concat_may_be_an_array(array: Any) -> None:
         (lambda: Genotype.from_dict(FIELDS), "Genotype.from_text(str(...)) reads"),
         (lambda: Genotype.load(TEXT), "Genotype.from_text reads a text"),
         (lambda: Genotype.load("darts-v2"), "published(NAME) gives one"),
-        (
-            lambda: Genotype.from_dict(namedtuple("Genotype", FIELDS)(*FIELDS.values())),
-            "from_text(str(...)) reads a namedtuple",
-        ),  # type: ignore[arg-type]
+        (lambda: Genotype.from_dict(PRINTED), "from_text(str(...)) reads a namedtuple"),
         (lambda: Genotype.from_nasbench201(TEXT), "node 1 of an architecture string is `|op~0|`"),
         (lambda: Genotype.from_nasbench201(TEXT), "Genotype.from_text reads other forms"),
         (lambda: Genotype.from_text(TEXT.replace("reduce_concat", "reduce_con\ncat")), "is broken over lines 1 and 2"),
-        (
-            lambda: Genotype.from_text(" ".join(map(str, map(tuple, FIELDS.values())))),
-            "its four fields in one Genotype(...)",
-        ),
+        (lambda: Genotype.from_text(" ".join(map(str, FIELDS.values()))), "its four fields in one Genotype(...)"),
         (lambda: Genotype.from_text(TEXT.replace("Genotype(", "Cell(")), "`Genotype(` in the place of `Cell(`"),
         (lambda: Genotype.from_text(f'{{"genotype": "{TEXT}", "genotype": "{TEXT}"}}'), "a key is there twice"),
         (lambda: Genotype.from_text("g = Genotype(normal=normal, reduce=reduce)"), "write what normal is in its place"),

@@ -529,7 +529,7 @@ REFUSED = {
     "arch string in a quote that is cut": (f"arch = '{SHORT}", "must be whole"),
     "arch string with dots apart": (f"arch: {SHORT} …", "must be whole"),
     **{
-        f"arch string beside a part, {rest}": (text, "has 2; keep one" if rest == "an edge" else "must be whole, but")
+        f"arch string beside a part, {rest}": (text, "must be whole, but")
         for rest, text in {
             "an edge": "arch = |none~0|, none~0|",
             "an edge before": "none~0|+ x |none~0|",
